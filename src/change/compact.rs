@@ -1,0 +1,167 @@
+//! Reduces a piece of the stream to the last change of each row, such that applying the result equals applying the
+//! changes one by one.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use super::batch::Group;
+use super::{Change, TableSchema};
+
+/// Row keys are hashed with xxh3: they are data, but a slow map is all that a bad choice of keys can cause.
+#[derive(Default)]
+struct KeyHasher(xxhash_rust::xxh3::Xxh3Default);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0.digest()
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}
+
+struct Last {
+    index: u32,
+    /// A delete came before it.
+    recreated: bool,
+}
+
+/// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a change whose row
+/// is already there under a version with columns that the new one lacks: applied one by one, those columns would keep
+/// the earlier values, so the change belongs to a further batch. Returns the groups and where it stopped.
+pub fn compact(changes: &[Change], from: usize, to: usize, skipped: &[usize]) -> (Vec<Group>, usize) {
+    let mut rows: HashMap<(&str, &[u8]), Last, BuildHasherDefault<KeyHasher>> = HashMap::default();
+    let mut end = to;
+    for (index, change) in changes.iter().enumerate().take(to).skip(from) {
+        let Some(schema) = &change.schema else { continue };
+        if skipped.binary_search(&index).is_ok() {
+            continue;
+        }
+        match rows.entry((&schema.table, &change.key)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Last { index: index as u32, recreated: false });
+            }
+            Entry::Occupied(mut occupied) => {
+                let last = occupied.get_mut();
+                let earlier = &changes[last.index as usize];
+                if !replaces(change, schema, earlier) {
+                    end = index;
+                    break;
+                }
+                last.recreated |= earlier.is_delete();
+                last.index = index as u32;
+            }
+        }
+    }
+    let mut lasts: Vec<Last> = rows.into_values().collect();
+    lasts.sort_unstable_by_key(|last| last.index);
+    (grouped(changes, &lasts), end)
+}
+
+fn replaces(change: &Change, schema: &Arc<TableSchema>, earlier: &Change) -> bool {
+    change.is_delete() || earlier.is_delete() || earlier.schema.as_ref().is_none_or(|s| Arc::ptr_eq(s, schema) || schema.covers(s))
+}
+
+fn grouped(changes: &[Change], lasts: &[Last]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for last in lasts {
+        let change = &changes[last.index as usize];
+        let Some(schema) = &change.schema else { continue };
+        let found = groups.iter().position(|g| Arc::ptr_eq(&g.schema, schema) || (g.schema.table == schema.table && g.schema.version == schema.version));
+        let at = found.unwrap_or_else(|| {
+            groups.push(Group { schema: schema.clone(), deletes: Vec::new(), upserts: Vec::new() });
+            groups.len() - 1
+        });
+        if change.is_delete() || last.recreated {
+            groups[at].deletes.push(last.index);
+        }
+        if !change.is_delete() {
+            groups[at].upserts.push(last.index);
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::decode::Order;
+    use crate::change::{Decoder, Position};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn schemas() -> Vec<Arc<TableSchema>> {
+        let of = |version: &str, columns: &str| {
+            let json = format!(r#"{{"table":"t","modelVersion":"{version}","primaryKeys":["id"],"properties":{{"id":{{"type":"string"}},{columns}}}}}"#);
+            Arc::new(TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}")))
+        };
+        vec![
+            of("1", r#""a":{"type":"integer"}"#),
+            of("2", r#""a":{"type":"integer"},"b":{"type":"integer"}"#),
+            of("3", r#""b":{"type":"integer"}"#),
+        ]
+    }
+
+    fn change(schema: &Arc<TableSchema>, delete: bool, key: u8, n: u8) -> Change {
+        let text = if delete {
+            format!(r#"{{"operation":"DELETE","table":"t","key":["{key}"]}}"#)
+        } else {
+            format!(r#"{{"operation":"UPDATE","table":"t","after":{{"id":"{key}","a":{n},"b":{n}}}}}"#)
+        };
+        let mut decoder = Decoder::default();
+        let event = decoder.decode(text.into()).unwrap_or_else(|e| panic!("{e}"));
+        let (row, key) = decoder.row(&event, schema, &mut Order::default()).unwrap_or_else(|e| panic!("{e}"));
+        Change { event, position: Position::default(), schema: Some(schema.clone()), row, key }
+    }
+
+    type Table = BTreeMap<String, BTreeMap<String, String>>;
+
+    fn apply(table: &mut Table, change: &Change) {
+        let key = change.token(0).unwrap_or_default().to_owned();
+        if change.is_delete() {
+            table.remove(&key);
+            return;
+        }
+        let row = table.entry(key).or_default();
+        let Some(schema) = &change.schema else { return };
+        for (i, column) in schema.columns.iter().enumerate() {
+            row.insert(column.name.to_string(), change.token(i).unwrap_or("null").to_owned());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equals_one_by_one(spec in prop::collection::vec((0usize..3, prop::bool::weighted(0.3), 0u8..4, any::<u8>()), 0..40)) {
+            let schemas = schemas();
+            let changes: Vec<Change> = spec.iter().map(|(s, delete, key, n)| change(&schemas[*s], *delete, *key, *n)).collect();
+            let mut expected = Table::new();
+            changes.iter().for_each(|c| apply(&mut expected, c));
+            let mut table = Table::new();
+            let mut at = 0;
+            while at < changes.len() {
+                let (groups, end) = compact(&changes, at, changes.len(), &[]);
+                prop_assert!(end > at);
+                for group in &groups {
+                    for i in &group.deletes {
+                        table.remove(changes[*i as usize].token(0).unwrap_or_default());
+                    }
+                }
+                for group in groups.iter().rev() {
+                    group.upserts.iter().for_each(|i| apply(&mut table, &changes[*i as usize]));
+                }
+                at = end;
+            }
+            prop_assert_eq!(table, expected);
+        }
+    }
+
+    #[test]
+    fn leaves_out_what_was_refused() {
+        let schema = &schemas()[0];
+        let changes = [change(schema, false, 1, 1), change(schema, false, 1, 2)];
+        let (groups, end) = compact(&changes, 0, 2, &[1]);
+        assert_eq!((groups[0].upserts.as_slice(), end), (&[0u32][..], 2));
+    }
+}

@@ -1,0 +1,89 @@
+//! What travels through EDS: changes of rows, as slices of the events that brought them. No I/O here.
+
+pub mod batch;
+pub mod compact;
+pub mod decode;
+pub mod filter;
+pub mod json;
+pub mod schema;
+pub mod value;
+pub mod version;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use batch::{Batch, Group};
+pub use decode::{Decoder, Event, Malformed};
+pub use schema::{Column, Kind, TableSchema};
+pub use version::Version;
+
+use json::Slot;
+
+/// What happened to the row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Operation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Insert => "INSERT",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+        }
+    }
+}
+
+/// A place in the stream. Sequences start at 1; a stream that was made anew starts at 1 again, with later times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    pub sequence: u64,
+    /// When the event was published, Unix nanoseconds. As part of a checkpoint: the latest of all events so far.
+    pub time_ns: i64,
+}
+
+impl Position {
+    /// Whether an event delivered at `event` is already contained in a checkpoint at `self`: neither its sequence
+    /// nor its time is beyond. A lower sequence with a later time belongs to a stream that was made anew.
+    pub fn contains(&self, event: Position) -> bool {
+        event.sequence <= self.sequence && event.time_ns <= self.time_ns
+    }
+
+    /// The checkpoint after `next` has been applied too.
+    pub fn advanced_to(&self, next: Position) -> Position {
+        Position { sequence: next.sequence, time_ns: next.time_ns.max(self.time_ns) }
+    }
+}
+
+/// One change of one row: the event, and where in its payload each column of its table's schema stands.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub event: Event,
+    pub position: Position,
+    /// Absent where the destination ignores schemas.
+    pub schema: Option<Arc<TableSchema>>,
+    /// One slot per column of `schema`; of a delete only the key columns.
+    pub row: Box<[Slot]>,
+    /// The primary key in a form in which equal keys have equal bytes.
+    pub key: Bytes,
+}
+
+impl Change {
+    /// The JSON token of column `index`; `None` where it is missing or null.
+    pub fn token(&self, index: usize) -> Option<&str> {
+        self.row.get(index).and_then(|slot| slot.present(self.event.payload()))
+    }
+
+    pub fn is_delete(&self) -> bool {
+        self.event.operation == Operation::Delete
+    }
+
+    /// What the change occupies in memory, for the byte budget.
+    pub fn size(&self) -> usize {
+        size_of::<Change>() + self.event.payload().len() + self.row.len() * size_of::<Slot>()
+    }
+}

@@ -1,0 +1,187 @@
+//! The shape of a table at one model version, as HQ describes it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+/// What a column holds; every destination maps it to a type of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    Text,
+    /// An instant: RFC 3339 on the wire.
+    Time,
+    Integer,
+    Number,
+    Boolean,
+    Object,
+    Array,
+    /// One of a few words: an array with `items.enum` in the schema, a plain string on the wire.
+    Enum,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 8] = [Kind::Text, Kind::Time, Kind::Integer, Kind::Number, Kind::Boolean, Kind::Object, Kind::Array, Kind::Enum];
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Column {
+    pub name: Box<str>,
+    pub kind: Kind,
+    /// False only where the schema requires the column and does not call it nullable.
+    pub nullable: bool,
+}
+
+/// One table at one model version. Columns: the primary key in its order, then the rest by name.
+#[derive(PartialEq, Eq, Debug)]
+pub struct TableSchema {
+    pub table: Arc<str>,
+    pub version: Arc<str>,
+    pub columns: Box<[Column]>,
+    /// The first `keys` columns are the primary key; at least one.
+    pub keys: usize,
+    index: HashMap<Box<str>, u16>,
+}
+
+#[derive(Deserialize)]
+struct WireSchema {
+    table: String,
+    #[serde(rename = "modelVersion")]
+    model_version: String,
+    #[serde(rename = "primaryKeys", default)]
+    primary_keys: Vec<String>,
+    #[serde(default)]
+    required: Option<Vec<String>>,
+    #[serde(default)]
+    properties: BTreeMap<String, WireProperty>,
+}
+
+#[derive(Deserialize)]
+struct WireProperty {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    format: Option<String>,
+    #[serde(default)]
+    nullable: Option<bool>,
+    #[serde(default)]
+    items: Option<WireItems>,
+}
+
+#[derive(Deserialize)]
+struct WireItems {
+    #[serde(rename = "enum", default)]
+    words: Option<serde_json::Value>,
+}
+
+impl WireProperty {
+    fn kind(&self) -> Kind {
+        let is_enum = self.items.as_ref().is_some_and(|items| items.words.is_some());
+        match (self.kind.as_str(), self.format.as_deref()) {
+            ("array", _) if is_enum => Kind::Enum,
+            ("array", _) => Kind::Array,
+            ("object", _) => Kind::Object,
+            ("integer", _) => Kind::Integer,
+            ("number", _) => Kind::Number,
+            ("boolean", _) => Kind::Boolean,
+            ("string", Some("date-time")) => Kind::Time,
+            _ => Kind::Text,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BadSchema {
+    #[error("the schema is not of the expected form: {0}")]
+    Form(#[from] serde_json::Error),
+    #[error("the schema of table {0:?} names no primary key")]
+    NoKey(String),
+    #[error("the schema of table {table:?} has the primary key {key:?} that is not among its properties")]
+    KeyUnknown { table: String, key: String },
+    #[error("the schema of table {0:?} has more columns than any destination takes")]
+    TooWide(String),
+}
+
+impl TableSchema {
+    /// Reads one schema of HQ's form.
+    pub fn parse(json: &str) -> Result<TableSchema, BadSchema> {
+        Self::from_wire(serde_json::from_str(json)?)
+    }
+
+    fn from_wire(wire: WireSchema) -> Result<TableSchema, BadSchema> {
+        if wire.primary_keys.is_empty() {
+            return Err(BadSchema::NoKey(wire.table));
+        }
+        if wire.properties.len() > usize::from(u16::MAX) {
+            return Err(BadSchema::TooWide(wire.table));
+        }
+        let required = wire.required.unwrap_or_default();
+        let column = |name: &String, property: &WireProperty| Column {
+            name: name.as_str().into(),
+            kind: property.kind(),
+            nullable: property.nullable.unwrap_or(false) || !required.contains(name),
+        };
+        let mut columns = Vec::with_capacity(wire.properties.len());
+        for key in &wire.primary_keys {
+            let Some(property) = wire.properties.get(key) else {
+                return Err(BadSchema::KeyUnknown { table: wire.table, key: key.clone() });
+            };
+            columns.push(Column { nullable: false, ..column(key, property) });
+        }
+        columns.extend(wire.properties.iter().filter(|(name, _)| !wire.primary_keys.contains(name)).map(|(name, p)| column(name, p)));
+        let index = columns.iter().enumerate().map(|(i, c)| (c.name.clone(), i as u16)).collect();
+        Ok(TableSchema { table: wire.table.into(), version: wire.model_version.into(), columns: columns.into(), keys: wire.primary_keys.len(), index })
+    }
+
+    /// Where the column of this name stands.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.index.get(name).map(|i| usize::from(*i))
+    }
+
+    pub fn key_columns(&self) -> &[Column] {
+        &self.columns[..self.keys]
+    }
+
+    /// Whether every column of `other` is also one of this version.
+    pub fn covers(&self, other: &TableSchema) -> bool {
+        other.columns.iter().all(|c| self.index.contains_key(&c.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_form_of_hq() -> Result<(), BadSchema> {
+        let schema = TableSchema::parse(
+            r#"{"table":"order","modelVersion":"b041","primaryKeys":["id"],"required":["id","number","metadata"],
+            "properties":{"number":{"type":"integer"},"id":{"type":"string"},"paid":{"type":"boolean","$comment":"x"},
+            "createdDate":{"type":"string","format":"date-time"},"metadata":{"type":"object","nullable":true},
+            "tags":{"type":"array","items":{"type":"string"}},"status":{"type":"array","items":{"type":"enum","enum":["A","B"]}},
+            "odd":{"type":"geometry"}}}"#,
+        )?;
+        let shape: Vec<_> = schema.columns.iter().map(|c| (&*c.name, c.kind, c.nullable)).collect();
+        assert_eq!(
+            shape,
+            [
+                ("id", Kind::Text, false),
+                ("createdDate", Kind::Time, true),
+                ("metadata", Kind::Object, true),
+                ("number", Kind::Integer, false),
+                ("odd", Kind::Text, true),
+                ("paid", Kind::Boolean, true),
+                ("status", Kind::Enum, true),
+                ("tags", Kind::Array, true)
+            ]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_a_schema_without_a_usable_key() {
+        assert!(matches!(TableSchema::parse(r#"{"table":"t","modelVersion":"1"}"#), Err(BadSchema::NoKey(_))));
+        assert!(matches!(TableSchema::parse(r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{}}"#), Err(BadSchema::KeyUnknown { .. })));
+        assert!(matches!(TableSchema::parse("[]"), Err(BadSchema::Form(_))));
+    }
+}

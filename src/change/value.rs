@@ -1,0 +1,210 @@
+//! What a JSON token means for a column of a kind: the coercions that every table destination shares.
+
+use std::borrow::Cow;
+
+use super::json;
+use super::schema::{Column, Kind};
+
+/// A value in the form in which databases take it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value<'a> {
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    Number(f64),
+    Text(Cow<'a, str>),
+    /// Microseconds since 1970 UTC; what is finer is cut off.
+    Time(i64),
+    /// JSON as it came.
+    Json(&'a str),
+}
+
+/// What a column would have taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    Integer,
+    Number,
+    Boolean,
+    Time,
+}
+
+/// A value that its column cannot hold. Names the column, never shows the value.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the value of column {column:?} is not {}", match wanted {
+    Wanted::Integer => "an integer of 64 bits",
+    Wanted::Number => "a number that a double holds",
+    Wanted::Boolean => "true or false",
+    Wanted::Time => "a date and time",
+})]
+pub struct Unfit {
+    pub column: Box<str>,
+    pub wanted: Wanted,
+}
+
+impl Unfit {
+    pub fn of(column: &Column, wanted: Wanted) -> Unfit {
+        Unfit { column: column.name.clone(), wanted }
+    }
+}
+
+/// Reads the token of a column; `None` is a missing or null value. A NOT NULL column gets the zero value of its kind.
+pub fn read<'a>(token: Option<&'a str>, column: &Column) -> Result<Value<'a>, Unfit> {
+    let Some(token) = token else {
+        return Ok(if column.nullable { Value::Null } else { zero(column.kind) });
+    };
+    let scalar = || json::text(token);
+    let unfit = |wanted| Unfit::of(column, wanted);
+    match column.kind {
+        Kind::Text | Kind::Enum => Ok(Value::Text(json::text(token))),
+        Kind::Object | Kind::Array => Ok(Value::Json(token)),
+        Kind::Integer => integer(scalar().trim()).map(Value::Integer).ok_or_else(|| unfit(Wanted::Integer)),
+        Kind::Number => number(scalar().trim()).map(Value::Number).ok_or_else(|| unfit(Wanted::Number)),
+        Kind::Boolean => match &*scalar() {
+            "true" => Ok(Value::Boolean(true)),
+            "false" => Ok(Value::Boolean(false)),
+            _ => Err(unfit(Wanted::Boolean)),
+        },
+        Kind::Time if token.starts_with('"') => time(scalar().trim()).map(Value::Time).ok_or_else(|| unfit(Wanted::Time)),
+        Kind::Time => Err(unfit(Wanted::Time)),
+    }
+}
+
+fn zero(kind: Kind) -> Value<'static> {
+    match kind {
+        Kind::Text | Kind::Enum => Value::Text(Cow::Borrowed("")),
+        Kind::Time => Value::Time(0),
+        Kind::Integer => Value::Integer(0),
+        Kind::Number => Value::Number(0.0),
+        Kind::Boolean => Value::Boolean(false),
+        Kind::Object => Value::Json("{}"),
+        Kind::Array => Value::Json("[]"),
+    }
+}
+
+/// A number token of any spelling (`7`, `7.0`, `1E+3`) that is a whole number of 64 bits; every digit counts.
+pub fn integer(token: &str) -> Option<i64> {
+    if let Ok(plain) = token.parse::<i64>() {
+        // Rust's parser takes a leading plus, which JSON does not.
+        return (!token.starts_with('+')).then_some(plain);
+    }
+    let (mantissa, exponent) = match token.find(['e', 'E']) {
+        Some(at) => (&token[..at], token[at + 1..].parse::<i64>().ok()?),
+        None => (token, 0),
+    };
+    let (negative, mantissa) = mantissa.strip_prefix('-').map_or((false, mantissa), |m| (true, m));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digits = format!("{whole}{fraction}");
+    // Where the decimal point falls after the exponent is applied, counted from the first digit.
+    let point = (whole.len() as i64).checked_add(exponent)?;
+    let (digits, rest) = digits.split_at(point.clamp(0, digits.len() as i64) as usize);
+    if rest.bytes().any(|b| b != b'0') {
+        return None;
+    }
+    let digits = digits.trim_start_matches('0');
+    if digits.is_empty() {
+        return Some(0);
+    }
+    let zeros = usize::try_from(point - (whole.len() + fraction.len()) as i64).unwrap_or(0);
+    if digits.len() + zeros > 19 {
+        return None;
+    }
+    format!("{}{digits}{}", if negative { "-" } else { "" }, "0".repeat(zeros)).parse().ok()
+}
+
+fn number(token: &str) -> Option<f64> {
+    let numeric = token.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
+    token.parse::<f64>().ok().filter(|n| numeric && n.is_finite())
+}
+
+/// RFC 3339, or a date and time without offset, which is UTC, or a date alone.
+fn time(text: &str) -> Option<i64> {
+    let nanos = if let Ok(instant) = text.parse::<jiff::Timestamp>() {
+        instant.as_nanosecond()
+    } else {
+        let civil = text.parse::<jiff::civil::DateTime>().ok()?;
+        jiff::tz::Offset::UTC.to_timestamp(civil).ok()?.as_nanosecond()
+    };
+    i64::try_from(nanos.div_euclid(1000)).ok()
+}
+
+/// `2024-01-02T03:04:05.000006Z`: how an instant is written where a database has no type for it.
+pub fn rfc3339(micros: i64) -> String {
+    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| micros.to_string(), |t| format!("{t:.6}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn column(kind: Kind, nullable: bool) -> Column {
+        Column { name: "c".into(), kind, nullable }
+    }
+
+    #[test]
+    fn integers_keep_every_digit_and_refuse_fractions() {
+        let cases = [
+            ("9007199254740993", Some(9_007_199_254_740_993)),
+            ("1E+3", Some(1000)),
+            ("1.0", Some(1)),
+            ("1.5", None),
+            ("-0.0", Some(0)),
+            ("12.50e1", Some(125)),
+            ("1e-2", None),
+            ("100e-2", Some(1)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("1e400000000000", None),
+            ("0e999999999999999999999", None),
+            ("1e99999999", None),
+            ("twelve", None),
+            ("", None),
+            ("+1", None),
+        ];
+        for (token, expected) in cases {
+            assert_eq!(integer(token), expected, "{token}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_to_the_microsecond() {
+        let read = |s: &str| time(s).map(rfc3339);
+        assert_eq!(read("2024-07-11T21:16:51.708587506Z").as_deref(), Some("2024-07-11T21:16:51.708587Z"));
+        assert_eq!(read("1969-12-31T23:59:59.9999999+02:00").as_deref(), Some("1969-12-31T21:59:59.999999Z"));
+        assert_eq!(read("2039-01-01 00:00:00").as_deref(), Some("2039-01-01T00:00:00.000000Z"));
+        assert_eq!(read("2039-01-01").as_deref(), Some("2039-01-01T00:00:00.000000Z"));
+        for bad in ["", "now", "infinity", "12", "2024-13-01T00:00:00Z", "yesterday"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_null_in_a_not_null_column_is_the_zero_of_its_kind() {
+        assert_eq!(read(None, &column(Kind::Object, false)), Ok(Value::Json("{}")));
+        assert_eq!(read(None, &column(Kind::Array, false)), Ok(Value::Json("[]")));
+        assert_eq!(read(None, &column(Kind::Array, true)), Ok(Value::Null));
+        assert_eq!(read(None, &column(Kind::Time, false)), Ok(Value::Time(0)));
+        assert!(read(Some("\"twelve\""), &column(Kind::Integer, true)).is_err_and(|e| e.to_string().contains("column \"c\"")));
+        assert_eq!(read(Some("{\"a\":1}"), &column(Kind::Text, true)), Ok(Value::Text("{\"a\":1}".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn every_integer_is_read_exactly(n: i64, zeros in 0usize..4) {
+            prop_assert_eq!(integer(&n.to_string()), Some(n));
+            let decimal = format!("{n}.{}", "0".repeat(zeros + 1));
+            prop_assert_eq!(integer(&decimal), Some(n));
+        }
+
+        #[test]
+        fn no_token_panics(s: String) {
+            integer(&s);
+            number(&s);
+            time(&s);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The destinations of this build: one line each.
+
+use super::Driver;
+
+/// All drivers that were compiled in.
+pub const DRIVERS: &[Driver] = &[
+    #[cfg(feature = "postgres")]
+    super::sql::postgres::DRIVER,
+    #[cfg(feature = "sqlite")]
+    super::sql::sqlite::DRIVER,
+    #[cfg(feature = "file")]
+    super::objects::file::DRIVER,
+];

@@ -1,0 +1,133 @@
+//! Rows in memory: the reference of what a keeper of rows must do, and what the simulation writes to.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, TableShape, Tables};
+use crate::change::{Batch, Group, Position, value};
+
+pub const ABILITIES: Abilities =
+    Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 };
+
+/// A row: column name → JSON token.
+pub type Row = BTreeMap<String, String>;
+
+/// What the destination holds. It outlives connections, as a database does.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    pub tables: BTreeMap<String, (TableShape, BTreeMap<Vec<u8>, Row>)>,
+    pub epoch: i64,
+    pub position: Option<Position>,
+}
+
+/// A store that several connections share.
+#[derive(Clone, Debug, Default)]
+pub struct SharedStore(Arc<Mutex<Store>>);
+
+impl SharedStore {
+    pub fn lock(&self) -> MutexGuard<'_, Store> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection.
+pub struct Memory {
+    store: SharedStore,
+    epoch: Epoch,
+}
+
+impl Memory {
+    pub fn open(store: SharedStore, epoch: Epoch) -> Memory {
+        Memory { store, epoch }
+    }
+}
+
+fn superseded() -> Failure {
+    Failure::new(FailureKind::Superseded, "another process has taken over this destination")
+}
+
+impl Store {
+    /// Writes the rows of one group.
+    pub fn write(&mut self, batch: &Batch, group: &Group) -> Result<(), Failure> {
+        let schema = &group.schema;
+        let gone = || Failure::new(FailureKind::OutOfShape, format!("table {:?} is not there", schema.table));
+        let (shape, rows) = self.tables.get_mut(&*schema.table).ok_or_else(gone)?;
+        if schema.columns.iter().any(|c| !shape.columns.contains_key(&*c.name)) {
+            return Err(Failure::new(FailureKind::OutOfShape, format!("table {:?} lacks a column", schema.table)));
+        }
+        for index in &group.deletes {
+            rows.remove(&batch.change(*index).key[..]);
+        }
+        for index in &group.upserts {
+            let change = batch.change(*index);
+            let row = rows.entry(change.key.to_vec()).or_default();
+            for (i, column) in schema.columns.iter().enumerate() {
+                value::read(change.token(i), column).map_err(|unfit| Failure::refused(vec![(*index, unfit.to_string())]))?;
+                row.insert(column.name.to_string(), change.token(i).unwrap_or("null").to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The fence: mine is the epoch, and the checkpoint is what I last wrote.
+    pub fn advance(&mut self, epoch: i64, batch: &Batch) -> Result<(), Failure> {
+        if self.epoch != epoch {
+            return Err(superseded());
+        }
+        if self.position != batch.after {
+            return Err(Failure::unavailable("the checkpoint is not where it was left"));
+        }
+        self.position = Some(batch.through);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Destination for Memory {
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        let mut store = self.store.lock();
+        let mut next = store.clone();
+        batch.groups.iter().try_for_each(|group| next.write(batch, group))?;
+        next.advance(self.epoch.get(), batch)?;
+        *store = next;
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
+        let mut store = self.store.lock();
+        match claim {
+            Claim::Take => {
+                store.epoch += 1;
+                self.epoch.set(store.epoch);
+            }
+            Claim::Keep if store.epoch != self.epoch.get() => return Err(superseded()),
+            Claim::Keep => {}
+        }
+        Ok(store.position)
+    }
+
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        let store = self.store.lock();
+        Ok(Tables(store.tables.iter().map(|(name, (shape, _))| (name.clone(), shape.clone())).collect()))
+    }
+
+    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
+        let mut store = self.store.lock();
+        let (shape, _) = store.tables.entry(step.table().to_owned()).or_default();
+        match step {
+            Migration::CreateTable(schema) => {
+                shape.keys = schema.key_columns().iter().map(|c| c.name.to_string()).collect();
+                shape.columns.extend(schema.columns.iter().map(|c| (c.name.to_string(), c.nullable)));
+            }
+            Migration::AddColumns(schema, columns) => shape.columns.extend(columns.iter().map(|i| (schema.columns[*i].name.to_string(), true))),
+            Migration::DropNotNull { columns, .. } => shape.columns.extend(columns.iter().map(|name| (name.clone(), true))),
+        }
+        Ok(())
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
+}

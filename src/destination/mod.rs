@@ -1,0 +1,208 @@
+//! Where changes go: the whole contract between the engine and a destination.
+
+pub mod catalog;
+pub mod memory;
+pub mod objects;
+pub mod settings;
+pub mod sql;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+
+use crate::change::{Batch, Position, TableSchema};
+pub use settings::Settings;
+
+/// An open connection to a system that receives changes. Calls never overlap; a call may be dropped half way, which
+/// leaves what a failure leaves.
+#[async_trait]
+pub trait Destination: Send {
+    /// Applies `batch`. `Ok` promises that the changes survive a power cut: they are acknowledged next. After `Err` or
+    /// a crash they are offered again, perhaps cut differently: a keeper of rows must end up as if each was applied
+    /// once; a keeper of changes may store a repeat, under the same name or key.
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure>;
+
+    /// How far it has come by its own record (`Commit::WithCheckpoint`); `None` where nothing was recorded yet.
+    async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure>;
+
+    /// The tables that exist now. Asked of `Schema::Follows`.
+    async fn tables(&mut self) -> Result<Tables, Failure>;
+
+    /// Makes one schema change; repeatable.
+    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure>;
+
+    async fn close(self: Box<Self>) -> Result<(), Failure>;
+}
+
+/// How `checkpoint` treats the fence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// At start: raise the epoch, so that an older process can commit no more.
+    Take,
+    /// After a reconnect or a doubtful answer: only read, and fail with `Superseded` where the epoch moved.
+    Keep,
+}
+
+/// The recipe of a destination: a constant from which help, URL parsing and the engine's plan are read.
+pub struct Driver {
+    pub scheme: &'static str,
+    pub aliases: &'static [&'static str],
+    pub title: &'static str,
+    pub description: &'static str,
+    pub example: &'static str,
+    pub help: &'static str,
+    /// Query keys of the URL that it understands, each with what it does.
+    pub parameters: &'static [(&'static str, &'static str)],
+    pub abilities: Abilities,
+    pub open: for<'a> fn(&'a Target) -> BoxFuture<'a, Result<Box<dyn Destination>, Failure>>,
+}
+
+/// What is opened, and in whose name.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub settings: Settings,
+    /// Whose checkpoint it is: the name of the durable consumer, or of the journal.
+    pub consumer: String,
+    /// The epoch that this process holds; set once the first `Claim::Take` has answered.
+    pub epoch: Epoch,
+    /// Companies that the feed is about, for the checkpoint's record.
+    pub companies: String,
+}
+
+/// The epoch of this process, shared by all its connections to one destination. 0: none taken yet.
+#[derive(Clone, Debug, Default)]
+pub struct Epoch(Arc<std::sync::atomic::AtomicI64>);
+
+impl Epoch {
+    pub fn get(&self) -> i64 {
+        self.0.load(std::sync::atomic::Ordering::Acquire)
+    }
+    pub fn set(&self, epoch: i64) {
+        self.0.store(epoch, std::sync::atomic::Ordering::Release);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Abilities {
+    pub keeps: Keeps,
+    pub commit: Commit,
+    pub schema: Schema,
+    /// The most changes in one batch.
+    pub batch_changes_max: usize,
+    /// The most bytes in one batch.
+    pub batch_bytes_max: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeps {
+    /// The latest state of each row.
+    Rows,
+    /// Every change.
+    Changes,
+}
+
+/// What a failed apply leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Commit {
+    /// Nothing; and the checkpoint is committed with the rows.
+    WithCheckpoint,
+    /// Any part of the batch.
+    Piecewise,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Schema {
+    /// It has tables and columns that follow the source's.
+    Follows,
+    Ignores,
+}
+
+/// What to do about a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailureKind {
+    /// Wait, connect anew, look how far it came, try again.
+    Unavailable,
+    /// A change cannot be stored as it is: narrow down, set aside.
+    Refused,
+    /// The tables are not as they were: read them again, retry once.
+    OutOfShape,
+    /// A human has to change something.
+    Misconfigured,
+    /// Another process took over: exit.
+    Superseded,
+}
+
+/// Why a call failed: what a user reads, without values of rows and without secrets.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub text: String,
+    /// The changes of the batch that are known to be at fault, each with the reason.
+    pub culprits: Vec<(u32, String)>,
+}
+
+impl Failure {
+    pub fn new(kind: FailureKind, text: impl Into<String>) -> Failure {
+        Failure { kind, text: text.into(), culprits: Vec::new() }
+    }
+    pub fn unavailable(text: impl Into<String>) -> Failure {
+        Failure::new(FailureKind::Unavailable, text)
+    }
+    pub fn misconfigured(text: impl Into<String>) -> Failure {
+        Failure::new(FailureKind::Misconfigured, text)
+    }
+    /// The changes `culprits` do not fit their columns.
+    pub fn refused(culprits: Vec<(u32, String)>) -> Failure {
+        let text = culprits.first().map(|(_, why)| why.clone()).unwrap_or_default();
+        Failure { kind: FailureKind::Refused, text, culprits }
+    }
+}
+
+/// The tables of a destination by the name that the source gives them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables(pub BTreeMap<String, TableShape>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableShape {
+    /// Column name → whether it takes NULL (or fills it in by itself).
+    pub columns: BTreeMap<String, bool>,
+    /// The primary key.
+    pub keys: Vec<String>,
+}
+
+/// One change of a destination's shape. Repeating it changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Migration {
+    CreateTable(Arc<TableSchema>),
+    /// Columns of the schema by index; added as nullable.
+    AddColumns(Arc<TableSchema>, Vec<usize>),
+    DropNotNull {
+        table: String,
+        columns: Vec<String>,
+    },
+}
+
+impl Migration {
+    pub fn table(&self) -> &str {
+        match self {
+            Migration::CreateTable(schema) | Migration::AddColumns(schema, _) => &schema.table,
+            Migration::DropNotNull { table, .. } => table,
+        }
+    }
+}
+
+impl std::fmt::Display for Migration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Migration::CreateTable(schema) => write!(f, "create table {:?} with {} columns", schema.table, schema.columns.len()),
+            Migration::AddColumns(schema, columns) => {
+                let names: Vec<&str> = columns.iter().map(|i| &*schema.columns[*i].name).collect();
+                write!(f, "add to table {:?}: {}", schema.table, names.join(", "))
+            }
+            Migration::DropNotNull { table, columns } => write!(f, "let columns of table {table:?} be null: {}", columns.join(", ")),
+        }
+    }
+}

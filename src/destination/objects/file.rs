@@ -1,0 +1,220 @@
+//! Files: one per change, in a folder per table. Nothing is overwritten unseen.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::name::{Name, age};
+use crate::change::{Batch, Change, Decoder, Position};
+use crate::destination::{Abilities, Claim, Commit, Destination, Driver, Failure, Keeps, Migration, Schema, Tables, Target};
+
+pub const DRIVER: Driver = Driver {
+    scheme: "file",
+    aliases: &[],
+    title: "File",
+    description: "Writes each change into a file of its own, in a folder per table.",
+    example: "file:///var/eds/export",
+    help: "Files are named <table>/<unix seconds>-<primary key>.json and hold the event. Where two changes of a row fall into one\n\
+           second, the older one is kept as <unix seconds>-<primary key>-<its mvccTimestamp>.json. Characters of a key that could\n\
+           leave the folder (/ \\ : % control characters, a leading dot) are percent-encoded. After a crash a change may be written\n\
+           again, under the same name. Two processes must not write to one folder: files have no fence.",
+    parameters: &[],
+    abilities: Abilities { keeps: Keeps::Changes, commit: Commit::Piecewise, schema: Schema::Ignores, batch_changes_max: 1_000, batch_bytes_max: 8 << 20 },
+    open: |target| Box::pin(open(target)),
+};
+
+/// Threads that write and sync files.
+const WRITERS: usize = 8;
+/// What an unfinished file is called; removed when its folder is used next.
+const UNFINISHED: &str = ".eds-unfinished-";
+
+async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
+    let folder = PathBuf::from(&target.settings.path);
+    let shown = folder.display().to_string();
+    if folder.parent().is_none() {
+        return Err(Failure::misconfigured("the folder for files must not be /: choose one below it"));
+    }
+    let made = fs::create_dir_all(&folder).and_then(|()| {
+        let probe = folder.join(format!("{UNFINISHED}probe"));
+        File::create(&probe)?;
+        fs::remove_file(probe)
+    });
+    made.map_err(|e| Failure::misconfigured(format!("the folder {shown} cannot be written to: {e}")))?;
+    Ok(Box::new(Files { folder, swept: HashSet::new() }))
+}
+
+struct Files {
+    folder: PathBuf,
+    /// Folders of tables in which nothing unfinished is left.
+    swept: HashSet<String>,
+}
+
+#[async_trait]
+impl Destination for Files {
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        let (folder, batch) = (self.folder.clone(), batch.clone());
+        let mut swept = std::mem::take(&mut self.swept);
+        let done = tokio::task::spawn_blocking(move || {
+            write_all(&folder, &batch, &mut swept)?;
+            Ok(swept)
+        });
+        let done: Result<_, io::Error> = done.await.map_err(|e| Failure::unavailable(e.to_string()))?;
+        self.swept = done.map_err(|e| Failure::unavailable(format!("files cannot be written to {}: {e}", self.folder.display())))?;
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
+        Ok(None)
+    }
+
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        Ok(Tables::default())
+    }
+
+    async fn migrate(&mut self, _step: &Migration) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Writes and syncs all changes, then the folders that list them.
+fn write_all(folder: &Path, batch: &Batch, swept: &mut HashSet<String>) -> io::Result<()> {
+    let mut lanes: Vec<Vec<(u32, Name, &Change)>> = (0..WRITERS).map(|_| Vec::new()).collect();
+    let mut folders = BTreeSet::new();
+    for (index, change) in batch.ordered() {
+        let name = Name::of(change);
+        // Changes of one name stay in one lane, in their order.
+        let lane = xxhash_rust::xxh3::xxh3_64(name.file().as_bytes()) as usize % WRITERS;
+        folders.insert(name.folder.clone());
+        lanes[lane].push((index, name, change));
+    }
+    for name in &folders {
+        let path = folder.join(name);
+        if swept.insert(name.clone()) {
+            fs::create_dir_all(&path)?;
+            sweep(&path)?;
+            sync(folder)?;
+        }
+    }
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = lanes.iter().map(|lane| scope.spawn(move || lane.iter().try_for_each(|(index, name, change)| write(folder, *index, name, change)))).collect();
+        writers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| Err(io::Error::other("a writer panicked"))))
+    })?;
+    folders.iter().try_for_each(|name| sync(&folder.join(name)))
+}
+
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A folder is synced as a file is, where the system can.
+fn sync(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+fn write(folder: &Path, index: u32, name: &Name, change: &Change) -> io::Result<()> {
+    let folder = folder.join(&name.folder);
+    let content = change.event.stored();
+    let unfinished = folder.join(format!("{UNFINISHED}{index}"));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&unfinished)?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()?;
+    drop(file);
+    let placed = place(&folder, &unfinished, name, change, &content);
+    match fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    placed
+}
+
+/// Gives the finished file its name. Linking fails where the name is taken, so nothing is replaced unseen.
+fn place(folder: &Path, finished: &Path, name: &Name, change: &Change, content: &str) -> io::Result<()> {
+    let wanted = folder.join(name.file());
+    if linked(finished, &wanted)? {
+        return Ok(());
+    }
+    let there = fs::read(&wanted)?;
+    if there == content.as_bytes() {
+        return Ok(());
+    }
+    // Whatever cannot be read as an event counts as the oldest.
+    let other = Decoder::default().decode(there.clone().into()).ok();
+    let (older_is_there, other_version) = match &other {
+        Some(event) => (age(event) <= age(&change.event), event.mvcc().into_owned()),
+        None => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&there))),
+    };
+    if older_is_there {
+        let kept = folder.join(name.of_older(&other_version));
+        if !linked(&wanted, &kept)? && fs::read(&kept)? != there {
+            let hash = xxhash_rust::xxh3::xxh3_64(&there);
+            linked(&wanted, &folder.join(name.of_older(&format!("{other_version}-{hash:016x}"))))?;
+        }
+        return fs::rename(finished, &wanted);
+    }
+    let kept = folder.join(name.of_older(&change.event.mvcc()));
+    if !linked(finished, &kept)? && fs::read(&kept)? != content.as_bytes() {
+        let hash = xxhash_rust::xxh3::xxh3_64(content.as_bytes());
+        linked(finished, &folder.join(name.of_older(&format!("{}-{hash:016x}", change.event.mvcc()))))?;
+    }
+    Ok(())
+}
+
+/// Whether `name` was free and now is another name of `file`.
+fn linked(file: &Path, name: &Path) -> io::Result<bool> {
+    match fs::hard_link(file, name) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(id: &str, key: &str, timestamp: i64, mvcc: &str) -> Change {
+        let text = format!(r#"{{"operation":"UPDATE","id":"{id}","table":"order","key":["{key}"],"after":{{}},"timestamp":{timestamp},"mvccTimestamp":"{mvcc}"}}"#);
+        let event = Decoder::default().decode(text.into()).unwrap_or_else(|e| panic!("{e}"));
+        let key = event.record_key().unwrap_or_default().into();
+        Change { event, position: Position::default(), schema: None, row: Box::default(), key }
+    }
+
+    fn batch(changes: Vec<Change>) -> Batch {
+        let order = (0..changes.len() as u32).collect();
+        Batch::new(Arc::new(changes), Vec::new(), order, None, Position::default())
+    }
+
+    #[test]
+    fn two_changes_within_a_second_are_both_kept_and_repeats_change_nothing() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let changes = vec![change("e1", "k", 1_000_100, "1720732611708587501.0"), change("e2", "k", 1_000_200, "1720732611708587502.0"), change("e3", "../x", 1_000_200, "1")];
+        for order in [[0, 1, 2], [0, 1, 2], [1, 0, 2]] {
+            let again = batch(order.iter().map(|i| changes[*i].clone()).collect());
+            write_all(dir.path(), &again, &mut HashSet::new())?;
+            let mut names: Vec<_> = fs::read_dir(dir.path().join("order"))?.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned())).collect::<Result<_, _>>()?;
+            names.sort();
+            assert_eq!(names, ["1000-%2E.%2Fx.json", "1000-k-1720732611708587501.0.json", "1000-k.json"]);
+            let newest = fs::read_to_string(dir.path().join("order/1000-k.json"))?;
+            assert_eq!(newest, changes[1].event.stored());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,5 @@
+//! One object per change.
+
+#[cfg(feature = "file")]
+pub mod file;
+pub mod name;

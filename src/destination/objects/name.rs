@@ -1,0 +1,81 @@
+//! Names of objects, made of data that must not be able to escape the folder.
+
+use crate::change::{Change, Event};
+
+/// The longest part of a name; file systems take 255 bytes.
+const PART_BYTES_MAX: usize = 180;
+
+/// Where an event is stored under the folder: `<table>/<unix-seconds>-<primary key>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    pub folder: String,
+    stem: String,
+}
+
+impl Name {
+    pub fn of(change: &Change) -> Name {
+        let seconds = change.event.timestamp_ms().div_euclid(1000);
+        Name { folder: part(&change.event.table()), stem: format!("{seconds}-{}", part(&String::from_utf8_lossy(&change.key))) }
+    }
+
+    pub fn file(&self) -> String {
+        format!("{}.json", self.stem)
+    }
+
+    /// The name of an older event that had this one: its own version is added.
+    pub fn of_older(&self, version: &str) -> String {
+        format!("{}-{}.json", self.stem, part(version))
+    }
+}
+
+/// Text as one part of a path: what could separate, climb or hide is percent-encoded; what is too long ends in a hash.
+fn part(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (i, c) in text.chars().enumerate() {
+        match c {
+            '/' | '\\' | '%' | ':' => out.push_str(&format!("%{:02X}", c as u32)),
+            '.' if i == 0 => out.push_str("%2E"),
+            c if c.is_control() => c.to_string().bytes().for_each(|b| out.push_str(&format!("%{b:02X}"))),
+            c => out.push(c),
+        }
+    }
+    if out.is_empty() {
+        return "NONE".into();
+    }
+    if out.len() > PART_BYTES_MAX {
+        let end = (0..=PART_BYTES_MAX).rev().find(|i| out.is_char_boundary(*i)).unwrap_or(0);
+        let hash = xxhash_rust::xxh3::xxh3_128(text.as_bytes());
+        out.truncate(end);
+        out += &format!("-{hash:032x}");
+    }
+    out
+}
+
+/// What orders events of one name: timestamp, version, id.
+pub fn age(event: &Event) -> (i64, Option<crate::change::Version>, String) {
+    (event.timestamp_ms(), event.version(), event.id().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ordinary_names_stay_as_they_are() {
+        assert_eq!(part("6287a4154d1a72cc5ce091bb"), "6287a4154d1a72cc5ce091bb");
+        assert_eq!(part("order_item-1.é"), "order_item-1.é");
+        assert_eq!(part("../../etc/passwd"), "%2E.%2F..%2Fetc%2Fpasswd");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_escapes_its_folder(text: String) {
+            let part = part(&text);
+            let path = std::path::Path::new(&part);
+            prop_assert_eq!(path.components().count(), 1);
+            prop_assert!(matches!(path.components().next(), Some(std::path::Component::Normal(_))));
+            prop_assert!(part.len() <= 220 && !part.contains('\0'));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A destination's URL, read once: scheme, place, login, options.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+use secrecy::SecretString;
+use url::Url;
+
+use super::Driver;
+use crate::secret;
+
+/// What a destination's URL says. `Debug` and `Display` mask it.
+#[derive(Clone)]
+pub struct Settings {
+    masked: String,
+    pub scheme: String,
+    pub host: String,
+    pub port: Option<u16>,
+    pub user: String,
+    pub password: Option<SecretString>,
+    /// What follows the host, decoded, with its leading slash; for `sqlite` and `file` a path of the file system.
+    pub path: String,
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked)
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked)
+    }
+}
+
+/// A URL that cannot be used, with what would cure it. Never shows the URL itself: it may hold a password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    #[error("the destination URL is not a URL ({0}); it looks like {1}. Characters such as @ / : % in a password are written percent-encoded (%40 %2F %3A %25)")]
+    NotAUrl(url::ParseError, String),
+    #[error("the destination {0:?} is not known to this build; it knows: {1}")]
+    UnknownScheme(String, String),
+    #[error("the {scheme} URL has the option {key:?}, which EDS does not know; it knows: {known}")]
+    UnknownParameter { scheme: String, key: String, known: String },
+    #[error("the {0} URL has no {1}; it looks like {2}")]
+    Missing(&'static str, &'static str, &'static str),
+}
+
+impl Settings {
+    /// Reads `url` for the driver among `drivers` that its scheme names.
+    pub fn parse<'d>(url: &str, drivers: &'d [Driver]) -> Result<(Settings, &'d Driver), BadUrl> {
+        let known = || drivers.iter().map(|d| d.scheme).collect::<Vec<_>>().join(", ");
+        let example = || drivers.first().map_or(String::new(), |d| d.example.to_owned());
+        let Some((scheme, _)) = url.split_once(':') else {
+            return Err(BadUrl::NotAUrl(url::ParseError::RelativeUrlWithoutBase, example()));
+        };
+        let by_name = |d: &&Driver| d.scheme.eq_ignore_ascii_case(scheme) || d.aliases.iter().any(|a| a.eq_ignore_ascii_case(scheme));
+        let driver = drivers.iter().find(by_name).ok_or_else(|| BadUrl::UnknownScheme(scheme.to_owned(), known()))?;
+        let settings = Self::read(url, driver)?;
+        if let Some(key) = settings.parameters.keys().find(|key| !driver.parameters.iter().any(|(name, _)| name == key)) {
+            let known = driver.parameters.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "none".to_owned() } else { known };
+            return Err(BadUrl::UnknownParameter { scheme: driver.scheme.to_owned(), key: key.clone(), known });
+        }
+        Ok((settings, driver))
+    }
+
+    fn read(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
+        let decoded = |s: &str| percent_decode_str(s).decode_utf8_lossy().into_owned();
+        if matches!(driver.scheme, "sqlite" | "file") {
+            // A path needs no host, and may be relative: sqlite://shop.db.
+            let rest = text.split_once(':').map_or("", |(_, rest)| rest);
+            let path = decoded(rest.strip_prefix("//").unwrap_or(rest));
+            if path.is_empty() {
+                return Err(BadUrl::Missing(driver.title, "path", driver.example));
+            }
+            let masked = format!("{}://{path}", driver.scheme);
+            let scheme = driver.scheme.to_owned();
+            return Ok(Settings { masked, scheme, host: String::new(), port: None, user: String::new(), password: None, path, parameters: BTreeMap::new() });
+        }
+        let url = Url::parse(text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
+        let host = url.host_str().filter(|h| !h.is_empty()).ok_or(BadUrl::Missing(driver.title, "host", driver.example))?;
+        Ok(Settings {
+            masked: secret::mask_url(&url),
+            scheme: driver.scheme.to_owned(),
+            host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
+            port: url.port(),
+            user: decoded(url.username()),
+            password: url.password().map(|p| decoded(p).into()),
+            path: decoded(url.path()),
+            parameters: url.query_pairs().map(|(k, v)| (k.into_owned(), v.into_owned())).collect(),
+        })
+    }
+
+    pub fn parameter(&self, key: &str) -> Option<&str> {
+        self.parameters.get(key).map(String::as_str)
+    }
+
+    /// Whether the host is this machine, where TLS is off unless asked for.
+    pub fn is_local(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}

@@ -1,0 +1,316 @@
+//! PostgreSQL: single rows by pipelined prepared statements, many by COPY into a temporary table and one upsert.
+
+pub mod encode;
+mod failure;
+mod tls;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::try_join_all;
+use futures::{SinkExt, pin_mut};
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Statement};
+
+use super::dialect::POSTGRES;
+use super::render::{Place, Renderer};
+use super::{Connection, ListedColumn, Parameter, SqlDestination, unfit};
+use crate::change::{Batch, Group, TableSchema, value};
+use crate::destination::{Abilities, Commit, Destination, Driver, Failure, Keeps, Schema, Target};
+use encode::{COPY_HEADER, COPY_TRAILER, Field, Fields, put_field, wire_array_type, wire_type};
+use failure::{failure, refused_connection};
+
+const EXAMPLE: &str = "postgres://user:password@localhost:5432/database";
+
+pub const DRIVER: Driver = Driver {
+    scheme: "postgres",
+    aliases: &["postgresql"],
+    title: "PostgreSQL",
+    description: "Keeps the rows of each table in a PostgreSQL database.",
+    example: EXAMPLE,
+    help: "The user needs CONNECT on the database, and USAGE and CREATE on the schema; tables that EDS made belong to that user.\n\
+           Without sslmode the connection is encrypted but not verified, and to this machine not encrypted. Version 12 or later.",
+    parameters: &[
+        ("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
+        ("sslrootcert", "file with the certificate authorities to trust"),
+        ("sslcert", "file with the client's certificate"),
+        ("sslkey", "file with the client's key"),
+        ("schema", "schema of the tables; without it the first of the search path"),
+        ("prefix", "what stands before each table's name"),
+        ("application_name", "how the connection names itself (eds)"),
+        ("connect_timeout", "seconds to wait for a connection (10)"),
+        ("options", "settings passed on to the server, e.g. -c work_mem=64MB"),
+    ],
+    abilities: Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 },
+    open: |target| Box::pin(open(target)),
+};
+
+/// From so many rows of one table on, COPY is faster than single statements (docs/decisions/0003).
+const COPY_ROWS_MIN: usize = 12;
+/// Bytes that are encoded before they are sent.
+const CHUNK_BYTES: usize = 128 << 10;
+/// How long a lock that another session holds is waited for, before the batch is tried again.
+const LOCK_WAIT_MAX: &str = "10s";
+/// After so long within a transaction without a word from us, the server ends it: we are gone.
+const SILENCE_MAX: &str = "60s";
+
+async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
+    let settings = &target.settings;
+    let connection = Postgres::connect(target).await?;
+    let schema = match settings.parameter("schema") {
+        Some(schema) => schema.to_owned(),
+        None => connection.current_schema().await?,
+    };
+    let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned() };
+    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &POSTGRES, place }, target)))
+}
+
+/// The client, and the task that moves its bytes; it ends with its owner.
+struct Postgres {
+    client: Client,
+    wire: Wire,
+    statements: HashMap<String, Statement>,
+    /// Temporary tables that exist in this session, by table and version.
+    stages: HashMap<(Arc<str>, Arc<str>), String>,
+}
+
+struct Wire(JoinHandle<()>);
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Postgres {
+    async fn connect(target: &Target) -> Result<Postgres, Failure> {
+        let settings = &target.settings;
+        let port = settings.port.unwrap_or(5432);
+        let database = settings.path.trim_start_matches('/');
+        if database.is_empty() {
+            return Err(Failure::misconfigured(format!("the PostgreSQL URL names no database; it looks like {EXAMPLE}")));
+        }
+        let (mode, connector) = tls::connector(settings)?;
+        let mut config = tokio_postgres::Config::new();
+        let seconds = settings.parameter("connect_timeout").and_then(|s| s.parse().ok()).unwrap_or(10);
+        config.host(&settings.host).port(port).dbname(database).ssl_mode(mode);
+        config.application_name(settings.parameter("application_name").unwrap_or("eds"));
+        config.connect_timeout(Duration::from_secs(seconds));
+        // A connection that went silent is noticed within a minute or so.
+        config.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10)).keepalives_retries(3);
+        config.tcp_user_timeout(Duration::from_secs(60));
+        let user = if settings.user.is_empty() { std::env::var("PGUSER").unwrap_or_else(|_| "postgres".into()) } else { settings.user.clone() };
+        config.user(&user);
+        if let Some(password) = &settings.password {
+            config.password(password.expose_secret());
+        }
+        if let Some(options) = settings.parameter("options") {
+            config.options(options);
+        }
+        let refused = |e: tokio_postgres::Error| refused_connection(&e, settings, port);
+        let (client, wire) = if mode == SslMode::Disable {
+            let (client, wire) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
+            (client, tokio::spawn(async move { drop(wire.await) }))
+        } else {
+            let (client, wire) = config.connect(connector).await.map_err(refused)?;
+            (client, tokio::spawn(async move { drop(wire.await) }))
+        };
+        let connection = Postgres { client, wire: Wire(wire), statements: HashMap::new(), stages: HashMap::new() };
+        connection.set_up().await?;
+        Ok(connection)
+    }
+
+    /// A commit has to survive a power cut; the server's own stricter choice is kept.
+    async fn set_up(&self) -> Result<(), Failure> {
+        let sql = format!(
+            "SET client_min_messages = warning; SET lock_timeout = '{LOCK_WAIT_MAX}'; SET idle_in_transaction_session_timeout = '{SILENCE_MAX}'; SET TIME ZONE 'UTC'; \
+             SET default_transaction_isolation = 'read committed'; \
+             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+        );
+        self.client.batch_execute(&sql).await.map_err(|e| failure(&e))
+    }
+
+    async fn current_schema(&self) -> Result<String, Failure> {
+        let row = self.client.query_one("SELECT current_schema()::text", &[]).await.map_err(|e| failure(&e))?;
+        let none = || Failure::misconfigured("the user's search path names no schema that exists: choose one with ?schema=");
+        row.get::<_, Option<String>>(0).ok_or_else(none)
+    }
+
+    async fn prepared(&mut self, sql: String, types: &[Type]) -> Result<Statement, Failure> {
+        if let Some(statement) = self.statements.get(&sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare_typed(&sql, types).await.map_err(|e| failure(&e))?;
+        self.statements.insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    /// One statement for all keys: as many array parameters as the key has columns.
+    async fn delete(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+        let keys = group.schema.key_columns();
+        let mut columns = Vec::with_capacity(keys.len());
+        for (i, column) in keys.iter().enumerate() {
+            let values: Result<Vec<_>, _> = group.deletes.iter().map(|d| value::read(batch.change(*d).token(i), column)).collect();
+            columns.push(Fields(values.map_err(|_| unfit(batch))?));
+        }
+        let types: Vec<Type> = keys.iter().map(|c| wire_array_type(c.kind)).collect();
+        let statement = self.prepared(delete_many(renderer, &group.schema), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
+        self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    /// Single upserts, sent one behind the other without waiting for answers.
+    async fn upsert_each(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+        let schema = &group.schema;
+        let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
+        let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
+        let mut rows = Vec::with_capacity(group.upserts.len());
+        for index in &group.upserts {
+            let change = batch.change(*index);
+            let row: Result<Vec<Field<'_>>, _> = schema.columns.iter().enumerate().map(|(i, c)| value::read(change.token(i), c).map(Field)).collect();
+            rows.push(row.map_err(|_| unfit(batch))?);
+        }
+        let client = &self.client;
+        let sent = rows.iter().map(|row| client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync))));
+        try_join_all(sent).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    async fn upsert_by_copy(&mut self, renderer: &Renderer, batch: &Batch, group: &Group, stage: &str) -> Result<(), Failure> {
+        let schema = &group.schema;
+        let copy = self.prepared(format!("COPY {stage} FROM STDIN (FORMAT binary)"), &[]).await?;
+        let sink = self.client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failure(&e))?;
+        pin_mut!(sink);
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
+        buffer.put_slice(COPY_HEADER);
+        for index in &group.upserts {
+            let change = batch.change(*index);
+            buffer.put_i16(schema.columns.len() as i16);
+            for (i, column) in schema.columns.iter().enumerate() {
+                let value = value::read(change.token(i), column).map_err(|_| unfit(batch))?;
+                put_field(&value, &mut buffer);
+            }
+            if buffer.len() >= CHUNK_BYTES {
+                sink.send(buffer.split().freeze()).await.map_err(|e| failure(&e))?;
+                buffer.reserve(CHUNK_BYTES + (CHUNK_BYTES >> 2));
+            }
+        }
+        buffer.put_i16(COPY_TRAILER);
+        sink.send(buffer.freeze()).await.map_err(|e| failure(&e))?;
+        sink.finish().await.map_err(|e| failure(&e))?;
+        let upsert = self.prepared(renderer.upsert_from(schema, stage), &[]).await?;
+        self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+}
+
+/// Deletes the rows whose keys are in array parameters.
+fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
+    let keys = schema.key_columns();
+    let arrays: Vec<String> = (1..=keys.len()).map(|n| format!("${n}")).collect();
+    let names: Vec<String> = (1..=keys.len()).map(|n| format!("k{n}")).collect();
+    let equal: Vec<String> = keys.iter().zip(&names).map(|(c, k)| format!("t.{} = d.{k}", renderer.quoted(&c.name))).collect();
+    format!("DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}", renderer.table(&schema.table), arrays.join(", "), names.join(", "), equal.join(" AND "))
+}
+
+#[async_trait]
+impl Connection for Postgres {
+    async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
+        self.client.batch_execute(sql).await.map_err(|e| failure(&e))
+    }
+
+    async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure> {
+        let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
+        let statement = self.prepared(sql.to_owned(), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(Parameter::to_wire).collect();
+        self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))
+    }
+
+    async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure> {
+        let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
+        let statement = self.prepared(sql.to_owned(), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(Parameter::to_wire).collect();
+        let rows = self.client.query(&statement, &parameters).await.map_err(|e| failure(&e))?;
+        rows.iter().map(|row| (0..row.len()).map(|i| row.try_get(i).map_err(|e| failure(&e))).collect()).collect()
+    }
+
+    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+        // Whoever asks has reason to think that tables changed: plans made before are void.
+        self.statements.clear();
+        let place = &renderer.place;
+        let sql = "SELECT c.relname::text, a.attname::text, NOT a.attnotnull OR a.atthasdef OR a.attidentity <> '', \
+                   coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::int8 \
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+                   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
+                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1, a.attnum";
+        let schema = place.schema.clone().unwrap_or_default();
+        let rows = self.client.query(sql, &[&schema]).await.map_err(|e| failure(&e))?;
+        let listed = rows.iter().filter_map(|row| {
+            let table = row.get::<_, &str>(0).strip_prefix(place.prefix.as_str())?.to_owned();
+            Some(ListedColumn { table, column: row.get(1), nullable: row.get(2), key: row.get(3) })
+        });
+        Ok(listed.collect())
+    }
+
+    fn is_already_there(&self, failure: &Failure) -> bool {
+        failure.text.contains("(42701)")
+    }
+
+    async fn prepare(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        let group = &batch.groups[group];
+        let shape = (group.schema.table.clone(), group.schema.version.clone());
+        if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&shape) {
+            return Ok(());
+        }
+        let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
+        let sql = format!("CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS", stage.trim_start_matches("pg_temp."), renderer.stage_columns(&group.schema));
+        self.execute(&sql).await?;
+        self.stages.insert(shape, stage);
+        Ok(())
+    }
+
+    async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        let group = &batch.groups[group];
+        if !group.deletes.is_empty() {
+            self.delete(renderer, batch, group).await?;
+        }
+        let stage = self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
+        match stage {
+            _ if group.upserts.is_empty() => Ok(()),
+            Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => self.upsert_by_copy(renderer, batch, group, &stage).await,
+            _ => self.upsert_each(renderer, batch, group).await,
+        }
+    }
+
+    async fn close(self) -> Result<(), Failure> {
+        let Postgres { client, mut wire, .. } = self;
+        drop(client);
+        // The goodbye is sent by the task; a server that does not take it is left alone.
+        let _ = tokio::time::timeout(Duration::from_secs(2), &mut wire.0).await;
+        Ok(())
+    }
+}
+
+impl Parameter {
+    fn wire_type(&self) -> Type {
+        match self {
+            Parameter::Integer(_) => Type::INT8,
+            Parameter::Text(_) => Type::TEXT,
+        }
+    }
+
+    fn to_wire(&self) -> &(dyn ToSql + Sync) {
+        match self {
+            Parameter::Integer(n) => n,
+            Parameter::Text(text) => text,
+        }
+    }
+}

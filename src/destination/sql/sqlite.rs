@@ -1,0 +1,216 @@
+//! SQLite: a file on this machine.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{ErrorCode, params_from_iter};
+
+use super::dialect::SQLITE;
+use super::render::{Place, Renderer};
+use super::{Connection, ListedColumn, Parameter, SqlDestination, unfit};
+use crate::change::value::{self, Value};
+use crate::change::{Batch, Change, Column};
+use crate::destination::{Abilities, Commit, Destination, Driver, Failure, FailureKind, Keeps, Schema, Target};
+
+pub const DRIVER: Driver = Driver {
+    scheme: "sqlite",
+    aliases: &[],
+    title: "SQLite",
+    description: "Keeps the rows of each table in an SQLite file on this machine.",
+    example: "sqlite:///var/eds/shop.db",
+    help: "The file is made if it is not there; its directory has to exist. A path without a leading slash (sqlite://shop.db) is\n\
+           relative to the working directory. Times are text in UTC (2024-01-02T03:04:05.000006Z), objects and arrays JSON text,\n\
+           booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a program that writes to it for\n\
+           longer than 10 seconds is waited for.",
+    parameters: &[],
+    abilities: Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 },
+    open: |target| Box::pin(open(target)),
+};
+
+/// How long another program's lock is waited for within one statement.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Prepared statements that are kept.
+const STATEMENTS_MAX: usize = 128;
+
+async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
+    let path = target.settings.path.clone();
+    let connection = blocking(move || connect(Path::new(&path))).await?;
+    let renderer = Renderer { dialect: &SQLITE, place: Place::default() };
+    Ok(Box::new(SqlDestination::new(Sqlite { connection: Some(connection) }, renderer, target)))
+}
+
+fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
+    let shown = path.display();
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        return Err(Failure::misconfigured(format!("the directory {} for the SQLite file does not exist: make it, or choose another path", parent.display())));
+    }
+    let failed = |e: rusqlite::Error| match failure(&e) {
+        Failure { kind: FailureKind::Unavailable, text, .. } => Failure::unavailable(format!("{shown}: {text}")),
+        other => Failure::misconfigured(format!("{shown} cannot be used as an SQLite file: {other}")),
+    };
+    let connection = rusqlite::Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(LOCK_WAIT_MAX).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    Ok(connection)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Failure::unavailable(format!("the SQLite thread ended: {e}"))))
+}
+
+/// The connection is away while a thread works with it; a call that was dropped half way takes it along.
+struct Sqlite {
+    connection: Option<rusqlite::Connection>,
+}
+
+impl Sqlite {
+    async fn with<T: Send + 'static>(&mut self, work: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+        let connection = self.connection.take().ok_or_else(|| Failure::unavailable("a call was dropped half way"))?;
+        let (connection, done) = blocking(move || {
+            let done = work(&connection);
+            Ok((connection, done))
+        })
+        .await?;
+        self.connection = Some(connection);
+        done
+    }
+}
+
+#[async_trait]
+impl Connection for Sqlite {
+    async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
+        let sql = sql.to_owned();
+        self.with(move |db| match sql.as_str() {
+            // SQLite rolls back by itself after some errors, and then has nothing to roll back.
+            "ROLLBACK" if db.is_autocommit() => Ok(()),
+            _ => db.execute_batch(&sql).map_err(|e| failure(&e)),
+        })
+        .await
+    }
+
+    async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure> {
+        let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
+        self.with(move |db| {
+            let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
+            statement.execute(params_from_iter(parameters)).map(|n| n as u64).map_err(|e| failure(&e))
+        })
+        .await
+    }
+
+    async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure> {
+        let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
+        self.with(move |db| {
+            let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
+            let width = statement.column_count();
+            let rows = statement.query_map(params_from_iter(parameters), |row| (0..width).map(|i| row.get(i)).collect()).map_err(|e| failure(&e))?;
+            rows.collect::<Result<_, _>>().map_err(|e| failure(&e))
+        })
+        .await
+    }
+
+    async fn columns(&mut self, _renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+        self.with(|db| {
+            let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table'";
+            let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
+            let read = |row: &rusqlite::Row<'_>| Ok(ListedColumn { table: row.get(0)?, column: row.get(1)?, nullable: row.get(2)?, key: row.get(3)? });
+            let rows = statement.query_map([], read).map_err(|e| failure(&e))?;
+            rows.collect::<Result<_, _>>().map_err(|e| failure(&e))
+        })
+        .await
+    }
+
+    fn is_already_there(&self, failure: &Failure) -> bool {
+        failure.text.contains("duplicate column name")
+    }
+
+    async fn prepare(&mut self, _renderer: &Renderer, _batch: &Arc<Batch>, _group: usize) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        let (renderer, batch) = (renderer.clone(), batch.clone());
+        self.with(move |db| {
+            let group = &batch.groups[group];
+            let schema = &group.schema;
+            for (sql, indices, width) in
+                [(renderer.delete_one(schema), &group.deletes, schema.keys), (renderer.upsert_one(schema), &group.upserts, schema.columns.len())]
+            {
+                if indices.is_empty() {
+                    continue;
+                }
+                let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
+                for index in indices {
+                    bind(&mut statement, batch.change(*index), &schema.columns[..width], &batch)?;
+                    statement.raw_execute().map_err(|e| at_fault(&e, *index))?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn close(self) -> Result<(), Failure> {
+        let Some(connection) = self.connection else { return Ok(()) };
+        blocking(move || connection.close().map_err(|(_, e)| failure(&e))).await
+    }
+}
+
+/// SQLite names the row at fault by failing on it.
+fn at_fault(error: &rusqlite::Error, index: u32) -> Failure {
+    match failure(error) {
+        refused if refused.kind == FailureKind::Refused => Failure::refused(vec![(index, refused.text)]),
+        other => other,
+    }
+}
+
+fn bind(statement: &mut rusqlite::CachedStatement<'_>, change: &Change, columns: &[Column], batch: &Batch) -> Result<(), Failure> {
+    for (i, column) in columns.iter().enumerate() {
+        let value = value::read(change.token(i), column).map_err(|_| unfit(batch))?;
+        statement.raw_bind_parameter(i + 1, Bound(value)).map_err(|e| failure(&e))?;
+    }
+    Ok(())
+}
+
+/// A value as SQLite keeps it.
+struct Bound<'a>(Value<'a>);
+
+impl rusqlite::ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match &self.0 {
+            Value::Null => ToSqlOutput::from(rusqlite::types::Null),
+            Value::Boolean(b) => ToSqlOutput::from(*b),
+            Value::Integer(n) => ToSqlOutput::from(*n),
+            Value::Number(n) => ToSqlOutput::from(*n),
+            Value::Text(text) => ToSqlOutput::from(&**text),
+            Value::Time(micros) => ToSqlOutput::from(value::rfc3339(*micros)),
+            Value::Json(token) => ToSqlOutput::from(*token),
+        })
+    }
+}
+
+impl rusqlite::ToSql for Parameter {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Parameter::Integer(n) => ToSqlOutput::from(*n),
+            Parameter::Text(text) => ToSqlOutput::from(text.as_str()),
+        })
+    }
+}
+
+fn failure(error: &rusqlite::Error) -> Failure {
+    let text = error.to_string();
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => FailureKind::Refused,
+        Some(ErrorCode::NotADatabase | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen | ErrorCode::DatabaseCorrupt) => FailureKind::Misconfigured,
+        // A missing table or column is an SQL error like any other; whoever dropped it, EDS makes it anew.
+        Some(ErrorCode::Unknown | ErrorCode::SchemaChanged) if text.contains("no such") || text.contains("has no column") => FailureKind::OutOfShape,
+        _ => FailureKind::Unavailable,
+    };
+    Failure::new(kind, text)
+}

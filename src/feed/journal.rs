@@ -1,0 +1,162 @@
+//! A journal: files with one event per line, optionally gzipped, or standard input. Replay, demo and benchmarks use it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
+use tokio::sync::mpsc;
+
+use super::{Delivery, Encoding, Feed, FeedError, Opened, Signal};
+use crate::change::Position;
+
+/// Lines that wait between the reader and the pipeline.
+const LINES_WAITING_MAX: usize = 1024;
+/// The longest line that is read: longer ones are no events.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+
+/// Reads the lines of its files in the order of their names. Positions count lines over all files, empty ones too.
+pub struct Journal {
+    sources: Vec<Source>,
+    reader: Option<Reader>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Stdin,
+    File(PathBuf),
+}
+
+struct Reader {
+    lines: mpsc::Receiver<Result<Delivery, FeedError>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // The thread ends at its next send; one that waits for standard input ends with the process.
+        self.lines.close();
+        if let Some(thread) = self.thread.take().filter(std::thread::JoinHandle::is_finished) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Journal {
+    /// A file, a directory of files, or `-` for standard input.
+    pub fn new(path: &Path) -> Result<Journal, FeedError> {
+        if path == Path::new("-") {
+            return Ok(Journal { sources: vec![Source::Stdin], reader: None });
+        }
+        let unreadable = |e: std::io::Error| FeedError::Misconfigured(format!("the journal {} cannot be read: {e}", path.display()));
+        if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
+            return Ok(Journal { sources: vec![Source::File(path.to_owned())], reader: None });
+        }
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(unreadable)? {
+            let file = entry.map_err(unreadable)?.path();
+            if file.is_file() {
+                files.push(file);
+            }
+        }
+        files.sort();
+        Ok(Journal { sources: files.into_iter().map(Source::File).collect(), reader: None })
+    }
+}
+
+fn open(source: &Source) -> std::io::Result<Box<dyn BufRead>> {
+    let raw: Box<dyn Read> = match source {
+        Source::Stdin => Box::new(std::io::stdin()),
+        Source::File(path) => Box::new(File::open(path)?),
+    };
+    let mut buffered = BufReader::with_capacity(256 << 10, raw);
+    let gzipped = buffered.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    Ok(if gzipped { Box::new(BufReader::with_capacity(256 << 10, MultiGzDecoder::new(buffered))) } else { Box::new(buffered) })
+}
+
+/// Sends the lines after `skip` until all are read or nobody listens.
+fn read_lines(sources: &[Source], skip: u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) {
+    let mut sequence = 0;
+    for source in sources {
+        let name = match source {
+            Source::Stdin => "standard input".to_owned(),
+            Source::File(path) => path.display().to_string(),
+        };
+        if let Err(e) = read_source(source, &name, skip, &mut sequence, lines) {
+            let _ = lines.blocking_send(Err(FeedError::Misconfigured(format!("{name} cannot be read after line {sequence}: {e}"))));
+            return;
+        }
+    }
+}
+
+fn read_source(source: &Source, name: &str, skip: u64, sequence: &mut u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) -> std::io::Result<()> {
+    let mut from = open(source)?;
+    let mut number = 0;
+    loop {
+        let mut line = Vec::new();
+        if from.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        number += 1;
+        *sequence += 1;
+        let payload = line.trim_ascii();
+        if *sequence <= skip || payload.is_empty() {
+            continue;
+        }
+        let delivery = Delivery {
+            position: Position { sequence: *sequence, time_ns: 0 },
+            subject: format!("{name}:{number}"),
+            payload: Bytes::copy_from_slice(payload),
+            encoding: Encoding::Json,
+            pending: 0,
+        };
+        if lines.blocking_send(Ok(delivery)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+#[async_trait]
+impl Feed for Journal {
+    async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
+        Ok(None)
+    }
+
+    async fn open(&mut self, after: Option<Position>, _idle_ns: Option<i64>) -> Result<Opened, FeedError> {
+        if self.reader.is_some() && matches!(self.sources[..], [Source::Stdin]) {
+            return Err(FeedError::Misconfigured("standard input can be read only once; put the journal into a file".into()));
+        }
+        let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
+        let (sources, skip) = (self.sources.clone(), after.map_or(0, |p| p.sequence));
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || read_lines(&sources, skip, &sender))
+            .map_err(|e| FeedError::Unavailable(format!("no thread for the journal: {e}")))?;
+        self.reader = Some(Reader { lines, thread: Some(thread) });
+        Ok(Opened::default())
+    }
+
+    async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
+        let Some(reader) = &mut self.reader else { return Ok(Signal::Ended) };
+        let Some(first) = reader.lines.recv().await else { return Ok(Signal::Ended) };
+        into.push(first?);
+        while into.len() < max {
+            match reader.lines.try_recv() {
+                Ok(line) => into.push(line?),
+                Err(_) => break,
+            }
+        }
+        Ok(Signal::Delivered)
+    }
+
+    async fn acknowledge(&mut self, _through: Position) -> Result<(), FeedError> {
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), FeedError> {
+        self.reader = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,359 @@
+//! The destination's side of the engine: tables first, then rows; what fails is retried, narrowed down or set aside.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::aside::{Aside, AsideLog};
+use super::gather::Gathered;
+use super::progress::Progress;
+use super::{Backoff, Options, migrate};
+use crate::change::{Batch, Change, Position, TableSchema, compact};
+use crate::destination::{Claim, Commit, Destination, Failure, FailureKind, Keeps, Schema, Tables};
+use crate::state::State;
+
+/// Connects to the destination; called again after each failure.
+pub type Open = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send>;
+
+/// Changes of one table refused one after the other, with none stored in between, after which it is no longer taken
+/// for bad data but for an outage: nothing more of them is set aside.
+pub const REFUSED_RUN_MAX: u32 = 1_000;
+
+/// What came of a piece of the stream.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is durable up to here.
+    Applied(Position),
+    /// The destination is not where it was left (restored, failed over): open the feed there.
+    Moved(Option<Position>),
+}
+
+pub struct Applier {
+    open: Open,
+    options: Options,
+    destination: Option<Box<dyn Destination>>,
+    /// The checkpoint as the destination has it.
+    recorded: Option<Position>,
+    tables: Tables,
+    adopted: Vec<String>,
+    aside: AsideLog,
+    state: State,
+    progress: Arc<Progress>,
+    refused_run: HashMap<String, u32>,
+}
+
+/// A piece of the gathered changes that is still to be done: indices, end exclusive.
+type Piece = (usize, usize);
+
+/// What one try to apply a piece came to.
+enum Tried {
+    Done,
+    /// Try what is on the stack again.
+    Again,
+    Moved(Option<Position>),
+}
+
+impl Applier {
+    /// Connects, takes the fence, makes the tables of `schemas`. Fails at once where something is missing or wrong:
+    /// whoever starts a program wants to know.
+    pub async fn start(open: Open, options: Options, aside: AsideLog, state: State, progress: Arc<Progress>, schemas: &[Arc<TableSchema>]) -> Result<Applier, Failure> {
+        let mut destination = open().await?;
+        let recorded = match options.abilities.commit {
+            Commit::WithCheckpoint => destination.checkpoint(Claim::Take).await?,
+            Commit::Piecewise => state.position(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
+        };
+        let adopted = options.adopt.clone();
+        let mut applier =
+            Applier { open, options, destination: Some(destination), recorded, tables: Tables::default(), adopted, aside, state, progress, refused_run: HashMap::new() };
+        if applier.follows() {
+            applier.read_tables().await?;
+            let wanted: Vec<_> = schemas.iter().filter(|s| applier.options.filter.takes(&s.table)).cloned().collect();
+            applier.shape(wanted.iter()).await?;
+        }
+        Ok(applier)
+    }
+
+    fn follows(&self) -> bool {
+        self.options.abilities.schema == Schema::Follows
+    }
+
+    /// The checkpoint as the destination has it.
+    pub fn recorded(&self) -> Option<Position> {
+        self.recorded
+    }
+
+    /// Applies all of `gathered`, whatever it takes, unless the destination is lost to another process.
+    pub async fn apply(&mut self, gathered: Gathered) -> Result<Outcome, Failure> {
+        let end = self.recorded.map_or(gathered.through, |p| p.advanced_to(gathered.through));
+        let started = Instant::now();
+        self.set_aside(&gathered.asides, "").await;
+        let changes = Arc::new(gathered.changes);
+        let mut skipped: Vec<usize> = Vec::new();
+        let mut backoff = Backoff::default();
+        let mut reshaped = false;
+        let mut todo: Vec<Piece> = vec![(0, changes.len())];
+        while let Some((from, to)) = todo.pop() {
+            let batch = self.batch(&changes, (from, to), &skipped, end, &mut todo);
+            match self.try_once(&batch, &mut todo, &changes, &mut skipped, &mut backoff, &mut reshaped).await? {
+                Tried::Done => {
+                    (backoff, reshaped) = (Backoff::default(), false);
+                    self.done(&batch);
+                }
+                Tried::Again => {}
+                Tried::Moved(position) => return Ok(Outcome::Moved(position)),
+            }
+        }
+        self.progress.applied(gathered.events, end, started.elapsed());
+        Ok(Outcome::Applied(end))
+    }
+
+    /// The part of the piece that can be applied at once; what does not fit goes back on the stack.
+    fn batch(&self, changes: &Arc<Vec<Change>>, (from, to): Piece, skipped: &[usize], end: Position, todo: &mut Vec<Piece>) -> (Arc<Batch>, Piece) {
+        let (groups, order, stop) = match self.options.abilities.keeps {
+            Keeps::Rows => {
+                let (groups, stop) = compact::compact(changes, from, to, skipped);
+                (groups, Vec::new(), stop)
+            }
+            Keeps::Changes => {
+                let order = (from..to).filter(|i| skipped.binary_search(i).is_err()).map(|i| i as u32).collect();
+                (Vec::new(), order, to)
+            }
+        };
+        if stop < to {
+            todo.push((stop, to));
+        }
+        let through = match changes.get(stop.wrapping_sub(1)) {
+            Some(last) if stop < changes.len() => self.recorded.map_or(last.position, |p| p.advanced_to(last.position)),
+            _ => end,
+        };
+        (Arc::new(Batch::new(changes.clone(), groups, order, self.recorded, through)), (from, stop))
+    }
+
+    async fn try_once(
+        &mut self,
+        (batch, piece): &(Arc<Batch>, Piece),
+        todo: &mut Vec<Piece>,
+        changes: &[Change],
+        skipped: &mut Vec<usize>,
+        backoff: &mut Backoff,
+        reshaped: &mut bool,
+    ) -> Result<Tried, Failure> {
+        let failure = match self.write(batch).await {
+            Ok(()) => return Ok(Tried::Done),
+            Err(failure) => failure,
+        };
+        match failure.kind {
+            FailureKind::Superseded => Err(failure),
+            FailureKind::OutOfShape if !*reshaped => {
+                *reshaped = true;
+                todo.push(*piece);
+                match self.read_tables().await {
+                    Ok(()) => Ok(Tried::Again),
+                    Err(failure) => self.recover(&failure, batch, todo, backoff).await,
+                }
+            }
+            FailureKind::Refused if !failure.culprits.is_empty() || remaining(*piece, skipped) > 0 => {
+                self.narrow(*piece, failure, todo, changes, skipped).await;
+                Ok(Tried::Again)
+            }
+            _ => {
+                todo.push(*piece);
+                self.recover(&failure, batch, todo, backoff).await
+            }
+        }
+    }
+
+    /// Shapes the tables, then writes the rows.
+    async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        if self.destination.is_none() {
+            return Err(Failure::unavailable("not connected"));
+        }
+        if self.follows() {
+            self.shape(batch.groups.iter().map(|g| &g.schema)).await?;
+        }
+        let Some(destination) = &mut self.destination else { return Err(Failure::unavailable("not connected")) };
+        destination.apply(batch).await
+    }
+
+    async fn read_tables(&mut self) -> Result<(), Failure> {
+        let Some(destination) = &mut self.destination else { return Err(Failure::unavailable("not connected")) };
+        self.tables = destination.tables().await?;
+        Ok(())
+    }
+
+    async fn shape(&mut self, schemas: impl Iterator<Item = &Arc<TableSchema>>) -> Result<(), Failure> {
+        let mut changed = false;
+        for schema in schemas {
+            if !self.adopted.iter().any(|t| *t == *schema.table) {
+                migrate::check_ours(&self.tables, schema).map_err(|e| Failure::misconfigured(e.to_string()))?;
+                // Looked at once: the customer may add columns of their own later.
+                self.adopted.push(schema.table.to_string());
+            }
+            for step in migrate::plan(&self.tables, schema) {
+                let Some(destination) = &mut self.destination else { return Err(Failure::unavailable("not connected")) };
+                info!("schema: {step}");
+                destination.migrate(&step).await?;
+                changed = true;
+            }
+        }
+        if changed { self.read_tables().await } else { Ok(()) }
+    }
+
+    /// The piece is durable.
+    fn done(&mut self, (batch, _): &(Arc<Batch>, Piece)) {
+        self.recorded = Some(batch.through);
+        if self.options.abilities.commit == Commit::Piecewise {
+            // What is written again after a crash has the same names, so a lost position only costs time.
+            if let Err(e) = self.state.save_position(&self.options.consumer, batch.through) {
+                warn!("{e}; after a crash the last batch will be written again");
+            }
+        }
+        self.progress.update(|snapshot| {
+            for group in &batch.groups {
+                self.refused_run.remove(&*group.schema.table);
+                let counts = snapshot.tables.entry(group.schema.table.to_string()).or_default();
+                counts.upserts += group.upserts.len() as u64;
+                counts.deletes += group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
+            }
+            for (_, change) in batch.ordered() {
+                let counts = snapshot.tables.entry(change.event.table().into_owned()).or_default();
+                if change.is_delete() { counts.deletes += 1 } else { counts.upserts += 1 }
+            }
+        });
+    }
+
+    /// Takes the refused changes out of the piece, or halves it until the one at fault stands alone. Both go over the
+    /// original changes, so that a valid one hidden behind a refused one of its row comes to light.
+    async fn narrow(&mut self, piece: Piece, failure: Failure, todo: &mut Vec<Piece>, changes: &[Change], skipped: &mut Vec<usize>) {
+        let (from, to) = piece;
+        let mut culprits = failure.culprits;
+        if culprits.is_empty() {
+            let left: Vec<usize> = (from..to).filter(|i| skipped.binary_search(i).is_err()).collect();
+            if let [first, .., _] = left[..] {
+                let middle = left.get(left.len() / 2).copied().unwrap_or(first);
+                todo.push((middle, to));
+                todo.push((from, middle));
+                return;
+            }
+            culprits = left.iter().map(|i| (*i as u32, failure.text.clone())).collect();
+        }
+        todo.push(piece);
+        for (index, reason) in culprits {
+            let Some(change) = changes.get(index as usize) else { continue };
+            let table = change.event.table().into_owned();
+            let run = self.refused_run.entry(table.clone()).or_default();
+            if *run >= REFUSED_RUN_MAX {
+                let why = format!("{run} changes of table {table:?} in a row were refused, the last because {reason}; nothing more is set aside until one is taken");
+                self.progress.waiting(&why);
+                warn!("{why}");
+                sleep(super::RETRY_WAIT_MAX).await;
+                return;
+            }
+            *run += 1;
+            let subject = format!("table {table}, event {}", change.event.id());
+            let payload = bytes::Bytes::copy_from_slice(change.event.payload().as_bytes());
+            self.set_aside(&[Aside { position: change.position, subject, reason, payload }], &table).await;
+            if let Err(at) = skipped.binary_search(&(index as usize)) {
+                skipped.insert(at, index as usize);
+            }
+        }
+    }
+
+    /// Writes what cannot be applied to its file; a full disk is waited for.
+    async fn set_aside(&mut self, asides: &[Aside], table: &str) {
+        let mut backoff = Backoff::default();
+        while let Err(e) = self.aside.write(asides) {
+            let why = format!("changes cannot be set aside in {}: {e}", self.aside.place());
+            self.progress.waiting(&why);
+            warn!("{why}");
+            sleep(backoff.next(&self.options.consumer).max(super::RETRY_WAIT_MIN)).await;
+        }
+        for aside in asides {
+            warn!(subject = aside.subject, sequence = aside.position.sequence, "set aside in {}: {}", self.aside.place(), aside.reason);
+            self.progress.set_aside(table, &aside.reason);
+        }
+    }
+
+    /// After a failure that says nothing about the data: connect anew, and look how far the destination came.
+    async fn recover(&mut self, failure: &Failure, batch: &Arc<Batch>, todo: &mut Vec<Piece>, backoff: &mut Backoff) -> Result<Tried, Failure> {
+        if backoff.tries() == 0 {
+            warn!("the destination failed: {failure}; trying again");
+        }
+        self.progress.waiting(&failure.to_string());
+        let found = self.reconnect(backoff).await?;
+        if self.options.abilities.commit == Commit::Piecewise || found == self.recorded {
+            return Ok(Tried::Again);
+        }
+        if found == Some(batch.through) {
+            // The lost answer was a commit.
+            todo.pop();
+            return Ok(Tried::Done);
+        }
+        self.recorded = found;
+        Ok(Tried::Moved(found))
+    }
+
+    /// Connects until it works. Fails only where another process has taken over.
+    async fn reconnect(&mut self, backoff: &mut Backoff) -> Result<Option<Position>, Failure> {
+        if let Some(old) = self.destination.take() {
+            // What it says no longer matters, but it ends before its successor begins.
+            let _ = old.close().await;
+        }
+        loop {
+            sleep(backoff.next(&self.options.consumer)).await;
+            match self.connect().await {
+                Ok(found) => return Ok(found),
+                Err(failure) if failure.kind == FailureKind::Superseded => return Err(failure),
+                Err(failure) => {
+                    self.progress.waiting(&failure.to_string());
+                    if backoff.tries() < 4 || backoff.tries().is_multiple_of(20) {
+                        warn!("no connection to the destination: {failure}; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Option<Position>, Failure> {
+        let mut destination = (self.open)().await?;
+        let found = match self.options.abilities.commit {
+            Commit::WithCheckpoint => destination.checkpoint(Claim::Keep).await?,
+            Commit::Piecewise => self.recorded,
+        };
+        if self.follows() {
+            self.tables = destination.tables().await?;
+        }
+        self.destination = Some(destination);
+        Ok(found)
+    }
+
+    /// Asks the destination how far it came and whether it is still ours; before the feed is opened anew.
+    pub async fn confirm(&mut self) -> Result<Option<Position>, Failure> {
+        if self.options.abilities.commit == Commit::WithCheckpoint {
+            let asked = match &mut self.destination {
+                Some(destination) => destination.checkpoint(Claim::Keep).await,
+                None => Err(Failure::unavailable("not connected")),
+            };
+            self.recorded = match asked {
+                Ok(found) => found,
+                Err(failure) if failure.kind == FailureKind::Superseded => return Err(failure),
+                Err(_) => self.reconnect(&mut Backoff::default()).await?,
+            };
+        }
+        Ok(self.recorded)
+    }
+
+    pub async fn close(&mut self) -> Result<(), Failure> {
+        match self.destination.take() {
+            Some(destination) => destination.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn remaining((from, to): Piece, skipped: &[usize]) -> usize {
+    (from..to).filter(|i| skipped.binary_search(i).is_err()).count()
+}

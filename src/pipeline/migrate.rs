@@ -1,0 +1,90 @@
+//! Decides how tables have to change before rows are written. Pure: it looks at shapes and schemas only.
+
+use std::sync::Arc;
+
+use crate::change::TableSchema;
+use crate::destination::{Migration, TableShape, Tables};
+
+/// A table of that name is there but was made neither by EDS nor by its predecessor.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the destination already has a table {table:?} that EDS did not make ({why}); it is left alone. Choose another schema with ?schema=, leave this table out with --tables, \
+     or let EDS write to it with --adopt {table}"
+)]
+pub struct Foreign {
+    pub table: String,
+    pub why: String,
+}
+
+/// What has to be done before rows of `schema` can be written; nothing where the table fits.
+pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
+    let Some(shape) = tables.0.get(&*schema.table) else {
+        return vec![Migration::CreateTable(schema.clone())];
+    };
+    let missing: Vec<usize> = (0..schema.columns.len()).filter(|i| !shape.columns.contains_key(&*schema.columns[*i].name)).collect();
+    let mut steps = Vec::new();
+    if !missing.is_empty() {
+        steps.push(Migration::AddColumns(schema.clone(), missing));
+    }
+    // Columns that may be null by now, and those that this version does not have any more, which would stay empty.
+    let takes_null = |name: &str| schema.column(name).is_none_or(|i| schema.columns[i].nullable);
+    let strict: Vec<String> = shape.columns.iter().filter(|(name, nullable)| !**nullable && !shape.keys.contains(name) && takes_null(name)).map(|(name, _)| name.clone()).collect();
+    if !strict.is_empty() {
+        steps.push(Migration::DropNotNull { table: schema.table.to_string(), columns: strict });
+    }
+    steps
+}
+
+/// Refuses a table of a foreign shape: one with another primary key, or with fewer than half of the schema's columns.
+pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), Foreign> {
+    let Some(shape) = tables.0.get(&*schema.table) else { return Ok(()) };
+    let foreign = |why: String| Err(Foreign { table: schema.table.to_string(), why });
+    let keys: Vec<&str> = schema.key_columns().iter().map(|c| &*c.name).collect();
+    if !same_set(shape, &keys) {
+        return foreign(format!("its primary key is ({}), not ({})", shape.keys.join(", "), keys.join(", ")));
+    }
+    let there = schema.columns.iter().filter(|c| shape.columns.contains_key(&*c.name)).count();
+    if there * 2 < schema.columns.len() {
+        return foreign(format!("it has {there} of the {} columns", schema.columns.len()));
+    }
+    Ok(())
+}
+
+fn same_set(shape: &TableShape, keys: &[&str]) -> bool {
+    shape.keys.len() == keys.len() && keys.iter().all(|key| shape.keys.iter().any(|k| k == key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(columns: &str) -> Arc<TableSchema> {
+        let json = format!(r#"{{"table":"t","modelVersion":"1","primaryKeys":["id"],"required":["id","n"],"properties":{{"id":{{"type":"string"}},{columns}}}}}"#);
+        Arc::new(TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    fn tables(columns: &[(&str, bool)], keys: &[&str]) -> Tables {
+        let shape = TableShape { columns: columns.iter().map(|(n, nullable)| ((*n).into(), *nullable)).collect(), keys: keys.iter().map(|k| (*k).into()).collect() };
+        Tables([("t".to_owned(), shape)].into())
+    }
+
+    #[test]
+    fn creates_adds_and_loosens_but_never_drops() {
+        let wanted = schema(r#""n":{"type":"integer"},"a":{"type":"string"}"#);
+        assert_eq!(plan(&Tables::default(), &wanted), [Migration::CreateTable(wanted.clone())]);
+        let there = tables(&[("id", false), ("n", false), ("gone", false), ("extra", true)], &["id"]);
+        let a = wanted.column("a").into_iter().collect();
+        assert_eq!(plan(&there, &wanted), [Migration::AddColumns(wanted.clone(), a), Migration::DropNotNull { table: "t".into(), columns: vec!["gone".into()] }]);
+        let fits = tables(&[("id", false), ("n", false), ("a", true)], &["id"]);
+        assert_eq!(plan(&fits, &wanted), []);
+    }
+
+    #[test]
+    fn knows_a_table_that_is_not_ours() {
+        let wanted = schema(r#""n":{"type":"integer"},"a":{"type":"string"},"b":{"type":"string"}"#);
+        assert_eq!(check_ours(&Tables::default(), &wanted), Ok(()));
+        assert_eq!(check_ours(&tables(&[("id", false), ("n", false)], &["id"]), &wanted), Ok(()));
+        assert!(check_ours(&tables(&[("id", false)], &["id"]), &wanted).is_err());
+        assert!(check_ours(&tables(&[("id", false), ("n", false), ("a", true)], &[]), &wanted).is_err());
+    }
+}

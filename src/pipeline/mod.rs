@@ -1,0 +1,68 @@
+//! The engine: resolve → gather → apply → acknowledge, in one future.
+
+pub mod apply;
+pub mod aside;
+pub mod gather;
+pub mod migrate;
+pub mod progress;
+pub mod recent;
+pub mod resolve;
+pub mod run;
+
+use std::time::Duration;
+
+use crate::change::filter::TableFilter;
+use crate::destination::Abilities;
+
+pub use aside::AsideLog;
+pub use progress::Progress;
+pub use run::{Engine, End, Halt, Parts};
+
+/// What a user may choose about a run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whose checkpoint: the durable consumer's name, or the journal's.
+    pub consumer: String,
+    pub filter: TableFilter,
+    /// Begin at the start of the feed, whatever was recorded.
+    pub restart: bool,
+    /// Holds a flush that long even if the destination is free.
+    pub pending_latency_min: Option<Duration>,
+    /// The longest that a gathered change waits for a flush.
+    pub pending_latency_max: Option<Duration>,
+    /// End once nothing is pending.
+    pub until_caught_up: bool,
+    /// Existing tables that may be written to though EDS did not make them.
+    pub adopt: Vec<String>,
+    pub abilities: Abilities,
+}
+
+/// Waits between tries: doubling from the first to the longest, spread by up to a quarter so that many servers that
+/// lost one database do not come back in step.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    tries: u32,
+}
+
+/// The first wait between tries.
+pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+/// The longest wait between tries.
+pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
+
+impl Backoff {
+    /// The next wait; the first try after a failure is made at once.
+    pub fn next(&mut self, who: &str) -> Duration {
+        self.tries = self.tries.saturating_add(1);
+        if self.tries == 1 {
+            return Duration::ZERO;
+        }
+        let wait = RETRY_WAIT_MIN.saturating_mul(1 << (self.tries - 2).min(10)).min(RETRY_WAIT_MAX);
+        let spread = xxhash_rust::xxh3::xxh3_64(format!("{who}{}", self.tries).as_bytes()) % 256;
+        wait - wait.mul_f64(spread as f64 / 1024.0)
+    }
+
+    /// How many tries failed so far.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+}

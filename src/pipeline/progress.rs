@@ -1,0 +1,173 @@
+//! How a run is going: counted by the engine, read by the health endpoints, the demo and the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use serde::Serialize;
+
+/// What the engine is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(tag = "name", content = "reason", rename_all = "snake_case")]
+pub enum Phase {
+    #[default]
+    Starting,
+    Streaming,
+    /// Nothing is pending.
+    CaughtUp,
+    /// Something that it needs is away; why.
+    Waiting(String),
+    Stopping,
+    /// It has ended; why, where that was not asked for.
+    Stopped(Option<String>),
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TableCounts {
+    pub upserts: u64,
+    pub deletes: u64,
+    pub set_aside: u64,
+}
+
+/// A moment's reading.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Snapshot {
+    pub state: Phase,
+    /// Events received from the feed.
+    pub received: u64,
+    /// Events that are done with: applied, passed over, or set aside.
+    pub done: u64,
+    pub seen_before: u64,
+    pub stale: u64,
+    pub left_out: u64,
+    pub set_aside: u64,
+    pub batches: u64,
+    /// Events that are known to wait at the source or in EDS.
+    pub lag_events: u64,
+    /// Age of the last event that was applied, while others wait; else 0.
+    pub lag_seconds: f64,
+    pub stream_sequence: u64,
+    pub last_error: Option<LastError>,
+    pub tables: BTreeMap<String, TableCounts>,
+    #[serde(skip)]
+    applied_time_ns: i64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LastError {
+    pub at_unix: u64,
+    pub text: String,
+}
+
+/// Shared between the engine and whoever wants to know.
+pub struct Progress {
+    inner: Mutex<Snapshot>,
+    registry: Registry,
+    pending: IntGauge,
+    events: IntCounter,
+    set_aside: IntCounter,
+    flush_seconds: Histogram,
+    flush_count: Histogram,
+    processing_seconds: Histogram,
+}
+
+impl Progress {
+    pub fn new() -> Result<Progress, prometheus::Error> {
+        let registry = Registry::new();
+        let histogram = |name: &str, help: &str, buckets: &[f64]| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()));
+        let flush = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        let counts = [1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0];
+        let processing = [1.0, 2.0, 3.0, 5.0, 10.0, 60.0, 300.0, 600.0, 1800.0, 3600.0];
+        let progress = Progress {
+            inner: Mutex::default(),
+            pending: IntGauge::with_opts(Opts::new("eds_pending_events", "Events that wait to be applied"))?,
+            events: IntCounter::with_opts(Opts::new("eds_total_events", "Events that were received"))?,
+            set_aside: IntCounter::with_opts(Opts::new("eds_set_aside_events", "Events that could not be applied and were set aside"))?,
+            flush_seconds: histogram("eds_flush_duration_seconds", "Time that a flush took", &flush)?,
+            flush_count: histogram("eds_flush_count", "Events in a flush", &counts)?,
+            processing_seconds: histogram("eds_processing_duration_seconds", "Time from the publication of an event to its being applied", &processing)?,
+            registry,
+        };
+        progress.registry.register(Box::new(progress.pending.clone()))?;
+        progress.registry.register(Box::new(progress.events.clone()))?;
+        progress.registry.register(Box::new(progress.set_aside.clone()))?;
+        for histogram in [&progress.flush_seconds, &progress.flush_count, &progress.processing_seconds] {
+            progress.registry.register(Box::new(histogram.clone()))?;
+        }
+        Ok(progress)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Snapshot> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.inner());
+    }
+
+    /// The engine goes on; what it waited for is there.
+    pub fn phase(&self, phase: Phase) {
+        self.inner().state = phase;
+    }
+
+    /// Something failed and will be tried again.
+    pub fn waiting(&self, why: &str) {
+        let mut inner = self.inner();
+        inner.state = Phase::Waiting(why.to_owned());
+        inner.last_error = Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: why.to_owned() });
+    }
+
+    pub fn received(&self, events: usize, pending: u64) {
+        self.events.inc_by(events as u64);
+        let mut inner = self.inner();
+        inner.received += events as u64;
+        inner.lag_events = inner.received.saturating_sub(inner.done) + pending;
+        self.pending.set(i64::try_from(inner.lag_events).unwrap_or(i64::MAX));
+    }
+
+    /// A batch is durable: how many events, until which position, published when, and how long it took.
+    pub fn applied(&self, events: usize, through: crate::change::Position, took: Duration) {
+        self.flush_seconds.observe(took.as_secs_f64());
+        self.flush_count.observe(events as f64);
+        let mut inner = self.inner();
+        inner.batches += 1;
+        inner.done += events as u64;
+        inner.lag_events = inner.lag_events.saturating_sub(events as u64);
+        inner.stream_sequence = through.sequence;
+        inner.applied_time_ns = through.time_ns;
+        inner.state = if inner.lag_events == 0 { Phase::CaughtUp } else { Phase::Streaming };
+        self.pending.set(i64::try_from(inner.lag_events).unwrap_or(i64::MAX));
+        if through.time_ns > 0 {
+            self.processing_seconds.observe((now_ns() - through.time_ns).max(0) as f64 / 1e9);
+        }
+    }
+
+    pub fn set_aside(&self, table: &str, reason: &str) {
+        self.set_aside.inc();
+        let mut inner = self.inner();
+        inner.set_aside += 1;
+        inner.last_error = Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: format!("set aside: {reason}") });
+        if !table.is_empty() {
+            inner.tables.entry(table.to_owned()).or_default().set_aside += 1;
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.inner().clone();
+        if snapshot.lag_events > 0 && snapshot.applied_time_ns > 0 {
+            snapshot.lag_seconds = (now_ns() - snapshot.applied_time_ns).max(0) as f64 / 1e9;
+        }
+        snapshot
+    }
+
+    /// In Prometheus' text form.
+    pub fn metrics(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// Unix nanoseconds.
+pub fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
+}

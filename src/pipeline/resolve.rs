@@ -1,0 +1,138 @@
+//! Makes changes of deliveries: unpack, decode, find the schema, weigh the age.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::aside::Aside;
+use super::recent::Recent;
+use crate::change::decode::Order;
+use crate::change::filter::TableFilter;
+use crate::change::{Change, Decoder, Malformed, Position, TableSchema};
+use crate::feed::{Delivery, Encoding};
+use crate::registry::Registry;
+
+/// The largest event that is unpacked.
+const UNPACKED_BYTES_MAX: u64 = 64 << 20;
+
+/// What a delivery is.
+pub enum Resolved {
+    Change(Change),
+    /// Nothing is to be done.
+    Passed(Pass),
+    /// It cannot be applied.
+    Aside(Aside),
+    /// The schema has to be asked for first; the delivery comes back.
+    Wanted {
+        table: String,
+        version: String,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pass {
+    /// The destination already has it.
+    Seen,
+    /// Its row has a newer version already.
+    Stale,
+    /// The user left its table out.
+    LeftOut,
+}
+
+pub struct Resolver {
+    decoder: Decoder,
+    filter: TableFilter,
+    follows_schemas: bool,
+    /// Deliveries that this contains were applied before.
+    pub seen: Option<Position>,
+    pub recent: Recent,
+    layouts: HashMap<String, Vec<(Arc<TableSchema>, Order)>>,
+}
+
+impl Resolver {
+    pub fn new(filter: TableFilter, follows_schemas: bool, seen: Option<Position>, recent: Recent) -> Resolver {
+        Resolver { decoder: Decoder::default(), filter, follows_schemas, seen, recent, layouts: HashMap::new() }
+    }
+
+    pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
+        let seen = self.seen.is_some_and(|p| p.contains(delivery.position));
+        match self.change(delivery, registry) {
+            Ok(Step::Change(change)) => {
+                let stale = self.recent.is_stale(&change);
+                match (seen, stale) {
+                    (true, _) => Resolved::Passed(Pass::Seen),
+                    (false, true) => Resolved::Passed(Pass::Stale),
+                    (false, false) => Resolved::Change(change),
+                }
+            }
+            // It was applied or set aside before: only the memory of rows asks for it.
+            _ if seen => Resolved::Passed(Pass::Seen),
+            Ok(Step::LeftOut) => Resolved::Passed(Pass::LeftOut),
+            Ok(Step::Wanted { table, version }) => Resolved::Wanted { table, version },
+            Err(reason) => Resolved::Aside(Aside {
+                position: delivery.position,
+                subject: delivery.subject.clone(),
+                reason,
+                payload: delivery.payload.clone(),
+            }),
+        }
+    }
+
+    fn change(&mut self, delivery: &Delivery, registry: &Registry) -> Result<Step, String> {
+        let payload = unpack(delivery).map_err(|e| e.to_string())?;
+        let event = self.decoder.decode(payload).map_err(|e| e.to_string())?;
+        if !self.filter.takes(&event.table()) {
+            return Ok(Step::LeftOut);
+        }
+        if !self.follows_schemas {
+            let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
+            return Ok(Step::Change(Change { event, position: delivery.position, schema: None, row: Box::default(), key }));
+        }
+        let table = event.table();
+        let version = event.model_version();
+        let Some((schema, order)) = layout(&mut self.layouts, &table, &version, registry) else {
+            if registry.is_unknown(&table, &version) {
+                return Err(format!("nobody knows the schema of table {table:?}, version {version:?}"));
+            }
+            return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });
+        };
+        let (row, key) = self.decoder.row(&event, schema, order).map_err(|e| e.to_string())?;
+        let schema = Some(schema.clone());
+        Ok(Step::Change(Change { event, position: delivery.position, schema, row, key }))
+    }
+}
+
+enum Step {
+    Change(Change),
+    LeftOut,
+    Wanted { table: String, version: String },
+}
+
+/// The schema with the order in which its columns arrive; from the registry where it is used for the first time.
+fn layout<'a>(layouts: &'a mut HashMap<String, Vec<(Arc<TableSchema>, Order)>>, table: &str, version: &str, registry: &Registry) -> Option<(&'a Arc<TableSchema>, &'a mut Order)> {
+    let known = layouts.get(table).and_then(|versions| versions.iter().position(|(schema, _)| *schema.version == *version));
+    let at = match known {
+        Some(at) => at,
+        None => {
+            let schema = registry.at_hand(table, version)?;
+            let versions = layouts.entry(table.to_owned()).or_default();
+            versions.push((schema, Order::default()));
+            versions.len() - 1
+        }
+    };
+    layouts.get_mut(table).and_then(|versions| versions.get_mut(at)).map(|(schema, order)| (&*schema, order))
+}
+
+fn unpack(delivery: &Delivery) -> Result<Bytes, Malformed> {
+    match &delivery.encoding {
+        Encoding::Json => Ok(delivery.payload.clone()),
+        Encoding::GzipJson => {
+            let mut out = Vec::new();
+            let read = flate2::read::MultiGzDecoder::new(&delivery.payload[..]).take(UNPACKED_BYTES_MAX).read_to_end(&mut out);
+            read.map(|_| Bytes::from(out)).map_err(|_| Malformed::NotGzip)
+        }
+        Encoding::Unknown(name) => Err(Malformed::UnknownEncoding(name.clone())),
+    }
+}

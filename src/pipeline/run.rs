@@ -1,0 +1,469 @@
+//! The loop: the next batch gathers while the last one is applied, and what is applied is acknowledged.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::apply::{Applier, Open, Outcome};
+use super::aside::AsideLog;
+use super::gather::{Gather, Gathered, Limits};
+use super::progress::{Phase, Progress, now_ns};
+use super::recent::{self, Recent};
+use super::resolve::{Pass, Resolved, Resolver};
+use super::{Backoff, Options};
+use crate::change::Position;
+use crate::destination::{Failure, FailureKind, Schema};
+use crate::feed::{Delivery, Feed, FeedError, Signal};
+use crate::registry::{Found, Registry};
+use crate::state::State;
+
+/// Deliveries that are taken from the feed at once.
+const ARRIVALS_MAX: usize = 512;
+/// Between two savings of what eases the next start.
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a shutdown waits for the running batch.
+const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What a run is made of.
+pub struct Parts {
+    pub feed: Box<dyn Feed>,
+    pub open: Open,
+    pub registry: Registry,
+    pub state: State,
+    pub aside: AsideLog,
+    pub progress: Arc<Progress>,
+    pub options: Options,
+    /// Becomes true when the run is to end: fetching stops, what is gathered is flushed and acknowledged.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How a run ended in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    Stopped,
+    CaughtUp,
+}
+
+/// Why a run cannot go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Halt {
+    #[error("{0}")]
+    Destination(#[from] Failure),
+    #[error("{0}")]
+    Feed(#[from] FeedError),
+    #[error("{0}")]
+    Setup(String),
+}
+
+type Applying = BoxFuture<'static, (Applier, Result<Outcome, Failure>)>;
+type Lookup = BoxFuture<'static, (String, String, Found)>;
+
+pub struct Engine {
+    feed: Box<dyn Feed>,
+    registry: Registry,
+    state: State,
+    progress: Arc<Progress>,
+    options: Options,
+    stop: watch::Receiver<bool>,
+    resolver: Resolver,
+    gather: Gather,
+    /// Taken from the feed, not yet resolved.
+    arrived: VecDeque<Delivery>,
+    applier: Option<Applier>,
+    /// How far the destination is, as this engine knows it.
+    durable: Option<Position>,
+    /// Where to go back to should the destination turn out to have no checkpoint (any more).
+    origin: Option<Position>,
+    /// Seen before, and not yet acknowledged.
+    passed: Option<Position>,
+    /// Why the feed has to be opened again.
+    lost: Option<String>,
+    caught_up: bool,
+    ended: bool,
+    stopping: bool,
+    idle_ns: Option<i64>,
+    save_at: Instant,
+}
+
+impl Engine {
+    /// Connects to the destination, finds the position, opens the feed there.
+    pub async fn start(parts: Parts) -> Result<Engine, Halt> {
+        let Parts { mut feed, open, mut registry, state, aside, progress, options, stop } = parts;
+        let follows = options.abilities.schema == Schema::Follows;
+        let schemas = if follows { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
+        let applier = Applier::start(open, options.clone(), aside, state.clone(), progress.clone(), &schemas).await?;
+        let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
+        let recorded = applier.recorded();
+        let durable = match (options.restart, recorded) {
+            (true, _) => None,
+            (false, None) => match state.position(&options.consumer).map_err(lost)? {
+                None => feed.standing().await?,
+                known => known,
+            },
+            (false, known) => known,
+        };
+        let chunks = if options.restart { Vec::new() } else { state.recent(&options.consumer).map_err(lost)? };
+        if options.restart {
+            state.clear_recent(&options.consumer).map_err(lost)?;
+        }
+        let (mut recent, saved) = Recent::load(&chunks);
+        if saved.is_some_and(|q| durable.is_none_or(|p| p.sequence < q.sequence)) {
+            recent.forget_beyond(durable);
+        }
+        // The memory of rows has to see what came after it was saved.
+        let from = saved.filter(|q| durable.is_some_and(|p| q.sequence < p.sequence)).or(durable);
+        let limits = Limits {
+            changes_max: options.abilities.batch_changes_max,
+            bytes_max: options.abilities.batch_bytes_max,
+            wait_min: options.pending_latency_min,
+            wait_max: options.pending_latency_max,
+        };
+        let mut engine = Engine {
+            idle_ns: state.idle(&options.consumer).map_err(lost)?,
+            resolver: Resolver::new(options.filter.clone(), follows, durable, recent),
+            gather: Gather::new(limits),
+            arrived: VecDeque::new(),
+            applier: Some(applier),
+            durable,
+            origin: if recorded.is_some() { Some(Position::default()) } else { durable },
+            passed: None,
+            lost: None,
+            caught_up: false,
+            ended: false,
+            stopping: false,
+            save_at: Instant::now() + SAVE_INTERVAL,
+            feed,
+            registry,
+            state,
+            progress,
+            options,
+            stop,
+        };
+        engine.open_feed(from).await?;
+        engine.progress.phase(Phase::Streaming);
+        Ok(engine)
+    }
+
+    /// Where the destination stood at the start.
+    pub fn position(&self) -> Option<Position> {
+        self.durable
+    }
+
+    /// Streams until it is told to stop, or, where so chosen, until nothing is pending.
+    pub async fn run(mut self) -> Result<End, Halt> {
+        let mut applying: Option<Applying> = None;
+        let mut lookup: Option<Lookup> = None;
+        let mut give_up_at: Option<Instant> = None;
+        let mut arrivals: Vec<Delivery> = Vec::with_capacity(ARRIVALS_MAX);
+        loop {
+            if self.lost.is_some() && !self.stopping {
+                self.drop_gathered();
+                lookup = None;
+            }
+            self.absorb(&mut lookup);
+            if applying.is_none() {
+                self.acknowledge_passed().await;
+                applying = self.launch();
+            }
+            if applying.is_none() {
+                if let Some(end) = self.finished() {
+                    return self.wind_up(end).await;
+                }
+                if self.lost.is_some() {
+                    self.reopen().await?;
+                    continue;
+                }
+            }
+            let fetching = self.is_fetching() && lookup.is_none();
+            let due = self.gather.due().filter(|_| applying.is_none());
+            tokio::select! {
+                biased;
+                _ = stopped(&mut self.stop), if !self.stopping => {
+                    self.begin_stop();
+                    lookup = None;
+                    give_up_at = Some(Instant::now() + SHUTDOWN_WAIT_MAX);
+                }
+                (applier, outcome) = ready(&mut applying) => {
+                    applying = None;
+                    self.applier = Some(applier);
+                    self.applied(outcome?).await;
+                }
+                (table, version, found) = ready(&mut lookup) => {
+                    lookup = None;
+                    self.registry.remember(&table, &version, found);
+                }
+                signal = self.feed.next(&mut arrivals, ARRIVALS_MAX), if fetching => self.signalled(signal, &mut arrivals)?,
+                () = until(due) => {}
+                () = sleep_until(self.save_at) => self.save(),
+                () = until(give_up_at) => {
+                    warn!("the destination did not finish its last batch within {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start");
+                    return Ok(End::Stopped);
+                }
+            }
+        }
+    }
+
+    fn is_fetching(&self) -> bool {
+        !self.stopping && !self.ended && self.lost.is_none() && self.arrived.is_empty() && !self.gather.is_full()
+    }
+
+    fn begin_stop(&mut self) {
+        self.stopping = true;
+        self.arrived.clear();
+        self.progress.phase(Phase::Stopping);
+        info!("stopping: what was gathered is written first");
+    }
+
+    fn drop_gathered(&mut self) {
+        self.arrived.clear();
+        self.gather.take();
+        self.passed = None;
+    }
+
+    /// What came of waiting for the feed.
+    fn signalled(&mut self, signal: Result<Signal, FeedError>, arrivals: &mut Vec<Delivery>) -> Result<(), Halt> {
+        match signal {
+            Ok(Signal::Delivered) => {
+                let pending = arrivals.last().map_or(0, |d| d.pending);
+                self.progress.received(arrivals.len(), pending);
+                self.caught_up = pending == 0;
+                if self.caught_up {
+                    self.idle_ns = Some(now_ns());
+                }
+                self.arrived.extend(arrivals.drain(..));
+            }
+            Ok(Signal::Idle) => {
+                self.caught_up = true;
+                self.idle_ns = Some(now_ns());
+                if self.gather.is_empty() {
+                    self.progress.phase(Phase::CaughtUp);
+                }
+            }
+            Ok(Signal::Lost(why)) => self.lost = Some(why),
+            Ok(Signal::Ended) => (self.ended, self.caught_up) = (true, true),
+            Err(FeedError::Unavailable(why)) => self.lost = Some(why),
+            Err(fatal) => return Err(fatal.into()),
+        }
+        Ok(())
+    }
+
+    /// Resolves what has arrived, as long as there is room and every schema is at hand.
+    fn absorb(&mut self, lookup: &mut Option<Lookup>) {
+        let now = Instant::now();
+        while lookup.is_none() && !self.gather.is_full() {
+            let Some(delivery) = self.arrived.pop_front() else { return };
+            match self.resolver.resolve(&delivery, &self.registry) {
+                Resolved::Change(change) => self.gather.change(change, now),
+                Resolved::Aside(aside) => self.gather.aside(aside, now),
+                Resolved::Passed(pass) => self.passed_over(pass, delivery.position, now),
+                Resolved::Wanted { table, version } => {
+                    self.progress.waiting(&format!("asking for the schema of table {table:?}, version {version:?}"));
+                    let answer = self.registry.ask(&table, &version);
+                    *lookup = Some(Box::pin(async move { (table, version, answer.await) }));
+                    self.arrived.push_front(delivery);
+                }
+            }
+        }
+    }
+
+    fn passed_over(&mut self, pass: Pass, position: Position, now: Instant) {
+        match pass {
+            Pass::Seen => self.passed = Some(position),
+            Pass::Stale | Pass::LeftOut => self.gather.passed(position, now),
+        }
+        self.progress.update(|snapshot| match pass {
+            Pass::Seen => (snapshot.seen_before, snapshot.done) = (snapshot.seen_before + 1, snapshot.done + 1),
+            Pass::Stale => snapshot.stale += 1,
+            Pass::LeftOut => snapshot.left_out += 1,
+        });
+    }
+
+    /// What the destination has already is acknowledged without further ado.
+    async fn acknowledge_passed(&mut self) {
+        if let Some(position) = self.passed.take() {
+            self.acknowledge(position).await;
+        }
+    }
+
+    async fn acknowledge(&mut self, position: Position) {
+        if let Err(e) = self.feed.acknowledge(position).await {
+            self.lost = Some(format!("the acknowledgement could not be sent: {e}"));
+        }
+    }
+
+    /// Gives what has gathered to the destination, if it is free and the time has come.
+    fn launch(&mut self) -> Option<Applying> {
+        let due = self.gather.due()?;
+        if due > Instant::now() && !self.stopping && !self.ended {
+            return None;
+        }
+        let mut applier = self.applier.take()?;
+        let gathered: Gathered = self.gather.take()?;
+        Some(Box::pin(async move {
+            let outcome = applier.apply(gathered).await;
+            (applier, outcome)
+        }))
+    }
+
+    async fn applied(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Applied(position) => {
+                self.durable = Some(position);
+                if self.lost.is_none() {
+                    self.acknowledge(position).await;
+                }
+                if self.resolver.recent.unsaved() >= recent::UNSAVED_MAX {
+                    self.save();
+                }
+            }
+            Outcome::Moved(position) => {
+                self.moved_to(position);
+                self.lost = Some("the destination moved".into());
+            }
+        }
+    }
+
+    fn moved_to(&mut self, position: Option<Position>) {
+        let at = position.map_or(0, |p| p.sequence);
+        warn!("the destination is not where it was left but at stream sequence {at} (was it restored?): the stream is read again from there");
+        self.durable = position.or(self.origin);
+        self.resolver.recent.forget_beyond(self.durable);
+        self.resolver.recent.save_all();
+        if let Err(e) = self.state.clear_recent(&self.options.consumer) {
+            warn!("{e}");
+        }
+    }
+
+    /// Whether there is nothing left to do; the destination is free.
+    fn finished(&self) -> Option<End> {
+        if !self.gather.is_empty() || !self.arrived.is_empty() {
+            return None;
+        }
+        match (self.stopping, self.ended, self.options.until_caught_up && self.caught_up && self.lost.is_none()) {
+            (true, ..) => Some(End::Stopped),
+            (_, true, _) | (_, _, true) => Some(End::CaughtUp),
+            _ => None,
+        }
+    }
+
+    /// Asks the destination where it is, then opens the feed there; waits for either as long as it takes.
+    async fn reopen(&mut self) -> Result<(), Halt> {
+        if let Some(why) = self.lost.take() {
+            warn!("the feed is opened again: {why}");
+            self.progress.waiting(&why);
+        }
+        let mut stop = self.stop.clone();
+        let Some(applier) = &mut self.applier else { return Ok(()) };
+        let recorded = applier.recorded();
+        let confirmed = tokio::select! {
+            biased;
+            _ = stopped(&mut stop) => return Ok(()),
+            confirmed = applier.confirm() => confirmed?,
+        };
+        if confirmed != recorded {
+            self.moved_to(confirmed);
+        }
+        self.resolver.seen = self.durable;
+        self.resolver.recent.forget_beyond(self.durable);
+        let from = self.durable;
+        let mut backoff = Backoff::default();
+        loop {
+            let wait = backoff.next(&self.options.consumer);
+            let attempt = async {
+                sleep(wait).await;
+                self.open_feed(from).await
+            };
+            tokio::select! {
+                biased;
+                _ = stopped(&mut stop) => return Ok(()),
+                opened = attempt => match opened {
+                    Err(Halt::Feed(FeedError::Unavailable(why))) => {
+                        self.progress.waiting(&why);
+                        if backoff.tries() < 4 || backoff.tries().is_multiple_of(20) {
+                            warn!("the feed cannot be opened: {why}; trying again");
+                        }
+                    }
+                    other => {
+                        self.progress.phase(Phase::Streaming);
+                        return other;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Records the position before the feed may forget it, then opens there.
+    async fn open_feed(&mut self, from: Option<Position>) -> Result<(), Halt> {
+        if let Some(position) = from {
+            self.state.save_position(&self.options.consumer, position).map_err(|e| Halt::Setup(e.to_string()))?;
+        }
+        let opened = self.feed.open(from, self.idle_ns).await?;
+        for warning in opened.warnings {
+            warn!("{warning}");
+            self.progress.update(|s| s.last_error = Some(super::progress::LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: warning }));
+        }
+        self.caught_up = false;
+        Ok(())
+    }
+
+    /// Saves what eases the next start. Failing to is no reason to stop: the checkpoint is elsewhere.
+    fn save(&mut self) {
+        self.save_at = Instant::now() + SAVE_INTERVAL;
+        let consumer = &self.options.consumer;
+        let mut saved = Ok(());
+        if let Some(idle) = self.idle_ns.filter(|_| self.caught_up) {
+            saved = saved.and(self.state.save_idle(consumer, idle));
+        }
+        if let Some(durable) = self.durable.filter(|_| self.resolver.recent.unsaved() > 0) {
+            let chunk = self.resolver.recent.chunk(durable);
+            saved = saved.and(self.state.append_recent(consumer, &chunk, recent::SAVED_BYTES_MAX));
+        }
+        if let Err(e) = saved {
+            warn!("{e}");
+        }
+    }
+
+    /// Everything is applied: let the source know, and leave in order.
+    async fn wind_up(mut self, end: End) -> Result<End, Halt> {
+        self.acknowledge_passed().await;
+        if let Ok(Err(e)) = timeout(SHUTDOWN_WAIT_MAX, self.feed.close()).await {
+            warn!("the last acknowledgement was not confirmed: {e}; at the next start the stream is read from the checkpoint");
+        }
+        self.save();
+        if let Some(applier) = &mut self.applier
+            && let Ok(Err(failure)) = timeout(SHUTDOWN_WAIT_MAX, applier.close()).await
+            && failure.kind != FailureKind::Unavailable
+        {
+            warn!("{failure}");
+        }
+        self.progress.phase(Phase::Stopped(None));
+        Ok(end)
+    }
+}
+
+/// What is there finishes; what is not there never does.
+async fn ready<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves once the run is to end. A sender that is gone cannot ask for it any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

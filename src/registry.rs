@@ -1,0 +1,231 @@
+//! The schemas of tables by model version: from memory, else from the state store, else from where they are published.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use crate::change::TableSchema;
+use crate::state::State;
+
+/// How long a version that the publisher does not know is asked for: a new version may be used before it is published.
+pub const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Between two such questions, and the longest wait while the publisher is away.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Where schemas are published.
+#[derive(Clone)]
+pub enum Publisher {
+    /// A file of HQ's form. It is read again when it lacks a version, and what it then lacks is unknown.
+    File(PathBuf),
+    /// A URL that answers as HQ's `/v3/schema` does.
+    #[cfg(feature = "http")]
+    Url(crate::http::Http, String),
+    /// HQ itself, by its base URL: the map, and single versions of it.
+    #[cfg(feature = "http")]
+    Hq(crate::http::Http, String),
+    /// Schemas given by the program itself.
+    Fixed(Arc<std::sync::RwLock<Vec<String>>>),
+}
+
+/// One published schema: the name of the object that it belongs to, the schema, and its text.
+#[derive(Clone)]
+pub struct Published {
+    pub object: String,
+    pub schema: Arc<TableSchema>,
+    json: String,
+}
+
+/// What came of asking.
+pub enum Found {
+    Schemas(Vec<Published>),
+    Unknown,
+}
+
+enum Asked {
+    Found(Found),
+    Unavailable(String),
+}
+
+pub struct Registry {
+    publisher: Publisher,
+    state: State,
+    known: HashMap<String, Vec<Arc<TableSchema>>>,
+    objects: HashMap<String, String>,
+    /// Versions that the publisher did not know, and when it said so.
+    unknown: HashMap<(String, String), Instant>,
+}
+
+impl Registry {
+    pub fn new(publisher: Publisher, state: State) -> Registry {
+        let mut registry = Registry { publisher, state, known: HashMap::new(), objects: HashMap::new(), unknown: HashMap::new() };
+        let cached = registry.state.schemas().unwrap_or_else(|e| {
+            warn!("{e}; schemas will be asked for again");
+            Vec::new()
+        });
+        for json in cached {
+            // What an earlier version of EDS stored and this one cannot read is asked for again.
+            if let Ok(schema) = TableSchema::parse(&json) {
+                registry.insert(Arc::new(schema));
+            }
+        }
+        registry
+    }
+
+    fn insert(&mut self, schema: Arc<TableSchema>) {
+        let versions = self.known.entry(schema.table.to_string()).or_default();
+        versions.retain(|known| known.version != schema.version);
+        versions.push(schema);
+    }
+
+    /// The schema, if it is at hand.
+    pub fn at_hand(&self, table: &str, version: &str) -> Option<Arc<TableSchema>> {
+        self.known.get(table)?.iter().find(|s| *s.version == *version).cloned()
+    }
+
+    /// Whether the publisher said lately that it does not know this version.
+    pub fn is_unknown(&self, table: &str, version: &str) -> bool {
+        let asked = self.unknown.get(&(table.to_owned(), version.to_owned()));
+        asked.is_some_and(|at| at.elapsed() < UNKNOWN_WAIT_MAX)
+    }
+
+    /// Asks for all current schemas, once: at start. An error says what to do.
+    pub async fn current(&mut self) -> Result<Vec<Arc<TableSchema>>, String> {
+        match self.publisher.map().await {
+            Asked::Found(Found::Schemas(all)) => {
+                let current = all.iter().map(|p| p.schema.clone()).collect();
+                self.remember("", "", Found::Schemas(all));
+                Ok(current)
+            }
+            Asked::Found(Found::Unknown) => Err(format!("{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file of that form?", self.publisher.name())),
+            Asked::Unavailable(why) => Err(format!("the table schemas cannot be had from {}: {why}", self.publisher.name())),
+        }
+    }
+
+    /// Asks for one version until there is an answer; how long is up to the publisher.
+    pub fn ask(&self, table: &str, version: &str) -> BoxFuture<'static, Found> {
+        let publisher = self.publisher.clone();
+        let (object, table, version) = (self.objects.get(table).cloned().unwrap_or_else(|| table.to_owned()), table.to_owned(), version.to_owned());
+        Box::pin(async move {
+            let started = Instant::now();
+            loop {
+                match publisher.version(&object, &table, &version).await {
+                    Asked::Found(Found::Schemas(all)) if all.iter().any(|p| *p.schema.table == *table && *p.schema.version == *version) => {
+                        return Found::Schemas(all);
+                    }
+                    Asked::Found(_) if started.elapsed() >= publisher.unknown_wait() => return Found::Unknown,
+                    Asked::Found(_) => {}
+                    Asked::Unavailable(why) => warn!("the schema of table {table:?}, version {version:?}, cannot be had from {}: {why}; asking again", publisher.name()),
+                }
+                sleep(ASK_AGAIN).await;
+            }
+        })
+    }
+
+    /// Keeps what [`Registry::ask`] brought for `table` and `version`.
+    pub fn remember(&mut self, table: &str, version: &str, found: Found) {
+        match found {
+            Found::Unknown => {
+                self.unknown.retain(|_, at| at.elapsed() < UNKNOWN_WAIT_MAX);
+                self.unknown.insert((table.to_owned(), version.to_owned()), Instant::now());
+            }
+            Found::Schemas(all) => {
+                for published in all {
+                    let schema = published.schema;
+                    self.objects.insert(schema.table.to_string(), published.object);
+                    if self.at_hand(&schema.table, &schema.version).is_some_and(|known| known == schema) {
+                        continue;
+                    }
+                    if let Err(e) = self.state.save_schema(&schema.table, &schema.version, &published.json) {
+                        warn!("{e}; the schema of {:?} will be asked for again after a restart", schema.table);
+                    }
+                    self.insert(schema);
+                }
+            }
+        }
+    }
+}
+
+impl Publisher {
+    fn name(&self) -> String {
+        match self {
+            Publisher::File(path) => path.display().to_string(),
+            #[cfg(feature = "http")]
+            Publisher::Url(_, url) | Publisher::Hq(_, url) => url::Url::parse(url).map_or_else(|_| "the schema URL".into(), |u| crate::secret::mask_url(&u)),
+            Publisher::Fixed(_) => "the program".into(),
+        }
+    }
+
+    fn unknown_wait(&self) -> Duration {
+        match self {
+            Publisher::File(_) | Publisher::Fixed(_) => Duration::ZERO,
+            #[cfg(feature = "http")]
+            Publisher::Url(..) | Publisher::Hq(..) => UNKNOWN_WAIT_MAX,
+        }
+    }
+
+    async fn map(&self) -> Asked {
+        match self {
+            Publisher::File(path) => match tokio::fs::read_to_string(path).await {
+                Ok(text) => read_map(&text),
+                Err(e) => Asked::Unavailable(e.to_string()),
+            },
+            #[cfg(feature = "http")]
+            Publisher::Url(http, url) => read_answer(http.get(url).await, read_map),
+            #[cfg(feature = "http")]
+            Publisher::Hq(http, base) => read_answer(http.get(&format!("{base}/v3/schema")).await, read_map),
+            Publisher::Fixed(all) => {
+                let all = all.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+                all.iter().map(|json| read_one("", json)).collect::<Result<Vec<_>, _>>().map_or_else(Asked::Unavailable, |all| Asked::Found(Found::Schemas(all)))
+            }
+        }
+    }
+
+    async fn version(&self, object: &str, _table: &str, version: &str) -> Asked {
+        match self {
+            #[cfg(feature = "http")]
+            Publisher::Hq(http, base) => {
+                let part = |s: &str| percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC).to_string();
+                let url = format!("{base}/v3/schema/{}/{}", part(object), part(version));
+                let read = |text: &str| read_one(object, text).map_or_else(Asked::Unavailable, |one| Asked::Found(Found::Schemas(vec![one])));
+                read_answer(http.get(&url).await, read)
+            }
+            _ => {
+                let _ = (object, version);
+                self.map().await
+            }
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+fn read_answer(answer: crate::http::Answer, read: impl Fn(&str) -> Asked) -> Asked {
+    match answer {
+        crate::http::Answer::Body(text) => read(&text),
+        crate::http::Answer::NotFound => Asked::Found(Found::Unknown),
+        crate::http::Answer::Unavailable(why) => Asked::Unavailable(why),
+    }
+}
+
+fn read_one(object: &str, json: &str) -> Result<Published, String> {
+    let schema = TableSchema::parse(json).map_err(|e| e.to_string())?;
+    let object = if object.is_empty() { schema.table.to_string() } else { object.to_owned() };
+    Ok(Published { object, schema: Arc::new(schema), json: json.to_owned() })
+}
+
+/// Reads a map of object name → schema. Several entries may be versions of one table.
+fn read_map(text: &str) -> Asked {
+    let map: HashMap<String, &RawValue> = match serde_json::from_str(text) {
+        Ok(map) => map,
+        Err(e) => return Asked::Unavailable(format!("not a JSON object of schemas: {e}")),
+    };
+    match map.iter().map(|(object, json)| read_one(object, json.get())).collect() {
+        Ok(all) => Asked::Found(Found::Schemas(all)),
+        Err(why) => Asked::Unavailable(why),
+    }
+}

@@ -1,0 +1,236 @@
+//! What survives a restart: one SQLite file in the data directory, typed tables, safe to open from several processes.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::change::Position;
+
+/// The name of the file in the data directory.
+pub const FILE_NAME: &str = "eds-state.db";
+/// The form of the file; a newer one is not touched.
+const FORMAT: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS schema (table_name TEXT, version TEXT, json TEXT NOT NULL, PRIMARY KEY (table_name, version)) STRICT;
+CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS idle (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence INTEGER NOT NULL,
+  time_ns INTEGER NOT NULL, entries BLOB NOT NULL) STRICT;
+";
+
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("the state file {path}: {source}")]
+    Open { path: String, source: rusqlite::Error },
+    #[error("the data directory {path} cannot be made: {source}")]
+    Directory { path: String, source: std::io::Error },
+    #[error("the state file {path} was written by a newer EDS (format {found}; this one knows {FORMAT}): install that version again")]
+    Newer { path: String, found: i64 },
+    #[error("the state file: {0}")]
+    Sql(#[from] rusqlite::Error),
+}
+
+/// A handle; clones share one connection.
+#[derive(Clone)]
+pub struct State(Arc<Mutex<Connection>>);
+
+/// Rows that were changed lately, as the pipeline wrote them: everything up to `through` is contained.
+#[derive(Clone, Debug)]
+pub struct RecentChunk {
+    pub through: Position,
+    pub entries: Vec<u8>,
+}
+
+impl State {
+    /// Opens or makes the state file in `data_dir`.
+    pub fn open(data_dir: &Path) -> Result<State, StateError> {
+        let shown = data_dir.display().to_string();
+        std::fs::create_dir_all(data_dir).map_err(|source| StateError::Directory { path: shown, source })?;
+        let path = data_dir.join(FILE_NAME);
+        let shown = path.display().to_string();
+        let failed = |source| StateError::Open { path: shown.clone(), source };
+        let connection = Connection::open(&path).map_err(failed)?;
+        private(&path);
+        let state = Self::prepare(connection, &shown).map_err(|e| match e {
+            StateError::Sql(source) => StateError::Open { path: shown.clone(), source },
+            other => other,
+        })?;
+        Ok(state)
+    }
+
+    /// A state that ends with its last handle.
+    pub fn in_memory() -> Result<State, StateError> {
+        Self::prepare(Connection::open_in_memory()?, "memory")
+    }
+
+    fn prepare(connection: Connection, path: &str) -> Result<State, StateError> {
+        connection.busy_timeout(std::time::Duration::from_secs(10))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.execute_batch(TABLES)?;
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1)", [FORMAT])?;
+        let found: i64 = connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0))?;
+        if found > FORMAT {
+            return Err(StateError::Newer { path: path.to_owned(), found });
+        }
+        Ok(State(Arc::new(Mutex::new(connection))))
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The schemas that were seen, as HQ sent them.
+    pub fn schemas(&self) -> Result<Vec<String>, StateError> {
+        let db = self.db();
+        let mut statement = db.prepare("SELECT json FROM schema ORDER BY table_name, version")?;
+        let rows = statement.query_map([], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    pub fn save_schema(&self, table: &str, version: &str, json: &str) -> Result<(), StateError> {
+        self.db().execute("INSERT OR REPLACE INTO schema VALUES (?1, ?2, ?3)", params![table, version, json])?;
+        Ok(())
+    }
+
+    /// Where the feed of `consumer` was last opened, or how far a destination without a checkpoint of its own has come.
+    pub fn position(&self, consumer: &str) -> Result<Option<Position>, StateError> {
+        let db = self.db();
+        let mut statement = db.prepare_cached("SELECT sequence, time_ns FROM position WHERE consumer = ?1")?;
+        let read = |row: &rusqlite::Row<'_>| Ok(Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? });
+        Ok(statement.query_row([consumer], read).optional()?)
+    }
+
+    /// Synced before it returns.
+    pub fn save_position(&self, consumer: &str, position: Position) -> Result<(), StateError> {
+        let db = self.db();
+        let mut statement = db.prepare_cached("INSERT OR REPLACE INTO position VALUES (?1, ?2, ?3)")?;
+        statement.execute(params![consumer, position.sequence as i64, position.time_ns])?;
+        Ok(())
+    }
+
+    /// Until when it is known that nothing was pending for `consumer`, Unix nanoseconds.
+    pub fn idle(&self, consumer: &str) -> Result<Option<i64>, StateError> {
+        let db = self.db();
+        Ok(db.query_row("SELECT time_ns FROM idle WHERE consumer = ?1", [consumer], |row| row.get(0)).optional()?)
+    }
+
+    pub fn save_idle(&self, consumer: &str, time_ns: i64) -> Result<(), StateError> {
+        self.db().execute("INSERT OR REPLACE INTO idle VALUES (?1, ?2)", params![consumer, time_ns])?;
+        Ok(())
+    }
+
+    /// The memory of recent rows, oldest chunk first.
+    pub fn recent(&self, consumer: &str) -> Result<Vec<RecentChunk>, StateError> {
+        let db = self.db();
+        let mut statement = db.prepare("SELECT sequence, time_ns, entries FROM recent WHERE consumer = ?1 ORDER BY chunk")?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let through = Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? };
+            Ok(RecentChunk { through, entries: row.get(2)? })
+        };
+        let rows = statement.query_map([consumer], read)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Adds a chunk and forgets the oldest ones beyond `bytes_max` in all.
+    pub fn append_recent(&self, consumer: &str, chunk: &RecentChunk, bytes_max: usize) -> Result<(), StateError> {
+        let mut db = self.db();
+        let transaction = db.transaction()?;
+        transaction.execute(
+            "INSERT INTO recent (consumer, sequence, time_ns, entries) VALUES (?1, ?2, ?3, ?4)",
+            params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries],
+        )?;
+        transaction.execute(
+            "DELETE FROM recent WHERE consumer = ?1 AND chunk IN (SELECT chunk FROM
+               (SELECT chunk, sum(length(entries)) OVER (ORDER BY chunk DESC) AS newer FROM recent WHERE consumer = ?1) WHERE newer > ?2)",
+            params![consumer, bytes_max as i64],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Forgets the memory of recent rows.
+    pub fn clear_recent(&self, consumer: &str) -> Result<(), StateError> {
+        self.db().execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
+        Ok(())
+    }
+
+    /// Every entry's name and a short form of it, for people.
+    pub fn list(&self) -> Result<Vec<(String, String)>, StateError> {
+        let db = self.db();
+        let mut statement = db.prepare(
+            "SELECT 'position/' || consumer, 'stream sequence ' || sequence FROM position
+             UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' ns' FROM idle
+             UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
+             UNION ALL SELECT 'schema/' || table_name || '/' || version, length(json) || ' bytes' FROM schema ORDER BY 1",
+        )?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One entry in full.
+    pub fn get(&self, name: &str) -> Result<Option<String>, StateError> {
+        let db = self.db();
+        let (sql, key) = match name.split_once('/') {
+            Some(("position", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM position WHERE consumer = ?1", key),
+            Some(("idle", key)) => ("SELECT json_object('time_ns', time_ns) FROM idle WHERE consumer = ?1", key),
+            Some(("recent", key)) => (
+                "SELECT json_object('chunks', count(*), 'rows', sum(length(entries)) / 28, 'through', max(sequence)) FROM recent
+                 WHERE consumer = ?1 GROUP BY consumer",
+                key,
+            ),
+            Some(("schema", key)) => ("SELECT json FROM schema WHERE table_name || '/' || version = ?1", key),
+            _ => return Ok(None),
+        };
+        Ok(db.query_row(sql, [key], |row| row.get(0)).optional()?)
+    }
+}
+
+/// Only the owner may read it: it may come to hold rows.
+fn private(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_it_was_given_and_bounds_the_recent_rows() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let at = |sequence| Position { sequence, time_ns: 7 };
+        {
+            let state = State::open(dir.path())?;
+            state.save_position("c", at(1))?;
+            state.save_position("c", at(2))?;
+            state.save_schema("order", "v1", "{}")?;
+            for n in 1..=5 {
+                state.append_recent("c", &RecentChunk { through: at(n), entries: vec![0; 28] }, 3 * 28)?;
+            }
+        }
+        let state = State::open(dir.path())?;
+        assert_eq!(state.position("c")?, Some(at(2)));
+        assert_eq!(state.position("other")?, None);
+        assert_eq!(state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(state.get("schema/order/v1")?.as_deref(), Some("{}"));
+        assert_eq!(state.list()?.len(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn a_newer_file_is_left_alone() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        State::open(dir.path())?.db().execute("UPDATE meta SET value = 99", [])?;
+        assert!(matches!(State::open(dir.path()), Err(StateError::Newer { found: 99, .. })));
+        Ok(())
+    }
+}
