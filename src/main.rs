@@ -1,1 +1,5 @@
-fn main(){}
+//! The program `eds`.
+
+fn main() -> std::process::ExitCode {
+    eds::cli::main()
+}

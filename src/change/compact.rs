@@ -97,11 +97,7 @@ mod tests {
             let json = format!(r#"{{"table":"t","modelVersion":"{version}","primaryKeys":["id"],"properties":{{"id":{{"type":"string"}},{columns}}}}}"#);
             Arc::new(TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}")))
         };
-        vec![
-            of("1", r#""a":{"type":"integer"}"#),
-            of("2", r#""a":{"type":"integer"},"b":{"type":"integer"}"#),
-            of("3", r#""b":{"type":"integer"}"#),
-        ]
+        vec![of("1", r#""a":{"type":"integer"}"#), of("2", r#""a":{"type":"integer"},"b":{"type":"integer"}"#), of("3", r#""b":{"type":"integer"}"#)]
     }
 
     fn change(schema: &Arc<TableSchema>, delete: bool, key: u8, n: u8) -> Change {

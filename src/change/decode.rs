@@ -339,21 +339,7 @@ struct Fields {
 impl Default for Fields {
     fn default() -> Self {
         let m = Slot::MISSING;
-        Fields {
-            operation: m,
-            id: m,
-            table: m,
-            key: m,
-            model_version: m,
-            company: m,
-            location: m,
-            user: m,
-            before: m,
-            after: m,
-            diff: m,
-            timestamp: m,
-            mvcc: m,
-        }
+        Fields { operation: m, id: m, table: m, key: m, model_version: m, company: m, location: m, user: m, before: m, after: m, diff: m, timestamp: m, mvcc: m }
     }
 }
 
@@ -403,9 +389,8 @@ mod tests {
     use super::*;
 
     fn schema(keys: &str) -> TableSchema {
-        let json = format!(
-            r#"{{"table":"t","modelVersion":"1","primaryKeys":[{keys}],"properties":{{"id":{{"type":"string"}},"n":{{"type":"integer"}},"note":{{"type":"string"}}}}}}"#
-        );
+        let json =
+            format!(r#"{{"table":"t","modelVersion":"1","primaryKeys":[{keys}],"properties":{{"id":{{"type":"string"}},"n":{{"type":"integer"}},"note":{{"type":"string"}}}}}}"#);
         TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}"))
     }
 

@@ -1,6 +1,8 @@
 //! Where changes come from. Whatever its kind, a feed delivers in stream order; what may have been lost on the way is
 //! answered by opening it again.
 
+#[cfg(feature = "jetstream")]
+pub mod jetstream;
 pub mod journal;
 
 use async_trait::async_trait;
@@ -53,6 +55,8 @@ pub enum Start {
 pub struct Opened {
     /// What the user has to know: a gap, a stream made anew.
     pub warnings: Vec<String>,
+    /// How many messages wait, where the feed knows.
+    pub pending: Option<u64>,
 }
 
 /// Why a feed cannot be opened or read.

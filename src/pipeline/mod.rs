@@ -16,7 +16,7 @@ use crate::destination::Abilities;
 
 pub use aside::AsideLog;
 pub use progress::Progress;
-pub use run::{Engine, End, Halt, Parts};
+pub use run::{End, Engine, Halt, Parts};
 
 /// What a user may choose about a run.
 #[derive(Clone, Debug)]

@@ -143,8 +143,7 @@ mod tests {
         let through = Position { sequence: 99, time_ns: 5 };
         let chunk = recent.chunk(through);
         let (read, q) = Recent::load(&[chunk]);
-        assert_eq!((read.young, q), (recent.young, Some(through)));
-        assert_eq!(recent.unsaved(), 0);
+        assert_eq!((&read.young, q, recent.unsaved()), (&recent.young, Some(through), 0));
     }
 
     #[test]

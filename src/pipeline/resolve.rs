@@ -71,12 +71,7 @@ impl Resolver {
             _ if seen => Resolved::Passed(Pass::Seen),
             Ok(Step::LeftOut) => Resolved::Passed(Pass::LeftOut),
             Ok(Step::Wanted { table, version }) => Resolved::Wanted { table, version },
-            Err(reason) => Resolved::Aside(Aside {
-                position: delivery.position,
-                subject: delivery.subject.clone(),
-                reason,
-                payload: delivery.payload.clone(),
-            }),
+            Err(reason) => Resolved::Aside(Aside { position: delivery.position, subject: delivery.subject.clone(), reason, payload: delivery.payload.clone() }),
         }
     }
 

@@ -26,6 +26,8 @@ use crate::state::State;
 const ARRIVALS_MAX: usize = 512;
 /// Between two savings of what eases the next start.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// A feed that was lost sooner than that after its opening is opened again with growing waits.
+const OPEN_IS_STABLE: Duration = Duration::from_secs(10);
 /// How long a shutdown waits for the running batch.
 const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -88,6 +90,8 @@ pub struct Engine {
     stopping: bool,
     idle_ns: Option<i64>,
     save_at: Instant,
+    opened_at: Instant,
+    reopenings: Backoff,
 }
 
 impl Engine {
@@ -137,6 +141,8 @@ impl Engine {
             ended: false,
             stopping: false,
             save_at: Instant::now() + SAVE_INTERVAL,
+            opened_at: Instant::now(),
+            reopenings: Backoff::default(),
             feed,
             registry,
             state,
@@ -371,9 +377,11 @@ impl Engine {
         self.resolver.seen = self.durable;
         self.resolver.recent.forget_beyond(self.durable);
         let from = self.durable;
-        let mut backoff = Backoff::default();
+        if self.opened_at.elapsed() > OPEN_IS_STABLE {
+            self.reopenings = Backoff::default();
+        }
         loop {
-            let wait = backoff.next(&self.options.consumer);
+            let wait = self.reopenings.next(&self.options.consumer);
             let attempt = async {
                 sleep(wait).await;
                 self.open_feed(from).await
@@ -384,7 +392,7 @@ impl Engine {
                 opened = attempt => match opened {
                     Err(Halt::Feed(FeedError::Unavailable(why))) => {
                         self.progress.waiting(&why);
-                        if backoff.tries() < 4 || backoff.tries().is_multiple_of(20) {
+                        if self.reopenings.tries() < 4 || self.reopenings.tries().is_multiple_of(20) {
                             warn!("the feed cannot be opened: {why}; trying again");
                         }
                     }
@@ -407,7 +415,9 @@ impl Engine {
             warn!("{warning}");
             self.progress.update(|s| s.last_error = Some(super::progress::LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: warning }));
         }
-        self.caught_up = false;
+        self.opened_at = Instant::now();
+        self.caught_up = opened.pending == Some(0);
+        self.progress.update(|s| s.lag_events = opened.pending.unwrap_or(0));
         Ok(())
     }
 

@@ -243,4 +243,3 @@ pub fn unfit(batch: &Batch) -> Failure {
     culprits.dedup_by_key(|(index, _)| *index);
     Failure::refused(culprits)
 }
-

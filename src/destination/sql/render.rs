@@ -82,12 +82,7 @@ impl Renderer {
     pub fn upsert(&self, schema: &TableSchema, source: &str) -> String {
         let set: Vec<String> = schema.columns[schema.keys..].iter().map(|c| format!("{0} = EXCLUDED.{0}", self.quoted(&c.name))).collect();
         let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
-        format!(
-            "INSERT INTO {} ({}) {source} ON CONFLICT ({}) DO {action}",
-            self.table(&schema.table),
-            self.list(&schema.columns),
-            self.list(schema.key_columns())
-        )
+        format!("INSERT INTO {} ({}) {source} ON CONFLICT ({}) DO {action}", self.table(&schema.table), self.list(&schema.columns), self.list(schema.key_columns()))
     }
 
     pub fn upsert_one(&self, schema: &TableSchema) -> String {

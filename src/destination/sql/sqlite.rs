@@ -138,9 +138,7 @@ impl Connection for Sqlite {
         self.with(move |db| {
             let group = &batch.groups[group];
             let schema = &group.schema;
-            for (sql, indices, width) in
-                [(renderer.delete_one(schema), &group.deletes, schema.keys), (renderer.upsert_one(schema), &group.upserts, schema.columns.len())]
-            {
+            for (sql, indices, width) in [(renderer.delete_one(schema), &group.deletes, schema.keys), (renderer.upsert_one(schema), &group.upserts, schema.columns.len())] {
                 if indices.is_empty() {
                     continue;
                 }

@@ -1,0 +1,242 @@
+//! `eds demo`: a shop that changes, streamed through the real pipeline, compared row by row at the end.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tokio::sync::watch;
+
+use super::exit::Exit;
+use super::run::{self, Plan, To};
+use super::{Global, logging};
+use crate::destination::Settings;
+use crate::feed::Feed;
+use crate::pipeline::Progress;
+use crate::pipeline::progress::Snapshot;
+use crate::registry::Publisher;
+use crate::sandbox::check::{self, TableReport};
+use crate::sandbox::feed::{ShopFeed, pace};
+use crate::sandbox::shop::{Habits, Shop};
+
+#[derive(Args)]
+pub struct Demo {
+    /// Changes per second
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// How long the shop is open; Ctrl-C closes it earlier
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::parse, default_value = "20s")]
+    open_for: Duration,
+    /// The same seed brings the same shop
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Another destination than an SQLite file; it should be empty
+    #[arg(long)]
+    url: Option<String>,
+    /// A NATS server with JetStream to go through; without it a nats-server on the PATH is used, if there is one
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Go without NATS even if there is a nats-server
+    #[arg(long)]
+    no_nats: bool,
+}
+
+#[cfg(feature = "jetstream")]
+type Server = crate::sandbox::nats::Nats;
+#[cfg(not(feature = "jetstream"))]
+type Server = ();
+
+/// Where the changes come from.
+struct Source {
+    feed: Box<dyn Feed>,
+    road: Road,
+    consumer: String,
+    /// A server that was started for the demo ends with it.
+    _server: Option<Server>,
+}
+
+/// Where the changes travel.
+enum Road {
+    Direct,
+    #[cfg(feature = "jetstream")]
+    Nats(crate::sandbox::nats::Publisher),
+}
+
+impl Demo {
+    pub async fn run(self, global: Global) -> Result<(), Exit> {
+        logging::start(&Global { silent: global.silent || !global.verbose, ..global.clone() }, None)?;
+        let folder = std::env::current_dir().map_err(|e| Exit::Failed(e.to_string()))?.join("eds-demo");
+        if self.url.is_none() && folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|e| Exit::Failed(format!("{} cannot be cleared: {e}", folder.display())))?;
+        }
+        std::fs::create_dir_all(&folder).map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
+        let url = self.url.clone().unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
+        let to = To {
+            url: Some(url.clone()),
+            url_file: None,
+            schema: None,
+            api_url: None,
+            tables: String::new(),
+            adopt: Vec::new(),
+            pending_latency_min: None,
+            pending_latency_max: None,
+            restart: true,
+        };
+        let (settings, driver) = to.destination()?;
+        println!(
+            "A shop with {} tables changes {} times a second for {:?}; EDS keeps {settings} equal to it.",
+            Shop::new(self.seed, Habits::default()).tables.len(),
+            self.rate,
+            self.open_for
+        );
+        let total = (self.rate * self.open_for.as_secs_f64()) as u64;
+        let (due_sender, due) = watch::channel(0);
+        let Source { feed, road, consumer, _server } = self.source(&folder, due.clone()).await?;
+        let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
+        let (stop_sender, stop) = watch::channel(false);
+        let shop = Shop::new(self.seed, Habits::default());
+        let plan = Plan {
+            feed,
+            consumer,
+            companies: "*".into(),
+            publisher: Publisher::Fixed(Arc::new(RwLock::new(shop.schemas()))),
+            until_caught_up: false,
+            progress: progress.clone(),
+            stop,
+        };
+        let data = Global { data_dir: folder.join("data"), ..global };
+        let engine = run::start(&data, &to, settings.clone(), driver, plan).await?;
+        let mut closing = run::stop_on_signal();
+        let pacing = tokio::spawn(pace(self.rate, total, due_sender));
+        let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
+        let running = tokio::spawn(engine.run());
+        let screen = Screen::new();
+        loop {
+            tokio::time::sleep(screen.interval()).await;
+            screen.show(&progress.snapshot());
+            if running.is_finished() || *closing.borrow_and_update() || pacing.is_finished() {
+                break;
+            }
+        }
+        pacing.abort();
+        let _ = pacing.await;
+        let made = publishing.await.map_err(|e| Exit::Failed(e.to_string()))??.unwrap_or(*due.borrow());
+        wait_until_applied(&progress, made, &running, &screen).await;
+        stop_sender.send_replace(true);
+        running.await.map_err(|e| Exit::Failed(e.to_string()))??;
+        screen.show(&progress.snapshot());
+        verdict(&self.shop_after(made), &settings, &url).await
+    }
+
+    fn shop_after(&self, events: u64) -> Shop {
+        let mut shop = Shop::new(self.seed, Habits::default());
+        (0..events).for_each(|_| drop(shop.next_event()));
+        shop
+    }
+
+    async fn source(&self, folder: &Path, due: watch::Receiver<u64>) -> Result<Source, Exit> {
+        #[cfg(feature = "jetstream")]
+        if let Some(nats) = crate::sandbox::nats::Nats::find(self.server.as_deref(), self.no_nats, folder).await.map_err(Exit::Failed)? {
+            println!("Through NATS JetStream at {}.", nats.url());
+            let (feed, publisher, consumer) = nats.road().await?;
+            return Ok(Source { feed, road: Road::Nats(publisher), consumer, _server: Some(nats) });
+        }
+        if self.server.is_some() {
+            return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
+        }
+        println!("Without NATS: there is no nats-server on the PATH, so the shop feeds the pipeline directly.");
+        let _ = folder;
+        let feed = Box::new(ShopFeed::new(self.seed, Habits::default(), due));
+        Ok(Source { feed, road: Road::Direct, consumer: "eds-demo".into(), _server: None })
+    }
+}
+
+impl Road {
+    /// Publishes what is due until the shop closes; how many that were, where it is this road that counts.
+    async fn publish(self, seed: u64, due: watch::Receiver<u64>) -> Result<Option<u64>, Exit> {
+        match self {
+            Road::Direct => {
+                let _ = (seed, due);
+                Ok(None)
+            }
+            #[cfg(feature = "jetstream")]
+            Road::Nats(publisher) => publisher.publish(Shop::new(seed, Habits::default()), due).await.map(Some).map_err(Exit::Failed),
+        }
+    }
+}
+
+async fn wait_until_applied<T>(progress: &Progress, made: u64, running: &tokio::task::JoinHandle<T>, screen: &Screen) {
+    while progress.snapshot().done < made && !running.is_finished() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    screen.show(&progress.snapshot());
+}
+
+/// Compares and says so; a difference is an error.
+async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit> {
+    let started = Instant::now();
+    let reports = reports(shop, settings, url).await.map_err(|e| Exit::Failed(format!("the destination cannot be read back: {e}")))?;
+    println!("\nThe destination compared with the shop, row by row:");
+    reports.iter().for_each(|r| println!("  {}", check::line(r)));
+    let wrong = reports.iter().filter(|r| !r.is_equal()).count();
+    let rows: usize = reports.iter().map(|r| r.expected).sum();
+    if wrong > 0 {
+        return Err(Exit::Failed(format!("{wrong} tables differ from the shop")));
+    }
+    println!("Every table is equal: {rows} rows in {} tables, compared in {:.1?}.", reports.len(), started.elapsed());
+    Ok(())
+}
+
+async fn reports(shop: &Shop, settings: &Settings, url: &str) -> Result<Vec<TableReport>, String> {
+    let _ = url;
+    match settings.scheme.as_str() {
+        "sqlite" => check::sqlite(shop, &settings.path),
+        "file" => check::files(shop, &PathBuf::from(&settings.path)),
+        #[cfg(feature = "postgres")]
+        "postgres" => {
+            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(|e| e.to_string())?;
+            let connection = tokio::spawn(connection);
+            let reports = check::postgres(shop, &client).await;
+            connection.abort();
+            reports
+        }
+        other => Err(format!("the demo cannot read {other} back")),
+    }
+}
+
+/// A table that stays in its place on a terminal; a line now and then elsewhere.
+struct Screen {
+    live: bool,
+    last: std::sync::Mutex<(Instant, u64, usize)>,
+}
+
+impl Screen {
+    fn new() -> Screen {
+        Screen { live: std::io::stdout().is_terminal(), last: std::sync::Mutex::new((Instant::now(), 0, 0)) }
+    }
+
+    fn interval(&self) -> Duration {
+        if self.live { Duration::from_millis(500) } else { Duration::from_secs(2) }
+    }
+
+    fn show(&self, now: &Snapshot) {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let rate = now.done.saturating_sub(last.1) as f64 / last.0.elapsed().as_secs_f64().max(0.001);
+        let summary = format!("{} events applied, {rate:.0} per second, lag {} events / {:.2} s", now.done, now.lag_events, now.lag_seconds);
+        let mut out = String::new();
+        if self.live {
+            if last.2 > 0 {
+                out += &format!("\x1b[{}A\x1b[J", last.2);
+            }
+            out += &format!("\n  {:<16} {:>10} {:>9}\n", "table", "upserts", "deletes");
+            now.tables.iter().for_each(|(name, counts)| out += &format!("  {name:<16} {:>10} {:>9}\n", counts.upserts, counts.deletes));
+            out += &format!("  {summary}\n");
+        } else {
+            out = format!("  {summary}\n");
+        }
+        let lines = out.matches('\n').count();
+        *last = (Instant::now(), now.done, lines);
+        let _ = std::io::stdout().write_all(out.as_bytes()).and_then(|()| std::io::stdout().flush());
+    }
+}

@@ -1,0 +1,63 @@
+//! The one table of exit codes.
+
+use std::process::ExitCode;
+
+use crate::destination::FailureKind;
+use crate::feed::FeedError;
+use crate::pipeline::Halt;
+
+/// Why the program ends, with the text for the user.
+#[derive(Debug)]
+pub enum Exit {
+    /// 1: it failed.
+    Failed(String),
+    /// 3: what the user gave cannot be right, or the destination did not pass its test.
+    Usage(String),
+    /// 5: NATS cannot be reached.
+    Disconnected(String),
+}
+
+/// A panic ends with this code.
+pub const PANIC: u8 = 2;
+
+impl Exit {
+    pub fn code(&self) -> u8 {
+        match self {
+            Exit::Failed(_) => 1,
+            Exit::Usage(_) => 3,
+            Exit::Disconnected(_) => 5,
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        match self {
+            Exit::Failed(text) | Exit::Usage(text) | Exit::Disconnected(text) => text,
+        }
+    }
+
+    pub fn report(&self) -> ExitCode {
+        eprintln!("eds: {}", self.text());
+        ExitCode::from(self.code())
+    }
+}
+
+impl From<Halt> for Exit {
+    fn from(halt: Halt) -> Exit {
+        match halt {
+            // Not 4 (restart wanted): whoever supervises must not start it again beside the one that took over.
+            Halt::Destination(failure) if failure.kind == FailureKind::Superseded => Exit::Failed(failure.text),
+            Halt::Destination(failure) => Exit::Usage(failure.text),
+            Halt::Feed(e) => e.into(),
+            Halt::Setup(text) => Exit::Failed(text),
+        }
+    }
+}
+
+impl From<FeedError> for Exit {
+    fn from(error: FeedError) -> Exit {
+        match error {
+            FeedError::Unavailable(text) => Exit::Disconnected(text),
+            FeedError::Misconfigured(text) | FeedError::Taken(text) => Exit::Failed(text),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line: one file per command.
+
+#[cfg(feature = "sandbox")]
+mod demo;
+mod drivers;
+mod duration;
+mod exit;
+mod logging;
+mod replay;
+mod run;
+mod state;
+#[cfg(feature = "jetstream")]
+mod stream;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use exit::Exit;
+
+/// Streams change events into a destination and keeps it equal to their source.
+#[derive(Parser)]
+#[command(name = "eds", version, disable_help_subcommand = true, args_override_self = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+struct Global {
+    /// Where EDS keeps what survives a restart.
+    #[arg(short, long, global = true, default_value = "./data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Tell everything.
+    #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    verbose: bool,
+    /// Tell errors only.
+    #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    silent: bool,
+    /// Put the time before each line.
+    #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    timestamp: bool,
+    /// Put this before each line.
+    #[arg(long, global = true, hide = true)]
+    log_label: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Stream changes from NATS JetStream into a destination
+    #[cfg(feature = "jetstream")]
+    #[command(alias = "fork")]
+    Stream(Box<stream::Stream>),
+    /// Apply a journal (a file or directory of events, one JSON a line, or - for standard input) to a destination
+    Replay(Box<replay::Replay>),
+    /// Show EDS at work: a shop that changes, streamed into a database, compared at the end
+    #[cfg(feature = "sandbox")]
+    Demo(demo::Demo),
+    /// List the destinations, or explain one
+    Drivers(drivers::Drivers),
+    /// Look into what EDS keeps in its data directory
+    State(state::StateCommand),
+    /// Print the version
+    Version,
+}
+
+/// Runs the program; the whole of it.
+pub fn main() -> ExitCode {
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default_hook(info);
+        std::process::exit(i32::from(exit::PANIC));
+    }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::from(e.use_stderr()));
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Exit> {
+    let global = cli.global;
+    match cli.command {
+        Command::Version => {
+            println!("{}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Command::Drivers(drivers) => drivers.run(),
+        Command::State(state) => state.run(&global),
+        #[cfg(feature = "jetstream")]
+        Command::Stream(stream) => block_on(stream.run(global)),
+        Command::Replay(replay) => block_on(replay.run(global)),
+        #[cfg(feature = "sandbox")]
+        Command::Demo(demo) => block_on(demo.run(global)),
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
+    // Several rustls users share one provider; a second installation would fail, and that is fine.
+    #[cfg(feature = "tls")]
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|e| Exit::Failed(format!("the runtime cannot be started: {e}")))?;
+    let done = runtime.block_on(command);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    done
+}

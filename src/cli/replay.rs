@@ -1,0 +1,42 @@
+//! `eds replay`: a journal into a destination.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use tracing::info;
+
+use super::exit::Exit;
+use super::run::{self, Plan, To};
+use super::{Global, logging};
+use crate::feed::journal::Journal;
+use crate::pipeline::Progress;
+
+#[derive(Args)]
+pub struct Replay {
+    /// A file or directory of events, one JSON a line, gzipped or not; - for standard input
+    journal: PathBuf,
+    #[command(flatten)]
+    to: To,
+}
+
+impl Replay {
+    pub async fn run(mut self: Box<Self>, global: Global) -> Result<(), Exit> {
+        logging::start(&global, None)?;
+        let (settings, driver) = self.to.destination()?;
+        let feed = Box::new(Journal::new(&self.journal)?);
+        let is_stdin = self.journal.as_os_str() == "-";
+        // Standard input has no position to go on from.
+        self.to.restart |= is_stdin;
+        let name = self.journal.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let consumer = format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into()));
+        let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
+        let plan = Plan { feed, consumer, companies: "*".into(), publisher: self.to.publisher()?, until_caught_up: false, progress: progress.clone(), stop: run::stop_on_signal() };
+        let engine = run::start(&global, &self.to, settings, driver, plan).await?;
+        if let Some(position) = engine.position() {
+            info!("the journal was applied up to line {} before: going on there; --restart applies all of it again", position.sequence);
+        }
+        run::finish(engine, &progress).await?;
+        Ok(())
+    }
+}

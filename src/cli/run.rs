@@ -1,0 +1,166 @@
+//! What `stream`, `replay` and `demo` share: reading the destination, assembling the parts, ending on a signal.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::Global;
+use super::exit::Exit;
+use crate::change::filter::TableFilter;
+use crate::destination::catalog::DRIVERS;
+use crate::destination::{Driver, Epoch, Settings, Target};
+use crate::feed::Feed;
+use crate::pipeline::{AsideLog, End, Engine, Options, Parts, Progress};
+use crate::registry::{Publisher, Registry};
+use crate::state::State;
+
+/// Where the changes go, and how.
+#[derive(Args, Clone, Debug)]
+pub struct To {
+    /// The destination. A password is better given by EDS_URL or --url-file: every user of the machine can read arguments
+    #[arg(long)]
+    pub url: Option<String>,
+    /// A file whose first line is the destination
+    #[arg(long, value_name = "FILE")]
+    pub url_file: Option<PathBuf>,
+    /// The tables' schemas: a file or URL of what HQ's /v3/schema answers
+    #[arg(long, value_name = "FILE|URL")]
+    pub schema: Option<String>,
+    /// HQ, which knows the tables' schemas
+    #[arg(long, value_name = "URL")]
+    pub api_url: Option<String>,
+    /// Only these tables
+    #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
+    pub tables: String,
+    /// Write to this existing table though EDS did not make it
+    #[arg(long, value_name = "TABLE")]
+    pub adopt: Vec<String>,
+    /// Hold a flush that long even if the destination is free
+    #[arg(long = "minPendingLatency", value_name = "DURATION", value_parser = super::duration::parse)]
+    pub pending_latency_min: Option<Duration>,
+    /// The longest that a change waits for its flush
+    #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = super::duration::parse)]
+    pub pending_latency_max: Option<Duration>,
+    /// Begin at the start, whatever was recorded
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub restart: bool,
+}
+
+impl To {
+    /// The destination's settings and driver.
+    pub fn destination(&self) -> Result<(Settings, &'static Driver), Exit> {
+        let text = match (&self.url, &self.url_file, std::env::var("EDS_URL").ok().filter(|u| !u.is_empty())) {
+            (Some(url), ..) => url.clone(),
+            (None, Some(file), _) => {
+                let text = std::fs::read_to_string(file).map_err(|e| Exit::Usage(format!("the URL file {} cannot be read: {e}", file.display())))?;
+                text.lines().next().unwrap_or_default().trim().to_owned()
+            }
+            (None, None, Some(url)) => url,
+            (None, None, None) => return Err(Exit::Usage("no destination: name it with --url, --url-file or EDS_URL; `eds drivers` shows what there is".into())),
+        };
+        let (settings, driver) = Settings::parse(&text, DRIVERS).map_err(|e| Exit::Usage(e.to_string()))?;
+        if self.url.is_some() && settings.password.is_some() {
+            warn!("the password in --url can be read by every user of this machine in the process list: EDS_URL or --url-file keep it private");
+        }
+        Ok((settings, driver))
+    }
+
+    pub fn publisher(&self) -> Result<Publisher, Exit> {
+        match (&self.schema, &self.api_url) {
+            (Some(place), _) if !place.contains("://") => Ok(Publisher::File(place.into())),
+            #[cfg(feature = "http")]
+            (Some(url), _) => Ok(Publisher::Url(crate::http::Http::new().map_err(Exit::Failed)?, url.clone())),
+            #[cfg(feature = "http")]
+            (None, Some(url)) => Ok(Publisher::Hq(crate::http::Http::new().map_err(Exit::Failed)?, url.trim_end_matches('/').to_owned())),
+            #[cfg(not(feature = "http"))]
+            (Some(_), _) | (None, Some(_)) => Err(Exit::Usage("this build cannot ask over HTTP (feature http): name a file with --schema".into())),
+            (None, None) => Ok(Publisher::Fixed(Arc::default())),
+        }
+    }
+}
+
+/// What a run needs beyond its destination.
+pub struct Plan {
+    pub feed: Box<dyn Feed>,
+    pub consumer: String,
+    pub companies: String,
+    pub publisher: Publisher,
+    pub until_caught_up: bool,
+    pub progress: Arc<Progress>,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Starts the engine; errors of the start are the user's to cure.
+pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Engine, Exit> {
+    if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && driver.abilities.schema == crate::destination::Schema::Follows {
+        return Err(Exit::Usage(format!("{} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url", driver.title)));
+    }
+    let state = State::open(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?;
+    let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies };
+    let open = move || -> futures::future::BoxFuture<'static, _> {
+        let target = target.clone();
+        Box::pin(async move { (driver.open)(&target).await })
+    };
+    let options = Options {
+        consumer: plan.consumer,
+        filter: TableFilter::parse(&to.tables),
+        restart: to.restart,
+        pending_latency_min: to.pending_latency_min,
+        pending_latency_max: to.pending_latency_max,
+        until_caught_up: plan.until_caught_up,
+        adopt: to.adopt.clone(),
+        abilities: driver.abilities,
+    };
+    let parts = Parts {
+        feed: plan.feed,
+        open: Box::new(open),
+        registry: Registry::new(plan.publisher, state.clone()),
+        state,
+        aside: AsideLog::in_directory(&global.data_dir),
+        progress: plan.progress,
+        options,
+        stop: plan.stop,
+    };
+    Ok(Engine::start(parts).await?)
+}
+
+/// Runs until the end, and says how much was done.
+pub async fn finish(engine: Engine, progress: &Progress) -> Result<End, Exit> {
+    let end = engine.run().await?;
+    let done = progress.snapshot();
+    let aside = if done.set_aside > 0 { format!(", {} set aside", done.set_aside) } else { String::new() };
+    info!("done: {} events in {} batches{aside}; the destination is at stream sequence {}", done.done, done.batches, done.stream_sequence);
+    Ok(end)
+}
+
+/// Becomes true at SIGINT or SIGTERM; a second one ends the program at once.
+pub fn stop_on_signal() -> watch::Receiver<bool> {
+    let (sender, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        signalled().await;
+        sender.send_replace(true);
+        signalled().await;
+        eprintln!("eds: ended at once; what was not acknowledged comes again at the next start");
+        std::process::exit(1);
+    });
+    stop
+}
+
+async fn signalled() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut term) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = term.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

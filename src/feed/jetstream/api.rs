@@ -1,0 +1,252 @@
+//! The few calls of JetStream's management interface that EDS needs, all under `$JS.API.CONSUMER.>`: the rights of a
+//! credential end there.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::connect::Link;
+use crate::feed::FeedError;
+
+/// How long an answer is waited for. A call that is not allowed is never answered.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum AckPolicy {
+    All,
+    #[default]
+    Explicit,
+    None,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliverPolicy {
+    #[default]
+    All,
+    Last,
+    New,
+    ByStartSequence,
+    ByStartTime,
+    LastPerSubject,
+}
+
+/// A consumer's configuration, as far as EDS sets it. Durations in nanoseconds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct ConsumerConfig {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub durable_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    pub deliver_policy: DeliverPolicy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_start_seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_start_time: Option<String>,
+    pub ack_policy: AckPolicy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_wait: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_deliver: Option<i64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub filter_subject: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filter_subjects: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ack_pending: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_waiting: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inactive_threshold: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub headers_only: bool,
+}
+
+impl ConsumerConfig {
+    /// Whether the consumer behaves the same, wherever it starts.
+    pub fn behaves_as(&self, wanted: &ConsumerConfig) -> bool {
+        self.ack_policy == wanted.ack_policy
+            && self.same_filter(wanted)
+            && self.max_deliver.unwrap_or(-1) == wanted.max_deliver.unwrap_or(-1)
+            && self.max_ack_pending == wanted.max_ack_pending
+            && self.max_waiting == wanted.max_waiting
+            && self.ack_wait == wanted.ack_wait
+    }
+
+    pub fn same_filter(&self, wanted: &ConsumerConfig) -> bool {
+        let filters = |c: &ConsumerConfig| {
+            let mut all: Vec<String> = c.filter_subjects.iter().cloned().chain(Some(c.filter_subject.clone()).filter(|f| !f.is_empty())).collect();
+            all.sort();
+            all
+        };
+        filters(self) == filters(wanted)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Default)]
+#[serde(default)]
+pub struct Sequences {
+    pub consumer_seq: u64,
+    pub stream_seq: u64,
+}
+
+/// What the server says about a consumer.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct ConsumerInfo {
+    pub name: String,
+    pub created: String,
+    pub config: ConsumerConfig,
+    #[serde(default)]
+    pub delivered: Sequences,
+    #[serde(default)]
+    pub ack_floor: Sequences,
+    #[serde(default)]
+    pub num_ack_pending: u64,
+    #[serde(default)]
+    pub num_waiting: u64,
+    #[serde(default)]
+    pub num_pending: u64,
+}
+
+impl ConsumerInfo {
+    /// Everything up to this stream sequence is acknowledged; `None` where the server does not tell. A consumer that
+    /// was made at a start sequence reports 0 until its first acknowledgement.
+    pub fn floor(&self) -> Option<u64> {
+        if self.config.deliver_policy == DeliverPolicy::ByStartSequence {
+            return Some(self.ack_floor.stream_seq.max(self.config.opt_start_seq.unwrap_or(1).saturating_sub(1)));
+        }
+        match (self.ack_floor.stream_seq, self.num_ack_pending, self.config.deliver_policy) {
+            (0, _, DeliverPolicy::All) => Some(0),
+            (0, 0, _) => Some(self.delivered.stream_seq),
+            (0, ..) => None,
+            (floor, ..) => Some(floor),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub enum ApiError {
+    /// 10014.
+    NoConsumer,
+    /// 10059.
+    NoStream,
+    Refused(u64, String),
+    NoAnswer(String),
+}
+
+impl ApiError {
+    /// As an error of the feed; `what` says what was asked for.
+    pub fn or_fail(self, what: &str) -> FeedError {
+        match self {
+            ApiError::NoStream => FeedError::Misconfigured(format!("{what}: this NATS server has no such stream; is it the right server and account?")),
+            ApiError::NoConsumer => FeedError::Unavailable(format!("{what}: the consumer is gone")),
+            ApiError::Refused(code @ (10008 | 10041 | 10077), text) => FeedError::Unavailable(format!("{what}: JetStream says {text} ({code})")),
+            ApiError::Refused(code, text) => FeedError::Misconfigured(format!("{what}: JetStream says {text} ({code})")),
+            ApiError::NoAnswer(why) => FeedError::Unavailable(format!("{what}: {why}")),
+        }
+    }
+}
+
+/// Calls about the consumers of one stream.
+#[derive(Clone)]
+pub struct Api {
+    pub link: Link,
+    pub stream: String,
+}
+
+impl Api {
+    async fn call<T: DeserializeOwned>(&self, verb: &str, name: &str, body: Vec<u8>) -> Result<T, ApiError> {
+        let subject = format!("$JS.API.CONSUMER.{verb}.{}.{name}", self.stream);
+        self.link.complaint();
+        if !self.link.is_connected() {
+            return Err(ApiError::NoAnswer("NATS is away".into()));
+        }
+        let request = async_nats::Request::new().payload(body.into()).timeout(Some(ANSWER_WAIT_MAX));
+        let answer = match self.link.client.send_request(subject, request).await {
+            Ok(answer) => answer,
+            Err(e) => {
+                let complaint = self.link.complaint().map(|c| format!(" (the server said: {c})")).unwrap_or_default();
+                let right = format!("do the credentials allow publishing to $JS.API.CONSUMER.> and subscribing to _INBOX.>, and does the server have JetStream?{complaint}");
+                return Err(ApiError::NoAnswer(format!("no answer to $JS.API.CONSUMER.{verb}: {e}; {right}")));
+            }
+        };
+        let value: serde_json::Value = serde_json::from_slice(&answer.payload).map_err(|e| ApiError::Refused(0, format!("an answer that is not JSON: {e}")))?;
+        if let Some(error) = value.get("error") {
+            let refusal = Refusal::deserialize(error).map_err(|e| ApiError::Refused(0, e.to_string()))?;
+            return Err(match refusal.err_code {
+                10014 => ApiError::NoConsumer,
+                10059 => ApiError::NoStream,
+                code => ApiError::Refused(code, refusal.description),
+            });
+        }
+        serde_json::from_value(value).map_err(|e| ApiError::Refused(0, format!("an answer of another form: {e}")))
+    }
+
+    pub async fn info(&self, name: &str) -> Result<ConsumerInfo, ApiError> {
+        self.call("INFO", name, Vec::new()).await
+    }
+
+    pub async fn delete(&self, name: &str) -> Result<(), ApiError> {
+        match self.call::<serde_json::Value>("DELETE", name, Vec::new()).await {
+            Ok(_) | Err(ApiError::NoConsumer) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes a consumer; fails where one of that name behaves differently.
+    pub async fn create(&self, config: &ConsumerConfig) -> Result<ConsumerInfo, ApiError> {
+        let name = if config.durable_name.is_empty() { &config.name } else { &config.durable_name };
+        let body = serde_json::json!({ "stream_name": self.stream, "config": config, "action": "create" });
+        self.call("CREATE", name, body.to_string().into_bytes()).await
+    }
+
+    /// Asks through a short-lived consumer of ours, without a message of it being pulled.
+    pub async fn probe(&self, policy: DeliverPolicy, filter: &ConsumerConfig) -> Result<ConsumerInfo, ApiError> {
+        let config = ConsumerConfig {
+            name: format!("eds-probe-{}", uuid::Uuid::new_v4().simple()),
+            deliver_policy: policy,
+            ack_policy: AckPolicy::None,
+            filter_subject: filter.filter_subject.clone(),
+            filter_subjects: filter.filter_subjects.clone(),
+            inactive_threshold: Some(Duration::from_secs(10).as_nanos() as u64),
+            headers_only: true,
+            ..ConsumerConfig::default()
+        };
+        let info = self.create(&config).await?;
+        let _ = self.delete(&config.name).await;
+        Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(json: &str) -> ConsumerInfo {
+        serde_json::from_str(&format!(r#"{{"name":"c","created":"2024-01-01T00:00:00Z",{json}}}"#)).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn the_floor_of_a_consumer_made_at_a_sequence_is_where_it_starts() {
+        let at = |json: &str| info(json).floor();
+        assert_eq!(at(r#""config":{"deliver_policy":"by_start_sequence","opt_start_seq":100,"ack_policy":"all"}"#), Some(99));
+        assert_eq!(at(r#""config":{"deliver_policy":"by_start_sequence","opt_start_seq":100},"ack_floor":{"consumer_seq":5,"stream_seq":140}"#), Some(140));
+        assert_eq!(at(r#""config":{"deliver_policy":"new"},"delivered":{"consumer_seq":0,"stream_seq":77}"#), Some(77));
+        assert_eq!(at(r#""config":{"deliver_policy":"new"},"delivered":{"consumer_seq":3,"stream_seq":80},"num_ack_pending":3"#), None);
+        assert_eq!(at(r#""config":{"deliver_policy":"all"},"num_ack_pending":3"#), Some(0));
+    }
+}

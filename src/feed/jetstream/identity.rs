@@ -1,0 +1,120 @@
+//! Who we are to NATS: what a credentials file says about the server, its companies and its session.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::Deserialize;
+
+use crate::feed::FeedError;
+
+/// Read from the JWT of a `.creds` file, or assumed for a server on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub server_id: String,
+    /// `*` for all.
+    pub companies: Vec<String>,
+    pub session_id: String,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    exp: Option<u64>,
+    #[serde(default)]
+    nats: Rights,
+}
+
+#[derive(Deserialize, Default)]
+struct Rights {
+    #[serde(default, rename = "sub")]
+    subscribe: Subjects,
+}
+
+#[derive(Deserialize, Default)]
+struct Subjects {
+    #[serde(default)]
+    allow: Vec<String>,
+}
+
+impl Identity {
+    /// A development server without credentials.
+    pub fn local() -> Identity {
+        Identity { server_id: "dev".into(), companies: vec!["*".into()], session_id: uuid::Uuid::new_v4().to_string() }
+    }
+
+    /// Reads the text of a credentials file. `now`: Unix seconds.
+    pub fn from_creds(text: &str, now: u64) -> Result<Identity, String> {
+        let jwt = text.lines().skip_while(|l| !l.contains("BEGIN NATS USER JWT")).nth(1).ok_or("it has no NATS user JWT")?;
+        let payload = jwt.trim().split('.').nth(1).ok_or("its JWT is not of three parts")?;
+        let claims = BASE64URL_NOPAD.decode(payload.trim_end_matches('=').as_bytes()).map_err(|_| "its JWT is not base64")?;
+        let claims: Claims = serde_json::from_slice(&claims).map_err(|_| "its JWT holds no claims of NATS")?;
+        if let Some(exp) = claims.exp.filter(|exp| *exp > 0 && *exp <= now) {
+            return Err(format!("it expired {} seconds ago: get a new one", now - exp));
+        }
+        if claims.name.is_empty() {
+            return Err("its JWT names no server (claim name)".into());
+        }
+        let mut companies = BTreeSet::new();
+        let mut session_id = String::new();
+        for subject in &claims.nats.subscribe.allow {
+            match subject.split('.').collect::<Vec<_>>()[..] {
+                ["dbchange", "*", "*", company, "*", "PUBLIC", ">"] => {
+                    companies.insert(company.to_owned());
+                }
+                ["eds", "notify", session, ">"] => session_id = session.to_owned(),
+                _ => {}
+            }
+        }
+        if companies.is_empty() {
+            return Err("its JWT allows no company's changes (nats.sub.allow has no dbchange.*.*.<company>.*.PUBLIC.>)".into());
+        }
+        Ok(Identity { server_id: claims.name, companies: companies.into_iter().collect(), session_id })
+    }
+
+    /// The identity and the text of a credentials file.
+    pub fn from_file(path: &Path) -> Result<(Identity, String), FeedError> {
+        let wrong = |why: String| FeedError::Misconfigured(format!("the credentials file {} cannot be used: {why}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+        let now = (crate::pipeline::progress::now_ns() / 1_000_000_000) as u64;
+        let identity = Self::from_creds(&text, now).map_err(wrong)?;
+        Ok((identity, text))
+    }
+
+    /// The durable consumer's name.
+    pub fn consumer(&self, suffix: Option<&str>) -> String {
+        match suffix.filter(|s| !s.is_empty()) {
+            Some(suffix) => format!("eds-{}-{suffix}", self.server_id),
+            None => format!("eds-{}", self.server_id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn creds(claims: &str) -> String {
+        let jwt = format!("x.{}.y", BASE64URL_NOPAD.encode(claims.as_bytes()));
+        format!("-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n")
+    }
+
+    #[test]
+    fn reads_server_companies_and_session() {
+        let text = creds(r#"{"name":"s1","nats":{"sub":{"allow":["dbchange.*.*.c2.*.PUBLIC.>","dbchange.*.*.c1.*.PUBLIC.>","eds.notify.abc.>","_INBOX.>"]}}}"#);
+        let identity = Identity { server_id: "s1".into(), companies: vec!["c1".into(), "c2".into()], session_id: "abc".into() };
+        assert_eq!(Identity::from_creds(&text, 5), Ok(identity.clone()));
+        assert_eq!(identity.consumer(Some("b")), "eds-s1-b");
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let error = |claims: &str| Identity::from_creds(&creds(claims), 100).err().unwrap_or_default();
+        assert!(error(r#"{"name":"s1","nats":{"sub":{"allow":["_INBOX.>"]}}}"#).contains("no company"));
+        assert!(error(r#"{"nats":{}}"#).contains("no server"));
+        assert!(error(r#"{"name":"s1","exp":40}"#).contains("expired 60 seconds ago"));
+        assert!(Identity::from_creds("", 0).is_err());
+    }
+}

@@ -1,0 +1,262 @@
+//! NATS JetStream: a durable pull consumer that is opened at a position of ours, in stream order.
+
+pub mod api;
+pub mod connect;
+pub mod identity;
+mod pull;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::{Delivery, Feed, FeedError, Opened, Signal, Start};
+use crate::change::Position;
+use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
+use connect::Link;
+use pull::Opening;
+
+/// The stream that carries the changes.
+pub const STREAM: &str = "dbchange";
+
+const ACK_WAIT: Duration = Duration::from_secs(5 * 60);
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+/// How long a pull of a process that is gone may still hold its place; then whoever waits is alive.
+const WAITING_GONE_MAX: Duration = Duration::from_secs(6);
+/// How long the confirmation of the last acknowledgement is waited for.
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What the consumer is to be like.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub durable: String,
+    /// `*` for all.
+    pub companies: Vec<String>,
+    pub policy: AckPolicy,
+    pub max_ack_pending: i64,
+    /// Messages per pull.
+    pub batch: usize,
+    /// Where to begin if nothing at all is known.
+    pub start: Start,
+}
+
+pub struct JetStream {
+    api: Api,
+    settings: Settings,
+    opening: Option<Opening>,
+    was_open: bool,
+}
+
+impl JetStream {
+    pub fn new(link: Link, settings: Settings) -> JetStream {
+        JetStream { api: Api { link, stream: STREAM.into() }, settings, opening: None, was_open: false }
+    }
+
+    fn wanted(&self) -> ConsumerConfig {
+        let filters: Vec<String> = self.settings.companies.iter().map(|company| format!("{STREAM}.*.*.{company}.*.PUBLIC.>")).collect();
+        let (filter_subject, filter_subjects) = match &filters[..] {
+            [one] => (one.clone(), Vec::new()),
+            _ => (String::new(), filters),
+        };
+        ConsumerConfig {
+            durable_name: self.settings.durable.clone(),
+            ack_policy: self.settings.policy,
+            ack_wait: Some(ACK_WAIT.as_nanos() as u64),
+            max_deliver: Some(-1),
+            filter_subject,
+            filter_subjects,
+            max_ack_pending: Some(self.settings.max_ack_pending),
+            max_waiting: Some(1),
+            inactive_threshold: Some(INACTIVE_THRESHOLD.as_nanos() as u64),
+            ..ConsumerConfig::default()
+        }
+    }
+
+    /// The durable as it is.
+    async fn existing(&self) -> Result<Option<ConsumerInfo>, FeedError> {
+        match self.api.info(&self.settings.durable).await {
+            Ok(info) => Ok(Some(info)),
+            Err(ApiError::NoConsumer) => Ok(None),
+            Err(e) => Err(e.or_fail(&self.about())),
+        }
+    }
+
+    fn about(&self) -> String {
+        format!("consumer {} on stream {STREAM}", self.settings.durable)
+    }
+
+    /// Somebody who pulls all the time is another EDS; a pull left by one that died ends within its expiry.
+    async fn alone(&self, mut info: ConsumerInfo) -> Result<ConsumerInfo, FeedError> {
+        let deadline = Instant::now() + WAITING_GONE_MAX;
+        while info.num_waiting > 0 {
+            if Instant::now() > deadline {
+                return Err(FeedError::Taken(format!("another EDS is reading {}: stop it first, or give this one a --consumer-suffix of its own", self.about())));
+            }
+            sleep(Duration::from_millis(300)).await;
+            match self.existing().await? {
+                Some(now) => info = now,
+                None => break,
+            }
+        }
+        Ok(info)
+    }
+
+    /// A fresh durable that starts where `policy` says.
+    async fn make(&self, config: &ConsumerConfig, existing: bool) -> Result<ConsumerInfo, FeedError> {
+        let version = self.api.link.client.server_info().version;
+        if config.filter_subjects.len() > 1 && is_before_2_10(&version) {
+            return Err(FeedError::Misconfigured(format!(
+                "the NATS server is of version {version}; several companies in one credential need 2.10 or later (an older one would send the changes of all companies)"
+            )));
+        }
+        if existing {
+            self.api.delete(&self.settings.durable).await.map_err(|e| e.or_fail(&self.about()))?;
+        }
+        let info = self.api.create(config).await.map_err(|e| e.or_fail(&self.about()))?;
+        if !info.config.same_filter(config) {
+            let _ = self.api.delete(&self.settings.durable).await;
+            return Err(FeedError::Misconfigured(format!("the NATS server (version {version}) ignored the filter of {}: it is too old for several companies", self.about())));
+        }
+        Ok(info)
+    }
+
+    /// The consumer at `after`: as it is where it stands there with nothing under way, else made anew.
+    async fn stand_at(&self, after: Option<Position>, existing: Option<ConsumerInfo>, idle_ns: Option<i64>) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
+        let wanted = self.wanted();
+        let fits = |info: &ConsumerInfo| info.config.behaves_as(&wanted) && info.num_ack_pending == 0;
+        if let Some(info) = existing.as_ref().filter(|info| fits(info) && (after.is_none() || info.floor() == after.map(|p| p.sequence))) {
+            return Ok((info.clone(), Vec::new()));
+        }
+        let Some(position) = after else {
+            let (start, warnings) = self.first_start(existing.as_ref());
+            return Ok((self.make(&ConsumerConfig { ..start }, existing.is_some()).await?, warnings));
+        };
+        let mut warnings = Vec::new();
+        let last = self.api.probe(DeliverPolicy::New, &ConsumerConfig::default()).await.map_err(|e| e.or_fail("the end of the stream"))?;
+        let anew = last.delivered.stream_seq < position.sequence;
+        if anew {
+            warnings.push(format!(
+                "the stream {STREAM} ends at sequence {}, before {} where we were: it was made anew and is read from its beginning; what happened in between needs an import",
+                last.delivered.stream_seq, position.sequence
+            ));
+        }
+        let start = if anew { 1 } else { position.sequence + 1 };
+        let config = ConsumerConfig { deliver_policy: DeliverPolicy::ByStartSequence, opt_start_seq: Some(start), ..wanted.clone() };
+        let info = self.make(&config, existing.is_some()).await?;
+        if !anew && info.delivered.stream_seq > position.sequence {
+            warnings.extend(self.gap(position, &info, idle_ns).await);
+        }
+        info!(consumer = self.settings.durable, after = start - 1, pending = info.num_pending, "the consumer was made anew at our position");
+        Ok((info, warnings))
+    }
+
+    /// Where nothing is known but what the durable itself was made for.
+    fn first_start(&self, existing: Option<&ConsumerInfo>) -> (ConsumerConfig, Vec<String>) {
+        let wanted = self.wanted();
+        if let Some(info) = existing {
+            // Made by upstream, with deliveries under way and none acknowledged: they began when it was made.
+            let since = info.config.opt_start_time.clone().unwrap_or_else(|| info.created.clone());
+            return (ConsumerConfig { deliver_policy: DeliverPolicy::ByStartTime, opt_start_time: Some(since), ..wanted }, Vec::new());
+        }
+        match self.settings.start {
+            Start::All => (ConsumerConfig { deliver_policy: DeliverPolicy::All, ..wanted }, Vec::new()),
+            Start::NewOnly => {
+                let warning = "nothing is known of an earlier run: only changes from now on are streamed. --restart takes all that the stream still has";
+                (ConsumerConfig { deliver_policy: DeliverPolicy::New, ..wanted }, vec![warning.into()])
+            }
+        }
+    }
+
+    /// Changes after our position are no longer in the stream. Whether any was for us shows the time at which nothing
+    /// was pending: retention removes the oldest first.
+    async fn gap(&self, position: Position, info: &ConsumerInfo, idle_ns: Option<i64>) -> Option<String> {
+        let first = info.delivered.stream_seq + 1;
+        let oldest_ns = self.oldest_time(first).await;
+        if let (Some(idle), Some(oldest)) = (idle_ns, oldest_ns)
+            && oldest <= idle
+        {
+            return None;
+        }
+        let since = crate::change::value::rfc3339(idle_ns.unwrap_or(position.time_ns).max(position.time_ns) / 1000);
+        Some(format!(
+            "changes may be missing: the stream {STREAM} no longer has sequences {} to {}, published after {since}; an import brings the destination up to date",
+            position.sequence + 1,
+            first - 1
+        ))
+    }
+
+    /// When the message at `sequence` was published.
+    async fn oldest_time(&self, sequence: u64) -> Option<i64> {
+        let config = ConsumerConfig {
+            name: format!("eds-probe-{}", uuid::Uuid::new_v4().simple()),
+            deliver_policy: DeliverPolicy::ByStartSequence,
+            opt_start_seq: Some(sequence),
+            ack_policy: AckPolicy::None,
+            inactive_threshold: Some(Duration::from_secs(10).as_nanos() as u64),
+            headers_only: true,
+            ..ConsumerConfig::default()
+        };
+        self.api.create(&config).await.ok()?;
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", config.name);
+        let opening = Opening::new(&self.api.link.client, subject, 1, AckPolicy::None, self.api.link.connections.clone(), 0).await;
+        let mut found = Vec::new();
+        if let Ok(mut opening) = opening {
+            let _ = tokio::time::timeout(Duration::from_secs(3), opening.next(&mut found, 1)).await;
+        }
+        let _ = self.api.delete(&config.name).await;
+        found.first().map(|d| d.position.time_ns)
+    }
+}
+
+fn is_before_2_10(version: &str) -> bool {
+    let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(u32::MAX));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (2, 10)
+}
+
+#[async_trait]
+impl Feed for JetStream {
+    async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
+        let floor = self.existing().await?.and_then(|info| info.floor());
+        Ok(floor.map(|sequence| Position { sequence, time_ns: 0 }))
+    }
+
+    async fn open(&mut self, after: Option<Position>, idle_ns: Option<i64>) -> Result<Opened, FeedError> {
+        self.opening = None;
+        let mut existing = self.existing().await?;
+        if let Some(info) = existing.take() {
+            existing = Some(if self.was_open { info } else { self.alone(info).await? });
+        }
+        let (info, warnings) = self.stand_at(after, existing, idle_ns).await?;
+        let allowed = info.config.max_batch.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(usize::MAX);
+        let batch = self.settings.batch.min(allowed).max(1);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", self.settings.durable);
+        let link = &self.api.link;
+        self.opening = Some(Opening::new(&link.client, subject, batch, self.settings.policy, link.connections.clone(), info.delivered.consumer_seq).await?);
+        self.was_open = true;
+        Ok(Opened { warnings, pending: Some(info.num_pending) })
+    }
+
+    async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
+        match &mut self.opening {
+            Some(opening) => opening.next(into, max).await,
+            None => Ok(Signal::Lost("the feed is not open".into())),
+        }
+    }
+
+    async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError> {
+        match &mut self.opening {
+            Some(opening) => opening.acknowledge(through).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), FeedError> {
+        let Some(mut opening) = self.opening.take() else { return Ok(()) };
+        let closed = opening.close(CLOSE_WAIT_MAX).await;
+        if self.api.link.client.flush().await.is_err() {
+            warn!("the connection to NATS was gone before its end");
+        }
+        closed
+    }
+}

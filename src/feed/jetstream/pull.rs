@@ -1,0 +1,279 @@
+//! Pulls that never overlap: the next one is asked for when the last message of a batch, or its end, has arrived.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::api::AckPolicy;
+use crate::change::Position;
+use crate::feed::{Delivery, Encoding, FeedError, Signal};
+
+/// Bytes that one pull may bring.
+const PULL_BYTES_MAX: usize = 8 << 20;
+/// A single message may be as large as a NATS server can be made to allow.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// After so long the server ends a pull that has found nothing: the sign of life of an idle stream. There is no idle
+/// heartbeat on purpose: with one, the server drops a refused pull silently instead of answering 409.
+const PULL_EXPIRES: Duration = Duration::from_secs(5);
+/// Grace beyond that, after which the pull is taken for lost.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
+/// How long to wait before a refused pull is tried again.
+const REFUSED_WAIT: Duration = Duration::from_millis(300);
+
+/// What the server says of one delivery in its reply subject (ADR-15, both forms).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Meta {
+    stream_seq: u64,
+    consumer_seq: u64,
+    published_ns: i64,
+    pending: u64,
+}
+
+impl Meta {
+    fn parse(reply: &str) -> Option<Meta> {
+        let tokens: Vec<&str> = reply.split('.').collect();
+        let at = match tokens.len() {
+            9 => 4,
+            n if n >= 11 => 6,
+            _ => return None,
+        };
+        let number = |i: usize| tokens.get(at + i).and_then(|t| t.parse::<u64>().ok());
+        Some(Meta { stream_seq: number(1)?, consumer_seq: number(2)?, published_ns: i64::try_from(number(3)?).ok()?, pending: number(4)? })
+    }
+}
+
+/// One opening of the feed: its own inbox, so that nothing of an earlier one arrives in it.
+pub struct Opening {
+    client: Client,
+    inbox: String,
+    messages: Subscriber,
+    pull_subject: String,
+    batch: usize,
+    policy: AckPolicy,
+    connections: watch::Receiver<u64>,
+    /// Messages that the pull under way may still bring; 0: none is under way.
+    left: usize,
+    /// Messages that it has brought.
+    brought: usize,
+    pull_bytes: usize,
+    pull_no: u64,
+    give_up: Instant,
+    /// After a refused pull, when the next may be sent.
+    not_before: Instant,
+    consumer_seq: u64,
+    highest: u64,
+    /// Delivered and not acknowledged, in stream order.
+    outstanding: VecDeque<(u64, Subject)>,
+    /// Acknowledgements that the server has not confirmed.
+    unconfirmed: u64,
+}
+
+/// What one message of the inbox means.
+enum Heard {
+    Delivery(Delivery),
+    Nothing,
+    Signal(Signal),
+}
+
+impl Opening {
+    /// `consumer_seq`: what the consumer has delivered so far.
+    pub async fn new(client: &Client, subject: String, batch: usize, policy: AckPolicy, mut connections: watch::Receiver<u64>, consumer_seq: u64) -> Result<Opening, FeedError> {
+        connections.mark_unchanged();
+        let inbox = client.new_inbox();
+        let messages = client.subscribe(format!("{inbox}.*")).await.map_err(|e| FeedError::Unavailable(format!("no inbox: {e}")))?;
+        Ok(Opening {
+            client: client.clone(),
+            inbox,
+            messages,
+            pull_subject: subject,
+            batch,
+            policy,
+            connections,
+            left: 0,
+            brought: 0,
+            pull_bytes: PULL_BYTES_MAX,
+            pull_no: 0,
+            give_up: Instant::now(),
+            not_before: Instant::now(),
+            consumer_seq,
+            highest: 0,
+            outstanding: VecDeque::new(),
+            unconfirmed: 0,
+        })
+    }
+
+    async fn pull(&mut self) -> Result<(), FeedError> {
+        let body = format!(r#"{{"batch":{},"max_bytes":{},"expires":{}}}"#, self.batch, self.pull_bytes, PULL_EXPIRES.as_nanos());
+        let inbox = format!("{}.{}", self.inbox, self.pull_no + 1);
+        let sent = self.client.publish_with_reply(self.pull_subject.clone(), inbox, body.into()).await;
+        sent.map_err(|e| FeedError::Unavailable(format!("the pull could not be sent: {e}")))?;
+        self.pull_no += 1;
+        self.left = self.batch;
+        self.brought = 0;
+        self.pull_bytes = PULL_BYTES_MAX;
+        self.give_up = Instant::now() + PULL_EXPIRES + ANSWER_GRACE;
+        Ok(())
+    }
+
+    /// As [`crate::feed::Feed::next`].
+    pub async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
+        loop {
+            if self.left == 0 {
+                tokio::time::sleep_until(self.not_before).await;
+                self.pull().await?;
+            }
+            let message = tokio::select! {
+                biased;
+                _ = self.connections.changed() => return Ok(Signal::Lost("NATS was away for a moment".into())),
+                message = timeout_at(self.give_up, self.messages.next()) => message,
+            };
+            let message = match message {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(FeedError::Unavailable("the connection to NATS was closed".into())),
+                Err(_) => return Ok(Signal::Lost("a pull was not answered".into())),
+            };
+            match self.heard(message)? {
+                Heard::Delivery(delivery) => into.push(delivery),
+                Heard::Nothing => continue,
+                Heard::Signal(signal) => return Ok(signal),
+            }
+            return self.drain(into, max);
+        }
+    }
+
+    /// Takes what has arrived already, without waiting.
+    fn drain(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
+        while into.len() < max && self.left > 0 {
+            let Some(Some(message)) = self.messages.next().now_or_never() else { break };
+            match self.heard(message)? {
+                Heard::Delivery(delivery) => into.push(delivery),
+                Heard::Nothing | Heard::Signal(Signal::Idle) => {}
+                // What was delivered before is dropped with it, and comes again.
+                Heard::Signal(signal) => return Ok(signal),
+            }
+        }
+        Ok(Signal::Delivered)
+    }
+
+    fn heard(&mut self, message: Message) -> Result<Heard, FeedError> {
+        if let Some(status) = message.status {
+            return self.status(status.as_u16(), &message);
+        }
+        if message.subject.as_str().starts_with(&self.inbox) {
+            // An empty message without status confirms an acknowledgement.
+            self.unconfirmed = self.unconfirmed.saturating_sub(1);
+            return Ok(Heard::Nothing);
+        }
+        self.left = self.left.saturating_sub(1);
+        self.brought += 1;
+        let Some((meta, reply)) = message.reply.as_ref().and_then(|r| Some((Meta::parse(r)?, r.clone()))) else {
+            return Ok(Heard::Nothing);
+        };
+        if meta.consumer_seq != self.consumer_seq + 1 {
+            return Ok(Heard::Signal(Signal::Lost(format!("{} deliveries were lost on the way", meta.consumer_seq.saturating_sub(self.consumer_seq + 1)))));
+        }
+        self.consumer_seq = meta.consumer_seq;
+        if meta.stream_seq <= self.highest {
+            // Delivered again while a long outage kept it waiting.
+            return Ok(Heard::Nothing);
+        }
+        self.highest = meta.stream_seq;
+        self.outstanding.push_back((meta.stream_seq, reply));
+        let encoding = match message.headers.as_ref().and_then(|h| h.get("content-encoding")).map(async_nats::HeaderValue::as_str) {
+            None | Some("" | "json") => Encoding::Json,
+            Some("gzip/json") => Encoding::GzipJson,
+            Some(other) => Encoding::Unknown(other.to_owned()),
+        };
+        Ok(Heard::Delivery(Delivery {
+            position: Position { sequence: meta.stream_seq, time_ns: meta.published_ns },
+            subject: message.subject.to_string(),
+            payload: message.payload,
+            encoding,
+            pending: meta.pending,
+        }))
+    }
+
+    /// A status names its pull in its subject; only that of the pull under way counts.
+    fn status(&mut self, status: u16, message: &Message) -> Result<Heard, FeedError> {
+        if message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) != Some(self.pull_no) {
+            return Ok(Heard::Nothing);
+        }
+        let text = message.description.as_deref().unwrap_or_default();
+        match (status, text) {
+            (404 | 408, _) => {
+                self.left = 0;
+                Ok(Heard::Signal(Signal::Idle))
+            }
+            (409, "Message Size Exceeds MaxBytes") => {
+                if self.brought == 0 {
+                    self.pull_bytes = MESSAGE_BYTES_MAX;
+                }
+                self.left = 0;
+                Ok(Heard::Nothing)
+            }
+            (409, "Batch Completed") => {
+                self.left = 0;
+                Ok(Heard::Nothing)
+            }
+            (409, "Consumer Deleted") => Ok(Heard::Signal(Signal::Lost("the consumer was deleted".into()))),
+            // Our own pull from before a reconnect, or another process's, holds the only place: it ends within 5 s.
+            (409, "Exceeded MaxWaiting" | "Leadership Change" | "Server Shutdown") => {
+                self.left = 0;
+                self.not_before = Instant::now() + REFUSED_WAIT;
+                Ok(Heard::Nothing)
+            }
+            (503, _) => Ok(Heard::Signal(Signal::Lost("the consumer or JetStream is gone".into()))),
+            _ => Ok(Heard::Signal(Signal::Lost(format!("the pull was refused: {status} {text}")))),
+        }
+    }
+
+    /// Sends the acknowledgement; that the server has it is heard later.
+    pub async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError> {
+        let mut covered = Vec::new();
+        while self.outstanding.front().is_some_and(|(sequence, _)| *sequence <= through.sequence) {
+            covered.extend(self.outstanding.pop_front().map(|(_, reply)| reply));
+        }
+        let Some(last) = covered.pop() else { return Ok(()) };
+        let failed = |e: async_nats::PublishError| FeedError::Unavailable(e.to_string());
+        if self.policy == AckPolicy::Explicit {
+            for reply in covered {
+                self.client.publish(reply, Bytes::from_static(b"+ACK")).await.map_err(failed)?;
+            }
+        }
+        self.client.publish_with_reply(last, format!("{}.ack", self.inbox), Bytes::from_static(b"+ACK")).await.map_err(failed)?;
+        self.unconfirmed += 1;
+        Ok(())
+    }
+
+    /// Waits until the server has confirmed what was acknowledged.
+    pub async fn close(&mut self, patience: Duration) -> Result<(), FeedError> {
+        let deadline = Instant::now() + patience;
+        while self.unconfirmed > 0 {
+            match timeout_at(deadline, self.messages.next()).await {
+                Ok(Some(message)) if message.status.is_none() && message.subject.as_str().starts_with(&self.inbox) => self.unconfirmed -= 1,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Err(FeedError::Unavailable("NATS did not confirm it in time".into())),
+            }
+        }
+        let _ = self.messages.unsubscribe().await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_both_forms_of_a_reply_subject() {
+        let meta = Meta { stream_seq: 20, consumer_seq: 10, published_ns: 1_720_732_611_708_587_506, pending: 5 };
+        assert_eq!(Meta::parse("$JS.ACK.dbchange.eds-dev.1.20.10.1720732611708587506.5"), Some(meta));
+        assert_eq!(Meta::parse("$JS.ACK.hub.ACCHASH.dbchange.eds-dev.1.20.10.1720732611708587506.5.token"), Some(meta));
+        assert_eq!(Meta::parse("_INBOX.x"), None);
+    }
+}

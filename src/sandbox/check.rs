@@ -1,0 +1,157 @@
+//! Compares a destination with the shop, row by row, through a client of its own.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::shop::Shop;
+use super::tables::{Kind, Table};
+
+/// How a table compares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableReport {
+    pub table: String,
+    pub expected: usize,
+    pub found: usize,
+    /// Rows that lack or are too many or differ; the first few are named.
+    pub wrong: usize,
+    pub examples: Vec<String>,
+}
+
+impl TableReport {
+    pub fn is_equal(&self) -> bool {
+        self.wrong == 0 && self.expected == self.found
+    }
+}
+
+/// Rows of one table as a reader found them: id → columns.
+pub type Found = BTreeMap<String, Map<String, Value>>;
+
+/// Compares what was found of one table with what the shop has.
+pub fn compare(shop: &Shop, table: usize, mut found: Found) -> TableReport {
+    let spec = &shop.tables[table];
+    let mut report = TableReport { table: spec.name.into(), found: found.len(), ..TableReport::default() };
+    let note = |text: String, report: &mut TableReport| {
+        report.wrong += 1;
+        if report.examples.len() < 3 {
+            report.examples.push(text);
+        }
+    };
+    for (n, revision) in shop.alive(table) {
+        report.expected += 1;
+        let id = shop.id(table, n);
+        let Some(row) = found.remove(&id) else {
+            note(format!("row {id} is missing"), &mut report);
+            continue;
+        };
+        let expected: Map<String, Value> = serde_json::from_str(&shop.row(table, n, revision)).unwrap_or_default();
+        if let Some(column) = first_difference(spec, &expected, &row) {
+            note(format!("row {id}, column {column}: {} instead of {}", row.get(column).unwrap_or(&Value::Null), expected.get(column).unwrap_or(&Value::Null)), &mut report);
+        }
+    }
+    for id in found.keys() {
+        note(format!("row {id} should not be there"), &mut report);
+    }
+    report
+}
+
+fn first_difference<'a>(spec: &'a Table, expected: &Map<String, Value>, row: &Map<String, Value>) -> Option<&'a str> {
+    spec.columns
+        .iter()
+        .find(|c| {
+            let wanted = expected.get(&c.name).unwrap_or(&Value::Null);
+            !same(c.kind, wanted, row.get(&c.name).unwrap_or(&Value::Null))
+        })
+        .map(|c| c.name.as_str())
+}
+
+/// Whether a destination's value is the shop's: times compare as instants, numbers as numbers, JSON as JSON.
+fn same(kind: Kind, wanted: &Value, found: &Value) -> bool {
+    match (kind, wanted, found) {
+        (_, Value::Null, found) => found.is_null(),
+        (Kind::Date, Value::String(a), Value::String(b)) => micros(a).is_some() && micros(a) == micros(b),
+        (Kind::Decimal, a, b) => a.as_f64().is_some() && a.as_f64() == b.as_f64(),
+        (Kind::Flag, Value::Bool(a), Value::Number(b)) => Some(i64::from(*a)) == b.as_i64(),
+        // A database without a JSON type gives its text.
+        (Kind::Object | Kind::Strings, a, Value::String(text)) => serde_json::from_str::<Value>(text).is_ok_and(|b| *a == b),
+        (_, a, b) => a == b,
+    }
+}
+
+fn micros(text: &str) -> Option<i64> {
+    let instant: jiff::Timestamp = text.parse().ok()?;
+    i64::try_from(instant.as_nanosecond().div_euclid(1000)).ok()
+}
+
+/// All tables of an SQLite file. A table that is not there has no rows.
+pub fn sqlite(shop: &Shop, path: &str) -> Result<Vec<TableReport>, String> {
+    let db = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
+    let read = |table: usize| -> rusqlite::Result<Found> {
+        let mut statement = db.prepare(&format!("SELECT * FROM \"{}\"", shop.tables[table].name))?;
+        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let rows = statement.query_map([], |row| {
+            let mut out = Map::new();
+            for (i, name) in names.iter().enumerate() {
+                let value = match row.get_ref(i)? {
+                    rusqlite::types::ValueRef::Null => Value::Null,
+                    rusqlite::types::ValueRef::Integer(n) => n.into(),
+                    rusqlite::types::ValueRef::Real(n) => n.into(),
+                    rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => String::from_utf8_lossy(text).into(),
+                };
+                out.insert(name.clone(), value);
+            }
+            Ok(out)
+        })?;
+        rows.map(|row| row.map(keyed)).collect()
+    };
+    (0..shop.tables.len())
+        .map(|table| match read(table) {
+            Ok(found) => Ok(compare(shop, table, found)),
+            Err(e) if e.to_string().contains("no such table") => Ok(compare(shop, table, Found::new())),
+            Err(e) => Err(e.to_string()),
+        })
+        .collect()
+}
+
+fn keyed(row: Map<String, Value>) -> (String, Map<String, Value>) {
+    (row.get("id").and_then(Value::as_str).unwrap_or_default().to_owned(), row)
+}
+
+/// All tables of a PostgreSQL database.
+#[cfg(feature = "postgres")]
+pub async fn postgres(shop: &Shop, client: &tokio_postgres::Client) -> Result<Vec<TableReport>, String> {
+    let mut reports = Vec::new();
+    for (index, table) in shop.tables.iter().enumerate() {
+        let sql = format!("SELECT to_jsonb(t)::text FROM \"{}\" t", table.name);
+        let rows = client.query(&sql, &[]).await.map_err(|e| e.to_string())?;
+        let parsed = rows.iter().map(|row| serde_json::from_str(row.get(0)).map(keyed)).collect::<Result<Found, _>>();
+        reports.push(compare(shop, index, parsed.map_err(|e| e.to_string())?));
+    }
+    Ok(reports)
+}
+
+/// The folder of the file destination: the newest event of each row is what counts.
+pub fn files(shop: &Shop, folder: &std::path::Path) -> Result<Vec<TableReport>, String> {
+    let mut reports = Vec::new();
+    for (index, table) in shop.tables.iter().enumerate() {
+        let mut newest: BTreeMap<String, (String, Value)> = BTreeMap::new();
+        for entry in std::fs::read_dir(folder.join(table.name)).into_iter().flatten() {
+            let text = std::fs::read_to_string(entry.map_err(|e| e.to_string())?.path()).map_err(|e| e.to_string())?;
+            let event: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+            let key = event["key"].as_array().and_then(|k| k.last()).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let version = event["mvccTimestamp"].as_str().unwrap_or_default().to_owned();
+            if newest.get(&key).is_none_or(|(v, _)| *v < version) {
+                newest.insert(key, (version, event));
+            }
+        }
+        let rows = newest.into_values().filter_map(|(_, event)| event["after"].as_object().cloned()).map(keyed);
+        reports.push(compare(shop, index, rows.collect()));
+    }
+    Ok(reports)
+}
+
+/// A report as a line.
+pub fn line(report: &TableReport) -> String {
+    let verdict = if report.is_equal() { "equal".to_owned() } else { format!("{} WRONG: {}", report.wrong, report.examples.join("; ")) };
+    format!("{:<16} {:>9} rows  {verdict}", report.table, report.found)
+}

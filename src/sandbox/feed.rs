@@ -1,0 +1,78 @@
+//! The shop as a feed, without a NATS server: the demo's shortest way into the pipeline.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::shop::{Habits, Shop};
+use crate::change::Position;
+use crate::feed::{Delivery, Encoding, Feed, FeedError, Opened, Signal};
+
+/// Events that are made at once, at most.
+const BURST_MAX: usize = 512;
+
+/// Makes events at a rate; how many there are is told from outside.
+pub struct ShopFeed {
+    seed: u64,
+    habits: Habits,
+    shop: Shop,
+    made: u64,
+    /// How many events the shop has had by now.
+    due: watch::Receiver<u64>,
+}
+
+impl ShopFeed {
+    pub fn new(seed: u64, habits: Habits, due: watch::Receiver<u64>) -> ShopFeed {
+        ShopFeed { seed, habits, shop: Shop::new(seed, habits), made: 0, due }
+    }
+}
+
+#[async_trait]
+impl Feed for ShopFeed {
+    async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
+        Ok(Some(Position::default()))
+    }
+
+    async fn open(&mut self, after: Option<Position>, _idle_ns: Option<i64>) -> Result<Opened, FeedError> {
+        self.shop = Shop::new(self.seed, self.habits);
+        self.made = after.map_or(0, |p| p.sequence);
+        (0..self.made).for_each(|_| drop(self.shop.next_event()));
+        Ok(Opened::default())
+    }
+
+    async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
+        let made = self.made;
+        let Ok(due) = self.due.wait_for(|due| *due > made).await.map(|due| *due) else { return Ok(Signal::Ended) };
+        for _ in 0..max.min(BURST_MAX).min((due - made) as usize) {
+            self.made += 1;
+            let event = self.shop.next_event();
+            let position = Position { sequence: self.made, time_ns: crate::pipeline::progress::now_ns() };
+            into.push(Delivery { position, subject: event.subject, payload: event.payload.into(), encoding: Encoding::Json, pending: due - self.made });
+        }
+        Ok(Signal::Delivered)
+    }
+
+    async fn acknowledge(&mut self, _through: Position) -> Result<(), FeedError> {
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), FeedError> {
+        Ok(())
+    }
+}
+
+/// Counts events up at `rate` per second until `total` or until dropped.
+pub async fn pace(rate: f64, total: u64, due: watch::Sender<u64>) {
+    let started = Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tick.tick().await;
+        let now = ((started.elapsed().as_secs_f64() * rate) as u64).min(total);
+        due.send_replace(now);
+        if now == total {
+            return;
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! A shop that changes: what `eds demo`, the tests and the benchmarks stream.
+
+pub mod check;
+pub mod feed;
+#[cfg(feature = "jetstream")]
+pub mod nats;
+pub mod shop;
+pub mod tables;

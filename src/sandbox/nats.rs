@@ -1,0 +1,127 @@
+//! A NATS server for the demo: one that is named, or a `nats-server` of the PATH that is started for it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::shop::Shop;
+use crate::feed::jetstream::api::AckPolicy;
+use crate::feed::jetstream::connect::{Link, Servers};
+use crate::feed::jetstream::{JetStream, STREAM, Settings};
+use crate::feed::{Feed, FeedError, Start};
+
+/// Publications that wait for the server's word.
+const IN_FLIGHT_MAX: usize = 256;
+
+/// A server; one that was started for the demo ends with it.
+pub struct Nats {
+    url: String,
+    child: Option<Child>,
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Nats {
+    /// The server at `url`, or one from the PATH; `None` where there is neither.
+    pub async fn find(url: Option<&str>, without: bool, folder: &Path) -> Result<Option<Nats>, String> {
+        match url {
+            Some(url) => Ok(Some(Nats { url: url.to_owned(), child: None })),
+            None if without => Ok(None),
+            None => Self::start(folder).await,
+        }
+    }
+
+    async fn start(folder: &Path) -> Result<Option<Nats>, String> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
+        let started = Command::new("nats-server")
+            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
+            .arg(folder.join("nats"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(child) = started else { return Ok(None) };
+        let nats = Nats { url: format!("nats://127.0.0.1:{port}"), child: Some(child) };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if Instant::now() > deadline {
+                return Err("the nats-server of the PATH does not start".into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(Some(nats))
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A fresh stream, the feed that reads it, and the publisher that fills it.
+    pub async fn road(&self) -> Result<(Box<dyn Feed>, Publisher, String), FeedError> {
+        let link = Link::connect(&Servers { urls: self.url.clone(), name: "eds-demo".into(), ..Servers::default() }).await?;
+        let js = jetstream::new(link.client.clone());
+        let away = |e: &dyn std::fmt::Display| FeedError::Unavailable(format!("JetStream at {}: {e}; was nats-server started with -js?", self.url));
+        let suffix = uuid::Uuid::new_v4().simple().to_string();
+        // Another demo's changes may be there still: this one's company is its own, and so is its consumer.
+        let config = jetstream::stream::Config {
+            name: STREAM.into(),
+            subjects: vec![format!("{STREAM}.>")],
+            max_bytes: 2 << 30,
+            discard: jetstream::stream::DiscardPolicy::Old,
+            ..Default::default()
+        };
+        js.get_or_create_stream(config).await.map_err(|e| away(&e))?;
+        let durable = format!("eds-demo-{suffix}");
+        let settings = Settings { durable: durable.clone(), companies: vec![suffix.clone()], policy: AckPolicy::All, max_ack_pending: 25_000, batch: 4_096, start: Start::All };
+        let publisher = Publisher { js, company: suffix, url: self.url.clone() };
+        Ok((Box::new(JetStream::new(link, settings)), publisher, durable))
+    }
+}
+
+/// Publishes the shop's changes.
+pub struct Publisher {
+    js: jetstream::Context,
+    company: String,
+    url: String,
+}
+
+impl Publisher {
+    /// Publishes until `due` has no sender any more; how many were published.
+    pub async fn publish(self, mut shop: Shop, mut due: watch::Receiver<u64>) -> Result<u64, String> {
+        let mut made = 0;
+        loop {
+            let waited = due.wait_for(|due| *due > made).await.map(|due| *due);
+            let upto = waited.unwrap_or_else(|_| *due.borrow());
+            if upto == made {
+                return Ok(made);
+            }
+            while made < upto {
+                let mut confirmations = Vec::with_capacity(IN_FLIGHT_MAX);
+                while made < upto && confirmations.len() < IN_FLIGHT_MAX {
+                    made += 1;
+                    let event = shop.next_event();
+                    let mut parts: Vec<&str> = event.subject.split('.').collect();
+                    if let Some(company) = parts.get_mut(3) {
+                        *company = &self.company;
+                    }
+                    let sent = self.js.publish(parts.join("."), event.payload.into()).await;
+                    confirmations.push(sent.map_err(|e| format!("publishing to {}: {e}", self.url))?);
+                }
+                for confirmation in confirmations {
+                    confirmation.await.map_err(|e| format!("publishing to {}: {e}", self.url))?;
+                }
+            }
+        }
+    }
+}

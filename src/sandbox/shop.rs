@@ -1,0 +1,377 @@
+//! Generates the shop's changes. The same seed brings the same changes; a row is a function of seed, table, number and
+//! revision, so a million rows need no memory to be known.
+
+use std::fmt::Write;
+
+use fastrand::Rng;
+
+use super::tables::{self, Column, Kind, Table};
+
+/// Time of the first change, Unix nanoseconds.
+const BEGINNING_NS: u64 = 1_720_732_611_000_000_000;
+/// Time from one change to the next.
+const STEP_NS: u64 = 1_000_000;
+const COMPANIES: u64 = 3;
+
+const WORDS: &[&str] = &[
+    "brake",
+    "pad",
+    "rotor",
+    "oil",
+    "filter",
+    "left",
+    "front",
+    "rear",
+    "replace",
+    "inspect",
+    "noise",
+    "customer",
+    "states",
+    "warranty",
+    "Öl",
+    "ölfilter",
+    "señal",
+    "部品",
+    "vibration",
+    "at",
+    "speed",
+    "check",
+    "engine",
+    "light",
+    "tire",
+    "wear",
+    "even",
+    "needs",
+    "alignment",
+    "fluid",
+    "level",
+    "low",
+];
+const NAMES: &[&str] = &["Ana", "Björn", "Chloé", "Đức", "Eve", "Farid", "李雷", "Ólafur", "O'Brien", "Zoë", "Smith", "Müller", "García", "Nguyễn"];
+const ODD: &[&str] = &[
+    "it's \\\"quoted\\\"",
+    "back\\\\slash",
+    "$_H_$ $1 ${x}",
+    "tab\\tnew\\nline",
+    "emoji \u{1F697}\u{1F527}",
+    "\\ud83d\\ude00 escaped",
+    "'; DROP TABLE \\\"order\\\"; --",
+    "null",
+    "\\u00e9\\u0001",
+    "",
+    "مرحبا",
+    "\u{200B}zero",
+];
+
+/// What happens to a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// One change: what is published, and where.
+#[derive(Clone, Debug)]
+pub struct ShopEvent {
+    pub subject: String,
+    pub payload: String,
+}
+
+/// Rows of one table: revision by number; `None` where deleted.
+#[derive(Clone, Debug, Default)]
+struct Rows {
+    revisions: Vec<(u32, bool)>,
+    alive: usize,
+}
+
+/// How a shop changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// Rows of all tables up to which inserts prevail.
+    pub rows: usize,
+    /// Of a thousand events, how many are sent again, or again in an older version.
+    pub repeats: u32,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Habits { rows: 20_000, repeats: 20 }
+    }
+}
+
+#[derive(Clone)]
+pub struct Shop {
+    pub tables: Vec<Table>,
+    seed: u64,
+    rng: Rng,
+    habits: Habits,
+    rows: Vec<Rows>,
+    events: u64,
+    /// Events of late, from which repeats are drawn.
+    late: Vec<ShopEvent>,
+}
+
+impl Shop {
+    pub fn new(seed: u64, habits: Habits) -> Shop {
+        let tables = tables::shop();
+        Shop { rows: vec![Rows::default(); tables.len()], tables, seed, rng: Rng::with_seed(seed), habits, events: 0, late: Vec::new() }
+    }
+
+    /// The schemas in HQ's form, one JSON text per table.
+    pub fn schemas(&self) -> Vec<String> {
+        self.tables.iter().map(schema).collect()
+    }
+
+    /// The schemas as one map, as HQ publishes them.
+    pub fn schema_map(&self) -> String {
+        let entries: Vec<String> = self.tables.iter().map(|t| format!("{:?}:{}", t.name, schema(t))).collect();
+        format!("{{{}}}", entries.join(","))
+    }
+
+    /// The next change.
+    pub fn next_event(&mut self) -> ShopEvent {
+        if !self.late.is_empty() && self.rng.u32(..1000) < self.habits.repeats {
+            return self.late[self.rng.usize(..self.late.len())].clone();
+        }
+        let table = self.pick_table();
+        let alive = self.rows[table].alive;
+        let total: usize = self.rows.iter().map(|r| r.alive).sum();
+        let act = match self.rng.u32(..100) {
+            _ if alive == 0 => Act::Insert,
+            n if total < self.habits.rows && n < 60 => Act::Insert,
+            n if n < 8 => Act::Insert,
+            n if n < 92 => Act::Update,
+            _ => Act::Delete,
+        };
+        let event = match act {
+            Act::Insert => self.insert(table),
+            _ => match self.pick_alive(table) {
+                Some(n) => self.change(table, n, act),
+                None => self.insert(table),
+            },
+        };
+        if self.late.len() < 64 {
+            self.late.push(event.clone());
+        } else {
+            let at = self.rng.usize(..64);
+            self.late[at] = event.clone();
+        }
+        event
+    }
+
+    /// A new row of the table of that name; one in ten keys that were deleted comes back instead.
+    fn insert(&mut self, table: usize) -> ShopEvent {
+        let known = self.rows[table].revisions.len();
+        if known > 0 && self.rng.u32(..10) == 0 {
+            let n = self.rng.usize(..known);
+            if !self.rows[table].revisions[n].1 {
+                return self.change(table, n, Act::Insert);
+            }
+        }
+        self.rows[table].revisions.push((0, false));
+        self.change(table, known, Act::Insert)
+    }
+
+    /// A fresh row of the table at `index`, for benchmarks.
+    pub fn insert_into(&mut self, table: &str) -> Option<ShopEvent> {
+        let index = self.tables.iter().position(|t| t.name == table)?;
+        self.rows[index].revisions.push((0, false));
+        Some(self.change(index, self.rows[index].revisions.len() - 1, Act::Insert))
+    }
+
+    fn pick_table(&mut self) -> usize {
+        let sum: u32 = self.tables.iter().map(|t| t.weight).sum();
+        let mut at = self.rng.u32(..sum);
+        self.tables.iter().position(|t| at.checked_sub(t.weight).map(|rest| at = rest).is_none()).unwrap_or(0)
+    }
+
+    fn pick_alive(&mut self, table: usize) -> Option<usize> {
+        let known = self.rows[table].revisions.len();
+        // Recent rows change most.
+        let from = if self.rng.bool() { known.saturating_sub(50) } else { 0 };
+        (0..20).map(|_| self.rng.usize(from..known.max(from + 1))).find(|n| self.rows[table].revisions.get(*n).is_some_and(|r| r.1))
+    }
+
+    fn change(&mut self, table: usize, n: usize, act: Act) -> ShopEvent {
+        self.events += 1;
+        let rows = &mut self.rows[table];
+        let before = rows.revisions[n].0;
+        match act {
+            Act::Delete => (rows.revisions[n].1, rows.alive) = (false, rows.alive - 1),
+            Act::Insert => (rows.revisions[n], rows.alive) = ((before + 1, true), rows.alive + 1),
+            Act::Update => rows.revisions[n].0 += 1,
+        }
+        let after = rows.revisions[n].0;
+        self.event(table, n as u64, act, before, after)
+    }
+
+    fn event(&self, table: usize, n: u64, act: Act, before: u32, after: u32) -> ShopEvent {
+        let spec = &self.tables[table];
+        let id = self.id(table, n);
+        let company = company(self.seed, n);
+        let (name, version, event) = (spec.name, &spec.version, self.events);
+        let nanos = BEGINNING_NS + event * STEP_NS;
+        let operation = match act {
+            Act::Insert => "INSERT",
+            Act::Update => "UPDATE",
+            Act::Delete => "DELETE",
+        };
+        let mut payload = format!(
+            r#"{{"operation":"{operation}","id":"e{event:015x}","table":"{name}","key":["gcp-us-west1","{id}"],"modelVersion":"{version}","companyId":"{company}","locationId":"l{company}","region":"gcp-us-west1","#
+        );
+        if act != Act::Insert {
+            let _ = write!(payload, r#""before":{},"#, self.row(table, n, before));
+        }
+        if act != Act::Delete {
+            let _ = write!(payload, r#""after":{},"#, self.row(table, n, after));
+        }
+        if act == Act::Update {
+            payload.push_str(r#""diff":["updatedDate"],"#);
+        }
+        let _ = write!(payload, r#""timestamp":{},"mvccTimestamp":"{nanos}.0000000000"}}"#, nanos / 1_000_000);
+        let operation = operation.to_lowercase();
+        ShopEvent { subject: format!("dbchange.{name}.{operation}.{company}.l{company}.PUBLIC.{id}"), payload }
+    }
+
+    /// The id of row `n`.
+    pub fn id(&self, table: usize, n: u64) -> String {
+        format!("{:024x}", u128::from(mix(self.seed, table as u64, n, 0)) << 32 | u128::from(n))
+    }
+
+    /// The text of row `n` in this revision.
+    pub fn row(&self, table: usize, n: u64, revision: u32) -> String {
+        let mut out = String::with_capacity(4096);
+        out.push('{');
+        for (i, column) in self.tables[table].columns.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            let _ = write!(out, "\"{}\":", column.name);
+            self.value(&mut out, table, n, revision, i, column);
+        }
+        out.push('}');
+        out
+    }
+
+    fn value(&self, out: &mut String, table: usize, n: u64, revision: u32, index: usize, column: &Column) {
+        let revision = if column.fixed { 0 } else { u64::from(revision) };
+        let h = mix(self.seed ^ (index as u64) << 48, table as u64, n, revision);
+        if column.nullable && h.is_multiple_of(5) {
+            return out.push_str("null");
+        }
+        let r = h >> 8;
+        let _ = match column.kind {
+            Kind::Id => write!(out, "\"{}\"", self.id(table, n)),
+            Kind::Ref(to) => write!(out, "\"{}\"", self.id(to, r % 1000)),
+            Kind::Company => write!(out, "\"{}\"", company(self.seed, n)),
+            Kind::Location => write!(out, "\"l{}\"", company(self.seed, n)),
+            Kind::Words(count) => write!(out, "\"{}\"", words(r, count)),
+            Kind::Odd => write!(out, "\"{}\"", ODD[r as usize % ODD.len()]),
+            Kind::Person => write!(out, "\"{}\"", NAMES[r as usize % NAMES.len()]),
+            Kind::Email => write!(out, "\"u{}@example.com\"", r % 100_000),
+            Kind::Integer(below) => write!(out, "{}", r % below),
+            Kind::Big => write!(out, "{}", 9_007_199_254_740_993 + r % 1_000_000),
+            Kind::Cents => write!(out, "{}", r as i64 % 1_000_000),
+            Kind::Decimal => write!(out, "{}.{:02}", r % 1000, (r >> 20) % 100),
+            Kind::Flag => write!(out, "{}", h & 256 == 0),
+            Kind::Date => write!(out, "\"{}\"", date(r)),
+            Kind::Word(all) => write!(out, "\"{}\"", all[r as usize % all.len()]),
+            Kind::Strings => write!(out, "[\"{}\",\"{}\"]", words(r, 1), NAMES[r as usize % NAMES.len()]),
+            Kind::Object => write!(out, "{{\"a\": {},\"list\":[1,2.50,null],\"nested\":{{\"note\":\"{}\"}}}}", 9_007_199_254_740_993 + r % 7, ODD[r as usize % 7]),
+        };
+    }
+
+    /// The rows that a table should have now: number and revision.
+    pub fn alive(&self, table: usize) -> impl Iterator<Item = (u64, u32)> {
+        self.rows[table].revisions.iter().enumerate().filter(|(_, r)| r.1).map(|(n, r)| (n as u64, r.0))
+    }
+}
+
+fn mix(a: u64, b: u64, c: u64, d: u64) -> u64 {
+    let mut bytes = [0; 32];
+    for (i, n) in [a, b, c, d].into_iter().enumerate() {
+        bytes[i * 8..i * 8 + 8].copy_from_slice(&n.to_le_bytes());
+    }
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+fn company(seed: u64, n: u64) -> String {
+    format!("c{}", mix(seed, 99, n, 0) % COMPANIES)
+}
+
+fn words(mut r: u64, count: u32) -> String {
+    let mut out = String::new();
+    for i in 0..count {
+        if i > 0 {
+            out.push(' ');
+        }
+        out.push_str(WORDS[r as usize % WORDS.len()]);
+        r = r.rotate_right(7).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 3;
+    }
+    out
+}
+
+/// From 1960 to 2045, in UTC and with offsets, to the nanosecond.
+fn date(r: u64) -> String {
+    let (year, month, day) = (1960 + r % 85, 1 + (r >> 8) % 12, 1 + (r >> 16) % 28);
+    let (hour, minute, second) = ((r >> 24) % 24, (r >> 32) % 60, (r >> 40) % 60);
+    let rest = match (r >> 3) % 4 {
+        0 => "Z".to_owned(),
+        1 => format!(".{:03}Z", (r >> 12) % 1000),
+        2 => format!(".{:09}Z", (r >> 12) % 1_000_000_000),
+        _ => format!(".{:06}+02:00", (r >> 12) % 1_000_000),
+    };
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{rest}")
+}
+
+fn schema(table: &Table) -> String {
+    let property = |column: &Column| {
+        let body = match column.kind {
+            Kind::Integer(_) | Kind::Big | Kind::Cents => r#""type":"integer""#.to_owned(),
+            Kind::Decimal => r#""type":"number""#.into(),
+            Kind::Flag => r#""type":"boolean""#.into(),
+            Kind::Date => r#""type":"string","format":"date-time""#.into(),
+            Kind::Strings => r#""type":"array","items":{"type":"string"}"#.into(),
+            Kind::Object => r#""type":"object","additionalProperties":true"#.into(),
+            Kind::Word(all) => format!(r#""type":"array","items":{{"type":"enum","enum":{all:?}}}"#),
+            _ => r#""type":"string""#.into(),
+        };
+        format!("{:?}:{{{body}{}}}", column.name, if column.nullable { r#","nullable":true"# } else { "" })
+    };
+    let properties: Vec<String> = table.columns.iter().map(property).collect();
+    let required: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
+    format!(r#"{{"table":{:?},"modelVersion":{:?},"primaryKeys":["id"],"required":{required:?},"properties":{{{}}}}}"#, table.name, table.version, properties.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Decoder, TableSchema};
+
+    #[test]
+    fn the_same_seed_brings_the_same_changes_and_they_decode() {
+        let (mut a, mut b) = (Shop::new(7, Habits::default()), Shop::new(7, Habits::default()));
+        let mut decoder = Decoder::default();
+        for _ in 0..2000 {
+            let (x, y) = (a.next_event(), b.next_event());
+            assert_eq!(x.payload, y.payload);
+            decoder.decode(x.payload.clone().into()).unwrap_or_else(|e| panic!("{e}: {}", x.payload));
+        }
+        for (schema, table) in a.schemas().iter().zip(&a.tables) {
+            let schema = TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(schema.columns.len(), table.columns.len());
+        }
+    }
+
+    #[test]
+    fn orders_and_customers_are_as_wide_as_benchmarks_say() {
+        let mut shop = Shop::new(1, Habits::default());
+        for (table, columns, bytes) in [("order", 85..95, 3300..4700), ("customer", 20..35, 800..1400)] {
+            let index = shop.tables.iter().position(|t| t.name == table).unwrap_or(0);
+            assert!(columns.contains(&shop.tables[index].columns.len()), "{table}: {} columns", shop.tables[index].columns.len());
+            let mean = (0..100).filter_map(|_| shop.insert_into(table)).map(|e| e.payload.len()).sum::<usize>() / 100;
+            assert!(bytes.contains(&mean), "{table}: {mean} bytes");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The tables of the shop: what a repair shop's management system keeps, in twelve tables.
+
+/// What a column's values look like.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Kind {
+    Id,
+    /// The id of a row of another table.
+    Ref(usize),
+    Company,
+    Location,
+    Words(u32),
+    /// Text with quotes, backslashes, emoji, other scripts.
+    Odd,
+    Person,
+    Email,
+    Integer(u64),
+    /// Beyond 2^53.
+    Big,
+    Cents,
+    Decimal,
+    Flag,
+    Date,
+    Word(&'static [&'static str]),
+    Strings,
+    Object,
+}
+
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: String,
+    pub kind: Kind,
+    pub nullable: bool,
+    /// The same in all revisions of a row.
+    pub fixed: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub name: &'static str,
+    pub version: String,
+    pub columns: Vec<Column>,
+    /// How often it changes, in relation to the others.
+    pub weight: u32,
+}
+
+const STATUS: &[&str] = &["Estimate", "RepairOrder", "Invoice"];
+const PAY: &[&str] = &["Cash", "CreditCard", "Cheque", "Other"];
+const FUEL: &[&str] = &["Gasoline", "Diesel", "Electric", "Hybrid"];
+
+/// `name:kind` pairs; a `?` makes a column nullable.
+fn table(name: &'static str, weight: u32, columns: &str) -> Table {
+    let mut all = vec![column("id", Kind::Id, false, true), column("companyId", Kind::Company, false, true), column("locationId", Kind::Location, true, true)];
+    for spec in columns.split_whitespace() {
+        let (name, kind) = spec.split_once(':').unwrap_or((spec, "words"));
+        let (kind, nullable) = kind.strip_suffix('?').map_or((kind, false), |k| (k, true));
+        all.push(column(name, parse(kind), nullable, false));
+    }
+    all.push(column("createdDate", Kind::Date, false, true));
+    all.push(column("updatedDate", Kind::Date, true, false));
+    all.push(column("meta", Kind::Object, true, false));
+    Table { name, version: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{name}{columns}").as_bytes())), columns: all, weight }
+}
+
+fn column(name: &str, kind: Kind, nullable: bool, fixed: bool) -> Column {
+    Column { name: name.into(), kind, nullable, fixed }
+}
+
+fn parse(kind: &str) -> Kind {
+    match kind.split_once('/').unwrap_or((kind, "")) {
+        ("ref", n) => Kind::Ref(n.parse().unwrap_or(0)),
+        ("text", n) => Kind::Words(n.parse().unwrap_or(3)),
+        ("odd", _) => Kind::Odd,
+        ("person", _) => Kind::Person,
+        ("email", _) => Kind::Email,
+        ("int", n) => Kind::Integer(n.parse().unwrap_or(1000)),
+        ("big", _) => Kind::Big,
+        ("cents", _) => Kind::Cents,
+        ("decimal", _) => Kind::Decimal,
+        ("flag", _) => Kind::Flag,
+        ("date", _) => Kind::Date,
+        ("strings", _) => Kind::Strings,
+        ("object", _) => Kind::Object,
+        ("status", _) => Kind::Word(STATUS),
+        ("pay", _) => Kind::Word(PAY),
+        ("fuel", _) => Kind::Word(FUEL),
+        _ => Kind::Words(3),
+    }
+}
+
+/// Customer, vehicle, order come first: the others refer to them.
+pub fn shop() -> Vec<Table> {
+    let mut tables = vec![
+        table(
+            "customer",
+            10,
+            "publicId:text/1 firstName:person lastName:person? companyName:text/2? email:email? phone:text/1? note:odd? address1:text/3? city:text/1? state:text/1? \
+             postalCode:int/99999? taxExempt:flag marketingOptIn:flag creditLimitCents:cents balanceCents:cents tags:strings preferences:object? lastVisit:date? \
+             discountPercent:decimal? loyaltyPoints:big? referralSource:text/2? smsOptIn:flag fleet:flag contactIds:strings customFields:object? history:text/30? \
+             remarks:text/40?",
+        ),
+        table(
+            "vehicle",
+            8,
+            "customerId:ref/0 vin:text/1 make:text/1 model:text/1 year:int/40 mileage:decimal? fuel:fuel color:text/1? notes:odd? plate:text/1? engine:object? features:strings",
+        ),
+        order(),
+        table("labor", 12, "orderId:ref/2 name:text/4 hours:decimal rateCents:cents technicianId:text/1? completed:flag completedDate:date? note:odd? skills:strings"),
+        table(
+            "part",
+            12,
+            "orderId:ref/2 name:text/3 number:text/1 quantity:decimal costCents:cents retailCents:cents coreCents:cents? vendor:text/2? bin:text/1? taxable:flag attributes:object?",
+        ),
+        table("payment", 6, "orderId:ref/2 amountCents:cents type:pay note:odd? paidDate:date refunded:flag processor:object? reference:big?"),
+        table("appointment", 4, "customerId:ref/0 name:text/4 startDate:date endDate:date? allDay:flag color:text/1? note:odd? reminders:strings"),
+        table("inspection", 4, "orderId:ref/2 name:text/3 completed:flag score:decimal? items:object? photos:strings technician:text/1?"),
+        table("message", 6, "customerId:ref/0 body:odd subject:text/6? inbound:flag sentDate:date? attachments:strings"),
+        table("purchase_order", 3, "number:int/100000 vendor:text/2 totalCents:cents received:flag note:odd? lines:object?"),
+        // Names that are keywords of SQL.
+        table("user", 2, "name:person email:email? select:text/2? from:flag group:strings order:int/50 where:decimal?"),
+        table("canned_service", 2, "name:text/4 lumpSumCents:cents? recommended:flag note:odd? parts:strings pricing:object?"),
+    ];
+    tables.truncate(12);
+    tables
+}
+
+/// The widest: about 90 columns and 4 kB.
+fn order() -> Table {
+    let mut columns = String::from(
+        "customerId:ref/0 vehicleId:ref/1? number:int/1000000 publicId:text/1 name:text/4 status:status archived:flag authorized:flag paid:flag invoiced:flag \
+         invoicedDate:date? completedDate:date? authorizedDate:date? dueDate:date? mileageIn:decimal? mileageOut:decimal? complaint:text/60? recommendation:text/60? \
+         note:odd? internalNote:text/40? coalescedName:text/6 assignedTechnicianIds:strings labelIds:strings metadata:object? statistics:object? bigNumber:big ",
+    );
+    for name in ["total", "labor", "parts", "fees", "discount", "tax", "shop", "epa", "gst", "hst", "pst", "tires", "subcontracts", "paid", "remaining", "profit", "cost", "net"] {
+        columns += &format!("{name}Cents:cents ");
+    }
+    for name in ["taxRate", "laborRate", "discountPercent", "shopPercent", "epaPercent", "gstRate", "hstRate", "pstRate", "margin", "hours"] {
+        columns += &format!("{name}:decimal? ");
+    }
+    for name in ["taxLabor", "taxParts", "taxFees", "taxTires", "requireSignature", "requirePo", "hasRecalls", "imported", "readOnly", "sendReminder"] {
+        columns += &format!("{name}:flag ");
+    }
+    for (name, words) in
+        [("serviceWriter", 2), ("poNumber", 1), ("keyTag", 1), ("messageThread", 1), ("workflow", 2), ("signature", 25), ("terms", 80), ("marketing", 10), ("source", 2)]
+    {
+        columns += &format!("{name}:text/{words}? ");
+    }
+    for name in ["started", "picked", "dropped", "reminded", "viewed", "exported", "synced", "closed"] {
+        columns += &format!("{name}Date:date? ");
+    }
+    table("order", 25, &columns)
+}
