@@ -1,0 +1,11 @@
+//! All integration tests in one binary: `cargo x test` installs and starts the servers that they need.
+
+mod bad_input;
+mod cli;
+mod feeds;
+mod fence;
+mod postgres;
+mod services;
+mod simulation;
+mod stream;
+mod tidy;

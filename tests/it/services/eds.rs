@@ -1,0 +1,110 @@
+//! The real binary as a child process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::nats::Nats;
+
+/// One `eds` with a data directory of its own, which survives its runs.
+pub struct Eds {
+    pub dir: TempDir,
+    args: Vec<String>,
+    url: String,
+}
+
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+/// What a run left.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub log: String,
+}
+
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_eds")
+}
+
+impl Eds {
+    /// Streams from `nats` as `creds` into `url`; the schemas come from a file.
+    pub fn stream(nats: &Nats, creds: &Path, url: &str, schemas: &str) -> Eds {
+        let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+        let schema = dir.path().join("schema.json");
+        std::fs::write(&schema, schemas).unwrap_or_else(|e| panic!("{e}"));
+        let args = ["stream", "--port", "0", "--server", &nats.url(), "--creds", &creds.display().to_string(), "--schema", &schema.display().to_string(), "--data-dir"];
+        let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        args.push(dir.path().join("data").display().to_string());
+        Eds { dir, args, url: url.to_owned() }
+    }
+
+    pub fn with(mut self, args: &[&str]) -> Eds {
+        self.args.extend(args.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn start(&self, more: &[&str]) -> Running {
+        let log = self.dir.path().join(format!("log-{}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos())));
+        let file = std::fs::File::create(&log).unwrap_or_else(|e| panic!("{e}"));
+        let child = Command::new(binary()).args(&self.args).args(more).env("EDS_URL", &self.url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
+        Running { child: child.unwrap_or_else(|e| panic!("{e}")), log }
+    }
+
+    /// Runs until nothing is pending, and expects success.
+    pub fn catch_up(&self) -> String {
+        let ended = self.start(&["--restart=false", "--until-caught-up"]).wait(Duration::from_secs(600));
+        assert!(ended.status.success(), "{:?}\n{}", ended.status, ended.log);
+        ended.log
+    }
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|s| s.is_none())
+    }
+
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, then the end.
+    pub fn stop(self) -> Ended {
+        super::send(self.pid(), "TERM");
+        self.wait(Duration::from_secs(60))
+    }
+
+    pub fn wait(mut self, limit: Duration) -> Ended {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Ended { status, log: self.log() };
+            }
+            assert!(Instant::now() < deadline, "eds did not end within {limit:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

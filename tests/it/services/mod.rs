@@ -1,0 +1,82 @@
+//! Real servers on loopback, each on a port and in a directory of its own. A missing one fails the test.
+
+pub mod eds;
+pub mod nats;
+pub mod postgres;
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map(|a| a.port()).unwrap_or_else(|e| panic!("no free port: {e}"))
+}
+
+/// A server that ends with its owner, even if the test process is killed: it hangs on a pipe.
+pub struct Server {
+    guard: Child,
+    pub pid: u32,
+}
+
+impl Server {
+    /// Runs `program args`; `stop` is the signal that ends it.
+    pub fn start(mut wrapper: Command, program: &str, args: &[String], log: &std::path::Path, stop: &str) -> Server {
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+        let script = format!("\"$@\" </dev/null >&2 & p=$!; echo $p; read _; kill -{stop} $p; wait $p");
+        let mut guard = wrapper
+            .args(["sh", "-c", &script, "sh", program])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{program} cannot be started: {e}; `cargo x test` installs what is missing"));
+        let mut line = String::new();
+        if let Some(out) = guard.stdout.take() {
+            let _ = std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line);
+        }
+        let pid = line.trim().parse().unwrap_or_else(|_| panic!("{program} did not start"));
+        Server { guard, pid }
+    }
+
+    /// Ends it and waits.
+    pub fn stop(&mut self) {
+        if let Some(mut stdin) = self.guard.stdin.take() {
+            let _ = stdin.write_all(b"\n");
+        }
+        let _ = self.guard.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// `env` with nothing before the program.
+pub fn plain() -> Command {
+    Command::new("env")
+}
+
+pub fn send(pid: u32, signal: &str) {
+    let done = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    assert!(done.is_ok_and(|s| s.success()), "signal {signal} to {pid}");
+}
+
+/// Waits until `there` is true.
+pub async fn eventually(what: &str, limit: Duration, mut there: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !there().await {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Where `cargo x services` puts what it installs.
+pub fn installed(program: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/services/bin").join(program)
+}

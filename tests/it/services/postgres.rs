@@ -1,0 +1,125 @@
+//! PostgreSQL: one server for all tests, a database for each.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+use super::{Server, eventually, free_port};
+
+pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
+
+pub struct Postgres {
+    pub port: u16,
+    dir: TempDir,
+    pub server: Option<Server>,
+}
+
+/// Where initdb and postgres are.
+fn programs() -> PathBuf {
+    let find = |dir: PathBuf| dir.join("initdb").exists().then_some(dir);
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin"));
+    let by_config = Command::new("pg_config").arg("--bindir").output().ok().map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim()));
+    let mut all: Vec<PathBuf> = versions.chain(by_config).filter_map(find).collect();
+    all.sort();
+    all.pop().unwrap_or_else(|| panic!("PostgreSQL's programs are not on this machine; `cargo x test` installs them"))
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0"))
+}
+
+/// PostgreSQL does not run as root.
+pub fn as_postgres() -> Command {
+    let mut command = Command::new("env");
+    if is_root() {
+        command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]);
+    }
+    command.current_dir("/");
+    command
+}
+
+impl Postgres {
+    pub async fn start() -> Postgres {
+        let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+        let data = dir.path().join("data");
+        std::fs::write(dir.path().join("password"), PASSWORD).unwrap_or_else(|e| panic!("{e}"));
+        if is_root() {
+            let owned = Command::new("chown").args(["-R", "postgres"]).arg(dir.path()).status();
+            assert!(owned.is_ok_and(|s| s.success()), "chown to postgres");
+        }
+        let made = as_postgres()
+            .arg(programs().join("initdb"))
+            .args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "-D"])
+            .arg(&data)
+            .arg(format!("--pwfile={}", dir.path().join("password").display()))
+            .output()
+            .unwrap_or_else(|e| panic!("initdb: {e}"));
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let mut postgres = Postgres { port: free_port(), dir, server: None };
+        postgres.run(&[]).await;
+        postgres
+    }
+
+    /// Starts the server (again), with further settings.
+    pub async fn run(&mut self, settings: &[&str]) {
+        let program = programs().join("postgres").display().to_string();
+        let mut args =
+            vec!["-D".into(), self.dir.path().join("data").display().to_string(), "-p".into(), self.port.to_string(), "-k".into(), String::new(), "-h".into(), "127.0.0.1".into()];
+        for setting in ["max_wal_size=2GB", "checkpoint_timeout=30min", "shared_buffers=256MB"].iter().chain(settings) {
+            args.extend(["-c".to_owned(), (*setting).to_owned()]);
+        }
+        self.server = Some(Server::start(as_postgres(), &program, &args, &self.dir.path().join("log"), "INT"));
+        eventually("PostgreSQL answers", Duration::from_secs(60), async || self.try_connect("postgres").await.is_ok()).await;
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn config(&self, database: &str) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(self.port).user("postgres").password(PASSWORD).dbname(database);
+        config
+    }
+
+    async fn try_connect(&self, database: &str) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) = self.config(database).connect(NoTls).await?;
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(client)
+    }
+
+    pub async fn connect(&self, database: &str) -> Client {
+        self.try_connect(database).await.unwrap_or_else(|e| panic!("{database}: {e}"))
+    }
+
+    /// A fresh database: its name and URL.
+    pub async fn database(&self) -> (String, String) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let client = self.connect("postgres").await;
+        client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap_or_else(|e| panic!("{e}"));
+        (name.clone(), self.url(&name))
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres:s3cret%2Fp%40ss%3Aw%25rd@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+/// The server that tests share, unless they restart it.
+pub fn shared() -> &'static Postgres {
+    static SHARED: OnceLock<Postgres> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let start = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap_or_else(|e| panic!("{e}"));
+            runtime.block_on(Postgres::start())
+        };
+        std::thread::spawn(start).join().unwrap_or_else(|_| panic!("PostgreSQL does not start"))
+    })
+}
