@@ -72,10 +72,10 @@ impl Store {
 
     /// The fence: mine is the epoch, and the checkpoint is what I last wrote.
     pub fn advance(&mut self, epoch: i64, batch: &Batch) -> Result<(), Failure> {
-        if self.epoch != epoch {
+        if self.epoch > epoch {
             return Err(superseded());
         }
-        if self.position != batch.after {
+        if self.epoch != epoch || self.position != batch.after {
             return Err(Failure::unavailable("the checkpoint is not where it was left"));
         }
         self.position = Some(batch.through);
@@ -97,12 +97,13 @@ impl Destination for Memory {
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
         let mut store = self.store.lock();
         match claim {
-            Claim::Take => {
-                store.epoch += 1;
+            Claim::Keep if store.epoch == self.epoch.get() => {}
+            Claim::Keep if store.epoch > self.epoch.get() => return Err(superseded()),
+            // At start; or it was restored to a time before our claim.
+            _ => {
+                store.epoch = store.epoch.max(self.epoch.get()) + 1;
                 self.epoch.set(store.epoch);
             }
-            Claim::Keep if store.epoch != self.epoch.get() => return Err(superseded()),
-            Claim::Keep => {}
         }
         Ok(store.position)
     }

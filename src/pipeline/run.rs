@@ -92,6 +92,8 @@ pub struct Engine {
     save_at: Instant,
     opened_at: Instant,
     reopenings: Backoff,
+    /// The memory of rows is on disk as of some position: without one, a crash would leave no place to see them from.
+    remembered: bool,
 }
 
 impl Engine {
@@ -143,6 +145,7 @@ impl Engine {
             save_at: Instant::now() + SAVE_INTERVAL,
             opened_at: Instant::now(),
             reopenings: Backoff::default(),
+            remembered: !chunks.is_empty(),
             feed,
             registry,
             state,
@@ -150,6 +153,7 @@ impl Engine {
             options,
             stop,
         };
+        engine.remember();
         engine.open_feed(from).await?;
         engine.progress.phase(Phase::Streaming);
         Ok(engine)
@@ -323,8 +327,8 @@ impl Engine {
                 if self.lost.is_none() {
                     self.acknowledge(position).await;
                 }
-                if self.resolver.recent.unsaved() >= recent::UNSAVED_MAX {
-                    self.save();
+                if !self.remembered || self.resolver.recent.unsaved() >= recent::UNSAVED_MAX {
+                    self.remember();
                 }
             }
             Outcome::Moved(position) => {
@@ -340,9 +344,11 @@ impl Engine {
         self.durable = position.or(self.origin);
         self.resolver.recent.forget_beyond(self.durable);
         self.resolver.recent.save_all();
+        self.remembered = false;
         if let Err(e) = self.state.clear_recent(&self.options.consumer) {
             warn!("{e}");
         }
+        self.remember();
     }
 
     /// Whether there is nothing left to do; the destination is free.
@@ -425,16 +431,23 @@ impl Engine {
     fn save(&mut self) {
         self.save_at = Instant::now() + SAVE_INTERVAL;
         let consumer = &self.options.consumer;
-        let mut saved = Ok(());
-        if let Some(idle) = self.idle_ns.filter(|_| self.caught_up) {
-            saved = saved.and(self.state.save_idle(consumer, idle));
-        }
-        if let Some(durable) = self.durable.filter(|_| self.resolver.recent.unsaved() > 0) {
-            let chunk = self.resolver.recent.chunk(durable);
-            saved = saved.and(self.state.append_recent(consumer, &chunk, recent::SAVED_BYTES_MAX));
-        }
-        if let Err(e) = saved {
+        if let Some(idle) = self.idle_ns.filter(|_| self.caught_up)
+            && let Err(e) = self.state.save_idle(consumer, idle)
+        {
             warn!("{e}");
+        }
+        if self.resolver.recent.unsaved() > 0 {
+            self.remember();
+        }
+    }
+
+    /// Saves what is new in the memory of rows, as of what is durable.
+    fn remember(&mut self) {
+        let Some(durable) = self.durable else { return };
+        let chunk = self.resolver.recent.chunk(durable);
+        match self.state.append_recent(&self.options.consumer, &chunk, recent::SAVED_BYTES_MAX) {
+            Ok(()) => self.remembered = true,
+            Err(e) => warn!("{e}"),
         }
     }
 

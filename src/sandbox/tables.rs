@@ -95,8 +95,8 @@ pub fn shop() -> Vec<Table> {
             10,
             "publicId:text/1 firstName:person lastName:person? companyName:text/2? email:email? phone:text/1? note:odd? address1:text/3? city:text/1? state:text/1? \
              postalCode:int/99999? taxExempt:flag marketingOptIn:flag creditLimitCents:cents balanceCents:cents tags:strings preferences:object? lastVisit:date? \
-             discountPercent:decimal? loyaltyPoints:big? referralSource:text/2? smsOptIn:flag fleet:flag contactIds:strings customFields:object? history:text/30? \
-             remarks:text/40?",
+             discountPercent:decimal? loyaltyPoints:big? referralSource:text/2? smsOptIn:flag fleet:flag contactIds:strings \
+             customFields:object? history:text/12?",
         ),
         table(
             "vehicle",

@@ -1,1 +1,66 @@
-//! fence
+//! Two processes on one destination: the older one commits nothing more, and says why it ends.
+
+use std::time::Duration;
+
+use eds::sandbox::shop::{Habits, Shop};
+
+use crate::services::eds::Eds;
+use crate::services::nats::Nats;
+use crate::services::{eventually, postgres, send};
+use crate::stream::{assert_equal, publish};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_replaced_while_it_slept_commits_nothing_more() {
+    let nats = Nats::start().await;
+    let server = postgres::shared();
+    let (database, url) = server.database().await;
+    let mut shop = Shop::new(11, Habits::default());
+    let creds = nats.server_creds("f1", &["c0", "c1", "c2"], None);
+    // Each has its own data directory: what is shared is the destination and the consumer.
+    let (old, new) = (Eds::stream(&nats, &creds, &url, &shop.schema_map()), Eds::stream(&nats, &creds, &url, &shop.schema_map()));
+    old.begin();
+    let older = old.start(&[]);
+    publish(&nats, &mut shop, 4_000).await;
+    eventually("the older one streams", Duration::from_secs(30), async || nats.consumer("eds-f1").await.2 > 0).await;
+    send(older.pid(), "STOP");
+    publish(&nats, &mut shop, 4_000).await;
+    let newer = new.start(&[]);
+    eventually("the newer one has caught up", Duration::from_secs(60), async || {
+        let (unacknowledged, undelivered, _) = nats.consumer("eds-f1").await;
+        (unacknowledged, undelivered) == (0, 0) && newer.log().contains("streaming eds-")
+    })
+    .await;
+    assert_equal(&shop, server, &database).await;
+    send(older.pid(), "CONT");
+    publish(&nats, &mut shop, 2_000).await;
+    let ended = older.wait(Duration::from_secs(60));
+    assert!(!ended.status.success() && ended.log.contains("another EDS has taken over"), "{:?}\n{}", ended.status, ended.log);
+    eventually("the newer one goes on", Duration::from_secs(60), async || {
+        let (unacknowledged, undelivered, _) = nats.consumer("eds-f1").await;
+        (unacknowledged, undelivered) == (0, 0)
+    })
+    .await;
+    assert!(newer.stop().status.success());
+    assert_equal(&shop, server, &database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_start_at_once_one_streams_and_nothing_is_lost() {
+    let nats = Nats::start().await;
+    let server = postgres::shared();
+    let (database, url) = server.database().await;
+    let mut shop = Shop::new(12, Habits::default());
+    publish(&nats, &mut shop, 20_000).await;
+    let creds = nats.server_creds("f2", &["c0", "c1", "c2"], None);
+    let (one, two) = (Eds::stream(&nats, &creds, &url, &shop.schema_map()), Eds::stream(&nats, &creds, &url, &shop.schema_map()));
+    one.begin();
+    let (mut first, mut second) = (one.start(&["--until-caught-up"]), two.start(&["--until-caught-up"]));
+    eventually("at least one ends", Duration::from_secs(120), async || !first.is_running() || !second.is_running()).await;
+    let (first, second) = (first.wait(Duration::from_secs(120)), second.wait(Duration::from_secs(120)));
+    assert!(first.status.success() || second.status.success(), "{}\n---\n{}", first.log, second.log);
+    for loser in [&first, &second].iter().filter(|e| !e.status.success()) {
+        assert!(loser.log.contains("another EDS"), "{}", loser.log);
+    }
+    one.catch_up();
+    assert_equal(&shop, server, &database).await;
+}

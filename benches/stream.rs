@@ -1,0 +1,169 @@
+//! A backlog in JetStream into PostgreSQL, beside a bare client that sends the same rows, encoded beforehand. Run by
+//! `cargo x bench stream [EVENTS]`; all figures are of one run on one machine, so only the ratios mean anything.
+
+#[path = "../tests/it/services/mod.rs"]
+#[allow(dead_code)]
+mod services;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use eds::change::decode::Order;
+use eds::change::{Decoder, TableSchema, value};
+use eds::destination::sql::dialect::POSTGRES;
+use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, put_field};
+use eds::destination::sql::render::{Place, Renderer};
+use eds::sandbox::shop::{Habits, Shop};
+use futures::{SinkExt, pin_mut};
+use services::eds::Eds;
+use services::nats::Nats;
+use services::postgres::Postgres;
+use tokio_postgres::Client;
+
+const ROWS_PER_UPSERT: usize = 5_000;
+
+/// What a run of `eds` took.
+struct Cost {
+    seconds: f64,
+    peak_mib: f64,
+    cpu_seconds: f64,
+}
+
+#[tokio::main]
+async fn main() {
+    let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(200_000);
+    println!("{events} events of each kind; PostgreSQL, nats-server and all clients share this machine\n");
+    println!("| table | bytes per event | EDS events/s | of one bare connection | of two | peak memory | CPU per event |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for table in ["order", "customer"] {
+        measure(table, events).await;
+    }
+}
+
+async fn measure(table: &str, events: usize) {
+    let server = Postgres::start().await;
+    let nats = Nats::start().await;
+    let mut shop = Shop::new(1, Habits::default());
+    let made: Vec<_> = (0..events).filter_map(|_| shop.insert_into(table)).collect();
+    let bytes = made.iter().map(|e| e.payload.len()).sum::<usize>() / events.max(1);
+    nats.publish(made.iter().map(|e| (e.subject.clone(), e.payload.clone().into_bytes()))).await;
+    let schema = shop.schemas().iter().filter_map(|json| TableSchema::parse(json).ok()).find(|s| *s.table == *table).unwrap_or_else(|| panic!("no table {table}"));
+    let payloads: Vec<String> = made.into_iter().map(|e| e.payload).collect();
+
+    let (database, url) = server.database().await;
+    let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
+    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart", "--until-caught-up"]);
+    let cost = run(&eds).await;
+    assert_eq!(count(&server.connect(&database).await, table).await, events as i64, "EDS wrote every row");
+
+    let one = bare(&server, &schema, &payloads, 1).await;
+    let two = bare(&server, &schema, &payloads, 2).await;
+    let rate = |seconds: f64| events as f64 / seconds;
+    println!(
+        "| {table} | {bytes} | {:.0} | {:.2} of {:.0} | {:.2} of {:.0} | {:.0} MiB | {:.1} µs |",
+        rate(cost.seconds),
+        one / cost.seconds,
+        rate(one),
+        two / cost.seconds,
+        rate(two),
+        cost.peak_mib,
+        cost.cpu_seconds * 1e6 / events as f64
+    );
+}
+
+/// Runs the real binary from its start to its end.
+async fn run(eds: &Eds) -> Cost {
+    let started = Instant::now();
+    let mut running = eds.start(&[]);
+    let (mut peak_kib, mut ticks) = (0u64, 0u64);
+    while running.is_running() {
+        if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", running.pid())) {
+            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+            peak_kib = peak_kib.max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
+        }
+        if let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", running.pid())) {
+            let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+            ticks = ticks.max(fields.iter().sum());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let ended = running.wait(Duration::from_secs(1));
+    assert!(ended.status.success(), "{}", ended.log);
+    // The kernel counts in hundredths of a second.
+    Cost { seconds, peak_mib: peak_kib as f64 / 1024.0, cpu_seconds: ticks as f64 / 100.0 }
+}
+
+async fn count(client: &Client, table: &str) -> i64 {
+    client.query_one(&format!("SELECT count(*) FROM \"{table}\""), &[]).await.map(|row| row.get(0)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The rows as one binary COPY per upsert.
+fn encoded(schema: &Arc<TableSchema>, payloads: &[String]) -> Vec<Vec<Bytes>> {
+    let mut decoder = Decoder::default();
+    let mut order = Order::default();
+    let mut pieces = Vec::new();
+    for piece in payloads.chunks(ROWS_PER_UPSERT) {
+        let mut buffer = BytesMut::new();
+        buffer.put_slice(COPY_HEADER);
+        for payload in piece {
+            let event = decoder.decode(Bytes::copy_from_slice(payload.as_bytes())).unwrap_or_else(|e| panic!("{e}"));
+            let (row, _) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
+            buffer.put_i16(schema.columns.len() as i16);
+            for (slot, column) in row.iter().zip(&schema.columns) {
+                put_field(&value::read(slot.present(event.payload()), column).unwrap_or_else(|e| panic!("{e}")), &mut buffer);
+            }
+        }
+        buffer.put_i16(COPY_TRAILER);
+        let mut whole = buffer.freeze();
+        let mut chunks = Vec::new();
+        while !whole.is_empty() {
+            chunks.push(whole.split_to(whole.len().min(128 << 10)));
+        }
+        pieces.push(chunks);
+    }
+    pieces
+}
+
+/// Seconds that a client takes which has nothing to do but send.
+async fn bare(server: &Postgres, schema: &TableSchema, payloads: &[String], connections: usize) -> f64 {
+    let json_schema =
+        Arc::new(Shop::new(1, Habits::default()).schemas().iter().filter_map(|j| TableSchema::parse(j).ok()).find(|s| s.table == schema.table).unwrap_or_else(|| panic!("schema")));
+    let pieces = encoded(&json_schema, payloads);
+    let (database, _) = server.database().await;
+    let renderer = Renderer { dialect: &POSTGRES, place: Place { schema: Some("public".into()), prefix: String::new() } };
+    server.connect(&database).await.batch_execute(&renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
+    let share = pieces.len().div_ceil(connections);
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        let client = server.connect(&database).await;
+        client.batch_execute(&format!("CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS", renderer.stage_columns(schema))).await.unwrap_or_else(|e| panic!("{e}"));
+        clients.push(client);
+    }
+    let upsert = renderer.upsert_from(schema, "pg_temp.stage");
+    let started = Instant::now();
+    let sending = clients.iter().zip(pieces.chunks(share)).map(|(client, pieces)| send(client, &upsert, pieces));
+    futures::future::join_all(sending).await;
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(count(&server.connect(&database).await, &schema.table).await, payloads.len() as i64, "the bare client wrote every row");
+    seconds
+}
+
+async fn send(client: &Client, upsert: &str, pieces: &[Vec<Bytes>]) {
+    let done = async {
+        for chunks in pieces {
+            client.batch_execute("BEGIN").await?;
+            let sink = client.copy_in::<_, Bytes>("COPY pg_temp.stage FROM STDIN (FORMAT binary)").await?;
+            pin_mut!(sink);
+            for chunk in chunks {
+                sink.send(chunk.clone()).await?;
+            }
+            sink.finish().await?;
+            client.execute(upsert, &[]).await?;
+            client.batch_execute("COMMIT").await?;
+        }
+        Ok::<_, tokio_postgres::Error>(())
+    };
+    done.await.unwrap_or_else(|e| panic!("{e}"));
+}
