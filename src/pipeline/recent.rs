@@ -33,14 +33,25 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Reads saved chunks, and says how far they go: what comes later has to be seen again.
-    pub fn load(chunks: &[RecentChunk]) -> (Recent, Option<Position>) {
+    /// The memory as it was at `through`, from saved chunks: they are a log, so that what came later can be left out
+    /// without losing what it replaced. Also says how far the memory goes: what comes later has to be seen again.
+    pub fn load(chunks: &[RecentChunk], through: Option<Position>) -> (Recent, Option<Position>) {
+        let limit = through.map_or(0, |p| p.sequence);
         let mut recent = Recent::default();
-        for entry in chunks.iter().flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES)) {
-            let (hash, entry) = unpack(entry);
+        for (hash, entry) in chunks.iter().flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES)).map(unpack).filter(|(_, e)| e.sequence <= limit) {
             recent.insert(hash, entry);
         }
-        (recent, chunks.last().map(|c| c.through))
+        let saved = chunks.last().map(|c| c.through);
+        (recent, saved.filter(|q| q.sequence < limit).or(through))
+    }
+
+    /// The log of `chunks` without what lies beyond `through`, as one chunk; `None` where nothing does.
+    pub fn trimmed(chunks: &[RecentChunk], through: Position) -> Option<RecentChunk> {
+        let beyond = |entry: &&[u8]| unpack(entry).1.sequence > through.sequence;
+        let all = || chunks.iter().flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES));
+        let is_beyond = chunks.last().is_some_and(|c| c.through.sequence > through.sequence) || all().any(|e| beyond(&e));
+        let through = chunks.last().map_or(through, |c| if c.through.sequence < through.sequence { c.through } else { through });
+        is_beyond.then(|| RecentChunk { through, entries: all().filter(|e| !beyond(e)).flatten().copied().collect() })
     }
 
     /// Takes note of a change. `true`: its row already had a newer version, so it must not be applied.
@@ -77,19 +88,6 @@ impl Recent {
         if self.young.len() >= ROWS_MAX / 2 {
             self.old = std::mem::take(&mut self.young);
         }
-    }
-
-    /// What lies beyond `through` is not (or no longer) at the destination, and will be seen again.
-    pub fn forget_beyond(&mut self, through: Option<Position>) {
-        let sequence = through.map_or(0, |p| p.sequence);
-        self.young.retain(|_, e| e.sequence <= sequence);
-        self.old.retain(|_, e| e.sequence <= sequence);
-        self.unsaved.retain(|(_, e)| e.sequence <= sequence);
-    }
-
-    /// What was saved is void: everything is saved again.
-    pub fn save_all(&mut self) {
-        self.unsaved = self.old.iter().chain(&self.young).map(|(hash, entry)| (*hash, *entry)).collect();
     }
 
     pub fn unsaved(&self) -> usize {
@@ -132,28 +130,40 @@ fn unpack(bytes: &[u8]) -> (u64, Entry) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_chunk_reads_back() {
-        let mut recent = Recent::default();
-        for n in 0..100u64 {
-            let entry = Entry { nanos: n, logical: n as u32 | DELETE, sequence: n };
-            recent.insert(n * 7919, entry);
-            recent.unsaved.push((n * 7919, entry));
-        }
-        let through = Position { sequence: 99, time_ns: 5 };
-        let chunk = recent.chunk(through);
-        let (read, q) = Recent::load(&[chunk]);
-        assert_eq!((&read.young, q, recent.unsaved()), (&recent.young, Some(through), 0));
+    fn entry(n: u64) -> (u64, Entry) {
+        (n % 10 * 7919, Entry { nanos: n, logical: n as u32 | DELETE, sequence: n })
     }
 
     #[test]
-    fn is_bounded_and_forgets_what_a_restored_destination_lacks() {
+    fn a_chunk_reads_back_as_of_any_position() {
+        let mut recent = Recent::default();
+        for n in 1..100 {
+            let (hash, entry) = entry(n);
+            recent.insert(hash, entry);
+            recent.unsaved.push((hash, entry));
+        }
+        let at = |sequence| Position { sequence, time_ns: 5 };
+        let chunk = recent.chunk(at(60));
+        assert_eq!(recent.unsaved(), 39);
+        let chunks = [chunk, recent.chunk(at(99))];
+        let (all, q) = Recent::load(&chunks, Some(at(99)));
+        assert_eq!((&all.young, q), (&recent.young, Some(at(99))));
+        // A row that was changed at 95 and at 45 has at 50 the version of 45.
+        let (earlier, q) = Recent::load(&chunks, Some(at(50)));
+        assert_eq!((earlier.young.get(&entry(5).0), q), (Some(&entry(45).1), Some(at(50))));
+        assert!(Recent::trimmed(&chunks, at(99)).is_none());
+        let trimmed = Recent::trimmed(&chunks, at(50)).map(|c| (c.through, c.entries.len() / ENTRY_BYTES));
+        assert_eq!(trimmed, Some((at(50), 50)));
+        let (_, behind) = Recent::load(&chunks, Some(at(200)));
+        assert_eq!(behind, Some(at(99)));
+    }
+
+    #[test]
+    fn is_bounded() {
         let mut recent = Recent::default();
         for n in 0..3 * ROWS_MAX as u64 {
             recent.insert(n, Entry { nanos: 1, logical: 0, sequence: n });
         }
         assert!(recent.young.len() + recent.old.len() <= ROWS_MAX);
-        recent.forget_beyond(Some(Position { sequence: 10, time_ns: 0 }));
-        assert!(recent.young.is_empty() && recent.old.is_empty());
     }
 }

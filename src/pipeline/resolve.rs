@@ -52,8 +52,8 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    pub fn new(filter: TableFilter, follows_schemas: bool, seen: Option<Position>, recent: Recent) -> Resolver {
-        Resolver { decoder: Decoder::default(), filter, follows_schemas, seen, recent, layouts: HashMap::new() }
+    pub fn new(filter: TableFilter, follows_schemas: bool, seen: Option<Position>) -> Resolver {
+        Resolver { decoder: Decoder::default(), filter, follows_schemas, seen, recent: Recent::default(), layouts: HashMap::new() }
     }
 
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {

@@ -79,8 +79,6 @@ pub struct Engine {
     applier: Option<Applier>,
     /// How far the destination is, as this engine knows it.
     durable: Option<Position>,
-    /// Where to go back to should the destination turn out to have no checkpoint (any more).
-    origin: Option<Position>,
     /// Seen before, and not yet acknowledged.
     passed: Option<Position>,
     /// Why the feed has to be opened again.
@@ -94,6 +92,8 @@ pub struct Engine {
     reopenings: Backoff,
     /// The memory of rows is on disk as of some position: without one, a crash would leave no place to see them from.
     remembered: bool,
+    /// Up to where the memory of rows has seen the stream; behind `durable` while a start catches up on it.
+    covered: Option<Position>,
 }
 
 impl Engine {
@@ -105,24 +105,18 @@ impl Engine {
         let applier = Applier::start(open, options.clone(), aside, state.clone(), progress.clone(), &schemas).await?;
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
         let recorded = applier.recorded();
+        // A position in the state file says where a destination without a record of its own begins (again).
         let durable = match (options.restart, recorded) {
-            (true, _) => None,
+            (true, _) => Some(Position::default()),
             (false, None) => match state.position(&options.consumer).map_err(lost)? {
                 None => feed.standing().await?,
                 known => known,
             },
             (false, known) => known,
         };
-        let chunks = if options.restart { Vec::new() } else { state.recent(&options.consumer).map_err(lost)? };
-        if options.restart {
-            state.clear_recent(&options.consumer).map_err(lost)?;
+        if let Some(origin) = durable.filter(|_| options.restart || recorded.is_none()) {
+            state.save_position(&options.consumer, origin).map_err(lost)?;
         }
-        let (mut recent, saved) = Recent::load(&chunks);
-        if saved.is_some_and(|q| durable.is_none_or(|p| p.sequence < q.sequence)) {
-            recent.forget_beyond(durable);
-        }
-        // The memory of rows has to see what came after it was saved.
-        let from = saved.filter(|q| durable.is_some_and(|p| q.sequence < p.sequence)).or(durable);
         let limits = Limits {
             changes_max: options.abilities.batch_changes_max,
             bytes_max: options.abilities.batch_bytes_max,
@@ -131,12 +125,11 @@ impl Engine {
         };
         let mut engine = Engine {
             idle_ns: state.idle(&options.consumer).map_err(lost)?,
-            resolver: Resolver::new(options.filter.clone(), follows, durable, recent),
+            resolver: Resolver::new(options.filter.clone(), follows, durable),
             gather: Gather::new(limits),
             arrived: VecDeque::new(),
             applier: Some(applier),
             durable,
-            origin: if recorded.is_some() { Some(Position::default()) } else { durable },
             passed: None,
             lost: None,
             caught_up: false,
@@ -145,7 +138,8 @@ impl Engine {
             save_at: Instant::now() + SAVE_INTERVAL,
             opened_at: Instant::now(),
             reopenings: Backoff::default(),
-            remembered: !chunks.is_empty(),
+            remembered: false,
+            covered: durable,
             feed,
             registry,
             state,
@@ -153,8 +147,12 @@ impl Engine {
             options,
             stop,
         };
+        engine.recall();
+        engine.open_feed(engine.covered).await?;
+        if engine.durable.is_none() {
+            engine.begin_here().await?;
+        }
         engine.remember();
-        engine.open_feed(from).await?;
         engine.progress.phase(Phase::Streaming);
         Ok(engine)
     }
@@ -267,7 +265,11 @@ impl Engine {
         let now = Instant::now();
         while lookup.is_none() && !self.gather.is_full() {
             let Some(delivery) = self.arrived.pop_front() else { return };
-            match self.resolver.resolve(&delivery, &self.registry) {
+            let resolved = self.resolver.resolve(&delivery, &self.registry);
+            if !matches!(resolved, Resolved::Wanted { .. }) {
+                self.covered = Some(delivery.position);
+            }
+            match resolved {
                 Resolved::Change(change) => self.gather.change(change, now),
                 Resolved::Aside(aside) => self.gather.aside(aside, now),
                 Resolved::Passed(pass) => self.passed_over(pass, delivery.position, now),
@@ -341,14 +343,8 @@ impl Engine {
     fn moved_to(&mut self, position: Option<Position>) {
         let at = position.map_or(0, |p| p.sequence);
         warn!("the destination is not where it was left but at stream sequence {at} (was it restored?): the stream is read again from there");
-        self.durable = position.or(self.origin);
-        self.resolver.recent.forget_beyond(self.durable);
-        self.resolver.recent.save_all();
-        self.remembered = false;
-        if let Err(e) = self.state.clear_recent(&self.options.consumer) {
-            warn!("{e}");
-        }
-        self.remember();
+        // Without any record it is as it was before the first batch.
+        self.durable = position.or_else(|| self.state.position(&self.options.consumer).ok().flatten()).or(Some(Position::default()));
     }
 
     /// Whether there is nothing left to do; the destination is free.
@@ -381,8 +377,9 @@ impl Engine {
             self.moved_to(confirmed);
         }
         self.resolver.seen = self.durable;
-        self.resolver.recent.forget_beyond(self.durable);
-        let from = self.durable;
+        self.remember();
+        self.recall();
+        let from = self.covered;
         if self.opened_at.elapsed() > OPEN_IS_STABLE {
             self.reopenings = Backoff::default();
         }
@@ -411,11 +408,16 @@ impl Engine {
         }
     }
 
-    /// Records the position before the feed may forget it, then opens there.
+    /// The feed chose where to begin: from now on that is known.
+    async fn begin_here(&mut self) -> Result<(), Halt> {
+        let Some(position) = self.feed.standing().await? else { return Ok(()) };
+        self.state.save_position(&self.options.consumer, position).map_err(|e| Halt::Setup(e.to_string()))?;
+        (self.durable, self.covered) = (Some(position), Some(position));
+        Ok(())
+    }
+
+    /// Opens the feed; what it may forget by that is recorded already, in the destination or in the state file.
     async fn open_feed(&mut self, from: Option<Position>) -> Result<(), Halt> {
-        if let Some(position) = from {
-            self.state.save_position(&self.options.consumer, position).map_err(|e| Halt::Setup(e.to_string()))?;
-        }
         let opened = self.feed.open(from, self.idle_ns).await?;
         for warning in opened.warnings {
             warn!("{warning}");
@@ -441,10 +443,36 @@ impl Engine {
         }
     }
 
-    /// Saves what is new in the memory of rows, as of what is durable.
+    /// The memory of rows as of what is durable: what was gathered since and dropped is not in it. Where it was saved
+    /// earlier, the feed has to be opened there.
+    fn recall(&mut self) {
+        let consumer = &self.options.consumer;
+        let chunks = self.state.recent(consumer).unwrap_or_else(|e| {
+            warn!("{e}; the ages of recent rows are not known");
+            Vec::new()
+        });
+        (self.resolver.recent, self.covered) = Recent::load(&chunks, self.durable);
+        self.remembered = !chunks.is_empty();
+        // What lies beyond has not happened, as far as the destination knows.
+        if let Some(chunk) = self.durable.and_then(|through| Recent::trimmed(&chunks, through))
+            && let Err(e) = self.state.replace_recent(consumer, &chunk)
+        {
+            warn!("{e}");
+        }
+    }
+
+    /// What is durable and seen by the memory of rows.
+    fn remembered_through(&self) -> Option<Position> {
+        match (self.durable, self.covered) {
+            (Some(durable), Some(covered)) if covered.sequence < durable.sequence => Some(covered),
+            (durable, _) => durable,
+        }
+    }
+
+    /// Saves what is new in the memory of rows.
     fn remember(&mut self) {
-        let Some(durable) = self.durable else { return };
-        let chunk = self.resolver.recent.chunk(durable);
+        let Some(through) = self.remembered_through() else { return };
+        let chunk = self.resolver.recent.chunk(through);
         match self.state.append_recent(&self.options.consumer, &chunk, recent::SAVED_BYTES_MAX) {
             Ok(()) => self.remembered = true,
             Err(e) => warn!("{e}"),

@@ -139,10 +139,7 @@ impl State {
     pub fn append_recent(&self, consumer: &str, chunk: &RecentChunk, bytes_max: usize) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
-        transaction.execute(
-            "INSERT INTO recent (consumer, sequence, time_ns, entries) VALUES (?1, ?2, ?3, ?4)",
-            params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries],
-        )?;
+        insert_recent(&transaction, consumer, chunk)?;
         transaction.execute(
             "DELETE FROM recent WHERE consumer = ?1 AND chunk IN (SELECT chunk FROM
                (SELECT chunk, sum(length(entries)) OVER (ORDER BY chunk DESC) AS newer FROM recent WHERE consumer = ?1) WHERE newer > ?2)",
@@ -152,9 +149,13 @@ impl State {
         Ok(())
     }
 
-    /// Forgets the memory of recent rows.
-    pub fn clear_recent(&self, consumer: &str) -> Result<(), StateError> {
-        self.db().execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
+    /// Puts one chunk in the place of all.
+    pub fn replace_recent(&self, consumer: &str, chunk: &RecentChunk) -> Result<(), StateError> {
+        let mut db = self.db();
+        let transaction = db.transaction()?;
+        transaction.execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
+        insert_recent(&transaction, consumer, chunk)?;
+        transaction.commit()?;
         Ok(())
     }
 
@@ -187,6 +188,12 @@ impl State {
         };
         Ok(db.query_row(sql, [key], |row| row.get(0)).optional()?)
     }
+}
+
+fn insert_recent(db: &Connection, consumer: &str, chunk: &RecentChunk) -> Result<(), StateError> {
+    let sql = "INSERT INTO recent (consumer, sequence, time_ns, entries) VALUES (?1, ?2, ?3, ?4)";
+    db.execute(sql, params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries])?;
+    Ok(())
 }
 
 /// Only the owner may read it: it may come to hold rows.

@@ -144,7 +144,7 @@ impl JetStream {
         let start = if anew { 1 } else { position.sequence + 1 };
         let config = ConsumerConfig { deliver_policy: DeliverPolicy::ByStartSequence, opt_start_seq: Some(start), ..wanted.clone() };
         let info = self.make(&config, existing.is_some()).await?;
-        if !anew && info.delivered.stream_seq > position.sequence {
+        if !anew && position.sequence > 0 && info.delivered.stream_seq > position.sequence {
             warnings.extend(self.gap(position, &info, idle_ns).await);
         }
         info!(consumer = self.settings.durable, after = start - 1, pending = info.num_pending, "the consumer was made anew at our position");
