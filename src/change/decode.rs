@@ -83,7 +83,7 @@ impl Event {
 
     /// Unix milliseconds; 0 where absent.
     pub fn timestamp_ms(&self) -> i64 {
-        self.timestamp.present(&self.payload).and_then(|token| value::integer(token)).unwrap_or(0)
+        self.timestamp.present(&self.payload).and_then(value::integer).unwrap_or(0)
     }
 
     pub fn mvcc(&self) -> Cow<'_, str> {

@@ -60,7 +60,7 @@ struct Source {
 enum Road {
     Direct,
     #[cfg(feature = "jetstream")]
-    Nats(crate::sandbox::nats::Publisher),
+    Nats(Box<crate::sandbox::nats::Publisher>),
 }
 
 impl Demo {
@@ -140,7 +140,7 @@ impl Demo {
         if let Some(nats) = crate::sandbox::nats::Nats::find(self.server.as_deref(), self.no_nats, folder).await.map_err(Exit::Failed)? {
             println!("Through NATS JetStream at {}.", nats.url());
             let (feed, publisher, consumer) = nats.road().await?;
-            return Ok(Source { feed, road: Road::Nats(publisher), consumer, _server: Some(nats) });
+            return Ok(Source { feed, road: Road::Nats(Box::new(publisher)), consumer, _server: Some(nats) });
         }
         if self.server.is_some() {
             return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));

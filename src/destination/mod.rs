@@ -45,6 +45,9 @@ pub enum Claim {
     Keep,
 }
 
+/// A destination on its way.
+pub type Opening<'a> = BoxFuture<'a, Result<Box<dyn Destination>, Failure>>;
+
 /// The recipe of a destination: a constant from which help, URL parsing and the engine's plan are read.
 pub struct Driver {
     pub scheme: &'static str,
@@ -56,7 +59,7 @@ pub struct Driver {
     /// Query keys of the URL that it understands, each with what it does.
     pub parameters: &'static [(&'static str, &'static str)],
     pub abilities: Abilities,
-    pub open: for<'a> fn(&'a Target) -> BoxFuture<'a, Result<Box<dyn Destination>, Failure>>,
+    pub open: for<'a> fn(&'a Target) -> Opening<'a>,
 }
 
 /// What is opened, and in whose name.

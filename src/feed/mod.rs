@@ -76,7 +76,8 @@ pub enum FeedError {
 /// Delivers messages in stream order, each opening from one position on.
 #[async_trait]
 pub trait Feed: Send {
-    /// Where the feed itself believes to stand: asked where nothing else knows a position.
+    /// Where the feed itself believes to stand. Asked before anything else: where another process reads the feed, this
+    /// fails with `Taken`, and nothing has been touched yet.
     async fn standing(&mut self) -> Result<Option<Position>, FeedError>;
 
     /// Delivers what follows `after` from now on; what an earlier opening had under way is forgotten. `idle_ns`: the

@@ -101,6 +101,7 @@ impl Engine {
     pub async fn start(parts: Parts) -> Result<Engine, Halt> {
         let Parts { mut feed, open, mut registry, state, aside, progress, options, stop } = parts;
         let follows = options.abilities.schema == Schema::Follows;
+        let standing = feed.standing().await?;
         let schemas = if follows { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
         let applier = Applier::start(open, options.clone(), aside, state.clone(), progress.clone(), &schemas).await?;
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
@@ -109,7 +110,7 @@ impl Engine {
         let durable = match (options.restart, recorded) {
             (true, _) => Some(Position::default()),
             (false, None) => match state.position(&options.consumer).map_err(lost)? {
-                None => feed.standing().await?,
+                None => standing,
                 known => known,
             },
             (false, known) => known,

@@ -88,7 +88,7 @@ pub fn sqlite(shop: &Shop, path: &str) -> Result<Vec<TableReport>, String> {
     let db = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
     let read = |table: usize| -> rusqlite::Result<Found> {
         let mut statement = db.prepare(&format!("SELECT * FROM \"{}\"", shop.tables[table].name))?;
-        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let rows = statement.query_map([], |row| {
             let mut out = Map::new();
             for (i, name) in names.iter().enumerate() {

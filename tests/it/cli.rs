@@ -1,1 +1,117 @@
-//! cli
+//! What the program prints and how it ends, word for word.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::services::eds::binary;
+
+/// Exit code, standard output, standard error.
+fn eds(args: &[&str]) -> (i32, String, String) {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let output = Command::new(binary()).args(args).current_dir(dir.path()).env_remove("EDS_URL").env_remove("PORT").output().unwrap_or_else(|e| panic!("{e}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// Compares with a file in tests/golden; `EDS_GOLDEN=write` writes it anew.
+pub fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var("EDS_GOLDEN").is_ok_and(|v| v == "write") {
+        std::fs::write(&path, found).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, expected, "tests/golden/{name} differs; EDS_GOLDEN=write cargo test --test it cli writes it anew");
+}
+
+#[test]
+fn help_is_as_written_down() {
+    for (name, args) in [
+        ("help.txt", &["--help"][..]),
+        ("stream.txt", &["stream", "--help"]),
+        ("replay.txt", &["replay", "--help"]),
+        ("demo.txt", &["demo", "--help"]),
+        ("drivers.txt", &["drivers"]),
+        ("drivers-postgres.txt", &["drivers", "postgres"]),
+        ("drivers-file.txt", &["drivers", "file"]),
+    ] {
+        let (code, out, _) = eds(args);
+        assert_eq!(code, 0, "{args:?}");
+        golden(name, &out);
+    }
+}
+
+#[test]
+fn version_is_one_line() {
+    assert_eq!(eds(&["version"]), (0, format!("{}\n", env!("CARGO_PKG_VERSION")), String::new()));
+}
+
+/// What was given wrong is named, with a way out, and the exit code says whose fault it is.
+#[test]
+fn wrong_words_are_named() {
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["stream", "--frobnicate"], 1, "unexpected argument '--frobnicate'"),
+        (&["stream", "--minPendingLatency", "1 day"], 1, "is not a duration; write 100ms, 2s or 1h30m"),
+        (&["stream"], 3, "no destination: name it with --url, --url-file or EDS_URL"),
+        (&["stream", "--url", "oracle://x"], 3, "the destination \"oracle\" is not known to this build; it knows: postgres, sqlite, file"),
+        (&["stream", "--url", "sqlite://x.db"], 3, "needs credentials: name the file with --creds"),
+        (&["stream", "--url", "sqlite://x.db", "--creds", "nowhere.creds"], 1, "the credentials file nowhere.creds cannot be used"),
+        (&["stream", "--url", "sqlite://x.db", "--server", "nats://127.0.0.1:1", "--port", "0"], 5, "NATS at nats://127.0.0.1:1 cannot be reached"),
+        (&["replay", "nowhere.jsonl", "--url", "sqlite://x.db"], 1, "the journal nowhere.jsonl cannot be read"),
+        (&["replay", "/dev/null", "--url", "sqlite://x.db"], 3, "needs the tables' schemas: name them with --schema"),
+        (&["replay", "/dev/null", "--url", "sqlite://no/such/dir/x.db", "--schema", "/dev/null"], 1, "not a JSON object of schemas"),
+        (&["replay", "/dev/null", "--url", "sqlite://x.db", "--schema", "nowhere.json"], 1, "the table schemas cannot be had from nowhere.json"),
+        (&["replay", "/dev/null", "--url", "file:///"], 3, "must not be /"),
+        (&["replay", "/dev/null", "--url-file", "nowhere"], 3, "the URL file nowhere cannot be read"),
+        (&["drivers", "oracle"], 3, "there is no destination \"oracle\" in this build"),
+        (&["state", "list"], 1, "holds no state yet"),
+    ];
+    for (args, code, expected) in cases {
+        let (found, _, err) = eds(args);
+        assert!(found == *code && err.contains(expected), "{args:?} ended with {found} and said:\n{err}");
+    }
+}
+
+/// A journal through the command line into SQLite, twice: the second time nothing is left to do.
+#[test]
+fn a_journal_is_replayed_once() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &[u8]| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    write("schema.json", br#"{"t":{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}}"#);
+    let journal: String = (0..100)
+        .map(|n| format!("{{\"operation\":\"INSERT\",\"table\":\"t\",\"modelVersion\":\"1\",\"key\":[\"{0}\"],\"after\":{{\"id\":\"{0}\",\"n\":{n}}}}}\n", n % 40))
+        .collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, journal.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+    std::fs::create_dir(dir.path().join("journal")).unwrap_or_else(|e| panic!("{e}"));
+    write("journal/1.jsonl", journal.as_bytes());
+    write("journal/2.jsonl.gz", &gzip.finish().unwrap_or_else(|e| panic!("{e}")));
+    let replay = || {
+        let output = Command::new(binary())
+            .current_dir(dir.path())
+            .args(["replay", "journal", "--url", "sqlite://out.db", "--schema", "schema.json"])
+            .output()
+            .unwrap_or_else(|e| panic!("{e}"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = replay();
+    assert!(said.contains("done: 200 events") && said.contains("stream sequence 200"), "{said}");
+    let said = replay();
+    assert!(said.contains("up to line 200 before") && said.contains("done: 0 events"), "{said}");
+    let db = rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
+    let (rows, sum): (i64, i64) = db.query_row("SELECT count(*), sum(n) FROM t", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((rows, sum), (40, (60..100).sum()));
+    let output = Command::new(binary()).current_dir(dir.path()).args(["state", "list"]).output().unwrap_or_else(|e| panic!("{e}"));
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(listed.contains("schema/t/1"), "{listed}");
+}
+
+/// `eds demo` at its shortest: it ends and finds every table equal.
+#[test]
+fn the_demo_finds_every_table_equal() {
+    for url in [&[][..], &["--url", "file://files"]] {
+        let (code, out, err) = eds(&[&["demo", "--for", "2s", "--rate", "500", "--no-nats"], url].concat());
+        assert!(code == 0 && out.contains("Every table is equal"), "{out}\n{err}");
+    }
+}

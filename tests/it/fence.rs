@@ -23,6 +23,7 @@ async fn a_process_that_was_replaced_while_it_slept_commits_nothing_more() {
     publish(&nats, &mut shop, 4_000).await;
     eventually("the older one streams", Duration::from_secs(30), async || nats.consumer("eds-f1").await.2 > 0).await;
     send(older.pid(), "STOP");
+    // Asleep, perhaps within a transaction.
     publish(&nats, &mut shop, 4_000).await;
     let newer = new.start(&[]);
     eventually("the newer one has caught up", Duration::from_secs(60), async || {
@@ -62,5 +63,29 @@ async fn of_two_that_start_at_once_one_streams_and_nothing_is_lost() {
         assert!(loser.log.contains("another EDS"), "{}", loser.log);
     }
     one.catch_up();
+    assert_equal(&shop, server, &database).await;
+}
+
+/// One that runs is not disturbed by a second one that is started by mistake.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_one_started_by_mistake_ends_and_the_first_goes_on() {
+    let nats = Nats::start().await;
+    let server = postgres::shared();
+    let (database, url) = server.database().await;
+    let mut shop = Shop::new(13, Habits::default());
+    let creds = nats.server_creds("f3", &["c0", "c1", "c2"], None);
+    let (one, two) = (Eds::stream(&nats, &creds, &url, &shop.schema_map()), Eds::stream(&nats, &creds, &url, &shop.schema_map()));
+    one.begin();
+    let first = one.start(&[]);
+    eventually("the first streams", Duration::from_secs(30), async || first.log().contains("streaming eds-")).await;
+    let ended = two.start(&[]).wait(Duration::from_secs(60));
+    assert!(!ended.status.success() && ended.log.contains("another EDS is reading"), "{}", ended.log);
+    publish(&nats, &mut shop, 2_000).await;
+    eventually("the first has applied it", Duration::from_secs(60), async || {
+        let (unacknowledged, undelivered, _) = nats.consumer("eds-f3").await;
+        (unacknowledged, undelivered) == (0, 0)
+    })
+    .await;
+    assert!(first.stop().status.success());
     assert_equal(&shop, server, &database).await;
 }

@@ -140,15 +140,20 @@ fn history(rng: &mut fastrand::Rng) -> (Vec<String>, BTreeMap<String, Vec<Row>>,
                     let mut set = |name: &str, value: String| row.insert(name.to_owned(), value);
                     let after = match (table, schema) {
                         ("a", 0) => {
-                            (set("id", format!("\"k{key}\"")), set("n", n.to_string()));
+                            set("id", format!("\"k{key}\""));
+                            set("n", n.to_string());
                             format!(r#"{{"id":"k{key}","n":{n},"m":{n}}}"#)
                         }
                         ("a", _) => {
-                            (set("id", format!("\"k{key}\"")), set("n", n.to_string()), set("m", n.to_string()));
+                            set("id", format!("\"k{key}\""));
+                            set("n", n.to_string());
+                            set("m", n.to_string());
                             format!(r#"{{"m":{n},"id":"k{key}","n":{n}}}"#)
                         }
                         _ => {
-                            (set("id", "\"x\"".into()), set("k", key.to_string()), set("n", format!("\"{n}\"")));
+                            set("id", "\"x\"".into());
+                            set("k", key.to_string());
+                            set("n", format!("\"{n}\""));
                             format!(r#"{{"id":"x","k":{key},"n":"{n}"}}"#)
                         }
                     };

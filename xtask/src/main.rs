@@ -1,1 +1,73 @@
-fn main() {}
+//! The project's own tasks: `cargo x services | test | ci | bench NAME`. Needs nothing but Rust to begin with.
+
+mod services;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "cargo x <task>
+
+  services         install the servers that the tests need (nats-server, PostgreSQL)
+  test [ARGS]      services, then cargo test [ARGS]
+  ci               services, format, clippy, tests, builds of single features, cargo deny
+  bench NAME [N]   services, then a benchmark: stream, latency, decode, postgres_paths";
+
+/// What went wrong, for people.
+pub type Done = Result<(), String>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    let done = match args.first().map(String::as_str) {
+        Some("services") => services::install(),
+        Some("test") => test(&rest),
+        Some("ci") => ci(),
+        Some("bench") => bench(&rest),
+        _ => {
+            println!("{HELP}");
+            return ExitCode::from(3);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("cargo x: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the project.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).unwrap_or_default()
+}
+
+/// Runs a program in the root of the project and expects success.
+pub fn run(program: &str, args: &[&str]) -> Done {
+    println!("$ {program} {}", args.join(" "));
+    let status = Command::new(program).args(args).current_dir(root()).status().map_err(|e| format!("{program}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {} failed", args.join(" "))) }
+}
+
+fn test(args: &[&str]) -> Done {
+    services::install()?;
+    run("cargo", &[&["test"], args].concat())
+}
+
+fn bench(args: &[&str]) -> Done {
+    let Some((name, rest)) = args.split_first() else { return Err("which benchmark: stream, latency, decode or postgres_paths?".into()) };
+    services::install()?;
+    run("cargo", &[&["bench", "--bench", name, "--"], rest].concat())
+}
+
+fn ci() -> Done {
+    services::install()?;
+    run("cargo", &["fmt", "--all", "--check"])?;
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
+    for features in ["postgres", "sqlite", "file", "jetstream", "demo"] {
+        run("cargo", &["clippy", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
+    }
+    run("cargo", &["test", "--workspace", "--no-fail-fast"])?;
+    services::cargo_deny()?;
+    run("target/services/bin/cargo-deny", &["check"])
+}

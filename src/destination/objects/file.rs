@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn two_changes_within_a_second_are_both_kept_and_repeats_change_nothing() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
-        let changes = vec![change("e1", "k", 1_000_100, "1720732611708587501.0"), change("e2", "k", 1_000_200, "1720732611708587502.0"), change("e3", "../x", 1_000_200, "1")];
+        let changes = [change("e1", "k", 1_000_100, "1720732611708587501.0"), change("e2", "k", 1_000_200, "1720732611708587502.0"), change("e3", "../x", 1_000_200, "1")];
         for order in [[0, 1, 2], [0, 1, 2], [1, 0, 2]] {
             let again = batch(order.iter().map(|i| changes[*i].clone()).collect());
             write_all(dir.path(), &again, &mut HashSet::new())?;

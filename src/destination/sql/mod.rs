@@ -56,6 +56,9 @@ pub trait Connection: Send {
     async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure>;
     /// The columns of all tables of the renderer's place.
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure>;
+    /// Marks this session as one of `consumer`. `alone`: sessions of it that a predecessor left are ended first, so that
+    /// one which hangs within a transaction holds no locks any more. Nothing where the database has no such means.
+    async fn enter(&mut self, consumer: &str, alone: bool) -> Result<(), Failure>;
     /// Whether a failed ADD COLUMN only means that the column is there.
     fn is_already_there(&self, failure: &Failure) -> bool;
     /// Makes ready for the group, before the transaction begins.
@@ -161,6 +164,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
     }
 
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
+        self.connection.enter(&self.consumer, claim == Claim::Take).await?;
         match claim {
             Claim::Take => {
                 self.connection.execute(&self.renderer.create_checkpoint()).await?;

@@ -45,12 +45,11 @@ pub struct JetStream {
     api: Api,
     settings: Settings,
     opening: Option<Opening>,
-    was_open: bool,
 }
 
 impl JetStream {
     pub fn new(link: Link, settings: Settings) -> JetStream {
-        JetStream { api: Api { link, stream: STREAM.into() }, settings, opening: None, was_open: false }
+        JetStream { api: Api { link, stream: STREAM.into() }, settings, opening: None }
     }
 
     fn wanted(&self) -> ConsumerConfig {
@@ -217,23 +216,23 @@ fn is_before_2_10(version: &str) -> bool {
 #[async_trait]
 impl Feed for JetStream {
     async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
-        let floor = self.existing().await?.and_then(|info| info.floor());
+        let Some(mut info) = self.existing().await? else { return Ok(None) };
+        if self.opening.is_none() {
+            info = self.alone(info).await?;
+        }
+        let floor = info.floor();
         Ok(floor.map(|sequence| Position { sequence, time_ns: 0 }))
     }
 
     async fn open(&mut self, after: Option<Position>, idle_ns: Option<i64>) -> Result<Opened, FeedError> {
         self.opening = None;
-        let mut existing = self.existing().await?;
-        if let Some(info) = existing.take() {
-            existing = Some(if self.was_open { info } else { self.alone(info).await? });
-        }
+        let existing = self.existing().await?;
         let (info, warnings) = self.stand_at(after, existing, idle_ns).await?;
         let allowed = info.config.max_batch.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(usize::MAX);
         let batch = self.settings.batch.min(allowed).max(1);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", self.settings.durable);
         let link = &self.api.link;
         self.opening = Some(Opening::new(&link.client, subject, batch, self.settings.policy, link.connections.clone(), info.delivered.consumer_seq).await?);
-        self.was_open = true;
         Ok(Opened { warnings, pending: Some(info.num_pending) })
     }
 

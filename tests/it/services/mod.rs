@@ -18,7 +18,6 @@ pub fn free_port() -> u16 {
 /// A server that ends with its owner, even if the test process is killed: it hangs on a pipe.
 pub struct Server {
     guard: Child,
-    pub pid: u32,
 }
 
 impl Server {
@@ -38,8 +37,8 @@ impl Server {
         if let Some(out) = guard.stdout.take() {
             let _ = std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line);
         }
-        let pid = line.trim().parse().unwrap_or_else(|_| panic!("{program} did not start"));
-        Server { guard, pid }
+        assert!(line.trim().parse::<u32>().is_ok(), "{program} did not start");
+        Server { guard }
     }
 
     /// Ends it and waits.

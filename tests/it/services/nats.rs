@@ -88,7 +88,8 @@ impl Nats {
         jetstream::new(client)
     }
 
-    async fn stream(&self) {
+    /// Makes the stream.
+    pub async fn stream(&self) {
         let config = jetstream::stream::Config { name: "dbchange".into(), subjects: vec!["dbchange.>".into()], ..Default::default() };
         self.admin().await.create_stream(config).await.unwrap_or_else(|e| panic!("{e}"));
     }
@@ -114,7 +115,7 @@ impl Nats {
         self.creds(name, &json!({"allow": publish}), &json!({"allow": subscribe}), expires)
     }
 
-    fn creds(&self, name: &str, publish: &Value, subscribe: &Value, expires: Option<u64>) -> PathBuf {
+    pub fn creds(&self, name: &str, publish: &Value, subscribe: &Value, expires: Option<u64>) -> PathBuf {
         let user = KeyPair::new_user();
         let nats = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": publish, "sub": subscribe});
         let mut claims = json!({"iat": now(), "iss": self.account.public_key(), "sub": user.public_key(), "name": name, "nats": nats});

@@ -1,4 +1,4 @@
-//! PostgreSQL: single rows by pipelined prepared statements, many by COPY into a temporary table and one upsert.
+//! PostgreSQL: a few rows by pipelined statements, more by array parameters, many by COPY and one upsert.
 
 pub mod encode;
 mod failure;
@@ -51,8 +51,10 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// From so many rows of one table on, COPY is faster than single statements (docs/decisions/0003).
-const COPY_ROWS_MIN: usize = 12;
+/// From so many rows of one table on, one statement over array parameters beats single ones, and from so many on COPY
+/// into a temporary table beats that (docs/decisions/0003-postgres-bulk-path.md).
+const ARRAYS_ROWS_MIN: usize = 4;
+const COPY_ROWS_MIN: usize = 400;
 /// Bytes that are encoded before they are sent.
 const CHUNK_BYTES: usize = 128 << 10;
 /// How long a lock that another session holds is waited for, before the batch is tried again.
@@ -64,7 +66,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let connection = Postgres::connect(target).await?;
     let schema = match settings.parameter("schema") {
-        Some(schema) => schema.to_owned(),
+        Some(schema) => connection.existing_schema(schema).await?,
         None => connection.current_schema().await?,
     };
     let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned() };
@@ -136,6 +138,12 @@ impl Postgres {
         self.client.batch_execute(&sql).await.map_err(|e| failure(&e))
     }
 
+    async fn existing_schema(&self, schema: &str) -> Result<String, Failure> {
+        let found = self.client.query_opt("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", &[&schema]).await.map_err(|e| failure(&e))?;
+        let none = || Failure::misconfigured(format!("the database has no schema {schema:?}: make it with CREATE SCHEMA, or choose another with ?schema="));
+        found.map(|_| schema.to_owned()).ok_or_else(none)
+    }
+
     async fn current_schema(&self) -> Result<String, Failure> {
         let row = self.client.query_one("SELECT current_schema()::text", &[]).await.map_err(|e| failure(&e))?;
         let none = || Failure::misconfigured("the user's search path names no schema that exists: choose one with ?schema=");
@@ -183,6 +191,22 @@ impl Postgres {
         Ok(())
     }
 
+    /// One statement for all rows: an array parameter per column.
+    async fn upsert_by_arrays(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+        let schema = &group.schema;
+        let mut columns = Vec::with_capacity(schema.columns.len());
+        for (i, column) in schema.columns.iter().enumerate() {
+            let values: Result<Vec<_>, _> = group.upserts.iter().map(|u| value::read(batch.change(*u).token(i), column)).collect();
+            columns.push(Fields(values.map_err(|_| unfit(batch))?));
+        }
+        let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
+        let source = format!("SELECT * FROM unnest({})", numbered(types.len()));
+        let statement = self.prepared(renderer.upsert(schema, &source), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
+        self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
     async fn upsert_by_copy(&mut self, renderer: &Renderer, batch: &Batch, group: &Group, stage: &str) -> Result<(), Failure> {
         let schema = &group.schema;
         let copy = self.prepared(format!("COPY {stage} FROM STDIN (FORMAT binary)"), &[]).await?;
@@ -211,13 +235,17 @@ impl Postgres {
     }
 }
 
+/// `$1, $2, …`
+fn numbered(count: usize) -> String {
+    (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+}
+
 /// Deletes the rows whose keys are in array parameters.
 fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
     let keys = schema.key_columns();
-    let arrays: Vec<String> = (1..=keys.len()).map(|n| format!("${n}")).collect();
     let names: Vec<String> = (1..=keys.len()).map(|n| format!("k{n}")).collect();
     let equal: Vec<String> = keys.iter().zip(&names).map(|(c, k)| format!("t.{} = d.{k}", renderer.quoted(&c.name))).collect();
-    format!("DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}", renderer.table(&schema.table), arrays.join(", "), names.join(", "), equal.join(" AND "))
+    format!("DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}", renderer.table(&schema.table), numbered(keys.len()), names.join(", "), equal.join(" AND "))
 }
 
 #[async_trait]
@@ -260,6 +288,20 @@ impl Connection for Postgres {
         Ok(listed.collect())
     }
 
+    /// Sessions of one consumer share an advisory lock, by which they are found.
+    async fn enter(&mut self, consumer: &str, alone: bool) -> Result<(), Failure> {
+        let key = xxhash_rust::xxh3::xxh3_64(consumer.as_bytes()) as i64;
+        if alone {
+            let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
+                       JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = current_user \
+                       WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+                       AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid <> pg_backend_pid()";
+            self.client.execute(sql, &[&key]).await.map_err(|e| failure(&e))?;
+        }
+        self.client.execute("SELECT pg_advisory_lock_shared($1)", &[&key]).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
     fn is_already_there(&self, failure: &Failure) -> bool {
         failure.text.contains("(42701)")
     }
@@ -286,6 +328,7 @@ impl Connection for Postgres {
         match stage {
             _ if group.upserts.is_empty() => Ok(()),
             Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => self.upsert_by_copy(renderer, batch, group, &stage).await,
+            _ if group.upserts.len() >= ARRAYS_ROWS_MIN => self.upsert_by_arrays(renderer, batch, group).await,
             _ => self.upsert_each(renderer, batch, group).await,
         }
     }

@@ -1,0 +1,57 @@
+//! An idle system: from publishing a change to its being visible in PostgreSQL, and the CPU that EDS takes at rest. Run
+//! by `cargo x bench latency`.
+
+#[path = "../tests/it/services/mod.rs"]
+#[allow(dead_code)]
+mod services;
+
+use std::time::{Duration, Instant};
+
+use eds::sandbox::shop::{Habits, Shop};
+use services::eds::Eds;
+use services::nats::Nats;
+use services::postgres::Postgres;
+
+const CHANGES: usize = 300;
+const REST: Duration = Duration::from_secs(20);
+
+#[tokio::main]
+async fn main() {
+    let (server, nats) = (Postgres::start().await, Nats::start().await);
+    let (database, url) = server.database().await;
+    let mut shop = Shop::new(1, Habits::default());
+    let creds = nats.server_creds("latency", &["c0", "c1", "c2"], None);
+    let running = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart"]).start(&[]);
+    services::eventually("it streams", Duration::from_secs(30), async || running.log().contains("streaming eds-")).await;
+    let client = server.connect(&database).await;
+    let visible = client.prepare("SELECT stream_sequence FROM _eds_checkpoint").await.unwrap_or_else(|e| panic!("{e}"));
+    let js = nats.admin().await;
+    let mut waits = Vec::new();
+    for sequence in 1..=CHANGES as i64 {
+        let Some(event) = shop.insert_into("order") else { continue };
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let started = Instant::now();
+        let ack = js.publish(event.subject, event.payload.into()).await.unwrap_or_else(|e| panic!("{e}"));
+        while client.query_one(&visible, &[]).await.is_ok_and(|row| row.get::<_, i64>(0) < sequence) {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        // The first one makes the tables' plans.
+        if sequence > 5 {
+            waits.push(started.elapsed());
+        }
+        let _ = ack.await;
+    }
+    waits.sort();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+    println!("publish to visible: p50 {:.1?}, p90 {:.1?}, p99 {:.1?} ({} changes of ~4 kB)", at(50), at(90), at(99), waits.len());
+    let before = cpu_ticks(running.pid());
+    tokio::time::sleep(REST).await;
+    let used = (cpu_ticks(running.pid()) - before) as f64 / 100.0;
+    println!("at rest: {:.2} % of a core over {REST:?}", used / REST.as_secs_f64() * 100.0);
+}
+
+/// User and system time in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum()
+}

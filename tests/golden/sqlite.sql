@@ -1,0 +1,14 @@
+CREATE TABLE IF NOT EXISTS "or""der" ("id" TEXT NOT NULL, "region" INTEGER NOT NULL, "meta" TEXT, "paid" INTEGER, "rate" REAL, "select" TEXT, "status" TEXT, "tags" TEXT, "total" INTEGER, "when" TEXT, PRIMARY KEY ("id", "region"));
+CREATE TABLE IF NOT EXISTS "k" ("id" TEXT NOT NULL, PRIMARY KEY ("id"));
+ALTER TABLE "or""der" ADD COLUMN "paid" INTEGER;
+ALTER TABLE "or""der" ALTER COLUMN "total" DROP NOT NULL;
+INSERT INTO "or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
+INSERT INTO "k" ("id") VALUES (?1) ON CONFLICT ("id") DO NOTHING;
+INSERT INTO "or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") SELECT "id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when" FROM stage ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
+DELETE FROM "or""der" WHERE "id" = ?1 AND "region" = ?2;
+"id" TEXT, "region" INTEGER, "meta" TEXT, "paid" INTEGER, "rate" REAL, "select" TEXT, "status" TEXT, "tags" TEXT, "total" INTEGER, "when" TEXT;
+CREATE TABLE IF NOT EXISTS "_eds_checkpoint" (consumer TEXT NOT NULL, lane INTEGER NOT NULL, epoch INTEGER NOT NULL, stream_sequence INTEGER NOT NULL, stream_time_ns INTEGER NOT NULL, companies TEXT NOT NULL, format INTEGER NOT NULL, PRIMARY KEY (consumer, lane));
+INSERT INTO "_eds_checkpoint" (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES (?1, 0, 0, 0, 0, ?2, 1) ON CONFLICT (consumer, lane) DO NOTHING;
+UPDATE "_eds_checkpoint" SET epoch = CASE WHEN epoch > ?3 THEN epoch ELSE ?3 END + 1, companies = ?2 WHERE consumer = ?1 AND lane = 0;
+SELECT epoch, stream_sequence, stream_time_ns, format FROM "_eds_checkpoint" WHERE consumer = ?1 AND lane = 0;
+UPDATE "_eds_checkpoint" SET stream_sequence = ?1, stream_time_ns = ?2 WHERE consumer = ?3 AND lane = 0 AND epoch = ?4 AND stream_sequence = ?5;

