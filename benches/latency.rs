@@ -13,6 +13,8 @@ use services::nats::Nats;
 use services::postgres::Postgres;
 
 const CHANGES: usize = 300;
+/// Between two looks at the destination: more often, and looking would be what is measured.
+const POLL: Duration = Duration::from_micros(500);
 const REST: Duration = Duration::from_secs(20);
 
 #[tokio::main]
@@ -21,7 +23,8 @@ async fn main() {
     let (database, url) = server.database().await;
     let mut shop = Shop::new(1, Habits::default());
     let creds = nats.server_creds("latency", &["c0", "c1", "c2"], None);
-    let running = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart"]).start(&[]);
+    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart"]);
+    let running = eds.start(&[]);
     services::eventually("it streams", Duration::from_secs(30), async || running.log().contains("streaming eds-")).await;
     let client = server.connect(&database).await;
     let visible = client.prepare("SELECT stream_sequence FROM _eds_checkpoint").await.unwrap_or_else(|e| panic!("{e}"));
@@ -33,7 +36,7 @@ async fn main() {
         let started = Instant::now();
         let ack = js.publish(event.subject, event.payload.into()).await.unwrap_or_else(|e| panic!("{e}"));
         while client.query_one(&visible, &[]).await.is_ok_and(|row| row.get::<_, i64>(0) < sequence) {
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            tokio::time::sleep(POLL).await;
         }
         // The first one makes the tables' plans.
         if sequence > 5 {
@@ -41,13 +44,32 @@ async fn main() {
         }
         let _ = ack.await;
     }
-    waits.sort();
-    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-    println!("publish to visible: p50 {:.1?}, p90 {:.1?}, p99 {:.1?} ({} changes of ~4 kB)", at(50), at(90), at(99), waits.len());
+    show("publish to visible", waits);
+    show("a bare commit of one row", bare_commits(&client).await);
     let before = cpu_ticks(running.pid());
     tokio::time::sleep(REST).await;
     let used = (cpu_ticks(running.pid()) - before) as f64 / 100.0;
     println!("at rest: {:.2} % of a core over {REST:?}", used / REST.as_secs_f64() * 100.0);
+}
+
+fn show(what: &str, mut waits: Vec<Duration>) {
+    waits.sort();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+    println!("{what}: p50 {:.1?}, p90 {:.1?}, p99 {:.1?} of {}", at(50), at(90), at(99), waits.len());
+}
+
+/// What the database alone takes on this machine.
+async fn bare_commits(client: &tokio_postgres::Client) -> Vec<Duration> {
+    client.batch_execute("CREATE TABLE bare (n int PRIMARY KEY, t text)").await.unwrap_or_else(|e| panic!("{e}"));
+    let insert = client.prepare("INSERT INTO bare VALUES ($1, repeat('x', 3900))").await.unwrap_or_else(|e| panic!("{e}"));
+    let mut waits = Vec::new();
+    for n in 0..CHANGES as i32 {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let started = Instant::now();
+        client.execute(&insert, &[&n]).await.unwrap_or_else(|e| panic!("{e}"));
+        waits.push(started.elapsed());
+    }
+    waits
 }
 
 /// User and system time in hundredths of a second.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cause::chain;
+
 /// How long one request may take.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -42,15 +44,4 @@ impl Http {
         }
         response.text().await.map_or_else(|e| Answer::Unavailable(format!("its answer broke off: {}{id}", chain(&e.without_url()))), Answer::Body)
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

@@ -1,5 +1,6 @@
 //! EDS: streams a business system's change events into a destination and keeps it equal to their source.
 
+pub mod cause;
 pub mod change;
 pub mod cli;
 pub mod destination;

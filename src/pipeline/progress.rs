@@ -118,6 +118,14 @@ impl Progress {
         inner.last_error = Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: why.to_owned() });
     }
 
+    /// The feed was opened: what had been received and not applied comes again.
+    pub fn opened(&self, pending: u64) {
+        let mut inner = self.inner();
+        inner.received = inner.done;
+        inner.lag_events = pending;
+        self.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+    }
+
     pub fn received(&self, events: usize, pending: u64) {
         self.events.inc_by(events as u64);
         let mut inner = self.inner();

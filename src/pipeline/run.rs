@@ -426,7 +426,7 @@ impl Engine {
         }
         self.opened_at = Instant::now();
         self.caught_up = opened.pending == Some(0);
-        self.progress.update(|s| s.lag_events = opened.pending.unwrap_or(0));
+        self.progress.opened(opened.pending.unwrap_or(0));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use tokio_postgres::error::DbError;
 
+use crate::cause::chain;
 use crate::destination::{Failure, FailureKind, Settings};
 
 /// What to do about an error of this SQLSTATE.
@@ -72,20 +73,6 @@ pub fn refused_connection(error: &tokio_postgres::Error, settings: &Settings, po
         _ => format!("PostgreSQL at {place}: {}", shown(db)),
     };
     Failure::new(kind(db.code().code()), text)
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let next = inner.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
