@@ -133,7 +133,8 @@ pub async fn finish(engine: Engine, progress: &Progress) -> Result<End, Exit> {
     let end = engine.run().await?;
     let done = progress.snapshot();
     let aside = if done.set_aside > 0 { format!(", {} set aside", done.set_aside) } else { String::new() };
-    info!("done: {} events in {} batches{aside}; the destination is at stream sequence {}", done.done, done.batches, done.stream_sequence);
+    let events = done.done - done.seen_before;
+    info!("done: {events} events in {} batches{aside}; the destination is at stream sequence {}", done.batches, done.stream_sequence);
     Ok(end)
 }
 

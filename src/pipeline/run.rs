@@ -439,9 +439,7 @@ impl Engine {
         {
             warn!("{e}");
         }
-        if self.resolver.recent.unsaved() > 0 {
-            self.remember();
-        }
+        self.remember();
     }
 
     /// The memory of rows as of what is durable: what was gathered since and dropped is not in it. Where it was saved

@@ -139,7 +139,12 @@ impl State {
     pub fn append_recent(&self, consumer: &str, chunk: &RecentChunk, bytes_max: usize) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
-        insert_recent(&transaction, consumer, chunk)?;
+        let advance = "UPDATE recent SET sequence = ?2, time_ns = ?3 WHERE chunk = (SELECT max(chunk) FROM recent WHERE consumer = ?1)";
+        let through = params![consumer, chunk.through.sequence as i64, chunk.through.time_ns];
+        // Nothing new only moves the last chunk's end.
+        if !chunk.entries.is_empty() || transaction.execute(advance, through)? == 0 {
+            insert_recent(&transaction, consumer, chunk)?;
+        }
         transaction.execute(
             "DELETE FROM recent WHERE consumer = ?1 AND chunk IN (SELECT chunk FROM
                (SELECT chunk, sum(length(entries)) OVER (ORDER BY chunk DESC) AS newer FROM recent WHERE consumer = ?1) WHERE newer > ?2)",
@@ -227,7 +232,8 @@ mod tests {
         let state = State::open(dir.path())?;
         assert_eq!(state.position("c")?, Some(at(2)));
         assert_eq!(state.position("other")?, None);
-        assert_eq!(state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(), [3, 4, 5]);
+        state.append_recent("c", &RecentChunk { through: at(9), entries: Vec::new() }, 3 * 28)?;
+        assert_eq!(state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(), [3, 4, 9]);
         assert_eq!(state.get("schema/order/v1")?.as_deref(), Some("{}"));
         assert_eq!(state.list()?.len(), 3);
         Ok(())
