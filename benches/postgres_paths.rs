@@ -68,7 +68,7 @@ fn rows(columns: usize, count: usize) -> (TableSchema, Vec<Change>) {
         let Some(event) = shop.insert_into("order") else { continue };
         let event = decoder.decode(event.payload.into()).unwrap_or_else(|e| panic!("{e}"));
         let (row, key) = decoder.row(&event, &schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-        changes.push(Change { event, position: Position::default(), schema: None, row, key });
+        changes.push(Change { event, subject: "".into(), position: Position::default(), schema: None, row, key });
     }
     (schema, changes)
 }

@@ -109,7 +109,7 @@ mod tests {
         let mut decoder = Decoder::default();
         let event = decoder.decode(text.into()).unwrap_or_else(|e| panic!("{e}"));
         let (row, key) = decoder.row(&event, schema, &mut Order::default()).unwrap_or_else(|e| panic!("{e}"));
-        Change { event, position: Position::default(), schema: Some(schema.clone()), row, key }
+        Change { event, subject: "".into(), position: Position::default(), schema: Some(schema.clone()), row, key }
     }
 
     type Table = BTreeMap<String, BTreeMap<String, String>>;

@@ -63,6 +63,8 @@ impl Position {
 #[derive(Clone, Debug)]
 pub struct Change {
     pub event: Event,
+    /// Where it came from, for people: a NATS subject, or file and line.
+    pub subject: Box<str>,
     pub position: Position,
     /// Absent where the destination ignores schemas.
     pub schema: Option<Arc<TableSchema>>,
@@ -84,6 +86,6 @@ impl Change {
 
     /// What the change occupies in memory, for the byte budget.
     pub fn size(&self) -> usize {
-        size_of::<Change>() + self.event.payload().len() + self.row.len() * size_of::<Slot>()
+        size_of::<Change>() + self.subject.len() + self.event.payload().len() + self.row.len() * size_of::<Slot>()
     }
 }

@@ -253,9 +253,8 @@ impl Applier {
                 return;
             }
             *run += 1;
-            let subject = format!("table {table}, event {}", change.event.id());
             let payload = bytes::Bytes::copy_from_slice(change.event.payload().as_bytes());
-            self.set_aside(&[Aside { position: change.position, subject, reason, payload }], &table).await;
+            self.set_aside(&[Aside { position: change.position, subject: change.subject.to_string(), reason, payload }], &table).await;
             if let Err(at) = skipped.binary_search(&(index as usize)) {
                 skipped.insert(at, index as usize);
             }

@@ -83,7 +83,7 @@ impl Resolver {
         }
         if !self.follows_schemas {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
-            return Ok(Step::Change(Change { event, position: delivery.position, schema: None, row: Box::default(), key }));
+            return Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema: None, row: Box::default(), key }));
         }
         let table = event.table();
         let version = event.model_version();
@@ -95,7 +95,7 @@ impl Resolver {
         };
         let (row, key) = self.decoder.row(&event, schema, order).map_err(|e| e.to_string())?;
         let schema = Some(schema.clone());
-        Ok(Step::Change(Change { event, position: delivery.position, schema, row, key }))
+        Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema, row, key }))
     }
 }
 

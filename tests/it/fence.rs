@@ -89,3 +89,27 @@ async fn a_second_one_started_by_mistake_ends_and_the_first_goes_on() {
     assert!(first.stop().status.success());
     assert_equal(&shop, server, &database).await;
 }
+
+/// A predecessor that hangs within a transaction, its locks held, does not keep its successor out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_a_predecessor_left_hanging_is_ended() {
+    let nats = Nats::start().await;
+    let server = postgres::shared();
+    let (database, url) = server.database().await;
+    let mut shop = Shop::new(14, Habits::default());
+    let creds = nats.server_creds("f4", &["c0", "c1", "c2"], None);
+    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
+    eds.begin();
+    publish(&nats, &mut shop, 1_000).await;
+    eds.catch_up();
+    publish(&nats, &mut shop, 1_000).await;
+    // What a session of EDS is known by, and the locks that it would hold.
+    let hanging = server.connect(&database).await;
+    let key = xxhash_rust::xxh3::xxh3_64(b"eds-f4") as i64;
+    hanging.execute("SELECT pg_advisory_lock_shared($1)", &[&key]).await.unwrap_or_else(|e| panic!("{e}"));
+    hanging.batch_execute("BEGIN; LOCK TABLE \"order\", _eds_checkpoint IN EXCLUSIVE MODE").await.unwrap_or_else(|e| panic!("{e}"));
+    let log = eds.catch_up();
+    assert!(!log.contains("trying again"), "{log}");
+    assert!(hanging.batch_execute("COMMIT").await.is_err(), "the hanging session was ended");
+    assert_equal(&shop, server, &database).await;
+}

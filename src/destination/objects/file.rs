@@ -194,7 +194,7 @@ mod tests {
         let text = format!(r#"{{"operation":"UPDATE","id":"{id}","table":"order","key":["{key}"],"after":{{}},"timestamp":{timestamp},"mvccTimestamp":"{mvcc}"}}"#);
         let event = Decoder::default().decode(text.into()).unwrap_or_else(|e| panic!("{e}"));
         let key = event.record_key().unwrap_or_default().into();
-        Change { event, position: Position::default(), schema: None, row: Box::default(), key }
+        Change { event, subject: "".into(), position: Position::default(), schema: None, row: Box::default(), key }
     }
 
     fn batch(changes: Vec<Change>) -> Batch {

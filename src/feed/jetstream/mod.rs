@@ -259,3 +259,15 @@ impl Feed for JetStream {
         closed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_before_2_10;
+
+    #[test]
+    fn an_old_server_is_known_by_its_version() {
+        for (version, old) in [("2.9.25", true), ("2.10.0", false), ("2.12.2", false), ("1.4.1", true), ("3.0.0-beta", false)] {
+            assert_eq!(is_before_2_10(version), old, "{version}");
+        }
+    }
+}
