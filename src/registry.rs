@@ -103,6 +103,11 @@ impl Registry {
                 Ok(current)
             }
             Asked::Found(Found::Unknown) => Err(format!("{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file of that form?", self.publisher.name())),
+            // HQ away is an outage; what was seen before will do until a new version appears.
+            Asked::Unavailable(why) if self.publisher.may_be_away() && !self.known.is_empty() => {
+                warn!("the table schemas cannot be had from {}: {why}; going on with those that were seen before", self.publisher.name());
+                Ok(self.known.values().filter_map(|versions| versions.last().cloned()).collect())
+            }
             Asked::Unavailable(why) => Err(format!("the table schemas cannot be had from {}: {why}", self.publisher.name())),
         }
     }
@@ -161,12 +166,13 @@ impl Publisher {
         }
     }
 
+    /// Whether it is elsewhere, and may be out of reach or behind for a while.
+    fn may_be_away(&self) -> bool {
+        !matches!(self, Publisher::File(_) | Publisher::Fixed(_))
+    }
+
     fn unknown_wait(&self) -> Duration {
-        match self {
-            Publisher::File(_) | Publisher::Fixed(_) => Duration::ZERO,
-            #[cfg(feature = "http")]
-            Publisher::Url(..) | Publisher::Hq(..) => UNKNOWN_WAIT_MAX,
-        }
+        if self.may_be_away() { UNKNOWN_WAIT_MAX } else { Duration::ZERO }
     }
 
     async fn map(&self) -> Asked {

@@ -278,7 +278,7 @@ impl Applier {
 
     /// After a failure that says nothing about the data: connect anew, and look how far the destination came.
     async fn recover(&mut self, failure: &Failure, batch: &Arc<Batch>, todo: &mut Vec<Piece>, backoff: &mut Backoff) -> Result<Tried, Failure> {
-        if backoff.tries() == 0 {
+        if backoff.tries().is_multiple_of(20) {
             warn!("the destination failed: {failure}; trying again");
         }
         self.progress.waiting(&failure.to_string());

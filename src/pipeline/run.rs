@@ -236,6 +236,10 @@ impl Engine {
 
     /// What came of waiting for the feed.
     fn signalled(&mut self, signal: Result<Signal, FeedError>, arrivals: &mut Vec<Delivery>) -> Result<(), Halt> {
+        if signal != Ok(Signal::Delivered) {
+            // What came together with a loss comes again, after what was lost.
+            arrivals.clear();
+        }
         match signal {
             Ok(Signal::Delivered) => {
                 let pending = arrivals.last().map_or(0, |d| d.pending);

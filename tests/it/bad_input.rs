@@ -1,20 +1,13 @@
 //! One message in a thousand is bad: it is reported and set aside, and the rest goes on.
 
-use eds::sandbox::shop::{Habits, Shop};
 use serde_json::Value;
 
-use crate::services::eds::Eds;
-use crate::services::nats::Nats;
-use crate::services::postgres;
-use crate::stream::assert_equal;
+use crate::services::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_messages_are_set_aside_and_harm_nobody() {
-    let nats = Nats::start().await;
-    let server = postgres::shared();
-    let (database, url) = server.database().await;
-    let mut shop = Shop::new(21, Habits::default());
-    let version = shop.tables[0].version.clone();
+    let mut scene = Scene::new("b1", 21).await;
+    let version = scene.shop.tables[0].version.clone();
     let bad: Vec<Vec<u8>> = vec![
         b"{\"operation\":\"INSERT\",".to_vec(),
         b"\xff\xfe not text".to_vec(),
@@ -24,28 +17,30 @@ async fn bad_messages_are_set_aside_and_harm_nobody() {
         br#"{"operation":"INSERT","table":"nobody","modelVersion":"0","key":["x"],"after":{"id":"x"}}"#.to_vec(),
         format!(r#"{{"operation":"INSERT","table":"customer","modelVersion":"{version}","key":["twelve"],"after":{{"id":"twelve","postalCode":"twelve"}}}}"#).into_bytes(),
         // Too long for VARCHAR(64), which only PostgreSQL itself notices.
-        format!(r#"{{"operation":"INSERT","table":"order","modelVersion":"{}","key":["long"],"after":{{"id":"long","status":"{}"}}}}"#, shop.tables[2].version, "s".repeat(65))
-            .into_bytes(),
+        format!(
+            r#"{{"operation":"INSERT","table":"order","modelVersion":"{}","key":["long"],"after":{{"id":"long","status":"{}"}}}}"#,
+            scene.shop.tables[2].version,
+            "s".repeat(65)
+        )
+        .into_bytes(),
     ];
     let reasons = ["not JSON", "not UTF-8", "no primary key", "\"operation\" is missing", "neither INSERT", "nobody knows the schema", "\"postalCode\" is not an integer", "22001"];
     let mut messages = Vec::new();
     for (n, bad) in bad.iter().cycle().take(16).enumerate() {
         for _ in 0..1000 {
-            let event = shop.next_event();
+            let event = scene.shop.next_event();
             messages.push((event.subject, event.payload.into_bytes()));
         }
         messages.push((format!("dbchange.customer.insert.c0.l0.PUBLIC.bad{n}"), bad.clone()));
     }
-    nats.publish(messages.into_iter()).await;
-    let creds = nats.server_creds("b1", &["c0", "c1", "c2"], None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart"]);
+    scene.nats.publish(messages.into_iter()).await;
     let log = {
-        let ended = eds.start(&["--until-caught-up"]).wait(std::time::Duration::from_secs(120));
+        let ended = scene.eds.start(&["--restart", "--until-caught-up"]).wait(std::time::Duration::from_secs(120));
         assert!(ended.status.success(), "{}", ended.log);
         ended.log
     };
-    assert_equal(&shop, server, &database).await;
-    let file = std::fs::read_to_string(eds.data_dir().join("set-aside.jsonl")).unwrap_or_else(|e| panic!("{e}"));
+    scene.assert_equal().await;
+    let file = std::fs::read_to_string(scene.eds.data_dir().join("set-aside.jsonl")).unwrap_or_else(|e| panic!("{e}"));
     let lines: Vec<Value> = file.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
     for reason in reasons {
         let found: Vec<&Value> = lines.iter().filter(|l| l["reason"].as_str().is_some_and(|r| r.contains(reason))).collect();
@@ -55,6 +50,5 @@ async fn bad_messages_are_set_aside_and_harm_nobody() {
     }
     assert_eq!(lines.len(), 16);
     assert!(!log.contains("twelve"), "no value is shown: {log}");
-    let (unacknowledged, undelivered, _) = nats.consumer("eds-b1").await;
-    assert_eq!((unacknowledged, undelivered), (0, 0));
+    assert!(scene.is_idle().await);
 }

@@ -9,7 +9,7 @@ use crate::services::eds::Eds;
 use crate::services::eventually;
 use crate::services::nats::Nats;
 use crate::services::postgres::Postgres;
-use crate::stream::publish;
+use crate::services::scene::{COMPANIES, publish};
 
 /// Status line and body.
 async fn get(address: &str, path: &str) -> (String, String) {
@@ -28,7 +28,7 @@ async fn health_metrics_and_status_tell_how_it_goes() {
     let mut server = Postgres::start().await;
     let (_, url) = server.database().await;
     let mut shop = Shop::new(51, Habits::default());
-    let creds = nats.server_creds("h1", &["c0", "c1", "c2"], None);
+    let creds = nats.server_creds("h1", COMPANIES, None);
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     eds.begin();
     publish(&nats, &mut shop, 500).await;

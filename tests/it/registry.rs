@@ -54,21 +54,23 @@ async fn versions_are_asked_of_hq_by_the_name_of_their_object() {
     let event =
         |version: &str, column: &str| format!("{}\n", json!({"operation": "INSERT", "table": "t", "modelVersion": version, "key": [version], "after": {"id": version, column: 7}}));
     std::fs::write(dir.path().join("j.jsonl"), event("1", "n") + &event("2", "m")).unwrap_or_else(|e| panic!("{e}"));
-    let replay = async |more: &'static [&'static str]| {
+    let replay = async |hq: &str, more: &'static [&'static str]| {
         let mut command = Command::new(eds::binary());
-        command.current_dir(dir.path()).args(["replay", "j.jsonl", "--url", "sqlite://out.db", "--api-url", &hq.url]).args(more);
+        command.current_dir(dir.path()).args(["replay", "j.jsonl", "--url", "sqlite://out.db", "--api-url", hq]).args(more);
         let output = tokio::task::spawn_blocking(move || command.output()).await.map_err(std::io::Error::other).and_then(|o| o).unwrap_or_else(|e| panic!("{e}"));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    replay(&[]).await;
+    replay(&hq.url, &[]).await;
     let db = rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
     let row: (Option<i64>, Option<i64>) = db.query_row("SELECT n, m FROM t WHERE id = '2'", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(row, (None, Some(7)));
     let versions = || hq.asked.lock().unwrap_or_else(|e| e.into_inner()).iter().filter(|p| *p == "/v3/schema/tObject/2").count();
     assert_eq!(versions(), 2);
     // What was asked once is known after a restart.
-    replay(&["--restart"]).await;
+    replay(&hq.url, &["--restart"]).await;
     assert_eq!(versions(), 2);
+    // Then HQ may even be away.
+    replay("http://127.0.0.1:1", &["--restart"]).await;
 }
 
 /// Only the tables that were named are made and written.

@@ -224,6 +224,9 @@ impl Feed for SimFeed {
                 pending: total - sequence,
             });
         }
+        if self.world.chance(40) {
+            return Ok(Signal::Lost("a delivery was lost on the way".into()));
+        }
         Ok(Signal::Delivered)
     }
 

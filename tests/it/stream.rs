@@ -2,32 +2,15 @@
 
 use std::time::Duration;
 
-use eds::sandbox::check;
 use eds::sandbox::shop::{Habits, Shop};
 
 use crate::services::eds::Eds;
 use crate::services::nats::Nats;
-use crate::services::postgres::{self, Postgres};
+use crate::services::postgres::Postgres;
+use crate::services::scene::{COMPANIES, Scene, assert_equal, publish};
 use crate::services::{eventually, send};
 
 const EVENTS: u64 = 200_000;
-const COMPANIES: &[&str] = &["c0", "c1", "c2"];
-
-pub async fn publish(nats: &Nats, shop: &mut Shop, events: u64) {
-    let messages = (0..events).map(|_| {
-        let event = shop.next_event();
-        (event.subject, event.payload.into_bytes())
-    });
-    nats.publish(messages).await;
-}
-
-pub async fn assert_equal(shop: &Shop, server: &Postgres, database: &str) {
-    let client = server.connect(database).await;
-    let reports = check::postgres(shop, &client).await.unwrap_or_else(|e| panic!("{e}"));
-    let wrong: Vec<String> = reports.iter().filter(|r| !r.is_equal()).map(check::line).collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(reports.iter().map(|r| r.expected).sum::<usize>() > 0);
-}
 
 async fn assert_nothing_pending(nats: &Nats, consumer: &str) {
     let (unacknowledged, undelivered, _) = nats.consumer(consumer).await;
@@ -89,61 +72,48 @@ async fn two_hundred_thousand_events_end_equal_whatever_happens() {
 /// After a kill with thousands delivered and unacknowledged, they are applied at once, not after the ack wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_delivered_before_a_kill_is_back_at_once() {
-    let nats = Nats::start().await;
-    let server = postgres::shared();
-    let (database, url) = server.database().await;
-    let mut shop = Shop::new(5, Habits::default());
-    let creds = nats.server_creds("s2", COMPANIES, None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
-    eds.begin();
-    let client = server.connect(&database).await;
-    let running = eds.start(&[]);
+    let mut scene = Scene::new("s2", 5).await;
+    scene.eds.begin();
+    let client = scene.server.connect(&scene.database).await;
+    let running = scene.eds.start(&[]);
     eventually("it streams", Duration::from_secs(30), async || running.log().contains("streaming eds-")).await;
     // Whoever holds the checkpoint keeps every batch from being committed.
     client.batch_execute("BEGIN; LOCK TABLE _eds_checkpoint IN ACCESS EXCLUSIVE MODE").await.unwrap_or_else(|e| panic!("{e}"));
-    publish(&nats, &mut shop, 25_000).await;
-    eventually("deliveries are under way", Duration::from_secs(30), async || nats.consumer("eds-s2").await.0 > 4000).await;
+    scene.publish(25_000).await;
+    eventually("deliveries are under way", Duration::from_secs(30), async || scene.consumer().await.0 > 4000).await;
     running.kill();
     client.batch_execute("ROLLBACK").await.unwrap_or_else(|e| panic!("{e}"));
     let begun = std::time::Instant::now();
-    let running = eds.start(&[]);
+    let running = scene.eds.start(&[]);
     let done = async || client.query_one("SELECT stream_sequence FROM _eds_checkpoint", &[]).await.is_ok_and(|row| row.get::<_, i64>(0) > 0);
     eventually("the first is applied again", Duration::from_secs(30), done).await;
     println!("the first change was applied again {:?} after the start", begun.elapsed());
-    eventually("all are applied", Duration::from_secs(60), async || nats.consumer("eds-s2").await.1 == 0 && nats.consumer("eds-s2").await.0 == 0).await;
+    scene.until_idle().await;
     assert!(running.stop().status.success());
-    assert_equal(&shop, server, &database).await;
+    scene.assert_equal().await;
 }
 
 /// A destination that is put back to an earlier state is brought up to date again, from its own checkpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_destination_catches_up() {
-    let nats = Nats::start().await;
-    let server = postgres::shared();
-    let (database, url) = server.database().await;
-    let mut shop = Shop::new(6, Habits::default());
-    let creds = nats.server_creds("s3", COMPANIES, None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
-    eds.begin();
-    publish(&nats, &mut shop, 3_000).await;
-    eds.catch_up();
-    let admin = server.connect("postgres").await;
+    let mut scene = Scene::new("s3", 6).await;
+    scene.eds.begin();
+    scene.publish(3_000).await;
+    scene.eds.catch_up();
+    let admin = scene.server.connect("postgres").await;
     let run = async |sql: String| admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let database = scene.database.clone();
     run(format!("CREATE DATABASE {database}_backup TEMPLATE {database}")).await;
-    let running = eds.start(&[]);
-    publish(&nats, &mut shop, 5_000).await;
-    eventually("the later changes are applied", Duration::from_secs(60), async || nats.consumer("eds-s3").await.1 == 0 && nats.consumer("eds-s3").await.0 == 0).await;
+    let running = scene.eds.start(&[]);
+    scene.publish(5_000).await;
+    scene.until_idle().await;
     run(format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false")).await;
     run(format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     run(format!("DROP DATABASE {database} WITH (FORCE)")).await;
     run(format!("CREATE DATABASE {database} TEMPLATE {database}_backup")).await;
-    publish(&nats, &mut shop, 500).await;
-    eventually("the destination is equal again", Duration::from_secs(60), async || {
-        let client = server.connect(&database).await;
-        check::postgres(&shop, &client).await.is_ok_and(|reports| reports.iter().all(check::TableReport::is_equal))
-    })
-    .await;
+    scene.publish(500).await;
+    scene.until_equal().await;
     let ended = running.stop();
     assert!(ended.status.success() && ended.log.contains("was it restored?"), "{}", ended.log);
 }
@@ -151,44 +121,20 @@ async fn a_restored_destination_catches_up() {
 /// SIGTERM: what was gathered is written and acknowledged, and the next start goes on from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_clean() {
-    let nats = Nats::start().await;
-    let server = postgres::shared();
-    let (database, url) = server.database().await;
-    let mut shop = Shop::new(8, Habits::default());
-    let creds = nats.server_creds("s4", COMPANIES, None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
-    eds.begin();
-    publish(&nats, &mut shop, 30_000).await;
-    let running = eds.start(&[]);
+    let mut scene = Scene::new("s4", 8).await;
+    scene.eds.begin();
+    scene.publish(30_000).await;
+    let running = scene.eds.start(&[]);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let ended = running.stop();
     assert!(ended.status.success(), "{}", ended.log);
-    let client = server.connect(&database).await;
+    let client = scene.server.connect(&scene.database).await;
     let row = client.query_one("SELECT stream_sequence FROM _eds_checkpoint", &[]).await.unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(nats.consumer("eds-s4").await.2, row.get::<_, i64>(0) as u64, "what is applied is acknowledged");
-    eds.catch_up();
-    assert_equal(&shop, server, &database).await;
-    let running = eds.start(&[]);
+    assert_eq!(scene.consumer().await.2, row.get::<_, i64>(0) as u64, "what is applied is acknowledged");
+    scene.eds.catch_up();
+    scene.assert_equal().await;
+    let running = scene.eds.start(&[]);
     tokio::time::sleep(Duration::from_millis(500)).await;
     send(running.pid(), "INT");
     assert!(running.wait(Duration::from_secs(20)).status.success());
-}
-
-impl Eds {
-    /// The first run: from the beginning of the stream, until nothing is pending.
-    pub fn catch_up_first(&self) {
-        let ended = self.start(&["--until-caught-up"]).wait(Duration::from_secs(600));
-        assert!(ended.status.success(), "{}", ended.log);
-    }
-
-    /// Makes the consumer at the beginning of the stream, and stops.
-    pub fn begin(&self) {
-        let running = self.start(&["--restart", "--minPendingLatency", "1h"]);
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
-        while !running.log().contains("streaming eds-") {
-            assert!(std::time::Instant::now() < deadline, "{}", running.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        running.kill();
-    }
 }

@@ -58,6 +58,23 @@ impl Eds {
         Running { child: child.unwrap_or_else(|e| panic!("{e}")), log }
     }
 
+    /// The first run: from the beginning of the stream, until nothing is pending.
+    pub fn catch_up_first(&self) {
+        let ended = self.start(&["--until-caught-up"]).wait(Duration::from_secs(600));
+        assert!(ended.status.success(), "{}", ended.log);
+    }
+
+    /// Makes the consumer at the beginning of the stream, and stops.
+    pub fn begin(&self) {
+        let running = self.start(&["--restart", "--minPendingLatency", "1h"]);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !running.log().contains("streaming eds-") {
+            assert!(Instant::now() < deadline, "{}", running.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        running.kill();
+    }
+
     /// Runs until nothing is pending, and expects success.
     pub fn catch_up(&self) -> String {
         let ended = self.start(&["--restart=false", "--until-caught-up"]).wait(Duration::from_secs(600));

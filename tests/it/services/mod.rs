@@ -3,6 +3,7 @@
 pub mod eds;
 pub mod nats;
 pub mod postgres;
+pub mod scene;
 
 use std::io::Write;
 use std::net::TcpListener;

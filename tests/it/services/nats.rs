@@ -1,7 +1,7 @@
 //! nats-server with operator, account and user JWTs, and exactly the rights that a credential of HQ has.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream;
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
@@ -149,8 +149,16 @@ impl Nats {
 
     /// The consumer's state: waiting for acknowledgement, waiting for delivery, acknowledged up to.
     pub async fn consumer(&self, name: &str) -> (usize, u64, u64) {
-        let consumer = self.admin().await.get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(name, "dbchange").await;
-        let consumer = consumer.unwrap_or_else(|e| panic!("{e}"));
+        let js = self.admin().await;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let consumer = loop {
+            // For a moment it may not be there: it is being made anew.
+            match js.get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(name, "dbchange").await {
+                Ok(consumer) => break consumer,
+                Err(e) => assert!(Instant::now() < deadline, "{name}: {e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
         let info = consumer.cached_info();
         (info.num_ack_pending, info.num_pending, info.ack_floor.stream_sequence)
     }

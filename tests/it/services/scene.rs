@@ -1,0 +1,91 @@
+//! What most tests begin with: a NATS server, a fresh database, a shop, and an `eds` that streams between them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use eds::sandbox::check::{self, TableReport};
+use eds::sandbox::shop::{Habits, Shop};
+
+use super::eds::Eds;
+use super::nats::Nats;
+use super::postgres::{self, Postgres};
+
+/// The companies of the shop.
+pub const COMPANIES: &[&str] = &["c0", "c1", "c2"];
+
+pub struct Scene {
+    pub nats: Nats,
+    pub server: &'static Postgres,
+    pub database: String,
+    pub url: String,
+    pub shop: Shop,
+    pub eds: Eds,
+    name: String,
+    creds: PathBuf,
+}
+
+impl Scene {
+    /// `name` is the server's id at NATS.
+    pub async fn new(name: &str, seed: u64) -> Scene {
+        let nats = Nats::start().await;
+        let server = postgres::shared();
+        let (database, url) = server.database().await;
+        let shop = Shop::new(seed, Habits::default());
+        let creds = nats.server_creds(name, COMPANIES, None);
+        let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
+        Scene { nats, server, database, url, shop, eds, name: name.to_owned(), creds }
+    }
+
+    /// A second `eds` between the same two, with a data directory of its own.
+    pub fn another(&self) -> Eds {
+        Eds::stream(&self.nats, &self.creds, &self.url, &self.shop.schema_map())
+    }
+
+    pub async fn publish(&mut self, events: u64) {
+        publish(&self.nats, &mut self.shop, events).await;
+    }
+
+    /// The consumer's state, as [`Nats::consumer`] tells it.
+    pub async fn consumer(&self) -> (usize, u64, u64) {
+        self.nats.consumer(&format!("eds-{}", self.name)).await
+    }
+
+    /// Nothing waits for delivery or acknowledgement.
+    pub async fn is_idle(&self) -> bool {
+        let (unacknowledged, undelivered, _) = self.consumer().await;
+        (unacknowledged, undelivered) == (0, 0)
+    }
+
+    pub async fn until_idle(&self) {
+        super::eventually("everything is applied and acknowledged", Duration::from_secs(60), async || self.is_idle().await).await;
+    }
+
+    pub async fn assert_equal(&self) {
+        assert_equal(&self.shop, self.server, &self.database).await;
+    }
+
+    pub async fn until_equal(&self) {
+        super::eventually("the destination is equal to the shop", Duration::from_secs(60), async || {
+            let client = self.server.connect(&self.database).await;
+            check::postgres(&self.shop, &client).await.is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
+        })
+        .await;
+    }
+}
+
+pub async fn publish(nats: &Nats, shop: &mut Shop, events: u64) {
+    let messages = (0..events).map(|_| {
+        let event = shop.next_event();
+        (event.subject, event.payload.into_bytes())
+    });
+    nats.publish(messages).await;
+}
+
+/// Reads every row back with a client of its own.
+pub async fn assert_equal(shop: &Shop, server: &Postgres, database: &str) {
+    let client = server.connect(database).await;
+    let reports = check::postgres(shop, &client).await.unwrap_or_else(|e| panic!("{e}"));
+    let wrong: Vec<String> = reports.iter().filter(|r| !r.is_equal()).map(check::line).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(reports.iter().map(|r| r.expected).sum::<usize>() > 0);
+}
