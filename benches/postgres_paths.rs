@@ -77,7 +77,7 @@ async fn measure(server: &Postgres, way: Way, columns: usize, batch: usize, coun
     let (schema, changes) = rows(columns, count);
     let (database, _) = server.database().await;
     let client = server.connect(&database).await;
-    let renderer = Renderer { dialect: &POSTGRES, place: Place { schema: Some("public".into()), prefix: String::new() } };
+    let renderer = Renderer { dialect: &POSTGRES, place: Place { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
     client.batch_execute(&renderer.create_table(&schema)).await?;
     client.batch_execute(&format!("CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS", renderer.stage_columns(&schema))).await?;
     let statement = prepared(&client, &renderer, &schema, way).await?;

@@ -132,7 +132,7 @@ async fn bare(server: &Postgres, schema: &TableSchema, payloads: &[String], conn
         Arc::new(Shop::new(1, Habits::default()).schemas().iter().filter_map(|j| TableSchema::parse(j).ok()).find(|s| s.table == schema.table).unwrap_or_else(|| panic!("schema")));
     let pieces = encoded(&json_schema, payloads);
     let (database, _) = server.database().await;
-    let renderer = Renderer { dialect: &POSTGRES, place: Place { schema: Some("public".into()), prefix: String::new() } };
+    let renderer = Renderer { dialect: &POSTGRES, place: Place { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
     server.connect(&database).await.batch_execute(&renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
     let share = pieces.len().div_ceil(connections);
     let mut clients = Vec::new();

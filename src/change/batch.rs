@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Position, TableSchema};
+use super::{Change, Column, Position, TableSchema, value};
 
 /// Rows of one table at one model version: each row once. Indices point into the batch's changes.
 #[derive(Clone, Debug)]
@@ -35,6 +35,24 @@ impl Batch {
 
     pub fn change(&self, index: u32) -> &Change {
         &self.changes[index as usize]
+    }
+
+    /// All changes of the groups whose values do not fit their columns, by index, each with the reason.
+    pub fn unfit(&self) -> Vec<(u32, String)> {
+        let mut unfit = Vec::new();
+        for Group { schema, deletes, upserts } in &self.groups {
+            let mut look = |indices: &[u32], columns: &[Column]| {
+                for index in indices {
+                    let wrong = columns.iter().enumerate().find_map(|(i, column)| value::read(self.change(*index).token(i), column).err());
+                    unfit.extend(wrong.map(|why| (*index, format!("table {:?}: {why}", schema.table))));
+                }
+            };
+            look(upserts, &schema.columns);
+            look(deletes, schema.key_columns());
+        }
+        unfit.sort_unstable_by_key(|(index, _)| *index);
+        unfit.dedup_by_key(|(index, _)| *index);
+        unfit
     }
 
     /// The changes of a keeper of changes, oldest first, with their indices.

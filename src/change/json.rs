@@ -311,6 +311,16 @@ fn hex4(bytes: &[u8], at: usize) -> u32 {
 /// A JSON text in which no string holds NUL or half a surrogate pair, which PostgreSQL's jsonb does not take:
 /// NUL is removed, a lone surrogate becomes U+FFFD. Everything else stays byte for byte.
 pub fn storable(token: &str) -> Cow<'_, str> {
+    rewritten(token, true)
+}
+
+/// A JSON text in which no string holds half a surrogate pair: a lone one becomes U+FFFD. Everything else stays byte
+/// for byte.
+pub fn well_formed(token: &str) -> Cow<'_, str> {
+    rewritten(token, false)
+}
+
+fn rewritten(token: &str, without_nul: bool) -> Cow<'_, str> {
     if memchr::memmem::find(token.as_bytes(), b"\\u").is_none() {
         return Cow::Borrowed(token);
     }
@@ -320,7 +330,7 @@ pub fn storable(token: &str) -> Cow<'_, str> {
         out.push_str(&rest[..at]);
         let (c, used) = unescape(&rest[at..]);
         match (c, rest.as_bytes().get(at + 1)) {
-            ('\0', Some(b'u')) => {}
+            ('\0', Some(b'u')) if without_nul => {}
             ('\u{FFFD}', Some(b'u')) => out.push('\u{FFFD}'),
             _ => out.push_str(&rest[at..at + used]),
         }
@@ -357,6 +367,7 @@ mod tests {
         assert_eq!(text(r#""a\"\\\/\b\f\n\r\t\u0041\ud83d\ude00""#), "a\"\\/\u{8}\u{c}\n\r\tA😀");
         assert_eq!(text(r#""\ud83dx\ude00""#), "\u{FFFD}x\u{FFFD}");
         assert_eq!(text("1.50"), "1.50");
+        assert_eq!(well_formed(r#"{"a\u0000":"\ud800"}"#), "{\"a\\u0000\":\"\u{FFFD}\"}");
         assert_eq!(storable(r#"{"a\u0000":"\\u0000 \ud800 \u00e9"}"#), "{\"a\":\"\\\\u0000 \u{FFFD} \\u00e9\"}");
     }
 

@@ -119,20 +119,35 @@ fn number(token: &str) -> Option<f64> {
     token.parse::<f64>().ok().filter(|n| numeric && n.is_finite())
 }
 
-/// RFC 3339, or a date and time without offset, which is UTC, or a date alone.
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+/// RFC 3339, or a date and time without offset, which is UTC, or a date alone. Years to the very end of 9999, which
+/// stands for "never" in many systems.
 fn time(text: &str) -> Option<i64> {
-    let nanos = if let Ok(instant) = text.parse::<jiff::Timestamp>() {
-        instant.as_nanosecond()
-    } else {
-        let civil = text.parse::<jiff::civil::DateTime>().ok()?;
-        jiff::tz::Offset::UTC.to_timestamp(civil).ok()?.as_nanosecond()
+    let pieces = jiff::fmt::temporal::DateTimeParser::new().parse_pieces(text).ok()?;
+    let offset = match pieces.offset() {
+        Some(jiff::fmt::temporal::PiecesOffset::Numeric(offset)) => i64::from(offset.offset().seconds()),
+        _ if pieces.time_zone_annotation().is_some() => return None,
+        _ => 0,
     };
-    i64::try_from(nanos.div_euclid(1000)).ok()
+    let day = i64::from(jiff::civil::date(1970, 1, 1).until(pieces.date()).ok()?.get_days());
+    let at = pieces.time().unwrap_or(jiff::civil::Time::midnight());
+    let seconds = i64::from(at.hour()) * 3600 + i64::from(at.minute()) * 60 + i64::from(at.second()) - offset;
+    let micros = day * MICROS_PER_DAY + seconds * 1_000_000 + i64::from(at.subsec_nanosecond() / 1000);
+    utc(micros).map(|_| micros)
+}
+
+/// Date and time in UTC of an instant; years from -9999 to 9999.
+pub fn utc(micros: i64) -> Option<jiff::civil::DateTime> {
+    let day = i32::try_from(micros.div_euclid(MICROS_PER_DAY)).ok()?;
+    let date = jiff::civil::date(1970, 1, 1).checked_add(jiff::Span::new().try_days(day).ok()?).ok()?;
+    let nanos = micros.rem_euclid(MICROS_PER_DAY) * 1000;
+    Some(date.to_datetime(jiff::civil::Time::midnight().checked_add(jiff::SignedDuration::from_nanos(nanos)).ok()?))
 }
 
 /// `2024-01-02T03:04:05.000006Z`: how an instant is written where a database has no type for it.
 pub fn rfc3339(micros: i64) -> String {
-    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| micros.to_string(), |t| format!("{t:.6}"))
+    utc(micros).map_or_else(|| micros.to_string(), |at| format!("{at:.6}Z"))
 }
 
 #[cfg(test)]
@@ -175,9 +190,11 @@ mod tests {
         let read = |s: &str| time(s).map(rfc3339);
         assert_eq!(read("2024-07-11T21:16:51.708587506Z").as_deref(), Some("2024-07-11T21:16:51.708587Z"));
         assert_eq!(read("1969-12-31T23:59:59.9999999+02:00").as_deref(), Some("1969-12-31T21:59:59.999999Z"));
+        assert_eq!(read("9999-12-31T23:59:59.999999999Z").as_deref(), Some("9999-12-31T23:59:59.999999Z"));
+        assert_eq!(read("0001-01-01T00:00:00Z").as_deref(), Some("0001-01-01T00:00:00.000000Z"));
         assert_eq!(read("2039-01-01 00:00:00").as_deref(), Some("2039-01-01T00:00:00.000000Z"));
         assert_eq!(read("2039-01-01").as_deref(), Some("2039-01-01T00:00:00.000000Z"));
-        for bad in ["", "now", "infinity", "12", "2024-13-01T00:00:00Z", "yesterday"] {
+        for bad in ["", "now", "infinity", "12", "2024-13-01T00:00:00Z", "yesterday", "9999-12-31T23:59:59-01:00"] {
             assert_eq!(read(bad), None, "{bad}");
         }
     }
@@ -193,6 +210,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_instant_is_written_as_it_is_read(micros in -377_705_116_800_000_000i64..253_402_300_800_000_000) {
+            prop_assert_eq!(time(&rfc3339(micros)), Some(micros));
+            if let Ok(known) = jiff::Timestamp::from_microsecond(micros) {
+                prop_assert_eq!(rfc3339(micros), format!("{known:.6}"));
+            }
+        }
+
         #[test]
         fn every_integer_is_read_exactly(n: i64, zeros in 0usize..4) {
             prop_assert_eq!(integer(&n.to_string()), Some(n));

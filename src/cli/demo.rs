@@ -20,6 +20,9 @@ use crate::sandbox::check::{self, TableReport};
 use crate::sandbox::feed::{ShopFeed, pace};
 use crate::sandbox::shop::{Habits, Shop};
 
+/// How long the destination may take nothing, once the shop is closed, before the demo gives up.
+const APPLY_WAIT_MAX: Duration = Duration::from_secs(30);
+
 #[derive(Args)]
 pub struct Demo {
     /// Changes per second
@@ -102,12 +105,13 @@ impl Demo {
             companies: "*".into(),
             publisher: Publisher::Fixed(Arc::new(RwLock::new(shop.schemas()))),
             until_caught_up: false,
+            dry_run: false,
             progress: progress.clone(),
             stop,
         };
         let data = Global { data_dir: folder.join("data"), ..global };
         let engine = run::start(&data, &to, settings.clone(), driver, plan).await?;
-        let mut closing = run::stop_on_signal();
+        let closing = run::stop_on_signal();
         let pacing = tokio::spawn(pace(self.rate, total, due_sender));
         let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
         let running = tokio::spawn(engine.run());
@@ -115,16 +119,19 @@ impl Demo {
         loop {
             tokio::time::sleep(screen.interval()).await;
             screen.show(&progress.snapshot());
-            if running.is_finished() || *closing.borrow_and_update() || pacing.is_finished() {
+            if running.is_finished() || *closing.borrow() || pacing.is_finished() {
                 break;
             }
         }
         pacing.abort();
         let _ = pacing.await;
         let made = publishing.await.map_err(|e| Exit::Failed(e.to_string()))??.unwrap_or(*due.borrow());
-        wait_until_applied(&progress, made, &running, &screen).await;
+        let applied = wait_until_applied(&progress, made, &running, &screen).await;
         stop_sender.send_replace(true);
         running.await.map_err(|e| Exit::Failed(e.to_string()))??;
+        if !applied {
+            return Err(Exit::Failed(format!("of {made} changes {} were applied, and no more within {APPLY_WAIT_MAX:?}; -v tells why", progress.snapshot().done)));
+        }
         screen.show(&progress.snapshot());
         verdict(&self.shop_after(made), &settings, &url).await
     }
@@ -166,11 +173,18 @@ impl Road {
     }
 }
 
-async fn wait_until_applied<T>(progress: &Progress, made: u64, running: &tokio::task::JoinHandle<T>, screen: &Screen) {
-    while progress.snapshot().done < made && !running.is_finished() {
+/// Whether all that was made is applied; not where nothing moves for [`APPLY_WAIT_MAX`].
+async fn wait_until_applied<T>(progress: &Progress, made: u64, running: &tokio::task::JoinHandle<T>, screen: &Screen) -> bool {
+    let (mut done, mut moved_at) = (0, Instant::now());
+    while done < made && !running.is_finished() && moved_at.elapsed() < APPLY_WAIT_MAX {
         tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = progress.snapshot().done;
+        if now > done {
+            (done, moved_at) = (now, Instant::now());
+        }
     }
     screen.show(&progress.snapshot());
+    done >= made || running.is_finished()
 }
 
 /// Compares and says so; a difference is an error.

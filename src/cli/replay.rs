@@ -18,6 +18,9 @@ pub struct Replay {
     journal: PathBuf,
     #[command(flatten)]
     to: To,
+    /// Tell what would be done, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Replay {
@@ -31,12 +34,21 @@ impl Replay {
         let name = self.journal.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         let consumer = format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into()));
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
-        let plan = Plan { feed, consumer, companies: "*".into(), publisher: self.to.publisher()?, until_caught_up: false, progress: progress.clone(), stop: run::stop_on_signal() };
+        let plan = Plan {
+            feed,
+            consumer,
+            companies: "*".into(),
+            publisher: self.to.publisher()?,
+            until_caught_up: false,
+            dry_run: self.dry_run,
+            progress: progress.clone(),
+            stop: run::stop_on_signal(),
+        };
         let engine = run::start(&global, &self.to, settings, driver, plan).await?;
         if let Some(position) = engine.position() {
             info!("the journal was applied up to line {} before: going on there; --restart applies all of it again", position.sequence);
         }
-        run::finish(engine, &progress).await?;
+        run::finish(engine, &progress, self.dry_run).await?;
         Ok(())
     }
 }

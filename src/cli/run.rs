@@ -12,6 +12,7 @@ use super::Global;
 use super::exit::Exit;
 use crate::change::filter::TableFilter;
 use crate::destination::catalog::DRIVERS;
+use crate::destination::dry_run::DryRun;
 use crate::destination::{Driver, Epoch, Settings, Target};
 use crate::feed::Feed;
 use crate::pipeline::{AsideLog, End, Engine, Options, Parts, Progress};
@@ -90,6 +91,8 @@ pub struct Plan {
     pub companies: String,
     pub publisher: Publisher,
     pub until_caught_up: bool,
+    /// Only tell what would be done.
+    pub dry_run: bool,
     pub progress: Arc<Progress>,
     pub stop: watch::Receiver<bool>,
 }
@@ -99,11 +102,19 @@ pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'stati
     if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && driver.abilities.schema == crate::destination::Schema::Follows {
         return Err(Exit::Usage(format!("{} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url", driver.title)));
     }
-    let state = State::open(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?;
+    let (state, aside) = match plan.dry_run {
+        true => (State::in_memory(), AsideLog::Nowhere),
+        false => (State::open(&global.data_dir), AsideLog::in_directory(&global.data_dir)),
+    };
+    let state = state.map_err(|e| Exit::Failed(e.to_string()))?;
     let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies };
+    let dry_run = plan.dry_run;
     let open = move || -> futures::future::BoxFuture<'static, _> {
         let target = target.clone();
-        Box::pin(async move { (driver.open)(&target).await })
+        Box::pin(async move {
+            let opened = (driver.open)(&target).await?;
+            Ok(if dry_run { Box::new(DryRun::new(opened)) } else { opened })
+        })
     };
     let options = Options {
         consumer: plan.consumer,
@@ -115,26 +126,21 @@ pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'stati
         adopt: to.adopt.clone(),
         abilities: driver.abilities,
     };
-    let parts = Parts {
-        feed: plan.feed,
-        open: Box::new(open),
-        registry: Registry::new(plan.publisher, state.clone()),
-        state,
-        aside: AsideLog::in_directory(&global.data_dir),
-        progress: plan.progress,
-        options,
-        stop: plan.stop,
-    };
+    let parts =
+        Parts { feed: plan.feed, open: Box::new(open), registry: Registry::new(plan.publisher, state.clone()), state, aside, progress: plan.progress, options, stop: plan.stop };
     Ok(Engine::start(parts).await?)
 }
 
 /// Runs until the end, and says how much was done.
-pub async fn finish(engine: Engine, progress: &Progress) -> Result<End, Exit> {
+pub async fn finish(engine: Engine, progress: &Progress, dry_run: bool) -> Result<End, Exit> {
     let end = engine.run().await?;
     let done = progress.snapshot();
     let aside = if done.set_aside > 0 { format!(", {} set aside", done.set_aside) } else { String::new() };
     let events = done.done - done.seen_before;
-    info!("done: {events} events in {} batches{aside}; the destination is at stream sequence {}", done.batches, done.stream_sequence);
+    match dry_run {
+        true => info!("dry run of {events} events{aside}: nothing was written"),
+        false => info!("done: {events} events in {} batches{aside}; the destination is at stream sequence {}", done.batches, done.stream_sequence),
+    }
     Ok(end)
 }
 

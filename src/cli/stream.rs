@@ -106,6 +106,7 @@ impl Stream {
             companies: companies.join(","),
             publisher: self.to.publisher()?,
             until_caught_up: self.until_caught_up,
+            dry_run: false,
             progress: progress.clone(),
             stop,
         };
@@ -113,7 +114,7 @@ impl Stream {
         let engine = run::start(&global, &self.to, settings, driver, plan).await?;
         let at = engine.position().map_or_else(|| "its start".to_owned(), |p| format!("sequence {}", p.sequence));
         info!("streaming {durable} into {shown} from {at}; status at http://{}/status.json", status.address);
-        match run::finish(engine, &progress).await? {
+        match run::finish(engine, &progress, false).await? {
             End::CaughtUp => info!("nothing is pending"),
             End::Stopped => info!("stopped"),
         }

@@ -6,6 +6,8 @@ use super::Driver;
 pub const DRIVERS: &[Driver] = &[
     #[cfg(feature = "postgres")]
     super::sql::postgres::DRIVER,
+    #[cfg(feature = "mysql")]
+    super::sql::mysql::DRIVER,
     #[cfg(feature = "sqlite")]
     super::sql::sqlite::DRIVER,
     #[cfg(feature = "file")]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, TableShape, Tables};
+use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, Tables};
 use crate::change::{Batch, Group, Position, value};
 
 pub const ABILITIES: Abilities = Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 };
@@ -16,7 +16,9 @@ pub type Row = BTreeMap<String, String>;
 /// What the destination holds. It outlives connections, as a database does.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    pub tables: BTreeMap<String, (TableShape, BTreeMap<Vec<u8>, Row>)>,
+    pub tables: Tables,
+    /// Table → key → row.
+    pub rows: BTreeMap<String, BTreeMap<Vec<u8>, Row>>,
     pub epoch: i64,
     pub position: Option<Position>,
 }
@@ -52,7 +54,8 @@ impl Store {
     pub fn write(&mut self, batch: &Batch, group: &Group) -> Result<(), Failure> {
         let schema = &group.schema;
         let gone = || Failure::new(FailureKind::OutOfShape, format!("table {:?} is not there", schema.table));
-        let (shape, rows) = self.tables.get_mut(&*schema.table).ok_or_else(gone)?;
+        let shape = self.tables.get(&schema.table).ok_or_else(gone)?;
+        let rows = self.rows.entry(schema.table.to_string()).or_default();
         if schema.columns.iter().any(|c| !shape.columns.contains_key(&*c.name)) {
             return Err(Failure::new(FailureKind::OutOfShape, format!("table {:?} lacks a column", schema.table)));
         }
@@ -109,21 +112,12 @@ impl Destination for Memory {
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {
-        let store = self.store.lock();
-        Ok(Tables(store.tables.iter().map(|(name, (shape, _))| (name.clone(), shape.clone())).collect()))
+        Ok(self.store.lock().tables.clone())
     }
 
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
         let mut store = self.store.lock();
-        let (shape, _) = store.tables.entry(step.table().to_owned()).or_default();
-        match step {
-            Migration::CreateTable(schema) => {
-                shape.keys = schema.key_columns().iter().map(|c| c.name.to_string()).collect();
-                shape.columns.extend(schema.columns.iter().map(|c| (c.name.to_string(), c.nullable)));
-            }
-            Migration::AddColumns(schema, columns) => shape.columns.extend(columns.iter().map(|i| (schema.columns[*i].name.to_string(), true))),
-            Migration::DropNotNull { columns, .. } => shape.columns.extend(columns.iter().map(|name| (name.clone(), true))),
-        }
+        store.tables.take(step);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Where changes go: the whole contract between the engine and a destination.
 
 pub mod catalog;
+pub mod dry_run;
 pub mod memory;
 pub mod objects;
 pub mod settings;
@@ -164,9 +165,34 @@ impl Failure {
     }
 }
 
-/// The tables of a destination by the name that the source gives them.
+/// The tables of a destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tables(pub BTreeMap<String, TableShape>);
+pub struct Tables {
+    /// By the name that the source gives them; in lower case where the destination knows no other.
+    pub shapes: BTreeMap<String, TableShape>,
+    pub lower_case: bool,
+}
+
+impl Tables {
+    /// What they are after `step`.
+    pub fn take(&mut self, step: &Migration) {
+        let name = if self.lower_case { step.table().to_lowercase() } else { step.table().to_owned() };
+        let shape = self.shapes.entry(name).or_default();
+        match step {
+            Migration::CreateTable(schema) => {
+                shape.keys = schema.key_columns().iter().map(|c| c.name.to_string()).collect();
+                shape.columns.extend(schema.columns.iter().map(|c| (c.name.to_string(), c.nullable)));
+            }
+            Migration::AddColumns(schema, columns) => shape.columns.extend(columns.iter().map(|i| (schema.columns[*i].name.to_string(), true))),
+            Migration::DropNotNull { columns, .. } => shape.columns.extend(columns.iter().map(|name| (name.clone(), true))),
+        }
+    }
+
+    /// The table that keeps the rows of the source's `table`.
+    pub fn get(&self, table: &str) -> Option<&TableShape> {
+        if self.lower_case { self.shapes.get(&table.to_lowercase()) } else { self.shapes.get(table) }
+    }
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableShape {
@@ -174,6 +200,8 @@ pub struct TableShape {
     pub columns: BTreeMap<String, bool>,
     /// The primary key.
     pub keys: Vec<String>,
+    /// Why rows would not be safe in it, with the cure.
+    pub hindrance: Option<String>,
 }
 
 /// One change of a destination's shape. Repeating it changes nothing.

@@ -73,13 +73,17 @@ impl Settings {
         if matches!(driver.scheme, "sqlite" | "file") {
             // A path needs no host, and may be relative: sqlite://shop.db.
             let rest = text.split_once(':').map_or("", |(_, rest)| rest);
-            let path = decoded(rest.strip_prefix("//").unwrap_or(rest));
+            let rest = rest.strip_prefix("//").unwrap_or(rest);
+            // Options follow a question mark; one that no option follows belongs to the name.
+            let (path, query) = rest.rsplit_once('?').filter(|(_, query)| query.contains('=')).unwrap_or((rest, ""));
+            let path = decoded(path);
+            let parameters = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
             if path.is_empty() {
                 return Err(BadUrl::Missing(driver.title, "path", driver.example));
             }
             let masked = format!("{}://{path}", driver.scheme);
             let scheme = driver.scheme.to_owned();
-            return Ok(Settings { masked, scheme, host: String::new(), port: None, user: String::new(), password: None, path, parameters: BTreeMap::new() });
+            return Ok(Settings { masked, scheme, host: String::new(), port: None, user: String::new(), password: None, path, parameters });
         }
         let url = Url::parse(text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
         let host = url.host_str().filter(|h| !h.is_empty()).ok_or(BadUrl::Missing(driver.title, "host", driver.example))?;

@@ -68,12 +68,27 @@ impl Applier {
         let adopted = options.adopt.clone();
         let mut applier =
             Applier { open, options, destination: Some(destination), recorded, tables: Tables::default(), adopted, aside, state, progress, refused_run: HashMap::new() };
-        if applier.follows() {
-            applier.read_tables().await?;
-            let wanted: Vec<_> = schemas.iter().filter(|s| applier.options.filter.takes(&s.table)).cloned().collect();
-            applier.shape(wanted.iter()).await?;
+        if applier.follows()
+            && let Err(failure) = applier.shape_all(schemas).await
+        {
+            return Err(applier.replaced().await.unwrap_or(failure));
         }
         Ok(applier)
+    }
+
+    async fn shape_all(&mut self, schemas: &[Arc<TableSchema>]) -> Result<(), Failure> {
+        self.read_tables().await?;
+        let wanted: Vec<_> = schemas.iter().filter(|s| self.options.filter.takes(&s.table)).cloned().collect();
+        self.shape(wanted.iter()).await
+    }
+
+    /// Whether a start failed because another process, which started at the same time, has ended this one's session.
+    async fn replaced(&mut self) -> Option<Failure> {
+        if self.options.abilities.commit != Commit::WithCheckpoint {
+            return None;
+        }
+        let mut destination = (self.open)().await.ok()?;
+        destination.checkpoint(Claim::Keep).await.err().filter(|failure| failure.kind == FailureKind::Superseded)
     }
 
     fn follows(&self) -> bool {

@@ -23,9 +23,10 @@ pub struct Aside {
     pub payload: Bytes,
 }
 
-/// Where they go: a file, or memory in simulations.
+/// Where they go: a file; nowhere in a dry run; memory in simulations.
 pub enum AsideLog {
     File(PathBuf),
+    Nowhere,
     Memory(std::sync::Arc<std::sync::Mutex<Vec<Aside>>>),
 }
 
@@ -44,6 +45,7 @@ impl AsideLog {
                 all.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend_from_slice(asides);
                 Ok(())
             }
+            AsideLog::Nowhere => Ok(()),
             AsideLog::File(path) => append(path, asides),
         }
     }
@@ -52,6 +54,7 @@ impl AsideLog {
     pub fn place(&self) -> String {
         match self {
             AsideLog::File(path) => path.display().to_string(),
+            AsideLog::Nowhere => "nothing, as this is a dry run".into(),
             AsideLog::Memory(_) => "memory".into(),
         }
     }

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use crate::change::TableSchema;
 use crate::destination::{Migration, TableShape, Tables};
 
-/// A table of that name is there but was made neither by EDS nor by its predecessor.
+/// A table of that name is there, and rows are not written to it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "the destination already has a table {table:?} that EDS did not make ({why}); it is left alone. Choose another schema with ?schema=, leave this table out with --tables, \
-     or let EDS write to it with --adopt {table}"
-)]
-pub struct Foreign {
-    pub table: String,
-    pub why: String,
+pub enum Foreign {
+    /// Made neither by EDS nor by its predecessor.
+    #[error(
+        "the destination already has a table {table:?} that EDS did not make ({why}); it is left alone. Choose another schema with ?schema=, leave this table out with --tables, \
+         or let EDS write to it with --adopt {table}"
+    )]
+    NotOurs { table: String, why: String },
+    #[error("rows would not be safe in the destination's table {table:?}: {why}")]
+    Unsafe { table: String, why: String },
 }
 
 /// What has to be done before rows of `schema` can be written; nothing where the table fits.
 pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
-    let Some(shape) = tables.0.get(&*schema.table) else {
+    let Some(shape) = tables.get(&schema.table) else {
         return vec![Migration::CreateTable(schema.clone())];
     };
     let missing: Vec<usize> = (0..schema.columns.len()).filter(|i| !shape.columns.contains_key(&*schema.columns[*i].name)).collect();
@@ -37,8 +39,11 @@ pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
 
 /// Refuses a table of a foreign shape: one with another primary key, or with fewer than half of the schema's columns.
 pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), Foreign> {
-    let Some(shape) = tables.0.get(&*schema.table) else { return Ok(()) };
-    let foreign = |why: String| Err(Foreign { table: schema.table.to_string(), why });
+    let Some(shape) = tables.get(&schema.table) else { return Ok(()) };
+    let foreign = |why: String| Err(Foreign::NotOurs { table: schema.table.to_string(), why });
+    if let Some(hindrance) = &shape.hindrance {
+        return Err(Foreign::Unsafe { table: schema.table.to_string(), why: hindrance.clone() });
+    }
     let keys: Vec<&str> = schema.key_columns().iter().map(|c| &*c.name).collect();
     if !same_set(shape, &keys) {
         return foreign(format!("its primary key is ({}), not ({})", shape.keys.join(", "), keys.join(", ")));
@@ -64,8 +69,9 @@ mod tests {
     }
 
     fn tables(columns: &[(&str, bool)], keys: &[&str]) -> Tables {
-        let shape = TableShape { columns: columns.iter().map(|(n, nullable)| ((*n).into(), *nullable)).collect(), keys: keys.iter().map(|k| (*k).into()).collect() };
-        Tables([("t".to_owned(), shape)].into())
+        let shape =
+            TableShape { columns: columns.iter().map(|(n, nullable)| ((*n).into(), *nullable)).collect(), keys: keys.iter().map(|k| (*k).into()).collect(), hindrance: None };
+        Tables { shapes: [("t".to_owned(), shape)].into(), lower_case: false }
     }
 
     #[test]
@@ -86,5 +92,18 @@ mod tests {
         assert_eq!(check_ours(&tables(&[("id", false), ("n", false)], &["id"]), &wanted), Ok(()));
         assert!(check_ours(&tables(&[("id", false)], &["id"]), &wanted).is_err());
         assert!(check_ours(&tables(&[("id", false), ("n", false), ("a", true)], &[]), &wanted).is_err());
+        let mut unsafe_one = tables(&[("id", false), ("n", false), ("a", true), ("b", true)], &["id"]);
+        unsafe_one.shapes.values_mut().for_each(|shape| shape.hindrance = Some("it is a view".into()));
+        assert!(matches!(check_ours(&unsafe_one, &wanted), Err(Foreign::Unsafe { .. })));
+    }
+
+    #[test]
+    fn a_destination_that_knows_lower_case_only_is_not_asked_for_more() {
+        let json = r#"{"table":"orderItem","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
+        let wanted = Arc::new(TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")));
+        let mut there = Tables { lower_case: true, ..Tables::default() };
+        there.shapes.insert("orderitem".into(), TableShape { columns: [("id".to_owned(), false)].into(), keys: vec!["id".into()], hindrance: None });
+        assert_eq!(plan(&there, &wanted), []);
+        assert_eq!(plan(&Tables { lower_case: false, ..there }, &wanted).len(), 1);
     }
 }

@@ -1,39 +1,59 @@
 //! Every statement that EDS writes, in every dialect: nothing changes unnoticed.
 
 use eds::change::TableSchema;
-use eds::destination::sql::dialect::{POSTGRES, SQLITE};
+use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, SQLITE};
+use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::render::{Place, Renderer};
 
 const SCHEMA: &str = r#"{"table":"or\"der","modelVersion":"1","primaryKeys":["id","region"],"required":["id","region","total","meta"],"properties":{
     "id":{"type":"string"},"region":{"type":"integer"},"total":{"type":"integer"},"rate":{"type":"number"},"paid":{"type":"boolean"},
     "when":{"type":"string","format":"date-time"},"meta":{"type":"object"},"tags":{"type":"array"},"status":{"type":"array","items":{"enum":["A"]}},"select":{"type":"string"}}}"#;
+const KEY_ONLY: &str = r#"{"table":"Only","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
 
-fn statements(renderer: &Renderer) -> String {
-    let schema = TableSchema::parse(SCHEMA).unwrap_or_else(|e| panic!("{e}"));
-    let key_only = TableSchema::parse(r#"{"table":"k","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#).unwrap_or_else(|e| panic!("{e}"));
-    let all = [
+fn parsed(schema: &str) -> TableSchema {
+    TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What every dialect has.
+fn common(renderer: &Renderer) -> Vec<String> {
+    let schema = parsed(SCHEMA);
+    vec![
         renderer.create_table(&schema),
-        renderer.create_table(&key_only),
+        renderer.create_table(&parsed(KEY_ONLY)),
         renderer.add_column(&schema, 3),
-        renderer.drop_not_null("or\"der", "total"),
-        renderer.upsert_one(&schema),
-        renderer.upsert_one(&key_only),
-        renderer.upsert_from(&schema, "stage"),
-        renderer.delete_one(&schema),
-        renderer.stage_columns(&schema),
         renderer.create_checkpoint(),
         renderer.insert_checkpoint(),
         renderer.take_checkpoint(),
         renderer.read_checkpoint(),
         renderer.advance_checkpoint(),
-    ];
-    all.join(";\n") + ";\n"
+    ]
+}
+
+/// What dialects with one statement for an upsert have.
+fn upserts(renderer: &Renderer) -> Vec<String> {
+    [SCHEMA, KEY_ONLY].map(|schema| renderer.upsert_one(&parsed(schema))).to_vec()
+}
+
+fn mysql(renderer: &Renderer) -> Vec<String> {
+    let schema = parsed(SCHEMA);
+    let loosened = renderer.drop_not_null("or\"der", "total", "bigint NULL DEFAULT 5");
+    vec![loosened, rows::sql(renderer, &schema, Action::Upsert, 2), rows::sql(renderer, &parsed(KEY_ONLY), Action::Upsert, 1), rows::sql(renderer, &schema, Action::Delete, 2)]
 }
 
 #[test]
 fn sql_is_as_written_down() {
-    let postgres = Renderer { dialect: &POSTGRES, place: Place { schema: Some("pub\"lic".into()), prefix: "p_".into() } };
-    let sqlite = Renderer { dialect: &SQLITE, place: Place::default() };
-    crate::cli::golden("postgres.sql", &statements(&postgres));
-    crate::cli::golden("sqlite.sql", &statements(&sqlite));
+    let place = Place { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
+    let golden = |dialect: &'static Dialect, place: &Place, more: fn(&Renderer) -> Vec<String>| {
+        let renderer = Renderer { dialect, place: place.clone() };
+        let all = [common(&renderer), more(&renderer)].concat();
+        crate::cli::golden(&format!("{}.sql", dialect.name.to_lowercase().replace(' ', "")), &(all.join(";\n") + ";\n"));
+    };
+    golden(&POSTGRES, &place, |renderer| {
+        let schema = parsed(SCHEMA);
+        let more = vec![renderer.drop_not_null("or\"der", "total", ""), renderer.upsert_from(&schema, "stage"), renderer.stage_columns(&schema)];
+        [upserts(renderer), more].concat()
+    });
+    golden(&SQLITE, &Place { schema: None, ..place.clone() }, |renderer| [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat());
+    golden(&MYSQL, &place, mysql);
+    golden(&MARIADB, &Place { lower_case: true, ..place }, mysql);
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod conformance;
 mod feeds;
 mod fence;
 mod golden_sql;

@@ -470,7 +470,7 @@ fn verdict(world: &World) -> Result<(), String> {
     }
     let store = world.store.lock();
     for (table, expected) in &world.model {
-        let mut found: Vec<Row> = store.tables.get(table).map(|(_, rows)| rows.values().cloned().collect()).unwrap_or_default();
+        let mut found: Vec<Row> = store.rows.get(table).map(|rows| rows.values().cloned().collect()).unwrap_or_default();
         found.sort();
         if found != *expected {
             return Err(format!("table {table} holds {found:?} instead of {expected:?}"));

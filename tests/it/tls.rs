@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use crate::postgres::replay;
+use crate::services::eds::replay;
 use crate::services::postgres::Postgres;
 
 fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
@@ -60,7 +60,7 @@ async fn every_sslmode_does_what_it_says() {
         (format!("{url}?sslmode=verify-full"), false),
     ];
     for (url, works) in cases {
-        let output = replay(here.path(), &url, &serde_json::json!({}), &[], &[]);
+        let output = replay(&url, &serde_json::json!({}), &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.success(), works, "{}: {said}", url.split_once('?').map_or("", |(_, q)| q));
         assert!(works || said.contains("certificate"), "{said}");

@@ -21,7 +21,9 @@ fn works(program: &str, argument: &str) -> bool {
 pub fn install() -> Done {
     std::fs::create_dir_all(bin()).map_err(|e| format!("{}: {e}", bin().display()))?;
     nats_server()?;
-    postgres()
+    postgres()?;
+    mariadb()?;
+    mysql()
 }
 
 fn nats_server() -> Done {
@@ -49,17 +51,37 @@ fn has_postgres() -> bool {
 }
 
 fn postgres() -> Done {
-    if has_postgres() {
+    if has_postgres() { Ok(()) } else { package("postgresql", "PostgreSQL is not installed: its programs initdb and postgres (12 or later) are needed") }
+}
+
+fn mariadb() -> Done {
+    if works("/usr/sbin/mariadbd", "--version") && works("my_print_defaults", "--version") {
         return Ok(());
     }
-    println!("installing PostgreSQL …");
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
-    if !works("apt-get", "--version") {
-        return Err("PostgreSQL is not installed: its programs initdb and postgres (12 or later) are needed".into());
+    package("mariadb-server-core mariadb-client-core", "MariaDB is not installed: /usr/sbin/mariadbd and mariadb-install-db (10.6 or later) are needed")
+}
+
+/// MySQL is not among Debian's stable packages; it is unpacked beside the system.
+fn mysql() -> Done {
+    let program = bin().join("mysqld").display().to_string();
+    if works(&program, "--version") {
+        return Ok(());
     }
+    println!("unpacking MySQL …");
+    let place = root().join("target/services/mysql").display().to_string();
+    run("bash", &["xtask/mysql.sh", &place, &program])
+}
+
+/// Installs a package of Debian or Ubuntu.
+fn package(names: &str, missing: &str) -> Done {
+    println!("installing {names} …");
+    if !works("apt-get", "--version") {
+        return Err(missing.into());
+    }
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
     let sudo = |args: &[&str]| if is_root { run(args[0], &args[1..]) } else { run("sudo", args) };
     sudo(&["apt-get", "update", "-qq"])?;
-    sudo(&["apt-get", "install", "-qq", "-y", "postgresql"])
+    sudo(&[&["apt-get", "install", "-qq", "-y"][..], &names.split(' ').collect::<Vec<_>>()].concat())
 }
 
 /// Installed for CI only: it takes minutes to build.

@@ -11,16 +11,52 @@ pub struct Dialect {
     /// The column type of each kind, in the order of [`Kind::ALL`].
     pub types: [&'static str; 8],
     pub integer: &'static str,
+    /// The type of a text column of the primary key: every difference between two keys has to count.
     pub text_key: &'static str,
+    /// The type of the name under which a checkpoint is kept.
+    pub consumer: &'static str,
     pub begin: &'static str,
-    /// How the n-th parameter (from 1) is written.
+    /// How the n-th parameter (from 1) is written. EDS's own statements use each once and in order.
     pub parameter: fn(usize) -> String,
-    /// Whether NOT NULL of a column can be taken back later; where it cannot, only keys are NOT NULL.
-    pub drops_not_null: bool,
-    /// Whether ADD COLUMN takes IF NOT EXISTS.
-    pub adds_if_missing: bool,
-    /// Whether names have a schema in front.
+    pub create: Create,
+    /// What follows the columns of CREATE TABLE.
+    pub table_options: &'static str,
+    /// How ALTER TABLE begins a new column.
+    pub add_column: &'static str,
+    pub not_null: NotNull,
+    pub merge: Merge,
+    /// Whether names have a schema in front; MySQL calls it a database.
     pub has_schemas: bool,
+}
+
+/// How CREATE TABLE passes over a table that is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Create {
+    IfNotExists,
+    /// By asking for the object's id first.
+    UnlessObject,
+}
+
+/// How NOT NULL of a column is taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotNull {
+    /// ALTER COLUMN … DROP NOT NULL.
+    Drop,
+    /// By stating the column anew, as it is, with these words.
+    Restate(&'static str),
+    /// Not at all: only keys are NOT NULL.
+    Never,
+}
+
+/// How rows are inserted or, where their key is there, updated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Merge {
+    /// INSERT … ON CONFLICT (key) DO UPDATE.
+    OnConflict,
+    /// INSERT … ON DUPLICATE KEY UPDATE.
+    OnDuplicateKey,
+    /// UPDATE … FROM, then INSERT … WHERE NOT EXISTS: two statements, from a table of rows.
+    UpdateThenInsert,
 }
 
 impl Dialect {
@@ -36,10 +72,14 @@ pub const POSTGRES: Dialect = Dialect {
     types: ["TEXT", "TIMESTAMP WITH TIME ZONE", "BIGINT", "DOUBLE PRECISION", "BOOLEAN", "JSONB", "JSONB", "VARCHAR(64)"],
     integer: "BIGINT",
     text_key: "TEXT",
+    consumer: "TEXT",
     begin: "BEGIN",
     parameter: |n| format!("${n}"),
-    drops_not_null: true,
-    adds_if_missing: true,
+    create: Create::IfNotExists,
+    table_options: "",
+    add_column: "ADD COLUMN IF NOT EXISTS",
+    not_null: NotNull::Drop,
+    merge: Merge::OnConflict,
     has_schemas: true,
 };
 
@@ -49,9 +89,57 @@ pub const SQLITE: Dialect = Dialect {
     types: ["TEXT", "TEXT", "INTEGER", "REAL", "INTEGER", "TEXT", "TEXT", "TEXT"],
     integer: "INTEGER",
     text_key: "TEXT",
+    consumer: "TEXT",
     begin: "BEGIN IMMEDIATE",
     parameter: |n| format!("?{n}"),
-    drops_not_null: false,
-    adds_if_missing: false,
+    create: Create::IfNotExists,
+    table_options: "",
+    add_column: "ADD COLUMN",
+    not_null: NotNull::Never,
+    merge: Merge::OnConflict,
     has_schemas: false,
+};
+
+/// LONGTEXT, because TEXT ends at 65,535 bytes (docs/decisions/0005-mysql-types.md).
+pub const MYSQL: Dialect = Dialect {
+    name: "MySQL",
+    quotes: ('`', '`'),
+    types: ["LONGTEXT", "DATETIME(6)", "BIGINT", "DOUBLE", "BOOLEAN", "JSON", "JSON", "VARCHAR(64)"],
+    integer: "BIGINT",
+    text_key: "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+    consumer: "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+    begin: "START TRANSACTION",
+    parameter: |_| "?".to_owned(),
+    create: Create::IfNotExists,
+    table_options: " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4",
+    add_column: "ADD COLUMN",
+    not_null: NotNull::Restate("MODIFY COLUMN"),
+    merge: Merge::OnDuplicateKey,
+    has_schemas: true,
+};
+
+pub const MARIADB: Dialect = Dialect {
+    name: "MariaDB",
+    text_key: "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+    consumer: "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+    add_column: "ADD COLUMN IF NOT EXISTS",
+    ..MYSQL
+};
+
+/// Times are text, as the predecessor of EDS stored them.
+pub const SQLSERVER: Dialect = Dialect {
+    name: "SQL Server",
+    quotes: ('[', ']'),
+    types: ["NVARCHAR(MAX)", "NVARCHAR(MAX)", "BIGINT", "FLOAT", "BIT", "NVARCHAR(MAX)", "NVARCHAR(MAX)", "VARCHAR(64)"],
+    integer: "BIGINT",
+    text_key: "NVARCHAR(64) COLLATE Latin1_General_100_BIN2",
+    consumer: "NVARCHAR(255) COLLATE Latin1_General_100_BIN2",
+    begin: "BEGIN TRANSACTION",
+    parameter: |n| format!("@P{n}"),
+    create: Create::UnlessObject,
+    table_options: "",
+    add_column: "ADD",
+    not_null: NotNull::Restate("ALTER COLUMN"),
+    merge: Merge::UpdateThenInsert,
+    has_schemas: true,
 };

@@ -1,6 +1,8 @@
 //! Rows in tables: apply, checkpoint and migrate, written once for every SQL database.
 
 pub mod dialect;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod render;
@@ -14,7 +16,8 @@ use async_trait::async_trait;
 
 use super::{Claim, Destination, Epoch, Failure, FailureKind, Migration, TableShape, Tables};
 use crate::change::{Batch, Position, value};
-use render::{FORMAT, Renderer};
+use dialect::NotNull;
+use render::{CHECKPOINT, FORMAT, Renderer};
 
 /// A parameter of one of EDS's own statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct ListedColumn {
     pub column: String,
     pub nullable: bool,
     pub key: i64,
+    /// Why rows would not be safe in the table, with the cure.
+    pub hindrance: Option<String>,
 }
 
 /// What a database has to do itself. Calls never overlap.
@@ -56,16 +61,29 @@ pub trait Connection: Send {
     async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure>;
     /// The columns of all tables of the renderer's place.
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure>;
-    /// Marks this session as one of `consumer`. `alone`: sessions of it that a predecessor left are ended first, so that
-    /// one which hangs within a transaction holds no locks any more. Nothing where the database has no such means.
-    async fn enter(&mut self, consumer: &str, alone: bool) -> Result<(), Failure>;
+    /// A column as it is, but for NOT NULL. Asked where the dialect restates columns.
+    async fn declared(&mut self, _renderer: &Renderer, table: &str, column: &str) -> Result<String, Failure> {
+        Err(Failure::new(FailureKind::OutOfShape, format!("the type of column {column:?} of table {table:?} is not known")))
+    }
+    /// Ends the sessions that are marked with `mark`, so that one which hangs within a transaction holds no locks any
+    /// more. Nothing where the database has no such means.
+    async fn evict(&mut self, _mark: Mark) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// Marks this session, so that it can be evicted.
+    async fn enter(&mut self, _mark: Mark) -> Result<(), Failure> {
+        Ok(())
+    }
     /// Whether a failed ADD COLUMN only means that the column is there.
     fn is_already_there(&self, failure: &Failure) -> bool;
     /// Makes ready for the group, before the transaction begins.
     async fn prepare(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure>;
-    /// Begins a transaction, writes all groups, and advances the checkpoint last; how many checkpoints that touched.
-    /// A database that can do it in fewer exchanges does.
+    /// Begins a transaction, writes all groups and advances the checkpoint; how many checkpoints that touched.
     async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+        self.transact_in_order(renderer, batch, fence).await
+    }
+    /// One exchange after the other, the checkpoint last.
+    async fn transact_in_order(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
         self.execute(renderer.dialect.begin).await?;
         for group in 0..batch.groups.len() {
             self.write(renderer, batch, group).await?;
@@ -78,6 +96,20 @@ pub trait Connection: Send {
     where
         Self: Sized;
 }
+
+/// By what the sessions of one process that keep one checkpoint are found: whoever holds an epoch is alone with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(pub u64);
+
+impl Mark {
+    /// `table`: the full name of the table of checkpoints.
+    pub fn of(table: &str, consumer: &str, epoch: i64) -> Mark {
+        Mark(xxhash_rust::xxh3::xxh3_64_with_seed(format!("{table} {consumer}").as_bytes(), epoch as u64))
+    }
+}
+
+/// How often a checkpoint that moves meanwhile is read before it is not taken.
+const TAKES_MAX: u32 = 10;
 
 /// The update of the checkpoint that keeps a replaced process from committing.
 pub struct Fence {
@@ -139,7 +171,11 @@ impl<C: Connection> SqlDestination<C> {
         match self.connection.transact(&self.renderer, batch, &fence).await? {
             1 => Ok(()),
             // Whose it is now, and where it stands, is asked after connecting anew.
-            _ => Err(Failure::unavailable("the checkpoint is not as this process left it")),
+            _ => {
+                self.connection.execute("ROLLBACK").await?;
+                self.dirty = false;
+                Err(Failure::unavailable("the checkpoint is not as this process left it"))
+            }
         }
     }
 
@@ -155,14 +191,38 @@ impl<C: Connection> SqlDestination<C> {
         Ok(Some((*epoch, position)))
     }
 
+    /// Raises the epoch above what is recorded and above what this process held, if the checkpoint is still as it was
+    /// read: a predecessor may commit until then.
     async fn take(&mut self) -> Result<Option<Position>, Failure> {
-        let parameters = [self.consumer.as_str().into(), self.companies.as_str().into(), self.epoch.get().into()];
-        self.connection.execute(self.renderer.dialect.begin).await?;
-        self.connection.change(&self.renderer.insert_checkpoint(), &parameters[..2]).await?;
-        self.connection.change(&self.renderer.take_checkpoint(), &parameters).await?;
-        let (epoch, position) = self.read_checkpoint().await?.ok_or_else(|| Failure::unavailable("the checkpoint just written is not there"))?;
-        self.epoch.set(epoch);
-        Ok(position)
+        let mut failure = Failure::unavailable(format!("the checkpoint of {} changes faster than it can be taken", self.consumer));
+        for _ in 0..TAKES_MAX {
+            let found = self.read_checkpoint().await?;
+            let (epoch, position) = found.unwrap_or_default();
+            let mine = epoch.max(self.epoch.get()) + 1;
+            let (consumer, companies) = (Parameter::from(self.consumer.as_str()), Parameter::from(self.companies.as_str()));
+            self.connection.evict(self.mark(epoch)).await?;
+            let sequence = position.map_or(0, |p| p.sequence as i64);
+            let taken = match found {
+                None => self.connection.change(&self.renderer.insert_checkpoint(), &[consumer, mine.into(), companies]).await,
+                Some(_) => self.connection.change(&self.renderer.take_checkpoint(), &[mine.into(), companies, consumer, epoch.into(), sequence.into()]).await,
+            };
+            match taken {
+                Ok(1) => {
+                    self.epoch.set(mine);
+                    self.connection.enter(self.mark(mine)).await?;
+                    return Ok(position);
+                }
+                Ok(_) => {}
+                // Another process was faster to write the first checkpoint.
+                Err(refused) if refused.kind == FailureKind::Refused => failure = refused,
+                Err(other) => return Err(other),
+            }
+        }
+        Err(failure)
+    }
+
+    fn mark(&self, epoch: i64) -> Mark {
+        Mark::of(&self.renderer.table(CHECKPOINT), &self.consumer, epoch)
     }
 }
 
@@ -178,16 +238,18 @@ impl<C: Connection> Destination for SqlDestination<C> {
     }
 
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
-        self.connection.enter(&self.consumer, claim == Claim::Take).await?;
         match claim {
             Claim::Take => {
                 self.connection.execute(&self.renderer.create_checkpoint()).await?;
-                self.settle().await?;
-                let taken = self.take().await;
-                self.end(taken).await
+                self.take().await
             }
             Claim::Keep => match self.read_checkpoint().await? {
-                Some((epoch, position)) if epoch == self.epoch.get() => Ok(position),
+                Some((epoch, _)) if epoch == self.epoch.get() => {
+                    // What an earlier session of this process left half done is over before it is looked at.
+                    self.connection.evict(self.mark(epoch)).await?;
+                    self.connection.enter(self.mark(epoch)).await?;
+                    Ok(self.read_checkpoint().await?.and_then(|(_, position)| position))
+                }
                 Some((epoch, _)) if epoch > self.epoch.get() => {
                     let text = format!("another EDS has taken over {} in this destination (its epoch is {epoch}, ours was {}): this one ends", self.consumer, self.epoch.get());
                     Err(Failure::new(FailureKind::Superseded, text))
@@ -206,9 +268,10 @@ impl<C: Connection> Destination for SqlDestination<C> {
                 keys.insert(listed.key, listed.column.clone());
             }
             shape.columns.insert(listed.column, listed.nullable);
+            shape.hindrance = shape.hindrance.take().or(listed.hindrance);
         }
         let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| (table, TableShape { keys: keys.into_values().collect(), ..shape });
-        Ok(Tables(tables.into_iter().map(shaped).collect()))
+        Ok(Tables { shapes: tables.into_iter().map(shaped).collect(), lower_case: self.renderer.place.lower_case })
     }
 
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
@@ -227,10 +290,14 @@ impl<C: Connection> Destination for SqlDestination<C> {
                 }
                 Ok(())
             }
-            Migration::DropNotNull { .. } if !self.renderer.dialect.drops_not_null => Ok(()),
             Migration::DropNotNull { table, columns } => {
                 for column in columns {
-                    self.connection.execute(&self.renderer.drop_not_null(table, column)).await?;
+                    let declared = match self.renderer.dialect.not_null {
+                        NotNull::Never => return Ok(()),
+                        NotNull::Drop => String::new(),
+                        NotNull::Restate(_) => self.connection.declared(&self.renderer, table, column).await?,
+                    };
+                    self.connection.execute(&self.renderer.drop_not_null(table, column, &declared)).await?;
                 }
                 Ok(())
             }
@@ -242,22 +309,15 @@ impl<C: Connection> Destination for SqlDestination<C> {
     }
 }
 
+/// The change at `index` does not fit: all changes of the batch that do not, or it alone where only this database
+/// minds.
+pub fn refused(batch: &Batch, table: &str, index: u32, why: &value::Unfit) -> Failure {
+    let all = batch.unfit();
+    let known = all.iter().any(|(culprit, _)| *culprit == index);
+    Failure::refused(if known { all } else { vec![(index, format!("table {table:?}: {why}"))] })
+}
+
 /// All changes of the batch that do not fit their columns: asked once one was met.
 pub fn unfit(batch: &Batch) -> Failure {
-    let mut culprits = Vec::new();
-    for group in &batch.groups {
-        for index in &group.upserts {
-            let change = batch.change(*index);
-            let wrong = group.schema.columns.iter().enumerate().find_map(|(i, column)| value::read(change.token(i), column).err());
-            culprits.extend(wrong.map(|unfit| (*index, format!("table {:?}: {unfit}", group.schema.table))));
-        }
-        for index in &group.deletes {
-            let change = batch.change(*index);
-            let wrong = group.schema.key_columns().iter().enumerate().find_map(|(i, column)| value::read(change.token(i), column).err());
-            culprits.extend(wrong.map(|unfit| (*index, format!("table {:?}: {unfit}", group.schema.table))));
-        }
-    }
-    culprits.sort_unstable_by_key(|(index, _)| *index);
-    culprits.dedup_by_key(|(index, _)| *index);
-    Failure::refused(culprits)
+    Failure::refused(batch.unfit())
 }

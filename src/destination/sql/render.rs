@@ -1,6 +1,6 @@
 //! The SQL that EDS writes, made from a dialect and a schema. Pure; golden files keep every statement.
 
-use super::dialect::Dialect;
+use super::dialect::{Create, Dialect, Merge, NotNull};
 use crate::change::{Column, TableSchema};
 
 /// The name of the table that holds the checkpoint.
@@ -13,6 +13,22 @@ pub const FORMAT: i64 = 1;
 pub struct Place {
     pub schema: Option<String>,
     pub prefix: String,
+    /// Whether the database keeps names of tables in lower case, however they are written.
+    pub lower_case: bool,
+}
+
+impl Place {
+    /// The name, without schema, of the table that keeps the rows of `table`.
+    pub fn name_of(&self, table: &str) -> String {
+        let name = format!("{}{table}", self.prefix);
+        if self.lower_case { name.to_lowercase() } else { name }
+    }
+
+    /// What the source calls the table of this name, if it is one of this place.
+    pub fn source_of(&self, name: &str) -> Option<String> {
+        let prefix = if self.lower_case { self.prefix.to_lowercase() } else { self.prefix.clone() };
+        name.strip_prefix(&prefix).map(str::to_owned)
+    }
 }
 
 /// Renders the statements of one destination.
@@ -39,7 +55,7 @@ impl Renderer {
 
     /// The full name of the table that holds the rows of `table`.
     pub fn table(&self, table: &str) -> String {
-        let name = self.quoted(&format!("{}{table}", self.place.prefix));
+        let name = self.quoted(&self.place.name_of(table));
         match &self.place.schema {
             Some(schema) if self.dialect.has_schemas => format!("{}.{name}", self.quoted(schema)),
             _ => name,
@@ -57,32 +73,50 @@ impl Renderer {
             text if is_key && text == self.dialect.types[0] => self.dialect.text_key,
             other => other,
         };
-        let strict = is_key || (!column.nullable && self.dialect.drops_not_null);
+        let strict = is_key || (!column.nullable && self.dialect.not_null != NotNull::Never);
         format!("{} {kind}{}", self.quoted(&column.name), if strict { " NOT NULL" } else { "" })
     }
 
     pub fn create_table(&self, schema: &TableSchema) -> String {
         let columns: Vec<String> = (0..schema.columns.len()).map(|i| self.definition(schema, i)).collect();
         let key = self.list(schema.key_columns());
-        format!("CREATE TABLE IF NOT EXISTS {} ({}, PRIMARY KEY ({key}))", self.table(&schema.table), columns.join(", "))
+        self.create(&self.table(&schema.table), &format!("{}, PRIMARY KEY ({key})", columns.join(", ")))
+    }
+
+    fn create(&self, name: &str, columns: &str) -> String {
+        let made = format!("{name} ({columns}){}", self.dialect.table_options);
+        match self.dialect.create {
+            Create::IfNotExists => format!("CREATE TABLE IF NOT EXISTS {made}"),
+            Create::UnlessObject => format!("IF OBJECT_ID(N'{}') IS NULL CREATE TABLE {made}", name.replace('\'', "''")),
+        }
     }
 
     /// One statement per column: it may be there already, where somebody was faster.
     pub fn add_column(&self, schema: &TableSchema, index: usize) -> String {
         let column = &schema.columns[index];
-        let unless = if self.dialect.adds_if_missing { "IF NOT EXISTS " } else { "" };
-        format!("ALTER TABLE {} ADD COLUMN {unless}{} {}", self.table(&schema.table), self.quoted(&column.name), self.dialect.type_of(column.kind))
+        let d = self.dialect;
+        format!("ALTER TABLE {} {} {} {} NULL", self.table(&schema.table), d.add_column, self.quoted(&column.name), d.type_of(column.kind))
     }
 
-    pub fn drop_not_null(&self, table: &str, column: &str) -> String {
-        format!("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL", self.table(table), self.quoted(column))
+    /// `declared`: what the column is to be, where NOT NULL is taken back by stating it anew.
+    pub fn drop_not_null(&self, table: &str, column: &str, declared: &str) -> String {
+        let (table, column) = (self.table(table), self.quoted(column));
+        match self.dialect.not_null {
+            NotNull::Restate(words) => format!("ALTER TABLE {table} {words} {column} {declared}"),
+            NotNull::Drop | NotNull::Never => format!("ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL"),
+        }
     }
 
     /// An upsert of whole rows; `source` yields the schema's columns in order: `VALUES (…)` or `SELECT … FROM …`.
     pub fn upsert(&self, schema: &TableSchema, source: &str) -> String {
-        let set: Vec<String> = schema.columns[schema.keys..].iter().map(|c| format!("{0} = EXCLUDED.{0}", self.quoted(&c.name))).collect();
-        let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
-        format!("INSERT INTO {} ({}) {source} ON CONFLICT ({}) DO {action}", self.table(&schema.table), self.list(&schema.columns), self.list(schema.key_columns()))
+        let set = |each: &dyn Fn(&str) -> String| schema.columns[schema.keys..].iter().map(|c| each(&self.quoted(&c.name))).collect::<Vec<_>>().join(", ");
+        let action = match self.dialect.merge {
+            Merge::OnDuplicateKey if schema.columns.len() == schema.keys => format!("ON DUPLICATE KEY UPDATE {0} = {0}", self.quoted(&schema.columns[0].name)),
+            Merge::OnDuplicateKey => format!("ON DUPLICATE KEY UPDATE {}", set(&|c| format!("{c} = VALUES({c})"))),
+            _ if schema.columns.len() == schema.keys => format!("ON CONFLICT ({}) DO NOTHING", self.list(schema.key_columns())),
+            _ => format!("ON CONFLICT ({}) DO UPDATE SET {}", self.list(schema.key_columns()), set(&|c| format!("{c} = EXCLUDED.{c}"))),
+        };
+        format!("INSERT INTO {} ({}) {source} {action}", self.table(&schema.table), self.list(&schema.columns))
     }
 
     pub fn upsert_one(&self, schema: &TableSchema) -> String {
@@ -98,6 +132,30 @@ impl Renderer {
         format!("DELETE FROM {} WHERE {}", self.table(&schema.table), keys.join(" AND "))
     }
 
+    /// Where the rows of `t` and `s` have the same key.
+    fn same_key(&self, schema: &TableSchema) -> String {
+        schema.key_columns().iter().map(|c| format!("t.{0} = s.{0}", self.quoted(&c.name))).collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Updates the rows whose keys the table `stage` has; nothing where every column is part of the key.
+    pub fn update_from(&self, schema: &TableSchema, stage: &str) -> Option<String> {
+        let set: Vec<String> = schema.columns[schema.keys..].iter().map(|c| format!("{0} = s.{0}", self.quoted(&c.name))).collect();
+        let table = self.table(&schema.table);
+        (!set.is_empty()).then(|| format!("UPDATE t SET {} FROM {table} AS t INNER JOIN {stage} AS s ON {}", set.join(", "), self.same_key(schema)))
+    }
+
+    /// Inserts the rows of the table `stage` whose keys are not there yet.
+    pub fn insert_from(&self, schema: &TableSchema, stage: &str) -> String {
+        let (table, columns) = (self.table(&schema.table), self.list(&schema.columns));
+        let values: Vec<String> = schema.columns.iter().map(|c| format!("s.{}", self.quoted(&c.name))).collect();
+        format!("INSERT INTO {table} ({columns}) SELECT {} FROM {stage} AS s WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {})", values.join(", "), self.same_key(schema))
+    }
+
+    /// Deletes the rows whose keys `source` has.
+    pub fn delete_from(&self, schema: &TableSchema, source: &str) -> String {
+        format!("DELETE t FROM {} AS t INNER JOIN {source} AS s ON {}", self.table(&schema.table), self.same_key(schema))
+    }
+
     fn parameters(&self, count: usize) -> String {
         (1..=count).map(self.dialect.parameter).collect::<Vec<_>>().join(", ")
     }
@@ -110,40 +168,24 @@ impl Renderer {
 
     pub fn create_checkpoint(&self) -> String {
         let d = self.dialect;
-        format!(
-            "CREATE TABLE IF NOT EXISTS {} (consumer {} NOT NULL, lane {i} NOT NULL, epoch {i} NOT NULL, stream_sequence {i} NOT NULL, \
-             stream_time_ns {i} NOT NULL, companies {} NOT NULL, format {i} NOT NULL, PRIMARY KEY (consumer, lane))",
-            self.table(CHECKPOINT),
-            d.text_key,
-            d.types[0],
-            i = d.integer
-        )
+        let names = ["lane", "epoch", "stream_sequence", "stream_time_ns", "format"].map(|name| format!("{name} {} NOT NULL", d.integer));
+        let columns = format!("consumer {} NOT NULL, {}, companies {} NOT NULL, PRIMARY KEY (consumer, lane)", d.consumer, names.join(", "), d.types[0]);
+        self.create(&self.table(CHECKPOINT), &columns)
     }
 
-    /// Parameters: consumer, companies.
+    /// Parameters: consumer, epoch, companies.
     pub fn insert_checkpoint(&self) -> String {
         let p = self.dialect.parameter;
-        format!(
-            "INSERT INTO {} (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES ({}, 0, 0, 0, 0, {}, {FORMAT}) \
-             ON CONFLICT (consumer, lane) DO NOTHING",
-            self.table(CHECKPOINT),
-            p(1),
-            p(2)
-        )
+        let table = self.table(CHECKPOINT);
+        format!("INSERT INTO {table} (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES ({}, 0, {}, 0, 0, {}, {FORMAT})", p(1), p(2), p(3))
     }
 
-    /// Raises the epoch above what is recorded and above what the caller held. Parameters: consumer, companies, the
-    /// caller's epoch.
+    /// Raises the epoch of a checkpoint that is as it was read. Parameters: new epoch, companies, consumer, the epoch
+    /// and the sequence that were read.
     pub fn take_checkpoint(&self) -> String {
         let p = self.dialect.parameter;
-        format!(
-            "UPDATE {} SET epoch = CASE WHEN epoch > {} THEN epoch ELSE {} END + 1, companies = {} WHERE consumer = {} AND lane = 0",
-            self.table(CHECKPOINT),
-            p(3),
-            p(3),
-            p(2),
-            p(1)
-        )
+        let table = self.table(CHECKPOINT);
+        format!("UPDATE {table} SET epoch = {}, companies = {} WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}", p(1), p(2), p(3), p(4), p(5))
     }
 
     /// Columns: epoch, sequence, time, format. Parameter: consumer.
@@ -155,9 +197,9 @@ impl Renderer {
     /// The fence: parameters are the new sequence and time, consumer, epoch, and the sequence that was written last.
     pub fn advance_checkpoint(&self) -> String {
         let p = self.dialect.parameter;
+        let table = self.table(CHECKPOINT);
         format!(
-            "UPDATE {} SET stream_sequence = {}, stream_time_ns = {} WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}",
-            self.table(CHECKPOINT),
+            "UPDATE {table} SET stream_sequence = {}, stream_time_ns = {} WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}",
             p(1),
             p(2),
             p(3),

@@ -25,7 +25,7 @@ pub const DRIVER: Driver = Driver {
            relative to the working directory. Times are text in UTC (2024-01-02T03:04:05.000006Z), objects and arrays JSON text,\n\
            booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a program that writes to it for\n\
            longer than 10 seconds is waited for.",
-    parameters: &[],
+    parameters: &[("prefix", "what stands before each table's name")],
     abilities: Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 },
     open: |target| Box::pin(open(target)),
 };
@@ -38,7 +38,7 @@ const STATEMENTS_MAX: usize = 128;
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let path = target.settings.path.clone();
     let connection = blocking(move || connect(Path::new(&path))).await?;
-    let renderer = Renderer { dialect: &SQLITE, place: Place::default() };
+    let renderer = Renderer { dialect: &SQLITE, place: Place { prefix: target.settings.parameter("prefix").unwrap_or_default().to_owned(), ..Place::default() } };
     Ok(Box::new(SqlDestination::new(Sqlite { connection: Some(connection) }, renderer, target)))
 }
 
@@ -114,20 +114,21 @@ impl Connection for Sqlite {
         .await
     }
 
-    async fn columns(&mut self, _renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
-        self.with(|db| {
-            let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table'";
+    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+        let place = renderer.place.clone();
+        self.with(move |db| {
+            let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, m.type = 'view' \
+                       FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type IN ('table', 'view')";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
-            let read = |row: &rusqlite::Row<'_>| Ok(ListedColumn { table: row.get(0)?, column: row.get(1)?, nullable: row.get(2)?, key: row.get(3)? });
+            let read = |row: &rusqlite::Row<'_>| {
+                let hindrance = row.get::<_, bool>(4)?.then(|| "it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned());
+                let listed = |table| -> rusqlite::Result<ListedColumn> { Ok(ListedColumn { table, column: row.get(1)?, nullable: row.get(2)?, key: row.get(3)?, hindrance }) };
+                place.source_of(&row.get::<_, String>(0)?).map(listed).transpose()
+            };
             let rows = statement.query_map([], read).map_err(|e| failure(&e))?;
-            rows.collect::<Result<_, _>>().map_err(|e| failure(&e))
+            rows.filter_map(Result::transpose).collect::<Result<_, _>>().map_err(|e| failure(&e))
         })
         .await
-    }
-
-    /// A writer that hangs cannot be ended from outside; its lock is waited for.
-    async fn enter(&mut self, _consumer: &str, _alone: bool) -> Result<(), Failure> {
-        Ok(())
     }
 
     fn is_already_there(&self, failure: &Failure) -> bool {

@@ -1,9 +1,10 @@
 //! The real binary as a child process.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::nats::Nats;
@@ -28,6 +29,34 @@ pub struct Ended {
 
 pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_eds")
+}
+
+/// Replays events; schemas of several versions may be given. The data directory is lost.
+pub fn replay(url: &str, schemas: &Value, events: &[Value], args: &[&str]) -> Output {
+    let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+    let text: String = events.iter().map(|e| format!("{e}\n")).collect();
+    replay_in(dir.path(), url, schemas, &text, args)
+}
+
+/// Replays a journal, with the data directory in `dir`.
+pub fn replay_in(dir: &Path, url: &str, schemas: &Value, journal: &str, args: &[&str]) -> Output {
+    let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    write("schema.json", &schemas.to_string());
+    write("journal.jsonl", journal);
+    let mut command = Command::new(binary());
+    command.current_dir(dir).env("EDS_URL", url).args(["replay", "journal.jsonl", "--schema", "schema.json", "--restart"]).args(args);
+    command.output().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A schema with the key `id` and nothing else required.
+pub fn schema(table: &str, version: &str, properties: Value) -> Value {
+    let mut all = json!({"id": {"type": "string"}});
+    all.as_object_mut().into_iter().for_each(|o| o.extend(properties.as_object().cloned().unwrap_or_default()));
+    json!({"table": table, "modelVersion": version, "primaryKeys": ["id"], "required": ["id"], "properties": all})
+}
+
+pub fn upsert(table: &str, version: &str, after: Value) -> Value {
+    json!({"operation": "UPDATE", "table": table, "modelVersion": version, "key": [after["id"]], "after": after})
 }
 
 impl Eds {

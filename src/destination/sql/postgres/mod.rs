@@ -20,8 +20,8 @@ use tokio_postgres::{Client, Statement};
 
 use super::dialect::POSTGRES;
 use super::render::{Place, Renderer};
-use super::{Connection, Fence, ListedColumn, Parameter, SqlDestination, unfit};
-use crate::change::{Batch, Group, TableSchema, value};
+use super::{Connection, Fence, ListedColumn, Mark, Parameter, SqlDestination, unfit};
+use crate::change::{Batch, Column, Group, TableSchema, value};
 use crate::destination::{Abilities, Commit, Destination, Driver, Failure, Keeps, Schema, Target};
 use encode::{COPY_HEADER, COPY_TRAILER, Field, Fields, put_field, wire_array_type, wire_type};
 use failure::{failure, refused_connection};
@@ -69,7 +69,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         Some(schema) => connection.existing_schema(schema).await?,
         None => connection.current_schema().await?,
     };
-    let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned() };
+    let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
     Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &POSTGRES, place }, target)))
 }
 
@@ -162,11 +162,7 @@ impl Postgres {
     /// One statement for all keys: as many array parameters as the key has columns.
     async fn delete(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
         let keys = group.schema.key_columns();
-        let mut columns = Vec::with_capacity(keys.len());
-        for (i, column) in keys.iter().enumerate() {
-            let values: Result<Vec<_>, _> = group.deletes.iter().map(|d| value::read(batch.change(*d).token(i), column)).collect();
-            columns.push(Fields(values.map_err(|_| unfit(batch))?));
-        }
+        let columns = arrays(batch, &group.deletes, keys)?;
         let types: Vec<Type> = keys.iter().map(|c| wire_array_type(c.kind)).collect();
         let statement = self.prepared(delete_many(renderer, &group.schema), &types).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
@@ -200,11 +196,7 @@ impl Postgres {
     /// One statement for all rows: an array parameter per column.
     async fn upsert_by_arrays(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
         let schema = &group.schema;
-        let mut columns = Vec::with_capacity(schema.columns.len());
-        for (i, column) in schema.columns.iter().enumerate() {
-            let values: Result<Vec<_>, _> = group.upserts.iter().map(|u| value::read(batch.change(*u).token(i), column)).collect();
-            columns.push(Fields(values.map_err(|_| unfit(batch))?));
-        }
+        let columns = arrays(batch, &group.upserts, &schema.columns)?;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
         let source = format!("SELECT * FROM unnest({})", numbered(types.len()));
         let statement = self.prepared(renderer.upsert(schema, &source), &types).await?;
@@ -239,6 +231,12 @@ impl Postgres {
         self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
+}
+
+/// The values of `columns`, an array for each, of the changes at `indices`.
+fn arrays<'b>(batch: &'b Batch, indices: &[u32], columns: &[Column]) -> Result<Vec<Fields<'b>>, Failure> {
+    let array = |(i, column): (usize, &Column)| indices.iter().map(|index| value::read(batch.change(*index).token(i), column)).collect::<Result<Vec<_>, _>>();
+    columns.iter().enumerate().map(|numbered| array(numbered).map(Fields).map_err(|_| unfit(batch))).collect()
 }
 
 /// `$1, $2, …`
@@ -280,31 +278,33 @@ impl Connection for Postgres {
         self.statements.clear();
         let place = &renderer.place;
         let sql = "SELECT c.relname::text, a.attname::text, NOT a.attnotnull OR a.atthasdef OR a.attidentity <> '', \
-                   coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::int8 \
+                   coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::int8, c.relkind NOT IN ('r', 'p') \
                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
                    LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
-                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1, a.attnum";
+                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1, a.attnum";
         let schema = place.schema.clone().unwrap_or_default();
         let rows = self.client.query(sql, &[&schema]).await.map_err(|e| failure(&e))?;
         let listed = rows.iter().filter_map(|row| {
-            let table = row.get::<_, &str>(0).strip_prefix(place.prefix.as_str())?.to_owned();
-            Some(ListedColumn { table, column: row.get(1), nullable: row.get(2), key: row.get(3) })
+            let table = place.source_of(row.get(0))?;
+            let hindrance = row.get::<_, bool>(4).then(|| "it is a view or a foreign table; choose another schema with ?schema=, or rename it".to_owned());
+            Some(ListedColumn { table, column: row.get(1), nullable: row.get(2), key: row.get(3), hindrance })
         });
         Ok(listed.collect())
     }
 
-    /// Sessions of one consumer share an advisory lock, by which they are found.
-    async fn enter(&mut self, consumer: &str, alone: bool) -> Result<(), Failure> {
-        let key = xxhash_rust::xxh3::xxh3_64(consumer.as_bytes()) as i64;
-        if alone {
-            let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
-                       JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = current_user \
-                       WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-                       AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid <> pg_backend_pid()";
-            self.client.execute(sql, &[&key]).await.map_err(|e| failure(&e))?;
-        }
-        self.client.execute("SELECT pg_advisory_lock_shared($1)", &[&key]).await.map_err(|e| failure(&e))?;
+    /// Sessions are found by the advisory lock that they share.
+    async fn evict(&mut self, mark: Mark) -> Result<(), Failure> {
+        let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
+                   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = current_user \
+                   WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+                   AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid <> pg_backend_pid()";
+        self.client.execute(sql, &[&(mark.0 as i64)]).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    async fn enter(&mut self, mark: Mark) -> Result<(), Failure> {
+        self.client.execute("SELECT pg_advisory_lock_shared($1)", &[&(mark.0 as i64)]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
 
@@ -327,24 +327,18 @@ impl Connection for Postgres {
 
     /// A change or two: everything but the commit goes out at once, and one answer is waited for.
     async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+        let [group] = &batch.groups[..] else { return self.transact_in_order(renderer, batch, fence).await };
+        if !group.deletes.is_empty() || group.upserts.len() >= ARRAYS_ROWS_MIN {
+            return self.transact_in_order(renderer, batch, fence).await;
+        }
         let types: Vec<Type> = fence.parameters.iter().map(Parameter::wire_type).collect();
         let advance = self.prepared(fence.sql.clone(), &types).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> = fence.parameters.iter().map(Parameter::to_wire).collect();
-        if let [group] = &batch.groups[..]
-            && group.deletes.is_empty()
-            && group.upserts.len() < ARRAYS_ROWS_MIN
-        {
-            let (upsert, rows) = self.single_upserts(renderer, batch, group).await?;
-            let client = &self.client;
-            let sent = try_join_all(rows.iter().map(|row| client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))));
-            let done = futures::try_join!(client.batch_execute(renderer.dialect.begin), sent, client.execute(&advance, &parameters));
-            return done.map(|(_, _, advanced)| advanced).map_err(|e| failure(&e));
-        }
-        self.execute(renderer.dialect.begin).await?;
-        for group in 0..batch.groups.len() {
-            self.write(renderer, batch, group).await?;
-        }
-        self.client.execute(&advance, &parameters).await.map_err(|e| failure(&e))
+        let (upsert, rows) = self.single_upserts(renderer, batch, group).await?;
+        let client = &self.client;
+        let sent = try_join_all(rows.iter().map(|row| client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))));
+        let done = futures::try_join!(client.batch_execute(renderer.dialect.begin), sent, client.execute(&advance, &parameters));
+        done.map(|(_, _, advanced)| advanced).map_err(|e| failure(&e))
     }
 
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {

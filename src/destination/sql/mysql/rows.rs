@@ -1,0 +1,137 @@
+//! Many rows by one prepared statement: how many at once, and their values as parameters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Statement, Value as Wire};
+
+use super::failure::failure;
+use crate::change::value::{self, Value};
+use crate::change::{Batch, Change, Column, TableSchema, json};
+use crate::destination::Failure;
+use crate::destination::sql::refused;
+use crate::destination::sql::render::Renderer;
+
+/// Rows of one statement, largest first: whatever there is to write is cut into these, so that few statements have to
+/// be prepared (docs/decisions/0006-mysql-bulk-path.md).
+const ROWS: [usize; 4] = [512, 64, 8, 1];
+/// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred bytes for each.
+const PARAMETERS_MAX: usize = 32_768;
+/// Bytes of values of one statement, below the smallest max_allowed_packet that servers come with.
+const STATEMENT_BYTES_MAX: usize = 4 << 20;
+/// Prepared statements that are kept; beyond that all are made anew.
+const STATEMENTS_MAX: usize = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    Delete,
+    Upsert,
+}
+
+/// Table, version, action, rows.
+type Shape = (Arc<str>, Arc<str>, Action, usize);
+
+/// The statements of a session.
+#[derive(Default)]
+pub struct Statements {
+    prepared: HashMap<Shape, Statement>,
+}
+
+impl Statements {
+    pub async fn clear(&mut self, conn: &mut Conn) {
+        for (_, statement) in self.prepared.drain() {
+            // The server forgets them with the session at the latest.
+            let _ = conn.close(statement).await;
+        }
+    }
+
+    /// Deletes or upserts the rows of the group.
+    pub async fn run(&mut self, conn: &mut Conn, action: Action, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        let group = &batch.groups[group];
+        let schema = &group.schema;
+        let (indices, columns) = match action {
+            Action::Delete => (&group.deletes, schema.key_columns()),
+            Action::Upsert => (&group.upserts, &schema.columns[..]),
+        };
+        let mut rest = &indices[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rows_at_once(batch, rest, columns.len()));
+            rest = later;
+            let mut values = Vec::with_capacity(now.len() * columns.len());
+            for index in now {
+                bind(batch.change(*index), columns, &mut values).map_err(|why| refused(batch, &schema.table, *index, &why))?;
+            }
+            let statement = self.prepared(conn, renderer, schema, action, now.len()).await?;
+            conn.exec_drop(statement, values).await.map_err(|e| failure(&e))?;
+        }
+        Ok(())
+    }
+
+    async fn prepared(&mut self, conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> Result<&Statement, Failure> {
+        let shape = (schema.table.clone(), schema.version.clone(), action, rows);
+        if !self.prepared.contains_key(&shape) {
+            if self.prepared.len() >= STATEMENTS_MAX {
+                self.clear(conn).await;
+            }
+            let statement = conn.prep(sql(renderer, schema, action, rows)).await.map_err(|e| failure(&e))?;
+            self.prepared.insert(shape.clone(), statement);
+        }
+        self.prepared.get(&shape).ok_or_else(|| Failure::unavailable("a statement is gone"))
+    }
+}
+
+/// The largest of [`ROWS`] that there are rows for and that stays within the limits.
+fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize) -> usize {
+    let fits = |rows: usize| {
+        let bytes = || indices[..rows].iter().map(|index| batch.change(*index).event.payload().len()).sum::<usize>();
+        rows <= indices.len() && rows * columns <= PARAMETERS_MAX && bytes() <= STATEMENT_BYTES_MAX
+    };
+    ROWS.into_iter().find(|rows| fits(*rows)).unwrap_or(1)
+}
+
+pub fn sql(renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> String {
+    let row = |columns: usize| format!("({})", vec!["?"; columns].join(","));
+    match action {
+        Action::Upsert => renderer.upsert(schema, &format!("VALUES {}", vec![row(schema.columns.len()); rows].join(","))),
+        Action::Delete => {
+            let keys: Vec<String> = schema.key_columns().iter().map(|c| renderer.quoted(&c.name)).collect();
+            format!("DELETE FROM {} WHERE ({}) IN ({})", renderer.table(&schema.table), keys.join(", "), vec![row(keys.len()); rows].join(","))
+        }
+    }
+}
+
+fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<(), value::Unfit> {
+    for (i, column) in columns.iter().enumerate() {
+        out.push(match value::read(change.token(i), column)? {
+            Value::Null => Wire::NULL,
+            Value::Boolean(b) => Wire::Int(i64::from(b)),
+            Value::Integer(n) => Wire::Int(n),
+            Value::Number(n) => Wire::Double(n),
+            Value::Text(text) => Wire::Bytes(text.into_owned().into_bytes()),
+            Value::Time(micros) => time(micros).ok_or_else(|| value::Unfit::of(column, value::Wanted::Time))?,
+            Value::Json(token) => Wire::Bytes(json::well_formed(token).into_owned().into_bytes()),
+        });
+    }
+    Ok(())
+}
+
+fn time(micros: i64) -> Option<Wire> {
+    let at = value::utc(micros)?;
+    let small = |n: i8| u8::try_from(n).ok();
+    let micros = u32::try_from(at.subsec_nanosecond() / 1000).ok()?;
+    Some(Wire::Date(u16::try_from(at.year()).ok()?, small(at.month())?, small(at.day())?, small(at.hour())?, small(at.minute())?, small(at.second())?, micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_travel_as_their_parts() {
+        assert_eq!(time(0), Some(Wire::Date(1970, 1, 1, 0, 0, 0, 0)));
+        assert_eq!(time(-1), Some(Wire::Date(1969, 12, 31, 23, 59, 59, 999_999)));
+        assert_eq!(time(4_102_444_800_000_001), Some(Wire::Date(2100, 1, 1, 0, 0, 0, 1)));
+        assert_eq!(time(i64::MIN), None);
+    }
+}

@@ -1,0 +1,12 @@
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p_or"der` (`id` VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL, `region` BIGINT NOT NULL, `meta` JSON NOT NULL, `paid` BOOLEAN, `rate` DOUBLE, `select` LONGTEXT, `status` VARCHAR(64), `tags` JSON, `total` BIGINT NOT NULL, `when` DATETIME(6), PRIMARY KEY (`id`, `region`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p_Only` (`id` VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL, PRIMARY KEY (`id`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+ALTER TABLE `pub"l``i]c`.`p_or"der` ADD COLUMN `paid` BOOLEAN NULL;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_checkpoint` (consumer VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL, lane BIGINT NOT NULL, epoch BIGINT NOT NULL, stream_sequence BIGINT NOT NULL, stream_time_ns BIGINT NOT NULL, format BIGINT NOT NULL, companies LONGTEXT NOT NULL, PRIMARY KEY (consumer, lane)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+INSERT INTO `pub"l``i]c`.`p__eds_checkpoint` (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES (?, 0, ?, 0, 0, ?, 1);
+UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET epoch = ?, companies = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
+SELECT epoch, stream_sequence, stream_time_ns, format FROM `pub"l``i]c`.`p__eds_checkpoint` WHERE consumer = ? AND lane = 0;
+UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET stream_sequence = ?, stream_time_ns = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
+ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `total` bigint NULL DEFAULT 5;
+INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) VALUES (?,?,?,?,?,?,?,?,?,?),(?,?,?,?,?,?,?,?,?,?) ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`);
+INSERT INTO `pub"l``i]c`.`p_Only` (`id`) VALUES (?) ON DUPLICATE KEY UPDATE `id` = `id`;
+DELETE FROM `pub"l``i]c`.`p_or"der` WHERE (`id`, `region`) IN ((?,?),(?,?));

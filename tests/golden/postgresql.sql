@@ -1,0 +1,13 @@
+CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p_or""der" ("id" TEXT NOT NULL, "region" BIGINT NOT NULL, "meta" JSONB NOT NULL, "paid" BOOLEAN, "rate" DOUBLE PRECISION, "select" TEXT, "status" VARCHAR(64), "tags" JSONB, "total" BIGINT NOT NULL, "when" TIMESTAMP WITH TIME ZONE, PRIMARY KEY ("id", "region"));
+CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p_Only" ("id" TEXT NOT NULL, PRIMARY KEY ("id"));
+ALTER TABLE "pub""l`i]c"."p_or""der" ADD COLUMN IF NOT EXISTS "paid" BOOLEAN NULL;
+CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_checkpoint" (consumer TEXT NOT NULL, lane BIGINT NOT NULL, epoch BIGINT NOT NULL, stream_sequence BIGINT NOT NULL, stream_time_ns BIGINT NOT NULL, format BIGINT NOT NULL, companies TEXT NOT NULL, PRIMARY KEY (consumer, lane));
+INSERT INTO "pub""l`i]c"."p__eds_checkpoint" (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES ($1, 0, $2, 0, 0, $3, 1);
+UPDATE "pub""l`i]c"."p__eds_checkpoint" SET epoch = $1, companies = $2 WHERE consumer = $3 AND lane = 0 AND epoch = $4 AND stream_sequence = $5;
+SELECT epoch, stream_sequence, stream_time_ns, format FROM "pub""l`i]c"."p__eds_checkpoint" WHERE consumer = $1 AND lane = 0;
+UPDATE "pub""l`i]c"."p__eds_checkpoint" SET stream_sequence = $1, stream_time_ns = $2 WHERE consumer = $3 AND lane = 0 AND epoch = $4 AND stream_sequence = $5;
+INSERT INTO "pub""l`i]c"."p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
+INSERT INTO "pub""l`i]c"."p_Only" ("id") VALUES ($1) ON CONFLICT ("id") DO NOTHING;
+ALTER TABLE "pub""l`i]c"."p_or""der" ALTER COLUMN "total" DROP NOT NULL;
+INSERT INTO "pub""l`i]c"."p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") SELECT "id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when" FROM stage ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
+"id" TEXT, "region" BIGINT, "meta" JSONB, "paid" BOOLEAN, "rate" DOUBLE PRECISION, "select" TEXT, "status" VARCHAR(64), "tags" JSONB, "total" BIGINT, "when" TIMESTAMP WITH TIME ZONE;

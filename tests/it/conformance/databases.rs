@@ -1,0 +1,147 @@
+//! The databases of the suite, each with a client of its own.
+
+use async_trait::async_trait;
+use mysql_async::prelude::Queryable;
+use tempfile::TempDir;
+
+use super::{Database, Limits};
+use crate::services::{mysql, postgres};
+
+fn cast(columns: &[String], table: &str) -> String {
+    format!("SELECT {} FROM {table}", columns.join(", "))
+}
+
+fn sorted(mut rows: Vec<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
+    rows.sort();
+    rows
+}
+
+pub struct Postgres {
+    name: String,
+    url: String,
+}
+
+impl Postgres {
+    pub async fn fresh() -> Postgres {
+        let (name, url) = postgres::shared().database().await;
+        Postgres { name, url }
+    }
+}
+
+#[async_trait]
+impl Database for Postgres {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    fn quoted(&self, name: &str) -> String {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+
+    async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+        let columns: Vec<String> = columns.iter().map(|c| format!("{}::text", self.quoted(c))).collect();
+        let client = postgres::shared().connect(&self.name).await;
+        let rows = client.query(&cast(&columns, &self.quoted(table)), &[]).await.unwrap_or_else(|e| panic!("{table}: {e:?}"));
+        sorted(rows.iter().map(|row| (0..row.len()).map(|i| row.get(i)).collect()).collect())
+    }
+
+    async fn run(&self, sql: &str) {
+        postgres::shared().connect(&self.name).await.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { without_nul: true, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: true }
+    }
+}
+
+pub struct MySql {
+    flavour: mysql::Flavour,
+    name: String,
+    url: String,
+}
+
+impl MySql {
+    pub async fn fresh(flavour: mysql::Flavour) -> MySql {
+        let (name, url) = mysql::shared(flavour).database().await;
+        MySql { flavour, name, url }
+    }
+}
+
+#[async_trait]
+impl Database for MySql {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    fn quoted(&self, name: &str) -> String {
+        format!("`{}`", name.replace('`', "``"))
+    }
+
+    async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+        let columns: Vec<String> = columns.iter().map(|c| self.quoted(c)).collect();
+        let mut conn = mysql::shared(self.flavour).connect(&self.name).await;
+        let rows: Vec<mysql_async::Row> = conn.query(cast(&columns, &self.quoted(table))).await.unwrap_or_else(|e| panic!("{table}: {e}"));
+        // The text protocol answers in text.
+        let text = |row: &mysql_async::Row, i: usize| match row.as_ref(i) {
+            Some(mysql_async::Value::Bytes(bytes)) => Some(String::from_utf8(bytes.clone()).unwrap_or_else(|e| panic!("{e}"))),
+            _ => None,
+        };
+        sorted(rows.iter().map(|row| (0..row.len()).map(|i| text(row, i)).collect()).collect())
+    }
+
+    async fn run(&self, sql: &str) {
+        mysql::shared(self.flavour).connect(&self.name).await.query_drop(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
+    fn limits(&self) -> Limits {
+        let short_json_numbers = self.flavour == mysql::Flavour::MySql;
+        Limits { without_nul: false, short_json_numbers, pads_keys: false, key_characters_max: 64, bounds_enumerations: true }
+    }
+}
+
+pub struct Sqlite {
+    dir: TempDir,
+}
+
+impl Sqlite {
+    pub async fn fresh() -> Sqlite {
+        Sqlite { dir: TempDir::new().unwrap_or_else(|e| panic!("{e}")) }
+    }
+
+    fn open(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.dir.path().join("shop.db")).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+#[async_trait]
+impl Database for Sqlite {
+    fn url(&self) -> String {
+        format!("sqlite://{}", self.dir.path().join("shop.db").display())
+    }
+
+    fn quoted(&self, name: &str) -> String {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+
+    async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+        let columns: Vec<String> = columns.iter().map(|c| self.quoted(c)).collect();
+        let db = self.open();
+        let mut statement = db.prepare(&cast(&columns, &self.quoted(table))).unwrap_or_else(|e| panic!("{table}: {e}"));
+        let text = |value: rusqlite::types::ValueRef<'_>| match value {
+            rusqlite::types::ValueRef::Null => None,
+            rusqlite::types::ValueRef::Integer(n) => Some(n.to_string()),
+            rusqlite::types::ValueRef::Real(n) => Some(n.to_string()),
+            rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        };
+        let rows = statement.query_map([], |row| (0..columns.len()).map(|i| row.get_ref(i).map(text)).collect()).unwrap_or_else(|e| panic!("{e}"));
+        sorted(rows.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    async fn run(&self, sql: &str) {
+        self.open().execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { without_nul: false, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
+    }
+}

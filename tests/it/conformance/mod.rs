@@ -1,0 +1,115 @@
+//! What every keeper of tables promises, asked of each on a real server, and read back with a client of its own.
+
+mod databases;
+mod promises;
+mod shapes;
+mod texts;
+mod values;
+
+use std::path::Path;
+use std::process::Output;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::services::eds::replay_in;
+use eds::change::Kind;
+
+/// A fresh database on a real server.
+#[async_trait]
+pub trait Database: Send + Sync {
+    fn url(&self) -> String;
+    /// How the database quotes a name.
+    fn quoted(&self, name: &str) -> String;
+    /// Columns of all rows as text, in the order of the first column as bytes.
+    async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>>;
+    /// Runs a statement as the owner of the database.
+    async fn run(&self, sql: &str);
+    /// What the database itself cannot do.
+    fn limits(&self) -> Limits;
+}
+
+/// What a database itself cannot do, whoever writes to it; the documentation of each destination says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Text cannot hold NUL.
+    pub without_nul: bool,
+    /// Numbers within JSON are doubles or integers of 64 bits.
+    pub short_json_numbers: bool,
+    /// Keys that differ in trailing spaces only are one.
+    pub pads_keys: bool,
+    /// The longest key.
+    pub key_characters_max: usize,
+    /// Enumerations longer than 64 characters are refused.
+    pub bounds_enumerations: bool,
+}
+
+/// Once row by row, once in bulk.
+pub const WAYS: [&[&str]; 2] = [&["--maxPendingLatency", "1ns"], &["--minPendingLatency", "200ms"]];
+
+/// Replays a journal and expects success; what the program said.
+pub fn replayed(dir: &Path, database: &dyn Database, schemas: &Value, journal: &str, args: &[&str]) -> String {
+    let Output { status, stderr, .. } = replay_in(dir, &database.url(), schemas, journal, args);
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    assert!(status.success(), "{said}");
+    said
+}
+
+/// A value as it was read, in one form for all databases: instants in UTC to the microsecond, JSON as JSON.
+pub fn canonical(kind: Kind, text: Option<&str>) -> Value {
+    let Some(text) = text else { return Value::Null };
+    match kind {
+        Kind::Text | Kind::Enum => text.into(),
+        Kind::Integer => text.parse::<i64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no integer")),
+        Kind::Number => text.parse::<f64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no number")),
+        Kind::Boolean => matches!(text, "1" | "t" | "true").into(),
+        Kind::Object | Kind::Array => serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}")),
+        Kind::Time => instant(text).into(),
+    }
+}
+
+/// `2024-02-03T02:05:06.700000Z`, however a database writes it; all of them write UTC.
+fn instant(text: &str) -> String {
+    let text = text.trim_end_matches("+00:00").trim_end_matches("+00").trim_end_matches('Z').replace(' ', "T");
+    let at: jiff::civil::DateTime = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+    format!("{at:.6}Z")
+}
+
+macro_rules! conformance {
+    ($($name:ident => $fresh:expr;)*) => {
+        $(mod $name {
+            use super::{databases, promises, shapes, texts, values};
+            conformance!(@cases $fresh;
+                texts_of_every_kind_arrive_unchanged => texts::arrive_unchanged,
+                keys_are_told_apart => texts::keys_are_told_apart,
+                scalars_meet_columns_of_every_kind => values::scalars_meet_columns_of_every_kind,
+                numbers_keep_every_digit => values::numbers_keep_every_digit,
+                instants_keep_their_microseconds => values::instants_keep_their_microseconds,
+                nulls_and_missing_values => values::nulls_and_missing_values,
+                tables_follow_the_source => shapes::tables_follow_the_source,
+                keys_of_several_columns => shapes::keys_of_several_columns,
+                a_hundred_columns => shapes::a_hundred_columns,
+                columns_of_others_are_kept => shapes::columns_of_others_are_kept,
+                a_bad_row_leaves_nothing => promises::a_bad_row_leaves_nothing,
+                the_checkpoint_comes_back => promises::the_checkpoint_comes_back,
+                the_replaced_commit_nothing => promises::the_replaced_commit_nothing,
+                steps_can_be_repeated => promises::steps_can_be_repeated,
+                a_prefix_keeps_apart => promises::a_prefix_keeps_apart,
+                a_dry_run_writes_nothing => promises::a_dry_run_writes_nothing,
+            );
+        })*
+    };
+    (@cases $fresh:expr; $($case:ident => $body:path,)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $case() {
+            $body(&$fresh.await).await;
+        })*
+    };
+}
+
+conformance! {
+    postgres => databases::Postgres::fresh();
+    mysql => databases::MySql::fresh(crate::services::mysql::Flavour::MySql);
+    mariadb => databases::MySql::fresh(crate::services::mysql::Flavour::MariaDb);
+    sqlite => databases::Sqlite::fresh();
+}

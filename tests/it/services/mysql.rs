@@ -1,0 +1,126 @@
+//! MySQL and MariaDB: one server of each for all tests, a database for each test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder};
+use tempfile::TempDir;
+
+use super::{Server, eventually, free_port, installed, plain};
+
+pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
+/// The rights that docs/destinations/mysql.md names.
+pub const RIGHTS: &str = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    MySql,
+    MariaDb,
+}
+
+pub struct MySql {
+    pub flavour: Flavour,
+    pub port: u16,
+    dir: TempDir,
+    pub server: Option<Server>,
+}
+
+fn run(program: &Path, args: &[String]) {
+    let done = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{}: {e}; `cargo x test` installs it", program.display()));
+    assert!(done.status.success(), "{}: {}{}", program.display(), String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+}
+
+impl MySql {
+    pub async fn start(flavour: Flavour) -> MySql {
+        MySql::start_with(flavour, &[]).await
+    }
+
+    /// Makes a server; some settings have to be there from the beginning.
+    pub async fn start_with(flavour: Flavour, settings: &[&str]) -> MySql {
+        let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+        let data = format!("--datadir={}", dir.path().join("data").display());
+        let mut mysql = MySql { flavour, port: free_port(), dir, server: None };
+        let more = settings.iter().map(|s| format!("--{s}"));
+        match flavour {
+            Flavour::MySql => run(&mysql.program(), &[data, "--initialize-insecure".into(), "--innodb-redo-log-capacity=64M".into()].into_iter().chain(more).collect::<Vec<_>>()),
+            Flavour::MariaDb => {
+                let args = ["--no-defaults", "--auth-root-authentication-method=normal", "--user=root", "--skip-test-db"].map(str::to_owned);
+                run(Path::new("mariadb-install-db"), &args.into_iter().chain([data]).collect::<Vec<_>>());
+            }
+        }
+        mysql.run(settings).await;
+        let mut root = mysql.connect("").await;
+        for sql in [format!("CREATE USER eds@'%' IDENTIFIED BY '{PASSWORD}'"), format!("GRANT {RIGHTS} ON `test\\_%`.* TO eds@'%'")] {
+            root.query_drop(&sql).await.unwrap_or_else(|e| panic!("{e}"));
+        }
+        mysql
+    }
+
+    fn program(&self) -> PathBuf {
+        match self.flavour {
+            Flavour::MySql => installed("mysqld"),
+            Flavour::MariaDb => PathBuf::from("/usr/sbin/mariadbd"),
+        }
+    }
+
+    /// Starts the server (again), with further settings.
+    pub async fn run(&mut self, settings: &[&str]) {
+        let dir = self.dir.path();
+        let mut args: Vec<String> =
+            if self.flavour == Flavour::MariaDb { vec!["--no-defaults".into()] } else { vec!["--mysqlx=OFF".into(), "--innodb-redo-log-capacity=1G".into()] };
+        args.extend(
+            ["--user=root", "--bind-address=127.0.0.1", "--local-infile=ON", "--skip-log-bin", "--innodb-buffer-pool-size=256M", "--performance-schema=OFF"].map(str::to_owned),
+        );
+        args.push(format!("--port={}", self.port));
+        for (key, name) in [("datadir", "data"), ("socket", "my.sock"), ("pid-file", "my.pid"), ("log-error", "my.log")] {
+            args.push(format!("--{key}={}", dir.join(name).display()));
+        }
+        args.extend(settings.iter().map(|s| format!("--{s}")));
+        self.server = Some(Server::start(plain(), &self.program().display().to_string(), &args, &dir.join("out"), "TERM"));
+        eventually("the server answers", Duration::from_secs(60), async || self.try_connect("").await.is_ok()).await;
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    async fn try_connect(&self, database: &str) -> Result<Conn, mysql_async::Error> {
+        let options = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port).user(Some("root")).prefer_socket(false);
+        let options = if database.is_empty() { options } else { options.db_name(Some(database)) };
+        let mut conn = Conn::new(options).await?;
+        conn.query_drop("SET time_zone = '+00:00'").await?;
+        Ok(conn)
+    }
+
+    /// As an administrator.
+    pub async fn connect(&self, database: &str) -> Conn {
+        self.try_connect(database).await.unwrap_or_else(|e| panic!("{database}: {e}"))
+    }
+
+    /// A fresh database: its name and URL.
+    pub async fn database(&self) -> (String, String) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.connect("").await.query_drop(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await.unwrap_or_else(|e| panic!("{e}"));
+        (name.clone(), self.url(&name))
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("mysql://eds:s3cret%2Fp%40ss%3Aw%25rd@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+/// The server that tests share, unless they restart it. One that does not start is not tried again for every test.
+pub fn shared(flavour: Flavour) -> &'static MySql {
+    static SHARED: [OnceLock<Option<MySql>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let start = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap_or_else(|e| panic!("{e}"));
+        runtime.block_on(MySql::start(flavour))
+    };
+    let started = SHARED[usize::from(flavour == Flavour::MariaDb)].get_or_init(|| std::thread::spawn(start).join().ok());
+    started.as_ref().unwrap_or_else(|| panic!("{flavour:?} does not start"))
+}
