@@ -215,6 +215,12 @@ async fn reports(shop: &Shop, settings: &Settings, url: &str) -> Result<Vec<Tabl
             connection.abort();
             reports
         }
+        #[cfg(feature = "mysql")]
+        "mysql" => {
+            let mut conn = mysql_async::Conn::from_url(url).await.map_err(|e| e.to_string())?;
+            mysql_async::prelude::Queryable::query_drop(&mut conn, "SET time_zone = '+00:00'").await.map_err(|e| e.to_string())?;
+            check::mysql(shop, &mut conn).await
+        }
         other => Err(format!("the demo cannot read {other} back")),
     }
 }

@@ -130,6 +130,35 @@ pub async fn postgres(shop: &Shop, client: &tokio_postgres::Client) -> Result<Ve
     Ok(reports)
 }
 
+/// All tables of a MySQL or MariaDB database; the session's time zone has to be UTC.
+#[cfg(feature = "mysql")]
+pub async fn mysql(shop: &Shop, conn: &mut mysql_async::Conn) -> Result<Vec<TableReport>, String> {
+    use mysql_async::prelude::Queryable;
+    let mut reports = Vec::new();
+    for (index, table) in shop.tables.iter().enumerate() {
+        let kinds: BTreeMap<&str, Kind> = table.columns.iter().map(|c| (c.name.as_str(), c.kind)).collect();
+        let read = |row: mysql_async::Row| {
+            let cell = |i: usize, name: &str| (name.to_owned(), from_text(kinds.get(name).copied(), row.as_ref(i)));
+            keyed(row.columns_ref().iter().enumerate().map(|(i, column)| cell(i, &column.name_str())).collect())
+        };
+        let found: Found = conn.query_map(format!("SELECT * FROM `{}`", table.name), read).await.map_err(|e| e.to_string())?.into_iter().collect();
+        reports.push(compare(shop, index, found));
+    }
+    Ok(reports)
+}
+
+/// A value as the text protocol has it.
+#[cfg(feature = "mysql")]
+fn from_text(kind: Option<Kind>, value: Option<&mysql_async::Value>) -> Value {
+    let Some(mysql_async::Value::Bytes(bytes)) = value else { return Value::Null };
+    let text = String::from_utf8_lossy(bytes);
+    match kind {
+        Some(Kind::Date) => (text.replace(' ', "T") + "Z").into(),
+        Some(Kind::Integer(_) | Kind::Big | Kind::Cents | Kind::Decimal | Kind::Flag) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        _ => text.into(),
+    }
+}
+
 /// The folder of the file destination: the newest event of each row is what counts.
 pub fn files(shop: &Shop, folder: &std::path::Path) -> Result<Vec<TableReport>, String> {
     let mut reports = Vec::new();

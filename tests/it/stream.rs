@@ -5,9 +5,10 @@ use std::time::Duration;
 use eds::sandbox::shop::{Habits, Shop};
 
 use crate::services::eds::Eds;
+use crate::services::mysql::{Flavour, MySql};
 use crate::services::nats::Nats;
 use crate::services::postgres::Postgres;
-use crate::services::scene::{COMPANIES, Scene, assert_equal, publish};
+use crate::services::scene::{COMPANIES, Keeper, Scene, assert_equal, publish};
 use crate::services::{eventually, send};
 
 const EVENTS: u64 = 200_000;
@@ -17,22 +18,35 @@ async fn assert_nothing_pending(nats: &Nats, consumer: &str) {
     assert_eq!((unacknowledged, undelivered), (0, 0), "{consumer}");
 }
 
-/// One stream, three destinations: undisturbed, with 20 kills, with both servers restarted underneath.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_thousand_events_end_equal_whatever_happens() {
+    whatever_happens(&mut Postgres::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_thousand_events_end_equal_in_mysql() {
+    whatever_happens(&mut MySql::start(Flavour::MySql).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_thousand_events_end_equal_in_mariadb() {
+    whatever_happens(&mut MySql::start(Flavour::MariaDb).await).await;
+}
+
+/// One stream, three destinations: undisturbed, with 20 kills, with both servers restarted underneath.
+async fn whatever_happens(server: &mut dyn Keeper) {
     let mut nats = Nats::start().await;
-    let mut server = Postgres::start().await;
     let mut shop = Shop::new(42, Habits::default());
     publish(&nats, &mut shop, EVENTS).await;
     let creds = nats.server_creds("s1", COMPANIES, None);
     let schemas = shop.schema_map();
 
-    let (undisturbed, url) = server.database().await;
+    let (undisturbed, url) = server.fresh().await;
     Eds::stream(&nats, &creds, &url, &schemas).with(&["--restart"]).catch_up_first();
-    assert_equal(&shop, &server, &undisturbed).await;
+    assert_equal(&shop, server, &undisturbed).await;
     assert_nothing_pending(&nats, "eds-s1").await;
 
-    let (killed, url) = server.database().await;
+    let (killed, url) = server.fresh().await;
     let eds = Eds::stream(&nats, &creds, &url, &schemas).with(&["--consumer-suffix", "killed"]);
     eds.begin();
     let mut rng = fastrand::Rng::with_seed(7);
@@ -42,10 +56,10 @@ async fn two_hundred_thousand_events_end_equal_whatever_happens() {
         running.kill();
     }
     eds.catch_up();
-    assert_equal(&shop, &server, &killed).await;
+    assert_equal(&shop, server, &killed).await;
     assert_nothing_pending(&nats, "eds-s1-killed").await;
 
-    let (restarted, url) = server.database().await;
+    let (restarted, url) = server.fresh().await;
     let eds = Eds::stream(&nats, &creds, &url, &schemas).with(&["--consumer-suffix", "restarted"]);
     eds.begin();
     let running = eds.start(&["--until-caught-up"]);
@@ -57,15 +71,13 @@ async fn two_hundred_thousand_events_end_equal_whatever_happens() {
         tokio::time::sleep(Duration::from_millis(400)).await;
         nats.run().await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        if let Some(mut old) = server.server.take() {
-            old.stop();
-        }
+        server.stop();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        server.run(&[]).await;
+        server.start_again().await;
     }
     let ended = running.wait(Duration::from_secs(300));
     assert!(ended.status.success(), "{}", ended.log);
-    assert_equal(&shop, &server, &restarted).await;
+    assert_equal(&shop, server, &restarted).await;
     assert_nothing_pending(&nats, "eds-s1-restarted").await;
 }
 

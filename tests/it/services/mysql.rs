@@ -25,8 +25,9 @@ pub enum Flavour {
 pub struct MySql {
     pub flavour: Flavour,
     pub port: u16,
-    dir: TempDir,
+    // Ended before its directory goes: without that, mysqld hangs.
     pub server: Option<Server>,
+    dir: TempDir,
 }
 
 fn run(program: &Path, args: &[String]) {
@@ -82,10 +83,6 @@ impl MySql {
         args.extend(settings.iter().map(|s| format!("--{s}")));
         self.server = Some(Server::start(plain(), &self.program().display().to_string(), &args, &dir.join("out"), "TERM"));
         eventually("the server answers", Duration::from_secs(60), async || self.try_connect("").await.is_ok()).await;
-    }
-
-    pub fn directory(&self) -> &Path {
-        self.dir.path()
     }
 
     async fn try_connect(&self, database: &str) -> Result<Conn, mysql_async::Error> {

@@ -14,9 +14,9 @@ use super::{Server, eventually, free_port, installed, plain};
 
 pub struct Nats {
     pub port: u16,
-    dir: TempDir,
     account: KeyPair,
     pub server: Option<Server>,
+    dir: TempDir,
 }
 
 fn jwt(mut claims: Value, signer: &KeyPair) -> String {

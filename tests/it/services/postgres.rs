@@ -15,8 +15,8 @@ pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 
 pub struct Postgres {
     pub port: u16,
-    dir: TempDir,
     pub server: Option<Server>,
+    dir: TempDir,
 }
 
 /// Where initdb and postgres are.

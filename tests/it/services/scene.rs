@@ -3,12 +3,56 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use eds::sandbox::check::{self, TableReport};
 use eds::sandbox::shop::{Habits, Shop};
 
 use super::eds::Eds;
+use super::mysql::MySql;
 use super::nats::Nats;
 use super::postgres::{self, Postgres};
+
+/// A database server under test, read with a client of its own.
+#[async_trait(?Send)]
+pub trait Keeper: Send + Sync {
+    /// A fresh database: its name and URL.
+    async fn fresh(&self) -> (String, String);
+    async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String>;
+    fn stop(&mut self);
+    async fn start_again(&mut self);
+}
+
+#[async_trait(?Send)]
+impl Keeper for Postgres {
+    async fn fresh(&self) -> (String, String) {
+        self.database().await
+    }
+    async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
+        check::postgres(shop, &self.connect(database).await).await
+    }
+    fn stop(&mut self) {
+        self.server = None;
+    }
+    async fn start_again(&mut self) {
+        self.run(&[]).await;
+    }
+}
+
+#[async_trait(?Send)]
+impl Keeper for MySql {
+    async fn fresh(&self) -> (String, String) {
+        self.database().await
+    }
+    async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
+        check::mysql(shop, &mut self.connect(database).await).await
+    }
+    fn stop(&mut self) {
+        self.server = None;
+    }
+    async fn start_again(&mut self) {
+        self.run(&[]).await;
+    }
+}
 
 /// The companies of the shop.
 pub const COMPANIES: &[&str] = &["c0", "c1", "c2"];
@@ -66,8 +110,7 @@ impl Scene {
 
     pub async fn until_equal(&self) {
         super::eventually("the destination is equal to the shop", Duration::from_secs(60), async || {
-            let client = self.server.connect(&self.database).await;
-            check::postgres(&self.shop, &client).await.is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
+            self.server.reports(&self.shop, &self.database).await.is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
         })
         .await;
     }
@@ -82,9 +125,8 @@ pub async fn publish(nats: &Nats, shop: &mut Shop, events: u64) {
 }
 
 /// Reads every row back with a client of its own.
-pub async fn assert_equal(shop: &Shop, server: &Postgres, database: &str) {
-    let client = server.connect(database).await;
-    let reports = check::postgres(shop, &client).await.unwrap_or_else(|e| panic!("{e}"));
+pub async fn assert_equal(shop: &Shop, server: &dyn Keeper, database: &str) {
+    let reports = server.reports(shop, database).await.unwrap_or_else(|e| panic!("{e}"));
     let wrong: Vec<String> = reports.iter().filter(|r| !r.is_equal()).map(check::line).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(reports.iter().map(|r| r.expected).sum::<usize>() > 0);

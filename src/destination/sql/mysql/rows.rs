@@ -15,13 +15,13 @@ use crate::destination::sql::render::Renderer;
 
 /// Rows of one statement, largest first: whatever there is to write is cut into these, so that few statements have to
 /// be prepared (docs/decisions/0006-mysql-bulk-path.md).
-const ROWS: [usize; 4] = [512, 64, 8, 1];
+const ROWS: [usize; 3] = [256, 16, 1];
 /// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred bytes for each.
 const PARAMETERS_MAX: usize = 32_768;
 /// Bytes of values of one statement, below the smallest max_allowed_packet that servers come with.
 const STATEMENT_BYTES_MAX: usize = 4 << 20;
-/// Prepared statements that are kept; beyond that all are made anew.
-const STATEMENTS_MAX: usize = 64;
+/// Prepared statements that are kept; the one that was not used for the longest time makes room.
+const STATEMENTS_MAX: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
@@ -35,12 +35,14 @@ type Shape = (Arc<str>, Arc<str>, Action, usize);
 /// The statements of a session.
 #[derive(Default)]
 pub struct Statements {
-    prepared: HashMap<Shape, Statement>,
+    /// Each with when it was last used, counted in uses.
+    prepared: HashMap<Shape, (u64, Statement)>,
+    uses: u64,
 }
 
 impl Statements {
     pub async fn clear(&mut self, conn: &mut Conn) {
-        for (_, statement) in self.prepared.drain() {
+        for (_, (_, statement)) in self.prepared.drain() {
             // The server forgets them with the session at the latest.
             let _ = conn.close(statement).await;
         }
@@ -71,13 +73,24 @@ impl Statements {
     async fn prepared(&mut self, conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> Result<&Statement, Failure> {
         let shape = (schema.table.clone(), schema.version.clone(), action, rows);
         if !self.prepared.contains_key(&shape) {
-            if self.prepared.len() >= STATEMENTS_MAX {
-                self.clear(conn).await;
-            }
+            self.make_room(conn).await;
             let statement = conn.prep(sql(renderer, schema, action, rows)).await.map_err(|e| failure(&e))?;
-            self.prepared.insert(shape.clone(), statement);
+            self.prepared.insert(shape.clone(), (0, statement));
         }
-        self.prepared.get(&shape).ok_or_else(|| Failure::unavailable("a statement is gone"))
+        self.uses += 1;
+        let Some((used, statement)) = self.prepared.get_mut(&shape) else { return Err(Failure::unavailable("a statement is gone")) };
+        *used = self.uses;
+        Ok(statement)
+    }
+
+    async fn make_room(&mut self, conn: &mut Conn) {
+        if self.prepared.len() < STATEMENTS_MAX {
+            return;
+        }
+        let oldest = self.prepared.iter().min_by_key(|(_, (used, _))| *used).map(|(shape, _)| shape.clone());
+        if let Some((_, statement)) = oldest.and_then(|shape| self.prepared.remove(&shape)) {
+            let _ = conn.close(statement).await;
+        }
     }
 }
 
