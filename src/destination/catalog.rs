@@ -8,6 +8,8 @@ pub const DRIVERS: &[Driver] = &[
     super::sql::postgres::DRIVER,
     #[cfg(feature = "mysql")]
     super::sql::mysql::DRIVER,
+    #[cfg(feature = "sqlserver")]
+    super::sql::sqlserver::DRIVER,
     #[cfg(feature = "sqlite")]
     super::sql::sqlite::DRIVER,
     #[cfg(feature = "file")]

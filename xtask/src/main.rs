@@ -10,7 +10,7 @@ const HELP: &str = "cargo x <task>
   services         install the servers that the tests need (nats-server, PostgreSQL)
   test [ARGS]      services, then cargo test [ARGS]
   ci               services, format, clippy, tests, builds of single features, cargo deny
-  bench NAME [N]   services, then a benchmark: stream, latency, decode, postgres_paths";
+  bench NAME [N]   services, then a benchmark: stream, latency, decode, postgres_paths, mysql_paths";
 
 /// What went wrong, for people.
 pub type Done = Result<(), String>;
@@ -55,7 +55,7 @@ fn test(args: &[&str]) -> Done {
 }
 
 fn bench(args: &[&str]) -> Done {
-    let Some((name, rest)) = args.split_first() else { return Err("which benchmark: stream, latency, decode or postgres_paths?".into()) };
+    let Some((name, rest)) = args.split_first() else { return Err("which benchmark: stream, latency, decode, postgres_paths or mysql_paths?".into()) };
     services::install()?;
     run("cargo", &[&["bench", "--bench", name, "--"], rest].concat())
 }

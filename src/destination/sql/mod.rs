@@ -8,6 +8,8 @@ pub mod postgres;
 pub mod render;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "sqlserver")]
+pub mod sqlserver;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

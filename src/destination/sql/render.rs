@@ -132,14 +132,14 @@ impl Renderer {
         format!("DELETE FROM {} WHERE {}", self.table(&schema.table), keys.join(" AND "))
     }
 
-    /// Where the rows of `t` and `s` have the same key.
+    /// Where the rows of `t` and `s` have the same key; `s` has columns c0, c1, … in the schema's order.
     fn same_key(&self, schema: &TableSchema) -> String {
-        schema.key_columns().iter().map(|c| format!("t.{0} = s.{0}", self.quoted(&c.name))).collect::<Vec<_>>().join(" AND ")
+        schema.key_columns().iter().enumerate().map(|(i, c)| format!("t.{} = s.c{i}", self.quoted(&c.name))).collect::<Vec<_>>().join(" AND ")
     }
 
     /// Updates the rows whose keys the table `stage` has; nothing where every column is part of the key.
     pub fn update_from(&self, schema: &TableSchema, stage: &str) -> Option<String> {
-        let set: Vec<String> = schema.columns[schema.keys..].iter().map(|c| format!("{0} = s.{0}", self.quoted(&c.name))).collect();
+        let set: Vec<String> = (schema.keys..schema.columns.len()).map(|i| format!("{} = s.c{i}", self.quoted(&schema.columns[i].name))).collect();
         let table = self.table(&schema.table);
         (!set.is_empty()).then(|| format!("UPDATE t SET {} FROM {table} AS t INNER JOIN {stage} AS s ON {}", set.join(", "), self.same_key(schema)))
     }
@@ -147,13 +147,13 @@ impl Renderer {
     /// Inserts the rows of the table `stage` whose keys are not there yet.
     pub fn insert_from(&self, schema: &TableSchema, stage: &str) -> String {
         let (table, columns) = (self.table(&schema.table), self.list(&schema.columns));
-        let values: Vec<String> = schema.columns.iter().map(|c| format!("s.{}", self.quoted(&c.name))).collect();
+        let values: Vec<String> = (0..schema.columns.len()).map(|i| format!("s.c{i}")).collect();
         format!("INSERT INTO {table} ({columns}) SELECT {} FROM {stage} AS s WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {})", values.join(", "), self.same_key(schema))
     }
 
-    /// Deletes the rows whose keys `source` has.
-    pub fn delete_from(&self, schema: &TableSchema, source: &str) -> String {
-        format!("DELETE t FROM {} AS t INNER JOIN {source} AS s ON {}", self.table(&schema.table), self.same_key(schema))
+    /// Deletes the rows whose keys the table `stage` has.
+    pub fn delete_from(&self, schema: &TableSchema, stage: &str) -> String {
+        format!("DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}", self.table(&schema.table), self.same_key(schema))
     }
 
     fn parameters(&self, count: usize) -> String {

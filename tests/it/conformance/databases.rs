@@ -1,14 +1,33 @@
 //! The databases of the suite, each with a client of its own.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use async_trait::async_trait;
 use mysql_async::prelude::Queryable;
 use tempfile::TempDir;
 
 use super::{Database, Limits};
-use crate::services::{mysql, postgres};
+use crate::services::{mysql, postgres, tds};
 
 fn cast(columns: &[String], table: &str) -> String {
     format!("SELECT {} FROM {table}", columns.join(", "))
+}
+
+fn double_quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn read_sqlite(db: &rusqlite::Connection, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+    let columns: Vec<String> = columns.iter().map(|c| double_quoted(c)).collect();
+    let mut statement = db.prepare(&cast(&columns, &double_quoted(table))).unwrap_or_else(|e| panic!("{table}: {e}"));
+    let text = |value: rusqlite::types::ValueRef<'_>| match value {
+        rusqlite::types::ValueRef::Null => None,
+        rusqlite::types::ValueRef::Integer(n) => Some(n.to_string()),
+        rusqlite::types::ValueRef::Real(n) => Some(n.to_string()),
+        rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
+    };
+    let rows = statement.query_map([], |row| (0..columns.len()).map(|i| row.get_ref(i).map(text)).collect()).unwrap_or_else(|e| panic!("{e}"));
+    sorted(rows.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}")))
 }
 
 fn sorted(mut rows: Vec<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
@@ -35,7 +54,7 @@ impl Database for Postgres {
     }
 
     fn quoted(&self, name: &str) -> String {
-        format!("\"{}\"", name.replace('"', "\"\""))
+        double_quoted(name)
     }
 
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
@@ -99,6 +118,45 @@ impl Database for MySql {
     }
 }
 
+/// The stand-in for SQL Server, whose tables can be read behind its back.
+pub struct SqlServer {
+    name: String,
+}
+
+impl SqlServer {
+    pub async fn fresh() -> SqlServer {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        SqlServer { name: format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)) }
+    }
+
+    fn open(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(tds::shared().file(&self.name)).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+#[async_trait]
+impl Database for SqlServer {
+    fn url(&self) -> String {
+        tds::shared().url(&self.name)
+    }
+
+    fn quoted(&self, name: &str) -> String {
+        double_quoted(name)
+    }
+
+    async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+        read_sqlite(&self.open(), table, columns)
+    }
+
+    async fn run(&self, sql: &str) {
+        self.open().execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { without_nul: false, short_json_numbers: false, pads_keys: true, key_characters_max: 64, bounds_enumerations: true }
+    }
+}
+
 pub struct Sqlite {
     dir: TempDir,
 }
@@ -120,21 +178,11 @@ impl Database for Sqlite {
     }
 
     fn quoted(&self, name: &str) -> String {
-        format!("\"{}\"", name.replace('"', "\"\""))
+        double_quoted(name)
     }
 
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
-        let columns: Vec<String> = columns.iter().map(|c| self.quoted(c)).collect();
-        let db = self.open();
-        let mut statement = db.prepare(&cast(&columns, &self.quoted(table))).unwrap_or_else(|e| panic!("{table}: {e}"));
-        let text = |value: rusqlite::types::ValueRef<'_>| match value {
-            rusqlite::types::ValueRef::Null => None,
-            rusqlite::types::ValueRef::Integer(n) => Some(n.to_string()),
-            rusqlite::types::ValueRef::Real(n) => Some(n.to_string()),
-            rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        };
-        let rows = statement.query_map([], |row| (0..columns.len()).map(|i| row.get_ref(i).map(text)).collect()).unwrap_or_else(|e| panic!("{e}"));
-        sorted(rows.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}")))
+        read_sqlite(&self.open(), table, columns)
     }
 
     async fn run(&self, sql: &str) {

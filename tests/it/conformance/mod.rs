@@ -112,4 +112,5 @@ conformance! {
     mysql => databases::MySql::fresh(crate::services::mysql::Flavour::MySql);
     mariadb => databases::MySql::fresh(crate::services::mysql::Flavour::MariaDb);
     sqlite => databases::Sqlite::fresh();
+    sqlserver => databases::SqlServer::fresh();
 }

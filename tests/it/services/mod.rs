@@ -5,6 +5,7 @@ pub mod mysql;
 pub mod nats;
 pub mod postgres;
 pub mod scene;
+pub mod tds;
 
 use std::io::Write;
 use std::net::TcpListener;

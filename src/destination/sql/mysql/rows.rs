@@ -114,7 +114,8 @@ pub fn sql(renderer: &Renderer, schema: &TableSchema, action: Action, rows: usiz
     }
 }
 
-fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<(), value::Unfit> {
+/// The values of a row, in the form of the wire.
+pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<(), value::Unfit> {
     for (i, column) in columns.iter().enumerate() {
         out.push(match value::read(change.token(i), column)? {
             Value::Null => Wire::NULL,

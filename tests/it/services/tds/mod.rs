@@ -1,0 +1,162 @@
+//! A stand-in for SQL Server: it speaks the wire protocol (MS-TDS), records every statement, injects errors, and
+//! executes the shapes of statements that EDS uses on SQLite. What it does not know, it refuses.
+
+mod engine;
+mod wire;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+use engine::{Engine, Refused};
+use wire::{Answer, Cell, Channel, Kind, Message};
+
+pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
+
+/// What goes wrong the next time that a statement contains a text.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The statement fails with this number.
+    Error(&'static str, u32),
+    /// The connection is cut before the statement is run.
+    CutBefore(&'static str),
+    /// The connection is cut after the statement was run: its answer is lost.
+    CutAfter(&'static str),
+}
+
+#[derive(Default)]
+struct Shared {
+    dir: PathBuf,
+    statements: Mutex<Vec<String>>,
+    faults: Mutex<Vec<Fault>>,
+}
+
+pub struct SqlServer {
+    pub port: u16,
+    shared: Arc<Shared>,
+    _dir: TempDir,
+    _runtime: Option<tokio::runtime::Runtime>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SqlServer {
+    /// Its connections live on threads of its own, as SQLite blocks.
+    pub fn start() -> SqlServer {
+        let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+        let shared = Arc::new(Shared { dir: dir.path().to_owned(), ..Shared::default() });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
+        listener.set_nonblocking(true).unwrap_or_else(|e| panic!("{e}"));
+        let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap_or_else(|e| panic!("{e}"));
+        let serving = shared.clone();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap_or_else(|e| panic!("{e}"));
+            while let Ok((stream, _)) = listener.accept().await {
+                let shared = serving.clone();
+                tokio::spawn(async move {
+                    let _ = session(stream, &shared).await;
+                });
+            }
+        });
+        SqlServer { port, shared, _dir: dir, _runtime: Some(runtime) }
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("sqlserver://eds:s3cret%2Fp%40ss%3Aw%25rd@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The file in which a database's tables are.
+    pub fn file(&self, database: &str) -> PathBuf {
+        engine::file(&self.shared.dir, database)
+    }
+
+    /// All statements so far.
+    pub fn statements(&self) -> Vec<String> {
+        lock(&self.shared.statements).clone()
+    }
+
+    pub fn inject(&self, fault: Fault) {
+        lock(&self.shared.faults).push(fault);
+    }
+}
+
+impl Drop for SqlServer {
+    fn drop(&mut self) {
+        // A runtime must not be dropped where futures run.
+        if let Some(runtime) = self._runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The peer that tests share, unless they order faults.
+pub fn shared() -> &'static SqlServer {
+    static SHARED: OnceLock<SqlServer> = OnceLock::new();
+    SHARED.get_or_init(SqlServer::start)
+}
+
+impl Shared {
+    /// The first fault that the statement meets.
+    fn fault(&self, sql: &str) -> Option<Fault> {
+        let mut faults = lock(&self.faults);
+        let meets = |fault: &Fault| {
+            let (Fault::Error(text, _) | Fault::CutBefore(text) | Fault::CutAfter(text)) = fault;
+            sql.contains(text)
+        };
+        let at = faults.iter().position(meets)?;
+        Some(faults.remove(at))
+    }
+}
+
+async fn session(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let mut channel = Channel::new(stream)?;
+    let Message::PreLogin = channel.receive().await? else { return Ok(()) };
+    channel.answer_prelogin().await?;
+    let Message::Login { user, password, database } = channel.receive().await? else { return Ok(()) };
+    if (user.as_str(), password.as_str()) != ("eds", PASSWORD) {
+        return channel.refuse(&Refused::new(18456, format!("Login failed for user '{user}'."))).await;
+    }
+    if database == "nowhere" {
+        return channel.refuse(&Refused::new(4060, format!("Cannot open database \"{database}\" requested by the login."))).await;
+    }
+    channel.answer_login(&database).await?;
+    let mut engine = Engine::open(&shared.dir, &database);
+    loop {
+        let (sql, parameters) = match channel.receive().await? {
+            Message::Batch(sql) => (sql, Vec::new()),
+            Message::Call(sql, parameters) => (sql, parameters),
+            Message::Bulk(rows) => {
+                let done = engine.bulk(rows);
+                channel.answer(&[done], false).await?;
+                continue;
+            }
+            _ => return Ok(()),
+        };
+        lock(&shared.statements).push(sql.clone());
+        let is_call = !parameters.is_empty();
+        let fault = shared.fault(&sql);
+        let answers = match fault {
+            Some(Fault::Error(_, code)) => {
+                engine.roll_back();
+                vec![Err(Refused::new(code, "an error that was ordered: 'secret value'"))]
+            }
+            Some(Fault::CutBefore(_)) => return Ok(()),
+            Some(Fault::CutAfter(_)) => {
+                engine.run(&sql, &parameters);
+                return Ok(());
+            }
+            None => engine.run(&sql, &parameters),
+        };
+        channel.answer(&answers, is_call).await?;
+    }
+}
+
+/// What a column of a result or of a table is.
+pub type Columns = Vec<(String, Kind)>;
+type Outcome = Result<Answer, Refused>;
+type Row = Vec<Cell>;
