@@ -11,6 +11,7 @@ mod postgres;
 mod registry;
 mod services;
 mod simulation;
+mod sqlserver;
 mod stream;
 mod tidy;
 mod tls;

@@ -15,7 +15,7 @@ use wire::{Answer, Cell, Channel, Kind, Message};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 
-/// What goes wrong the next time that a statement contains a text.
+/// What goes wrong the next time that a statement begins with a text, or reads from it.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// The statement fails with this number.
@@ -106,7 +106,7 @@ impl Shared {
         let mut faults = lock(&self.faults);
         let meets = |fault: &Fault| {
             let (Fault::Error(text, _) | Fault::CutBefore(text) | Fault::CutAfter(text)) = fault;
-            sql.contains(text)
+            sql.split(";\n").any(|statement| statement.starts_with(text)) || sql.contains(&format!(" FROM {text}"))
         };
         let at = faults.iter().position(meets)?;
         Some(faults.remove(at))
@@ -143,7 +143,7 @@ async fn session(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let answers = match fault {
             Some(Fault::Error(_, code)) => {
                 engine.roll_back();
-                vec![Err(Refused::new(code, "an error that was ordered: 'secret value'"))]
+                vec![Err(Refused::new(code, "an error that was ordered"))]
             }
             Some(Fault::CutBefore(_)) => return Ok(()),
             Some(Fault::CutAfter(_)) => {
