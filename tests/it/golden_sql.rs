@@ -1,9 +1,11 @@
 //! Every statement that EDS writes, in every dialect: nothing changes unnoticed.
 
 use eds::change::TableSchema;
-use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, SQLITE};
+use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, SQLITE, SQLSERVER};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::render::{Place, Renderer};
+use eds::destination::sql::sqlserver;
+use eds::destination::sql::sqlserver::rows::{COLUMNS, DECLARED, declared, fill, make_stage};
 
 const SCHEMA: &str = r#"{"table":"or\"der","modelVersion":"1","primaryKeys":["id","region"],"required":["id","region","total","meta"],"properties":{
     "id":{"type":"string"},"region":{"type":"integer"},"total":{"type":"integer"},"rate":{"type":"number"},"paid":{"type":"boolean"},
@@ -40,6 +42,22 @@ fn mysql(renderer: &Renderer) -> Vec<String> {
     vec![loosened, rows::sql(renderer, &schema, Action::Upsert, 2), rows::sql(renderer, &parsed(KEY_ONLY), Action::Upsert, 1), rows::sql(renderer, &schema, Action::Delete, 2)]
 }
 
+fn sqlserver(renderer: &Renderer) -> Vec<String> {
+    let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
+    let session = [sqlserver::SESSION, sqlserver::ABOUT, sqlserver::ROLLBACK, renderer.dialect.begin, "COMMIT", COLUMNS, DECLARED].map(str::to_owned);
+    let stage =
+        |schema: &TableSchema, columns: usize| [make_stage(renderer, schema, columns, "#eds_1"), fill("#eds_1", &schema.columns[..columns]), "TRUNCATE TABLE #eds_1".into()];
+    let more = vec![
+        renderer.drop_not_null("or\"der", "total", &declared("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None)),
+        renderer.delete_from(&schema, "#eds_1"),
+        renderer.insert_from(&schema, "#eds_1"),
+        renderer.insert_from(&key_only, "#eds_1"),
+        "DROP TABLE #eds_1".into(),
+    ];
+    let updates = [&schema, &key_only].into_iter().filter_map(|s| renderer.update_from(s, "#eds_1")).collect();
+    [session.to_vec(), stage(&schema, schema.columns.len()).to_vec(), stage(&schema, schema.keys).to_vec(), updates, more].concat()
+}
+
 #[test]
 fn sql_is_as_written_down() {
     let place = Place { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
@@ -55,5 +73,6 @@ fn sql_is_as_written_down() {
     });
     golden(&SQLITE, &Place { schema: None, ..place.clone() }, |renderer| [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat());
     golden(&MYSQL, &place, mysql);
+    golden(&SQLSERVER, &place, sqlserver);
     golden(&MARIADB, &Place { lower_case: true, ..place }, mysql);
 }

@@ -7,9 +7,10 @@ use std::process::{Command, ExitCode};
 
 const HELP: &str = "cargo x <task>
 
-  services         install the servers that the tests need (nats-server, PostgreSQL)
+  services         install the servers that the tests need (nats-server, PostgreSQL, MySQL, MariaDB)
   test [ARGS]      services, then cargo test [ARGS]
-  ci               services, format, clippy, tests, builds of single features, cargo deny
+  tsql             let Microsoft's parser read the T-SQL of tests/golden/sqlserver.sql
+  ci               services, format, clippy, tests, T-SQL, single features, cargo deny
   bench NAME [N]   services, then a benchmark: stream, latency, decode, postgres_paths, mysql_paths";
 
 /// What went wrong, for people.
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let done = match args.first().map(String::as_str) {
         Some("services") => services::install(),
         Some("test") => test(&rest),
+        Some("tsql") => tsql(),
         Some("ci") => ci(),
         Some("bench") => bench(&rest),
         _ => {
@@ -60,11 +62,17 @@ fn bench(args: &[&str]) -> Done {
     run("cargo", &[&["bench", "--bench", name, "--"], rest].concat())
 }
 
+fn tsql() -> Done {
+    let (parser, python) = services::tsql_parser()?;
+    run(&python, &["xtask/tsql.py", &parser.display().to_string(), "tests/golden/sqlserver.sql"])
+}
+
 fn ci() -> Done {
     services::install()?;
+    tsql()?;
     run("cargo", &["fmt", "--all", "--check"])?;
     run("cargo", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["postgres", "sqlite", "file", "jetstream", "demo"] {
+    for features in ["postgres", "mysql", "sqlserver", "sqlite", "file", "jetstream", "demo"] {
         run("cargo", &["clippy", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
     run("cargo", &["test", "--workspace", "--no-fail-fast"])?;

