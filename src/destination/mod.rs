@@ -158,6 +158,13 @@ impl Failure {
     pub fn misconfigured(text: impl Into<String>) -> Failure {
         Failure::new(FailureKind::Misconfigured, text)
     }
+    /// With the name of the table, where it is about what a row holds.
+    pub fn of_table(self, table: &str) -> Failure {
+        if self.kind != FailureKind::Refused || !self.culprits.is_empty() {
+            return self;
+        }
+        Failure { text: format!("table {table:?}: {}", self.text), ..self }
+    }
     /// The changes `culprits` do not fit their columns.
     pub fn refused(culprits: Vec<(u32, String)>) -> Failure {
         let text = culprits.first().map(|(_, why)| why.clone()).unwrap_or_default();

@@ -8,14 +8,14 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use crate::services::eds::replay;
 use crate::services::postgres::Postgres;
 
-fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap_or_else(|e| panic!("{e}"));
     path
 }
 
 /// An authority, and a certificate for 127.0.0.1 that it signed: authority, certificate, key as PEM.
-fn certificates() -> Result<[String; 3], rcgen::Error> {
+pub fn certificates() -> Result<[String; 3], rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate()?;

@@ -76,6 +76,14 @@ pub trait Connection: Send {
     async fn enter(&mut self, _mark: Mark) -> Result<(), Failure> {
         Ok(())
     }
+    /// Whether a lock that another session holds was waited for in vain.
+    fn is_lock_wait(&self, _failure: &Failure) -> bool {
+        false
+    }
+    /// The sessions that hold locks on the tables, for people; none where the database does not tell.
+    async fn lock_holders(&mut self, _renderer: &Renderer, _tables: &[String]) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
     /// Whether a failed ADD COLUMN only means that the column is there.
     fn is_already_there(&self, failure: &Failure) -> bool;
     /// Makes ready for the group, before the transaction begins.
@@ -161,6 +169,21 @@ impl<C: Connection> SqlDestination<C> {
         }
     }
 
+    /// Says who holds the locks that were waited for.
+    async fn explained(&mut self, mut failure: Failure, mut tables: Vec<String>) -> Failure {
+        if !self.connection.is_lock_wait(&failure) || self.connection.execute("ROLLBACK").await.is_err() {
+            return failure;
+        }
+        self.dirty = false;
+        tables.push(CHECKPOINT.to_owned());
+        let holders = self.connection.lock_holders(&self.renderer, &tables).await.unwrap_or_default();
+        failure.text += &match holders.is_empty() {
+            true => "; another session holds a lock on the table for too long".to_owned(),
+            false => format!("; locks are held by {}", holders.join(", ")),
+        };
+        failure
+    }
+
     async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let parameters = [
             (batch.through.sequence as i64).into(),
@@ -223,6 +246,32 @@ impl<C: Connection> SqlDestination<C> {
         Err(failure)
     }
 
+    async fn step(&mut self, step: &Migration) -> Result<(), Failure> {
+        match step {
+            Migration::CreateTable(schema) => self.connection.execute(&self.renderer.create_table(schema)).await,
+            Migration::AddColumns(schema, columns) => {
+                for index in columns {
+                    match self.connection.execute(&self.renderer.add_column(schema, *index)).await {
+                        Err(failure) if !self.connection.is_already_there(&failure) => return Err(failure),
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+            Migration::DropNotNull { table, columns } => {
+                for column in columns {
+                    let declared = match self.renderer.dialect.not_null {
+                        NotNull::Never => return Ok(()),
+                        NotNull::Drop => String::new(),
+                        NotNull::Restate(_) => self.connection.declared(&self.renderer, table, column).await?,
+                    };
+                    self.connection.execute(&self.renderer.drop_not_null(table, column, &declared)).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
     fn mark(&self, epoch: i64) -> Mark {
         Mark::of(&self.renderer.table(CHECKPOINT), &self.consumer, epoch)
     }
@@ -236,7 +285,10 @@ impl<C: Connection> Destination for SqlDestination<C> {
         }
         self.settle().await?;
         let written = self.write(batch).await;
-        self.end(written).await
+        match self.end(written).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.explained(failure, batch.groups.iter().map(|g| g.schema.table.to_string()).collect()).await),
+        }
     }
 
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
@@ -281,28 +333,9 @@ impl<C: Connection> Destination for SqlDestination<C> {
             self.connection.execute("ROLLBACK").await?;
             self.dirty = false;
         }
-        match step {
-            Migration::CreateTable(schema) => self.connection.execute(&self.renderer.create_table(schema)).await,
-            Migration::AddColumns(schema, columns) => {
-                for index in columns {
-                    match self.connection.execute(&self.renderer.add_column(schema, *index)).await {
-                        Err(failure) if !self.connection.is_already_there(&failure) => return Err(failure),
-                        _ => {}
-                    }
-                }
-                Ok(())
-            }
-            Migration::DropNotNull { table, columns } => {
-                for column in columns {
-                    let declared = match self.renderer.dialect.not_null {
-                        NotNull::Never => return Ok(()),
-                        NotNull::Drop => String::new(),
-                        NotNull::Restate(_) => self.connection.declared(&self.renderer, table, column).await?,
-                    };
-                    self.connection.execute(&self.renderer.drop_not_null(table, column, &declared)).await?;
-                }
-                Ok(())
-            }
+        match self.step(step).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.explained(failure, vec![step.table().to_owned()]).await),
         }
     }
 

@@ -27,8 +27,9 @@ fn kind(code: u16, state: &str) -> FailureKind {
 fn meaning(code: u16) -> &'static str {
     match code {
         1406 => "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key VARCHAR(255), cures it",
-        1264 | 1690 => "number or time out of range; for a time ALTER TABLE … MODIFY COLUMN … DATETIME(6) cures it",
-        1292 | 1366 | 1265 | 1367 | 1411 => "not of the column's type",
+        1264 | 1690 => "number out of range",
+        1292 => "a date or time that the column cannot hold; ALTER TABLE … MODIFY COLUMN … DATETIME(6) cures it where it is a TIMESTAMP",
+        1366 | 1265 | 1367 | 1411 => "not of the column's type",
         1062 | 1586 => "another row has the same value in a unique index",
         1451 | 1452 | 1216 | 1217 => "a foreign key points nowhere",
         3819 | 4025 => "a check of the table fails",
@@ -41,10 +42,12 @@ fn meaning(code: u16) -> &'static str {
     }
 }
 
-/// The name that the server puts last behind the word "column", if it names one. Values come before it.
+/// The name that the server puts last behind the word "column", if it names one: 'c', or `d`.`t`.`c`. Values come
+/// before it.
 fn column(message: &str) -> Option<&str> {
     let (_, rest) = message.rsplit_once("column '").or_else(|| message.rsplit_once("column `"))?;
-    let name = rest.split(['\'', '`']).next()?;
+    let whole = rest.split_once(" at row ").map_or(rest, |(name, _)| name);
+    let name = whole.trim_end_matches(['\'', '`']).rsplit(['`', '\'']).next()?;
     (!name.is_empty() && name.len() <= 64).then_some(name)
 }
 
@@ -125,6 +128,8 @@ mod tests {
         let error = |code, message: &str| ServerError { code, message: message.into(), state: "22007".into() };
         let text = shown(&error(1366, "Incorrect integer value: 'secret column 'x'' for column 'n' at row 3"));
         assert!(text.contains("column \"n\"") && !text.contains("secret"), "{text}");
+        let text = shown(&error(1292, "Incorrect datetime value: '2039' for column `shop`.`t`.`at` at row 1"));
+        assert!(text.contains("column \"at\"") && !text.contains("2039"), "{text}");
         let text = shown(&error(1062, "Duplicate entry 'secret' for key 't.u'"));
         assert!(!text.contains("secret"), "{text}");
     }

@@ -24,8 +24,6 @@ enum Tls {
     Preferred,
     /// Encrypted; nothing is verified.
     Unverified,
-    /// Signed by a known authority, under any name.
-    Authority,
     /// Signed by a known authority for this host.
     Full,
 }
@@ -58,9 +56,8 @@ fn mode(settings: &Settings) -> Result<Tls, Failure> {
         "false" => Ok(Tls::Off),
         "preferred" => Ok(Tls::Preferred),
         "skip-verify" => Ok(Tls::Unverified),
-        "verify-ca" => Ok(Tls::Authority),
         "true" => Ok(Tls::Full),
-        other => Err(Failure::misconfigured(format!("tls={other:?} is not known; choose false, preferred, skip-verify, verify-ca or true"))),
+        other => Err(Failure::misconfigured(format!("tls={other:?} is not known; choose false, preferred, skip-verify or true"))),
     }
 }
 
@@ -83,7 +80,10 @@ fn options(settings: &Settings, port: u16, tls: Tls) -> Result<Opts, Failure> {
 }
 
 fn ssl(settings: &Settings, tls: Tls) -> Result<SslOpts, Failure> {
-    let mut options = SslOpts::default().with_danger_accept_invalid_certs(matches!(tls, Tls::Preferred | Tls::Unverified)).with_danger_skip_domain_validation(tls != Tls::Full);
+    let mut options = SslOpts::default().with_danger_accept_invalid_certs(matches!(tls, Tls::Preferred | Tls::Unverified));
+    if let Some(name) = settings.parameter("ssl-host") {
+        options = options.with_danger_tls_hostname_override(Some(name.to_owned()));
+    }
     let readable = |key: &str, file: &str| {
         let path = PathBuf::from(file);
         std::fs::File::open(&path).map(|_| path).map_err(|e| Failure::misconfigured(format!("the file in {key}={file} cannot be read: {e}")))

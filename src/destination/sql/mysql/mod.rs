@@ -32,7 +32,8 @@ pub const DRIVER: Driver = Driver {
            Without tls the connection is encrypted where the server can, but not verified, and to this machine not encrypted.\n\
            MySQL 8.0.17 or later, MariaDB 10.6 or later.",
     parameters: &[
-        ("tls", "false, preferred, skip-verify, verify-ca or true (verified, with the host's name)"),
+        ("tls", "false, preferred, skip-verify or true (verified, with the host's name)"),
+        ("ssl-host", "the name that the server's certificate is for, if not the host's"),
         ("ssl-ca", "file with the certificate authorities to trust"),
         ("ssl-cert", "file with the client's certificate"),
         ("ssl-key", "file with the client's key"),
@@ -224,6 +225,25 @@ impl Connection for MySql {
 
     async fn enter(&mut self, mark: Mark) -> Result<(), Failure> {
         self.rows("SELECT GET_LOCK(?, 5)", &[lock_name(mark).as_str().into()]).await.map(drop)
+    }
+
+    fn is_lock_wait(&self, failure: &Failure) -> bool {
+        failure.text.contains("(1205)")
+    }
+
+    /// Told only where performance_schema is on and the user may read it.
+    async fn lock_holders(&mut self, renderer: &Renderer, tables: &[String]) -> Result<Vec<String>, Failure> {
+        let place = &renderer.place;
+        let sql = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_host FROM performance_schema.metadata_locks m \
+                   JOIN performance_schema.threads t ON t.thread_id = m.owner_thread_id \
+                   WHERE m.object_schema = ? AND m.object_name = ? AND m.lock_status = 'GRANTED' AND t.processlist_id <> CONNECTION_ID()";
+        let mut holders = Vec::new();
+        for table in tables {
+            let rows = self.rows(sql, &[place.schema.as_deref().unwrap_or_default().into(), place.name_of(table).as_str().into()]).await?;
+            let told = |row: &Row| Some(format!("session {} (user {} at {})", row.get::<u64, _>(0)?, row.get::<String, _>(1)?, row.get::<String, _>(2)?));
+            holders.extend(rows.iter().filter_map(told));
+        }
+        Ok(holders)
     }
 
     fn is_already_there(&self, failure: &Failure) -> bool {

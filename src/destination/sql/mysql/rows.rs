@@ -65,7 +65,7 @@ impl Statements {
                 bind(batch.change(*index), columns, &mut values).map_err(|why| refused(batch, &schema.table, *index, &why))?;
             }
             let statement = self.prepared(conn, renderer, schema, action, now.len()).await?;
-            conn.exec_drop(statement, values).await.map_err(|e| failure(&e))?;
+            conn.exec_drop(statement, values).await.map_err(|e| failure(&e).of_table(&schema.table))?;
         }
         Ok(())
     }

@@ -308,6 +308,21 @@ impl Connection for Postgres {
         Ok(())
     }
 
+    fn is_lock_wait(&self, failure: &Failure) -> bool {
+        failure.text.contains("(55P03)")
+    }
+
+    async fn lock_holders(&mut self, renderer: &Renderer, tables: &[String]) -> Result<Vec<String>, Failure> {
+        let place = &renderer.place;
+        let names: Vec<String> = tables.iter().map(|table| place.name_of(table)).collect();
+        let sql = "SELECT DISTINCT format('session %s (user %s, %s, %s since %s)', a.pid, a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.state, a.state_change::timestamptz(0)) \
+                   FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+                   JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE l.granted AND n.nspname = $1 AND c.relname = ANY($2) AND a.pid <> pg_backend_pid()";
+        let rows = self.client.query(sql, &[&place.schema.clone().unwrap_or_default(), &names]).await.map_err(|e| failure(&e))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     fn is_already_there(&self, failure: &Failure) -> bool {
         failure.text.contains("(42701)")
     }

@@ -27,7 +27,7 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
         let connecting = async {
             let stream = TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
-            Client::connect(config, stream.compat_write()).await
+            Box::pin(Client::connect(config, stream.compat_write())).await
         };
         match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(client)) => return Ok(client),

@@ -18,7 +18,7 @@ use super::dialect::SQLSERVER;
 use super::render::{Place, Renderer};
 use super::{Connection, Fence, ListedColumn, Parameter, SqlDestination};
 use crate::change::{Batch, TableSchema};
-use crate::destination::{Abilities, Commit, Destination, Driver, Failure, FailureKind, Keeps, Schema, Target};
+use crate::destination::{Abilities, Commit, Destination, Driver, Failure, Keeps, Schema, Target};
 use failure::failure;
 
 const EXAMPLE: &str = "sqlserver://user:password@localhost:1433/database";
@@ -69,7 +69,7 @@ type Client = tiberius::Client<Compat<TcpStream>>;
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
-    let client = login::connect(settings).await?;
+    let client = Box::pin(login::connect(settings)).await?;
     let mut connection = SqlServer { client: Some(client), stages: HashMap::new(), narrow: HashMap::new() };
     let own_schema = connection.set_up().await?;
     let schema = settings.parameter("schema").map_or(own_schema, str::to_owned);
@@ -231,6 +231,10 @@ impl Connection for SqlServer {
         Ok(rows::declared(row.get(0).unwrap_or_default(), row.get(1), row.get(2), row.get(3), row.get(4)))
     }
 
+    fn is_lock_wait(&self, failure: &Failure) -> bool {
+        failure.text.contains("(1222)")
+    }
+
     fn is_already_there(&self, failure: &Failure) -> bool {
         failure.text.contains("(2705)")
     }
@@ -255,12 +259,9 @@ impl Connection for SqlServer {
 
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
         let schema = batch.groups[group].schema.clone();
-        let named = |failure: Failure| match failure.kind {
-            FailureKind::Refused if failure.culprits.is_empty() => {
-                let text = rows::with_column(&failure.text, &schema);
-                Failure::new(FailureKind::Refused, format!("table {:?}: {text}", schema.table))
-            }
-            _ => failure,
+        let named = |mut failure: Failure| {
+            failure.text = rows::with_column(&failure.text, &schema);
+            failure.of_table(&schema.table)
         };
         if let Some(stage) = self.fill(batch, group, false).await.map_err(named)? {
             self.batch(ANSWER_WAIT_MAX, renderer.delete_from(&schema, &stage)).await.map_err(named)?;
