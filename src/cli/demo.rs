@@ -130,7 +130,9 @@ impl Demo {
         stop_sender.send_replace(true);
         running.await.map_err(|e| Exit::Failed(e.to_string()))??;
         if !applied {
-            return Err(Exit::Failed(format!("of {made} changes {} were applied, and no more within {APPLY_WAIT_MAX:?}; -v tells why", progress.snapshot().done)));
+            let now = progress.snapshot();
+            let why = now.last_error.map_or(String::new(), |e| format!(": {}", e.text));
+            return Err(Exit::Failed(format!("of {made} changes {} were applied, and no more within {APPLY_WAIT_MAX:?}{why}", now.done)));
         }
         screen.show(&progress.snapshot());
         verdict(&self.shop_after(made), &settings, &url).await

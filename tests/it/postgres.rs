@@ -56,3 +56,32 @@ async fn wrong_logins_and_places_are_named() {
         assert!(said.contains(expected) && !said.contains("s3cret") && !said.contains("p@ss"), "{expected}: {said}");
     }
 }
+
+/// A reader that keeps a table locked holds a change of it up, and is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_readers_lock_is_waited_for_and_named() {
+    let server = postgres::shared();
+    let (name, url) = server.database().await;
+    let first = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let second = json!({"t": schema("t", "2", json!({"n": {"type": "integer"}, "m": {"type": "integer"}}))});
+    assert_success(&replay(&url, &first, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &[]));
+    let reader = server.connect(&name).await;
+    reader.batch_execute("SET application_name = 'a report'; BEGIN; SELECT * FROM t").await.unwrap_or_else(|e| panic!("{e}"));
+    let output = replay(&url, &second, &[upsert("t", "2", json!({"id": "a", "m": 1}))], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("locks are held by session") && said.contains("a report, idle in transaction"), "{said}");
+    reader.batch_execute("COMMIT").await.unwrap_or_else(|e| panic!("{e}"));
+    assert_success(&replay(&url, &second, &[upsert("t", "2", json!({"id": "a", "m": 1}))], &[]));
+}
+
+/// A view of the table's name is left alone, and the message says what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_not_taken_for_a_table() {
+    let (name, url) = postgres::shared().database().await;
+    let client = postgres::shared().connect(&name).await;
+    client.batch_execute("CREATE VIEW t AS SELECT 'x'::text AS id, 1 AS n").await.unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let output = replay(&url, &schemas, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("it is a view or a foreign table"), "{said}");
+}

@@ -65,7 +65,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::Server(server) => Failure::new(kind(server.code, &server.state), shown(server)),
         Error::Driver(DriverError::PacketTooLarge) => Failure::new(FailureKind::Refused, format!("MySQL refuses a value (1153, {})", meaning(1153))),
         Error::Driver(DriverError::FromValue { .. } | DriverError::FromRow { .. }) => Failure::unavailable("MySQL answered in a form that EDS does not know"),
-        other => Failure::unavailable(format!("the connection to MySQL broke: {}", chain(other))),
+        other => Failure::unavailable(format!("the connection to MySQL broke: {}", cause(other))),
     }
 }
 
@@ -87,12 +87,20 @@ pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Fail
             Failure::misconfigured(format!("MySQL at {place} cannot encrypt, and the URL asks for it; see tls in `eds drivers mysql`"))
         }
         other => {
-            let text = chain(other);
+            let text = cause(other);
             match text.contains("certificate") {
                 true => Failure::misconfigured(format!("no encrypted connection to MySQL at {place}: {text}; see tls and ssl-ca in `eds drivers mysql`")),
                 false => Failure::unavailable(format!("MySQL at {place} cannot be reached: {text}; is it running, and are host and port right?")),
             }
         }
+    }
+}
+
+/// The innermost cause says it best; those around it only repeat that it is about input or output.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Io(IoError::Io(io)) => io.to_string(),
+        other => chain(other),
     }
 }
 

@@ -24,7 +24,7 @@ fn shown(error: &DbError) -> String {
     let code = error.code().code();
     let about_data = code.starts_with("22") || code.starts_with("23") || code.starts_with("54") || code.starts_with("P0");
     let mut text = if about_data { format!("PostgreSQL refuses a value ({code}, {})", meaning(code)) } else { format!("PostgreSQL: {} ({code})", error.message()) };
-    for (what, name) in [("table", error.table()), ("column", error.column()), ("constraint", error.constraint())] {
+    for (what, name) in [("column", error.column()), ("constraint", error.constraint())] {
         if let Some(name) = name {
             text += &format!(", {what} {name:?}");
         }

@@ -170,6 +170,19 @@ impl Postgres {
         Ok(())
     }
 
+    async fn write_group(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+        if !group.deletes.is_empty() {
+            self.delete(renderer, batch, group).await?;
+        }
+        let stage = self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
+        match stage {
+            _ if group.upserts.is_empty() => Ok(()),
+            Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => self.upsert_by_copy(renderer, batch, group, &stage).await,
+            _ if group.upserts.len() >= ARRAYS_ROWS_MIN => self.upsert_by_arrays(renderer, batch, group).await,
+            _ => self.upsert_each(renderer, batch, group).await,
+        }
+    }
+
     /// The statement for one row, and the parameters of each.
     async fn single_upserts<'b>(&mut self, renderer: &Renderer, batch: &'b Batch, group: &'b Group) -> Result<(Statement, Vec<Vec<Field<'b>>>), Failure> {
         let schema = &group.schema;
@@ -353,21 +366,12 @@ impl Connection for Postgres {
         let client = &self.client;
         let sent = try_join_all(rows.iter().map(|row| client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))));
         let done = futures::try_join!(client.batch_execute(renderer.dialect.begin), sent, client.execute(&advance, &parameters));
-        done.map(|(_, _, advanced)| advanced).map_err(|e| failure(&e))
+        done.map(|(_, _, advanced)| advanced).map_err(|e| failure(&e).of_table(&group.schema.table))
     }
 
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        if !group.deletes.is_empty() {
-            self.delete(renderer, batch, group).await?;
-        }
-        let stage = self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
-        match stage {
-            _ if group.upserts.is_empty() => Ok(()),
-            Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => self.upsert_by_copy(renderer, batch, group, &stage).await,
-            _ if group.upserts.len() >= ARRAYS_ROWS_MIN => self.upsert_by_arrays(renderer, batch, group).await,
-            _ => self.upsert_each(renderer, batch, group).await,
-        }
+        self.write_group(renderer, batch, group).await.map_err(|e| e.of_table(&group.schema.table))
     }
 
     async fn close(self) -> Result<(), Failure> {
