@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use eds::change::decode::Order;
-use eds::change::{Decoder, TableSchema, value};
-use eds::destination::sql::dialect::POSTGRES;
+use eds::change::{Change, Decoder, Position, TableSchema, value};
+use eds::destination::sql::dialect::{MARIADB, MYSQL, POSTGRES};
+use eds::destination::sql::mysql::rows::{Action, bind, sql};
 use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, put_field};
 use eds::destination::sql::render::{Place, Renderer};
 use eds::sandbox::shop::{Habits, Shop};
 use futures::{SinkExt, pin_mut};
+use mysql_async::prelude::Queryable;
 use services::eds::Eds;
+use services::mysql::{Flavour, MySql};
 use services::nats::Nats;
 use services::postgres::Postgres;
 use tokio_postgres::Client;
@@ -39,17 +42,86 @@ async fn main() {
     for table in ["order", "customer"] {
         measure(table, events).await;
     }
+    println!("\n| server | table | EDS events/s | of one bare connection | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- |");
+    for flavour in [Flavour::MySql, Flavour::MariaDb] {
+        for table in ["order", "customer"] {
+            measure_mysql(flavour, table, events).await;
+        }
+    }
+}
+
+/// New rows of one table of the shop: its schema, subjects and payloads.
+fn events_of(shop: &mut Shop, table: &str, events: usize) -> (TableSchema, Vec<(String, String)>) {
+    let made = (0..events).filter_map(|_| shop.insert_into(table)).map(|e| (e.subject, e.payload)).collect();
+    let schema = shop.schemas().iter().filter_map(|json| TableSchema::parse(json).ok()).find(|s| *s.table == *table);
+    (schema.unwrap_or_else(|| panic!("no table {table}")), made)
+}
+
+async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
+    let server = MySql::start(flavour).await;
+    let nats = Nats::start().await;
+    let mut shop = Shop::new(1, Habits::default());
+    let (schema, made) = events_of(&mut shop, table, events);
+    nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
+    let (database, url) = server.database().await;
+    let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
+    let cost = run(&Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart", "--until-caught-up"])).await;
+    let there: Option<i64> = server.connect(&database).await.query_first(format!("SELECT COUNT(*) FROM `{table}`")).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(there, Some(events as i64), "EDS wrote every row");
+    let bare = bare_mysql(&server, &schema, &made).await;
+    println!(
+        "| {flavour:?} | {table} | {:.0} | {:.2} of {:.0} | {:.0} MiB | {:.1} µs |",
+        events as f64 / cost.seconds,
+        bare / cost.seconds,
+        events as f64 / bare,
+        cost.peak_mib,
+        cost.cpu_seconds * 1e6 / events as f64
+    );
+}
+
+/// Seconds that a client takes which has nothing to do but send values that were read beforehand.
+async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, String)]) -> f64 {
+    let (mut decoder, mut order) = (Decoder::default(), Order::default());
+    let (database, _) = server.database().await;
+    let mut conn = server.connect(&database).await;
+    let dialect = if server.flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
+    let renderer = Renderer { dialect, place: Place { schema: Some(database), ..Place::default() } };
+    conn.query_drop(renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
+    let mut seconds = 0.0;
+    for piece in made.chunks(ROWS_PER_UPSERT) {
+        let statements: Vec<(usize, Vec<mysql_async::Value>)> = piece
+            .chunks(256)
+            .map(|rows| {
+                let mut values = Vec::new();
+                for (_, payload) in rows {
+                    let event = decoder.decode(Bytes::copy_from_slice(payload.as_bytes())).unwrap_or_else(|e| panic!("{e}"));
+                    let (row, key) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
+                    let change = Change { event, subject: "".into(), position: Position::default(), schema: None, row, key };
+                    bind(&change, &schema.columns, &mut values).unwrap_or_else(|e| panic!("{e}"));
+                }
+                (rows.len(), values)
+            })
+            .collect();
+        let started = Instant::now();
+        conn.query_drop("START TRANSACTION").await.unwrap_or_else(|e| panic!("{e}"));
+        for (rows, values) in statements {
+            let statement = conn.prep(sql(&renderer, schema, Action::Upsert, rows)).await.unwrap_or_else(|e| panic!("{e}"));
+            conn.exec_drop(statement, values).await.unwrap_or_else(|e| panic!("{e}"));
+        }
+        conn.query_drop("COMMIT").await.unwrap_or_else(|e| panic!("{e}"));
+        seconds += started.elapsed().as_secs_f64();
+    }
+    seconds
 }
 
 async fn measure(table: &str, events: usize) {
     let server = Postgres::start().await;
     let nats = Nats::start().await;
     let mut shop = Shop::new(1, Habits::default());
-    let made: Vec<_> = (0..events).filter_map(|_| shop.insert_into(table)).collect();
-    let bytes = made.iter().map(|e| e.payload.len()).sum::<usize>() / events.max(1);
-    nats.publish(made.iter().map(|e| (e.subject.clone(), e.payload.clone().into_bytes()))).await;
-    let schema = shop.schemas().iter().filter_map(|json| TableSchema::parse(json).ok()).find(|s| *s.table == *table).unwrap_or_else(|| panic!("no table {table}"));
-    let payloads: Vec<String> = made.into_iter().map(|e| e.payload).collect();
+    let (schema, made) = events_of(&mut shop, table, events);
+    let bytes = made.iter().map(|(_, payload)| payload.len()).sum::<usize>() / events.max(1);
+    nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
+    let payloads: Vec<String> = made.into_iter().map(|(_, payload)| payload).collect();
 
     let (database, url) = server.database().await;
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);

@@ -11,7 +11,7 @@ const HELP: &str = "cargo x <task>
   test [ARGS]      services, then cargo test [ARGS]
   tsql             let Microsoft's parser read the T-SQL of tests/golden/sqlserver.sql
   ci               services, format, clippy, tests, T-SQL, single features, cargo deny
-  bench NAME [N]   services, then a benchmark: stream, latency, decode, postgres_paths, mysql_paths";
+  bench NAME [N]   services, then a benchmark: stream, latency, decode, postgres_paths, mysql_paths, sqlite_paths";
 
 /// What went wrong, for people.
 pub type Done = Result<(), String>;
@@ -57,7 +57,7 @@ fn test(args: &[&str]) -> Done {
 }
 
 fn bench(args: &[&str]) -> Done {
-    let Some((name, rest)) = args.split_first() else { return Err("which benchmark: stream, latency, decode, postgres_paths or mysql_paths?".into()) };
+    let Some((name, rest)) = args.split_first() else { return Err("which benchmark: stream, latency, decode, postgres_paths, mysql_paths or sqlite_paths?".into()) };
     services::install()?;
     run("cargo", &[&["bench", "--bench", name, "--"], rest].concat())
 }

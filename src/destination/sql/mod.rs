@@ -16,10 +16,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Claim, Destination, Epoch, Failure, FailureKind, Migration, TableShape, Tables};
+use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, TableShape, Tables};
 use crate::change::{Batch, Position, value};
 use dialect::NotNull;
 use render::{CHECKPOINT, FORMAT, Renderer};
+
+/// What every SQL destination can do.
+pub const ABILITIES: Abilities = Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 };
 
 /// A parameter of one of EDS's own statements.
 #[derive(Clone, Debug, PartialEq, Eq)]

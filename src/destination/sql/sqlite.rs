@@ -10,10 +10,10 @@ use rusqlite::{ErrorCode, params_from_iter};
 
 use super::dialect::SQLITE;
 use super::render::{Place, Renderer};
-use super::{Connection, ListedColumn, Parameter, SqlDestination, unfit};
+use super::{ABILITIES, Connection, ListedColumn, Parameter, SqlDestination, unfit};
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column};
-use crate::destination::{Abilities, Commit, Destination, Driver, Failure, FailureKind, Keeps, Schema, Target};
+use crate::destination::{Destination, Driver, Failure, FailureKind, Target};
 
 pub const DRIVER: Driver = Driver {
     scheme: "sqlite",
@@ -26,7 +26,7 @@ pub const DRIVER: Driver = Driver {
            booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a program that writes to it for\n\
            longer than 10 seconds is waited for.",
     parameters: &[("prefix", "what stands before each table's name")],
-    abilities: Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 },
+    abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 

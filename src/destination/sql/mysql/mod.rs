@@ -14,9 +14,9 @@ use mysql_async::{Conn, Row, Value};
 
 use super::dialect::{Dialect, MARIADB, MYSQL};
 use super::render::{Place, Renderer};
-use super::{Connection, ListedColumn, Mark, Parameter, SqlDestination};
+use super::{ABILITIES, Connection, ListedColumn, Mark, Parameter, SqlDestination};
 use crate::change::Batch;
-use crate::destination::{Abilities, Commit, Destination, Driver, Failure, Keeps, Schema, Target};
+use crate::destination::{Destination, Driver, Failure, Target};
 use failure::failure;
 use rows::{Action, Statements};
 
@@ -48,7 +48,7 @@ pub const DRIVER: Driver = Driver {
         ("multiStatements", "taken, without effect"),
         ("allowNativePasswords", "taken, without effect"),
     ],
-    abilities: Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 },
+    abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 

@@ -20,9 +20,9 @@ use tokio_postgres::{Client, Statement};
 
 use super::dialect::POSTGRES;
 use super::render::{Place, Renderer};
-use super::{Connection, Fence, ListedColumn, Mark, Parameter, SqlDestination, unfit};
+use super::{ABILITIES, Connection, Fence, ListedColumn, Mark, Parameter, SqlDestination, unfit};
 use crate::change::{Batch, Column, Group, TableSchema, value};
-use crate::destination::{Abilities, Commit, Destination, Driver, Failure, Keeps, Schema, Target};
+use crate::destination::{Destination, Driver, Failure, Target};
 use encode::{COPY_HEADER, COPY_TRAILER, Field, Fields, put_field, wire_array_type, wire_type};
 use failure::{failure, refused_connection};
 
@@ -47,7 +47,7 @@ pub const DRIVER: Driver = Driver {
         ("connect_timeout", "seconds to wait for a connection (10)"),
         ("options", "settings passed on to the server, e.g. -c work_mem=64MB"),
     ],
-    abilities: Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 },
+    abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 

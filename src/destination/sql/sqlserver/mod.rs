@@ -16,9 +16,9 @@ use tokio_util::compat::Compat;
 
 use super::dialect::SQLSERVER;
 use super::render::{Place, Renderer};
-use super::{Connection, Fence, ListedColumn, Parameter, SqlDestination};
+use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SqlDestination};
 use crate::change::{Batch, TableSchema};
-use crate::destination::{Abilities, Commit, Destination, Driver, Failure, Keeps, Schema, Target};
+use crate::destination::{Destination, Driver, Failure, Target};
 use failure::failure;
 
 const EXAMPLE: &str = "sqlserver://user:password@localhost:1433/database";
@@ -45,7 +45,7 @@ pub const DRIVER: Driver = Driver {
         ("app name", "how the connection names itself (eds)"),
         ("connection timeout", "seconds to wait for a connection (15)"),
     ],
-    abilities: Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 },
+    abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
