@@ -181,6 +181,21 @@ async fn names_in_lower_case_are_found_again() {
     assert_eq!(texts(&mut conn, "SELECT id, n FROM eds_orderitem ORDER BY id").await.len(), 2);
 }
 
+/// A server that takes small packets only gets small ones; a row that is larger is set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_packets_are_kept_to() {
+    let server = MySql::start_with(Flavour::MariaDb, &["max-allowed-packet=1M"]).await;
+    let (name, url) = server.database().await;
+    let schemas = json!({"t": schema("t", "1", json!({"text": {"type": "string"}}))});
+    let mut events: Vec<Value> = (0..500).map(|n| upsert("t", "1", json!({"id": format!("{n:03}"), "text": "ü".repeat(5_000)}))).collect();
+    events.insert(250, upsert("t", "1", json!({"id": "large", "text": "x".repeat(1 << 20)})));
+    let output = replay(&url, &schemas, &events, &["--minPendingLatency", "300ms"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 set aside") && said.contains("max_allowed_packet"), "{said}");
+    let count = texts(&mut server.connect(&name).await, "SELECT COUNT(*), SUM(CHAR_LENGTH(text)) FROM t").await;
+    assert_eq!(count, [[Some("500".to_owned()), Some("2500000".to_owned())]]);
+}
+
 /// A session that a predecessor left hanging within a transaction is ended by its successor.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_a_predecessor_left_hanging_is_ended() {

@@ -66,8 +66,9 @@ const DDL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let conn = login::connect(settings).await?;
-    let mut connection = MySql { conn: Some(conn), statements: Statements::default() };
+    let mut connection = MySql { conn: Some(conn), statements: Statements::new(0) };
     let dialect = connection.set_up().await?;
+    connection.statements = Statements::new(usize::try_from(connection.one("SELECT @@max_allowed_packet", &[]).await?).unwrap_or(0));
     let database = settings.path.trim_start_matches('/');
     let schema = settings.parameter("schema").unwrap_or(database).to_owned();
     let lower_case = connection.one("SELECT @@lower_case_table_names", &[]).await? != 0;

@@ -18,7 +18,7 @@ use crate::destination::sql::render::Renderer;
 const ROWS: [usize; 3] = [256, 16, 1];
 /// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred bytes for each.
 const PARAMETERS_MAX: usize = 32_768;
-/// Bytes of values of one statement, below the smallest max_allowed_packet that servers come with.
+/// Bytes of events of one statement; less where the server takes no such packets.
 const STATEMENT_BYTES_MAX: usize = 4 << 20;
 /// Prepared statements that are kept; the one that was not used for the longest time makes room.
 const STATEMENTS_MAX: usize = 128;
@@ -33,14 +33,19 @@ pub enum Action {
 type Shape = (Arc<str>, Arc<str>, Action, usize);
 
 /// The statements of a session.
-#[derive(Default)]
 pub struct Statements {
+    /// The largest packet that the server takes.
+    packet_bytes_max: usize,
     /// Each with when it was last used, counted in uses.
     prepared: HashMap<Shape, (u64, Statement)>,
     uses: u64,
 }
 
 impl Statements {
+    pub fn new(packet_bytes_max: usize) -> Statements {
+        Statements { packet_bytes_max, prepared: HashMap::new(), uses: 0 }
+    }
+
     pub async fn clear(&mut self, conn: &mut Conn) {
         for (_, (_, statement)) in self.prepared.drain() {
             // The server forgets them with the session at the latest.
@@ -58,11 +63,20 @@ impl Statements {
         };
         let mut rest = &indices[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(rows_at_once(batch, rest, columns.len()));
+            // Values may be a little longer than in their event.
+            let bytes_max = STATEMENT_BYTES_MAX.min(self.packet_bytes_max / 2);
+            let (now, later) = rest.split_at(rows_at_once(batch, rest, columns.len(), bytes_max));
             rest = later;
             let mut values = Vec::with_capacity(now.len() * columns.len());
             for index in now {
                 bind(batch.change(*index), columns, &mut values).map_err(|why| refused(batch, &schema.table, *index, &why))?;
+            }
+            // A packet that is too large would cost the connection, again and again.
+            if let [index] = now
+                && values.iter().map(wire_bytes).sum::<usize>() > self.packet_bytes_max
+            {
+                let why = format!("table {:?}: the row is larger than the server's max_allowed_packet of {} bytes; raise it", schema.table, self.packet_bytes_max);
+                return Err(Failure::refused(vec![(*index, why)]));
             }
             let statement = self.prepared(conn, renderer, schema, action, now.len()).await?;
             conn.exec_drop(statement, values).await.map_err(|e| failure(&e).of_table(&schema.table))?;
@@ -95,10 +109,10 @@ impl Statements {
 }
 
 /// The largest of [`ROWS`] that there are rows for and that stays within the limits.
-fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize) -> usize {
+fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize, bytes_max: usize) -> usize {
     let fits = |rows: usize| {
         let bytes = || indices[..rows].iter().map(|index| batch.change(*index).event.payload().len()).sum::<usize>();
-        rows <= indices.len() && rows * columns <= PARAMETERS_MAX && bytes() <= STATEMENT_BYTES_MAX
+        rows <= indices.len() && rows * columns <= PARAMETERS_MAX && bytes() <= bytes_max
     };
     ROWS.into_iter().find(|rows| fits(*rows)).unwrap_or(1)
 }
@@ -128,6 +142,14 @@ pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<
         });
     }
     Ok(())
+}
+
+/// The most that a parameter takes on the wire, with its type and length.
+fn wire_bytes(value: &Wire) -> usize {
+    match value {
+        Wire::Bytes(bytes) => bytes.len() + 12,
+        _ => 16,
+    }
 }
 
 fn time(micros: i64) -> Option<Wire> {
