@@ -8,12 +8,12 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::Driver;
-use crate::secret;
 
-/// What a destination's URL says. `Debug` and `Display` mask it.
+/// What a destination's URL says. `Debug` and `Display` show the place and whose login it is, and nothing of the password
+/// or the options.
 #[derive(Clone)]
 pub struct Settings {
-    masked: String,
+    place: String,
     pub scheme: String,
     pub host: String,
     pub port: Option<u16>,
@@ -26,13 +26,13 @@ pub struct Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked)
+        f.write_str(&self.place)
     }
 }
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked)
+        f.write_str(&self.place)
     }
 }
 
@@ -81,14 +81,14 @@ impl Settings {
             if path.is_empty() {
                 return Err(BadUrl::Missing(driver.title, "path", driver.example));
             }
-            let masked = format!("{}://{path}", driver.scheme);
+            let place = format!("{}://{path}", driver.scheme);
             let scheme = driver.scheme.to_owned();
-            return Ok(Settings { masked, scheme, host: String::new(), port: None, user: String::new(), password: None, path, parameters });
+            return Ok(Settings { place, scheme, host: String::new(), port: None, user: String::new(), password: None, path, parameters });
         }
         let url = Url::parse(text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
         let host = url.host_str().filter(|h| !h.is_empty()).ok_or(BadUrl::Missing(driver.title, "host", driver.example))?;
         Ok(Settings {
-            masked: secret::mask_url(&url),
+            place: place(&url),
             scheme: driver.scheme.to_owned(),
             host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
             port: url.port(),
@@ -107,4 +107,11 @@ impl Settings {
     pub fn is_local(&self) -> bool {
         self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
+}
+
+/// `mysql://user@host:3306/database`
+fn place(url: &Url) -> String {
+    let user = if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
+    let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+    format!("{}://{user}{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path().split(';').next().unwrap_or_default())
 }

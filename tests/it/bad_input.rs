@@ -1,8 +1,12 @@
 //! One message in a thousand is bad: it is reported and set aside, and the rest goes on.
 
-use serde_json::Value;
+use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use crate::services::eds::{binary, schema, upsert};
 use crate::services::scene::Scene;
+use crate::services::{eventually, postgres};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_messages_are_set_aside_and_harm_nobody() {
@@ -35,7 +39,7 @@ async fn bad_messages_are_set_aside_and_harm_nobody() {
     }
     scene.nats.publish(messages.into_iter()).await;
     let log = {
-        let ended = scene.eds.start(&["--restart", "--until-caught-up"]).wait(std::time::Duration::from_secs(120));
+        let ended = scene.eds.start(&["--restart", "--until-caught-up"]).wait(Duration::from_secs(120));
         assert!(ended.status.success(), "{}", ended.log);
         ended.log
     };
@@ -51,4 +55,30 @@ async fn bad_messages_are_set_aside_and_harm_nobody() {
     assert_eq!(lines.len(), 16);
     assert!(!log.contains("twelve"), "no value is shown: {log}");
     assert!(scene.is_idle().await);
+}
+
+/// A thousand refusals of one table in a row are an outage, not bad data: it waits, says so, and goes on once it is cured.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_without_end_are_an_outage() {
+    let (name, url) = postgres::shared().database().await;
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"t": schema("t", "1", json!({"word": {"type": "array", "items": {"enum": ["A"]}}}))});
+    let journal: String = (0..1_100).map(|n| format!("{}\n", upsert("t", "1", json!({"id": format!("{n}"), "word": "A".repeat(65)})))).collect();
+    write("schema.json", &schemas.to_string());
+    write("journal.jsonl", &journal);
+    let log = dir.path().join("log");
+    let file = std::fs::File::create(&log).unwrap_or_else(|e| panic!("{e}"));
+    let mut command = std::process::Command::new(binary());
+    command.current_dir(dir.path()).env("EDS_URL", &url).args(["replay", "journal.jsonl", "--schema", "schema.json"]).stderr(file);
+    let mut running = command.spawn().unwrap_or_else(|e| panic!("{e}"));
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("it pauses", Duration::from_secs(120), async || said().contains("nothing more is set aside until one is taken")).await;
+    let client = postgres::shared().connect(&name).await;
+    client.batch_execute("ALTER TABLE t ALTER COLUMN word TYPE text").await.unwrap_or_else(|e| panic!("{e}"));
+    eventually("it goes on", Duration::from_secs(120), async || running.try_wait().is_ok_and(|status| status.is_some())).await;
+    assert!(running.wait().is_ok_and(|status| status.success()), "{}", said());
+    let kept: i64 = client.query_one("SELECT count(*) FROM t", &[]).await.map(|row| row.get(0)).unwrap_or_else(|e| panic!("{e}"));
+    let aside = std::fs::read_to_string(dir.path().join("data/set-aside.jsonl")).unwrap_or_default();
+    assert_eq!((kept, aside.lines().count()), (100, 1_000), "{}", said().lines().last().unwrap_or_default());
 }

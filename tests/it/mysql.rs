@@ -181,6 +181,18 @@ async fn names_in_lower_case_are_found_again() {
     assert_eq!(texts(&mut conn, "SELECT id, n FROM eds_orderitem ORDER BY id").await.len(), 2);
 }
 
+/// `?schema=` is another database, and logs name the place without anything of the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_database_is_written_to() {
+    let server = shared(Flavour::MySql);
+    let ((_, url), (other, _)) = (server.database().await, server.database().await);
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let output = replay(&format!("{url}?schema={other}&prefix=x_"), &schemas, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &["-v"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("s3cret"), "{said}");
+    assert_eq!(texts(&mut server.connect(&other).await, "SELECT id, n FROM x_t").await, [[Some("a".to_owned()), Some("1".to_owned())]]);
+}
+
 /// A server that takes small packets only gets small ones; a row that is larger is set aside.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_packets_are_kept_to() {
