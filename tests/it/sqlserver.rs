@@ -133,3 +133,20 @@ async fn a_table_of_the_predecessor_keeps_working() {
     let now = rows(server, "upstream", "SELECT sql, type FROM sqlite_schema WHERE name = 't'");
     assert!(now[0].0.contains("id VARCHAR(64) NOT NULL") && now[0].0.contains("\"new\" BIGINT"), "{now:?}");
 }
+
+/// Among many rows of a bulk load, one that is not of its column's type and one that is too long are set aside, and the
+/// load that was announced to the server is ended: the connection goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_row_does_not_break_a_bulk_load() {
+    let server = SqlServer::start();
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}, "text": {"type": "string"}, "word": {"type": "array", "items": {"enum": ["A"]}}}))});
+    let mut all: Vec<Value> = (0..2_000).map(|n| upsert("t", "1", json!({"id": format!("{n:04}"), "n": n, "text": "x".repeat(200), "word": "A"}))).collect();
+    all[700]["after"]["n"] = json!(1.5);
+    all[1_500]["after"]["word"] = json!("A".repeat(65));
+    let output = replay(&server.url("bulk"), &schemas, &all, &["--minPendingLatency", "300ms"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("2 set aside") && !said.contains("trying again"), "{said}");
+    assert!(said.contains("\"n\" is not an integer") && said.contains("column \"word\""), "{said}");
+    assert_eq!(rows(&server, "bulk", "SELECT id, text FROM t").len(), 1_998);
+    assert!(server.statements().iter().any(|sql| sql.contains("INSERT BULK")));
+}

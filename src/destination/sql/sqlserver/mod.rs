@@ -158,8 +158,8 @@ impl SqlServer {
         rows::check(batch, group, indices, columns, &narrow)?;
         self.batch(ANSWER_WAIT_MAX, format!("TRUNCATE TABLE {stage}")).await?;
         if rows::takes_bulk(batch, indices) {
-            let (batch, columns, indices, name) = (batch.clone(), columns.to_vec(), indices.clone(), stage.clone());
-            self.with(ANSWER_WAIT_MAX, move |client| Box::pin(async move { rows::bulk(client, &name, &batch, &indices, &columns).await })).await?;
+            let (rows, name) = (rows::tokens(batch, indices, columns)?, stage.clone());
+            self.with(ANSWER_WAIT_MAX, move |client| Box::pin(async move { rows::bulk(client, &name, rows).await })).await?;
         } else {
             for piece in indices.chunks(rows::JSON_ROWS_MAX) {
                 let json = rows::json(batch, piece, columns)?;

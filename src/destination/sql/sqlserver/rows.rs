@@ -117,19 +117,22 @@ fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, 
     }
 }
 
+/// The value of column `i` of the change at `index`; refused where the column cannot hold it.
+fn value_of<'b>(batch: &'b Batch, index: u32, i: usize, column: &Column) -> Result<Value<'b>, Failure> {
+    let change = batch.change(index);
+    read(change, i, column).map_err(|why| refused(batch, &change.event.table(), index, &why))
+}
+
 /// The rows as one JSON text: an array of arrays.
 pub fn json(batch: &Batch, indices: &[u32], columns: &[Column]) -> Result<String, Failure> {
     let mut out = Vec::with_capacity(indices.len() * columns.len() * 12);
     for (n, index) in indices.iter().enumerate() {
-        let change = batch.change(*index);
         out.extend_from_slice(if n == 0 { b"[[" } else { b",[" });
         for (i, column) in columns.iter().enumerate() {
             if i > 0 {
                 out.push(b',');
             }
-            let table = change.event.table();
-            let value = read(change, i, column).map_err(|why| refused(batch, &table, *index, &why))?;
-            write(&value, &mut out);
+            write(&value_of(batch, *index, i, column)?, &mut out);
         }
         out.push(b']');
     }
@@ -150,19 +153,33 @@ fn write(value: &Value<'_>, out: &mut Vec<u8>) {
     };
 }
 
-/// Loads the rows into the stage. Values were read once before, so that none is unfit now.
-pub async fn bulk(client: &mut Client, stage: &str, batch: &Batch, indices: &[u32], columns: &[Column]) -> tiberius::Result<()> {
-    let mut load = client.bulk_insert(stage).await?;
+/// The rows in the client's form; what does not fit is refused before a load is announced to the server.
+pub fn tokens(batch: &Batch, indices: &[u32], columns: &[Column]) -> Result<Vec<TokenRow<'static>>, Failure> {
+    let mut rows = Vec::with_capacity(indices.len());
     for index in indices {
-        let change = batch.change(*index);
         let mut row = TokenRow::with_capacity(columns.len());
         for (i, column) in columns.iter().enumerate() {
-            let value = read(change, i, column).map_err(|why| tiberius::error::Error::BulkInput(why.to_string().into()))?;
-            row.push(token(&value, column.kind));
+            row.push(token(&value_of(batch, *index, i, column)?, column.kind));
         }
-        load.send(row).await?;
+        rows.push(row);
     }
-    load.finalize().await.map(drop)
+    Ok(rows)
+}
+
+/// Loads the rows into the stage.
+pub async fn bulk(client: &mut Client, stage: &str, rows: Vec<TokenRow<'static>>) -> tiberius::Result<()> {
+    let mut load = client.bulk_insert(stage).await?;
+    let mut sent = Ok(());
+    for row in rows {
+        sent = load.send(row).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    // Once announced, a load has to be ended: the server waits for it, and would take nothing else. What was loaded
+    // goes with the transaction.
+    let ended = load.finalize().await.map(drop);
+    sent.and(ended)
 }
 
 fn token(value: &Value<'_>, kind: Kind) -> ColumnData<'static> {

@@ -70,6 +70,10 @@ impl Engine {
     /// Runs the statements of a batch; the first error undoes the transaction, as XACT_ABORT has it.
     pub fn run(&mut self, sql: &str, parameters: &[(String, Cell)]) -> Vec<Outcome> {
         let mut answers = Vec::new();
+        if self.loading.take().is_some() {
+            self.roll_back();
+            return vec![Err(Refused::new(4022, "Bulk load data was expected but not sent. The batch will be terminated."))];
+        }
         for statement in sql.split(";\n") {
             let answer = self.statement(statement, parameters);
             let failed = answer.is_err();
