@@ -1,11 +1,39 @@
-//! GET over HTTP with bounded patience: what EDS asks of HQ and of a schema URL.
+//! HTTP with bounded patience: what EDS asks of HQ, of a schema URL, and of where an export's files are.
 
 use std::time::Duration;
+
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, sleep};
 
 use crate::cause::chain;
 
 /// How long one request may take.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a request is repeated that gets no answer, or is told to come again.
+pub const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
+/// The longest wait between two such tries, whatever the server asks for.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A request to HQ.
+pub struct Request<'a> {
+    pub method: Method,
+    pub url: &'a str,
+    pub token: Option<&'a SecretString>,
+    /// JSON.
+    pub body: Option<String>,
+}
+
+/// An answer, whatever it says.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub text: String,
+    /// By which HQ finds the request in its logs.
+    pub request_id: Option<String>,
+}
 
 /// What came of a request.
 pub enum Answer {
@@ -25,18 +53,66 @@ pub struct Http {
 impl Http {
     pub fn new() -> Result<Http, String> {
         let agent = concat!("Shopmonkey EDS Server/", env!("CARGO_PKG_VERSION"));
-        let client = reqwest::Client::builder().user_agent(agent).timeout(REQUEST_WAIT_MAX).build();
+        let client = reqwest::Client::builder().user_agent(agent).connect_timeout(REQUEST_WAIT_MAX).read_timeout(REQUEST_WAIT_MAX).build();
         client.map(|client| Http { client }).map_err(|e| format!("the HTTP client cannot be made: {e}"))
     }
 
+    /// Sends the request, again and again for [`RETRY_TIME_MAX`] where nobody answers or the answer is to come again.
+    pub async fn send(&self, request: Request<'_>) -> Result<Reply, String> {
+        let deadline = Instant::now() + RETRY_TIME_MAX;
+        let mut wait = Duration::from_millis(200);
+        loop {
+            let (why, asked) = match self.send_once(&request).await {
+                Ok((reply, asked)) if comes_again(reply.status) => match Instant::now() + wait < deadline {
+                    true => (String::new(), asked),
+                    false => return Ok(reply),
+                },
+                Ok((reply, _)) => return Ok(reply),
+                Err(e) => (format!("no answer: {}", chain(&e.without_url())), None),
+            };
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let spread = wait.mul_f64(f64::from(now.subsec_micros() % 256) / 1024.0);
+            let next = asked.unwrap_or(wait - spread).min(RETRY_WAIT_MAX);
+            if Instant::now() + next >= deadline && !why.is_empty() {
+                return Err(why);
+            }
+            sleep(next.min(deadline.saturating_duration_since(Instant::now()))).await;
+            wait = (wait * 2).min(RETRY_WAIT_MAX);
+        }
+    }
+
+    async fn send_once(&self, request: &Request<'_>) -> reqwest::Result<(Reply, Option<Duration>)> {
+        let mut built = self.client.request(request.method.clone(), request.url).header("Content-Type", "application/json").timeout(REQUEST_WAIT_MAX);
+        if let Some(token) = request.token {
+            built = built.bearer_auth(token.expose_secret());
+        }
+        if let Some(body) = &request.body {
+            built = built.body(body.clone());
+        }
+        let response = built.send().await?;
+        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let asked = header(RETRY_AFTER.as_str()).and_then(|v| v.parse().ok()).map(Duration::from_secs);
+        let (status, request_id) = (response.status(), header("X-Request-Id"));
+        Ok((Reply { status, text: response.text().await?, request_id }, asked))
+    }
+
+    /// Asks for the bytes of `url` from `from` on; the answer's body is still to be read.
+    pub async fn fetch(&self, url: &str, from: u64) -> reqwest::Result<reqwest::Response> {
+        let mut built = self.client.get(url);
+        if from > 0 {
+            built = built.header("Range", format!("bytes={from}-"));
+        }
+        built.send().await
+    }
+
     pub async fn get(&self, url: &str) -> Answer {
-        let response = match self.client.get(url).header("Content-Type", "application/json").send().await {
+        let response = match self.client.get(url).header("Content-Type", "application/json").timeout(REQUEST_WAIT_MAX).send().await {
             Ok(response) => response,
             Err(e) => return Answer::Unavailable(format!("no answer: {}", chain(&e.without_url()))),
         };
         let status = response.status();
         let id = response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(|id| format!(", request {id}")).unwrap_or_default();
-        if status == reqwest::StatusCode::NOT_FOUND {
+        if status == StatusCode::NOT_FOUND {
             return Answer::NotFound;
         }
         if !status.is_success() {
@@ -44,4 +120,9 @@ impl Http {
         }
         response.text().await.map_or_else(|e| Answer::Unavailable(format!("its answer broke off: {}{id}", chain(&e.without_url()))), Answer::Body)
     }
+}
+
+/// Whether the answer means to come again a little later.
+fn comes_again(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504)
 }

@@ -4,7 +4,10 @@ pub mod cause;
 pub mod change;
 pub mod cli;
 pub mod destination;
+pub mod export;
 pub mod feed;
+#[cfg(feature = "http")]
+pub mod hq;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod pipeline;

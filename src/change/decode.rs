@@ -53,6 +53,7 @@ pub struct Event {
     diff: Slot,
     timestamp: Slot,
     mvcc: Slot,
+    imported: Slot,
 }
 
 impl Event {
@@ -92,6 +93,11 @@ impl Event {
 
     pub fn version(&self) -> Option<Version> {
         Version::plausible(&self.mvcc())
+    }
+
+    /// The token of a column of `after` that no schema is asked for.
+    pub fn member_of_row(&self, name: &str) -> Option<&str> {
+        self.after.present(&self.payload).and_then(|row| member(row, name)).filter(|token| *token != "null")
     }
 
     /// The elements of `key`, as tokens.
@@ -145,6 +151,9 @@ impl Event {
                 out.push_str("\":");
                 out.push_str(token);
             }
+        }
+        if self.imported.present(&self.payload) == Some("true") {
+            out.push_str(",\"imported\":true");
         }
         out.push('}');
         out
@@ -205,6 +214,7 @@ impl Decoder {
             Some("diff") => &mut fields.diff,
             Some("timestamp") => &mut fields.timestamp,
             Some("mvccTimestamp") => &mut fields.mvcc,
+            Some("imported") => &mut fields.imported,
             _ => return Ok(cursor.value().map(|_| ())?),
         };
         let is_after = key.of(payload) == Some("\"after\"");
@@ -221,6 +231,37 @@ impl Decoder {
             cursor.value()?
         };
         Ok(())
+    }
+
+    /// Reads a row of an export: an object that is a table's row and nothing else. It counts as an insert.
+    pub fn decode_row(&mut self, line: Bytes) -> Result<Event, Malformed> {
+        self.members.clear();
+        if line.len() >= u32::MAX as usize {
+            return Err(Malformed::TooLarge);
+        }
+        let payload = ByteString::try_from(line).map_err(|_| Malformed::NotUtf8)?;
+        let mut cursor = Cursor::new(&payload);
+        if cursor.peek() != Some(b'{') {
+            cursor.value()?;
+            return Err(Malformed::NotAnObject);
+        }
+        let members = &mut self.members;
+        cursor.object::<NotJson>(|cursor, key| {
+            members.push((key, cursor.value()?));
+            Ok(())
+        })?;
+        cursor.end()?;
+        let after = Slot::at(0, payload.len());
+        Ok(Fields { after, ..Fields::default() }.into_event(payload, Operation::Insert))
+    }
+
+    /// The first column of the last event's row that `schema` lacks and that is not null.
+    pub fn stray(&self, event: &Event, schema: &TableSchema, order: &mut Order) -> Option<String> {
+        let stray = self.members.iter().enumerate().find(|(place, (key, value))| {
+            let is_known = order.column(schema, *place, key.of(event.payload()).unwrap_or_default()).is_some();
+            !is_known && value.present(event.payload()).is_some()
+        });
+        stray.and_then(|(_, (key, _))| key.of(event.payload())).map(|token| json::text(token).into_owned())
     }
 
     /// The columns of the last event's row in the order of `schema`, and the canonical form of its key. Members that
@@ -334,12 +375,13 @@ struct Fields {
     diff: Slot,
     timestamp: Slot,
     mvcc: Slot,
+    imported: Slot,
 }
 
 impl Default for Fields {
     fn default() -> Self {
         let m = Slot::MISSING;
-        Fields { operation: m, id: m, table: m, key: m, model_version: m, company: m, location: m, user: m, before: m, after: m, diff: m, timestamp: m, mvcc: m }
+        Fields { operation: m, id: m, table: m, key: m, model_version: m, company: m, location: m, user: m, before: m, after: m, diff: m, timestamp: m, mvcc: m, imported: m }
     }
 }
 
@@ -379,8 +421,12 @@ impl Fields {
         if !typed(self.after, "after", b'{')? && operation != Operation::Delete {
             return Err(Malformed::Missing("after"));
         }
-        let Fields { id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, .. } = self;
-        Ok(Event { payload, operation, id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc })
+        Ok(self.into_event(payload, operation))
+    }
+
+    fn into_event(self, payload: ByteString, operation: Operation) -> Event {
+        let Fields { id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, imported, .. } = self;
+        Event { payload, operation, id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, imported }
     }
 }
 

@@ -15,6 +15,11 @@ impl TableFilter {
         TableFilter { only: (!names.is_empty()).then_some(names) }
     }
 
+    /// The tables that were named.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.only.iter().flatten()
+    }
+
     pub fn takes(&self, table: &str) -> bool {
         self.only.as_ref().is_none_or(|names| names.contains(table))
     }

@@ -6,6 +6,7 @@ pub mod decode;
 pub mod filter;
 pub mod json;
 pub mod schema;
+pub mod seam;
 pub mod value;
 pub mod version;
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 pub use batch::{Batch, Group};
 pub use decode::{Decoder, Event, Malformed};
 pub use schema::{Column, Kind, TableSchema};
+pub use seam::Seam;
 pub use version::Version;
 
 use json::Slot;

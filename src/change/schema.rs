@@ -133,6 +133,11 @@ impl TableSchema {
         Ok(TableSchema { table: wire.table.into(), version: wire.model_version.into(), columns: columns.into(), keys: wire.primary_keys.len(), index })
     }
 
+    /// The same columns under another name of the table.
+    pub fn renamed(&self, table: &str) -> TableSchema {
+        TableSchema { table: table.into(), version: self.version.clone(), columns: self.columns.clone(), keys: self.keys, index: self.index.clone() }
+    }
+
     /// Where the column of this name stands.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.index.get(name).map(|i| usize::from(*i))

@@ -7,6 +7,12 @@ pub struct Version {
     pub logical: u64,
 }
 
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:019}.{:010}", self.nanos, self.logical)
+    }
+}
+
 impl Version {
     /// Reads `"1720732611708587506.0000000000"`, the dot and counter optional. `None` where the nanoseconds do not
     /// have 19 digits: a tool's small number says nothing about age.

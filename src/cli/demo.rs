@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::sync::watch;
 
 use super::exit::Exit;
-use super::run::{self, Plan, To};
+use super::run::{self, Place, Plan, To};
 use super::{Global, logging};
 use crate::destination::Settings;
 use crate::feed::Feed;
@@ -76,8 +76,7 @@ impl Demo {
         std::fs::create_dir_all(&folder).map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
         let url = self.url.clone().unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
         let to = To {
-            url: Some(url.clone()),
-            url_file: None,
+            place: Place { url: Some(url.clone()), url_file: None },
             schema: None,
             api_url: None,
             tables: String::new(),
@@ -110,7 +109,7 @@ impl Demo {
             stop,
         };
         let data = Global { data_dir: folder.join("data"), ..global };
-        let engine = run::start(&data, &to, settings.clone(), driver, plan).await?;
+        let engine = run::start(&data, &to, settings.clone(), driver, plan).await?.engine;
         let closing = run::stop_on_signal();
         let pacing = tokio::spawn(pace(self.rate, total, due_sender));
         let publishing = tokio::spawn(road.publish(self.seed, due.clone()));

@@ -1,10 +1,14 @@
 //! The command line: one file per command.
 
+#[cfg(feature = "http")]
+mod config;
 #[cfg(feature = "sandbox")]
 mod demo;
 mod drivers;
 mod duration;
 mod exit;
+#[cfg(feature = "http")]
+mod import;
 mod logging;
 mod replay;
 mod run;
@@ -55,6 +59,9 @@ enum Command {
     #[cfg(feature = "jetstream")]
     #[command(alias = "fork")]
     Stream(Box<stream::Stream>),
+    /// Load a full export into a destination
+    #[cfg(feature = "http")]
+    Import(Box<import::Import>),
     /// Apply a journal (a file or directory of events, one JSON a line, or - for standard input) to a destination
     Replay(Box<replay::Replay>),
     /// Show EDS at work: a shop that changes, streamed into a database, compared at the end
@@ -99,6 +106,8 @@ fn run(cli: Cli) -> Result<(), Exit> {
         Command::State(state) => state.run(&global),
         #[cfg(feature = "jetstream")]
         Command::Stream(stream) => block_on(stream.run(global)),
+        #[cfg(feature = "http")]
+        Command::Import(import) => block_on(import.run(global)),
         Command::Replay(replay) => block_on(replay.run(global)),
         #[cfg(feature = "sandbox")]
         Command::Demo(demo) => block_on(demo.run(global)),

@@ -44,11 +44,11 @@ impl Replay {
             progress: progress.clone(),
             stop: run::stop_on_signal(),
         };
-        let engine = run::start(&global, &self.to, settings, driver, plan).await?;
-        if let Some(position) = engine.position() {
+        let run = run::start(&global, &self.to, settings, driver, plan).await?;
+        if let Some(position) = run.engine.position() {
             info!("the journal was applied up to line {} before: going on there; --restart applies all of it again", position.sequence);
         }
-        run::finish(engine, &progress, self.dry_run).await?;
+        run::finish(run, &progress, self.dry_run).await?;
         Ok(())
     }
 }

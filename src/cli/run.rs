@@ -17,17 +17,24 @@ use crate::destination::{Driver, Epoch, Settings, Target};
 use crate::feed::Feed;
 use crate::pipeline::{AsideLog, End, Engine, Options, Parts, Progress};
 use crate::registry::{Publisher, Registry};
-use crate::state::State;
+use crate::state::{Lock, State};
 
-/// Where the changes go, and how.
-#[derive(Args, Clone, Debug)]
-pub struct To {
+/// Where the destination is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Place {
     /// The destination. A password is better given by EDS_URL or --url-file: every user of the machine can read arguments
     #[arg(long)]
     pub url: Option<String>,
     /// A file whose first line is the destination
     #[arg(long, value_name = "FILE")]
     pub url_file: Option<PathBuf>,
+}
+
+/// Where the changes go, and how.
+#[derive(Args, Clone, Debug)]
+pub struct To {
+    #[command(flatten)]
+    pub place: Place,
     /// The tables' schemas: a file or URL of what HQ's /v3/schema answers
     #[arg(long, value_name = "FILE|URL")]
     pub schema: Option<String>,
@@ -51,10 +58,11 @@ pub struct To {
     pub restart: bool,
 }
 
-impl To {
-    /// The destination's settings and driver.
-    pub fn destination(&self) -> Result<(Settings, &'static Driver), Exit> {
-        let text = match (&self.url, &self.url_file, std::env::var("EDS_URL").ok().filter(|u| !u.is_empty())) {
+impl Place {
+    /// The destination's settings and driver; `fallback` is what the configuration names.
+    pub fn destination(&self, fallback: Option<&str>) -> Result<(Settings, &'static Driver), Exit> {
+        let named = std::env::var("EDS_URL").ok().filter(|u| !u.is_empty()).or_else(|| fallback.map(str::to_owned));
+        let text = match (&self.url, &self.url_file, named) {
             (Some(url), ..) => url.clone(),
             (None, Some(file), _) => {
                 let text = std::fs::read_to_string(file).map_err(|e| Exit::Usage(format!("the URL file {} cannot be read: {e}", file.display())))?;
@@ -68,6 +76,13 @@ impl To {
             warn!("the password in --url can be read by every user of this machine in the process list: EDS_URL or --url-file keep it private");
         }
         Ok((settings, driver))
+    }
+}
+
+impl To {
+    /// The destination's settings and driver.
+    pub fn destination(&self) -> Result<(Settings, &'static Driver), Exit> {
+        self.place.destination(None)
     }
 
     pub fn publisher(&self) -> Result<Publisher, Exit> {
@@ -98,7 +113,7 @@ pub struct Plan {
 }
 
 /// Starts the engine; errors of the start are the user's to cure.
-pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Engine, Exit> {
+pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Run, Exit> {
     if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && driver.abilities.schema == crate::destination::Schema::Follows {
         return Err(Exit::Usage(format!("{} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url", driver.title)));
     }
@@ -107,6 +122,10 @@ pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'stati
         false => (State::open(&global.data_dir), AsideLog::in_directory(&global.data_dir)),
     };
     let state = state.map_err(|e| Exit::Failed(e.to_string()))?;
+    let lock = match plan.dry_run {
+        true => None,
+        false => Some(Lock::take(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?),
+    };
     let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies };
     let dry_run = plan.dry_run;
     let open = move || -> futures::future::BoxFuture<'static, _> {
@@ -128,12 +147,18 @@ pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'stati
     };
     let parts =
         Parts { feed: plan.feed, open: Box::new(open), registry: Registry::new(plan.publisher, state.clone()), state, aside, progress: plan.progress, options, stop: plan.stop };
-    Ok(Engine::start(parts).await?)
+    Ok(Run { engine: Engine::start(parts).await?, _lock: lock })
+}
+
+/// An engine, and the data directory that it owns while it runs.
+pub struct Run {
+    pub engine: Engine,
+    _lock: Option<Lock>,
 }
 
 /// Runs until the end, and says how much was done.
-pub async fn finish(engine: Engine, progress: &Progress, dry_run: bool) -> Result<End, Exit> {
-    let end = engine.run().await?;
+pub async fn finish(run: Run, progress: &Progress, dry_run: bool) -> Result<End, Exit> {
+    let end = run.engine.run().await?;
     let done = progress.snapshot();
     let aside = if done.set_aside > 0 { format!(", {} set aside", done.set_aside) } else { String::new() };
     let events = done.done - done.seen_before;

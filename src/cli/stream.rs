@@ -111,10 +111,10 @@ impl Stream {
             stop,
         };
         let shown = settings.to_string();
-        let engine = run::start(&global, &self.to, settings, driver, plan).await?;
-        let at = engine.position().map_or_else(|| "its start".to_owned(), |p| format!("sequence {}", p.sequence));
+        let run = run::start(&global, &self.to, settings, driver, plan).await?;
+        let at = run.engine.position().map_or_else(|| "its start".to_owned(), |p| format!("sequence {}", p.sequence));
         info!("streaming {durable} into {shown} from {at}; status at http://{}/status.json", status.address);
-        match run::finish(engine, &progress, false).await? {
+        match run::finish(run, &progress, false).await? {
             End::CaughtUp => info!("nothing is pending"),
             End::Stopped => info!("stopped"),
         }

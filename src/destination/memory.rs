@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, Tables};
 use crate::change::{Batch, Group, Position, value};
 
-pub const ABILITIES: Abilities = Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 };
+pub const ABILITIES: Abilities =
+    Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20, loaders_max: 1 };
 
 /// A row: column name → JSON token.
 pub type Row = BTreeMap<String, String>;

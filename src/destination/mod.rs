@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod dry_run;
+pub mod import;
 pub mod memory;
 pub mod objects;
 pub mod settings;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-use crate::change::{Batch, Position, TableSchema};
+use crate::change::{Batch, Position, Seam, TableSchema};
+pub use import::Loader;
 pub use settings::Settings;
 
 /// An open connection to a system that receives changes. Calls never overlap; a call may be dropped half way, which
@@ -28,11 +30,21 @@ pub trait Destination: Send {
     /// How far it has come by its own record (`Commit::WithCheckpoint`); `None` where nothing was recorded yet.
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure>;
 
+    /// What imports left to know about the tables (`Commit::WithCheckpoint`); asked after `checkpoint`.
+    async fn seam(&mut self) -> Result<Seam, Failure> {
+        Ok(Seam::default())
+    }
+
     /// The tables that exist now. Asked of `Schema::Follows`.
     async fn tables(&mut self) -> Result<Tables, Failure>;
 
     /// Makes one schema change; repeatable.
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure>;
+
+    /// How whole tables are loaded, where there are tables.
+    fn loader(&mut self) -> Option<&mut dyn Loader> {
+        None
+    }
 
     async fn close(self: Box<Self>) -> Result<(), Failure>;
 }
@@ -97,6 +109,8 @@ pub struct Abilities {
     pub batch_changes_max: usize,
     /// The most bytes in one batch.
     pub batch_bytes_max: usize,
+    /// Connections that an import may load through at once.
+    pub loaders_max: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use tokio::sync::mpsc;
 
-use super::{Delivery, Encoding, Feed, FeedError, Opened, Signal};
+use super::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::change::Position;
 
 /// Lines that wait between the reader and the pipeline.
@@ -124,7 +124,7 @@ impl Feed for Journal {
         Ok(None)
     }
 
-    async fn open(&mut self, after: Option<Position>, _idle_ns: Option<i64>) -> Result<Opened, FeedError> {
+    async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
         if self.reader.is_some() && matches!(self.sources[..], [Source::Stdin]) {
             return Err(FeedError::Misconfigured("standard input can be read only once; put the journal into a file".into()));
         }

@@ -50,6 +50,17 @@ pub enum Start {
     NewOnly,
 }
 
+/// Where a feed is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenAt {
+    /// Delivers what follows. `None`: no position is known.
+    pub after: Option<Position>,
+    /// Where no position is known, from what was published at this time on (Unix nanoseconds): an import says so.
+    pub since_ns: Option<i64>,
+    /// The time at which nothing was pending for us, as far as it is known.
+    pub idle_ns: Option<i64>,
+}
+
 /// What an opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
@@ -80,9 +91,8 @@ pub trait Feed: Send {
     /// fails with `Taken`, and nothing has been touched yet.
     async fn standing(&mut self) -> Result<Option<Position>, FeedError>;
 
-    /// Delivers what follows `after` from now on; what an earlier opening had under way is forgotten. `idle_ns`: the
-    /// time at which nothing was pending for us, as far as it is known.
-    async fn open(&mut self, after: Option<Position>, idle_ns: Option<i64>) -> Result<Opened, FeedError>;
+    /// Delivers from there on; what an earlier opening had under way is forgotten.
+    async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError>;
 
     /// Waits for messages and adds them to `into`, at most `max`. May be dropped while it waits; nothing is lost then.
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError>;

@@ -11,9 +11,9 @@ use super::aside::{Aside, AsideLog};
 use super::gather::Gathered;
 use super::progress::Progress;
 use super::{Backoff, Options, migrate};
-use crate::change::{Batch, Change, Position, TableSchema, compact};
+use crate::change::{Batch, Change, Position, Seam, TableSchema, compact};
 use crate::destination::{Claim, Commit, Destination, Failure, FailureKind, Keeps, Schema, Tables};
-use crate::state::State;
+use crate::state::{State, StateError};
 
 /// Connects to the destination; called again after each failure.
 pub type Open = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send>;
@@ -37,6 +37,8 @@ pub struct Applier {
     destination: Option<Box<dyn Destination>>,
     /// The checkpoint as the destination has it.
     recorded: Option<Position>,
+    /// What imports contain, as the destination has it.
+    seam: Seam,
     tables: Tables,
     adopted: Vec<String>,
     aside: AsideLog,
@@ -65,9 +67,10 @@ impl Applier {
             Commit::WithCheckpoint => destination.checkpoint(Claim::Take).await?,
             Commit::Piecewise => state.position(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
         };
+        let seam = destination.seam().await?;
         let adopted = options.adopt.clone();
         let mut applier =
-            Applier { open, options, destination: Some(destination), recorded, tables: Tables::default(), adopted, aside, state, progress, refused_run: HashMap::new() };
+            Applier { open, options, destination: Some(destination), recorded, seam, tables: Tables::default(), adopted, aside, state, progress, refused_run: HashMap::new() };
         if applier.follows()
             && let Err(failure) = applier.shape_all(schemas).await
         {
@@ -93,6 +96,19 @@ impl Applier {
 
     fn follows(&self) -> bool {
         self.options.abilities.schema == Schema::Follows
+    }
+
+    /// What imports contain: by the destination's record, or by the state file's. From the start of the stream on, what
+    /// was applied before an import is applied again.
+    pub fn seam(&self, from_start: bool) -> Result<Seam, StateError> {
+        let mut seam = match self.options.abilities.commit {
+            Commit::WithCheckpoint => self.seam.clone(),
+            Commit::Piecewise => self.state.seams()?.of(&self.options.consumer),
+        };
+        if from_start {
+            seam.applied.clear();
+        }
+        Ok(seam)
     }
 
     /// The checkpoint as the destination has it.
@@ -337,6 +353,7 @@ impl Applier {
             Commit::WithCheckpoint => destination.checkpoint(Claim::Keep).await?,
             Commit::Piecewise => self.recorded,
         };
+        self.seam = destination.seam().await?;
         if self.follows() {
             self.tables = destination.tables().await?;
         }

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod aside;
 pub mod gather;
+pub mod import;
 pub mod migrate;
 pub mod progress;
 pub mod recent;
@@ -10,6 +11,8 @@ pub mod resolve;
 pub mod run;
 
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::change::filter::TableFilter;
 use crate::destination::Abilities;
@@ -35,6 +38,13 @@ pub struct Options {
     /// Existing tables that may be written to though EDS did not make them.
     pub adopt: Vec<String>,
     pub abilities: Abilities,
+}
+
+/// Resolves once the run is to end. A sender that is gone cannot ask for it any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Waits between tries: doubling from the first to the longest, spread by up to a quarter so that many servers that

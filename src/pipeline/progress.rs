@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub seen_before: u64,
     pub stale: u64,
     pub left_out: u64,
+    /// Events that an import contains.
+    pub imported: u64,
     pub set_aside: u64,
     pub batches: u64,
     /// Events that are known to wait at the source or in EDS.

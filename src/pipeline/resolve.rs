@@ -10,7 +10,7 @@ use super::aside::Aside;
 use super::recent::Recent;
 use crate::change::decode::Order;
 use crate::change::filter::TableFilter;
-use crate::change::{Change, Decoder, Malformed, Position, TableSchema};
+use crate::change::{Change, Decoder, Malformed, Position, Seam, TableSchema};
 use crate::feed::{Delivery, Encoding};
 use crate::registry::Registry;
 
@@ -39,6 +39,8 @@ pub enum Pass {
     Stale,
     /// The user left its table out.
     LeftOut,
+    /// The import of its table contains it.
+    Imported,
 }
 
 pub struct Resolver {
@@ -47,13 +49,15 @@ pub struct Resolver {
     follows_schemas: bool,
     /// Deliveries that this contains were applied before.
     pub seen: Option<Position>,
+    /// What imports contain.
+    pub seam: Seam,
     pub recent: Recent,
     layouts: HashMap<String, Vec<(Arc<TableSchema>, Order)>>,
 }
 
 impl Resolver {
     pub fn new(filter: TableFilter, follows_schemas: bool, seen: Option<Position>) -> Resolver {
-        Resolver { decoder: Decoder::default(), filter, follows_schemas, seen, recent: Recent::default(), layouts: HashMap::new() }
+        Resolver { decoder: Decoder::default(), filter, follows_schemas, seen, seam: Seam::default(), recent: Recent::default(), layouts: HashMap::new() }
     }
 
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
@@ -69,6 +73,7 @@ impl Resolver {
             }
             // It was applied or set aside before: only the memory of rows asks for it.
             _ if seen => Resolved::Passed(Pass::Seen),
+            Ok(Step::Imported) => Resolved::Passed(Pass::Imported),
             Ok(Step::LeftOut) => Resolved::Passed(Pass::LeftOut),
             Ok(Step::Wanted { table, version }) => Resolved::Wanted { table, version },
             Err(reason) => Resolved::Aside(Aside { position: delivery.position, subject: delivery.subject.clone(), reason, payload: delivery.payload.clone() }),
@@ -80,6 +85,9 @@ impl Resolver {
         let event = self.decoder.decode(payload).map_err(|e| e.to_string())?;
         if !self.filter.takes(&event.table()) {
             return Ok(Step::LeftOut);
+        }
+        if self.seam.contains(&event, delivery.position) {
+            return Ok(Step::Imported);
         }
         if !self.follows_schemas {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
@@ -102,6 +110,7 @@ impl Resolver {
 enum Step {
     Change(Change),
     LeftOut,
+    Imported,
     Wanted { table: String, version: String },
 }
 

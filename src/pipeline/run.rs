@@ -15,10 +15,11 @@ use super::gather::{Gather, Gathered, Limits};
 use super::progress::{Phase, Progress, now_ns};
 use super::recent::{self, Recent};
 use super::resolve::{Pass, Resolved, Resolver};
-use super::{Backoff, Options};
+use super::{Backoff, Options, stopped};
 use crate::change::Position;
+use crate::change::seam::Origin;
 use crate::destination::{Failure, FailureKind, Schema};
-use crate::feed::{Delivery, Feed, FeedError, Signal};
+use crate::feed::{Delivery, Feed, FeedError, OpenAt, Signal};
 use crate::registry::{Found, Registry};
 use crate::state::State;
 
@@ -87,6 +88,8 @@ pub struct Engine {
     ended: bool,
     stopping: bool,
     idle_ns: Option<i64>,
+    /// From when on the stream is read, where an import says so and no position is known yet.
+    since_ns: Option<i64>,
     save_at: Instant,
     opened_at: Instant,
     reopenings: Backoff,
@@ -106,15 +109,22 @@ impl Engine {
         let applier = Applier::start(open, options.clone(), aside, state.clone(), progress.clone(), &schemas).await?;
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
         let recorded = applier.recorded();
-        // A position in the state file says where a destination without a record of its own begins (again).
-        let durable = match (options.restart, recorded) {
-            (true, _) => Some(Position::default()),
-            (false, None) => match state.position(&options.consumer).map_err(lost)? {
-                None => standing,
-                known => known,
+        let seam = applier.seam(options.restart).map_err(lost)?;
+        // An import says where to begin; else a position in the state file, where a destination has no record of its own.
+        let (durable, since_ns) = match (options.restart, recorded, seam.origin()) {
+            (true, ..) => (Some(Position::default()), None),
+            (false, None, Some(Origin::Since(ns))) => (None, Some(ns)),
+            (false, None, Some(Origin::After(position))) => (Some(position), None),
+            (false, None, None) => match state.position(&options.consumer).map_err(lost)? {
+                None => (standing, None),
+                known => (known, None),
             },
-            (false, known) => known,
+            (false, known, _) => (known, None),
         };
+        if recorded.is_none() && seam.origin().is_some() {
+            // What is remembered of rows was true of the tables before the import.
+            state.forget_recent(&options.consumer).map_err(lost)?;
+        }
         if let Some(origin) = durable.filter(|_| options.restart || recorded.is_none()) {
             state.save_position(&options.consumer, origin).map_err(lost)?;
         }
@@ -124,9 +134,12 @@ impl Engine {
             wait_min: options.pending_latency_min,
             wait_max: options.pending_latency_max,
         };
+        let mut resolver = Resolver::new(options.filter.clone(), follows, durable);
+        resolver.seam = seam;
         let mut engine = Engine {
             idle_ns: state.idle(&options.consumer).map_err(lost)?,
-            resolver: Resolver::new(options.filter.clone(), follows, durable),
+            since_ns,
+            resolver,
             gather: Gather::new(limits),
             arrived: VecDeque::new(),
             applier: Some(applier),
@@ -291,12 +304,13 @@ impl Engine {
     fn passed_over(&mut self, pass: Pass, position: Position, now: Instant) {
         match pass {
             Pass::Seen => self.passed = Some(position),
-            Pass::Stale | Pass::LeftOut => self.gather.passed(position, now),
+            Pass::Stale | Pass::LeftOut | Pass::Imported => self.gather.passed(position, now),
         }
         self.progress.update(|snapshot| match pass {
             Pass::Seen => (snapshot.seen_before, snapshot.done) = (snapshot.seen_before + 1, snapshot.done + 1),
             Pass::Stale => snapshot.stale += 1,
             Pass::LeftOut => snapshot.left_out += 1,
+            Pass::Imported => snapshot.imported += 1,
         });
     }
 
@@ -378,6 +392,7 @@ impl Engine {
             _ = stopped(&mut stop) => return Ok(()),
             confirmed = applier.confirm() => confirmed?,
         };
+        self.resolver.seam = applier.seam(self.options.restart).map_err(|e| Halt::Setup(e.to_string()))?;
         if confirmed != recorded {
             self.moved_to(confirmed);
         }
@@ -423,7 +438,7 @@ impl Engine {
 
     /// Opens the feed; what it may forget by that is recorded already, in the destination or in the state file.
     async fn open_feed(&mut self, from: Option<Position>) -> Result<(), Halt> {
-        let opened = self.feed.open(from, self.idle_ns).await?;
+        let opened = self.feed.open(OpenAt { after: from, since_ns: self.since_ns, idle_ns: self.idle_ns }).await?;
         for warning in opened.warnings {
             warn!("{warning}");
             self.progress.update(|s| s.last_error = Some(super::progress::LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: warning }));
@@ -512,12 +527,5 @@ async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Resolves once the run is to end. A sender that is gone cannot ask for it any more.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }

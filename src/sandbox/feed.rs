@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::shop::{Habits, Shop};
 use crate::change::Position;
-use crate::feed::{Delivery, Encoding, Feed, FeedError, Opened, Signal};
+use crate::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 
 /// Events that are made at once, at most.
 const BURST_MAX: usize = 512;
@@ -35,7 +35,7 @@ impl Feed for ShopFeed {
         Ok(Some(Position::default()))
     }
 
-    async fn open(&mut self, after: Option<Position>, _idle_ns: Option<i64>) -> Result<Opened, FeedError> {
+    async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
         self.shop = Shop::new(self.seed, self.habits);
         self.made = after.map_or(0, |p| p.sequence);
         (0..self.made).for_each(|_| drop(self.shop.next_event()));

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use fastrand::Rng;
 
 use super::tables::{self, Column, Kind, Table};
+use crate::change::Version;
 
 /// Time of the first change, Unix nanoseconds.
 const BEGINNING_NS: u64 = 1_720_732_611_000_000_000;
@@ -280,6 +281,23 @@ impl Shop {
             Kind::Strings => write!(out, "[\"{}\",\"{}\"]", words(r, 1), NAMES[r as usize % NAMES.len()]),
             Kind::Object => write!(out, "{{\"a\": {},\"list\":[1,2.50,null],\"nested\":{{\"note\":\"{}\"}}}}", 9_007_199_254_740_993 + r % 7, ODD[r as usize % 7]),
         };
+    }
+
+    /// As of when its rows are: the version of its last change.
+    pub fn version(&self) -> Version {
+        Version { nanos: BEGINNING_NS + self.events * STEP_NS, logical: 0 }
+    }
+
+    /// Opens the shop with so many rows in a table, for exports of any size.
+    pub fn fill(&mut self, table: &str, rows: usize) {
+        if let Some(index) = self.tables.iter().position(|t| t.name == table) {
+            self.rows[index] = Rows { revisions: vec![(0, true); rows], alive: rows };
+        }
+    }
+
+    /// Whose row number `n` is, in any table.
+    pub fn company(&self, n: u64) -> String {
+        company(self.seed, n)
     }
 
     /// The rows that a table should have now: number and revision.

@@ -1,11 +1,16 @@
 //! What survives a restart: one SQLite file in the data directory, typed tables, safe to open from several processes.
 
+pub mod imports;
+mod lock;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::change::Position;
+pub use imports::OpenImport;
+pub use lock::{InUse, Lock};
 
 /// The name of the file in the data directory.
 pub const FILE_NAME: &str = "eds-state.db";
@@ -19,6 +24,10 @@ CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER
 CREATE TABLE IF NOT EXISTS idle (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence INTEGER NOT NULL,
   time_ns INTEGER NOT NULL, entries BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS seam (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY KEY (consumer, table_name)) STRICT;
+CREATE TABLE IF NOT EXISTS import (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), job TEXT NOT NULL, choice TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS import_progress (job TEXT, file TEXT, lines INTEGER NOT NULL, rows INTEGER NOT NULL, skipped INTEGER NOT NULL,
+  done INTEGER NOT NULL, PRIMARY KEY (job, file)) STRICT;
 ";
 
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +38,8 @@ pub enum StateError {
     Directory { path: String, source: std::io::Error },
     #[error("the state file {path} was written by a newer EDS (format {found}; this one knows {FORMAT}): install that version again")]
     Newer { path: String, found: i64 },
+    #[error("the state file holds something in {0:?} that this version of EDS cannot read")]
+    Unreadable(&'static str),
     #[error("the state file: {0}")]
     Sql(#[from] rusqlite::Error),
 }
@@ -104,6 +115,11 @@ impl State {
         Ok(statement.query_row([consumer], read).optional()?)
     }
 
+    /// Whether anything was streamed yet.
+    pub fn has_positions(&self) -> Result<bool, StateError> {
+        Ok(self.db().query_row("SELECT EXISTS (SELECT 1 FROM position)", [], |row| row.get(0))?)
+    }
+
     /// Synced before it returns.
     pub fn save_position(&self, consumer: &str, position: Position) -> Result<(), StateError> {
         let db = self.db();
@@ -164,6 +180,12 @@ impl State {
         Ok(())
     }
 
+    /// Forgets the memory of recent rows.
+    pub fn forget_recent(&self, consumer: &str) -> Result<(), StateError> {
+        self.db().execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
+        Ok(())
+    }
+
     /// Every entry's name and a short form of it, for people.
     pub fn list(&self) -> Result<Vec<(String, String)>, StateError> {
         let db = self.db();
@@ -171,6 +193,8 @@ impl State {
             "SELECT 'position/' || consumer, 'stream sequence ' || sequence FROM position
              UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' ns' FROM idle
              UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
+             UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> 'imported_at') FROM seam WHERE consumer = ''
+             UNION ALL SELECT 'import/' || job, 'not finished' FROM import
              UNION ALL SELECT 'schema/' || table_name || '/' || version, length(json) || ' bytes' FROM schema ORDER BY 1",
         )?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -188,6 +212,10 @@ impl State {
                  WHERE consumer = ?1 GROUP BY consumer",
                 key,
             ),
+            Some(("table-export", key)) => ("SELECT words FROM seam WHERE consumer = '' AND table_name = ?1", key),
+            Some(("import", key)) => {
+                ("SELECT json_object('choice', choice, 'files', (SELECT count(*) FROM import_progress p WHERE p.job = i.job AND done)) FROM import i WHERE job = ?1", key)
+            }
             Some(("schema", key)) => ("SELECT json FROM schema WHERE table_name || '/' || version = ?1", key),
             _ => return Ok(None),
         };

@@ -1,9 +1,12 @@
 //! Every statement that EDS writes, in every dialect: nothing changes unnoticed.
 
 use eds::change::TableSchema;
+use eds::destination::import::staged;
 use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, SQLITE, SQLSERVER};
+use eds::destination::sql::import::statements::{PROGRESS, SEAM};
 use eds::destination::sql::mysql::rows::{self, Action};
-use eds::destination::sql::render::{Place, Renderer};
+use eds::destination::sql::postgres::import::delete_repeats;
+use eds::destination::sql::render::{CHECKPOINT, Place, Renderer};
 use eds::destination::sql::sqlserver;
 use eds::destination::sql::sqlserver::rows::{COLUMNS, DECLARED, declared, fill, make_stage};
 
@@ -23,12 +26,36 @@ fn common(renderer: &Renderer) -> Vec<String> {
         renderer.create_table(&schema),
         renderer.create_table(&parsed(KEY_ONLY)),
         renderer.add_column(&schema, 3),
-        renderer.create_checkpoint(),
+        renderer.create_checkpoint(CHECKPOINT),
         renderer.insert_checkpoint(),
         renderer.take_checkpoint(),
         renderer.read_checkpoint(),
         renderer.advance_checkpoint(),
     ]
+}
+
+/// What imports say in every dialect.
+fn imports(renderer: &Renderer) -> Vec<String> {
+    let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
+    let new = staged(&schema);
+    let statements = vec![
+        renderer.create_seam(SEAM),
+        renderer.create_progress(PROGRESS),
+        renderer.read_seam(),
+        renderer.insert_seam(SEAM),
+        renderer.read_progress_names(),
+        renderer.read_progress(),
+        renderer.insert_progress(PROGRESS),
+        renderer.advance_progress(),
+        renderer.clear(PROGRESS),
+        renderer.read_consumers(),
+        renderer.set_back_checkpoint(),
+        renderer.create_staged(&new),
+        renderer.drop_table(&schema.table),
+        renderer.rename(&new.table, &schema.table),
+        renderer.delete_missing(&schema, &new),
+    ];
+    [statements, renderer.merge_staged(&schema, &new), renderer.merge_staged(&key_only, &staged(&key_only))].concat()
 }
 
 /// What dialects with one statement for an upsert have.
@@ -39,7 +66,11 @@ fn upserts(renderer: &Renderer) -> Vec<String> {
 fn mysql(renderer: &Renderer) -> Vec<String> {
     let schema = parsed(SCHEMA);
     let loosened = renderer.drop_not_null("or\"der", "total", "bigint NULL DEFAULT 5");
-    vec![loosened, rows::sql(renderer, &schema, Action::Upsert, 2), rows::sql(renderer, &parsed(KEY_ONLY), Action::Upsert, 1), rows::sql(renderer, &schema, Action::Delete, 2)]
+    let pairs = [("_eds_new_a", "a"), ("_eds_new_b", "b")].map(|(from, to)| (from.to_owned(), to.to_owned()));
+    let renames = vec![renderer.raise_epochs(), renderer.copy_checkpoints("_eds_new__eds_checkpoint"), renderer.rename_all(&pairs)];
+    let rows =
+        vec![loosened, rows::sql(renderer, &schema, Action::Upsert, 2), rows::sql(renderer, &parsed(KEY_ONLY), Action::Upsert, 1), rows::sql(renderer, &schema, Action::Delete, 2)];
+    [rows, renames].concat()
 }
 
 fn sqlserver(renderer: &Renderer) -> Vec<String> {
@@ -63,12 +94,18 @@ fn sql_is_as_written_down() {
     let place = Place { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
     let golden = |dialect: &'static Dialect, place: &Place, more: fn(&Renderer) -> Vec<String>| {
         let renderer = Renderer { dialect, place: place.clone() };
-        let all = [common(&renderer), more(&renderer)].concat();
+        let all = [common(&renderer), more(&renderer), imports(&renderer)].concat();
         crate::cli::golden(&format!("{}.sql", dialect.name.to_lowercase().replace(' ', "")), &(all.join(";\n") + ";\n"));
     };
     golden(&POSTGRES, &place, |renderer| {
         let schema = parsed(SCHEMA);
-        let more = vec![renderer.drop_not_null("or\"der", "total", ""), renderer.upsert_from(&schema, "stage"), renderer.stage_columns(&schema)];
+        let more = vec![
+            renderer.drop_not_null("or\"der", "total", ""),
+            renderer.upsert_from(&schema, "stage"),
+            renderer.stage_columns(&schema),
+            renderer.add_key(&staged(&schema)),
+            delete_repeats(renderer, &staged(&schema)),
+        ];
         [upserts(renderer), more].concat()
     });
     golden(&SQLITE, &Place { schema: None, ..place.clone() }, |renderer| [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat());

@@ -7,6 +7,7 @@ mod feeds;
 mod fence;
 mod golden_sql;
 mod health;
+mod import;
 mod mysql;
 mod postgres;
 mod registry;

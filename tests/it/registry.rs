@@ -88,5 +88,5 @@ fn tables_that_were_not_named_are_left_out() {
     let db = rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
     let mut statement = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap_or_else(|e| panic!("{e}"));
     let names: Vec<String> = statement.query_map([], |r| r.get(0)).and_then(Iterator::collect).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(names, ["_eds_checkpoint", "a", "c"]);
+    assert_eq!(names, ["_eds_checkpoint", "_eds_import", "a", "c"]);
 }

@@ -11,7 +11,7 @@ use eds::change::filter::TableFilter;
 use eds::change::{Batch, Position};
 use eds::destination::memory::{ABILITIES, Memory, Row, SharedStore, Store};
 use eds::destination::{Claim, Destination, Epoch, Failure, FailureKind, Migration, Tables};
-use eds::feed::{Delivery, Encoding, Feed, FeedError, Opened, Signal};
+use eds::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use eds::pipeline::{AsideLog, End, Engine, Halt, Options, Parts, Progress};
 use eds::registry::{Publisher, Registry};
 use eds::state::State;
@@ -186,7 +186,7 @@ impl Feed for SimFeed {
         Ok(Some(Position { sequence: self.world.acknowledged.load(Ordering::Relaxed), time_ns: 0 }))
     }
 
-    async fn open(&mut self, after: Option<Position>, _idle_ns: Option<i64>) -> Result<Opened, FeedError> {
+    async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
         self.world.step().await;
         if self.world.chance(10) && self.opening > 0 {
             return Err(FeedError::Unavailable("no NATS".into()));

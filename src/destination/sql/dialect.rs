@@ -25,6 +25,9 @@ pub struct Dialect {
     pub add_column: &'static str,
     pub not_null: NotNull,
     pub merge: Merge,
+    /// When the primary key of a table that is loaded whole is made.
+    pub keys: Keys,
+    pub rename: Rename,
     /// Whether names have a schema in front; MySQL calls it a database.
     pub has_schemas: bool,
 }
@@ -59,6 +62,24 @@ pub enum Merge {
     UpdateThenInsert,
 }
 
+/// When the primary key of a table that is loaded whole is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keys {
+    BeforeLoad,
+    AfterLoad,
+}
+
+/// How tables change their names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rename {
+    /// ALTER TABLE … RENAME TO, within a transaction.
+    AlterTable,
+    /// sp_rename, within a transaction.
+    Procedure,
+    /// RENAME TABLE, which ends the transaction but takes many tables at once.
+    ManyAtOnce,
+}
+
 impl Dialect {
     pub fn type_of(&self, kind: Kind) -> &'static str {
         let at = Kind::ALL.iter().position(|k| *k == kind).unwrap_or(0);
@@ -80,6 +101,8 @@ pub const POSTGRES: Dialect = Dialect {
     add_column: "ADD COLUMN IF NOT EXISTS",
     not_null: NotNull::Drop,
     merge: Merge::OnConflict,
+    keys: Keys::AfterLoad,
+    rename: Rename::AlterTable,
     has_schemas: true,
 };
 
@@ -97,6 +120,8 @@ pub const SQLITE: Dialect = Dialect {
     add_column: "ADD COLUMN",
     not_null: NotNull::Never,
     merge: Merge::OnConflict,
+    keys: Keys::BeforeLoad,
+    rename: Rename::AlterTable,
     has_schemas: false,
 };
 
@@ -115,6 +140,8 @@ pub const MYSQL: Dialect = Dialect {
     add_column: "ADD COLUMN",
     not_null: NotNull::Restate("MODIFY COLUMN"),
     merge: Merge::OnDuplicateKey,
+    keys: Keys::BeforeLoad,
+    rename: Rename::ManyAtOnce,
     has_schemas: true,
 };
 
@@ -141,5 +168,7 @@ pub const SQLSERVER: Dialect = Dialect {
     add_column: "ADD",
     not_null: NotNull::Restate("ALTER COLUMN"),
     merge: Merge::UpdateThenInsert,
+    keys: Keys::BeforeLoad,
+    rename: Rename::Procedure,
     has_schemas: true,
 };

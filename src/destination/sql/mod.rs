@@ -1,6 +1,7 @@
 //! Rows in tables: apply, checkpoint and migrate, written once for every SQL database.
 
 pub mod dialect;
+pub mod import;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]
@@ -16,13 +17,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, TableShape, Tables};
-use crate::change::{Batch, Position, value};
+use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Loader, Migration, Schema, TableShape, Tables};
+use crate::change::{Batch, Position, Seam, TableSchema, value};
 use dialect::NotNull;
 use render::{CHECKPOINT, FORMAT, Renderer};
 
 /// What every SQL destination can do.
-pub const ABILITIES: Abilities = Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20 };
+pub const ABILITIES: Abilities =
+    Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20, loaders_max: 16 };
 
 /// A parameter of one of EDS's own statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub trait Connection: Send {
     async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure>;
     /// The integers of each row.
     async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure>;
+    /// The rows, each column a text; what is null is empty.
+    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure>;
     /// The columns of all tables of the renderer's place.
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure>;
     /// A column as it is, but for NOT NULL. Asked where the dialect restates columns.
@@ -105,6 +109,29 @@ pub trait Connection: Send {
     }
     /// Deletes, then upserts the rows of the group, within the transaction.
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure>;
+    /// Makes the session ready to load whole tables: what it commits may be lost in a power cut, until another session
+    /// commits durably after it.
+    async fn enter_load(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// Adds the rows of the group to a table that nobody else knows, within the transaction.
+    async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        self.prepare(renderer, batch, group).await?;
+        self.write(renderer, batch, group).await
+    }
+    /// Makes what is cheaper made after the load, and gives `staged` what people have given to the old table. How many
+    /// rows were removed because another one has their key. Repeatable.
+    async fn seal(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<u64, Failure> {
+        Ok(0)
+    }
+    /// Why the table cannot be exchanged for another one: what hangs on it and would be lost.
+    async fn obstacle(&mut self, _renderer: &Renderer, _schema: &TableSchema) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+    /// What has to be done once `staged` has taken the table's place, asked before: so that nothing of the old is lost.
+    async fn keepsakes(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
     async fn close(self) -> Result<(), Failure>
     where
         Self: Sized;
@@ -209,7 +236,12 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Epoch and position, if there is a row.
     async fn read_checkpoint(&mut self) -> Result<Option<(i64, Option<Position>)>, Failure> {
-        let rows = self.connection.integers(&self.renderer.read_checkpoint(), &[self.consumer.as_str().into()]).await?;
+        let consumer = self.consumer.clone();
+        self.read_checkpoint_of(&consumer).await
+    }
+
+    async fn read_checkpoint_of(&mut self, consumer: &str) -> Result<Option<(i64, Option<Position>)>, Failure> {
+        let rows = self.connection.integers(&self.renderer.read_checkpoint(), &[consumer.into()]).await?;
         let Some([epoch, sequence, time_ns, format]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
         if *format > FORMAT {
             let text = format!("the tables _eds_* in the destination were written by a newer EDS (format {format}; this one knows {FORMAT}): install that version again");
@@ -297,7 +329,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
         match claim {
             Claim::Take => {
-                self.connection.execute(&self.renderer.create_checkpoint()).await?;
+                self.make_own_tables().await?;
                 self.take().await
             }
             Claim::Keep => match self.read_checkpoint().await? {
@@ -308,13 +340,25 @@ impl<C: Connection> Destination for SqlDestination<C> {
                     Ok(self.read_checkpoint().await?.and_then(|(_, position)| position))
                 }
                 Some((epoch, _)) if epoch > self.epoch.get() => {
-                    let text = format!("another EDS has taken over {} in this destination (its epoch is {epoch}, ours was {}): this one ends", self.consumer, self.epoch.get());
+                    let text = format!(
+                        "another EDS has taken over {} in this destination, or an import has renewed its tables (its epoch is {epoch}, ours was {}): this one ends",
+                        self.consumer,
+                        self.epoch.get()
+                    );
                     Err(Failure::new(FailureKind::Superseded, text))
                 }
                 // Restored to a time before our claim, or made anew: claim it again.
                 _ => self.checkpoint(Claim::Take).await,
             },
         }
+    }
+
+    async fn seam(&mut self) -> Result<Seam, Failure> {
+        Ok(self.seams().await?.of(&self.consumer))
+    }
+
+    fn loader(&mut self) -> Option<&mut dyn Loader> {
+        Some(self)
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {

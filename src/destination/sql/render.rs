@@ -62,11 +62,11 @@ impl Renderer {
         }
     }
 
-    fn list<'a>(&self, columns: impl IntoIterator<Item = &'a Column>) -> String {
+    pub fn list<'a>(&self, columns: impl IntoIterator<Item = &'a Column>) -> String {
         columns.into_iter().map(|c| self.quoted(&c.name)).collect::<Vec<_>>().join(", ")
     }
 
-    fn definition(&self, schema: &TableSchema, index: usize) -> String {
+    pub fn definition(&self, schema: &TableSchema, index: usize) -> String {
         let column = &schema.columns[index];
         let is_key = index < schema.keys;
         let kind = match self.dialect.type_of(column.kind) {
@@ -83,7 +83,7 @@ impl Renderer {
         self.create(&self.table(&schema.table), &format!("{}, PRIMARY KEY ({key})", columns.join(", ")))
     }
 
-    fn create(&self, name: &str, columns: &str) -> String {
+    pub fn create(&self, name: &str, columns: &str) -> String {
         let made = format!("{name} ({columns}){}", self.dialect.table_options);
         match self.dialect.create {
             Create::IfNotExists => format!("CREATE TABLE IF NOT EXISTS {made}"),
@@ -132,28 +132,41 @@ impl Renderer {
         format!("DELETE FROM {} WHERE {}", self.table(&schema.table), keys.join(" AND "))
     }
 
-    /// Where the rows of `t` and `s` have the same key; `s` has columns c0, c1, … in the schema's order.
-    fn same_key(&self, schema: &TableSchema) -> String {
-        schema.key_columns().iter().enumerate().map(|(i, c)| format!("t.{} = s.c{i}", self.quoted(&c.name))).collect::<Vec<_>>().join(" AND ")
+    /// Where the rows of `t` and `s` have the same key; `name` says what `s` calls a column.
+    fn same_key(&self, schema: &TableSchema, name: impl Fn(usize) -> String) -> String {
+        schema.key_columns().iter().enumerate().map(|(i, c)| format!("t.{} = s.{}", self.quoted(&c.name), name(i))).collect::<Vec<_>>().join(" AND ")
     }
 
-    /// Updates the rows whose keys the table `stage` has; nothing where every column is part of the key.
+    /// Updates the rows whose keys the table `stage` has, whose columns are c0, c1, … in the schema's order; nothing where
+    /// every column is part of the key.
     pub fn update_from(&self, schema: &TableSchema, stage: &str) -> Option<String> {
-        let set: Vec<String> = (schema.keys..schema.columns.len()).map(|i| format!("{} = s.c{i}", self.quoted(&schema.columns[i].name))).collect();
-        let table = self.table(&schema.table);
-        (!set.is_empty()).then(|| format!("UPDATE t SET {} FROM {table} AS t INNER JOIN {stage} AS s ON {}", set.join(", "), self.same_key(schema)))
+        self.update_by(schema, stage, |i| format!("c{i}"))
     }
 
     /// Inserts the rows of the table `stage` whose keys are not there yet.
     pub fn insert_from(&self, schema: &TableSchema, stage: &str) -> String {
+        self.insert_by(schema, stage, |i| format!("c{i}"))
+    }
+
+    pub fn update_by(&self, schema: &TableSchema, from: &str, name: impl Fn(usize) -> String) -> Option<String> {
+        let set: Vec<String> = (schema.keys..schema.columns.len()).map(|i| format!("{} = s.{}", self.quoted(&schema.columns[i].name), name(i))).collect();
+        let table = self.table(&schema.table);
+        (!set.is_empty()).then(|| format!("UPDATE t SET {} FROM {table} AS t INNER JOIN {from} AS s ON {}", set.join(", "), self.same_key(schema, &name)))
+    }
+
+    pub fn insert_by(&self, schema: &TableSchema, from: &str, name: impl Fn(usize) -> String) -> String {
         let (table, columns) = (self.table(&schema.table), self.list(&schema.columns));
-        let values: Vec<String> = (0..schema.columns.len()).map(|i| format!("s.c{i}")).collect();
-        format!("INSERT INTO {table} ({columns}) SELECT {} FROM {stage} AS s WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {})", values.join(", "), self.same_key(schema))
+        let values: Vec<String> = (0..schema.columns.len()).map(|i| format!("s.{}", name(i))).collect();
+        format!(
+            "INSERT INTO {table} ({columns}) SELECT {} FROM {from} AS s WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {})",
+            values.join(", "),
+            self.same_key(schema, &name)
+        )
     }
 
     /// Deletes the rows whose keys the table `stage` has.
     pub fn delete_from(&self, schema: &TableSchema, stage: &str) -> String {
-        format!("DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}", self.table(&schema.table), self.same_key(schema))
+        format!("DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}", self.table(&schema.table), self.same_key(schema, |i| format!("c{i}")))
     }
 
     fn parameters(&self, count: usize) -> String {
@@ -166,11 +179,11 @@ impl Renderer {
         columns.join(", ")
     }
 
-    pub fn create_checkpoint(&self) -> String {
+    pub fn create_checkpoint(&self, name: &str) -> String {
         let d = self.dialect;
         let names = ["lane", "epoch", "stream_sequence", "stream_time_ns", "format"].map(|name| format!("{name} {} NOT NULL", d.integer));
         let columns = format!("consumer {} NOT NULL, {}, companies {} NOT NULL, PRIMARY KEY (consumer, lane)", d.consumer, names.join(", "), d.types[0]);
-        self.create(&self.table(CHECKPOINT), &columns)
+        self.create(&self.table(name), &columns)
     }
 
     /// Parameters: consumer, epoch, companies.

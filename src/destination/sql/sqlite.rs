@@ -12,8 +12,8 @@ use super::dialect::SQLITE;
 use super::render::{Place, Renderer};
 use super::{ABILITIES, Connection, ListedColumn, Parameter, SqlDestination, unfit};
 use crate::change::value::{self, Value};
-use crate::change::{Batch, Change, Column};
-use crate::destination::{Destination, Driver, Failure, FailureKind, Target};
+use crate::change::{Batch, Change, Column, TableSchema};
+use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Target};
 
 pub const DRIVER: Driver = Driver {
     scheme: "sqlite",
@@ -26,12 +26,15 @@ pub const DRIVER: Driver = Driver {
            booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a program that writes to it for\n\
            longer than 10 seconds is waited for.",
     parameters: &[("prefix", "what stands before each table's name")],
-    abilities: ABILITIES,
+    // One writes at a time.
+    abilities: Abilities { loaders_max: 1, ..ABILITIES },
     open: |target| Box::pin(open(target)),
 };
 
 /// How long another program's lock is waited for within one statement.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Memory for pages while whole tables are loaded: keys come in any order.
+const LOAD_CACHE_KIB: u32 = 32 << 10;
 /// Prepared statements that are kept.
 const STATEMENTS_MAX: usize = 128;
 
@@ -57,6 +60,8 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    // Views name tables: they go on with whatever table has the name.
+    connection.pragma_update(None, "legacy_alter_table", true).map_err(failed)?;
     Ok(connection)
 }
 
@@ -114,6 +119,18 @@ impl Connection for Sqlite {
         .await
     }
 
+    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+        let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
+        self.with(move |db| {
+            let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
+            let width = statement.column_count();
+            let text = |row: &rusqlite::Row<'_>, i: usize| row.get::<_, Option<String>>(i).map(Option::unwrap_or_default);
+            let rows = statement.query_map(params_from_iter(parameters), |row| (0..width).map(|i| text(row, i)).collect()).map_err(|e| failure(&e))?;
+            rows.collect::<Result<_, _>>().map_err(|e| failure(&e))
+        })
+        .await
+    }
+
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         let place = renderer.place.clone();
         self.with(move |db| {
@@ -157,6 +174,18 @@ impl Connection for Sqlite {
             Ok(())
         })
         .await
+    }
+
+    /// In WAL mode nothing can be torn by that, and the swap at the end is synced with everything before it.
+    async fn enter_load(&mut self) -> Result<(), Failure> {
+        self.execute(&format!("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{LOAD_CACHE_KIB}")).await
+    }
+
+    /// The indexes and triggers of the old table, as they were written.
+    async fn keepsakes(&mut self, renderer: &Renderer, schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
+        let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY type, name";
+        let rows = self.texts(sql, &[renderer.place.name_of(&schema.table).as_str().into()]).await?;
+        Ok(rows.into_iter().flatten().collect())
     }
 
     async fn close(self) -> Result<(), Failure> {

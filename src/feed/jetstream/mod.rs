@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{Delivery, Feed, FeedError, Opened, Signal, Start};
+use super::{Delivery, Feed, FeedError, OpenAt, Opened, Signal, Start};
 use crate::change::Position;
+use crate::change::seam::CLOCKS_APART_MAX_NS;
 use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use connect::Link;
 use pull::Opening;
@@ -150,6 +151,26 @@ impl JetStream {
         Ok((info, warnings))
     }
 
+    /// The consumer anew, from what was published at `since_ns` on: after an import.
+    async fn stand_since(&self, since_ns: i64, existing: bool) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
+        let since = crate::change::value::rfc3339(since_ns / 1000);
+        let config = ConsumerConfig { deliver_policy: DeliverPolicy::ByStartTime, opt_start_time: Some(since.clone()), ..self.wanted() };
+        let info = self.make(&config, existing).await?;
+        info!(consumer = self.settings.durable, since, pending = info.num_pending, "the consumer begins a little before the import");
+        let first = self.api.probe(DeliverPolicy::All, &ConsumerConfig::default()).await.map_err(|e| e.or_fail("the beginning of the stream"))?;
+        let mut warnings = Vec::new();
+        // Something was purged, and what is there is younger than the snapshot.
+        if first.delivered.stream_seq > 0
+            && let Some(oldest) = self.oldest_time(first.delivered.stream_seq + 1).await
+            && oldest > since_ns + CLOCKS_APART_MAX_NS
+        {
+            let (oldest, snapshot) = (crate::change::value::rfc3339(oldest / 1000), crate::change::value::rfc3339((since_ns + CLOCKS_APART_MAX_NS) / 1000));
+            warnings
+                .push(format!("changes may be missing: the import shows the source as of {snapshot}, and the stream {STREAM} begins only at {oldest}; another import cures it"));
+        }
+        Ok((info, warnings))
+    }
+
     /// Where nothing is known but what the durable itself was made for.
     fn first_start(&self, existing: Option<&ConsumerInfo>) -> (ConsumerConfig, Vec<String>) {
         let wanted = self.wanted();
@@ -224,10 +245,13 @@ impl Feed for JetStream {
         Ok(floor.map(|sequence| Position { sequence, time_ns: 0 }))
     }
 
-    async fn open(&mut self, after: Option<Position>, idle_ns: Option<i64>) -> Result<Opened, FeedError> {
+    async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
         self.opening = None;
         let existing = self.existing().await?;
-        let (info, warnings) = self.stand_at(after, existing, idle_ns).await?;
+        let (info, warnings) = match at {
+            OpenAt { after: None, since_ns: Some(since), .. } => self.stand_since(since, existing.is_some()).await?,
+            OpenAt { after, idle_ns, .. } => self.stand_at(after, existing, idle_ns).await?,
+        };
         let allowed = info.config.max_batch.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(usize::MAX);
         let batch = self.settings.batch.min(allowed).max(1);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", self.settings.durable);

@@ -1,6 +1,7 @@
 //! Real servers on loopback, each on a port and in a directory of its own. A missing one fails the test.
 
 pub mod eds;
+pub mod hq;
 pub mod mysql;
 pub mod nats;
 pub mod postgres;

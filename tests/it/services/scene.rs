@@ -8,7 +8,7 @@ use eds::sandbox::check::{self, TableReport};
 use eds::sandbox::shop::{Habits, Shop};
 
 use super::eds::Eds;
-use super::mysql::MySql;
+use super::mysql::{MySql, RIGHTS};
 use super::nats::Nats;
 use super::postgres::{self, Postgres};
 
@@ -17,6 +17,8 @@ use super::postgres::{self, Postgres};
 pub trait Keeper: Send + Sync {
     /// A fresh database: its name and URL.
     async fn fresh(&self) -> (String, String);
+    /// Gives the user what imports need beyond streaming.
+    async fn allow_imports(&self, _database: &str) {}
     async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String>;
     fn stop(&mut self);
     async fn start_again(&mut self);
@@ -42,6 +44,11 @@ impl Keeper for Postgres {
 impl Keeper for MySql {
     async fn fresh(&self) -> (String, String) {
         self.database().await
+    }
+    async fn allow_imports(&self, database: &str) {
+        let mut root = self.connect("").await;
+        let sql = format!("GRANT {RIGHTS}, DROP ON `{}`.* TO eds@'%'", database.replace('_', "\\_"));
+        mysql_async::prelude::Queryable::query_drop(&mut root, sql).await.unwrap_or_else(|e| panic!("{e}"));
     }
     async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
         check::mysql(shop, &mut self.connect(database).await).await

@@ -1,6 +1,7 @@
 //! MySQL and MariaDB: upserts of many rows by one prepared statement.
 
 mod failure;
+mod import;
 mod login;
 pub mod rows;
 
@@ -15,7 +16,7 @@ use mysql_async::{Conn, Row, Value};
 use super::dialect::{Dialect, MARIADB, MYSQL};
 use super::render::{Place, Renderer};
 use super::{ABILITIES, Connection, ListedColumn, Mark, Parameter, SqlDestination};
-use crate::change::Batch;
+use crate::change::{Batch, TableSchema};
 use crate::destination::{Destination, Driver, Failure, Target};
 use failure::failure;
 use rows::{Action, Statements};
@@ -108,6 +109,18 @@ impl MySql {
         self.with(ANSWER_WAIT_MAX, move |conn| conn.exec(sql.to_owned(), values)).await
     }
 
+    async fn texts_of(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+        let rows = self.rows(sql, parameters).await?;
+        Ok(rows.iter().map(|row| (0..row.len()).map(|i| row.get::<Option<String>, _>(i).flatten().unwrap_or_default()).collect()).collect())
+    }
+
+    /// What SHOW CREATE TABLE says.
+    async fn made(&mut self, renderer: &Renderer, table: &str) -> Result<String, Failure> {
+        let sql = format!("SHOW CREATE TABLE {}", renderer.table(table));
+        let rows = self.with(ANSWER_WAIT_MAX, |conn| conn.query(sql)).await?;
+        Ok(rows.first().and_then(|row: &Row| row.get(1)).unwrap_or_default())
+    }
+
     async fn one(&mut self, sql: &str, parameters: &[Parameter]) -> Result<i64, Failure> {
         let rows = self.rows(sql, parameters).await?;
         rows.first().and_then(|row| row.get::<i64, _>(0)).ok_or_else(|| Failure::unavailable("the database gave no answer to a question about itself"))
@@ -178,6 +191,10 @@ impl Connection for MySql {
         Ok(rows.iter().map(|row| (0..row.len()).filter_map(|i| row.get::<i64, _>(i)).collect()).collect())
     }
 
+    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+        self.texts_of(sql, parameters).await
+    }
+
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         // Whoever asks has reason to think that tables changed.
         if let Some(conn) = &mut self.conn {
@@ -207,8 +224,7 @@ impl Connection for MySql {
 
     /// The line of SHOW CREATE TABLE, which has all there is to say about the column.
     async fn declared(&mut self, renderer: &Renderer, table: &str, column: &str) -> Result<String, Failure> {
-        let rows = self.with(ANSWER_WAIT_MAX, |conn| conn.query(format!("SHOW CREATE TABLE {}", renderer.table(table)))).await?;
-        let made: String = rows.first().and_then(|row: &Row| row.get(1)).unwrap_or_default();
+        let made = self.made(renderer, table).await?;
         let begin = format!("  {} ", renderer.quoted(column));
         let line = made.lines().find_map(|line| line.strip_prefix(&begin)).map(|rest| rest.trim_end_matches(','));
         let line = line.ok_or_else(|| Failure::unavailable(format!("column {column:?} of table {table:?} is not there any more")))?;
@@ -260,6 +276,15 @@ impl Connection for MySql {
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
         self.act(Action::Delete, renderer, batch, group).await?;
         self.act(Action::Upsert, renderer, batch, group).await
+    }
+
+    async fn seal(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+        self.give_indexes(renderer, schema, staged).await?;
+        Ok(0)
+    }
+
+    async fn obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+        self.find_obstacle(renderer, schema).await
     }
 
     async fn close(self) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 pub mod encode;
 mod failure;
+pub mod import;
 mod tls;
 
 use std::collections::HashMap;
@@ -219,8 +220,16 @@ impl Postgres {
     }
 
     async fn upsert_by_copy(&mut self, renderer: &Renderer, batch: &Batch, group: &Group, stage: &str) -> Result<(), Failure> {
+        self.copy_into(stage, batch, group).await?;
+        let upsert = self.prepared(renderer.upsert_from(&group.schema, stage), &[]).await?;
+        self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    /// The rows to write, into a table that has the schema's columns in its order.
+    async fn copy_into(&mut self, table: &str, batch: &Batch, group: &Group) -> Result<(), Failure> {
         let schema = &group.schema;
-        let copy = self.prepared(format!("COPY {stage} FROM STDIN (FORMAT binary)"), &[]).await?;
+        let copy = self.prepared(format!("COPY {table} FROM STDIN (FORMAT binary)"), &[]).await?;
         let sink = self.client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failure(&e))?;
         pin_mut!(sink);
         let mut buffer = BytesMut::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
@@ -240,8 +249,6 @@ impl Postgres {
         buffer.put_i16(COPY_TRAILER);
         sink.send(buffer.freeze()).await.map_err(|e| failure(&e))?;
         sink.finish().await.map_err(|e| failure(&e))?;
-        let upsert = self.prepared(renderer.upsert_from(schema, stage), &[]).await?;
-        self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
 }
@@ -284,6 +291,15 @@ impl Connection for Postgres {
         let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(Parameter::to_wire).collect();
         let rows = self.client.query(&statement, &parameters).await.map_err(|e| failure(&e))?;
         rows.iter().map(|row| (0..row.len()).map(|i| row.try_get(i).map_err(|e| failure(&e))).collect()).collect()
+    }
+
+    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+        let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
+        let statement = self.prepared(sql.to_owned(), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(Parameter::to_wire).collect();
+        let rows = self.client.query(&statement, &parameters).await.map_err(|e| failure(&e))?;
+        let text = |row: &tokio_postgres::Row, i: usize| row.try_get::<_, Option<String>>(i).map(Option::unwrap_or_default).map_err(|e| failure(&e));
+        rows.iter().map(|row| (0..row.len()).map(|i| text(row, i)).collect()).collect()
     }
 
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
@@ -372,6 +388,28 @@ impl Connection for Postgres {
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
         let group = &batch.groups[group];
         self.write_group(renderer, batch, group).await.map_err(|e| e.of_table(&group.schema.table))
+    }
+
+    /// The swap at the end is committed durably, and by that everything before it.
+    async fn enter_load(&mut self) -> Result<(), Failure> {
+        self.client.batch_execute("SET synchronous_commit = off").await.map_err(|e| failure(&e))
+    }
+
+    async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        let group = &batch.groups[group];
+        self.copy_into(&renderer.table(&group.schema.table), batch, group).await
+    }
+
+    async fn seal(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+        import::seal(&self.client, renderer, schema, staged).await
+    }
+
+    async fn obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+        import::obstacle(&self.client, renderer, schema).await
+    }
+
+    async fn keepsakes(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
+        import::keepsakes(&self.client, renderer, schema, staged).await
     }
 
     async fn close(self) -> Result<(), Failure> {

@@ -201,6 +201,12 @@ impl Connection for SqlServer {
         Ok(rows.iter().map(|row| (0..row.len()).map(|i| integer(row, i)).collect()).collect())
     }
 
+    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+        let rows = self.rows(sql, parameters).await?;
+        let text = |row: &Row, i: usize| row.get::<&str, _>(i).unwrap_or_default().to_owned();
+        Ok(rows.iter().map(|row| (0..row.len()).map(|i| text(row, i)).collect()).collect())
+    }
+
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         // Whoever asks has reason to think that tables changed: stages may have the wrong columns.
         for (_, stage) in std::mem::take(&mut self.stages) {
@@ -271,6 +277,14 @@ impl Connection for SqlServer {
             self.batch(ANSWER_WAIT_MAX, statements.collect::<Vec<_>>().join(";\n")).await.map_err(named)?;
         }
         Ok(())
+    }
+
+    /// Indexes, rights and what refers to a table are not looked up here: an old table always stays.
+    async fn obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+        let exists = "SELECT COUNT(*) FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2";
+        let name = renderer.place.name_of(&schema.table);
+        let there = self.integers(exists, &[renderer.place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()]).await?;
+        Ok((there != [[0]]).then(|| "in SQL Server a table that is there always stays".to_owned()))
     }
 
     async fn close(self) -> Result<(), Failure> {

@@ -107,6 +107,11 @@ impl Engine {
                 let there = matches!(parameters, [(_, Cell::Text(schema))] if schema == "dbo");
                 Ok(Answer::Rows(vec![("n".into(), Kind::Integer)], vec![vec![Cell::Integer(i64::from(there))]]))
             }
+            ["SELECT", "COUNT(*)", "FROM"] if sql.contains("INFORMATION_SCHEMA.TABLES") => {
+                let [_, (_, Cell::Text(table))] = parameters else { return Err(unknown(sql)) };
+                let there: i64 = self.db.query_row("SELECT COUNT(*) FROM dbo.sqlite_schema WHERE name = ?", [table], |row| row.get(0))?;
+                Ok(Answer::Rows(vec![("n".into(), Kind::Integer)], vec![vec![Cell::Integer(there)]]))
+            }
             ["SELECT", "c.TABLE_NAME,", ..] => self.columns(),
             ["SELECT", "DATA_TYPE,", ..] => self.declared(parameters),
             ["SELECT", "TOP", "0"] => {
@@ -119,6 +124,8 @@ impl Engine {
             }
             ["SELECT", ..] if sql.contains(" INTO \"#") => self.make_stage(sql),
             ["TRUNCATE", "TABLE", stage] => done(&self.db, &format!("DELETE FROM temp.{stage}")),
+            ["DROP", "TABLE", "IF"] => done(&self.db, sql),
+            ["EXEC", "sp_rename", ..] => self.rename(sql),
             ["DROP", "TABLE", stage] if stage.starts_with("\"#") => done(&self.db, &format!("DROP TABLE temp.{stage}")),
             ["ALTER", ..] if sql.contains(" ALTER COLUMN ") => self.alter_column(sql),
             ["ALTER", ..] => done(&self.db, &sql.replacen(" ADD ", " ADD COLUMN ", 1)),
@@ -131,14 +138,19 @@ impl Engine {
                 let (set, join) = sql.split_once(" AS t INNER JOIN ").ok_or_else(|| unknown(sql))?;
                 let (set, table) = set.rsplit_once(" FROM ").ok_or_else(|| unknown(sql))?;
                 let (stage, on) = join.split_once(" AS s ON ").ok_or_else(|| unknown(sql))?;
-                self.change(&format!("UPDATE {table} AS t {} FROM temp.{stage} AS s WHERE {on}", &set["UPDATE t ".len()..]), parameters)
+                let schema = if stage.starts_with("\"#") { "temp." } else { "" };
+                self.change(&format!("UPDATE {table} AS t {} FROM {schema}{stage} AS s WHERE {on}", &set["UPDATE t ".len()..]), parameters)
             }
             ["DELETE", "t", "FROM"] => {
                 let (table, join) = sql["DELETE t FROM ".len()..].split_once(" AS t INNER JOIN ").ok_or_else(|| unknown(sql))?;
                 self.change(&format!("DELETE FROM {table} WHERE rowid IN (SELECT t.rowid FROM {table} AS t INNER JOIN temp.{join})"), parameters)
             }
-            ["INSERT" | "UPDATE", ..] => self.change(sql, parameters),
-            ["SELECT", "epoch,", ..] => self.checkpoint(sql, parameters),
+            ["INSERT" | "UPDATE", ..] | ["DELETE", "FROM", _] => self.change(sql, parameters),
+            ["SELECT", "epoch,", ..] => self.query(sql, parameters, &["epoch", "sequence", "time", "format"], false),
+            ["SELECT", "lines_done,", ..] => self.query(sql, parameters, &["lines", "rows", "skipped", "done"], false),
+            ["SELECT", "consumer,", ..] => self.query(sql, parameters, &["consumer", "table", "seam"], true),
+            ["SELECT", "consumer", "FROM"] => self.query(sql, parameters, &["consumer"], true),
+            ["SELECT", "job,", ..] => self.query(sql, parameters, &["job", "file"], true),
             _ => Err(unknown(sql)),
         }
     }
@@ -149,12 +161,25 @@ impl Engine {
         Ok(Answer::Done(self.db.execute(sql, &named[..])? as u64))
     }
 
-    fn checkpoint(&self, sql: &str, parameters: &[(String, Cell)]) -> Outcome {
+    /// Rows of texts, or of integers.
+    fn query(&self, sql: &str, parameters: &[(String, Cell)], names: &[&str], texts: bool) -> Outcome {
         let mut statement = self.db.prepare(sql)?;
-        let value = parameters.first().map(|(_, cell)| value(cell)).unwrap_or(Value::Null);
-        let read = |row: &rusqlite::Row<'_>| (0..4).map(|i| row.get(i).map(Cell::Integer)).collect::<rusqlite::Result<Row>>();
-        let rows = statement.query_map(&[("@P1", &value)], read)?.collect::<rusqlite::Result<Vec<Row>>>()?;
-        Ok(Answer::Rows(["epoch", "sequence", "time", "format"].map(|name| (name.to_owned(), Kind::Integer)).to_vec(), rows))
+        let values: Vec<(String, Value)> = parameters.iter().map(|(name, cell)| (name.clone(), value(cell))).collect();
+        let named: Vec<(&str, &dyn rusqlite::ToSql)> = values.iter().map(|(name, value)| (name.as_str(), value as &dyn rusqlite::ToSql)).collect();
+        let cell = |row: &rusqlite::Row<'_>, i: usize| if texts { row.get(i).map(Cell::Text) } else { row.get(i).map(Cell::Integer) };
+        let read = |row: &rusqlite::Row<'_>| (0..names.len()).map(|i| cell(row, i)).collect::<rusqlite::Result<Row>>();
+        let rows = statement.query_map(&named[..], read)?.collect::<rusqlite::Result<Vec<Row>>>()?;
+        let kind = if texts { Kind::Wide(Some(2000)) } else { Kind::Integer };
+        Ok(Answer::Rows(names.iter().map(|name| ((*name).to_owned(), kind)).collect(), rows))
+    }
+
+    /// EXEC sp_rename N'[dbo].[from]', N'to'
+    fn rename(&self, sql: &str) -> Outcome {
+        let mut names = sql.split('\'').skip(1).step_by(2);
+        let (Some(from), Some(to)) = (names.next(), names.next()) else { return Err(unknown(sql)) };
+        let from = from.strip_prefix("[dbo].[").and_then(|name| name.strip_suffix(']')).ok_or_else(|| unknown(sql))?;
+        self.db.execute_batch(&format!("ALTER TABLE dbo.\"{from}\" RENAME TO \"{to}\""))?;
+        Ok(Answer::Done(0))
     }
 
     /// Name, declared type, NOT NULL, place in the key, of each column of a table.

@@ -1,0 +1,256 @@
+//! The seam between an import and the stream: which events an imported table already contains, and from where the
+//! stream has to be read after an import.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Event, Position, Version};
+
+/// How much earlier than the snapshot the stream is read: the broker's clock is not the database's.
+pub const CLOCKS_APART_MAX_NS: i64 = 600_000_000_000;
+/// Stands for the tables of a consumer that have no line of their own.
+const OTHERS: &str = "";
+
+/// How a table was imported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Imported {
+    /// Events up to this version are contained in its rows. `None` where rows were only added to what was there: what
+    /// was deleted meanwhile is known from the stream alone.
+    pub at: Option<Version>,
+    /// The time of the last snapshot, Unix nanoseconds: the stream is read from a little before it.
+    pub since_ns: i64,
+}
+
+/// A table's snapshot on its way into the seam.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    pub table: String,
+    pub at: Version,
+    /// Whether the table holds nothing but the snapshot.
+    pub whole: bool,
+}
+
+/// Where the stream has to be read from, where no checkpoint says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    After(Position),
+    /// Unix nanoseconds.
+    Since(i64),
+}
+
+/// What one consumer has to know.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Seam {
+    pub imported: BTreeMap<String, Imported>,
+    /// Up to where the events of a table were applied before an import set the consumer back.
+    pub applied: BTreeMap<String, Position>,
+}
+
+impl Seam {
+    fn applied_to(&self, table: &str) -> Position {
+        self.applied.get(table).or_else(|| self.applied.get(OTHERS)).copied().unwrap_or_default()
+    }
+
+    /// Whether the event is contained in its table already: it is not newer than the snapshot, or was applied before
+    /// the import. An event of no plausible version is judged by its timestamp.
+    pub fn contains(&self, event: &Event, position: Position) -> bool {
+        if self.imported.is_empty() && self.applied.is_empty() {
+            return false;
+        }
+        let table = event.table();
+        let in_snapshot = self.imported.get(&*table).and_then(|imported| imported.at).is_some_and(|at| match event.version() {
+            Some(version) => version <= at,
+            None => (1..(at.nanos / 1_000_000) as i64).contains(&event.timestamp_ms()),
+        });
+        in_snapshot || self.applied_to(&table).contains(position)
+    }
+
+    /// The lowest place from which some table still needs its events; `None` where nothing was imported.
+    pub fn origin(&self) -> Option<Origin> {
+        let unread = self.imported.iter().filter(|(table, _)| self.applied_to(table) == Position::default());
+        let since = unread.map(|(_, imported)| imported.since_ns - CLOCKS_APART_MAX_NS).min();
+        let after = self.applied.values().filter(|p| p.sequence > 0).min_by_key(|p| p.sequence);
+        match (since, after) {
+            (Some(since), Some(after)) if after.time_ns > since || after.time_ns == 0 => Some(Origin::Since(since)),
+            (_, Some(after)) => Some(Origin::After(*after)),
+            (Some(since), None) => Some(Origin::Since(since)),
+            (None, None) => None,
+        }
+    }
+}
+
+/// What all consumers of a destination have to know.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Seams {
+    imported: BTreeMap<String, Imported>,
+    applied: BTreeMap<String, BTreeMap<String, Position>>,
+}
+
+/// A line of the table of seams: consumer (empty: all), table, and what is known.
+pub type Line = (String, String, String);
+
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
+struct Words {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imported_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since_ns: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_time_ns: Option<i64>,
+}
+
+impl Seams {
+    /// Reads lines as [`Seams::lines`] gives them.
+    pub fn read(lines: Vec<Line>) -> Result<Seams, serde_json::Error> {
+        let mut seams = Seams::default();
+        for (consumer, table, words) in lines {
+            let words: Words = serde_json::from_str(&words)?;
+            if consumer.is_empty() {
+                let at = words.imported_at.as_deref().and_then(Version::plausible);
+                seams.imported.insert(table, Imported { at, since_ns: words.since_ns.unwrap_or_default() });
+            } else {
+                let position = Position { sequence: words.stream_sequence.unwrap_or_default(), time_ns: words.stream_time_ns.unwrap_or_default() };
+                seams.applied.entry(consumer).or_default().insert(table, position);
+            }
+        }
+        Ok(seams)
+    }
+
+    pub fn lines(&self) -> Vec<Line> {
+        let text = |words: &Words| serde_json::to_string(words).unwrap_or_default();
+        let imported = self.imported.iter().map(|(table, i)| {
+            let words = Words { imported_at: i.at.map(|v| v.to_string()), since_ns: Some(i.since_ns), ..Words::default() };
+            (String::new(), table.clone(), text(&words))
+        });
+        let applied = self.applied.iter().flat_map(|(consumer, tables)| {
+            tables.iter().map(move |(table, p)| {
+                let words = Words { stream_sequence: Some(p.sequence), stream_time_ns: Some(p.time_ns), ..Words::default() };
+                (consumer.clone(), table.clone(), text(&words))
+            })
+        });
+        imported.chain(applied).collect()
+    }
+
+    pub fn of(&self, consumer: &str) -> Seam {
+        Seam { imported: self.imported.clone(), applied: self.applied.get(consumer).cloned().unwrap_or_default() }
+    }
+
+    pub fn has(&self, table: &str) -> bool {
+        self.imported.contains_key(table)
+    }
+
+    /// Takes note of imported tables.
+    pub fn import(&mut self, snapshots: &[Snapshot]) {
+        for Snapshot { table, at, whole } in snapshots {
+            let imported = self.imported.entry(table.clone()).or_default();
+            imported.since_ns = at.nanos as i64;
+            imported.at = if *whole { Some(*at) } else { imported.at };
+        }
+    }
+
+    /// Sets a consumer back: the imported tables need their events from the snapshot on, the others go on from
+    /// `position`, the consumer's checkpoint. `None`: it had none, or was set back and has not moved since.
+    pub fn set_back(&mut self, consumer: &str, position: Option<Position>, snapshots: &[Snapshot]) {
+        let applied = self.applied.entry(consumer.to_owned()).or_default();
+        if let Some(position) = position {
+            applied.entry(OTHERS.to_owned()).or_default();
+            let later = |p: &mut Position| *p = if (p.time_ns, p.sequence) < (position.time_ns, position.sequence) { position } else { *p };
+            applied.values_mut().for_each(later);
+        }
+        applied.extend(snapshots.iter().map(|s| (s.table.clone(), Position::default())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Decoder;
+
+    const T: u64 = 1_720_000_000_000_000_000;
+
+    fn at(sequence: u64) -> Position {
+        Position { sequence, time_ns: T as i64 + sequence as i64 }
+    }
+
+    fn event(table: &str, mvcc: &str, timestamp: u64) -> Event {
+        let text = format!(r#"{{"operation":"INSERT","table":"{table}","after":{{}},"timestamp":{timestamp},"mvccTimestamp":"{mvcc}"}}"#);
+        Decoder::default().decode(text.into()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn snapshots(tables: &[&str], nanos: u64, whole: bool) -> Vec<Snapshot> {
+        tables.iter().map(|t| Snapshot { table: (*t).into(), at: Version { nanos, logical: 1 }, whole }).collect()
+    }
+
+    #[test]
+    fn an_event_is_contained_up_to_the_snapshot() {
+        let mut seams = Seams::default();
+        seams.import(&snapshots(&["a"], T, true));
+        let seam = seams.of("c");
+        let contains = |mvcc: String, ms| seam.contains(&event("a", &mvcc, ms), at(1));
+        assert!(contains(format!("{}.0", T - 1), 0) && contains(format!("{T}.0000000001"), 0));
+        assert!(!contains(format!("{T}.0000000002"), 0) && !contains(format!("{}", T + 1), 0));
+        assert!(contains("7".into(), T / 1_000_000 - 1));
+        assert!(!contains("7".into(), T / 1_000_000) && !contains("7".into(), 0));
+        assert!(!seam.contains(&event("b", &format!("{}", T - 1), 0), at(1)));
+        assert_eq!(seam.origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+    }
+
+    #[test]
+    fn rows_that_were_only_added_skip_nothing() {
+        let mut seams = Seams::default();
+        seams.import(&snapshots(&["a"], T, false));
+        assert!(!seams.of("c").contains(&event("a", &format!("{}", T - 1), 0), at(1)));
+        assert!(seams.of("c").origin().is_some());
+    }
+
+    #[test]
+    fn a_consumer_that_moved_on_reads_the_imported_table_again_and_no_other() {
+        let mut seams = Seams::default();
+        let one = snapshots(&["a"], T, true);
+        seams.import(&one);
+        seams.set_back("c", Some(at(1000)), &one);
+        let seam = seams.of("c");
+        let new = format!("{}", T + 5);
+        assert!(!seam.contains(&event("a", &new, 0), at(900)));
+        assert!(seam.contains(&event("b", &new, 0), at(900)));
+        assert!(!seam.contains(&event("b", &new, 0), at(1001)));
+        assert_eq!(seam.origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        assert_eq!(seams.of("another").origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+    }
+
+    #[test]
+    fn a_consumer_that_stopped_before_the_snapshot_goes_on_where_it_was() {
+        let mut seams = Seams::default();
+        let later = snapshots(&["a"], T + 2 * CLOCKS_APART_MAX_NS as u64, true);
+        seams.import(&later);
+        seams.set_back("c", Some(at(1000)), &later);
+        assert_eq!(seams.of("c").origin(), Some(Origin::After(at(1000))));
+    }
+
+    /// Import all, stream to 700 of what had been applied to 1000, then import one table.
+    #[test]
+    fn a_second_import_keeps_what_the_first_one_left_open() {
+        let mut seams = Seams::default();
+        let first = snapshots(&["a", "b"], T, true);
+        seams.import(&first);
+        seams.set_back("c", Some(at(1000)), &first);
+        let second = snapshots(&["a"], T + 1, true);
+        seams.import(&second);
+        seams.set_back("c", Some(at(700)), &second);
+        let seam = seams.of("c");
+        let new = format!("{}", T + 5);
+        let contains = |table: &str, sequence| seam.contains(&event(table, &new, 0), at(sequence));
+        assert!(contains("b", 700) && !contains("b", 701));
+        assert!(contains("others", 1000) && !contains("others", 1001));
+        assert!(!contains("a", 1));
+        // Not yet moved since: everything stays as it was.
+        let mut again = seams.clone();
+        again.set_back("c", None, &second);
+        assert_eq!(again, seams);
+        assert_eq!(Seams::read(seams.lines()).unwrap_or_else(|e| panic!("{e}")), seams);
+    }
+}

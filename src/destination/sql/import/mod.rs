@@ -1,0 +1,321 @@
+//! Whole tables into a SQL database: loaded beside the ones that are there, and put in their places together with the
+//! seam and every consumer's checkpoint.
+
+pub mod statements;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::dialect::Rename;
+use super::render::CHECKPOINT;
+use super::{Connection, Parameter, SqlDestination};
+use crate::change::seam::{Seams, Snapshot};
+use crate::change::{Batch, Position, TableSchema};
+use crate::destination::import::{FileProgress, How, Loader, NEW, Piece, Placement, Standing, staged};
+use crate::destination::{Destination, Failure, FailureKind, Tables};
+use statements::{OLD, PROGRESS, SEAM, WHOLE_JOB};
+
+/// How often checkpoints that move meanwhile are read before they are not set back.
+const SET_BACKS_MAX: u32 = 10;
+
+fn another_import() -> Failure {
+    Failure::new(FailureKind::Superseded, "another import into this destination has begun: this one ends")
+}
+
+impl<C: Connection> SqlDestination<C> {
+    /// The tables of EDS that are always there.
+    pub(super) async fn make_own_tables(&mut self) -> Result<(), Failure> {
+        self.connection.execute(&self.renderer.create_checkpoint(CHECKPOINT)).await?;
+        self.connection.execute(&self.renderer.create_seam(SEAM)).await
+    }
+
+    pub(super) async fn seams(&mut self) -> Result<Seams, Failure> {
+        let lines = self.connection.texts(&self.renderer.read_seam(), &[]).await?;
+        let lines = lines.into_iter().filter_map(|line| <[String; 3]>::try_from(line).ok()).map(|[consumer, table, seam]| (consumer, table, seam));
+        Seams::read(lines.collect())
+            .map_err(|_| Failure::misconfigured("the table _eds_import in the destination was written by another version of EDS, which has to be installed again"))
+    }
+
+    async fn write_seams(&mut self, table: &str, seams: &Seams) -> Result<(), Failure> {
+        self.connection.change(&self.renderer.clear(table), &[]).await?;
+        for (consumer, table_name, seam) in seams.lines() {
+            let parameters = [consumer, table_name, seam].map(Parameter::Text);
+            self.connection.change(&self.renderer.insert_seam(table), &parameters).await?;
+        }
+        Ok(())
+    }
+
+    async fn consumers(&mut self) -> Result<Vec<String>, Failure> {
+        Ok(self.connection.texts(&self.renderer.read_consumers(), &[]).await?.into_iter().flatten().collect())
+    }
+
+    /// Every checkpoint goes back to nothing, and whoever held it can commit no more. Where each stood.
+    async fn set_back(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
+        let mut stood = Vec::new();
+        for consumer in self.consumers().await? {
+            let mut tries = 0..SET_BACKS_MAX;
+            loop {
+                let Some((epoch, position)) = self.read_checkpoint_of(&consumer).await? else { break };
+                let sequence = position.map_or(0, |p| p.sequence as i64);
+                let parameters = [consumer.as_str().into(), epoch.into(), sequence.into()];
+                if self.connection.change(&self.renderer.set_back_checkpoint(), &parameters).await? == 1 {
+                    stood.push((consumer, position));
+                    break;
+                }
+                if tries.next().is_none() {
+                    return Err(Failure::unavailable(format!("the checkpoint of {consumer} changes faster than it can be taken")));
+                }
+            }
+        }
+        Ok(stood)
+    }
+
+    /// What was begun is rolled back, and a transaction begins.
+    async fn begin_transaction(&mut self) -> Result<(), Failure> {
+        self.settle().await?;
+        self.connection.execute(self.renderer.dialect.begin).await
+    }
+
+    /// Removes what an import has left: tables that were loaded, and old ones that were on their way out.
+    async fn sweep(&mut self, there: &Tables) -> Result<(), Failure> {
+        for name in there.shapes.keys().filter(|name| name.starts_with(NEW) || name.starts_with(OLD)) {
+            self.connection.execute(&self.renderer.drop_table(name)).await?;
+        }
+        Ok(())
+    }
+
+    async fn file_progress(&mut self, job: &str, file: &str) -> Result<Option<FileProgress>, Failure> {
+        let rows = self.connection.integers(&self.renderer.read_progress(), &[job.into(), file.into()]).await?;
+        Ok(match rows.first().map(Vec::as_slice) {
+            Some([lines, rows, skipped, done]) => {
+                Some(FileProgress { file: file.to_owned(), lines: *lines as u64, rows: *rows as u64, skipped: *skipped as u64, done: *done != 0 })
+            }
+            _ => None,
+        })
+    }
+
+    async fn begin_anew(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], there: &Tables) -> Result<(), Failure> {
+        self.connection.change(&self.renderer.clear(PROGRESS), &[]).await?;
+        self.sweep(there).await?;
+        for schema in schemas {
+            self.connection.execute(&self.renderer.create_staged(&staged(schema))).await?;
+        }
+        self.begin_transaction().await?;
+        let noted = self.note_files(job, files).await;
+        self.end(noted).await
+    }
+
+    async fn note_files(&mut self, job: &str, files: &[String]) -> Result<(), Failure> {
+        let insert = self.renderer.insert_progress(PROGRESS);
+        for file in files.iter().map(String::as_str).chain([WHOLE_JOB]) {
+            self.connection.change(&insert, &[job.into(), file.into(), 0.into()]).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_within(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure> {
+        for group in 0..batch.groups.len() {
+            self.connection.load(&self.renderer, batch, group).await?;
+        }
+        let FileProgress { file, lines, rows, skipped, done } = &piece.progress;
+        let numbers = [*lines, *rows, *skipped, u64::from(*done)].map(|n| Parameter::from(n as i64));
+        let whose = [piece.job.as_str().into(), file.as_str().into(), (piece.after_lines as i64).into()];
+        match self.connection.change(&self.renderer.advance_progress(), &[&numbers[..], &whose[..]].concat()).await? {
+            1 => Ok(()),
+            _ => Err(another_import()),
+        }
+    }
+
+    /// Notes that the job is over, unless another one has begun.
+    async fn close_job(&mut self, job: &str) -> Result<(), Failure> {
+        let parameters = [0.into(), 0.into(), 0.into(), 1.into(), job.into(), WHOLE_JOB.into(), 0.into()];
+        match self.connection.change(&self.renderer.advance_progress(), &parameters).await? {
+            1 => Ok(()),
+            _ => Err(another_import()),
+        }
+    }
+
+    /// All of it in one transaction, where the database keeps its tables' names in one too.
+    async fn place_at_once(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+        self.begin_transaction().await?;
+        let placed = self.place_within(Some(job), placements, there).await;
+        self.end(placed).await
+    }
+
+    async fn place_within(&mut self, job: Option<&str>, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+        if let Some(job) = job {
+            self.close_job(job).await?;
+        }
+        // Whoever streams is stopped first: what it has not committed by now is read again after the import.
+        let stood = self.set_back().await?;
+        let snapshots: Vec<Snapshot> = placements.iter().map(|p| p.snapshot.clone()).collect();
+        let mut seams = self.seams().await?;
+        seams.import(&snapshots);
+        stood.iter().for_each(|(consumer, position)| seams.set_back(consumer, *position, &snapshots));
+        self.write_seams(SEAM, &seams).await?;
+        for placement in placements {
+            let (schema, new) = (&placement.schema, staged(&placement.schema));
+            if placement.how == How::Exchange {
+                let kept = self.connection.keepsakes(&self.renderer, schema, &new).await?;
+                if there.get(&schema.table).is_some() {
+                    self.connection.execute(&self.renderer.drop_table(&schema.table)).await?;
+                }
+                self.exchange_name(&new.table, &schema.table).await?;
+                for statement in kept {
+                    self.connection.execute(&statement).await?;
+                }
+                continue;
+            }
+            for statement in self.renderer.merge_staged(schema, &new) {
+                self.connection.change(&statement, &[]).await?;
+            }
+            if placement.how == How::InPlace {
+                self.connection.change(&self.renderer.delete_missing(schema, &new), &[]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn exchange_name(&mut self, from: &str, to: &str) -> Result<(), Failure> {
+        let statement = self.renderer.rename(from, to);
+        self.connection.execute(&statement).await
+    }
+
+    /// Where a change of a table's name ends the transaction: what stays in place first, then all names in one
+    /// statement, those of EDS's own tables among them.
+    async fn place_by_names(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+        let (exchanged, others): (Vec<Placement>, Vec<Placement>) = placements.iter().cloned().partition(|p| p.how == How::Exchange);
+        if !others.is_empty() {
+            self.begin_transaction().await?;
+            let placed = self.place_within(None, &others, there).await;
+            self.end(placed).await?;
+        }
+        if exchanged.is_empty() {
+            return self.close_job(job).await;
+        }
+        if self.standing(job).await?.is_none() {
+            return Err(another_import());
+        }
+        self.connection.change(&self.renderer.raise_epochs(), &[]).await?;
+        let snapshots: Vec<Snapshot> = exchanged.iter().map(|p| p.snapshot.clone()).collect();
+        let mut seams = self.seams().await?;
+        seams.import(&snapshots);
+        for consumer in self.consumers().await? {
+            let position = self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
+            seams.set_back(&consumer, position, &snapshots);
+        }
+        let [seam, checkpoint, progress] = [SEAM, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
+        let created =
+            [(&seam, self.renderer.create_seam(&seam)), (&checkpoint, self.renderer.create_checkpoint(&checkpoint)), (&progress, self.renderer.create_progress(&progress))];
+        for (name, create) in created {
+            self.connection.execute(&self.renderer.drop_table(name)).await?;
+            self.connection.execute(&create).await?;
+        }
+        self.write_seams(&seam, &seams).await?;
+        self.connection.change(&self.renderer.copy_checkpoints(&checkpoint), &[]).await?;
+        self.connection.change(&self.renderer.insert_progress(&progress), &[job.into(), WHOLE_JOB.into(), 1.into()]).await?;
+        let mut renames = Vec::new();
+        let pairs = exchanged.iter().map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
+        let own = [SEAM, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
+        for (new, name) in pairs.chain(own) {
+            if there.get(&name).is_some() {
+                renames.push((name.clone(), format!("{OLD}{}", new.trim_start_matches(NEW))));
+            }
+            renames.push((new, name));
+        }
+        self.connection.execute(&self.renderer.rename_all(&renames)).await
+    }
+}
+
+#[async_trait]
+impl<C: Connection> Loader for SqlDestination<C> {
+    async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<Standing, Failure> {
+        self.make_own_tables().await?;
+        self.connection.execute(&self.renderer.create_progress(PROGRESS)).await?;
+        // Whoever may not remove tables learns it now, and not after hours of loading.
+        self.connection.execute(&self.renderer.drop_table(&format!("{OLD}{PROGRESS}"))).await?;
+        let there = self.tables().await?;
+        match self.standing(job).await? {
+            Some(Standing::Done) if !anew => {
+                self.sweep(&there).await?;
+                Ok(Standing::Done)
+            }
+            Some(standing) if !anew => Ok(standing),
+            _ => {
+                self.begin_anew(job, schemas, files, &there).await?;
+                Ok(self.standing(job).await?.unwrap_or(Standing::Loading(Vec::new())))
+            }
+        }
+    }
+
+    async fn standing(&mut self, job: &str) -> Result<Option<Standing>, Failure> {
+        let Some(whole) = self.file_progress(job, WHOLE_JOB).await? else { return Ok(None) };
+        if whole.done {
+            return Ok(Some(Standing::Done));
+        }
+        let names = self.connection.texts(&self.renderer.read_progress_names(), &[]).await?;
+        let mut files = Vec::new();
+        for name in names.into_iter().filter(|line| line.first().is_some_and(|j| j == job)).filter_map(|mut line| line.pop()).filter(|name| name != WHOLE_JOB) {
+            files.extend(self.file_progress(job, &name).await?);
+        }
+        Ok(Some(Standing::Loading(files)))
+    }
+
+    async fn enter(&mut self) -> Result<(), Failure> {
+        self.connection.enter_load().await
+    }
+
+    async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure> {
+        self.begin_transaction().await?;
+        let loaded = self.load_within(batch, piece).await;
+        self.end(loaded).await
+    }
+
+    async fn seal(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure> {
+        self.settle().await?;
+        self.dirty = false;
+        self.connection.seal(&self.renderer, schema, &staged(schema)).await
+    }
+
+    async fn obstacle(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+        let tables = self.tables().await?;
+        let Some(shape) = tables.get(&schema.table) else { return Ok(None) };
+        let own: Vec<&str> = shape.columns.keys().map(String::as_str).filter(|name| schema.column(name).is_none()).collect();
+        if !own.is_empty() {
+            return Ok(Some(format!("it has columns that the source lacks ({})", own.join(", "))));
+        }
+        self.connection.obstacle(&self.renderer, schema).await
+    }
+
+    async fn place(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure> {
+        let there = self.tables().await?;
+        let placed = match self.renderer.dialect.rename {
+            Rename::ManyAtOnce => self.place_by_names(job, placements, &there).await,
+            Rename::AlterTable | Rename::Procedure => self.place_at_once(job, placements, &there).await,
+        };
+        if let Err(failure) = placed {
+            return Err(self.explained(failure, placements.iter().map(|p| p.schema.table.to_string()).collect()).await);
+        }
+        // What is left over costs space and nothing else; the next import tries again.
+        let there = self.tables().await?;
+        self.sweep(&there).await
+    }
+
+    async fn stamp(&mut self, snapshots: &[Snapshot]) -> Result<(), Failure> {
+        self.make_own_tables().await?;
+        let mut streamed = false;
+        for consumer in self.consumers().await? {
+            streamed |= self.read_checkpoint_of(&consumer).await?.is_some_and(|(_, position)| position.is_some());
+        }
+        let mut seams = self.seams().await?;
+        let new: Vec<Snapshot> = snapshots.iter().filter(|s| !seams.has(&s.table)).cloned().collect();
+        if streamed || new.is_empty() {
+            return Ok(());
+        }
+        seams.import(&new);
+        self.begin_transaction().await?;
+        let written = self.write_seams(SEAM, &seams).await;
+        self.end(written).await
+    }
+}

@@ -1,0 +1,170 @@
+//! The SQL of imports. Pure; golden files keep every statement.
+
+use crate::change::TableSchema;
+use crate::destination::sql::dialect::{Dialect, Keys, Merge, Rename};
+use crate::destination::sql::render::{CHECKPOINT, FORMAT, Renderer};
+
+/// The name of the table that holds the seam.
+pub const SEAM: &str = "_eds_import";
+/// The name of the table that tells how far the files of an import are.
+pub const PROGRESS: &str = "_eds_import_progress";
+/// The line of [`PROGRESS`] that stands for the whole job.
+pub const WHOLE_JOB: &str = "";
+/// What stands before the name of a table that is about to be removed.
+pub const OLD: &str = "_eds_old_";
+
+impl Renderer {
+    fn numbers(&self, names: &[&str]) -> String {
+        names.iter().map(|name| format!("{name} {} NOT NULL", self.dialect.integer)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Lines of the seam: consumer (empty: all), table, and what is known, as JSON.
+    pub fn create_seam(&self, name: &str) -> String {
+        let Dialect { consumer, text_key, types, .. } = self.dialect;
+        let columns = format!("consumer {consumer} NOT NULL, table_name {text_key} NOT NULL, seam {} NOT NULL, {}", types[0], self.numbers(&["format"]));
+        self.create(&self.table(name), &format!("{columns}, PRIMARY KEY (consumer, table_name)"))
+    }
+
+    pub fn create_progress(&self, name: &str) -> String {
+        let Dialect { consumer, text_key, .. } = self.dialect;
+        let numbers = self.numbers(&["lines_done", "rows_loaded", "rows_skipped", "is_done"]);
+        self.create(&self.table(name), &format!("job {text_key} NOT NULL, file_name {consumer} NOT NULL, {numbers}, PRIMARY KEY (job, file_name)"))
+    }
+
+    /// Columns: consumer, table, seam.
+    pub fn read_seam(&self) -> String {
+        format!("SELECT consumer, table_name, seam FROM {}", self.table(SEAM))
+    }
+
+    /// Parameters: consumer, table, seam.
+    pub fn insert_seam(&self, name: &str) -> String {
+        let p = self.dialect.parameter;
+        format!("INSERT INTO {} (consumer, table_name, seam, format) VALUES ({}, {}, {}, {FORMAT})", self.table(name), p(1), p(2), p(3))
+    }
+
+    /// Columns: job, file.
+    pub fn read_progress_names(&self) -> String {
+        format!("SELECT job, file_name FROM {} ORDER BY job, file_name", self.table(PROGRESS))
+    }
+
+    /// Columns: lines, rows, skipped, done. Parameters: job, file.
+    pub fn read_progress(&self) -> String {
+        let p = self.dialect.parameter;
+        format!("SELECT lines_done, rows_loaded, rows_skipped, is_done FROM {} WHERE job = {} AND file_name = {}", self.table(PROGRESS), p(1), p(2))
+    }
+
+    /// Parameters: job, file, whether it is done.
+    pub fn insert_progress(&self, name: &str) -> String {
+        let p = self.dialect.parameter;
+        format!("INSERT INTO {} (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES ({}, {}, 0, 0, 0, {})", self.table(name), p(1), p(2), p(3))
+    }
+
+    /// Parameters: lines, rows, skipped, done, job, file, and the lines before.
+    pub fn advance_progress(&self) -> String {
+        let p = self.dialect.parameter;
+        format!(
+            "UPDATE {} SET lines_done = {}, rows_loaded = {}, rows_skipped = {}, is_done = {} WHERE job = {} AND file_name = {} AND lines_done = {} AND is_done = 0",
+            self.table(PROGRESS),
+            p(1),
+            p(2),
+            p(3),
+            p(4),
+            p(5),
+            p(6),
+            p(7)
+        )
+    }
+
+    pub fn clear(&self, name: &str) -> String {
+        format!("DELETE FROM {}", self.table(name))
+    }
+
+    /// Columns: consumer.
+    pub fn read_consumers(&self) -> String {
+        format!("SELECT consumer FROM {} WHERE lane = 0 ORDER BY consumer", self.table(CHECKPOINT))
+    }
+
+    /// Keeps whoever streams from committing any more. Parameters: consumer, epoch and sequence as they were read.
+    pub fn set_back_checkpoint(&self) -> String {
+        let (p, table) = (self.dialect.parameter, self.table(CHECKPOINT));
+        format!(
+            "UPDATE {table} SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}",
+            p(1),
+            p(2),
+            p(3)
+        )
+    }
+
+    /// Keeps everybody who streams from committing any more, where the position is set back later.
+    pub fn raise_epochs(&self) -> String {
+        format!("UPDATE {} SET epoch = epoch + 1", self.table(CHECKPOINT))
+    }
+
+    /// A copy of all checkpoints, set back.
+    pub fn copy_checkpoints(&self, name: &str) -> String {
+        let columns = "consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format";
+        format!("INSERT INTO {} ({columns}) SELECT consumer, lane, epoch, 0, 0, companies, format FROM {}", self.table(name), self.table(CHECKPOINT))
+    }
+
+    /// The table that rows are loaded into: with its key, or without where that is made afterwards.
+    pub fn create_staged(&self, schema: &TableSchema) -> String {
+        match self.dialect.keys {
+            Keys::BeforeLoad => self.create_table(schema),
+            Keys::AfterLoad => {
+                let columns: Vec<String> = (0..schema.columns.len()).map(|i| self.definition(schema, i)).collect();
+                self.create(&self.table(&schema.table), &columns.join(", "))
+            }
+        }
+    }
+
+    pub fn add_key(&self, schema: &TableSchema) -> String {
+        let name = self.quoted(&key_name(&self.place.name_of(&schema.table)));
+        format!("ALTER TABLE {} ADD CONSTRAINT {name} PRIMARY KEY ({})", self.table(&schema.table), self.list(schema.key_columns()))
+    }
+
+    pub fn drop_table(&self, name: &str) -> String {
+        format!("DROP TABLE IF EXISTS {}", self.table(name))
+    }
+
+    /// One table gets another name.
+    pub fn rename(&self, from: &str, to: &str) -> String {
+        match self.dialect.rename {
+            Rename::AlterTable => format!("ALTER TABLE {} RENAME TO {}", self.table(from), self.quoted(&self.place.name_of(to))),
+            Rename::Procedure => format!("EXEC sp_rename {}, {}", literal(&self.table(from)), literal(&self.place.name_of(to))),
+            Rename::ManyAtOnce => self.rename_all(&[(from.to_owned(), to.to_owned())]),
+        }
+    }
+
+    /// Many tables get other names at the same moment.
+    pub fn rename_all(&self, renames: &[(String, String)]) -> String {
+        let each: Vec<String> = renames.iter().map(|(from, to)| format!("{} TO {}", self.table(from), self.table(to))).collect();
+        format!("RENAME TABLE {}", each.join(", "))
+    }
+
+    /// Writes the rows of `staged` over those of the table. Several statements where the dialect has no upsert.
+    pub fn merge_staged(&self, schema: &TableSchema, staged: &TableSchema) -> Vec<String> {
+        let from = self.table(&staged.table);
+        if self.dialect.merge == Merge::UpdateThenInsert {
+            let own = |i: usize| self.quoted(&schema.columns[i].name);
+            return self.update_by(schema, &from, own).into_iter().chain([self.insert_by(schema, &from, own)]).collect();
+        }
+        // Without the condition SQLite takes what follows for one of a join.
+        vec![self.upsert(schema, &format!("SELECT {} FROM {from} WHERE 1 = 1", self.list(&schema.columns)))]
+    }
+
+    /// Deletes the rows that `staged` lacks.
+    pub fn delete_missing(&self, schema: &TableSchema, staged: &TableSchema) -> String {
+        let table = self.table(&schema.table);
+        let same: Vec<String> = schema.key_columns().iter().map(|c| self.quoted(&c.name)).map(|c| format!("s.{c} = {table}.{c}")).collect();
+        format!("DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})", self.table(&staged.table), same.join(" AND "))
+    }
+}
+
+/// The name of a table's primary key, where keys have names.
+pub fn key_name(table: &str) -> String {
+    format!("{table}_pkey")
+}
+
+fn literal(name: &str) -> String {
+    format!("N'{}'", name.replace('\'', "''"))
+}

@@ -1,0 +1,64 @@
+//! What MySQL and MariaDB need to load whole tables: the indexes of the old one, and what an exchange would lose.
+
+use super::MySql;
+use crate::change::TableSchema;
+use crate::destination::Failure;
+use crate::destination::sql::Parameter;
+use crate::destination::sql::render::Renderer;
+
+/// What hangs on a table and an exchange would lose. Parameters: schema and table, three times.
+const OBSTACLES: &str = "
+SELECT what FROM (
+  SELECT CONCAT('the foreign key ', constraint_name, ' of ', table_name, ' refers to or from it') AS what FROM information_schema.key_column_usage
+    WHERE referenced_table_name IS NOT NULL AND ((referenced_table_schema = ? AND referenced_table_name = ?) OR (table_schema = ? AND table_name = ?))
+  UNION ALL SELECT CONCAT('it has the trigger ', trigger_name) FROM information_schema.triggers WHERE event_object_schema = ? AND event_object_table = ?
+  UNION ALL SELECT 'it has partitions' FROM information_schema.partitions WHERE partition_name IS NOT NULL AND table_schema = ? AND table_name = ?
+  UNION ALL SELECT CONCAT('its column ', column_name, ' has a default or is generated') FROM information_schema.columns
+    WHERE table_schema = ? AND table_name = ? AND ((column_default IS NOT NULL AND column_default <> 'NULL') OR extra <> '')
+) AS all_of_them ORDER BY what LIMIT 1";
+
+impl MySql {
+    pub(super) async fn find_obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+        let place = &renderer.place;
+        let name = place.name_of(&schema.table);
+        let pair: [Parameter; 2] = [place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
+        let parameters: Vec<Parameter> = std::iter::repeat_n(pair, OBSTACLES.matches('?').count() / 2).flatten().collect();
+        Ok(self.texts_of(OBSTACLES, &parameters).await?.into_iter().flatten().next())
+    }
+
+    /// Gives the new table the indexes of the old one, in one statement.
+    pub(super) async fn give_indexes(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<(), Failure> {
+        let exists = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+        let name = renderer.place.name_of(&schema.table);
+        let old = [renderer.place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
+        if self.one(exists, &old).await? == 0 {
+            return Ok(());
+        }
+        let wanted = indexes(&self.made(renderer, &schema.table).await?);
+        let there = indexes(&self.made(renderer, &staged.table).await?);
+        let missing: Vec<String> = wanted.into_iter().filter(|index| !there.contains(index)).map(|index| format!("ADD {index}")).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.query(&format!("ALTER TABLE {} {}", renderer.table(&staged.table), missing.join(", "))).await.map_err(|e| e.of_table(&schema.table))
+    }
+}
+
+/// The lines of SHOW CREATE TABLE that are indexes beside the primary key.
+fn indexes(made: &str) -> Vec<String> {
+    let words = ["KEY ", "UNIQUE KEY ", "FULLTEXT KEY ", "SPATIAL KEY "];
+    let lines = made.lines().map(|line| line.trim().trim_end_matches(','));
+    lines.filter(|line| words.iter().any(|word| line.starts_with(word))).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::indexes;
+
+    #[test]
+    fn indexes_are_told_from_columns() {
+        let made =
+            "CREATE TABLE `t` (\n  `id` varchar(64) NOT NULL,\n  `KEY ` int,\n  PRIMARY KEY (`id`),\n  KEY `by,name` (`name`(20)),\n  FULLTEXT KEY `f` (`note`)\n) ENGINE=InnoDB";
+        assert_eq!(indexes(made), ["KEY `by,name` (`name`(20))", "FULLTEXT KEY `f` (`note`)"]);
+    }
+}

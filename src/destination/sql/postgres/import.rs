@@ -1,0 +1,125 @@
+//! What PostgreSQL needs to load whole tables: COPY into a table without key, and what people have hung on the old one.
+
+use tokio_postgres::Client;
+
+use super::failure::failure;
+use crate::change::TableSchema;
+use crate::destination::sql::import::statements::key_name;
+use crate::destination::sql::render::Renderer;
+use crate::destination::{Failure, FailureKind};
+
+/// What hangs on a table and an exchange would lose. Parameters: schema, table.
+const OBSTACLES: &str = "
+WITH t AS (SELECT c.oid, c.reltype, c.relkind, c.relowner, c.relreplident, c.relrowsecurity
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2)
+SELECT what FROM (
+  SELECT 1 AS nth, format('the view %s depends on it', v.oid::regclass) AS what FROM t JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
+    JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = r.ev_class WHERE r.ev_class <> t.oid
+  UNION ALL SELECT 2, format('it has the rule %I', r.rulename) FROM t JOIN pg_catalog.pg_rewrite r ON r.ev_class = t.oid
+  UNION ALL SELECT 3, format('the foreign key %I of %s refers to it', k.conname, k.conrelid::regclass) FROM t JOIN pg_catalog.pg_constraint k ON k.confrelid = t.oid
+  UNION ALL SELECT 4, format('it has the constraint %I', k.conname) FROM t JOIN pg_catalog.pg_constraint k ON k.conrelid = t.oid AND k.contype NOT IN ('p', 'n')
+  UNION ALL SELECT 5, format('it has the trigger %I', g.tgname) FROM t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
+  UNION ALL SELECT 6, 'it has policies of row level security' FROM t WHERE t.relrowsecurity OR EXISTS (SELECT 1 FROM pg_catalog.pg_policy p WHERE p.polrelid = t.oid)
+  UNION ALL SELECT 7, 'it is part of an inheritance or of partitions' FROM t WHERE t.relkind = 'p'
+    OR EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = t.oid OR i.inhparent = t.oid)
+  UNION ALL SELECT 8, 'a publication names it' FROM t WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_publication_rel p WHERE p.prrelid = t.oid)
+  UNION ALL SELECT 9, 'a function or another table uses its row type' FROM t JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.reltype AND d.deptype = 'n'
+  UNION ALL SELECT 10, format('its column %I has a default or is generated', a.attname) FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> ''
+  UNION ALL SELECT 11, format('its column %I has rights of its own', a.attname) FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped
+  UNION ALL SELECT 12, 'it has a replica identity of its own' FROM t WHERE t.relreplident <> 'd'
+  UNION ALL SELECT 13, 'it belongs to another user' FROM t WHERE t.relowner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+) AS all_of_them ORDER BY nth, what LIMIT 1";
+
+/// The statements that give the new table what the old one has: indexes (under passing names), rights, comments,
+/// storage options. PostgreSQL writes them itself, names and texts quoted. Parameters: schema, old table, new table.
+const GIFTS: &str = "
+WITH t AS (SELECT c.oid, c.relacl, c.relowner, c.reloptions, format('%I.%I', $1::text, $3::text) AS new
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1::text AND c.relname = $2::text)
+SELECT statement FROM (
+  SELECT 1 AS nth, format('CREATE %sINDEX %I ON %s USING %s', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, '_eds_' || i.indexrelid, t.new,
+      substr(d.def, strpos(d.def, d.head) + length(d.head))) AS statement
+    FROM t JOIN pg_catalog.pg_index i ON i.indrelid = t.oid AND NOT i.indisprimary AND i.indisvalid
+    CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS def, format(' ON %I.%I USING ', $1::text, $2::text) AS head) d WHERE strpos(d.def, d.head) > 0
+  UNION ALL SELECT 2, format('GRANT %s ON %s TO %s%s', a.privilege_type, t.new, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+      CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) FROM t CROSS JOIN LATERAL aclexplode(t.relacl) a WHERE a.grantee <> t.relowner
+  UNION ALL SELECT 3, format('COMMENT ON TABLE %s IS %L', t.new, d.description) FROM t JOIN pg_catalog.pg_description d ON d.objoid = t.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+  UNION ALL SELECT 4, format('COMMENT ON COLUMN %s.%I IS %L', t.new, a.attname, d.description) FROM t
+    JOIN pg_catalog.pg_description d ON d.objoid = t.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid > 0 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.objsubid
+  UNION ALL SELECT 5, format('ALTER TABLE %s SET (%s)', t.new, array_to_string(t.reloptions, ', ')) FROM t WHERE t.reloptions IS NOT NULL
+) AS gifts ORDER BY nth, statement";
+
+/// Once the new table is in its place, its indexes get the names of the old ones. Parameters: schema, old table.
+const NAMES: &str = "
+SELECT format('ALTER INDEX %I.%I RENAME TO %I', n.nspname, '_eds_' || i.indexrelid, x.relname)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+WHERE n.nspname = $1 AND c.relname = $2 AND to_regclass(format('%I.%I', n.nspname, '_eds_' || i.indexrelid)) IS NOT NULL";
+
+/// Whether the table has a primary key. Parameters: schema, table.
+const HAS_KEY: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary WHERE n.nspname = $1 AND c.relname = $2)";
+
+/// Whether a name is free. Parameters: schema, name.
+const IS_FREE: &str =
+    "SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = left($2, 63))";
+
+/// Takes rows away whose key another row has, which came later.
+pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {
+    let table = renderer.table(&staged.table);
+    let same: Vec<String> = staged.key_columns().iter().map(|c| renderer.quoted(&c.name)).map(|c| format!("older.{c} = newer.{c}")).collect();
+    format!("DELETE FROM {table} AS older USING {table} AS newer WHERE {} AND older.ctid < newer.ctid", same.join(" AND "))
+}
+
+fn place<'r>(renderer: &'r Renderer, table: &str) -> (&'r str, String) {
+    (renderer.place.schema.as_deref().unwrap_or_default(), renderer.place.name_of(table))
+}
+
+pub async fn obstacle(client: &Client, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+    let (schema_name, table) = place(renderer, &schema.table);
+    let row = client.query_opt(OBSTACLES, &[&schema_name, &table]).await.map_err(|e| failure(&e))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// The key, then what the old table has, all in one transaction: a table with a key is a finished one.
+pub async fn seal(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+    let (schema_name, new) = place(renderer, &staged.table);
+    let old = renderer.place.name_of(&schema.table);
+    let row = client.query_one(HAS_KEY, &[&schema_name, &new]).await.map_err(|e| failure(&e))?;
+    if row.get(0) {
+        return Ok(0);
+    }
+    let rows = client.query(GIFTS, &[&schema_name, &old, &new]).await.map_err(|e| failure(&e))?;
+    let gifts: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let mut repeats = 0;
+    loop {
+        let statements = ["BEGIN".to_owned(), renderer.add_key(staged)].into_iter().chain(gifts.iter().cloned());
+        let statements: Vec<String> = statements.chain([format!("ANALYZE {}", renderer.table(&staged.table)), "COMMIT".to_owned()]).collect();
+        let Err(e) = client.batch_execute(&statements.join(";\n")).await else { return Ok(repeats) };
+        let failed = failure(&e);
+        client.batch_execute("ROLLBACK").await.map_err(|e| failure(&e))?;
+        let repeated = failed.kind == FailureKind::Refused && failed.text.contains("23505") && failed.text.contains(&*key_name(&new));
+        if !repeated || repeats > 0 {
+            return Err(failed.of_table(&schema.table));
+        }
+        repeats = client.execute(&delete_repeats(renderer, staged), &[]).await.map_err(|e| failure(&e))?;
+        if repeats == 0 {
+            return Err(failed.of_table(&schema.table));
+        }
+    }
+}
+
+/// The names that the new table's key and indexes are to have.
+pub async fn keepsakes(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
+    let (schema_name, old) = place(renderer, &schema.table);
+    let rows = client.query(NAMES, &[&schema_name, &old]).await.map_err(|e| failure(&e))?;
+    let mut statements: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let wanted = key_name(&old);
+    let own = client.query_one(HAS_KEY, &[&schema_name, &old]).await.map_err(|e| failure(&e))?;
+    let free = client.query_one(IS_FREE, &[&schema_name, &wanted]).await.map_err(|e| failure(&e))?;
+    if own.get(0) || free.get(0) {
+        let passing = format!("{}.{}", renderer.quoted(schema_name), renderer.quoted(&key_name(&renderer.place.name_of(&staged.table))));
+        statements.push(format!("ALTER INDEX {passing} RENAME TO {}", renderer.quoted(&wanted)));
+    }
+    Ok(statements)
+}

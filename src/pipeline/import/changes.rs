@@ -1,0 +1,172 @@
+//! Imports into keepers of changes: each row is an event like any other, and the state file knows how far it is. And
+//! imports that only tell.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::change::seam::Snapshot;
+use crate::change::{Batch, Position, TableSchema};
+use crate::destination::import::{FileProgress, Loader, Piece, Placement, Standing};
+use crate::destination::{Claim, Destination, Failure, Migration, Tables};
+use crate::state::{State, StateError};
+
+/// A keeper of changes that can be imported into.
+pub struct Kept {
+    inner: Box<dyn Destination>,
+    state: State,
+}
+
+impl Kept {
+    pub fn new(inner: Box<dyn Destination>, state: State) -> Kept {
+        Kept { inner, state }
+    }
+}
+
+fn lost(e: StateError) -> Failure {
+    Failure::unavailable(e.to_string())
+}
+
+#[async_trait]
+impl Destination for Kept {
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        self.inner.apply(batch).await
+    }
+    async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
+        self.inner.checkpoint(claim).await
+    }
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        self.inner.tables().await
+    }
+    async fn migrate(&mut self, _step: &Migration) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn loader(&mut self) -> Option<&mut dyn Loader> {
+        Some(self)
+    }
+    async fn close(self: Box<Self>) -> Result<(), Failure> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl Loader for Kept {
+    async fn begin(&mut self, job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], anew: bool) -> Result<Standing, Failure> {
+        let known = self.standing(job).await?;
+        match known {
+            Some(standing) if !anew => Ok(standing),
+            _ => {
+                self.state.forget_import_progress().map_err(lost)?;
+                Ok(Standing::Loading(Vec::new()))
+            }
+        }
+    }
+
+    async fn standing(&mut self, job: &str) -> Result<Option<Standing>, Failure> {
+        let files = self.state.import_progress(job).map_err(lost)?;
+        let file = |(file, lines, rows, skipped, done)| FileProgress { file, lines, rows, skipped, done };
+        Ok(Some(Standing::Loading(files.into_iter().map(file).collect())))
+    }
+
+    async fn enter(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// A piece that was written and not recorded is written again, under the same names.
+    async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure> {
+        if !batch.order.is_empty() {
+            self.inner.apply(batch).await?;
+        }
+        let FileProgress { file, lines, rows, skipped, done } = &piece.progress;
+        self.state.save_import_progress(&piece.job, &(file.clone(), *lines, *rows, *skipped, *done)).map_err(lost)
+    }
+
+    async fn seal(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
+        Ok(0)
+    }
+
+    async fn obstacle(&mut self, _schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
+    /// Nothing was replaced, so whoever streams goes on where it was.
+    async fn place(&mut self, _job: &str, placements: &[Placement]) -> Result<(), Failure> {
+        let snapshots: Vec<Snapshot> = placements.iter().map(|p| Snapshot { whole: true, ..p.snapshot.clone() }).collect();
+        self.state.finish_import(&snapshots).map_err(lost)
+    }
+
+    async fn stamp(&mut self, snapshots: &[Snapshot]) -> Result<(), Failure> {
+        let known = self.state.seams().map_err(lost)?;
+        let new: Vec<Snapshot> = snapshots.iter().filter(|s| !known.has(&s.table)).cloned().collect();
+        match self.state.has_positions().map_err(lost)? {
+            true => Ok(()),
+            false => self.state.finish_import(&new).map_err(lost),
+        }
+    }
+}
+
+/// Reads everything, checks every value, and writes nothing.
+pub struct Told {
+    inner: Box<dyn Destination>,
+}
+
+impl Told {
+    pub fn new(inner: Box<dyn Destination>) -> Told {
+        Told { inner }
+    }
+}
+
+#[async_trait]
+impl Destination for Told {
+    async fn apply(&mut self, _batch: &Arc<Batch>) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
+        Ok(None)
+    }
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        self.inner.tables().await
+    }
+    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
+        tracing::info!("would {step}");
+        Ok(())
+    }
+    fn loader(&mut self) -> Option<&mut dyn Loader> {
+        Some(self)
+    }
+    async fn close(self: Box<Self>) -> Result<(), Failure> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl Loader for Told {
+    async fn begin(&mut self, _job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], _anew: bool) -> Result<Standing, Failure> {
+        Ok(Standing::Loading(Vec::new()))
+    }
+    async fn standing(&mut self, _job: &str) -> Result<Option<Standing>, Failure> {
+        Ok(Some(Standing::Loading(Vec::new())))
+    }
+    async fn enter(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn load(&mut self, batch: &Arc<Batch>, _piece: &Piece) -> Result<(), Failure> {
+        let unfit = batch.unfit();
+        if unfit.is_empty() { Ok(()) } else { Err(Failure::refused(unfit)) }
+    }
+    async fn seal(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
+        Ok(0)
+    }
+    async fn obstacle(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+        match self.inner.loader() {
+            Some(loader) => loader.obstacle(schema).await,
+            None => Ok(None),
+        }
+    }
+    async fn place(&mut self, _job: &str, _placements: &[Placement]) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn stamp(&mut self, _snapshots: &[Snapshot]) -> Result<(), Failure> {
+        Ok(())
+    }
+}

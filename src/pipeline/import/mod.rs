@@ -1,0 +1,245 @@
+//! Import: the files of a full export into a destination, in parallel and resumable, and into their places at once.
+
+pub mod changes;
+pub mod counts;
+mod place;
+mod rows;
+mod work;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::{migrate, stopped};
+use crate::change::seam::Snapshot;
+use crate::change::{TableSchema, Version};
+use crate::destination::import::{FileProgress, Standing};
+use crate::destination::{Abilities, Destination, Failure, Loader};
+use crate::export::ExportFile;
+pub use counts::{Counts, TableCount};
+
+/// How long a destination that is away is waited for, in all of one outage, before an import gives up: what it has
+/// done by then is kept.
+pub const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Files that are at hand and wait for a loader.
+const FILES_WAITING_MAX: usize = 64;
+/// Rows left out that are listed at the end.
+pub const BAD_ROWS_LISTED_MAX: usize = 1_000;
+
+/// Connects to the destination.
+pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send + Sync>;
+/// Brings files, those of these names left out, until there are no more.
+pub type Source = Box<dyn FnOnce(HashSet<String>, mpsc::Sender<ExportFile>) -> BoxFuture<'static, Result<(), ImportError>> + Send>;
+
+/// What becomes of a table's rows that the export lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Replace,
+    Keep,
+}
+
+/// One table of an import.
+#[derive(Clone, Debug)]
+pub struct TablePlan {
+    pub schema: Arc<TableSchema>,
+    /// Names of its files.
+    pub files: Vec<String>,
+    /// When its rows were read; of several files the oldest.
+    pub at: Version,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub job: String,
+    pub tables: Vec<TablePlan>,
+    pub mode: Mode,
+    /// Begin again, whatever was loaded before.
+    pub anew: bool,
+    /// Rows that may be left out because they cannot be loaded.
+    pub bad_rows_max: u64,
+    /// Columns of the export that are left out, where the schema lacks them.
+    pub ignored_columns: BTreeSet<String>,
+    /// Existing tables that may be replaced though EDS did not make them.
+    pub adopt: Vec<String>,
+    /// Files that are loaded at once.
+    pub loaders: usize,
+}
+
+/// What an import is made of.
+pub struct Parts {
+    pub plan: Plan,
+    pub connect: Connect,
+    pub abilities: Abilities,
+    pub source: Source,
+    pub counts: Arc<Counts>,
+    /// Becomes true when the import is to end; what is done by then is kept.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A row that could not be loaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadRow {
+    pub file: String,
+    /// From 1.
+    pub line: u64,
+    pub why: String,
+}
+
+impl std::fmt::Display for BadRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, line {}: {}", self.file, self.line, self.why)
+    }
+}
+
+/// Why an import did not come to its end. The old tables are as they were, and what was loaded is kept.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error("{0}")]
+    Destination(#[from] Failure),
+    #[error("{0}")]
+    BadRow(BadRow),
+    #[error("{} is damaged after line {after_line}: {why}", path.display())]
+    Damaged { path: PathBuf, after_line: u64, why: String },
+    #[error("{0}")]
+    Source(String),
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What an import came to.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What the user should know about tables: why one was not exchanged, rows of one key.
+    pub notices: Vec<String>,
+    /// Rows that were left out, at most [`BAD_ROWS_LISTED_MAX`] of them.
+    pub bad_rows: Vec<BadRow>,
+    /// Its tables were in their places already, by a run that was cut off at the very end.
+    pub was_done: bool,
+}
+
+/// What the loaders share.
+struct Shared {
+    plan: Plan,
+    connect: Connect,
+    abilities: Abilities,
+    counts: Arc<Counts>,
+    stop: watch::Receiver<bool>,
+    begun: HashMap<String, FileProgress>,
+    queue: tokio::sync::Mutex<mpsc::Receiver<ExportFile>>,
+    /// Files of each table that are not loaded yet.
+    open_files: Mutex<HashMap<String, usize>>,
+    sealed: Mutex<HashSet<String>>,
+    bad: AtomicU64,
+    bad_rows: Mutex<Vec<BadRow>>,
+    notices: Mutex<Vec<String>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn table(&self, name: &str) -> Option<&TablePlan> {
+        self.plan.tables.iter().find(|t| *t.schema.table == *name)
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+/// The loader of a destination that has one.
+fn loader(destination: &mut dyn Destination) -> Result<&mut dyn Loader, Failure> {
+    destination.loader().ok_or_else(|| Failure::misconfigured("this destination cannot be imported into"))
+}
+
+/// The snapshots as the seam notes them.
+fn snapshots(plan: &Plan) -> Vec<Snapshot> {
+    plan.tables.iter().map(|t| Snapshot { table: t.schema.table.to_string(), at: t.at, whole: plan.mode == Mode::Replace }).collect()
+}
+
+/// Refuses tables that are not EDS's to replace.
+pub async fn check_ours(destination: &mut dyn Destination, plan: &Plan) -> Result<(), Failure> {
+    let tables = destination.tables().await?;
+    for table in plan.tables.iter().filter(|t| !plan.adopt.iter().any(|name| *name == *t.schema.table)) {
+        migrate::check_ours(&tables, &table.schema).map_err(|e| Failure::misconfigured(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Creates and extends tables, and loads nothing.
+pub async fn shape(destination: &mut dyn Destination, plan: &Plan) -> Result<Vec<String>, Failure> {
+    check_ours(destination, plan).await?;
+    let tables = destination.tables().await?;
+    let mut done = Vec::new();
+    for table in &plan.tables {
+        for step in migrate::plan(&tables, &table.schema) {
+            destination.migrate(&step).await?;
+            done.push(step.to_string());
+        }
+    }
+    loader(destination)?.stamp(&snapshots(plan)).await?;
+    Ok(done)
+}
+
+/// Runs an import to its end.
+pub async fn run(parts: Parts) -> Result<Report, ImportError> {
+    let Parts { plan, connect, abilities, source, counts, stop } = parts;
+    let mut main = connect().await?;
+    check_ours(&mut *main, &plan).await?;
+    let schemas: Vec<Arc<TableSchema>> = plan.tables.iter().map(|t| t.schema.clone()).collect();
+    let files: Vec<String> = plan.tables.iter().flat_map(|t| t.files.iter().cloned()).collect();
+    let begun = match loader(&mut *main)?.begin(&plan.job, &schemas, &files, plan.anew).await? {
+        Standing::Done => return Ok(Report { was_done: true, ..Report::default() }),
+        Standing::Loading(files) => files,
+    };
+    let done: HashSet<String> = begun.iter().filter(|f| f.done).map(|f| f.file.clone()).collect();
+    let open_files = plan.tables.iter().map(|t| (t.schema.table.to_string(), t.files.iter().filter(|f| !done.contains(*f)).count())).collect();
+    counts.resume(&plan, &begun);
+    let (sender, queue) = mpsc::channel(FILES_WAITING_MAX);
+    let skipped = begun.iter().map(|f| f.skipped).sum();
+    let shared = Arc::new(Shared {
+        plan,
+        connect,
+        abilities,
+        counts,
+        stop,
+        begun: begun.into_iter().map(|f| (f.file.clone(), f)).collect(),
+        queue: tokio::sync::Mutex::new(queue),
+        open_files: Mutex::new(open_files),
+        sealed: Mutex::default(),
+        bad: AtomicU64::new(skipped),
+        bad_rows: Mutex::default(),
+        notices: Mutex::default(),
+    });
+    load_all(&shared, source(done, sender)).await?;
+    place::finish(&shared, main).await?;
+    let report = Report { notices: locked(&shared.notices).clone(), bad_rows: locked(&shared.bad_rows).clone(), was_done: false };
+    Ok(report)
+}
+
+/// Loads while the source brings files; the first failure ends all.
+async fn load_all(shared: &Arc<Shared>, source: BoxFuture<'static, Result<(), ImportError>>) -> Result<(), ImportError> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..shared.plan.loaders.min(shared.abilities.loaders_max).max(1) {
+        tasks.spawn(work::run(shared.clone()));
+    }
+    let mut stop = shared.stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            brought = source => brought,
+            // The loaders end once nothing more comes.
+            _ = stopped(&mut stop) => Ok(()),
+        }
+    });
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(|e| ImportError::Source(format!("a loader ended: {e}")))??;
+    }
+    if shared.is_stopped() { Err(ImportError::Stopped) } else { Ok(()) }
+}

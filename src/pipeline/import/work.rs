@@ -1,0 +1,248 @@
+//! One loader: takes file after file, and writes it chunk by chunk; what is refused is narrowed down to its lines.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use super::rows::{self, Chunk};
+use super::{BAD_ROWS_LISTED_MAX, BadRow, ImportError, OUTAGE_WAIT_MAX, Shared, TablePlan, loader, locked};
+use crate::change::{Batch, Group, Position};
+use crate::destination::import::{FileProgress, Piece, Standing, staged};
+use crate::destination::{Destination, Failure, FailureKind, Keeps};
+use crate::export::ExportFile;
+use crate::pipeline::Backoff;
+
+struct Worker {
+    shared: Arc<Shared>,
+    destination: Option<Box<dyn Destination>>,
+}
+
+/// Loads files until there are no more.
+pub async fn run(shared: Arc<Shared>) -> Result<(), ImportError> {
+    let mut worker = Worker { shared: shared.clone(), destination: None };
+    loop {
+        let file = shared.queue.lock().await.recv().await;
+        let Some(file) = file.filter(|_| !shared.is_stopped()) else { break };
+        worker.file(&file).await?;
+        if shared.is_stopped() {
+            break;
+        }
+    }
+    if let Some(destination) = worker.destination {
+        // Everything is committed: what its goodbye says does not matter.
+        let _ = destination.close().await;
+    }
+    Ok(())
+}
+
+/// Makes the key of a table that is loaded; an outage is waited for.
+pub async fn seal(shared: &Arc<Shared>, destination: &mut Option<Box<dyn Destination>>, table: &TablePlan) -> Result<(), ImportError> {
+    let name = &table.schema.table;
+    if locked(&shared.sealed).contains(&**name) {
+        return Ok(());
+    }
+    shared.counts.sealing(name);
+    let mut outage = Outage::new(shared);
+    let repeats = loop {
+        let sealed = match open(shared, destination).await {
+            Ok(destination) => loader(destination)?.seal(&table.schema).await,
+            Err(failure) => Err(failure),
+        };
+        match sealed {
+            Ok(repeats) => break repeats,
+            Err(failure) => outage.wait(failure, destination).await?,
+        }
+    };
+    if repeats > 0 {
+        locked(&shared.notices).push(format!("table {name:?}: {repeats} rows came twice in the export; one of each was kept"));
+    }
+    locked(&shared.sealed).insert(name.to_string());
+    shared.counts.done(name);
+    Ok(())
+}
+
+async fn open<'d>(shared: &Shared, destination: &'d mut Option<Box<dyn Destination>>) -> Result<&'d mut dyn Destination, Failure> {
+    if destination.is_none() {
+        let mut opened = (shared.connect)().await?;
+        loader(&mut *opened)?.enter().await?;
+        *destination = Some(opened);
+    }
+    match destination {
+        Some(destination) => Ok(&mut **destination),
+        None => Err(Failure::unavailable("not connected")),
+    }
+}
+
+/// A destination that is away, and how long already.
+pub struct Outage {
+    shared: Arc<Shared>,
+    backoff: Backoff,
+    since: Instant,
+}
+
+impl Outage {
+    pub fn new(shared: &Arc<Shared>) -> Outage {
+        Outage { shared: shared.clone(), backoff: Backoff::default(), since: Instant::now() }
+    }
+
+    /// Waits before another try, on a new connection; fails where that would not help, or no more.
+    pub async fn wait(&mut self, failure: Failure, destination: &mut Option<Box<dyn Destination>>) -> Result<(), ImportError> {
+        if self.shared.is_stopped() {
+            return Err(ImportError::Stopped);
+        }
+        if failure.kind != FailureKind::Unavailable || self.since.elapsed() > OUTAGE_WAIT_MAX {
+            return Err(failure.into());
+        }
+        if let Some(old) = destination.take() {
+            let _ = old.close().await;
+        }
+        if self.backoff.tries().is_multiple_of(10) {
+            warn!("the destination failed: {failure}; trying again");
+        }
+        sleep(self.backoff.next(&self.shared.plan.job)).await;
+        Ok(())
+    }
+}
+
+/// A piece of a chunk: its changes by index, end exclusive.
+type Span = (usize, usize);
+
+/// What came of a piece.
+enum Tried {
+    Loaded,
+    Refused(Failure),
+}
+
+impl Worker {
+    async fn file(&mut self, file: &ExportFile) -> Result<(), ImportError> {
+        let shared = self.shared.clone();
+        let Some(table) = shared.table(&file.name.table) else { return Ok(()) };
+        let begun = shared.begun.get(&file.name.text).cloned();
+        let mut progress = begun.unwrap_or_else(|| FileProgress { file: file.name.text.clone(), ..FileProgress::default() });
+        shared.counts.begins(&file.name.table);
+        debug!("loading {} from line {}", file.name.text, progress.lines + 1);
+        let mut chunks = rows::read(file, table, shared.abilities, &shared.plan.ignored_columns, progress.lines);
+        while let Some(chunk) = chunks.recv().await {
+            if shared.is_stopped() {
+                return Ok(());
+            }
+            self.chunk(table, chunk?, &mut progress).await?;
+        }
+        if !progress.done {
+            return Err(ImportError::Source(format!("{} could not be read to its end", file.path.display())));
+        }
+        shared.counts.file_done(&file.name.table);
+        let left = {
+            let mut open_files = locked(&shared.open_files);
+            let left = open_files.entry(file.name.table.clone()).or_default();
+            *left = left.saturating_sub(1);
+            *left
+        };
+        if left == 0 {
+            seal(&shared, &mut self.destination, table).await?;
+        }
+        Ok(())
+    }
+
+    async fn chunk(&mut self, table: &TablePlan, chunk: Chunk, progress: &mut FileProgress) -> Result<(), ImportError> {
+        let mut bad_lines = BTreeSet::new();
+        for bad in &chunk.bad {
+            self.leave_out(bad.clone(), &mut bad_lines)?;
+        }
+        let end = chunk.changes.len();
+        let mut todo: Vec<Span> = vec![(0, end)];
+        let mut bytes = chunk.bytes;
+        while let Some((from, to)) = todo.pop() {
+            let lines = if to == end { chunk.through_lines } else { chunk.changes[to - 1].position.sequence };
+            let batch = self.batch(table, &chunk, (from, to), &bad_lines);
+            let rows = batch.groups.iter().map(|g| g.upserts.len()).sum::<usize>().max(batch.order.len()) as u64;
+            let skipped = bad_lines.range(progress.lines + 1..lines + 1).count() as u64;
+            let next = FileProgress { file: progress.file.clone(), lines, rows: progress.rows + rows, skipped: progress.skipped + skipped, done: chunk.is_last && to == end };
+            let piece = Piece { job: self.shared.plan.job.clone(), after_lines: progress.lines, progress: next };
+            match self.load(&batch, &piece, rows).await? {
+                Tried::Loaded => {
+                    self.shared.counts.loaded(&table.schema.table, rows, skipped, std::mem::take(&mut bytes));
+                    *progress = piece.progress;
+                }
+                Tried::Refused(failure) => self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The changes of the span that are not left out.
+    fn batch(&self, table: &TablePlan, chunk: &Chunk, (from, to): Span, bad_lines: &BTreeSet<u64>) -> Arc<Batch> {
+        let kept = |i: &usize| !bad_lines.contains(&chunk.changes[*i].position.sequence);
+        let indices: Vec<u32> = (from..to).filter(kept).map(|i| i as u32).collect();
+        let (groups, order) = match self.shared.abilities.keeps {
+            _ if indices.is_empty() => (Vec::new(), Vec::new()),
+            Keeps::Rows => (vec![Group { schema: Arc::new(staged(&table.schema)), deletes: Vec::new(), upserts: indices }], Vec::new()),
+            Keeps::Changes => (Vec::new(), indices),
+        };
+        Arc::new(Batch::new(chunk.changes.clone(), groups, order, None, Position::default()))
+    }
+
+    /// Loads the piece, whatever it takes, unless its rows are refused.
+    async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece, rows: u64) -> Result<Tried, ImportError> {
+        let mut outage = Outage::new(&self.shared);
+        let mut doubtful = false;
+        loop {
+            match self.try_load(batch, piece, doubtful).await {
+                Ok(()) => return Ok(Tried::Loaded),
+                Err(failure) if failure.kind == FailureKind::Refused && rows > 0 => return Ok(Tried::Refused(failure)),
+                Err(failure) => outage.wait(failure, &mut self.destination).await?,
+            }
+            doubtful = true;
+        }
+    }
+
+    /// `doubtful`: the answer to an earlier try was lost, and may have been a commit.
+    async fn try_load(&mut self, batch: &Arc<Batch>, piece: &Piece, doubtful: bool) -> Result<(), Failure> {
+        let loader = loader(open(&self.shared, &mut self.destination).await?)?;
+        if doubtful
+            && let Some(Standing::Loading(files)) = loader.standing(&piece.job).await?
+            && files.contains(&piece.progress)
+        {
+            return Ok(());
+        }
+        loader.load(batch, piece).await
+    }
+
+    /// Leaves the refused rows out, or halves the span until the one at fault stands alone.
+    fn narrow(&self, chunk: &Chunk, span: Span, failure: Failure, todo: &mut Vec<Span>, bad_lines: &mut BTreeSet<u64>, progress: &FileProgress) -> Result<(), ImportError> {
+        let (from, to) = span;
+        let mut culprits = failure.culprits;
+        if culprits.is_empty() {
+            let left: Vec<usize> = (from..to).filter(|i| !bad_lines.contains(&chunk.changes[*i].position.sequence)).collect();
+            if left.len() > 1 {
+                let middle = left[left.len() / 2];
+                todo.extend([(middle, to), (from, middle)]);
+                return Ok(());
+            }
+            culprits = left.iter().map(|i| (*i as u32, failure.text.clone())).collect();
+        }
+        todo.push(span);
+        for (index, why) in culprits {
+            let line = chunk.changes[index as usize].position.sequence;
+            self.leave_out(BadRow { file: progress.file.clone(), line, why }, bad_lines)?;
+        }
+        Ok(())
+    }
+
+    /// Notes a row that cannot be loaded; fails where there are more than the user allows.
+    fn leave_out(&self, bad: BadRow, bad_lines: &mut BTreeSet<u64>) -> Result<(), ImportError> {
+        if self.shared.bad.fetch_add(1, Ordering::AcqRel) >= self.shared.plan.bad_rows_max {
+            return Err(ImportError::BadRow(bad));
+        }
+        warn!("left out: {bad}");
+        bad_lines.insert(bad.line);
+        let mut listed = locked(&self.shared.bad_rows);
+        if listed.len() < BAD_ROWS_LISTED_MAX {
+            listed.push(bad);
+        }
+        Ok(())
+    }
+}

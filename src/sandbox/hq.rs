@@ -1,0 +1,245 @@
+//! A stand-in for HQ: schemas, export jobs and their files, with faults to order.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::export::{self, Choice, Written};
+use super::shop::Shop;
+
+/// Pieces of a body that is sent slowly.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// What goes wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Exports of these tables fail.
+    pub failing_tables: Vec<String>,
+    /// How long a job takes.
+    pub job_takes: Duration,
+    /// The first so many answers of the API are 503.
+    pub unavailable: u32,
+    /// The first so many downloads of each file break off half way.
+    pub cut_downloads: u32,
+    /// Downloads start at the beginning, whatever is asked for.
+    pub ignores_ranges: bool,
+    /// Between two pieces of a download.
+    pub slow: Duration,
+    /// Addresses of files that were given out first do not hold.
+    pub expired: bool,
+}
+
+struct Job {
+    ordered: Instant,
+    choice: Choice,
+    cursor: String,
+    files: Vec<Written>,
+}
+
+struct Inner {
+    shop: Arc<Mutex<Shop>>,
+    folder: PathBuf,
+    rows_per_file: usize,
+    token: Option<String>,
+    faults: Mutex<Faults>,
+    refusals: AtomicU32,
+    jobs: Mutex<HashMap<String, Arc<Job>>>,
+    /// Downloads of each file, with the ranges that were asked for.
+    downloads: Mutex<HashMap<String, Vec<u64>>>,
+    looks: AtomicU32,
+    base: String,
+}
+
+/// The server; ends with its owner.
+pub struct Hq {
+    inner: Arc<Inner>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Hq {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hq {
+    /// Serves `shop` on a free port of this machine; files of exports go into `folder`.
+    pub async fn start(shop: Arc<Mutex<Shop>>, folder: PathBuf, rows_per_file: usize, token: Option<String>) -> std::io::Result<Hq> {
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let base = format!("http://{}", listener.local_addr()?);
+        let inner = Arc::new(Inner {
+            shop,
+            folder,
+            rows_per_file,
+            token,
+            faults: Mutex::default(),
+            refusals: AtomicU32::new(0),
+            jobs: Mutex::default(),
+            downloads: Mutex::default(),
+            looks: AtomicU32::new(0),
+            base,
+        });
+        let api = Router::new()
+            .route("/v3/export/bulk", post(order))
+            .route("/v3/export/bulk/{job}", get(look))
+            .layer(middleware::from_fn_with_state(inner.clone(), known))
+            .route("/v3/schema", get(schemas))
+            .route("/v3/schema/{object}/{version}", get(schema))
+            .route("/files/{key}/{job}/{name}", get(file))
+            .with_state(inner.clone());
+        let serving = tokio::spawn(async move {
+            // It ends with its owner only.
+            let _ = axum::serve(listener, api).await;
+        });
+        Ok(Hq { inner, serving })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.inner.base
+    }
+
+    pub fn set_faults(&self, faults: Faults) {
+        self.inner.refusals.store(faults.unavailable, Ordering::Release);
+        *locked(&self.inner.faults) = faults;
+    }
+
+    /// From which byte on each file was asked for, download by download.
+    pub fn downloads(&self) -> HashMap<String, Vec<u64>> {
+        locked(&self.inner.downloads).clone()
+    }
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json"), (header::HeaderName::from_static("x-request-id"), "req-1")], body.to_string()).into_response()
+}
+
+fn refused(status: StatusCode, message: &str) -> Response {
+    answer(status, &json!({"success": false, "message": message}))
+}
+
+/// Who has no right, or comes at a bad time, gets no further.
+async fn known(State(hq): State<Arc<Inner>>, request: Request, next: Next) -> Response {
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+    if hq.token.is_some() && bearer != hq.token.as_deref() {
+        return refused(StatusCode::UNAUTHORIZED, "invalid api key");
+    }
+    if hq.refusals.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok() {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "0")], "later").into_response();
+    }
+    next.run(request).await
+}
+
+async fn schemas(State(hq): State<Arc<Inner>>) -> Response {
+    let map = locked(&hq.shop).schema_map();
+    ([(header::CONTENT_TYPE, "application/json")], map).into_response()
+}
+
+async fn schema(State(hq): State<Arc<Inner>>, Path((object, version)): Path<(String, String)>) -> Response {
+    let shop = locked(&hq.shop);
+    let found = shop.tables.iter().position(|t| t.name == object && t.version == version).and_then(|at| shop.schemas().into_iter().nth(at));
+    found.map_or_else(|| refused(StatusCode::NOT_FOUND, "no such schema"), |json| ([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+fn names(body: &Value, key: &str) -> Vec<String> {
+    body[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The rows are those of this moment, however long the job takes.
+async fn order(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
+    let Ok(body) = serde_json::from_slice::<Value>(&body) else { return refused(StatusCode::BAD_REQUEST, "not JSON") };
+    let choice = Choice { tables: names(&body, "tables"), companies: names(&body, "companyIds") };
+    let shop = locked(&hq.shop).clone();
+    let id = uuid::Uuid::new_v4().to_string();
+    let (folder, rows, chosen) = (hq.folder.join(&id), hq.rows_per_file, choice.clone());
+    let cursor = shop.version().nanos.to_string();
+    let ordered = Instant::now();
+    let written = tokio::task::spawn_blocking(move || export::write(&shop, &folder, &chosen, rows)).await;
+    match written {
+        Ok(Ok(files)) => {
+            locked(&hq.jobs).insert(id.clone(), Arc::new(Job { ordered, choice, cursor, files }));
+            answer(StatusCode::OK, &json!({"success": true, "data": {"jobId": id}}))
+        }
+        _ => refused(StatusCode::INTERNAL_SERVER_ERROR, "the export cannot be written"),
+    }
+}
+
+async fn look(State(hq): State<Arc<Inner>>, Path(id): Path<String>) -> Response {
+    let Some(job) = locked(&hq.jobs).get(&id).cloned() else { return refused(StatusCode::NOT_FOUND, "no such job") };
+    let faults = locked(&hq.faults).clone();
+    let completed = job.ordered.elapsed() >= faults.job_takes;
+    let look = if completed { hq.looks.fetch_add(1, Ordering::AcqRel) } else { 0 };
+    let key = if faults.expired && look == 0 { "old" } else { "new" };
+    let mut tables = serde_json::Map::new();
+    let all: Vec<String> = locked(&hq.shop).tables.iter().map(|t| t.name.to_owned()).filter(|t| job.choice.tables.is_empty() || job.choice.tables.contains(t)).collect();
+    for table in all {
+        let urls: Vec<String> = job.files.iter().filter(|f| f.table == table).map(|f| format!("{}/files/{key}/{id}/{}?signature=s3cret", hq.base, f.name)).collect();
+        let status = match (faults.failing_tables.contains(&table), completed) {
+            (true, _) => json!({"status": "Failed", "error": "the disk is full", "urls": []}),
+            (_, true) => json!({"status": "Completed", "urls": urls, "cursor": job.cursor}),
+            _ => json!({"status": "Pending", "urls": null}),
+        };
+        tables.insert(table, status);
+    }
+    answer(StatusCode::OK, &json!({"success": true, "data": {"completed": completed, "tables": tables}}))
+}
+
+async fn file(State(hq): State<Arc<Inner>>, Path((key, job, name)): Path<(String, String, String)>, headers: HeaderMap) -> Response {
+    let faults = locked(&hq.faults).clone();
+    if faults.expired && key == "old" {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let known = locked(&hq.jobs).get(&job).is_some_and(|j| j.files.iter().any(|f| f.name == name));
+    let content = match known {
+        true => tokio::fs::read(hq.folder.join(&job).join(&name)).await.map(Bytes::from),
+        false => return StatusCode::NOT_FOUND.into_response(),
+    };
+    let Ok(content) = content else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let from = range.filter(|_| !faults.ignores_ranges);
+    let nth = {
+        let mut downloads = locked(&hq.downloads);
+        let of_file = downloads.entry(name).or_default();
+        of_file.push(from.unwrap_or(0) as u64);
+        of_file.len() as u32
+    };
+    let total = content.len();
+    if from.is_some_and(|from| from >= total) {
+        return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, format!("bytes */{total}"))]).into_response();
+    }
+    let rest = content.slice(from.unwrap_or(0)..);
+    let length = rest.len();
+    let sent = if nth <= faults.cut_downloads { rest.slice(..length / 2) } else { rest };
+    let broken = sent.len() < length;
+    let slow = faults.slow;
+    let pieces = futures::stream::unfold((sent, broken), move |(mut left, broken)| async move {
+        if left.is_empty() {
+            return broken.then(|| (Err(std::io::Error::other("cut")), (left, false)));
+        }
+        tokio::time::sleep(slow).await;
+        let piece = left.split_to(left.len().min(PIECE_BYTES.max(if slow.is_zero() { 256 << 10 } else { 0 })));
+        Some((Ok(piece), (left, broken)))
+    });
+    let status = if from.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let mut response = Response::builder().status(status).header(header::CONTENT_LENGTH, length);
+    if let Some(from) = from {
+        response = response.header(header::CONTENT_RANGE, format!("bytes {from}-{}/{total}", total - 1));
+    }
+    response.body(Body::from_stream(pieces)).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}

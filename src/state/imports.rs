@@ -1,0 +1,102 @@
+//! What an import leaves in the state file: which job is under way, how far its files are, and the seam of destinations
+//! that hold no checkpoint of their own.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{State, StateError};
+use crate::change::seam::{Seams, Snapshot};
+
+/// An import that was begun and not finished.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenImport {
+    pub job: String,
+    /// What the user chose: only the same choice goes on with it.
+    pub choice: String,
+}
+
+/// How far a file is loaded: file, lines, rows, skipped lines, whether it is done.
+pub type FileLine = (String, u64, u64, u64, bool);
+
+impl State {
+    pub fn open_import(&self) -> Result<Option<OpenImport>, StateError> {
+        let read = |row: &rusqlite::Row<'_>| Ok(OpenImport { job: row.get(0)?, choice: row.get(1)? });
+        Ok(self.db().query_row("SELECT job, choice FROM import", [], read).optional()?)
+    }
+
+    /// Synced before it returns.
+    pub fn save_import(&self, import: &OpenImport) -> Result<(), StateError> {
+        self.db().execute("INSERT OR REPLACE INTO import VALUES (1, ?1, ?2)", params![import.job, import.choice])?;
+        Ok(())
+    }
+
+    pub fn forget_import(&self) -> Result<(), StateError> {
+        self.db().execute_batch("BEGIN; DELETE FROM import; DELETE FROM import_progress; COMMIT")?;
+        Ok(())
+    }
+
+    /// The files of `job` that were begun.
+    pub fn import_progress(&self, job: &str) -> Result<Vec<FileLine>, StateError> {
+        let db = self.db();
+        let mut statement = db.prepare("SELECT file, lines, rows, skipped, done FROM import_progress WHERE job = ?1")?;
+        let number = |row: &rusqlite::Row<'_>, i: usize| row.get::<_, i64>(i).map(|n| n as u64);
+        let rows = statement.query_map([job], |row| Ok((row.get(0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?, row.get(4)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    pub fn save_import_progress(&self, job: &str, (file, lines, rows, skipped, done): &FileLine) -> Result<(), StateError> {
+        let sql = "INSERT OR REPLACE INTO import_progress VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        self.db().execute(sql, params![job, file, *lines as i64, *rows as i64, *skipped as i64, done])?;
+        Ok(())
+    }
+
+    pub fn forget_import_progress(&self) -> Result<(), StateError> {
+        self.db().execute("DELETE FROM import_progress", [])?;
+        Ok(())
+    }
+
+    /// What imports left to know, for destinations that cannot keep it themselves.
+    pub fn seams(&self) -> Result<Seams, StateError> {
+        let db = self.db();
+        let mut statement = db.prepare("SELECT consumer, table_name, words FROM seam")?;
+        let lines = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<Vec<_>, _>>()?;
+        Seams::read(lines).map_err(|_| StateError::Unreadable("seam"))
+    }
+
+    /// Takes note of imported tables; the job is over by that.
+    pub fn finish_import(&self, snapshots: &[Snapshot]) -> Result<(), StateError> {
+        let mut seams = self.seams()?;
+        seams.import(snapshots);
+        let mut db = self.db();
+        let transaction = db.transaction()?;
+        transaction.execute("DELETE FROM seam", [])?;
+        for (consumer, table, words) in seams.lines() {
+            transaction.execute("INSERT INTO seam VALUES (?1, ?2, ?3)", params![consumer, table, words])?;
+        }
+        transaction.execute("DELETE FROM import_progress", [])?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Version;
+
+    #[test]
+    fn an_import_is_known_until_it_is_over_and_its_times_for_good() -> Result<(), StateError> {
+        let state = State::in_memory()?;
+        let open = OpenImport { job: "j".into(), choice: "all".into() };
+        state.save_import(&open)?;
+        state.save_import_progress("j", &("f".into(), 5, 4, 1, false))?;
+        state.save_import_progress("j", &("f".into(), 9, 8, 1, true))?;
+        assert_eq!(state.open_import()?, Some(open));
+        assert_eq!(state.import_progress("j")?, [("f".to_owned(), 9, 8, 1, true)]);
+        let at = Version { nanos: 1_720_000_000_000_000_000, logical: 0 };
+        state.finish_import(&[Snapshot { table: "order".into(), at, whole: true }])?;
+        state.forget_import()?;
+        assert_eq!((state.open_import()?, state.import_progress("j")?.len()), (None, 0));
+        assert_eq!(state.seams()?.of("c").imported["order"].at, Some(at));
+        Ok(())
+    }
+}
