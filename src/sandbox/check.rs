@@ -78,6 +78,25 @@ fn same(kind: Kind, wanted: &Value, found: &Value) -> bool {
     }
 }
 
+/// A number for a row of the table that equal rows share, however a database shows their values.
+pub fn fingerprint(table: &Table, row: &Map<String, Value>) -> u64 {
+    let mut text = String::new();
+    for column in &table.columns {
+        let value = row.get(&column.name).unwrap_or(&Value::Null);
+        let normal = match (column.kind, value) {
+            (_, Value::Null) => Value::Null,
+            (Kind::Date, Value::String(date)) => micros(date).map_or(Value::Null, Value::from),
+            (Kind::Decimal, number) => number.as_f64().map_or(Value::Null, Value::from),
+            (Kind::Flag, Value::Number(n)) => Value::Bool(n.as_i64() != Some(0)),
+            (Kind::Object | Kind::Strings, Value::String(json)) => serde_json::from_str(json).unwrap_or(Value::Null),
+            (_, other) => other.clone(),
+        };
+        text += &normal.to_string();
+        text.push('\n');
+    }
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+}
+
 fn micros(text: &str) -> Option<i64> {
     let instant: jiff::Timestamp = text.parse().ok()?;
     i64::try_from(instant.as_nanosecond().div_euclid(1000)).ok()
@@ -87,22 +106,9 @@ fn micros(text: &str) -> Option<i64> {
 pub fn sqlite(shop: &Shop, path: &str) -> Result<Vec<TableReport>, String> {
     let db = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
     let read = |table: usize| -> rusqlite::Result<Found> {
-        let mut statement = db.prepare(&format!("SELECT * FROM \"{}\"", shop.tables[table].name))?;
-        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-        let rows = statement.query_map([], |row| {
-            let mut out = Map::new();
-            for (i, name) in names.iter().enumerate() {
-                let value = match row.get_ref(i)? {
-                    rusqlite::types::ValueRef::Null => Value::Null,
-                    rusqlite::types::ValueRef::Integer(n) => n.into(),
-                    rusqlite::types::ValueRef::Real(n) => n.into(),
-                    rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => String::from_utf8_lossy(text).into(),
-                };
-                out.insert(name.clone(), value);
-            }
-            Ok(out)
-        })?;
-        rows.map(|row| row.map(keyed)).collect()
+        let mut found = Found::new();
+        each_sqlite_row(&db, shop.tables[table].name, |row| found.extend([keyed(row)]))?;
+        Ok(found)
     };
     (0..shop.tables.len())
         .map(|table| match read(table) {
@@ -111,6 +117,32 @@ pub fn sqlite(shop: &Shop, path: &str) -> Result<Vec<TableReport>, String> {
             Err(e) => Err(e.to_string()),
         })
         .collect()
+}
+
+/// Every row of one table of an SQLite file.
+pub fn sqlite_rows(shop: &Shop, table: usize, path: &str, each: impl FnMut(Map<String, Value>)) -> Result<(), String> {
+    let db = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
+    each_sqlite_row(&db, shop.tables[table].name, each).map_err(|e| e.to_string())
+}
+
+fn each_sqlite_row(db: &rusqlite::Connection, table: &str, mut each: impl FnMut(Map<String, Value>)) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(&format!("SELECT * FROM \"{table}\""))?;
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let mut out = Map::new();
+        for (i, name) in names.iter().enumerate() {
+            let value = match row.get_ref(i)? {
+                rusqlite::types::ValueRef::Null => Value::Null,
+                rusqlite::types::ValueRef::Integer(n) => n.into(),
+                rusqlite::types::ValueRef::Real(n) => n.into(),
+                rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => String::from_utf8_lossy(text).into(),
+            };
+            out.insert(name.clone(), value);
+        }
+        each(out);
+    }
+    Ok(())
 }
 
 fn keyed(row: Map<String, Value>) -> (String, Map<String, Value>) {
@@ -136,15 +168,19 @@ pub async fn mysql(shop: &Shop, conn: &mut mysql_async::Conn) -> Result<Vec<Tabl
     use mysql_async::prelude::Queryable;
     let mut reports = Vec::new();
     for (index, table) in shop.tables.iter().enumerate() {
-        let kinds: BTreeMap<&str, Kind> = table.columns.iter().map(|c| (c.name.as_str(), c.kind)).collect();
-        let read = |row: mysql_async::Row| {
-            let cell = |i: usize, name: &str| (name.to_owned(), from_text(kinds.get(name).copied(), row.as_ref(i)));
-            keyed(row.columns_ref().iter().enumerate().map(|(i, column)| cell(i, &column.name_str())).collect())
-        };
+        let read = |row: mysql_async::Row| keyed(mysql_row(table, &row));
         let found: Found = conn.query_map(format!("SELECT * FROM `{}`", table.name), read).await.map_err(|e| e.to_string())?.into_iter().collect();
         reports.push(compare(shop, index, found));
     }
     Ok(reports)
+}
+
+/// A row as the text protocol has it.
+#[cfg(feature = "mysql")]
+pub fn mysql_row(table: &Table, row: &mysql_async::Row) -> Map<String, Value> {
+    let kind = |name: &str| table.columns.iter().find(|c| c.name == name).map(|c| c.kind);
+    let cell = |i: usize, name: &str| (name.to_owned(), from_text(kind(name), row.as_ref(i)));
+    row.columns_ref().iter().enumerate().map(|(i, column)| cell(i, &column.name_str())).collect()
 }
 
 /// A value as the text protocol has it.

@@ -11,7 +11,7 @@ const HELP: &str = "cargo x <task>
   test [ARGS]      services, then cargo test [ARGS]
   tsql             let Microsoft's parser read the T-SQL of tests/golden/sqlserver.sql
   ci               services, format, clippy, tests, T-SQL, single features, cargo deny
-  bench NAME [N]   services, then a benchmark: stream, latency, decode, postgres_paths, mysql_paths, sqlite_paths";
+  bench NAME [N]   services, then a benchmark: stream, import, latency, decode, postgres_paths, mysql_paths, sqlite_paths";
 
 /// What went wrong, for people.
 pub type Done = Result<(), String>;
