@@ -74,7 +74,11 @@ impl Lines {
         if self.ended {
             return Ok(None);
         }
-        let mut text = std::mem::take(&mut self.rest);
+        // One piece of memory of the right size: what grows would be twice as large.
+        let rest = std::mem::take(&mut self.rest);
+        let mut text = BytesMut::with_capacity(bytes_max.max(rest.len()) + BUFFER_BYTES);
+        text.extend_from_slice(&rest);
+        drop(rest);
         loop {
             let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1);
             if whole > 0 && text.len() >= bytes_max {

@@ -109,6 +109,8 @@ pub struct Shop {
     habits: Habits,
     rows: Vec<Rows>,
     events: u64,
+    /// Time of the first change, Unix nanoseconds.
+    beginning_ns: u64,
     /// Events of late, from which repeats are drawn.
     late: Vec<ShopEvent>,
 }
@@ -116,7 +118,7 @@ pub struct Shop {
 impl Shop {
     pub fn new(seed: u64, habits: Habits) -> Shop {
         let tables = tables::shop();
-        Shop { rows: vec![Rows::default(); tables.len()], tables, seed, rng: Rng::with_seed(seed), habits, events: 0, late: Vec::new() }
+        Shop { rows: vec![Rows::default(); tables.len()], tables, seed, rng: Rng::with_seed(seed), habits, events: 0, beginning_ns: BEGINNING_NS, late: Vec::new() }
     }
 
     /// The schemas in HQ's form, one JSON text per table.
@@ -212,7 +214,7 @@ impl Shop {
         let id = self.id(table, n);
         let company = company(self.seed, n);
         let (name, version, event) = (spec.name, &spec.version, self.events);
-        let nanos = BEGINNING_NS + event * STEP_NS;
+        let nanos = self.beginning_ns + event * STEP_NS;
         let operation = match act {
             Act::Insert => "INSERT",
             Act::Update => "UPDATE",
@@ -285,7 +287,7 @@ impl Shop {
 
     /// As of when its rows are: the version of its last change.
     pub fn version(&self) -> Version {
-        Version { nanos: BEGINNING_NS + self.events * STEP_NS, logical: 0 }
+        Version { nanos: self.beginning_ns + self.events * STEP_NS, logical: 0 }
     }
 
     /// Opens the shop with so many rows in a table, for exports of any size.
@@ -293,6 +295,21 @@ impl Shop {
         if let Some(index) = self.tables.iter().position(|t| t.name == table) {
             self.rows[index] = Rows { revisions: vec![(0, true); rows], alive: rows };
         }
+    }
+
+    /// Changes from now on are as of this time, Unix nanoseconds.
+    pub fn begin_at(&mut self, time_ns: u64) {
+        self.beginning_ns = time_ns - self.events * STEP_NS;
+    }
+
+    pub fn begin_now(&mut self) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.begin_at(now.as_nanos() as u64);
+    }
+
+    /// A moment in which nothing changes.
+    pub fn pass_time(&mut self) {
+        self.events += 1;
     }
 
     /// Whose row number `n` is, in any table.

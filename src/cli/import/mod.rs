@@ -28,7 +28,7 @@ use crate::pipeline::import::{self, Connect, Counts, ImportError, Mode, Parts, P
 use crate::pipeline::progress::now_ns;
 use crate::registry::{Publisher, Registry};
 use crate::state::{Lock, OpenImport, State};
-use source::Export;
+use source::{Export, JobError};
 
 /// How long the destination may take to show that it can be used.
 const TEST_WAIT_MAX: Duration = Duration::from_secs(15);
@@ -320,8 +320,16 @@ impl Import {
         };
         let mut stop = begun.stop.clone();
         let completed = tokio::select! {
-            completed = source::completed(&hq, &job) => completed.map_err(Exit::Failed)?,
+            completed = source::completed(&hq, &job) => completed,
             _ = stop.wait_for(|stop| *stop) => return Err(Halted(ImportError::Stopped).into()),
+        };
+        let completed = match completed {
+            Ok(completed) => completed,
+            Err(JobError::Failed(text)) => return Err(Exit::Failed(text)),
+            Err(JobError::Over(text)) => {
+                begun.state.forget_import().map_err(|e| Exit::Failed(e.to_string()))?;
+                return Err(Exit::Failed(text));
+            }
         };
         source::download(hq, &job, &completed, folder(global, &job), takes, counts.clone()).map_err(Exit::Failed)
     }

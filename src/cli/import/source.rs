@@ -73,18 +73,26 @@ async fn given(files: Vec<ExportFile>, done: HashSet<String>, sender: mpsc::Send
     Ok(())
 }
 
+/// Why a job brings no files.
+#[derive(Debug)]
+pub enum JobError {
+    /// It is over: only another one can succeed.
+    Over(String),
+    Failed(String),
+}
+
 /// Waits until the job is completed; a table that failed fails it.
-pub async fn completed(hq: &Hq, job: &str) -> Result<Job, String> {
+pub async fn completed(hq: &Hq, job: &str) -> Result<Job, JobError> {
     let mut wait = Duration::from_millis(250);
     let mut told = None;
     loop {
         let now = job::look(hq, job).await.map_err(|e| match e {
-            HqError::Refused { status: 404, .. } => format!("{e}: HQ does not know export job {job:?}; --restart-import orders a new one"),
-            other => other.to_string(),
+            HqError::Refused { status: 404, .. } => JobError::Over(format!("{e}: HQ does not know export job {job:?}; the next import orders a new one")),
+            other => JobError::Failed(other.to_string()),
         })?;
         if let Some((name, table)) = now.tables.iter().find(|(_, t)| t.is_failed()) {
             let why = table.error.as_deref().filter(|e| !e.is_empty()).unwrap_or("HQ gives no reason");
-            return Err(format!("the export of table {name:?} failed at HQ: {why}; --restart-import orders a new one"));
+            return Err(JobError::Over(format!("the export of table {name:?} failed at HQ: {why}; the next import orders a new one")));
         }
         if now.completed {
             return Ok(now);

@@ -116,7 +116,12 @@ impl Renderer {
             _ if schema.columns.len() == schema.keys => format!("ON CONFLICT ({}) DO NOTHING", self.list(schema.key_columns())),
             _ => format!("ON CONFLICT ({}) DO UPDATE SET {}", self.list(schema.key_columns()), set(&|c| format!("{c} = EXCLUDED.{c}"))),
         };
-        format!("INSERT INTO {} ({}) {source} {action}", self.table(&schema.table), self.list(&schema.columns))
+        format!("{} {action}", self.insert(schema, source))
+    }
+
+    /// Rows that are not there yet.
+    pub fn insert(&self, schema: &TableSchema, source: &str) -> String {
+        format!("INSERT INTO {} ({}) {source}", self.table(&schema.table), self.list(&schema.columns))
     }
 
     pub fn upsert_one(&self, schema: &TableSchema) -> String {

@@ -14,9 +14,9 @@ use crate::export::lines::{Block, Lines};
 use crate::export::{ExportFile, FileName};
 
 /// Bytes of rows that are loaded at once.
-const CHUNK_BYTES: usize = 4 << 20;
+const CHUNK_BYTES: usize = 2 << 20;
 /// Rows that are loaded at once.
-const CHUNK_ROWS: usize = 8_000;
+const CHUNK_ROWS: usize = 4_000;
 
 /// Rows of one file that follow each other.
 pub struct Chunk {

@@ -147,6 +147,12 @@ impl Nats {
         }
     }
 
+    /// Takes everything before this sequence out of the stream, as retention does.
+    pub async fn purge(&self, before: u64) {
+        let stream = self.admin().await.get_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+        stream.purge().sequence(before).await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
     /// The consumer's state: waiting for acknowledgement, waiting for delivery, acknowledged up to.
     pub async fn consumer(&self, name: &str) -> (usize, u64, u64) {
         let js = self.admin().await;

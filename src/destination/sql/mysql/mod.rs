@@ -278,6 +278,15 @@ impl Connection for MySql {
         self.act(Action::Upsert, renderer, batch, group).await
     }
 
+    async fn enter_load(&mut self) -> Result<(), Failure> {
+        self.statements.keep_few();
+        Ok(())
+    }
+
+    async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        self.act(Action::Insert, renderer, batch, group).await
+    }
+
     async fn seal(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
         self.give_indexes(renderer, schema, staged).await?;
         Ok(0)

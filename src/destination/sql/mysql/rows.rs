@@ -15,11 +15,16 @@ use crate::destination::sql::render::Renderer;
 
 /// Rows of one statement, largest first: whatever there is to write is cut into these, so that few statements have to
 /// be prepared (docs/decisions/0006-mysql-bulk-path.md).
-const ROWS: [usize; 3] = [256, 16, 1];
+const ROWS: [usize; 4] = [256, 64, 16, 1];
 /// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred bytes for each.
 const PARAMETERS_MAX: usize = 32_768;
-/// Bytes of events of one statement; less where the server takes no such packets.
-const STATEMENT_BYTES_MAX: usize = 4 << 20;
+/// Parameters of all statements that a session keeps which writes many tables in turn.
+const STREAM_PARAMETERS_MAX: usize = 8 * PARAMETERS_MAX;
+/// Bytes of events of one statement; less where the server takes no such packets. The client keeps some twenty buffers
+/// of this size for each connection.
+const STATEMENT_BYTES_MAX: usize = 512 << 10;
+/// By what a failure is known that is about a key which is there already.
+const REPEATED_KEY: &str = "(1062,";
 /// Prepared statements that are kept; the one that was not used for the longest time makes room.
 const STATEMENTS_MAX: usize = 128;
 
@@ -27,6 +32,8 @@ const STATEMENTS_MAX: usize = 128;
 pub enum Action {
     Delete,
     Upsert,
+    /// Into a table that is loaded whole.
+    Insert,
 }
 
 /// Table, version, action, rows.
@@ -36,6 +43,8 @@ type Shape = (Arc<str>, Arc<str>, Action, usize);
 pub struct Statements {
     /// The largest packet that the server takes.
     packet_bytes_max: usize,
+    /// Parameters of all prepared statements together.
+    parameters_max: usize,
     /// Each with when it was last used, counted in uses.
     prepared: HashMap<Shape, (u64, Statement)>,
     uses: u64,
@@ -43,7 +52,12 @@ pub struct Statements {
 
 impl Statements {
     pub fn new(packet_bytes_max: usize) -> Statements {
-        Statements { packet_bytes_max, prepared: HashMap::new(), uses: 0 }
+        Statements { packet_bytes_max, parameters_max: STREAM_PARAMETERS_MAX, prepared: HashMap::new(), uses: 0 }
+    }
+
+    /// For a session that writes one table after the other.
+    pub fn keep_few(&mut self) {
+        self.parameters_max = PARAMETERS_MAX;
     }
 
     pub async fn clear(&mut self, conn: &mut Conn) {
@@ -59,7 +73,7 @@ impl Statements {
         let schema = &group.schema;
         let (indices, columns) = match action {
             Action::Delete => (&group.deletes, schema.key_columns()),
-            Action::Upsert => (&group.upserts, &schema.columns[..]),
+            Action::Upsert | Action::Insert => (&group.upserts, &schema.columns[..]),
         };
         let mut rest = &indices[..];
         while !rest.is_empty() {
@@ -67,27 +81,42 @@ impl Statements {
             let bytes_max = STATEMENT_BYTES_MAX.min(self.packet_bytes_max / 2);
             let (now, later) = rest.split_at(rows_at_once(batch, rest, columns.len(), bytes_max));
             rest = later;
-            let mut values = Vec::with_capacity(now.len() * columns.len());
-            for index in now {
-                bind(batch.change(*index), columns, &mut values).map_err(|why| refused(batch, &schema.table, *index, &why))?;
+            let values = self.values(batch, schema, columns, now)?;
+            let mut done = self.execute(conn, renderer, schema, action, now.len(), values).await;
+            // A row of the export came twice: the statement did nothing, and the later row is to stay.
+            if action == Action::Insert && done.as_ref().is_err_and(|failure| failure.text.contains(REPEATED_KEY)) {
+                let values = self.values(batch, schema, columns, now)?;
+                done = self.execute(conn, renderer, schema, Action::Upsert, now.len(), values).await;
             }
-            // A packet that is too large would cost the connection, again and again.
-            if let [index] = now
-                && values.iter().map(wire_bytes).sum::<usize>() > self.packet_bytes_max
-            {
-                let why = format!("table {:?}: the row is larger than the server's max_allowed_packet of {} bytes; raise it", schema.table, self.packet_bytes_max);
-                return Err(Failure::refused(vec![(*index, why)]));
-            }
-            let statement = self.prepared(conn, renderer, schema, action, now.len()).await?;
-            conn.exec_drop(statement, values).await.map_err(|e| failure(&e).of_table(&schema.table))?;
+            done.map_err(|failure| failure.of_table(&schema.table))?;
         }
         Ok(())
+    }
+
+    fn values(&self, batch: &Batch, schema: &TableSchema, columns: &[Column], indices: &[u32]) -> Result<Vec<Wire>, Failure> {
+        let mut values = Vec::with_capacity(indices.len() * columns.len());
+        for index in indices {
+            bind(batch.change(*index), columns, &mut values).map_err(|why| refused(batch, &schema.table, *index, &why))?;
+        }
+        // A packet that is too large would cost the connection, again and again.
+        if let [index] = indices
+            && values.iter().map(wire_bytes).sum::<usize>() > self.packet_bytes_max
+        {
+            let why = format!("table {:?}: the row is larger than the server's max_allowed_packet of {} bytes; raise it", schema.table, self.packet_bytes_max);
+            return Err(Failure::refused(vec![(*index, why)]));
+        }
+        Ok(values)
+    }
+
+    async fn execute(&mut self, conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize, values: Vec<Wire>) -> Result<(), Failure> {
+        let statement = self.prepared(conn, renderer, schema, action, rows).await?;
+        conn.exec_drop(statement, values).await.map_err(|e| failure(&e))
     }
 
     async fn prepared(&mut self, conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> Result<&Statement, Failure> {
         let shape = (schema.table.clone(), schema.version.clone(), action, rows);
         if !self.prepared.contains_key(&shape) {
-            self.make_room(conn).await;
+            self.make_room(conn, rows * schema.columns.len()).await;
             let statement = conn.prep(sql(renderer, schema, action, rows)).await.map_err(|e| failure(&e))?;
             self.prepared.insert(shape.clone(), (0, statement));
         }
@@ -97,13 +126,14 @@ impl Statements {
         Ok(statement)
     }
 
-    async fn make_room(&mut self, conn: &mut Conn) {
-        if self.prepared.len() < STATEMENTS_MAX {
-            return;
-        }
-        let oldest = self.prepared.iter().min_by_key(|(_, (used, _))| *used).map(|(shape, _)| shape.clone());
-        if let Some((_, statement)) = oldest.and_then(|shape| self.prepared.remove(&shape)) {
-            let _ = conn.close(statement).await;
+    /// The client keeps some 200 bytes for each parameter of a prepared statement.
+    async fn make_room(&mut self, conn: &mut Conn, parameters: usize) {
+        let kept = |statements: &HashMap<Shape, (u64, Statement)>| statements.values().map(|(_, s)| usize::from(s.num_params())).sum::<usize>();
+        while self.prepared.len() >= STATEMENTS_MAX || (!self.prepared.is_empty() && kept(&self.prepared) + parameters > self.parameters_max) {
+            let oldest = self.prepared.iter().min_by_key(|(_, (used, _))| *used).map(|(shape, _)| shape.clone());
+            if let Some((_, statement)) = oldest.and_then(|shape| self.prepared.remove(&shape)) {
+                let _ = conn.close(statement).await;
+            }
         }
     }
 }
@@ -120,6 +150,7 @@ fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize, bytes_max: usize
 pub fn sql(renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> String {
     let row = |columns: usize| format!("({})", vec!["?"; columns].join(","));
     match action {
+        Action::Insert => renderer.insert(schema, &format!("VALUES {}", vec![row(schema.columns.len()); rows].join(","))),
         Action::Upsert => renderer.upsert(schema, &format!("VALUES {}", vec![row(schema.columns.len()); rows].join(","))),
         Action::Delete => {
             let keys: Vec<String> = schema.key_columns().iter().map(|c| renderer.quoted(&c.name)).collect();

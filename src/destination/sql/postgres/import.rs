@@ -56,6 +56,10 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 WHERE n.nspname = $1 AND c.relname = $2 AND to_regclass(format('%I.%I', n.nspname, '_eds_' || i.indexrelid)) IS NOT NULL";
 
+/// How fine the statistics of a new table are at first: autovacuum makes finer ones within minutes, and without any its
+/// readers would have bad plans until then.
+const STATISTICS: u32 = 20;
+
 /// Whether the table has a primary key. Parameters: schema, table.
 const HAS_KEY: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary WHERE n.nspname = $1 AND c.relname = $2)";
@@ -93,7 +97,7 @@ pub async fn seal(client: &Client, renderer: &Renderer, schema: &TableSchema, st
     let gifts: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let mut repeats = 0;
     loop {
-        let statements = ["BEGIN".to_owned(), renderer.add_key(staged)].into_iter().chain(gifts.iter().cloned());
+        let statements = ["BEGIN".to_owned(), format!("SET LOCAL default_statistics_target = {STATISTICS}"), renderer.add_key(staged)].into_iter().chain(gifts.iter().cloned());
         let statements: Vec<String> = statements.chain([format!("ANALYZE {}", renderer.table(&staged.table)), "COMMIT".to_owned()]).collect();
         let Err(e) = client.batch_execute(&statements.join(";\n")).await else { return Ok(repeats) };
         let failed = failure(&e);

@@ -1,6 +1,11 @@
 //! A full export into every kind of destination, through the real binary, from a stand-in for HQ.
 
-use std::path::Path;
+mod faults;
+mod flags;
+mod seam;
+mod tables;
+
+use std::path::{Path, PathBuf};
 
 use eds::sandbox::check;
 use eds::sandbox::shop::Shop;
@@ -59,6 +64,13 @@ async fn an_export_arrives_whole_in_sql_server() {
     equal_in_sqlite(&importing.shop(), &server.file(database));
 }
 
+/// An SQLite file beside the import, and its URL.
+fn sqlite(importing: &Importing) -> (PathBuf, String) {
+    let file = importing.dir.path().join("shop.db");
+    let url = format!("sqlite://{}", file.display());
+    (file, url)
+}
+
 fn equal_in_sqlite(shop: &Shop, file: &Path) {
     let reports = check::sqlite(shop, &file.display().to_string()).unwrap_or_else(|e| panic!("{e}"));
     let wrong: Vec<String> = reports.iter().filter(|r| !r.is_equal()).map(check::line).collect();
@@ -68,8 +80,7 @@ fn equal_in_sqlite(shop: &Shop, file: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_arrives_whole_in_sqlite() {
     let importing = Importing::new(5, 4_000, 300).await;
-    let file = importing.dir.path().join("shop.db");
-    let url = format!("sqlite://{}", file.display());
+    let (file, url) = sqlite(&importing);
     importing.import(&url, &[]).await;
     equal_in_sqlite(&importing.shop(), &file);
     let db = rusqlite::Connection::open(&file).unwrap_or_else(|e| panic!("{e}"));
