@@ -22,11 +22,8 @@ pub async fn finish(shared: &Arc<Shared>, main: Box<dyn Destination>) -> Result<
     loop {
         match place(shared, &mut main).await {
             Ok(()) => break,
-            Err(failure) => {
-                // A view that was made meanwhile, or a table that was altered: looked at again.
-                let failure = if failure.kind == FailureKind::OutOfShape { Failure::unavailable(failure.text) } else { failure };
-                outage.wait(failure, &mut main).await?;
-            }
+            // A view that was made meanwhile, or a table that was altered, is looked at again.
+            Err(failure) => outage.wait(failure, &mut main).await?,
         }
     }
     if let Some(destination) = main {

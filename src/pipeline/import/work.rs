@@ -76,6 +76,9 @@ async fn open<'d>(shared: &Shared, destination: &'d mut Option<Box<dyn Destinati
     }
 }
 
+/// Tries on new connections where the tables are not as they were.
+const RESHAPES_MAX: u32 = 3;
+
 /// A destination that is away, and how long already.
 pub struct Outage {
     shared: Arc<Shared>,
@@ -93,7 +96,9 @@ impl Outage {
         if self.shared.is_stopped() {
             return Err(ImportError::Stopped);
         }
-        if failure.kind != FailureKind::Unavailable || self.since.elapsed() > OUTAGE_WAIT_MAX {
+        // What a session remembers of tables may be out of date: a new one is worth a try.
+        let may_pass = failure.kind == FailureKind::Unavailable || (failure.kind == FailureKind::OutOfShape && self.backoff.tries() < RESHAPES_MAX);
+        if !may_pass || self.since.elapsed() > OUTAGE_WAIT_MAX {
             return Err(failure.into());
         }
         if let Some(old) = destination.take() {
@@ -208,7 +213,16 @@ impl Worker {
         {
             return Ok(());
         }
-        loader.load(batch, piece).await
+        loader.load(batch, piece).await.map_err(|failure| self.named(failure, batch))
+    }
+
+    /// The failure with the table's own name instead of the one that it is loaded under.
+    fn named(&self, failure: Failure, batch: &Batch) -> Failure {
+        let Some(group) = batch.groups.first() else { return failure };
+        let Some(table) = self.shared.plan.tables.iter().find(|t| staged(&t.schema).table == group.schema.table) else { return failure };
+        let own = |text: String| text.replace(&*group.schema.table, &table.schema.table);
+        let culprits = failure.culprits.into_iter().map(|(index, why)| (index, own(why))).collect();
+        Failure { kind: failure.kind, text: own(failure.text), culprits }
     }
 
     /// Leaves the refused rows out, or halves the span until the one at fault stands alone.

@@ -47,7 +47,7 @@ impl Keeper for MySql {
     }
     async fn allow_imports(&self, database: &str) {
         let mut root = self.connect("").await;
-        let sql = format!("GRANT {RIGHTS}, DROP ON `{}`.* TO eds@'%'", database.replace('_', "\\_"));
+        let sql = format!("GRANT {RIGHTS}, DROP, TRIGGER ON `{}`.* TO eds@'%'", database.replace('_', "\\_"));
         mysql_async::prelude::Queryable::query_drop(&mut root, sql).await.unwrap_or_else(|e| panic!("{e}"));
     }
     async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {

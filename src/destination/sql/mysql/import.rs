@@ -17,10 +17,27 @@ SELECT what FROM (
     WHERE table_schema = ? AND table_name = ? AND ((column_default IS NOT NULL AND column_default <> 'NULL') OR extra <> '')
 ) AS all_of_them ORDER BY what LIMIT 1";
 
+/// Whether the user would see a trigger of the table. Parameters: schema, schema, table.
+const SEES_TRIGGERS: &str = "
+SELECT COUNT(*) FROM (
+  SELECT grantee FROM information_schema.user_privileges WHERE privilege_type = 'TRIGGER'
+  UNION ALL SELECT grantee FROM information_schema.schema_privileges WHERE privilege_type = 'TRIGGER' AND ? LIKE table_schema
+  UNION ALL SELECT grantee FROM information_schema.table_privileges WHERE privilege_type = 'TRIGGER' AND table_schema = ? AND table_name = ?
+) AS granted WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
+
+const TABLE_IS_THERE: &str = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+
 impl MySql {
     pub(super) async fn find_obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
         let place = &renderer.place;
         let name = place.name_of(&schema.table);
+        let database = Parameter::from(place.schema.as_deref().unwrap_or_default());
+        if self.one(TABLE_IS_THERE, &[database.clone(), name.as_str().into()]).await? == 0 {
+            return Ok(None);
+        }
+        if self.one(SEES_TRIGGERS, &[database.clone(), database, name.as_str().into()]).await? == 0 {
+            return Ok(Some("whether it has triggers cannot be seen by this user; with GRANT TRIGGER it could be exchanged, which is faster".to_owned()));
+        }
         let pair: [Parameter; 2] = [place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
         let parameters: Vec<Parameter> = std::iter::repeat_n(pair, OBSTACLES.matches('?').count() / 2).flatten().collect();
         Ok(self.texts_of(OBSTACLES, &parameters).await?.into_iter().flatten().next())
@@ -28,10 +45,9 @@ impl MySql {
 
     /// Gives the new table the indexes of the old one, in one statement.
     pub(super) async fn give_indexes(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<(), Failure> {
-        let exists = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
         let name = renderer.place.name_of(&schema.table);
         let old = [renderer.place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
-        if self.one(exists, &old).await? == 0 {
+        if self.one(TABLE_IS_THERE, &old).await? == 0 {
             return Ok(());
         }
         let wanted = indexes(&self.made(renderer, &schema.table).await?);

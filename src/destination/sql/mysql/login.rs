@@ -8,13 +8,15 @@ use secrecy::ExposeSecret;
 
 use super::EXAMPLE;
 use super::failure::refused_connection;
+use super::rows::STATEMENTS_MAX;
 use crate::destination::{Failure, Settings};
 
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A connection that went silent is asked after so long whether it is alive.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Prepared statements of EDS's own that the client keeps; those about rows are kept apart.
-const STATEMENTS_MAX: usize = 16;
+/// Statements of EDS's own that the connection keeps, beside those for rows: one that it closed to make room would be
+/// used in vain.
+const OWN_STATEMENTS_MAX: usize = 64;
 
 /// How much of the server is believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +74,7 @@ fn options(settings: &Settings, port: u16, tls: Tls) -> Result<Opts, Failure> {
         // Only the socket that was asked for; how many rows an UPDATE found, not how many it altered.
         .prefer_socket(false)
         .client_found_rows(true)
-        .stmt_cache_size(STATEMENTS_MAX)
+        .stmt_cache_size(STATEMENTS_MAX + OWN_STATEMENTS_MAX)
         .tcp_keepalive(Some(KEEPALIVE))
         .connect_attribute("program_name", "eds")
         .ssl_opts(if tls == Tls::Off { None } else { Some(ssl(settings, tls)?) });

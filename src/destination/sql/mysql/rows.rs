@@ -26,7 +26,7 @@ const STATEMENT_BYTES_MAX: usize = 512 << 10;
 /// By what a failure is known that is about a key which is there already.
 const REPEATED_KEY: &str = "(1062,";
 /// Prepared statements that are kept; the one that was not used for the longest time makes room.
-const STATEMENTS_MAX: usize = 128;
+pub const STATEMENTS_MAX: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {

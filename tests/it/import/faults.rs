@@ -1,0 +1,246 @@
+//! What may go wrong with an import: kills, HQ's troubles, bad files; the old tables stay until all is well.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eds::sandbox::hq::Faults;
+use eds::sandbox::shop::{Habits, Shop};
+use tokio::time::sleep;
+
+use super::{equal_in_sqlite, sqlite};
+use crate::services::hq::{Importing, KEY, said};
+use crate::services::mysql::{Flavour, MySql};
+use crate::services::postgres::Postgres;
+use crate::services::scene::{Keeper, assert_equal};
+
+/// A shop of this many orders, and some rows of all other tables.
+fn filled(orders: usize) -> Shop {
+    let mut shop = Shop::new(11, Habits::default());
+    let names: Vec<&str> = shop.tables.iter().map(|t| t.name).collect();
+    names.iter().for_each(|name| shop.fill(name, if *name == "order" { orders } else { 500 }));
+    shop
+}
+
+/// Ten kills at random moments; then it ends well, and nothing came twice over the wire.
+async fn survives_ten_kills(server: &mut dyn Keeper) {
+    let (database, url) = server.fresh().await;
+    server.allow_imports(&database).await;
+    let importing = Importing::of(filled(12_000), 1_000).await;
+    importing.hq.set_faults(Faults { job_takes: Duration::from_millis(300), slow: Duration::from_millis(100), ..Faults::default() });
+    let mut rng = fastrand::Rng::with_seed(5);
+    for turn in 0..10 {
+        let mut child = importing.start(&url, &[]);
+        sleep(Duration::from_millis(rng.u64(100..1_500))).await;
+        if turn == 6 {
+            server.stop();
+            sleep(Duration::from_millis(300)).await;
+            server.start_again().await;
+            sleep(Duration::from_millis(300)).await;
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    importing.hq.set_faults(Faults::default());
+    let text = importing.import(&url, &[]).await;
+    assert!(text.contains("going on with the import that was cut off"), "{text}");
+    assert_equal(&importing.shop(), server, &database).await;
+    // A file that broke off is asked for from where it was; no file is asked for twice from its beginning once it came.
+    for (file, ranges) in importing.hq.downloads() {
+        assert!(ranges.windows(2).all(|pair| pair[0] <= pair[1]), "{file}: {ranges:?}");
+    }
+    assert!(!importing.data_dir().read_dir().is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("import-")))), "nothing is left over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_survives_ten_kills_in_postgres() {
+    survives_ten_kills(&mut Postgres::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_survives_ten_kills_in_mysql() {
+    survives_ten_kills(&mut MySql::start(Flavour::MySql).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_survives_ten_kills_in_sqlite() {
+    let importing = Importing::of(filled(12_000), 1_000).await;
+    importing.hq.set_faults(Faults { slow: Duration::from_millis(100), ..Faults::default() });
+    let (file, url) = sqlite(&importing);
+    let mut rng = fastrand::Rng::with_seed(6);
+    for _ in 0..10 {
+        let mut child = importing.start(&url, &[]);
+        sleep(Duration::from_millis(rng.u64(100..1_200))).await;
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    importing.hq.set_faults(Faults::default());
+    let text = importing.import(&url, &[]).await;
+    assert!(text.contains("going on with the import that was cut off"), "{text}");
+    equal_in_sqlite(&importing.shop(), &file);
+}
+
+/// Files that were loaded before the kill are not loaded again: the destination's own record says how far it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_file_is_not_loaded_again() {
+    let importing = Importing::of(filled(9_000), 500).await;
+    let (file, url) = sqlite(&importing);
+    let done = |path: &Path| -> Vec<(String, i64)> {
+        let Ok(db) = rusqlite::Connection::open(path) else { return Vec::new() };
+        let Ok(mut statement) = db.prepare("SELECT file_name, lines_done FROM _eds_import_progress WHERE is_done = 1 ORDER BY file_name") else { return Vec::new() };
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect).unwrap_or_default()
+    };
+    importing.hq.set_faults(Faults { slow: Duration::from_millis(60), ..Faults::default() });
+    let mut child = importing.start(&url, &[]);
+    let mut before = Vec::new();
+    for _ in 0..600 {
+        before = done(&file);
+        if before.len() >= 3 {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(before.len() >= 3, "some files were loaded");
+    before = done(&file);
+    let rows: i64 = rusqlite::Connection::open(&file).and_then(|db| db.query_row("SELECT sum(rows_loaded) FROM _eds_import_progress", [], |row| row.get(0))).unwrap_or_default();
+    let text = importing.import(&url, &[]).await;
+    let total: usize = (0..12).map(|table| importing.shop().alive(table).count()).sum();
+    // The closing table counts all rows, and the rate only those of this run: none was loaded again.
+    assert!(text.contains(&format!("{total:>12}")), "{text}");
+    assert!(rows > 0 && (rows as usize) < total);
+    assert!(before.iter().all(|(name, _)| importing.hq.downloads().get(name).is_some_and(|ranges| ranges.len() == 1)), "a finished file is not downloaded again");
+    equal_in_sqlite(&importing.shop(), &file);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_and_expired_downloads_are_taken_up_again() {
+    for ignores_ranges in [false, true] {
+        let importing = Importing::new(8, 3_000, 400).await;
+        let (file, url) = sqlite(&importing);
+        importing.hq.set_faults(Faults { cut_downloads: 2, expired: true, unavailable: 3, ignores_ranges, ..Faults::default() });
+        let text = importing.import(&url, &[]).await;
+        equal_in_sqlite(&importing.shop(), &file);
+        assert!(!text.contains("s3cret"), "{text}");
+        let downloads = importing.hq.downloads();
+        assert!(downloads.values().all(|ranges| ranges.len() == 3), "{downloads:?}");
+        assert_eq!(downloads.values().any(|ranges| ranges[1] > 0), !ignores_ranges);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hq_refuses_is_said_and_nothing_is_touched() {
+    let importing = Importing::new(8, 500, 400).await;
+    let (file, url) = sqlite(&importing);
+    importing.hq.set_faults(Faults { failing_tables: vec!["order".into()], ..Faults::default() });
+    let output = importing.run(&url, &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("the export of table \"order\" failed at HQ: the disk is full"), "{}", said(&output));
+    importing.hq.set_faults(Faults::default());
+    // The failed job is over: the next run orders a new one.
+    let output = importing.run(&url, &["--api-key", "wrong"]).await;
+    assert!(said(&output).contains("invalid api key (401, request req-1)"), "{}", said(&output));
+    assert!(!said(&output).contains(KEY));
+    importing.import(&url, &[]).await;
+    equal_in_sqlite(&importing.shop(), &file);
+    let output = importing.run(&url, &["--job-id", "nobody"]).await;
+    assert!(said(&output).contains("HQ does not know export job \"nobody\""), "{}", said(&output));
+}
+
+/// A directory with the files of a small export.
+fn export_of(importing: &Importing) -> PathBuf {
+    let dir = importing.dir.path().join("files");
+    eds::sandbox::export::write(&importing.shop(), &dir, &eds::sandbox::export::Choice::default(), 300).unwrap_or_else(|e| panic!("{e}"));
+    dir
+}
+
+fn named(dir: &Path, table: &str) -> PathBuf {
+    let all = dir.read_dir().unwrap_or_else(|e| panic!("{e}")).filter_map(Result::ok).map(|e| e.path());
+    all.filter(|p| p.to_string_lossy().contains(&format!("-{table}-"))).min().unwrap_or_else(|| panic!("a file of {table}"))
+}
+
+fn gzip(lines: &[&str]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    lines.iter().for_each(|line| writeln!(out, "{line}").unwrap_or_else(|e| panic!("{e}")));
+    out.finish().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Each kind of bad input is named with file and line, the old rows stay; with the allowance, all others arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_rows_are_named_and_left_out_only_where_allowed() {
+    let importing = Importing::new(9, 2_000, 300).await;
+    let (file, url) = sqlite(&importing);
+    let dir = export_of(&importing);
+    let dir_text = dir.display().to_string();
+    let from_dir = ["--dir", dir_text.as_str()];
+    importing.import(&url, &from_dir).await;
+    let payments = named(&dir, "payment");
+    let name = payments.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let good = std::fs::read(&payments).unwrap_or_else(|e| panic!("{e}"));
+    let lines: Vec<String> = std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..]))).collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}"));
+    let first = lines[0].replace("{\"id\":", "{\"ghost\":1,\"id\":");
+    let unfit = lines[0].replacen("\"amountCents\":", "\"amountCents\":\"much\",\"x\":null,\"y\":", 1);
+    let cases = [
+        ("not json", "the line is not JSON at byte"),
+        ("[]", "the line is not a JSON object"),
+        ("{\"companyId\":\"c1\"}", "the row has no primary key"),
+        (first.as_str(), "\"ghost\", which the schema of table \"payment\" lacks"),
+        (unfit.as_str(), "\"y\", which the schema"),
+    ];
+    for (line, why) in cases {
+        let mut all: Vec<&str> = lines.iter().map(String::as_str).collect();
+        all.insert(2, line);
+        std::fs::write(&payments, gzip(&all)).unwrap_or_else(|e| panic!("{e}"));
+        let output = importing.run(&url, &from_dir).await;
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("{name}, line 3: ")) && text.contains(why), "{text}");
+        equal_in_sqlite(&importing.shop(), &file);
+        let text = importing.import(&url, &[&from_dir[..], &["--skip-bad-rows", "1"]].concat()).await;
+        assert!(text.contains("Left out:") && text.contains(&format!("{name}, line 3: ")), "{text}");
+        equal_in_sqlite(&importing.shop(), &file);
+    }
+    // A value that does not fit, and columns that the user knows of.
+    std::fs::write(&payments, gzip(&[&lines[0], &unfit])).unwrap_or_else(|e| panic!("{e}"));
+    let output = importing.run(&url, &[&from_dir[..], &["--ignore-columns", "y"]].concat()).await;
+    assert!(said(&output).contains("line 2: table \"payment\": the value of column \"amountCents\" is not an integer"), "{}", said(&output));
+    // A file that ends in its middle, a name that is none, a table that nobody knows.
+    std::fs::write(&payments, &good[..good.len() - 20]).unwrap_or_else(|e| panic!("{e}"));
+    let output = importing.run(&url, &[&from_dir[..], &["--skip-bad-rows", "1000"]].concat()).await;
+    assert!(said(&output).contains(&name) && said(&output).contains("is damaged after line"), "{}", said(&output));
+    std::fs::write(&payments, &good).unwrap_or_else(|e| panic!("{e}"));
+    let strange = dir.join(name.replace("-payment-", "-pamyent-"));
+    std::fs::write(&strange, &good).unwrap_or_else(|e| panic!("{e}"));
+    let output = importing.run(&url, &from_dir).await;
+    assert!(said(&output).contains("is of table \"pamyent\", which the schemas lack"), "{}", said(&output));
+    std::fs::rename(&strange, dir.join("payment.ndjson.gz")).unwrap_or_else(|e| panic!("{e}"));
+    let output = importing.run(&url, &from_dir).await;
+    assert!(said(&output).contains("payment.ndjson.gz is not that of an export's file"), "{}", said(&output));
+    equal_in_sqlite(&importing.shop(), &file);
+}
+
+/// What only the database refuses is narrowed down to its line, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_database_refuses_is_found_among_many() {
+    let server = crate::services::postgres::shared();
+    let (database, url) = server.fresh().await;
+    let importing = Importing::new(9, 3_000, 2_000).await;
+    let dir = export_of(&importing);
+    let customers = named(&dir, "vehicle");
+    let good = std::fs::read(&customers).unwrap_or_else(|e| panic!("{e}"));
+    let mut lines: Vec<String> =
+        std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..]))).collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}"));
+    let long = "x".repeat(100);
+    let extra = lines[0].replacen("{\"id\":\"", "{\"id\":\"zz", 1);
+    let at = extra.find("\"fuel\":\"").map_or(0, |at| at + 8);
+    lines.insert(5, format!("{}{long}{}", &extra[..at], &extra[at..]));
+    std::fs::write(&customers, gzip(&lines.iter().map(String::as_str).collect::<Vec<_>>())).unwrap_or_else(|e| panic!("{e}"));
+    let dir = dir.display().to_string();
+    let output = importing.run(&url, &["--dir", &dir]).await;
+    let text = said(&output);
+    assert!(text.contains("line 6: ") && text.contains("too long for its column") && !text.contains(&long), "{text}");
+    let text = importing.import(&url, &["--dir", &dir, "--skip-bad-rows", "3"]).await;
+    assert!(text.contains("line 6: "), "{text}");
+    assert_equal(&importing.shop(), server, &database).await;
+}
