@@ -6,6 +6,8 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+#[cfg(feature = "http")]
+use clap::Parser;
 use tokio::sync::watch;
 
 use super::exit::Exit;
@@ -43,6 +45,20 @@ pub struct Demo {
     /// Go without NATS even if there is a nats-server
     #[arg(long)]
     no_nats: bool,
+    /// The shop is old already: load a full export first, while it goes on changing
+    #[cfg(feature = "http")]
+    #[arg(long)]
+    import: bool,
+}
+
+/// Changes that an old shop has seen.
+const HISTORY: u64 = 50_000;
+
+#[cfg(feature = "http")]
+#[derive(clap::Parser)]
+struct ImportWords {
+    #[command(flatten)]
+    import: super::import::Import,
 }
 
 #[cfg(feature = "jetstream")]
@@ -83,7 +99,7 @@ impl Demo {
             adopt: Vec::new(),
             pending_latency_min: None,
             pending_latency_max: None,
-            restart: true,
+            restart: !self.imports(),
         };
         let (settings, driver) = to.destination()?;
         println!(
@@ -92,7 +108,8 @@ impl Demo {
             self.rate,
             self.open_for
         );
-        let total = (self.rate * self.open_for.as_secs_f64()) as u64;
+        let begin = if self.imports() { HISTORY } else { 0 };
+        let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
         let (due_sender, due) = watch::channel(0);
         let Source { feed, road, consumer, _server } = self.source(&folder, due.clone()).await?;
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
@@ -109,9 +126,15 @@ impl Demo {
             stop,
         };
         let data = Global { data_dir: folder.join("data"), ..global };
+        // An old shop goes on changing while it is exported and loaded.
+        let mut pacing = self.imports().then(|| tokio::spawn(pace(self.rate, begin, total, due_sender.clone())));
+        #[cfg(feature = "http")]
+        if self.import {
+            self.import(&folder, &data, &url, due.clone()).await?;
+        }
         let engine = run::start(&data, &to, settings.clone(), driver, plan).await?.engine;
         let closing = run::stop_on_signal();
-        let pacing = tokio::spawn(pace(self.rate, total, due_sender));
+        let pacing = pacing.take().unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
         let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
         let running = tokio::spawn(engine.run());
         let screen = Screen::new();
@@ -135,6 +158,28 @@ impl Demo {
         }
         screen.show(&progress.snapshot());
         verdict(&self.shop_after(made), &settings, &url).await
+    }
+
+    fn imports(&self) -> bool {
+        #[cfg(feature = "http")]
+        let imports = self.import;
+        #[cfg(not(feature = "http"))]
+        let imports = false;
+        imports
+    }
+
+    /// Loads an export of the shop as it is now, from a stand-in for HQ.
+    #[cfg(feature = "http")]
+    async fn import(&self, folder: &Path, global: &Global, url: &str, mut due: watch::Receiver<u64>) -> Result<(), Exit> {
+        let now = due.wait_for(|due| *due >= HISTORY).await.map_or(HISTORY, |due| *due);
+        let shop = Arc::new(std::sync::Mutex::new(self.shop_after(now)));
+        let hq = crate::sandbox::hq::Hq::start(shop, folder.join("exports"), 5_000, None).await.map_err(|e| Exit::Failed(e.to_string()))?;
+        println!("After {now} changes it is exported, and goes on changing:\n");
+        let words = ["eds", "--no-confirm", "--url", url, "--api-url", hq.url()];
+        let import = ImportWords::try_parse_from(words).map_err(|e| Exit::Failed(e.to_string()))?.import;
+        Box::new(import).run(global.clone()).await?;
+        println!();
+        Ok(())
     }
 
     fn shop_after(&self, events: u64) -> Shop {

@@ -63,13 +63,13 @@ impl Feed for ShopFeed {
     }
 }
 
-/// Counts events up at `rate` per second until `total` or until dropped.
-pub async fn pace(rate: f64, total: u64, due: watch::Sender<u64>) {
+/// Counts events up from `begin` at `rate` per second until `total` or until dropped.
+pub async fn pace(rate: f64, begin: u64, total: u64, due: watch::Sender<u64>) {
     let started = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_millis(20));
     loop {
         tick.tick().await;
-        let now = ((started.elapsed().as_secs_f64() * rate) as u64).min(total);
+        let now = begin.saturating_add((started.elapsed().as_secs_f64() * rate) as u64).min(total);
         due.send_replace(now);
         if now == total {
             return;

@@ -11,7 +11,7 @@ INSERT INTO "pub""l`i]c"."p_Only" ("id") VALUES ($1) ON CONFLICT ("id") DO NOTHI
 ALTER TABLE "pub""l`i]c"."p_or""der" ALTER COLUMN "total" DROP NOT NULL;
 INSERT INTO "pub""l`i]c"."p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") SELECT "id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when" FROM stage ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
 "id" TEXT, "region" BIGINT, "meta" JSONB, "paid" BOOLEAN, "rate" DOUBLE PRECISION, "select" TEXT, "status" VARCHAR(64), "tags" JSONB, "total" BIGINT, "when" TIMESTAMP WITH TIME ZONE;
-ALTER TABLE "pub""l`i]c"."p__eds_new_or""der" ADD CONSTRAINT "_eds_new_or""der_pkey" PRIMARY KEY ("id", "region");
+ALTER TABLE "pub""l`i]c"."p__eds_new_or""der" ADD CONSTRAINT "p__eds_new_or""der_pkey" PRIMARY KEY ("id", "region");
 DELETE FROM "pub""l`i]c"."p__eds_new_or""der" AS older USING "pub""l`i]c"."p__eds_new_or""der" AS newer WHERE older."id" = newer."id" AND older."region" = newer."region" AND older.ctid < newer.ctid;
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import" (consumer TEXT NOT NULL, table_name TEXT NOT NULL, seam TEXT NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, table_name));
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import_progress" (job TEXT NOT NULL, file_name TEXT NOT NULL, lines_done BIGINT NOT NULL, rows_loaded BIGINT NOT NULL, rows_skipped BIGINT NOT NULL, is_done BIGINT NOT NULL, PRIMARY KEY (job, file_name));

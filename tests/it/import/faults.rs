@@ -45,6 +45,7 @@ async fn survives_ten_kills(server: &mut dyn Keeper) {
     let text = importing.import(&url, &[]).await;
     assert!(text.contains("going on with the import that was cut off"), "{text}");
     assert_equal(&importing.shop(), server, &database).await;
+    assert!(!text.contains("came twice"), "{text}");
     // A file that broke off is asked for from where it was; no file is asked for twice from its beginning once it came.
     for (file, ranges) in importing.hq.downloads() {
         assert!(ranges.windows(2).all(|pair| pair[0] <= pair[1]), "{file}: {ranges:?}");

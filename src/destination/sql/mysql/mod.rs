@@ -29,7 +29,8 @@ pub const DRIVER: Driver = Driver {
     title: "MySQL",
     description: "Keeps the rows of each table in a MySQL or MariaDB database.",
     example: EXAMPLE,
-    help: "The user needs SELECT, INSERT, UPDATE, DELETE, CREATE and ALTER on the database. Tables are InnoDB.\n\
+    help: "The user needs SELECT, INSERT, UPDATE, DELETE, CREATE and ALTER on the database, for imports also DROP and TRIGGER.\n\
+           Tables are InnoDB.\n\
            Without tls the connection is encrypted where the server can, but not verified, and to this machine not encrypted.\n\
            MySQL 8.0.17 or later, MariaDB 10.6 or later.",
     parameters: &[
