@@ -66,6 +66,11 @@ impl Seam {
         in_snapshot || self.applied_to(&table).contains(position)
     }
 
+    /// Whether the consumer had applied anything when an import set it back.
+    pub fn had_begun(&self) -> bool {
+        self.applied.contains_key(OTHERS)
+    }
+
     /// The lowest place from which some table still needs its events; `None` where nothing was imported.
     pub fn origin(&self) -> Option<Origin> {
         let unread = self.imported.iter().filter(|(table, _)| self.applied_to(table) == Position::default());
@@ -143,18 +148,28 @@ impl Seams {
         self.imported.contains_key(table)
     }
 
-    /// Takes note of imported tables.
-    pub fn import(&mut self, snapshots: &[Snapshot]) {
+    /// Takes note of imported tables, and sets all consumers back from where they stood. A consumer without a position
+    /// had none, or was set back before and has not moved since.
+    pub fn import(&mut self, snapshots: &[Snapshot], stood: &[(String, Option<Position>)]) {
+        // What an earlier import left to be read still is, where rows are only added to it.
+        let unmoved = stood.is_empty() || stood.iter().any(|(_, position)| position.is_none());
         for Snapshot { table, at, whole } in snapshots {
-            let imported = self.imported.entry(table.clone()).or_default();
-            imported.since_ns = at.nanos as i64;
-            imported.at = if *whole { Some(*at) } else { imported.at };
+            let since_ns = at.nanos as i64;
+            let earlier = self.imported.get(table).copied();
+            // Rows of an older snapshot that are added take newer ones back.
+            let contained = earlier.and_then(|e| e.at).map(|earlier| earlier.min(*at));
+            let imported = match (whole, earlier) {
+                (true, _) => Imported { at: Some(*at), since_ns },
+                (false, Some(earlier)) if unmoved => Imported { at: contained, since_ns: earlier.since_ns.min(since_ns) },
+                (false, _) => Imported { at: contained, since_ns },
+            };
+            self.imported.insert(table.clone(), imported);
         }
+        stood.iter().for_each(|(consumer, position)| self.set_back(consumer, *position, snapshots));
     }
 
-    /// Sets a consumer back: the imported tables need their events from the snapshot on, the others go on from
-    /// `position`, the consumer's checkpoint. `None`: it had none, or was set back and has not moved since.
-    pub fn set_back(&mut self, consumer: &str, position: Option<Position>, snapshots: &[Snapshot]) {
+    /// The imported tables need their events from the snapshot on; the others go on from `position`.
+    fn set_back(&mut self, consumer: &str, position: Option<Position>, snapshots: &[Snapshot]) {
         let applied = self.applied.entry(consumer.to_owned()).or_default();
         if let Some(position) = position {
             applied.entry(OTHERS.to_owned()).or_default();
@@ -188,7 +203,7 @@ mod tests {
     #[test]
     fn an_event_is_contained_up_to_the_snapshot() {
         let mut seams = Seams::default();
-        seams.import(&snapshots(&["a"], T, true));
+        seams.import(&snapshots(&["a"], T, true), &[]);
         let seam = seams.of("c");
         let contains = |mvcc: String, ms| seam.contains(&event("a", &mvcc, ms), at(1));
         assert!(contains(format!("{}.0", T - 1), 0) && contains(format!("{T}.0000000001"), 0));
@@ -202,17 +217,18 @@ mod tests {
     #[test]
     fn rows_that_were_only_added_skip_nothing() {
         let mut seams = Seams::default();
-        seams.import(&snapshots(&["a"], T, false));
+        seams.import(&snapshots(&["a"], T, false), &[]);
         assert!(!seams.of("c").contains(&event("a", &format!("{}", T - 1), 0), at(1)));
-        assert!(seams.of("c").origin().is_some());
+        // What was deleted between two imports is known from the stream alone.
+        seams.import(&snapshots(&["a"], T + 9, false), &[("c".into(), None)]);
+        assert_eq!(seams.of("c").origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
     }
 
     #[test]
     fn a_consumer_that_moved_on_reads_the_imported_table_again_and_no_other() {
         let mut seams = Seams::default();
         let one = snapshots(&["a"], T, true);
-        seams.import(&one);
-        seams.set_back("c", Some(at(1000)), &one);
+        seams.import(&one, &[("c".into(), Some(at(1000)))]);
         let seam = seams.of("c");
         let new = format!("{}", T + 5);
         assert!(!seam.contains(&event("a", &new, 0), at(900)));
@@ -226,8 +242,7 @@ mod tests {
     fn a_consumer_that_stopped_before_the_snapshot_goes_on_where_it_was() {
         let mut seams = Seams::default();
         let later = snapshots(&["a"], T + 2 * CLOCKS_APART_MAX_NS as u64, true);
-        seams.import(&later);
-        seams.set_back("c", Some(at(1000)), &later);
+        seams.import(&later, &[("c".into(), Some(at(1000)))]);
         assert_eq!(seams.of("c").origin(), Some(Origin::After(at(1000))));
     }
 
@@ -236,11 +251,9 @@ mod tests {
     fn a_second_import_keeps_what_the_first_one_left_open() {
         let mut seams = Seams::default();
         let first = snapshots(&["a", "b"], T, true);
-        seams.import(&first);
-        seams.set_back("c", Some(at(1000)), &first);
+        seams.import(&first, &[("c".into(), Some(at(1000)))]);
         let second = snapshots(&["a"], T + 1, true);
-        seams.import(&second);
-        seams.set_back("c", Some(at(700)), &second);
+        seams.import(&second, &[("c".into(), Some(at(700)))]);
         let seam = seams.of("c");
         let new = format!("{}", T + 5);
         let contains = |table: &str, sequence| seam.contains(&event(table, &new, 0), at(sequence));
@@ -249,7 +262,7 @@ mod tests {
         assert!(!contains("a", 1));
         // Not yet moved since: everything stays as it was.
         let mut again = seams.clone();
-        again.set_back("c", None, &second);
+        again.import(&second, &[("c".into(), None)]);
         assert_eq!(again, seams);
         assert_eq!(Seams::read(seams.lines()).unwrap_or_else(|e| panic!("{e}")), seams);
     }

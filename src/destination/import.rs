@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::Failure;
+use super::{Failure, FailureKind};
 use crate::change::seam::Snapshot;
 use crate::change::{Batch, TableSchema};
 
@@ -50,6 +50,11 @@ pub enum Standing {
     Loading(Vec<FileProgress>),
     /// Its tables are in their places already.
     Done,
+}
+
+/// What an import is told that another one has overtaken.
+pub fn another_import() -> Failure {
+    Failure::new(FailureKind::Superseded, "another import into this destination has begun: this one ends")
 }
 
 /// How a loaded table comes into its place.

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, Tables};
-use crate::change::{Batch, Group, Position, value};
+use crate::change::seam::{Seams, Snapshot};
+use crate::change::{Batch, Group, Position, Seam, value};
 
 pub const ABILITIES: Abilities =
     Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20, loaders_max: 1 };
@@ -22,7 +23,12 @@ pub struct Store {
     pub rows: BTreeMap<String, BTreeMap<Vec<u8>, Row>>,
     pub epoch: i64,
     pub position: Option<Position>,
+    /// What imports left to know.
+    pub seams: Seams,
 }
+
+/// The one consumer that a store has a checkpoint of.
+const CONSUMER: &str = "memory";
 
 /// A store that several connections share.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +80,21 @@ impl Store {
         Ok(())
     }
 
+    /// Puts imported rows in their place: whoever streams can commit no more, and is set back.
+    pub fn import(&mut self, mut rows: BTreeMap<String, BTreeMap<Vec<u8>, Row>>, snapshots: &[Snapshot]) {
+        for snapshot in snapshots {
+            let new = rows.remove(&snapshot.table).unwrap_or_default();
+            let there = self.rows.entry(snapshot.table.clone()).or_default();
+            if snapshot.whole {
+                there.clear();
+            }
+            there.extend(new);
+        }
+        self.seams.import(snapshots, &[(CONSUMER.to_owned(), self.position)]);
+        self.epoch += 1;
+        self.position = None;
+    }
+
     /// The fence: mine is the epoch, and the checkpoint is what I last wrote.
     pub fn advance(&mut self, epoch: i64, batch: &Batch) -> Result<(), Failure> {
         if self.epoch > epoch {
@@ -110,6 +131,10 @@ impl Destination for Memory {
             }
         }
         Ok(store.position)
+    }
+
+    async fn seam(&mut self) -> Result<Seam, Failure> {
+        Ok(self.store.lock().seams.of(CONSUMER))
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {

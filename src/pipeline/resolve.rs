@@ -62,13 +62,17 @@ impl Resolver {
 
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
         let seen = self.seen.is_some_and(|p| p.contains(delivery.position));
-        match self.change(delivery, registry) {
+        let step = self.change(delivery, registry);
+        let contained = matches!(&step, Ok(Step::Change(change)) if self.seam.contains(&change.event, delivery.position));
+        match step {
             Ok(Step::Change(change)) => {
+                // What is contained is not applied, but an older version of its row may follow it.
                 let stale = self.recent.is_stale(&change);
-                match (seen, stale) {
-                    (true, _) => Resolved::Passed(Pass::Seen),
-                    (false, true) => Resolved::Passed(Pass::Stale),
-                    (false, false) => Resolved::Change(change),
+                match (seen, contained, stale) {
+                    (true, ..) => Resolved::Passed(Pass::Seen),
+                    (false, true, _) => Resolved::Passed(Pass::Imported),
+                    (false, false, true) => Resolved::Passed(Pass::Stale),
+                    (false, false, false) => Resolved::Change(change),
                 }
             }
             // It was applied or set aside before: only the memory of rows asks for it.
@@ -86,9 +90,6 @@ impl Resolver {
         if !self.filter.takes(&event.table()) {
             return Ok(Step::LeftOut);
         }
-        if self.seam.contains(&event, delivery.position) {
-            return Ok(Step::Imported);
-        }
         if !self.follows_schemas {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
             return Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema: None, row: Box::default(), key }));
@@ -96,12 +97,19 @@ impl Resolver {
         let table = event.table();
         let version = event.model_version();
         let Some((schema, order)) = layout(&mut self.layouts, &table, &version, registry) else {
+            // Nobody is asked for the schema of what is not applied.
+            if self.seam.contains(&event, delivery.position) {
+                return Ok(Step::Imported);
+            }
             if registry.is_unknown(&table, &version) {
                 return Err(format!("nobody knows the schema of table {table:?}, version {version:?}"));
             }
             return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });
         };
-        let (row, key) = self.decoder.row(&event, schema, order).map_err(|e| e.to_string())?;
+        let (row, key) = match self.decoder.row(&event, schema, order) {
+            Err(_) if self.seam.contains(&event, delivery.position) => return Ok(Step::Imported),
+            row => row.map_err(|e| e.to_string())?,
+        };
         let schema = Some(schema.clone());
         Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema, row, key }))
     }

@@ -121,11 +121,14 @@ impl Engine {
             },
             (false, known, _) => (known, None),
         };
-        if recorded.is_none() && seam.origin().is_some() {
-            // What is remembered of rows was true of the tables before the import.
-            state.forget_recent(&options.consumer).map_err(lost)?;
-        }
-        if let Some(origin) = durable.filter(|_| options.restart || recorded.is_none()) {
+        // Where a consumer began that had applied nothing when an import set it back: tables that were not imported need
+        // their changes from there on.
+        let began = match since_ns {
+            Some(_) if !seam.had_begun() => state.position(&options.consumer).map_err(lost)?,
+            _ => None,
+        };
+        // What an import says is in the destination, and comes and goes with it.
+        if let Some(origin) = durable.filter(|_| options.restart || (recorded.is_none() && seam.origin().is_none())) {
             state.save_position(&options.consumer, origin).map_err(lost)?;
         }
         let limits = Limits {
@@ -164,7 +167,7 @@ impl Engine {
         engine.recall();
         engine.open_feed(engine.covered).await?;
         if engine.durable.is_none() {
-            engine.begin_here().await?;
+            engine.begin_here(began).await?;
         }
         engine.remember();
         engine.progress.phase(Phase::Streaming);
@@ -428,12 +431,25 @@ impl Engine {
         }
     }
 
-    /// The feed chose where to begin: from now on that is known.
-    async fn begin_here(&mut self) -> Result<(), Halt> {
-        let Some(position) = self.feed.standing().await? else { return Ok(()) };
-        self.state.save_position(&self.options.consumer, position).map_err(|e| Halt::Setup(e.to_string()))?;
-        (self.durable, self.covered) = (Some(position), Some(position));
-        Ok(())
+    /// The feed chose where to begin, or `began` is earlier: from now on that is known.
+    async fn begin_here(&mut self, began: Option<Position>) -> Result<(), Halt> {
+        let Some(mut position) = self.feed.standing().await? else { return Ok(()) };
+        if self.since_ns.is_none() {
+            self.state.save_position(&self.options.consumer, position).map_err(|e| Halt::Setup(e.to_string()))?;
+            (self.durable, self.covered) = (Some(position), Some(position));
+            return Ok(());
+        }
+        let opened = position;
+        if let Some(earlier) = began.filter(|began| began.sequence < position.sequence) {
+            position = earlier;
+        }
+        // Versions that were seen before the import still count: an older one of a row must not follow them.
+        self.durable = Some(position);
+        self.recall();
+        match self.covered == Some(opened) {
+            true => Ok(()),
+            false => self.open_feed(self.covered).await,
+        }
     }
 
     /// Opens the feed; what it may forget by that is recorded already, in the destination or in the state file.

@@ -65,7 +65,7 @@ impl State {
     /// Takes note of imported tables; the job is over by that.
     pub fn finish_import(&self, snapshots: &[Snapshot]) -> Result<(), StateError> {
         let mut seams = self.seams()?;
-        seams.import(snapshots);
+        seams.import(snapshots, &[]);
         let mut db = self.db();
         let transaction = db.transaction()?;
         transaction.execute("DELETE FROM seam", [])?;

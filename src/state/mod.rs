@@ -180,12 +180,6 @@ impl State {
         Ok(())
     }
 
-    /// Forgets the memory of recent rows.
-    pub fn forget_recent(&self, consumer: &str) -> Result<(), StateError> {
-        self.db().execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
-        Ok(())
-    }
-
     /// Every entry's name and a short form of it, for people.
     pub fn list(&self) -> Result<Vec<(String, String)>, StateError> {
         let db = self.db();

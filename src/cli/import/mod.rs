@@ -3,7 +3,6 @@
 mod show;
 mod source;
 
-use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -264,6 +263,7 @@ impl Import {
         }
         begun.state.save_import(&OpenImport { job: export.job.clone(), choice }).map_err(failed)?;
         let tables = self.tables(begun, &export)?;
+        self.make_the_others(begun, &export).await?;
         let job = export.job.clone();
         let parts = Parts {
             plan: self.plan(job.clone(), tables, !resumed),
@@ -278,6 +278,12 @@ impl Import {
             done = import::run(parts) => done,
             () = show::show(counts.clone(), global.silent) => return Ok(()),
         };
+        if let Err(ImportError::Damaged { path, .. }) = &done
+            && path.starts_with(folder(global, &job))
+        {
+            // It comes again with the next run.
+            let _ = std::fs::remove_file(path);
+        }
         let report = done.map_err(Halted)?;
         begun.state.forget_import().map_err(failed)?;
         if !self.no_cleanup {
@@ -358,11 +364,20 @@ impl Import {
             };
             plans.push(TablePlan { schema: schema.clone(), files: exported.files.clone(), at: exported.at.unwrap_or(oldest) });
         }
-        let left: BTreeSet<&str> = begun.schemas.iter().map(|s| &*s.table).filter(|name| !export.tables.contains_key(*name)).collect();
-        if !left.is_empty() {
-            info!("the export has nothing of these tables, which stay as they are: {}", left.into_iter().collect::<Vec<_>>().join(", "));
-        }
         Ok(plans)
+    }
+
+    /// Tables that the export has nothing of are made where they are not there.
+    async fn make_the_others(&self, begun: &Begun, export: &Export) -> Result<(), Exit> {
+        let left: Vec<Arc<TableSchema>> = begun.schemas.iter().filter(|s| !export.tables.contains_key(&*s.table)).cloned().collect();
+        if left.is_empty() || begun.driver.abilities.keeps == Keeps::Changes {
+            return Ok(());
+        }
+        info!("the export has nothing of these tables, whose rows stay: {}", left.iter().map(|s| &*s.table).collect::<Vec<_>>().join(", "));
+        let mut destination = self.connect(begun)().await.map_err(Halted)?;
+        import::create_missing(&mut *destination, &left).await.map_err(Halted)?;
+        destination.close().await.map_err(Halted)?;
+        Ok(())
     }
 }
 
@@ -409,7 +424,9 @@ impl From<Halted<ImportError>> for Exit {
                 Exit::Failed(format!("{bad}\nNothing was replaced. --skip-bad-rows N leaves up to N such rows out and lists them; the same command goes on where this one ended"))
             }
             ImportError::Stopped => Exit::Failed("stopped: what is loaded so far is kept, and nothing was replaced; the same command goes on".into()),
-            ImportError::Damaged { .. } => Exit::Failed(format!("{error}; nothing was replaced. Remove the file, and the same command goes on")),
+            ImportError::Damaged { .. } => Exit::Failed(format!(
+                "{error}; nothing was replaced. A file that was downloaded comes again when the same command goes on; one of --dir has to be replaced by a whole one"
+            )),
             other => Exit::Failed(format!("{other}; nothing was replaced")),
         }
     }

@@ -46,11 +46,13 @@ pub struct JetStream {
     api: Api,
     settings: Settings,
     opening: Option<Opening>,
+    /// Where the consumer stood when it was opened: once deliveries are under way, the server does not tell any more.
+    opened_at: Option<u64>,
 }
 
 impl JetStream {
     pub fn new(link: Link, settings: Settings) -> JetStream {
-        JetStream { api: Api { link, stream: STREAM.into() }, settings, opening: None }
+        JetStream { api: Api { link, stream: STREAM.into() }, settings, opening: None, opened_at: None }
     }
 
     fn wanted(&self) -> ConsumerConfig {
@@ -241,7 +243,7 @@ impl Feed for JetStream {
         if self.opening.is_none() {
             info = self.alone(info).await?;
         }
-        let floor = info.floor();
+        let floor = info.floor().or(self.opened_at);
         Ok(floor.map(|sequence| Position { sequence, time_ns: 0 }))
     }
 
@@ -252,6 +254,7 @@ impl Feed for JetStream {
             OpenAt { after: None, since_ns: Some(since), .. } => self.stand_since(since, existing.is_some()).await?,
             OpenAt { after, idle_ns, .. } => self.stand_at(after, existing, idle_ns).await?,
         };
+        self.opened_at = info.floor();
         let allowed = info.config.max_batch.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(usize::MAX);
         let batch = self.settings.batch.min(allowed).max(1);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", self.settings.durable);

@@ -20,7 +20,7 @@ use super::{migrate, stopped};
 use crate::change::seam::Snapshot;
 use crate::change::{TableSchema, Version};
 use crate::destination::import::{FileProgress, Standing};
-use crate::destination::{Abilities, Destination, Failure, Loader};
+use crate::destination::{Abilities, Destination, Failure, Loader, Migration};
 use crate::export::ExportFile;
 pub use counts::{Counts, TableCount};
 
@@ -169,6 +169,15 @@ pub async fn check_ours(destination: &mut dyn Destination, plan: &Plan) -> Resul
     let tables = destination.tables().await?;
     for table in plan.tables.iter().filter(|t| !plan.adopt.iter().any(|name| *name == *t.schema.table)) {
         migrate::check_ours(&tables, &table.schema).map_err(|e| Failure::misconfigured(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Creates those of the tables that are not there; what is there stays as it is.
+pub async fn create_missing(destination: &mut dyn Destination, schemas: &[Arc<TableSchema>]) -> Result<(), Failure> {
+    let tables = destination.tables().await?;
+    for schema in schemas.iter().filter(|s| tables.get(&s.table).is_none()) {
+        destination.migrate(&Migration::CreateTable(schema.clone())).await?;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::work::{Outage, seal};
 use super::{ImportError, Mode, Shared, loader, locked, snapshots};
-use crate::destination::import::{How, Placement, Standing};
-use crate::destination::{Destination, Failure, FailureKind, Tables};
+use crate::destination::import::{How, Placement, Standing, another_import};
+use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
 
 /// Seals what is not sealed yet, and puts the tables in their places; an outage, a lock among them, is waited for.
@@ -44,7 +44,7 @@ async fn place(shared: &Arc<Shared>, main: &mut Option<Box<dyn Destination>>) ->
             match standing {
                 Some(Standing::Done) => return Ok(()),
                 Some(Standing::Loading(_)) => destination,
-                None => return Err(Failure::new(FailureKind::Superseded, "another import into this destination has begun: this one ends")),
+                None => return Err(another_import()),
             }
         }
     };

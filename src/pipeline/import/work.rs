@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::rows::{self, Chunk};
 use super::{BAD_ROWS_LISTED_MAX, BadRow, ImportError, OUTAGE_WAIT_MAX, Shared, TablePlan, loader, locked};
 use crate::change::{Batch, Group, Position};
-use crate::destination::import::{FileProgress, Piece, Standing, staged};
+use crate::destination::import::{FileProgress, Piece, Standing, another_import, staged};
 use crate::destination::{Destination, Failure, FailureKind, Keeps};
 use crate::export::ExportFile;
 use crate::pipeline::Backoff;
@@ -83,12 +83,12 @@ const RESHAPES_MAX: u32 = 3;
 pub struct Outage {
     shared: Arc<Shared>,
     backoff: Backoff,
-    since: Instant,
+    since: Option<Instant>,
 }
 
 impl Outage {
     pub fn new(shared: &Arc<Shared>) -> Outage {
-        Outage { shared: shared.clone(), backoff: Backoff::default(), since: Instant::now() }
+        Outage { shared: shared.clone(), backoff: Backoff::default(), since: None }
     }
 
     /// Waits before another try, on a new connection; fails where that would not help, or no more.
@@ -98,7 +98,7 @@ impl Outage {
         }
         // What a session remembers of tables may be out of date: a new one is worth a try.
         let may_pass = failure.kind == FailureKind::Unavailable || (failure.kind == FailureKind::OutOfShape && self.backoff.tries() < RESHAPES_MAX);
-        if !may_pass || self.since.elapsed() > OUTAGE_WAIT_MAX {
+        if !may_pass || self.since.get_or_insert_with(Instant::now).elapsed() > OUTAGE_WAIT_MAX {
             return Err(failure.into());
         }
         if let Some(old) = destination.take() {
@@ -207,11 +207,12 @@ impl Worker {
     /// `doubtful`: the answer to an earlier try was lost, and may have been a commit.
     async fn try_load(&mut self, batch: &Arc<Batch>, piece: &Piece, doubtful: bool) -> Result<(), Failure> {
         let loader = loader(open(&self.shared, &mut self.destination).await?)?;
-        if doubtful
-            && let Some(Standing::Loading(files)) = loader.standing(&piece.job).await?
-            && files.contains(&piece.progress)
-        {
-            return Ok(());
+        if doubtful {
+            match loader.standing(&piece.job).await? {
+                Some(Standing::Loading(files)) if files.contains(&piece.progress) => return Ok(()),
+                Some(Standing::Loading(_)) => {}
+                Some(Standing::Done) | None => return Err(another_import()),
+            }
         }
         loader.load(batch, piece).await.map_err(|failure| self.named(failure, batch))
     }

@@ -115,6 +115,30 @@ async fn a_finished_file_is_not_loaded_again() {
     equal_in_sqlite(&importing.shop(), &file);
 }
 
+/// A second import into the same tables takes over; the first loads nothing more, and says why it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_imports_the_later_one_wins() {
+    for server in [crate::services::postgres::shared() as &dyn Keeper, crate::services::mysql::shared(Flavour::MySql)] {
+        let (database, url) = server.fresh().await;
+        server.allow_imports(&database).await;
+        let importing = Importing::of(filled(6_000), 500).await;
+        importing.hq.set_faults(Faults { slow: Duration::from_millis(60), ..Faults::default() });
+        let mut first = importing.start(&url, &["-v"]);
+        crate::services::eventually("the first import loads", Duration::from_secs(60), async || {
+            std::fs::read_to_string(importing.dir.path().join("log")).is_ok_and(|log| log.matches("loading 2").count() >= 2)
+        })
+        .await;
+        importing.hq.set_faults(Faults::default());
+        let other = importing.dir.path().join("other").display().to_string();
+        importing.import(&url, &["--data-dir", &other]).await;
+        let status = tokio::task::spawn_blocking(move || first.wait()).await.unwrap_or_else(|e| panic!("{e}")).unwrap_or_else(|e| panic!("{e}"));
+        let log = std::fs::read_to_string(importing.dir.path().join("log")).unwrap_or_default();
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("another import into this destination has begun"), "{log}");
+        assert_equal(&importing.shop(), server, &database).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_and_expired_downloads_are_taken_up_again() {
     for ignores_ranges in [false, true] {

@@ -99,6 +99,23 @@ async fn tables_without_rows_and_jobs_by_name_and_files_that_stay() {
     equal_in_sqlite(&importing.shop(), &file);
 }
 
+/// A directory with files of some tables: the others keep their rows, and are made where they are not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_some_tables_leave_the_others_alone() {
+    let importing = Importing::new(39, 1_000, 300).await;
+    let (file, url) = sqlite(&importing);
+    let dir = importing.dir.path().join("files");
+    let choice = Choice { tables: vec!["order".into()], ..Choice::default() };
+    export::write(&importing.shop(), &dir, &choice, 300).unwrap_or_else(|e| panic!("{e}"));
+    let text = importing.import(&url, &["--dir", &dir.display().to_string()]).await;
+    assert!(text.contains("the export has nothing of these tables, whose rows stay: appointment, "), "{text}");
+    assert_eq!((count(&file, "order"), count(&file, "customer")), (importing.shop().alive(2).count() as i64, 0));
+    importing.import(&url, &[]).await;
+    let customers = count(&file, "customer");
+    importing.import(&url, &["--dir", &dir.display().to_string()]).await;
+    assert!(customers > 0 && count(&file, "customer") == customers);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_not_there_is_not_asked_and_secrets_are_not_shown() {
     let importing = Importing::new(35, 200, 300).await;

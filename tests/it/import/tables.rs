@@ -97,7 +97,8 @@ async fn a_table_that_others_depend_on_stays_in_postgres() {
     run(
         &client,
         "CREATE VIEW paid AS SELECT id FROM \"order\" WHERE paid; ALTER TABLE customer ADD COLUMN ours text DEFAULT 'mine'; \
-         CREATE TABLE favourite (id text REFERENCES vehicle (id) ON DELETE CASCADE)",
+         CREATE TABLE favourite (id text REFERENCES vehicle (id) ON DELETE CASCADE); \
+         CREATE FUNCTION payments() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM payment; END",
     )
     .await;
     run(&client, "UPDATE customer SET ours = 'kept'").await;
@@ -107,6 +108,7 @@ async fn a_table_that_others_depend_on_stays_in_postgres() {
     let said = importing.import(&url, &[]).await;
     assert!(said.contains("\"order\" stays, and its rows are replaced: the view paid depends on it"), "{said}");
     assert!(said.contains("\"customer\" stays") && said.contains("(ours)") && said.contains("the foreign key favourite_id_fkey of favourite refers to it"), "{said}");
+    assert!(said.contains("\"payment\" stays, and its rows are replaced: function payments() depends on it"), "{said}");
     assert_eq!(texts(&client, oids).await, old);
     run(&client, "SELECT * FROM paid; ALTER TABLE customer ALTER COLUMN ours DROP DEFAULT").await;
     let kept = texts(&client, "SELECT count(*)::text FROM customer WHERE ours = 'kept'").await;

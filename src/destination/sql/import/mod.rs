@@ -12,16 +12,12 @@ use super::render::CHECKPOINT;
 use super::{Connection, Parameter, SqlDestination};
 use crate::change::seam::{Seams, Snapshot};
 use crate::change::{Batch, Position, TableSchema};
-use crate::destination::import::{FileProgress, How, Loader, NEW, Piece, Placement, Standing, staged};
-use crate::destination::{Destination, Failure, FailureKind, Tables};
+use crate::destination::import::{FileProgress, How, Loader, NEW, Piece, Placement, Standing, another_import, staged};
+use crate::destination::{Destination, Failure, Tables};
 use statements::{OLD, PROGRESS, SEAM, WHOLE_JOB};
 
 /// How often checkpoints that move meanwhile are read before they are not set back.
 const SET_BACKS_MAX: u32 = 10;
-
-fn another_import() -> Failure {
-    Failure::new(FailureKind::Superseded, "another import into this destination has begun: this one ends")
-}
 
 impl<C: Connection> SqlDestination<C> {
     /// The tables of EDS that are always there.
@@ -151,8 +147,7 @@ impl<C: Connection> SqlDestination<C> {
         let stood = self.set_back().await?;
         let snapshots: Vec<Snapshot> = placements.iter().map(|p| p.snapshot.clone()).collect();
         let mut seams = self.seams().await?;
-        seams.import(&snapshots);
-        stood.iter().for_each(|(consumer, position)| seams.set_back(consumer, *position, &snapshots));
+        seams.import(&snapshots, &stood);
         self.write_seams(SEAM, &seams).await?;
         for placement in placements {
             let (schema, new) = (&placement.schema, staged(&placement.schema));
@@ -168,10 +163,10 @@ impl<C: Connection> SqlDestination<C> {
                 continue;
             }
             for statement in self.renderer.merge_staged(schema, &new) {
-                self.connection.change(&statement, &[]).await?;
+                self.connection.execute(&statement).await?;
             }
             if placement.how == How::InPlace {
-                self.connection.change(&self.renderer.delete_missing(schema, &new), &[]).await?;
+                self.connection.execute(&self.renderer.delete_missing(schema, &new)).await?;
             }
         }
         Ok(())
@@ -200,10 +195,15 @@ impl<C: Connection> SqlDestination<C> {
         self.connection.change(&self.renderer.raise_epochs(), &[]).await?;
         let snapshots: Vec<Snapshot> = exchanged.iter().map(|p| p.snapshot.clone()).collect();
         let mut seams = self.seams().await?;
-        seams.import(&snapshots);
+        let mut stood = Vec::new();
         for consumer in self.consumers().await? {
             let position = self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
-            seams.set_back(&consumer, position, &snapshots);
+            stood.push((consumer, position));
+        }
+        seams.import(&snapshots, &stood);
+        for placement in &exchanged {
+            // An index that was made since the load was finished is given, too.
+            self.connection.seal(&self.renderer, &placement.schema, &staged(&placement.schema)).await?;
         }
         let [seam, checkpoint, progress] = [SEAM, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
         let created =
@@ -313,7 +313,7 @@ impl<C: Connection> Loader for SqlDestination<C> {
         if streamed || new.is_empty() {
             return Ok(());
         }
-        seams.import(&new);
+        seams.import(&new, &[]);
         self.begin_transaction().await?;
         let written = self.write_seams(SEAM, &seams).await;
         self.end(written).await

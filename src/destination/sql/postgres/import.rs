@@ -28,7 +28,10 @@ SELECT what FROM (
     WHERE a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> ''
   UNION ALL SELECT 11, format('its column %I has rights of its own', a.attname) FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped
   UNION ALL SELECT 12, 'it has a replica identity of its own' FROM t WHERE t.relreplident <> 'd'
-  UNION ALL SELECT 13, 'it belongs to another user' FROM t WHERE t.relowner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+  UNION ALL SELECT 13, 'it has extended statistics' FROM t WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_statistic_ext s WHERE s.stxrelid = t.oid)
+  UNION ALL SELECT 14, format('%s depends on it', pg_describe_object(d.classid, d.objid, d.objsubid)) FROM t
+    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype = 'n'
+  UNION ALL SELECT 15, 'it belongs to another user' FROM t WHERE t.relowner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
 ) AS all_of_them ORDER BY nth, what LIMIT 1";
 
 /// The statements that give the new table what the old one has: indexes (under passing names), rights, comments,
@@ -49,12 +52,14 @@ SELECT statement FROM (
   UNION ALL SELECT 5, format('ALTER TABLE %s SET (%s)', t.new, array_to_string(t.reloptions, ', ')) FROM t WHERE t.reloptions IS NOT NULL
 ) AS gifts ORDER BY nth, statement";
 
-/// Once the new table is in its place, its indexes get the names of the old ones. Parameters: schema, old table.
+/// Once the new table is in its place, its indexes get the names of the old ones; one that was made since the load was
+/// finished is made again. Parameters: schema, old table.
 const NAMES: &str = "
-SELECT format('ALTER INDEX %I.%I RENAME TO %I', n.nspname, '_eds_' || i.indexrelid, x.relname)
+SELECT CASE WHEN to_regclass(format('%I.%I', n.nspname, '_eds_' || i.indexrelid)) IS NULL THEN pg_get_indexdef(i.indexrelid)
+  ELSE format('ALTER INDEX %I.%I RENAME TO %I', n.nspname, '_eds_' || i.indexrelid, x.relname) END
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-WHERE n.nspname = $1 AND c.relname = $2 AND to_regclass(format('%I.%I', n.nspname, '_eds_' || i.indexrelid)) IS NOT NULL";
+WHERE n.nspname = $1 AND c.relname = $2";
 
 /// How fine the statistics of a new table are at first: autovacuum makes finer ones within minutes, and without any its
 /// readers would have bad plans until then.

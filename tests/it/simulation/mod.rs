@@ -1,6 +1,8 @@
 //! The real pipeline against a feed and a destination that do their worst, from one seed, on a paused clock. After each
 //! run the destination equals the model, and nothing was acknowledged before it was safe.
 
+mod history;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eds::change::filter::TableFilter;
-use eds::change::{Batch, Position};
+use eds::change::{Batch, Position, Seam, TableSchema};
 use eds::destination::memory::{ABILITIES, Memory, Row, SharedStore, Store};
 use eds::destination::{Claim, Destination, Epoch, Failure, FailureKind, Migration, Tables};
 use eds::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
@@ -17,6 +19,8 @@ use eds::registry::{Publisher, Registry};
 use eds::state::State;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
+
+use history::{History, key, time};
 
 const SEEDS: u64 = 1_500;
 const SCHEMAS: [&str; 3] = [
@@ -39,10 +43,7 @@ enum Bug {
 struct World {
     rng: Mutex<fastrand::Rng>,
     bug: Bug,
-    messages: Vec<String>,
-    model: BTreeMap<String, Vec<Row>>,
-    /// How many messages have to be set aside.
-    bad: usize,
+    history: History,
     store: SharedStore,
     state: State,
     aside: Arc<Mutex<Vec<eds::pipeline::aside::Aside>>>,
@@ -51,6 +52,7 @@ struct World {
     opening: AtomicU64,
     /// Connections made before this many restores are dead.
     restores: AtomicU64,
+    imports: AtomicU64,
     backup: Mutex<Option<Store>>,
     calm: AtomicBool,
     crash: Notify,
@@ -60,24 +62,27 @@ struct World {
 impl World {
     fn new(seed: u64, bug: Bug) -> Arc<World> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (messages, model, bad) = history(&mut rng);
+        let history = history::history(&mut rng);
         Arc::new(World {
             rng: Mutex::new(rng),
             bug,
-            messages,
-            model,
-            bad,
+            history,
             store: SharedStore::default(),
             state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
             aside: Arc::default(),
             acknowledged: AtomicU64::new(0),
             opening: AtomicU64::new(0),
             restores: AtomicU64::new(0),
+            imports: AtomicU64::new(0),
             backup: Mutex::new(None),
             calm: AtomicBool::new(false),
             crash: Notify::new(),
             complaint: Mutex::new(None),
         })
+    }
+
+    fn total(&self) -> u64 {
+        self.history.messages.len() as u64
     }
 
     /// Once in `of` times, unless the weather is calm.
@@ -105,74 +110,6 @@ impl World {
     }
 }
 
-/// A stream of changes, what must be in the tables after it, and how many messages are bad.
-fn history(rng: &mut fastrand::Rng) -> (Vec<String>, BTreeMap<String, Vec<Row>>, usize) {
-    let mut messages: Vec<String> = Vec::new();
-    let mut tables: BTreeMap<(&str, u64), (Option<Row>, u64)> = BTreeMap::new();
-    let mut sent: Vec<(u64, String)> = Vec::new();
-    let mut bad = 0;
-    for n in 0..rng.u64(20..220) {
-        let version = 1_720_732_611_000_000_000 + n;
-        match rng.u32(..20) {
-            // An older version of a row again: it must not win.
-            0 | 1 if !sent.is_empty() => messages.push(sent[rng.usize(..sent.len())].1.clone()),
-            2 => {
-                bad += 1;
-                let broken = [
-                    "{",
-                    r#"{"operation":"INSERT"}"#,
-                    r#"{"operation":"UPDATE","table":"a","modelVersion":"9","after":{"id":"x"}}"#,
-                    r#"{"operation":"INSERT","table":"a","modelVersion":"1","after":{"id":"unfit","n":"twelve"}}"#,
-                ];
-                messages.push(broken[rng.usize(..4)].to_owned());
-            }
-            _ => {
-                let (table, key) = (if rng.bool() { "a" } else { "b" }, rng.u64(..6));
-                let schema = if table == "a" { rng.usize(..2) } else { 2 };
-                let model_version = if schema == 1 { "2" } else { "1" };
-                let entry = tables.entry((table, key)).or_default();
-                let keys = if table == "a" { format!(r#"["eu","k{key}"]"#) } else { format!(r#"["eu","{key}","x"]"#) };
-                let text = if entry.0.is_some() && rng.u32(..4) == 0 {
-                    entry.0 = None;
-                    format!(r#"{{"operation":"DELETE","table":"{table}","modelVersion":"{model_version}","key":{keys},"before":{{}},"mvccTimestamp":"{version}.0"}}"#)
-                } else {
-                    let row = entry.0.get_or_insert_default();
-                    let mut set = |name: &str, value: String| row.insert(name.to_owned(), value);
-                    let after = match (table, schema) {
-                        ("a", 0) => {
-                            set("id", format!("\"k{key}\""));
-                            set("n", n.to_string());
-                            format!(r#"{{"id":"k{key}","n":{n},"m":{n}}}"#)
-                        }
-                        ("a", _) => {
-                            set("id", format!("\"k{key}\""));
-                            set("n", n.to_string());
-                            set("m", n.to_string());
-                            format!(r#"{{"m":{n},"id":"k{key}","n":{n}}}"#)
-                        }
-                        _ => {
-                            set("id", "\"x\"".into());
-                            set("k", key.to_string());
-                            set("n", format!("\"{n}\""));
-                            format!(r#"{{"id":"x","k":{key},"n":"{n}"}}"#)
-                        }
-                    };
-                    format!(r#"{{"operation":"UPDATE","table":"{table}","modelVersion":"{model_version}","key":{keys},"after":{after},"mvccTimestamp":"{version}.0"}}"#)
-                };
-                entry.1 = version;
-                sent.push((version, text.clone()));
-                messages.push(text);
-            }
-        }
-    }
-    let mut model: BTreeMap<String, Vec<Row>> = BTreeMap::new();
-    for ((table, _), (row, _)) in tables {
-        model.entry(table.to_owned()).or_default().extend(row);
-    }
-    model.values_mut().for_each(|rows| rows.sort());
-    (messages, model, bad)
-}
-
 struct SimFeed {
     world: Arc<World>,
     opening: u64,
@@ -186,18 +123,23 @@ impl Feed for SimFeed {
         Ok(Some(Position { sequence: self.world.acknowledged.load(Ordering::Relaxed), time_ns: 0 }))
     }
 
-    async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
+    async fn open(&mut self, OpenAt { after, since_ns, .. }: OpenAt) -> Result<Opened, FeedError> {
         self.world.step().await;
         if self.world.chance(10) && self.opening > 0 {
             return Err(FeedError::Unavailable("no NATS".into()));
         }
         self.opening = self.world.opening.fetch_add(1, Ordering::Relaxed) + 1;
-        let after = after.map_or(0, |p| p.sequence);
+        let after = match (after, since_ns) {
+            (None, Some(since)) => (1..=self.world.total()).find(|sequence| time(*sequence) >= since).unwrap_or(self.world.total() + 1) - 1,
+            (after, _) => after.map_or(0, |p| p.sequence),
+        };
+        // The consumer is made anew there.
+        self.world.acknowledged.store(after, Ordering::Relaxed);
         // A redelivery: some that came before come again.
         let again = if self.world.chance(3) { self.world.draw(20) } else { 0 };
         self.next = after.saturating_sub(again) + 1;
         self.world.step().await;
-        Ok(Opened { pending: Some(self.world.messages.len() as u64 + 1 - self.next), ..Opened::default() })
+        Ok(Opened { pending: Some(self.world.total() + 1 - self.next), ..Opened::default() })
     }
 
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
@@ -208,7 +150,7 @@ impl Feed for SimFeed {
         if self.world.chance(25) {
             return Ok(Signal::Lost("reconnected".into()));
         }
-        let total = self.world.messages.len() as u64;
+        let total = self.world.total();
         if self.next > total {
             sleep(Duration::from_secs(5)).await;
             return Ok(Signal::Idle);
@@ -217,9 +159,9 @@ impl Feed for SimFeed {
             let sequence = self.next;
             self.next += 1;
             into.push(Delivery {
-                position: Position { sequence, time_ns: sequence as i64 * 10 },
+                position: Position { sequence, time_ns: time(sequence) },
                 subject: format!("message {sequence}"),
-                payload: self.world.messages[sequence as usize - 1].clone().into(),
+                payload: self.world.history.messages[sequence as usize - 1].clone().into(),
                 encoding: Encoding::Json,
                 pending: total - sequence,
             });
@@ -234,7 +176,8 @@ impl Feed for SimFeed {
         self.world.step().await;
         let durable = self.world.store.lock().position.map_or(0, |p| p.sequence);
         // A destination that was put back after it answered is no fault of ours.
-        if durable < through.sequence && self.world.restores.load(Ordering::Relaxed) == 0 {
+        let put_back = self.world.restores.load(Ordering::Relaxed) + self.world.imports.load(Ordering::Relaxed) > 0;
+        if durable < through.sequence && !put_back {
             self.world.complain(format!("sequence {} was acknowledged while {durable} was safe", through.sequence));
         }
         self.world.acknowledged.fetch_max(through.sequence, Ordering::Relaxed);
@@ -334,6 +277,12 @@ impl Destination for Faulty {
         found
     }
 
+    async fn seam(&mut self) -> Result<Seam, Failure> {
+        self.world.step().await;
+        self.alive()?;
+        self.inner.seam().await
+    }
+
     async fn tables(&mut self) -> Result<Tables, Failure> {
         self.world.step().await;
         self.alive()?;
@@ -413,6 +362,26 @@ async fn restores(world: &Arc<World>) {
     }
 }
 
+/// Exports of any moment are imported now and then, of both tables or one, in the place of the rows or added to them.
+async fn imports(world: &Arc<World>) {
+    loop {
+        sleep(Duration::from_millis(100 + world.draw(5000))).await;
+        let tables: &[&str] = [&["a", "b"][..], &["a"], &["b"]][world.draw(3) as usize];
+        let (through, whole) = (world.draw(world.total() + 1), world.draw(4) > 0);
+        world.imports.fetch_add(1, Ordering::Relaxed);
+        let mut store = world.store.lock();
+        for schema in &SCHEMAS[1..] {
+            let schema = Arc::new(TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}")));
+            store.tables.take(&Migration::CreateTable(schema));
+        }
+        let mut rows: BTreeMap<String, BTreeMap<Vec<u8>, Row>> = BTreeMap::new();
+        for ((table, number), row) in world.history.source[through as usize].iter().filter(|((table, _), _)| tables.contains(table)) {
+            rows.entry((*table).to_owned()).or_default().insert(key(table, *number), row.clone());
+        }
+        store.import(rows, &world.history.snapshots(tables, through, whole));
+    }
+}
+
 /// Crashes and restarts, at times two processes at once, until the weather is calm; then one that catches up.
 async fn simulate(world: &Arc<World>) -> Result<(), String> {
     let with_restores = world.bug == Bug::None && world.draw(3) == 0;
@@ -436,13 +405,13 @@ async fn simulate(world: &Arc<World>) -> Result<(), String> {
         }
         Ok::<(), String>(())
     };
-    if with_restores {
-        tokio::select! {
-            done = storm => done?,
-            () = restores(world) => {}
-        }
-    } else {
-        storm.await?;
+    let with_imports = world.bug == Bug::None && world.draw(3) == 0;
+    let never = std::future::pending::<()>;
+    tokio::select! {
+        biased;
+        done = storm => done?,
+        () = async { if with_restores { restores(world).await } else { never().await } } => {}
+        () = async { if with_imports { imports(world).await } else { never().await } } => {}
     }
     // What was reported as failed and is still under way lands.
     sleep(Duration::from_secs(1)).await;
@@ -469,7 +438,7 @@ fn verdict(world: &World) -> Result<(), String> {
         return Err(complaint);
     }
     let store = world.store.lock();
-    for (table, expected) in &world.model {
+    for (table, expected) in &world.history.model() {
         let mut found: Vec<Row> = store.rows.get(table).map(|rows| rows.values().cloned().collect()).unwrap_or_default();
         found.sort();
         if found != *expected {
@@ -481,10 +450,13 @@ fn verdict(world: &World) -> Result<(), String> {
     positions.sort_unstable();
     positions.dedup();
     let durable = store.position.map_or(0, |p| p.sequence);
-    match (positions.len() == world.bad, durable == world.messages.len() as u64) {
+    // What lies before an import is not read, bad or not.
+    let bad = world.history.bad;
+    let all_aside = positions.len() == bad || (positions.len() < bad && world.imports.load(Ordering::Relaxed) > 0);
+    match (all_aside, durable == world.total()) {
         (true, true) => Ok(()),
-        (false, _) => Err(format!("{} messages were set aside instead of {}", positions.len(), world.bad)),
-        (_, false) => Err(format!("the checkpoint is at {durable} of {}", world.messages.len())),
+        (false, _) => Err(format!("{} messages were set aside instead of {bad}", positions.len())),
+        (_, false) => Err(format!("the checkpoint is at {durable} of {}", world.total())),
     }
 }
 
