@@ -97,7 +97,7 @@ impl Event {
 
     /// The token of a column of `after` that no schema is asked for.
     pub fn member_of_row(&self, name: &str) -> Option<&str> {
-        self.after.present(&self.payload).and_then(|row| member(row, name)).filter(|token| *token != "null")
+        self.after.present(&self.payload).and_then(|row| member(row, name))
     }
 
     /// The elements of `key`, as tokens.
@@ -160,6 +160,16 @@ impl Event {
     }
 }
 
+/// At the beginning of an object.
+fn object_in(text: &str) -> Result<Cursor<'_>, Malformed> {
+    let mut cursor = Cursor::new(text);
+    if cursor.peek() != Some(b'{') {
+        cursor.value()?;
+        return Err(Malformed::NotAnObject);
+    }
+    Ok(cursor)
+}
+
 /// The token of member `name` of an object's text.
 fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
     let mut found = None;
@@ -181,19 +191,19 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Reads one event. The members of its row stay with the decoder for [`Decoder::row`].
-    pub fn decode(&mut self, payload: Bytes) -> Result<Event, Malformed> {
+    fn begin(&mut self, payload: Bytes) -> Result<ByteString, Malformed> {
         self.members.clear();
         if payload.len() >= u32::MAX as usize {
             return Err(Malformed::TooLarge);
         }
-        let payload = ByteString::try_from(payload).map_err(|_| Malformed::NotUtf8)?;
+        ByteString::try_from(payload).map_err(|_| Malformed::NotUtf8)
+    }
+
+    /// Reads one event. The members of its row stay with the decoder for [`Decoder::row`].
+    pub fn decode(&mut self, payload: Bytes) -> Result<Event, Malformed> {
+        let payload = self.begin(payload)?;
         let mut fields = Fields::default();
-        let mut cursor = Cursor::new(&payload);
-        if cursor.peek() != Some(b'{') {
-            cursor.value()?;
-            return Err(Malformed::NotAnObject);
-        }
+        let mut cursor = object_in(&payload)?;
         cursor.object(|cursor, key| self.field(&payload, &mut fields, cursor, key))?;
         cursor.end()?;
         fields.event(payload)
@@ -235,16 +245,8 @@ impl Decoder {
 
     /// Reads a row of an export: an object that is a table's row and nothing else. It counts as an insert.
     pub fn decode_row(&mut self, line: Bytes) -> Result<Event, Malformed> {
-        self.members.clear();
-        if line.len() >= u32::MAX as usize {
-            return Err(Malformed::TooLarge);
-        }
-        let payload = ByteString::try_from(line).map_err(|_| Malformed::NotUtf8)?;
-        let mut cursor = Cursor::new(&payload);
-        if cursor.peek() != Some(b'{') {
-            cursor.value()?;
-            return Err(Malformed::NotAnObject);
-        }
+        let payload = self.begin(line)?;
+        let mut cursor = object_in(&payload)?;
         let members = &mut self.members;
         cursor.object::<NotJson>(|cursor, key| {
             members.push((key, cursor.value()?));

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Claim, Destination, Failure, Migration, Tables};
-use crate::change::{Batch, Position};
+use super::import::{Piece, Placement, Standing};
+use super::{Claim, Destination, Failure, Loader, Migration, Tables};
+use crate::change::seam::Snapshot;
+use crate::change::{Batch, Position, TableSchema};
 
 /// Reads the tables of `inner`, and remembers how they would have changed.
 pub struct DryRun {
@@ -47,7 +49,42 @@ impl Destination for DryRun {
         Ok(())
     }
 
+    fn loader(&mut self) -> Option<&mut dyn Loader> {
+        Some(self)
+    }
+
     async fn close(self: Box<Self>) -> Result<(), Failure> {
         self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl Loader for DryRun {
+    async fn begin(&mut self, _job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], _anew: bool) -> Result<Standing, Failure> {
+        Ok(Standing::Loading(Vec::new()))
+    }
+    async fn standing(&mut self, _job: &str) -> Result<Option<Standing>, Failure> {
+        Ok(Some(Standing::Loading(Vec::new())))
+    }
+    async fn enter(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn load(&mut self, batch: &Arc<Batch>, _piece: &Piece) -> Result<(), Failure> {
+        self.apply(batch).await
+    }
+    async fn seal(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
+        Ok(0)
+    }
+    async fn obstacle(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+        match self.inner.loader() {
+            Some(loader) => loader.obstacle(schema).await,
+            None => Ok(None),
+        }
+    }
+    async fn place(&mut self, _job: &str, _placements: &[Placement]) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn stamp(&mut self, _snapshots: &[Snapshot]) -> Result<(), Failure> {
+        Ok(())
     }
 }

@@ -19,10 +19,11 @@ use super::run::{self, Place};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::change::{TableSchema, Version};
+use crate::destination::dry_run::DryRun;
 use crate::destination::{Destination, Driver, Epoch, Keeps, Settings, Target};
 use crate::hq::{Hq, api_of};
 use crate::http::Http;
-use crate::pipeline::import::changes::{Kept, Told};
+use crate::pipeline::import::changes::Kept;
 use crate::pipeline::import::{self, Connect, Counts, ImportError, Mode, Parts, Plan, Report, TablePlan};
 use crate::pipeline::progress::now_ns;
 use crate::registry::{Publisher, Registry};
@@ -213,14 +214,14 @@ impl Import {
     }
 
     fn connect(&self, begun: &Begun) -> Connect {
-        let target = Target { settings: begun.settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new() };
+        let target = target(&begun.settings);
         let (driver, state, dry_run) = (begun.driver, begun.state.clone(), self.dry_run);
         Arc::new(move || {
             let (target, state) = (target.clone(), state.clone());
             Box::pin(async move {
                 let opened = (driver.open)(&target).await?;
                 Ok(match (dry_run, driver.abilities.keeps) {
-                    (true, _) => Box::new(Told::new(opened)) as Box<dyn Destination>,
+                    (true, _) => Box::new(DryRun::new(opened)) as Box<dyn Destination>,
                     (false, Keeps::Changes) => Box::new(Kept::new(opened, state)),
                     (false, Keeps::Rows) => opened,
                 })
@@ -381,9 +382,14 @@ impl Import {
     }
 }
 
+/// An import has no checkpoint of its own.
+fn target(settings: &Settings) -> Target {
+    Target { settings: settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new() }
+}
+
 /// Opens the destination and closes it: whether it can be used.
 async fn test(driver: &'static Driver, settings: &Settings) -> Result<(), Exit> {
-    let target = Target { settings: settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new() };
+    let target = target(settings);
     let tested = tokio::time::timeout(TEST_WAIT_MAX, async { (driver.open)(&target).await?.close().await }).await;
     match tested {
         Ok(Ok(())) => Ok(()),

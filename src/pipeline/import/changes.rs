@@ -1,5 +1,4 @@
-//! Imports into keepers of changes: each row is an event like any other, and the state file knows how far it is. And
-//! imports that only tell.
+//! Imports into keepers of changes: each row is an event like any other, and the state file knows how far it is.
 
 use std::sync::Arc;
 
@@ -102,71 +101,5 @@ impl Loader for Kept {
             true => Ok(()),
             false => self.state.finish_import(&new).map_err(lost),
         }
-    }
-}
-
-/// Reads everything, checks every value, and writes nothing.
-pub struct Told {
-    inner: Box<dyn Destination>,
-}
-
-impl Told {
-    pub fn new(inner: Box<dyn Destination>) -> Told {
-        Told { inner }
-    }
-}
-
-#[async_trait]
-impl Destination for Told {
-    async fn apply(&mut self, _batch: &Arc<Batch>) -> Result<(), Failure> {
-        Ok(())
-    }
-    async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
-        Ok(None)
-    }
-    async fn tables(&mut self) -> Result<Tables, Failure> {
-        self.inner.tables().await
-    }
-    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
-        tracing::info!("would {step}");
-        Ok(())
-    }
-    fn loader(&mut self) -> Option<&mut dyn Loader> {
-        Some(self)
-    }
-    async fn close(self: Box<Self>) -> Result<(), Failure> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl Loader for Told {
-    async fn begin(&mut self, _job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], _anew: bool) -> Result<Standing, Failure> {
-        Ok(Standing::Loading(Vec::new()))
-    }
-    async fn standing(&mut self, _job: &str) -> Result<Option<Standing>, Failure> {
-        Ok(Some(Standing::Loading(Vec::new())))
-    }
-    async fn enter(&mut self) -> Result<(), Failure> {
-        Ok(())
-    }
-    async fn load(&mut self, batch: &Arc<Batch>, _piece: &Piece) -> Result<(), Failure> {
-        let unfit = batch.unfit();
-        if unfit.is_empty() { Ok(()) } else { Err(Failure::refused(unfit)) }
-    }
-    async fn seal(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
-        Ok(0)
-    }
-    async fn obstacle(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
-        match self.inner.loader() {
-            Some(loader) => loader.obstacle(schema).await,
-            None => Ok(None),
-        }
-    }
-    async fn place(&mut self, _job: &str, _placements: &[Placement]) -> Result<(), Failure> {
-        Ok(())
-    }
-    async fn stamp(&mut self, _snapshots: &[Snapshot]) -> Result<(), Failure> {
-        Ok(())
     }
 }

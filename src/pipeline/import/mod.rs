@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tracing::info;
 
 use super::{migrate, stopped};
 use crate::change::seam::Snapshot;
@@ -177,7 +178,9 @@ pub async fn check_ours(destination: &mut dyn Destination, plan: &Plan) -> Resul
 pub async fn create_missing(destination: &mut dyn Destination, schemas: &[Arc<TableSchema>]) -> Result<(), Failure> {
     let tables = destination.tables().await?;
     for schema in schemas.iter().filter(|s| tables.get(&s.table).is_none()) {
-        destination.migrate(&Migration::CreateTable(schema.clone())).await?;
+        let step = Migration::CreateTable(schema.clone());
+        info!("schema: {step}");
+        destination.migrate(&step).await?;
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::info;
+
 use super::work::{Outage, seal};
 use super::{ImportError, Mode, Shared, loader, locked, snapshots};
 use crate::destination::import::{How, Placement, Standing, another_import};
@@ -55,6 +57,7 @@ async fn place(shared: &Arc<Shared>, main: &mut Option<Box<dyn Destination>>) ->
         let (how, notice) = how(shared.plan.mode, &tables, &table.schema.table, loader(&mut **destination)?.obstacle(&table.schema).await?);
         if how != How::Exchange {
             for step in migrate::plan(&tables, &table.schema) {
+                info!("schema: {step}");
                 destination.migrate(&step).await?;
             }
         }
