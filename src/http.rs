@@ -17,6 +17,10 @@ pub const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
 /// The longest wait between two such tries, whatever the server asks for.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// How long an upload may take.
+#[cfg(feature = "server")]
+const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(120);
+
 /// A request to HQ.
 pub struct Request<'a> {
     pub method: Method,
@@ -103,6 +107,32 @@ impl Http {
             built = built.header("Range", format!("bytes={from}-"));
         }
         built.send().await
+    }
+
+    /// Uploads `content` to an address that was given out for it; the address may hold a signature and is not shown.
+    #[cfg(feature = "server")]
+    pub async fn put(&self, url: &str, content: bytes::Bytes, content_type: &str) -> Result<(), String> {
+        let built = self.client.put(url).header("Content-Type", content_type).timeout(UPLOAD_WAIT_MAX).body(content);
+        let response = built.send().await.map_err(|e| format!("no answer: {}", chain(&e.without_url())))?;
+        if response.status().is_success() { Ok(()) } else { Err(format!("it answered {}", response.status())) }
+    }
+
+    /// All of what is at `url`, if it is not more than `bytes_max`.
+    #[cfg(feature = "server")]
+    pub async fn download(&self, url: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
+        let failed = |e: reqwest::Error| format!("{url} cannot be downloaded: {}", chain(&e.without_url()));
+        let mut response = self.client.get(url).send().await.map_err(failed)?;
+        if !response.status().is_success() {
+            return Err(format!("{url} cannot be downloaded: it answered {}", response.status()));
+        }
+        let mut all = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(failed)? {
+            if all.len() + piece.len() > bytes_max {
+                return Err(format!("{url} is larger than {bytes_max} bytes"));
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
     }
 
     pub async fn get(&self, url: &str) -> Answer {

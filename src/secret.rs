@@ -37,6 +37,11 @@ pub fn mask_url(url: &Url) -> String {
     out
 }
 
+/// The same of a text that should be a URL.
+pub fn mask_text(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| mask(url), |url| mask_url(&url))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

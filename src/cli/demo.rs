@@ -11,7 +11,7 @@ use clap::Parser;
 use tokio::sync::watch;
 
 use super::exit::Exit;
-use super::run::{self, Place, Plan, To};
+use super::run::{self, DataDir, Place, Plan, To};
 use super::{Global, logging};
 use crate::destination::Settings;
 use crate::feed::Feed;
@@ -121,7 +121,6 @@ impl Demo {
             companies: "*".into(),
             publisher: Publisher::Fixed(Arc::new(RwLock::new(shop.schemas()))),
             until_caught_up: false,
-            dry_run: false,
             progress: progress.clone(),
             stop,
         };
@@ -132,7 +131,8 @@ impl Demo {
         if self.import {
             self.import(&folder, &data, &url, due.clone()).await?;
         }
-        let engine = run::start(&data, &to, settings.clone(), driver, plan).await?.engine;
+        let data = DataDir::take(&data.data_dir, false)?;
+        let engine = run::start(&data, &to, settings.clone(), driver, plan).await?;
         let closing = run::stop_on_signal();
         let pacing = pacing.take().unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
         let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
@@ -173,7 +173,7 @@ impl Demo {
     async fn import(&self, folder: &Path, global: &Global, url: &str, mut due: watch::Receiver<u64>) -> Result<(), Exit> {
         let now = due.wait_for(|due| *due >= HISTORY).await.map_or(HISTORY, |due| *due);
         let shop = Arc::new(std::sync::Mutex::new(self.shop_after(now)));
-        let hq = crate::sandbox::hq::Hq::start(shop, folder.join("exports"), 5_000, None).await.map_err(|e| Exit::Failed(e.to_string()))?;
+        let hq = crate::sandbox::hq::Hq::start(0, shop, folder.join("exports"), 5_000, None).await.map_err(|e| Exit::Failed(e.to_string()))?;
         println!("After {now} changes it is exported, and goes on changing:\n");
         let words = ["eds", "--no-confirm", "--url", url, "--api-url", hq.url()];
         let import = ImportWords::try_parse_from(words).map_err(|e| Exit::Failed(e.to_string()))?.import;
@@ -248,7 +248,8 @@ async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit
     Ok(())
 }
 
-async fn reports(shop: &Shop, settings: &Settings, url: &str) -> Result<Vec<TableReport>, String> {
+/// Reads the destination back, with its own client.
+pub async fn reports(shop: &Shop, settings: &Settings, url: &str) -> Result<Vec<TableReport>, String> {
     let _ = url;
     match settings.scheme.as_str() {
         "sqlite" => check::sqlite(shop, &settings.path),

@@ -11,6 +11,10 @@ use crate::pipeline::Halt;
 pub enum Exit {
     /// 1: it failed.
     Failed(String),
+    /// 1: another process took over; whoever supervises must not start this one again beside it.
+    Superseded(String),
+    /// 3: the destination cannot be reached; that may change.
+    Unavailable(String),
     /// 3: what the user gave cannot be right, or the destination did not pass its test.
     Usage(String),
     /// 5: NATS cannot be reached.
@@ -23,15 +27,15 @@ pub const PANIC: u8 = 2;
 impl Exit {
     pub fn code(&self) -> u8 {
         match self {
-            Exit::Failed(_) => 1,
-            Exit::Usage(_) => 3,
+            Exit::Failed(_) | Exit::Superseded(_) => 1,
+            Exit::Unavailable(_) | Exit::Usage(_) => 3,
             Exit::Disconnected(_) => 5,
         }
     }
 
     pub fn text(&self) -> &str {
         match self {
-            Exit::Failed(text) | Exit::Usage(text) | Exit::Disconnected(text) => text,
+            Exit::Failed(text) | Exit::Superseded(text) | Exit::Unavailable(text) | Exit::Usage(text) | Exit::Disconnected(text) => text,
         }
     }
 
@@ -44,9 +48,11 @@ impl Exit {
 impl From<Halt> for Exit {
     fn from(halt: Halt) -> Exit {
         match halt {
-            // Not 4 (restart wanted): whoever supervises must not start it again beside the one that took over.
-            Halt::Destination(failure) if failure.kind == FailureKind::Superseded => Exit::Failed(failure.text),
-            Halt::Destination(failure) => Exit::Usage(failure.text),
+            Halt::Destination(failure) => match failure.kind {
+                FailureKind::Superseded => Exit::Superseded(failure.text),
+                FailureKind::Unavailable => Exit::Unavailable(failure.text),
+                _ => Exit::Usage(failure.text),
+            },
             Halt::Feed(e) => e.into(),
             Halt::Setup(text) => Exit::Failed(text),
         }
@@ -57,7 +63,15 @@ impl From<FeedError> for Exit {
     fn from(error: FeedError) -> Exit {
         match error {
             FeedError::Unavailable(text) => Exit::Disconnected(text),
-            FeedError::Misconfigured(text) | FeedError::Taken(text) => Exit::Failed(text),
+            FeedError::Misconfigured(text) => Exit::Failed(text),
+            FeedError::Taken(text) => Exit::Superseded(text),
         }
+    }
+}
+
+#[cfg(feature = "http")]
+impl From<crate::config::ConfigError> for Exit {
+    fn from(error: crate::config::ConfigError) -> Exit {
+        Exit::Failed(error.to_string())
     }
 }

@@ -1,10 +1,7 @@
 //! What EDS tells while it works: lines for people on standard error, JSON lines in a file where asked.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -15,6 +12,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::Global;
 use super::exit::Exit;
+use crate::logs::LogFiles;
 
 /// The time of a line, in UTC, or a label, or nothing.
 struct Prefix {
@@ -34,8 +32,9 @@ impl FormatTime for Prefix {
     }
 }
 
-/// Starts logging. Libraries are heard from warnings on, with `--verbose` from debug on.
-pub fn start(global: &Global, logs_dir: Option<&Path>) -> Result<(), Exit> {
+/// Starts logging. Libraries are heard from warnings on, with `--verbose` from debug on. With `files` every line goes
+/// there too.
+pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
     let level = match (global.silent, global.verbose) {
         (true, _) => LevelFilter::ERROR,
         (_, true) => LevelFilter::TRACE,
@@ -45,18 +44,21 @@ pub fn start(global: &Global, logs_dir: Option<&Path>) -> Result<(), Exit> {
     let filter = || EnvFilter::builder().with_default_directive(libraries.into()).parse_lossy(format!("eds={level}"));
     let prefix = Prefix { time: global.timestamp, label: global.log_label.clone() };
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).with_timer(prefix).with_filter(filter());
-    let file = match logs_dir {
-        None => None,
-        Some(dir) => {
-            let failed = |e: std::io::Error| Exit::Failed(format!("no log can be written to {}: {e}", dir.display()));
-            std::fs::create_dir_all(dir).map_err(failed)?;
-            let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-            let file = OpenOptions::new().create(true).append(true).open(dir.join(format!("eds-{millis}.log"))).map_err(failed)?;
-            Some(tracing_subscriber::fmt::layer().json().with_writer(Mutex::new(file)).with_filter(filter()))
-        }
-    };
+    // Whoever read the lines may be gone: that is no reason to fall over.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_ansi(ansi).with_target(false).with_timer(prefix);
+    let files = files.map(|files| tracing_subscriber::fmt::layer().json().with_writer(move || files.clone()).log_internal_errors(false).with_filter(filter()));
     // A second start, as in tests, keeps the first.
-    let _ = tracing_subscriber::registry().with(lines).with(file).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter())).with(files).try_init();
     Ok(())
+}
+
+/// Starts logging, with a file in `dir`.
+pub fn start_in(global: &Global, dir: Option<&Path>) -> Result<Option<LogFiles>, Exit> {
+    let files = dir.map(|dir| {
+        let files = LogFiles::default();
+        files.open_in(dir).map(|()| files).map_err(|e| Exit::Failed(format!("no log can be written to {}: {e}", dir.display())))
+    });
+    let files = files.transpose()?;
+    start(global, files.clone())?;
+    Ok(files)
 }

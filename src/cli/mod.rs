@@ -1,17 +1,25 @@
 //! The command line: one file per command.
 
-#[cfg(feature = "http")]
-mod config;
 #[cfg(feature = "sandbox")]
 mod demo;
+#[cfg(feature = "server")]
+mod download;
 mod drivers;
 mod duration;
+#[cfg(feature = "server")]
+mod enroll;
 mod exit;
+#[cfg(feature = "server")]
+mod fork;
 #[cfg(feature = "http")]
 mod import;
 mod logging;
 mod replay;
 mod run;
+#[cfg(all(feature = "sandbox", feature = "server"))]
+mod sandbox;
+#[cfg(feature = "server")]
+mod server;
 mod state;
 #[cfg(feature = "jetstream")]
 mod stream;
@@ -57,8 +65,17 @@ struct Global {
 enum Command {
     /// Stream changes from NATS JetStream into a destination
     #[cfg(feature = "jetstream")]
-    #[command(alias = "fork")]
     Stream(Box<stream::Stream>),
+    /// Stream under a supervisor, which the server is
+    #[cfg(feature = "server")]
+    #[command(hide = true)]
+    Fork(Box<fork::Fork>),
+    /// Enrol with HQ, by the code that it shows
+    #[cfg(feature = "server")]
+    Enroll(enroll::Enroll),
+    /// Run as HQ's server: stream, import and report for as long as the machine is up
+    #[cfg(feature = "server")]
+    Server(Box<server::Server>),
     /// Load a full export into a destination
     #[cfg(feature = "http")]
     Import(Box<import::Import>),
@@ -67,10 +84,19 @@ enum Command {
     /// Show EDS at work: a shop that changes, streamed into a database, compared at the end
     #[cfg(feature = "sandbox")]
     Demo(demo::Demo),
+    /// Be HQ on this machine, to try enrolment, server and imports: a shop that changes, NATS, and a prompt to notify servers
+    #[cfg(all(feature = "sandbox", feature = "server"))]
+    Sandbox(sandbox::Sandbox),
     /// List the destinations, or explain one
     Drivers(drivers::Drivers),
     /// Look into what EDS keeps in its data directory
     State(state::StateCommand),
+    /// Fetch a release, if its signature is good
+    #[cfg(feature = "server")]
+    Download(download::Download),
+    /// Print the key by which releases are checked
+    #[cfg(feature = "server")]
+    Publickey,
     /// Print the version
     Version,
 }
@@ -106,11 +132,26 @@ fn run(cli: Cli) -> Result<(), Exit> {
         Command::State(state) => state.run(&global),
         #[cfg(feature = "jetstream")]
         Command::Stream(stream) => block_on(stream.run(global)),
+        #[cfg(feature = "server")]
+        Command::Fork(fork) => block_on(fork.run(global)),
+        #[cfg(feature = "server")]
+        Command::Enroll(enroll) => block_on(enroll.run(global)),
+        #[cfg(feature = "server")]
+        Command::Server(server) => server.run(global),
+        #[cfg(feature = "server")]
+        Command::Download(download) => block_on(download.run(global)),
+        #[cfg(feature = "server")]
+        Command::Publickey => {
+            print!("{}", crate::release::PUBLIC_KEY);
+            Ok(())
+        }
         #[cfg(feature = "http")]
         Command::Import(import) => block_on(import.run(global)),
         Command::Replay(replay) => block_on(replay.run(global)),
         #[cfg(feature = "sandbox")]
         Command::Demo(demo) => block_on(demo.run(global)),
+        #[cfg(all(feature = "sandbox", feature = "server"))]
+        Command::Sandbox(sandbox) => block_on(sandbox.run(global)),
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use tracing::info;
 
 use super::exit::Exit;
-use super::run::{self, Plan, To};
+use super::run::{self, DataDir, Plan, To};
 use super::{Global, logging};
 use crate::feed::journal::Journal;
 use crate::pipeline::Progress;
@@ -40,15 +40,15 @@ impl Replay {
             companies: "*".into(),
             publisher: self.to.publisher()?,
             until_caught_up: false,
-            dry_run: self.dry_run,
             progress: progress.clone(),
             stop: run::stop_on_signal(),
         };
-        let run = run::start(&global, &self.to, settings, driver, plan).await?;
-        if let Some(position) = run.engine.position() {
+        let data = DataDir::take(&global.data_dir, self.dry_run)?;
+        let engine = run::start(&data, &self.to, settings, driver, plan).await?;
+        if let Some(position) = engine.position() {
             info!("the journal was applied up to line {} before: going on there; --restart applies all of it again", position.sequence);
         }
-        run::finish(run, &progress, self.dry_run).await?;
+        run::finish(engine, &progress, self.dry_run).await?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! What `stream`, `replay` and `demo` share: reading the destination, assembling the parts, ending on a signal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use clap::Args;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::Global;
 use super::exit::Exit;
 use crate::change::filter::TableFilter;
 use crate::destination::catalog::DRIVERS;
@@ -59,19 +58,23 @@ pub struct To {
 }
 
 impl Place {
-    /// The destination's settings and driver; `fallback` is what the configuration names.
-    pub fn destination(&self, fallback: Option<&str>) -> Result<(Settings, &'static Driver), Exit> {
+    /// The destination's URL; `fallback` is what the configuration names.
+    pub fn text(&self, fallback: Option<&str>) -> Result<String, Exit> {
         let named = std::env::var("EDS_URL").ok().filter(|u| !u.is_empty()).or_else(|| fallback.map(str::to_owned));
-        let text = match (&self.url, &self.url_file, named) {
-            (Some(url), ..) => url.clone(),
+        match (&self.url, &self.url_file, named) {
+            (Some(url), ..) => Ok(url.clone()),
             (None, Some(file), _) => {
                 let text = std::fs::read_to_string(file).map_err(|e| Exit::Usage(format!("the URL file {} cannot be read: {e}", file.display())))?;
-                text.lines().next().unwrap_or_default().trim().to_owned()
+                Ok(text.lines().next().unwrap_or_default().trim().to_owned())
             }
-            (None, None, Some(url)) => url,
-            (None, None, None) => return Err(Exit::Usage("no destination: name it with --url, --url-file or EDS_URL; `eds drivers` shows what there is".into())),
-        };
-        let (settings, driver) = Settings::parse(&text, DRIVERS).map_err(|e| Exit::Usage(e.to_string()))?;
+            (None, None, Some(url)) => Ok(url),
+            (None, None, None) => Err(Exit::Usage("no destination: name it with --url, --url-file or EDS_URL; `eds drivers` shows what there is".into())),
+        }
+    }
+
+    /// Its settings and driver.
+    pub fn destination(&self, fallback: Option<&str>) -> Result<(Settings, &'static Driver), Exit> {
+        let (settings, driver) = Settings::parse(&self.text(fallback)?, DRIVERS).map_err(|e| Exit::Usage(e.to_string()))?;
         if self.url.is_some() && settings.password.is_some() {
             warn!("the password in --url can be read by every user of this machine in the process list: EDS_URL or --url-file keep it private");
         }
@@ -106,28 +109,37 @@ pub struct Plan {
     pub companies: String,
     pub publisher: Publisher,
     pub until_caught_up: bool,
-    /// Only tell what would be done.
-    pub dry_run: bool,
     pub progress: Arc<Progress>,
     pub stop: watch::Receiver<bool>,
 }
 
+/// The data directory, which is this process's own as long as this is held; a dry run owns none.
+pub struct DataDir {
+    pub state: State,
+    path: Option<PathBuf>,
+    _lock: Option<Lock>,
+}
+
+impl DataDir {
+    pub fn take(path: &Path, dry_run: bool) -> Result<DataDir, Exit> {
+        let failed = |e: &dyn std::fmt::Display| Exit::Failed(e.to_string());
+        if dry_run {
+            return Ok(DataDir { state: State::in_memory().map_err(|e| failed(&e))?, path: None, _lock: None });
+        }
+        let lock = Lock::take(path).map_err(|e| failed(&e))?;
+        Ok(DataDir { state: State::open(path).map_err(|e| failed(&e))?, path: Some(path.to_owned()), _lock: Some(lock) })
+    }
+}
+
 /// Starts the engine; errors of the start are the user's to cure.
-pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Run, Exit> {
+pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Engine, Exit> {
     if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && driver.abilities.schema == crate::destination::Schema::Follows {
         return Err(Exit::Usage(format!("{} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url", driver.title)));
     }
-    let (state, aside) = match plan.dry_run {
-        true => (State::in_memory(), AsideLog::Nowhere),
-        false => (State::open(&global.data_dir), AsideLog::in_directory(&global.data_dir)),
-    };
-    let state = state.map_err(|e| Exit::Failed(e.to_string()))?;
-    let lock = match plan.dry_run {
-        true => None,
-        false => Some(Lock::take(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?),
-    };
+    let state = data.state.clone();
+    let dry_run = data.path.is_none();
+    let aside = data.path.as_ref().map_or(AsideLog::Nowhere, |path| AsideLog::in_directory(path));
     let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies };
-    let dry_run = plan.dry_run;
     let open = move || -> futures::future::BoxFuture<'static, _> {
         let target = target.clone();
         Box::pin(async move {
@@ -147,18 +159,12 @@ pub async fn start(global: &Global, to: &To, settings: Settings, driver: &'stati
     };
     let parts =
         Parts { feed: plan.feed, open: Box::new(open), registry: Registry::new(plan.publisher, state.clone()), state, aside, progress: plan.progress, options, stop: plan.stop };
-    Ok(Run { engine: Engine::start(parts).await?, _lock: lock })
-}
-
-/// An engine, and the data directory that it owns while it runs.
-pub struct Run {
-    pub engine: Engine,
-    _lock: Option<Lock>,
+    Ok(Engine::start(parts).await?)
 }
 
 /// Runs until the end, and says how much was done.
-pub async fn finish(run: Run, progress: &Progress, dry_run: bool) -> Result<End, Exit> {
-    let end = run.engine.run().await?;
+pub async fn finish(engine: Engine, progress: &Progress, dry_run: bool) -> Result<End, Exit> {
+    let end = engine.run().await?;
     let done = progress.snapshot();
     let aside = if done.set_aside > 0 { format!(", {} set aside", done.set_aside) } else { String::new() };
     let events = done.done - done.seen_before;

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod dry_run;
+pub mod form;
 pub mod import;
 pub mod memory;
 pub mod objects;
@@ -10,6 +11,7 @@ pub mod sql;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -69,10 +71,24 @@ pub struct Driver {
     pub description: &'static str,
     pub example: &'static str,
     pub help: &'static str,
+    /// What HQ asks for, to make the URL of it.
+    pub fields: &'static [form::Field],
     /// Query keys of the URL that it understands, each with what it does.
     pub parameters: &'static [(&'static str, &'static str)],
     pub abilities: Abilities,
     pub open: for<'a> fn(&'a Target) -> Opening<'a>,
+}
+
+/// How long a destination may take to show that it can be used.
+pub const TEST_WAIT_MAX: Duration = Duration::from_secs(15);
+
+impl Driver {
+    /// Opens the destination and closes it: whether it can be used.
+    pub async fn test(&self, settings: &Settings) -> Result<(), Failure> {
+        let target = Target::unclaimed(settings);
+        let tested = tokio::time::timeout(TEST_WAIT_MAX, async { (self.open)(&target).await?.close().await }).await;
+        tested.unwrap_or_else(|_| Err(Failure::unavailable(format!("{settings} gave no answer within {TEST_WAIT_MAX:?}"))))
+    }
 }
 
 /// What is opened, and in whose name.
@@ -85,6 +101,13 @@ pub struct Target {
     pub epoch: Epoch,
     /// Companies that the feed is about, for the checkpoint's record.
     pub companies: String,
+}
+
+impl Target {
+    /// For one who streams nothing, and so has no checkpoint of its own: an import, a test.
+    pub fn unclaimed(settings: &Settings) -> Target {
+        Target { settings: settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new() }
+    }
 }
 
 /// The epoch of this process, shared by all its connections to one destination. 0: none taken yet.

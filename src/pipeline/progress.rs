@@ -19,6 +19,8 @@ pub enum Phase {
     /// Something that it needs is away; why.
     Waiting(String),
     Stopping,
+    /// Nothing is fetched until somebody says so.
+    Paused,
     /// It has ended; why, where that was not asked for.
     Stopped(Option<String>),
 }
@@ -169,6 +171,12 @@ impl Progress {
             snapshot.lag_seconds = (now_ns() - snapshot.applied_time_ns).max(0) as f64 / 1e9;
         }
         snapshot
+    }
+
+    /// Flushes, their durations that were observed, those from publication on, events that wait, events received.
+    pub fn counts(&self) -> [u64; 5] {
+        let pending = u64::try_from(self.pending.get()).unwrap_or(0);
+        [self.flush_count.get_sample_count(), self.flush_seconds.get_sample_count(), self.processing_seconds.get_sample_count(), pending, self.events.get()]
     }
 
     /// In Prometheus' text form.

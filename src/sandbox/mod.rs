@@ -1,6 +1,10 @@
 //! A shop that changes: what `eds demo`, the tests and the benchmarks stream.
 
+#[cfg(feature = "jetstream")]
+pub mod account;
 pub mod check;
+#[cfg(feature = "jetstream")]
+pub mod console;
 pub mod export;
 pub mod feed;
 pub mod hq;

@@ -8,6 +8,7 @@ use async_nats::jetstream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::account::Account;
 use super::shop::Shop;
 use crate::feed::jetstream::api::AckPolicy;
 use crate::feed::jetstream::connect::{Link, Servers};
@@ -44,14 +45,28 @@ impl Nats {
 
     async fn start(folder: &Path) -> Result<Option<Nats>, String> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
-        let started = Command::new("nats-server")
-            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
-            .arg(folder.join("nats"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(child) = started else { return Ok(None) };
+        let port_word = port.to_string();
+        Self::run(port, &["-a", "127.0.0.1", "-p", &port_word, "-js", "-sd"], &folder.join("nats")).await
+    }
+
+    /// A server from the PATH that lets in who has credentials of `account`; it keeps its files in `folder`.
+    pub async fn guarded(account: &Account, port: u16, folder: &Path) -> Result<Nats, String> {
+        let config = folder.join("nats.conf");
+        let written = std::fs::create_dir_all(folder).map_err(|e| e.to_string()).and_then(|()| account.server_config(port, &folder.join("nats")));
+        written.and_then(|text| std::fs::write(&config, text).map_err(|e| e.to_string())).map_err(|e| format!("{}: {e}", config.display()))?;
+        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            return Err(format!("something listens on port {port} already: end it, or choose another"));
+        }
+        Self::run(port, &["-c"], &config).await?.ok_or_else(|| "there is no nats-server on the PATH: install it first".into())
+    }
+
+    async fn run(port: u16, words: &[&str], file: &Path) -> Result<Option<Nats>, String> {
+        let mut command = Command::new("nats-server");
+        command.args(words).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Ctrl-C is for the program that started it, which ends it in turn.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let Ok(child) = command.spawn() else { return Ok(None) };
         let nats = Nats { url: format!("nats://127.0.0.1:{port}"), child: Some(child) };
         let deadline = Instant::now() + Duration::from_secs(10);
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {

@@ -317,6 +317,11 @@ impl Shop {
         company(self.seed, n)
     }
 
+    /// All companies that the shop has.
+    pub fn companies() -> Vec<String> {
+        (0..COMPANIES).map(|n| format!("c{n}")).collect()
+    }
+
     /// The rows that a table should have now: number and revision.
     pub fn alive(&self, table: usize) -> impl Iterator<Item = (u64, u32)> {
         self.rows[table].revisions.iter().enumerate().filter(|(_, r)| r.1).map(|(n, r)| (n as u64, r.0))

@@ -67,6 +67,7 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
         Phase::Streaming | Phase::CaughtUp => (StatusCode::OK, "OK").into_response(),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting").into_response(),
         Phase::Waiting(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+        Phase::Paused => (StatusCode::SERVICE_UNAVAILABLE, "paused").into_response(),
         Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting down").into_response(),
         Phase::Stopped(why) => (StatusCode::SERVICE_UNAVAILABLE, why.unwrap_or_else(|| "stopped".into())).into_response(),
     }

@@ -13,25 +13,22 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::config::Config;
 use super::exit::Exit;
-use super::run::{self, Place};
+use super::run::{self, DataDir, Place};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::change::{TableSchema, Version};
+use crate::config::Config;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Destination, Driver, Epoch, Keeps, Settings, Target};
+use crate::destination::{Destination, Driver, Keeps, Settings, Target};
 use crate::hq::{Hq, api_of};
 use crate::http::Http;
 use crate::pipeline::import::changes::Kept;
 use crate::pipeline::import::{self, Connect, Counts, ImportError, Mode, Parts, Plan, Report, TablePlan};
 use crate::pipeline::progress::now_ns;
 use crate::registry::{Publisher, Registry};
-use crate::state::{Lock, OpenImport, State};
+use crate::state::{OpenImport, State};
 use source::{Export, JobError};
-
-/// How long the destination may take to show that it can be used.
-const TEST_WAIT_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Args)]
 pub struct Import {
@@ -99,6 +96,9 @@ pub struct Import {
     /// Replace this existing table though EDS did not make it
     #[arg(long, value_name = "TABLE")]
     adopt: Vec<String>,
+    /// By HQ, of a server that runs: nobody is at a terminal, and one that was begun by hand with other choices is over.
+    #[arg(skip)]
+    ordered: bool,
 }
 
 /// What an import begins with.
@@ -115,23 +115,44 @@ impl Import {
     pub async fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
         let config = Config::read(&global.data_dir)?;
-        let (settings, driver) = self.place.destination(config.url.as_deref())?;
+        let (settings, driver) = self.place.destination(config.url())?;
         test(driver, &settings).await?;
         if self.validate_only {
             info!("{settings} can be used");
             return Ok(());
         }
-        let failed = |text: String| Exit::Failed(text);
-        let _lock = match self.dry_run {
-            true => None,
-            false => Some(Lock::take(&global.data_dir).map_err(|e| failed(e.to_string()))?),
-        };
-        let state = if self.dry_run { State::in_memory() } else { State::open(&global.data_dir) }.map_err(|e| failed(e.to_string()))?;
+        let data = DataDir::take(&global.data_dir, self.dry_run)?;
         let hq = self.hq(&config)?;
-        let schemas = self.schemas(hq.as_ref(), &state).await?;
+        let schemas = self.schemas(hq.as_ref(), &data.state).await?;
         self.confirm(&settings, driver, schemas.len())?;
-        let begun = Begun { settings, driver, hq, schemas, state, stop: run::stop_on_signal() };
-        if self.schema_only { self.shape(&begun).await } else { self.load(&begun, &global).await }
+        let begun = Begun { settings, driver, hq, schemas, state: data.state.clone(), stop: run::stop_on_signal() };
+        self.begin(&begun, &global).await
+    }
+
+    /// The import that HQ orders: of everything that it exports, or only of the tables' shapes.
+    #[cfg(feature = "server")]
+    pub fn ordered(schema_only: bool) -> Result<Import, Exit> {
+        use clap::Parser;
+        #[derive(clap::Parser)]
+        struct Words {
+            #[command(flatten)]
+            import: Import,
+        }
+        let import = Words::try_parse_from(["import"]).map_err(|e| Exit::Failed(e.to_string()))?.import;
+        Ok(Import { schema_only, ordered: true, ..import })
+    }
+
+    /// Runs an ordered import in a process that owns the data directory already.
+    #[cfg(feature = "server")]
+    pub async fn run_ordered(&self, global: &Global, (settings, driver): (Settings, &'static Driver), hq: Hq, data: &DataDir, stop: watch::Receiver<bool>) -> Result<(), Exit> {
+        test(driver, &settings).await?;
+        let schemas = self.schemas(Some(&hq), &data.state).await?;
+        let begun = Begun { settings, driver, hq: Some(hq), schemas, state: data.state.clone(), stop };
+        self.begin(&begun, global).await
+    }
+
+    async fn begin(&self, begun: &Begun, global: &Global) -> Result<(), Exit> {
+        if self.schema_only { self.shape(begun).await } else { self.load(begun, global).await }
     }
 
     fn hq(&self, config: &Config) -> Result<Option<Hq>, Exit> {
@@ -214,7 +235,7 @@ impl Import {
     }
 
     fn connect(&self, begun: &Begun) -> Connect {
-        let target = target(&begun.settings);
+        let target = Target::unclaimed(&begun.settings);
         let (driver, state, dry_run) = (begun.driver, begun.state.clone(), self.dry_run);
         Arc::new(move || {
             let (target, state) = (target.clone(), state.clone());
@@ -244,7 +265,7 @@ impl Import {
         let choice = self.choice(&begun.settings);
         let open = begun.state.open_import().map_err(failed)?;
         let open = match open {
-            Some(open) if self.restart_import => {
+            Some(open) if self.restart_import || (self.ordered && open.choice != choice) => {
                 remove(&folder(global, &open.job));
                 begun.state.forget_import().map_err(failed)?;
                 None
@@ -298,6 +319,8 @@ impl Import {
         report.notices.iter().for_each(|notice| warn!("{notice}"));
         if report.was_done {
             info!("the import was finished already, but for its cleaning up");
+        } else if self.ordered {
+            show::closing(counts, report, took).lines().for_each(|line| info!("{line}"));
         } else if !silent {
             println!("{}", show::closing(counts, report, took).trim_end());
         }
@@ -382,20 +405,9 @@ impl Import {
     }
 }
 
-/// An import has no checkpoint of its own.
-fn target(settings: &Settings) -> Target {
-    Target { settings: settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new() }
-}
-
-/// Opens the destination and closes it: whether it can be used.
+/// Whether the destination can be used.
 async fn test(driver: &'static Driver, settings: &Settings) -> Result<(), Exit> {
-    let target = target(settings);
-    let tested = tokio::time::timeout(TEST_WAIT_MAX, async { (driver.open)(&target).await?.close().await }).await;
-    match tested {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(failure)) => Err(Exit::Usage(failure.text)),
-        Err(_) => Err(Exit::Usage(format!("{settings} gave no answer within {TEST_WAIT_MAX:?}"))),
-    }
+    driver.test(settings).await.map_err(|failure| Exit::Usage(failure.text))
 }
 
 /// Where the files of a job are downloaded to.

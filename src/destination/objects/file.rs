@@ -22,6 +22,7 @@ pub const DRIVER: Driver = Driver {
            second, the older one is kept as <unix seconds>-<primary key>-<its mvccTimestamp>.json. Characters of a key that could\n\
            leave the folder (/ \\ : % control characters, a leading dot) are percent-encoded. After a crash a change may be written\n\
            again, under the same name. Two processes must not write to one folder: files have no fence.",
+    fields: &crate::destination::form::DIRECTORY,
     parameters: &[],
     abilities: Abilities { keeps: Keeps::Changes, commit: Commit::Piecewise, schema: Schema::Ignores, batch_changes_max: 1_000, batch_bytes_max: 8 << 20, loaders_max: 1 },
     open: |target| Box::pin(open(target)),

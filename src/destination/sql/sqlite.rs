@@ -25,6 +25,7 @@ pub const DRIVER: Driver = Driver {
            relative to the working directory. Times are text in UTC (2024-01-02T03:04:05.000006Z), objects and arrays JSON text,\n\
            booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a program that writes to it for\n\
            longer than 10 seconds is waited for.",
+    fields: &crate::destination::form::FILE,
     parameters: &[("prefix", "what stands before each table's name")],
     // One writes at a time.
     abilities: Abilities { loaders_max: 1, ..ABILITIES },

@@ -15,6 +15,8 @@ pub struct Identity {
     /// `*` for all.
     pub companies: Vec<String>,
     pub session_id: String,
+    /// Until when NATS takes the credentials, in Unix seconds.
+    pub expires: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -42,7 +44,7 @@ struct Subjects {
 impl Identity {
     /// A development server without credentials.
     pub fn local() -> Identity {
-        Identity { server_id: "dev".into(), companies: vec!["*".into()], session_id: uuid::Uuid::new_v4().to_string() }
+        Identity { server_id: "dev".into(), companies: vec!["*".into()], session_id: uuid::Uuid::new_v4().to_string(), expires: None }
     }
 
     /// Reads the text of a credentials file. `now`: Unix seconds.
@@ -71,7 +73,7 @@ impl Identity {
         if companies.is_empty() {
             return Err("its JWT allows no company's changes (nats.sub.allow has no dbchange.*.*.<company>.*.PUBLIC.>)".into());
         }
-        Ok(Identity { server_id: claims.name, companies: companies.into_iter().collect(), session_id })
+        Ok(Identity { server_id: claims.name, companies: companies.into_iter().collect(), session_id, expires: claims.exp.filter(|exp| *exp > 0) })
     }
 
     /// The identity and the text of a credentials file.
@@ -104,7 +106,7 @@ mod tests {
     #[test]
     fn reads_server_companies_and_session() {
         let text = creds(r#"{"name":"s1","nats":{"sub":{"allow":["dbchange.*.*.c2.*.PUBLIC.>","dbchange.*.*.c1.*.PUBLIC.>","eds.notify.abc.>","_INBOX.>"]}}}"#);
-        let identity = Identity { server_id: "s1".into(), companies: vec!["c1".into(), "c2".into()], session_id: "abc".into() };
+        let identity = Identity { server_id: "s1".into(), companies: vec!["c1".into(), "c2".into()], session_id: "abc".into(), expires: None };
         assert_eq!(Identity::from_creds(&text, 5), Ok(identity.clone()));
         assert_eq!(identity.consumer(Some("b")), "eds-s1-b");
     }

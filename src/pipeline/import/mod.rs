@@ -36,7 +36,7 @@ pub const BAD_ROWS_LISTED_MAX: usize = 1_000;
 /// Connects to the destination.
 pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send + Sync>;
 /// Brings files, those of these names left out, until there are no more.
-pub type Source = Box<dyn FnOnce(HashSet<String>, mpsc::Sender<ExportFile>) -> BoxFuture<'static, Result<(), ImportError>> + Send>;
+pub type Source = Box<dyn FnOnce(HashSet<String>, mpsc::Sender<ExportFile>) -> BoxFuture<'static, Result<(), ImportError>> + Send + Sync>;
 
 /// What becomes of a table's rows that the export lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -30,7 +30,7 @@ impl Importing {
     pub async fn of(shop: Shop, rows_per_file: usize) -> Importing {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let shop = Arc::new(Mutex::new(shop));
-        let hq = Hq::start(shop.clone(), dir.path().join("exports"), rows_per_file, Some(KEY.into())).await.unwrap_or_else(|e| panic!("{e}"));
+        let hq = Hq::start(0, shop.clone(), dir.path().join("exports"), rows_per_file, Some(KEY.into())).await.unwrap_or_else(|e| panic!("{e}"));
         Importing { dir, hq, shop }
     }
 

@@ -1,57 +1,29 @@
 //! nats-server with operator, account and user JWTs, and exactly the rights that a credential of HQ has.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
-use nkeys::KeyPair;
+use eds::sandbox::account::Account;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::{Server, eventually, free_port, installed, plain};
 
 pub struct Nats {
     pub port: u16,
-    account: KeyPair,
+    pub account: Arc<Account>,
     pub server: Option<Server>,
     dir: TempDir,
-}
-
-fn jwt(mut claims: Value, signer: &KeyPair) -> String {
-    claims["jti"] = json!("");
-    claims["jti"] = json!(BASE32_NOPAD.encode(&Sha256::digest(claims.to_string().as_bytes())));
-    let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
-    let input = format!("{header}.{}", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()));
-    let signature = signer.sign(input.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
-    format!("{input}.{}", BASE64URL_NOPAD.encode(&signature))
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 impl Nats {
     pub async fn start() -> Nats {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let (operator, system, account) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
-        let claims = |subject: &KeyPair, name: &str, nats: Value| json!({"iat": now(), "iss": operator.public_key(), "sub": subject.public_key(), "name": name, "nats": nats});
-        let mut limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1});
-        let operator_jwt = jwt(claims(&operator, "operator", json!({"type": "operator", "version": 2, "system_account": system.public_key()})), &operator);
-        let system_jwt = jwt(claims(&system, "system", json!({"type": "account", "version": 2, "limits": limits})), &operator);
-        for key in ["mem_storage", "disk_storage", "streams", "consumer"] {
-            limits[key] = json!(-1);
-        }
-        let account_jwt = jwt(claims(&account, "account", json!({"type": "account", "version": 2, "limits": limits})), &operator);
+        let account = Arc::new(Account::default());
         let port = free_port();
-        let config = format!(
-            "host: 127.0.0.1\nport: {port}\noperator: {operator_jwt}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{\n {}: {system_jwt}\n {}: {account_jwt}\n}}\njetstream {{ store_dir: \"{}\", max_file_store: 8GB }}\n",
-            system.public_key(),
-            system.public_key(),
-            account.public_key(),
-            dir.path().join("js").display()
-        );
+        let config = account.server_config(port, &dir.path().join("js")).unwrap_or_else(|e| panic!("{e}"));
         std::fs::write(dir.path().join("nats.conf"), config).unwrap_or_else(|e| panic!("{e}"));
         let mut nats = Nats { port, dir, account, server: None };
         nats.run().await;
@@ -100,31 +72,17 @@ impl Nats {
 
     /// What HQ gives to server `name` for these companies.
     pub fn server_creds(&self, name: &str, companies: &[&str], expires: Option<u64>) -> PathBuf {
-        let publish = [
-            "$JS.API.STREAM.NAMES",
-            "$JS.ACK.dbchange.>",
-            "$JS.API.CONSUMER.MSG.NEXT.dbchange.>",
-            "$JS.API.STREAM.CREATE.dbchange",
-            "$JS.API.CONSUMER.>",
-            "eds.client.session.>",
-            "_INBOX.>",
-            "dbchange.>",
-        ];
-        let mut subscribe: Vec<String> = companies.iter().map(|c| format!("dbchange.*.*.{c}.*.PUBLIC.>")).collect();
-        subscribe.extend(["eds.notify.session.>".to_owned(), "_INBOX.>".to_owned()]);
-        self.creds(name, &json!({"allow": publish}), &json!({"allow": subscribe}), expires)
+        let companies: Vec<String> = companies.iter().map(|c| (*c).to_owned()).collect();
+        let text = self.account.session_creds(name, "session", &companies, expires).unwrap_or_else(|e| panic!("{e}"));
+        self.keep(name, &text)
     }
 
     pub fn creds(&self, name: &str, publish: &Value, subscribe: &Value, expires: Option<u64>) -> PathBuf {
-        let user = KeyPair::new_user();
-        let nats = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": publish, "sub": subscribe});
-        let mut claims = json!({"iat": now(), "iss": self.account.public_key(), "sub": user.public_key(), "name": name, "nats": nats});
-        if let Some(expires) = expires {
-            claims["exp"] = json!(expires);
-        }
-        let jwt = jwt(claims, &self.account);
-        let seed = user.seed().unwrap_or_else(|e| panic!("{e}"));
-        let text = format!("-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n");
+        let text = self.account.creds(name, publish, subscribe, expires).unwrap_or_else(|e| panic!("{e}"));
+        self.keep(name, &text)
+    }
+
+    fn keep(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(format!("{name}.creds"));
         std::fs::write(&path, text).unwrap_or_else(|e| panic!("{e}"));
         path

@@ -33,6 +33,7 @@ pub const DRIVER: Driver = Driver {
            Tables are InnoDB.\n\
            Without tls the connection is encrypted where the server can, but not verified, and to this machine not encrypted.\n\
            MySQL 8.0.17 or later, MariaDB 10.6 or later.",
+    fields: &crate::destination::form::database("3306"),
     parameters: &[
         ("tls", "false, preferred, skip-verify or true (verified, with the host's name)"),
         ("ssl-host", "the name that the server's certificate is for, if not the host's"),

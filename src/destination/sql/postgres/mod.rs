@@ -37,6 +37,7 @@ pub const DRIVER: Driver = Driver {
     example: EXAMPLE,
     help: "The user needs CONNECT on the database, and USAGE and CREATE on the schema; tables that EDS made belong to that user.\n\
            Without sslmode the connection is encrypted but not verified, and to this machine not encrypted. Version 12 or later.",
+    fields: &crate::destination::form::database("5432"),
     parameters: &[
         ("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
         ("sslrootcert", "file with the certificate authorities to trust"),

@@ -33,6 +33,7 @@ pub const DRIVER: Driver = Driver {
            compatibility level has to be 130 or higher.\n\
            Without encrypt the connection is encrypted but not verified, and to this machine not encrypted.\n\
            SQL Server 2016 or later. EDS is tested against a stand-in for SQL Server, not against the product itself.",
+    fields: &crate::destination::form::database("1433"),
     parameters: &[
         ("database", "the database, if the path does not name it"),
         ("encrypt", "disable, false (the login only), true (verified) or strict (TDS 8.0)"),

@@ -1,5 +1,8 @@
 //! HQ, the control service: where it is, and the form of its answers.
 
+#[cfg(feature = "server")]
+pub mod session;
+
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;

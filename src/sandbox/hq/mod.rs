@@ -1,4 +1,7 @@
-//! A stand-in for HQ: schemas, export jobs and their files, with faults to order.
+//! A stand-in for HQ: schemas, export jobs and their files, servers and their sessions, with faults to order.
+
+#[cfg(feature = "jetstream")]
+mod sessions;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,13 +16,17 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::export::{self, Choice, Written};
 use super::shop::Shop;
+#[cfg(feature = "jetstream")]
+pub use sessions::Record;
 
+/// The most bytes of an upload.
+const UPLOAD_BYTES_MAX: usize = 64 << 20;
 /// Pieces of a body that is sent slowly.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -40,6 +47,16 @@ pub struct Faults {
     pub slow: Duration,
     /// Addresses of files that were given out first do not hold.
     pub expired: bool,
+    /// So many sessions are held by another server.
+    pub conflicts: u32,
+    /// So many answers of the API are 429, to come again in a second.
+    pub too_many: u32,
+    /// So many answers of the API are not what was asked for.
+    pub odd_answers: u32,
+    /// Before each answer of the API.
+    pub thinks: Duration,
+    /// How long credentials of NATS are good.
+    pub credential_life: Option<Duration>,
 }
 
 struct Job {
@@ -61,6 +78,34 @@ struct Inner {
     downloads: Mutex<HashMap<String, Vec<u64>>>,
     looks: AtomicU32,
     base: String,
+    #[cfg(feature = "jetstream")]
+    office: Mutex<sessions::Office>,
+}
+
+impl Inner {
+    /// Whether one more of these faults is due.
+    fn take(&self, count: impl FnOnce(&mut Faults) -> &mut u32) -> bool {
+        let mut faults = locked(&self.faults);
+        let left = count(&mut faults);
+        let due = *left > 0;
+        *left = left.saturating_sub(1);
+        due
+    }
+
+    /// Whether this one may ask. Where nobody has a key, everybody may.
+    fn knows(&self, bearer: Option<&str>) -> bool {
+        #[cfg(feature = "jetstream")]
+        {
+            let office = locked(&self.office);
+            if bearer.is_some_and(|bearer| office.knows(bearer)) {
+                return true;
+            }
+            if self.token.is_none() && office.has_enrolled() {
+                return false;
+            }
+        }
+        self.token.is_none() || bearer == self.token.as_deref()
+    }
 }
 
 /// The server; ends with its owner.
@@ -80,9 +125,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hq {
-    /// Serves `shop` on a free port of this machine; files of exports go into `folder`.
-    pub async fn start(shop: Arc<Mutex<Shop>>, folder: PathBuf, rows_per_file: usize, token: Option<String>) -> std::io::Result<Hq> {
-        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    /// Serves `shop` on `port` of this machine, 0 for a free one; files of exports go into `folder`.
+    pub async fn start(port: u16, shop: Arc<Mutex<Shop>>, folder: PathBuf, rows_per_file: usize, token: Option<String>) -> std::io::Result<Hq> {
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
         let base = format!("http://{}", listener.local_addr()?);
         let inner = Arc::new(Inner {
             shop,
@@ -95,15 +140,25 @@ impl Hq {
             downloads: Mutex::default(),
             looks: AtomicU32::new(0),
             base,
+            #[cfg(feature = "jetstream")]
+            office: Mutex::default(),
         });
-        let api = Router::new()
-            .route("/v3/export/bulk", post(order))
-            .route("/v3/export/bulk/{job}", get(look))
-            .layer(middleware::from_fn_with_state(inner.clone(), known))
+        let api = Router::new().route("/v3/export/bulk", post(order)).route("/v3/export/bulk/{job}", get(look));
+        #[cfg(feature = "jetstream")]
+        let api = api
+            .route("/v3/eds/internal", post(sessions::start))
+            .route("/v3/eds/internal/{session}", post(sessions::end))
+            .route("/v3/eds/internal/{session}/log", post(sessions::log));
+        let api = api.layer(middleware::from_fn_with_state(inner.clone(), known))
             .route("/v3/schema", get(schemas))
             .route("/v3/schema/{object}/{version}", get(schema))
-            .route("/files/{key}/{job}/{name}", get(file))
-            .with_state(inner.clone());
+            .route("/files/{key}/{job}/{name}", get(file));
+        #[cfg(feature = "jetstream")]
+        let api = api
+            .route("/v3/eds/internal/enroll/{code}", get(sessions::enroll))
+            .route("/uploads/{session}/{kind}", put(sessions::upload))
+            .route("/releases/download/{tag}/{file}", get(sessions::release));
+        let api = api.layer(axum::extract::DefaultBodyLimit::max(UPLOAD_BYTES_MAX)).with_state(inner.clone());
         let serving = tokio::spawn(async move {
             // It ends with its owner only.
             let _ = axum::serve(listener, api).await;
@@ -137,8 +192,16 @@ fn refused(status: StatusCode, message: &str) -> Response {
 /// Who has no right, or comes at a bad time, gets no further.
 async fn known(State(hq): State<Arc<Inner>>, request: Request, next: Next) -> Response {
     let bearer = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-    if hq.token.is_some() && bearer != hq.token.as_deref() {
+    let thinks = locked(&hq.faults).thinks;
+    tokio::time::sleep(thinks).await;
+    if !hq.knows(bearer) {
         return refused(StatusCode::UNAUTHORIZED, "invalid api key");
+    }
+    if hq.take(|faults| &mut faults.too_many) {
+        return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], "slower").into_response();
+    }
+    if hq.take(|faults| &mut faults.odd_answers) {
+        return answer(StatusCode::OK, &json!({"success": "perhaps", "data": 7}));
     }
     if hq.refusals.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok() {
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "0")], "later").into_response();

@@ -1,0 +1,217 @@
+//! `eds server`: enrolled once, then left alone.
+
+use std::ffi::OsString;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use secrecy::SecretString;
+use tracing::{info, warn};
+
+use super::download::Releases;
+use super::exit::Exit;
+use super::stream::{SERVER, Streaming, UpdateStrategy, is_local};
+use super::{Global, drivers, enroll, logging};
+use crate::config::{Config, FILE_NAME};
+use crate::hq::api_of;
+use crate::logs::LogFiles;
+use crate::machine;
+use crate::supervisor::{Done, Failed, Options, Supervisor};
+
+/// NATS of an HQ on this machine.
+const LOCAL_SERVER: &str = "nats://localhost:4222";
+
+/// Whether the server replaces its own program when HQ asks for it.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum SelfUpdate {
+    /// Unless this is the inside of a container
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Server {
+    #[command(subcommand)]
+    help: Option<Help>,
+    #[command(flatten)]
+    streaming: Streaming,
+    /// The key to HQ; better given by SM_APIKEY: every user of the machine can read arguments
+    #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+    /// This server's id, if it is not enrolled
+    #[arg(long, value_name = "ID")]
+    eds_id: Option<String>,
+    /// Keep logs on this machine after HQ has them
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    keep_logs: bool,
+    #[command(flatten)]
+    releases: Releases,
+    /// Whether HQ may have this program replaced by another version
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    self_update: SelfUpdate,
+    /// A new session with HQ is begun that often
+    #[arg(long, hide = true, default_value = "24h", value_name = "DURATION", value_parser = super::duration::parse)]
+    renew_interval: Duration,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    no_restart: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    paused: bool,
+    /// Deprecated: health is served on --port
+    #[arg(long, hide = true)]
+    health_port: Option<u16>,
+    /// Taken for the sake of old scripts, without effect
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    wrapper: bool,
+    /// Taken for the sake of old scripts, without effect
+    #[arg(long, hide = true)]
+    parent: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Help {
+    /// List the destinations, or explain one
+    Help(drivers::Drivers),
+}
+
+impl Server {
+    /// Returns once it was told to end. After an update this process becomes the new program and does not return.
+    pub fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
+        if let Some(Help::Help(drivers)) = &self.help {
+            return drivers.run();
+        }
+        let mut done = Done::Shutdown;
+        super::block_on(async {
+            done = self.serve(&global).await?;
+            Ok(())
+        })?;
+        match done {
+            Done::Shutdown => Ok(()),
+            Done::Replaced { paused } => begin_anew(paused),
+        }
+    }
+
+    async fn serve(&self, global: &Global) -> Result<Done, Exit> {
+        let logs = LogFiles::default();
+        logging::start(global, Some(logs.clone()))?;
+        if self.health_port.is_some() {
+            warn!("--health-port is deprecated and without effect: health is served on --port");
+        }
+        let config = self.enrolled(global).await?;
+        let options = self.options(global, config, logs)?;
+        let ended = Supervisor::new(options).map_err(Exit::Failed)?.run().await;
+        ended.map_err(|failed| match failed {
+            Failed::Worker { code: 3, text } => Exit::Usage(text),
+            Failed::Worker { code: 5, text } => Exit::Disconnected(text),
+            other => Exit::Failed(other.to_string()),
+        })
+    }
+
+    /// The configuration; somebody at a terminal is asked for the code where this server is not enrolled yet.
+    async fn enrolled(&self, global: &Global) -> Result<Config, Exit> {
+        let config = Config::read(&global.data_dir)?;
+        if self.api_key.is_some() || (config.token.is_some() && config.server_id.is_some()) || (config.token.is_some() && self.eds_id.is_some()) {
+            return Ok(config);
+        }
+        let missing = format!("this server is not enrolled: {} has no token and server_id", global.data_dir.join(FILE_NAME).display());
+        if !std::io::stdin().is_terminal() {
+            return Err(Exit::Usage(format!("{missing}; `eds enroll CODE` enrols it, with the code that HQ shows")));
+        }
+        eprint!("This server is not enrolled yet.\nThe code that HQ shows: ");
+        let _ = std::io::stderr().flush();
+        let mut code = String::new();
+        std::io::stdin().lock().read_line(&mut code).map_err(|e| Exit::Failed(e.to_string()))?;
+        if code.trim().is_empty() {
+            return Err(Exit::Usage(missing));
+        }
+        let id = enroll::enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref()).await?;
+        info!("enrolled as server {id}");
+        Ok(Config::read(&global.data_dir)?)
+    }
+
+    fn options(&self, global: &Global, config: Config, logs: LogFiles) -> Result<Options, Exit> {
+        let place = &self.streaming.to.place;
+        let given = place.url.is_some() || place.url_file.is_some() || std::env::var("EDS_URL").is_ok_and(|u| !u.is_empty());
+        let url = match (given, config.url()) {
+            (false, None) => None,
+            (_, fallback) => {
+                // What cannot be right is said before anything begins.
+                place.destination(fallback)?;
+                Some(SecretString::from(place.text(fallback)?))
+            }
+        };
+        let token = self.api_key.clone().filter(|key| !key.is_empty()).map(SecretString::from).or(config.token);
+        let api_url = self.streaming.to.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
+        let Some(api_url) = api_url else { return Err(Exit::Usage("HQ's address is not known: the token does not name it; give it with --api-url".into())) };
+        let server_id = self.eds_id.clone().or(config.server_id).unwrap_or_default();
+        let servers = self.streaming.server.clone().unwrap_or_else(|| if is_local(&api_url) { LOCAL_SERVER } else { SERVER }.to_owned());
+        let no_update = match self.self_update {
+            SelfUpdate::Never => Some("updates are switched off here (--self-update never)".to_owned()),
+            SelfUpdate::Auto if machine::is_container() => Some("this is a container: its image is what has to be replaced".to_owned()),
+            _ => None,
+        };
+        Ok(Options {
+            data_dir: global.data_dir.clone(),
+            api_url,
+            token,
+            server_id,
+            companies: self.streaming.company_ids.iter().filter(|c| !c.is_empty()).cloned().collect(),
+            url,
+            url_is_given: given,
+            servers,
+            nats_ca: self.streaming.nats_ca.clone(),
+            keep_logs: self.keep_logs || config.keep_logs,
+            renew_interval: self.renew_interval.max(Duration::from_secs(1)),
+            no_restart: self.no_restart,
+            from_start: self.streaming.to.restart,
+            paused: self.paused,
+            worker_words: self.words(global, config.update_strategy.as_deref()),
+            logs,
+            releases: self.releases.source(),
+            no_update,
+        })
+    }
+
+    /// What every worker is started with.
+    fn words(&self, global: &Global, configured: Option<&str>) -> Vec<OsString> {
+        let mut words = self.streaming.words();
+        let after = self.streaming.update_strategy.map_or(configured == Some("after"), |strategy| strategy == UpdateStrategy::After);
+        if after {
+            words.push("--update-strategy=after".into());
+        }
+        let flags = [(global.verbose, "--verbose"), (global.silent, "--silent"), (global.timestamp, "--timestamp")];
+        words.extend(flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.into()));
+        words.extend(global.log_label.iter().map(|label| format!("--log-label={label}").into()));
+        words
+    }
+}
+
+/// This process becomes what its file holds by now, with the same words.
+fn begin_anew(paused: bool) -> Result<(), Exit> {
+    let failed = |e: std::io::Error| Exit::Failed(format!("the new program cannot be started: {e}"));
+    let program: PathBuf = std::env::args_os().next().map(PathBuf::from).filter(|p| p.is_absolute()).map_or_else(own_file, Ok).map_err(failed)?;
+    let mut command = std::process::Command::new(program);
+    command.args(std::env::args_os().skip(1).filter(|word| word != "--paused"));
+    if paused {
+        command.arg("--paused");
+    }
+    #[cfg(unix)]
+    {
+        Err(failed(std::os::unix::process::CommandExt::exec(&mut command)))
+    }
+    // There a process cannot become another program: the new one is a child, whose end is this one's.
+    #[cfg(not(unix))]
+    {
+        let status = command.status().map_err(failed)?;
+        std::process::exit(status.code().unwrap_or(1));
+    }
+}
+
+/// The file of this program; Linux says so where it is another one by now.
+fn own_file() -> std::io::Result<PathBuf> {
+    let file = std::env::current_exe()?;
+    let name = file.to_string_lossy();
+    Ok(name.strip_suffix(" (deleted)").map_or_else(|| file.clone(), PathBuf::from))
+}

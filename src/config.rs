@@ -1,0 +1,146 @@
+//! `config.toml` in the data directory: what an enrolled server knows of itself.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use toml_edit::{DocumentMut, value};
+
+/// The name of the file.
+pub const FILE_NAME: &str = "config.toml";
+
+/// What the file says; flags win over it.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub token: Option<SecretString>,
+    pub server_id: Option<String>,
+    /// The destination.
+    pub url: Option<SecretString>,
+    pub update_strategy: Option<String>,
+    pub keep_logs: bool,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{} cannot be {done}: {source}", path.display())]
+    Io { path: PathBuf, done: &'static str, source: std::io::Error },
+    // The message of the parser would show the line, and with it a secret.
+    #[error("{} is not TOML: correct it, or remove it and enrol again", path.display())]
+    NotToml { path: PathBuf },
+}
+
+/// One entry to write; `None` removes it.
+pub type Entry<'a> = (&'static str, Option<&'a str>);
+
+fn document(path: &Path) -> Result<DocumentMut, ConfigError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(DocumentMut::new()),
+        Err(source) => return Err(ConfigError::Io { path: path.to_owned(), done: "read", source }),
+    };
+    text.parse().map_err(|_| ConfigError::NotToml { path: path.to_owned() })
+}
+
+impl Config {
+    /// Reads the file, if there is one.
+    pub fn read(data_dir: &Path) -> Result<Config, ConfigError> {
+        let document = document(&data_dir.join(FILE_NAME))?;
+        let word = |key: &str| document.get(key).and_then(|item| item.as_str()).filter(|text| !text.is_empty()).map(str::to_owned);
+        let flag = |key: &str| document.get(key).is_some_and(|item| item.as_bool().unwrap_or_else(|| item.as_str() == Some("true")));
+        Ok(Config {
+            token: word("token").map(SecretString::from),
+            server_id: word("server_id"),
+            url: word("url").map(SecretString::from),
+            update_strategy: word("update_strategy"),
+            keep_logs: flag("keep_logs"),
+        })
+    }
+
+    /// Writes these entries and leaves the rest, comments and all, as it is. The file is there whole or not at all, and
+    /// only its owner can read it.
+    pub fn write(data_dir: &Path, entries: &[Entry<'_>]) -> Result<(), ConfigError> {
+        let path = data_dir.join(FILE_NAME);
+        let failed = |source| ConfigError::Io { path: path.clone(), done: "written", source };
+        let mut document = document(&path)?;
+        for (key, text) in entries {
+            match text {
+                // In place, so that what stands around an entry stays.
+                Some(text) => match document.get_mut(key).and_then(|item| item.as_value_mut()) {
+                    Some(old) => {
+                        let decor = old.decor().clone();
+                        *old = (*text).into();
+                        *old.decor_mut() = decor;
+                    }
+                    None => document[*key] = value(*text),
+                },
+                None => drop(document.remove(key)),
+            }
+        }
+        std::fs::create_dir_all(data_dir).map_err(failed)?;
+        let unfinished = data_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
+        let _ = std::fs::remove_file(&unfinished);
+        let written = private(&unfinished)
+            .and_then(|mut file| file.write_all(document.to_string().as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| std::fs::rename(&unfinished, &path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&unfinished);
+        }
+        written.map_err(failed)?;
+        // Where directories can be synced: the name survives a power cut, too.
+        if let Ok(dir) = std::fs::File::open(data_dir) {
+            let _ = dir.sync_all();
+        }
+        Ok(())
+    }
+
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_ref().map(ExposeSecret::expose_secret)
+    }
+}
+
+/// A new file that only its owner can read.
+pub fn private(path: &Path) -> std::io::Result<std::fs::File> {
+    let mut options = std::fs::File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Tested = Result<(), Box<dyn std::error::Error>>;
+
+    #[test]
+    fn a_broken_file_is_named_without_what_it_holds() -> Tested {
+        let dir = tempfile::tempdir()?;
+        assert!(Config::read(dir.path())?.url.is_none());
+        std::fs::write(dir.path().join(FILE_NAME), "# mine\ntoken = \"s3cret\"\nurl = \"sqlite://x.db\"\nkeep_logs = true\n")?;
+        let config = Config::read(dir.path())?;
+        assert!(config.url() == Some("sqlite://x.db") && config.token.is_some() && config.keep_logs);
+        std::fs::write(dir.path().join(FILE_NAME), "token = s3cret\n")?;
+        assert!(Config::read(dir.path()).is_err_and(|e| !e.to_string().contains("s3cret") && e.to_string().contains(FILE_NAME)));
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_person_wrote_stays() -> Tested {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join(FILE_NAME);
+        std::fs::write(&path, "# the shop in Dresden\ntoken = \"old\" # from May\nserver_id = \"s1\"\n\n# keep them\nkeep_logs = true\nmine = [1, 2]\n")?;
+        Config::write(dir.path(), &[("token", Some("new\"\n")), ("server_id", None), ("url", Some("sqlite://x.db"))])?;
+        let text = std::fs::read_to_string(&path)?;
+        for kept in ["# the shop in Dresden\n", "# from May\n", "# keep them\nkeep_logs = true\n", "mine = [1, 2]\n"] {
+            assert!(text.contains(kept), "{text}");
+        }
+        let config = Config::read(dir.path())?;
+        assert_eq!(config.token.as_ref().map(|t| t.expose_secret()), Some("new\"\n"));
+        assert!(config.server_id.is_none() && config.url() == Some("sqlite://x.db"));
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path)?) & 0o777, 0o600);
+        Ok(())
+    }
+}

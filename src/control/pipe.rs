@@ -1,0 +1,74 @@
+//! The pipe between supervisor and worker: JSON lines, orders on the worker's standard input, news on its standard
+//! output. Secrets travel here, and in no argument. A worker of the next version has to understand the orders of this
+//! one: words are added, never changed.
+
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What the supervisor wants; each but the first and the last is answered by `News::Done` with its number.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum Order {
+    /// First of all: what must not be in an argument.
+    Begin {
+        #[serde(serialize_with = "shown")]
+        url: SecretString,
+        /// Who we are to HQ, for imports.
+        #[serde(serialize_with = "shown_if_any")]
+        token: Option<SecretString>,
+        api_url: Option<String>,
+    },
+    /// Stop fetching; done once all that was fetched is applied.
+    Pause { id: u64 },
+    /// Done once changes are fetched again.
+    Unpause { id: u64 },
+    /// Pause, import, go on; done once the import is.
+    Import { id: u64, schema_only: bool },
+    /// Close the log file and begin another; done with the new one.
+    RotateLog { id: u64 },
+    /// End in order. The end of the pipe means the same.
+    Stop,
+}
+
+/// The pipe is private to the two.
+fn shown<S: Serializer>(secret: &SecretString, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(secret.expose_secret())
+}
+
+fn shown_if_any<S: Serializer>(secret: &Option<SecretString>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(ExposeSecret::expose_secret).serialize(to)
+}
+
+/// What the worker has to tell.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "news", rename_all = "snake_case")]
+pub enum News {
+    /// The destination is open, and the feed: changes flow.
+    Ready,
+    /// It lives; every minute.
+    Beat {
+        metrics: Metrics,
+        /// Unix nanoseconds.
+        paused_since: Option<i64>,
+    },
+    Done {
+        id: u64,
+        error: Option<String>,
+        log: Option<PathBuf>,
+    },
+    /// It ends, for a reason that a restart does not cure.
+    GivesUp { why: String },
+}
+
+/// Counts for HQ, in its own words.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    pub flush_count: f64,
+    pub flush_duration: f64,
+    pub processing_duration: f64,
+    pub pending_events: f64,
+    pub total_events: f64,
+}

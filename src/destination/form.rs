@@ -1,0 +1,223 @@
+//! The form by which HQ asks for a destination: its fields, and the URL that they come to.
+
+use std::collections::BTreeMap;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use super::{Driver, Schema};
+
+/// What stays as it is in a part of a URL.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Text,
+    Password,
+    Number,
+}
+
+/// One entry of the form.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: Option<&'static str>,
+    pub description: &'static str,
+    pub required: bool,
+}
+
+/// What a person filled in, by field.
+pub type Filled = BTreeMap<String, Value>;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FieldError {
+    pub field: String,
+    pub error: String,
+}
+
+const fn text(name: &'static str, description: &'static str, required: bool) -> Field {
+    Field { name, kind: Kind::Text, default: None, description, required }
+}
+
+/// A database on a server, at its usual port.
+pub const fn database(port: &'static str) -> [Field; 5] {
+    [
+        text("Database", "The name of the database", true),
+        text("Username", "The user to log in as", false),
+        Field { name: "Password", kind: Kind::Password, default: None, description: "That user's password", required: false },
+        text("Hostname", "The host of the database server, by name or address", true),
+        Field { name: "Port", kind: Kind::Number, default: Some(port), description: "The port of the database server", required: false },
+    ]
+}
+
+/// A directory on this machine.
+pub const DIRECTORY: [Field; 1] = [text("Directory", "The directory to write to; its parent has to be writable", true)];
+
+/// A file on this machine.
+pub const FILE: [Field; 1] = [text("File", "The file of the database; its directory has to exist", true)];
+
+fn word(filled: &Filled, field: &Field) -> Option<String> {
+    let given = match filled.get(field.name) {
+        Some(Value::String(text)) => Some(text.trim().to_owned()),
+        Some(Value::Number(number)) => Some(number.to_string()),
+        Some(Value::Bool(flag)) => Some(flag.to_string()),
+        _ => None,
+    };
+    given.filter(|text| !text.is_empty()).or_else(|| field.default.map(str::to_owned))
+}
+
+/// The URL of the destination that `filled` describes, or what is wrong with which field.
+pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let mut words: BTreeMap<&str, String> = BTreeMap::new();
+    for field in driver.fields {
+        let mut wrong = |error: &str| errors.push(FieldError { field: field.name.into(), error: error.into() });
+        match word(filled, field) {
+            None if field.required => wrong("it is required"),
+            Some(text) if field.kind == Kind::Number && !text.parse::<u16>().is_ok_and(|n| n > 0) => wrong("it is a number from 1 to 65535"),
+            Some(text) if text.contains(char::is_control) => wrong("it has control characters"),
+            Some(text) => drop(words.insert(field.name, text)),
+            None => {}
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let is = |name: &str| driver.fields.iter().any(|field| field.name == name);
+    match (is("Hostname"), is("Directory")) {
+        (true, _) => Ok(server_url(driver.scheme, &words)),
+        (false, true) => directory_url(words.get("Directory").map_or("", String::as_str)).map_err(|error| vec![FieldError { field: "Directory".into(), error }]),
+        _ => Ok(format!("{}://{}", driver.scheme, path(words.get("File").map_or("", String::as_str)))),
+    }
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// Each part of a path encoded by itself.
+fn path(text: &str) -> String {
+    text.split('/').map(encoded).collect::<Vec<_>>().join("/")
+}
+
+fn server_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
+    let part = |name: &str| words.get(name).map(|text| encoded(text)).unwrap_or_default();
+    let host = words.get("Hostname").cloned().unwrap_or_default();
+    // An IPv6 address stands in brackets.
+    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { encoded(&host) };
+    let login = if words.contains_key("Username") { format!("{}:{}@", part("Username"), part("Password")) } else { String::new() };
+    format!("{scheme}://{login}{host}:{}/{}", part("Port"), part("Database"))
+}
+
+fn directory_url(directory: &str) -> Result<String, String> {
+    let place = std::path::Path::new(directory);
+    if !place.is_absolute() {
+        return Err("it is not an absolute path".into());
+    }
+    if place.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err("it must not go up (..)".into());
+    }
+    let Some(parent) = place.parent() else { return Err("it must not be /".into()) };
+    let writable = place.is_dir() || is_writable(parent);
+    if writable { Ok(format!("file://{}", path(directory))) } else { Err(format!("{} cannot be written to", parent.display())) }
+}
+
+/// Whether something can be made in `dir`.
+fn is_writable(dir: &std::path::Path) -> bool {
+    let probe = dir.join(format!(".eds-probe-{}", std::process::id()));
+    let made = std::fs::File::create(&probe).is_ok();
+    let _ = std::fs::remove_file(probe);
+    made
+}
+
+/// `{metadata, fields}` of a driver, as HQ shows it.
+pub fn shown(driver: &Driver) -> Value {
+    let fields: Vec<Value> = driver.fields.iter().map(field).collect();
+    json!({
+        "metadata": {
+            "scheme": driver.scheme,
+            "name": driver.title,
+            "description": driver.description,
+            "exampleURL": driver.example,
+            "help": driver.help,
+            "supportsImport": true,
+            "supportsMigration": driver.abilities.schema == Schema::Follows,
+        },
+        "fields": fields,
+    })
+}
+
+fn field(field: &Field) -> Value {
+    let mut shown = json!({
+        "name": field.name,
+        "type": if field.kind == Kind::Number { "number" } else { "string" },
+        "description": field.description,
+        "required": field.required,
+    });
+    if field.kind == Kind::Password {
+        shown["format"] = "password".into();
+    }
+    if let Some(default) = field.default {
+        shown["default"] = default.into();
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::Settings;
+    use crate::destination::catalog::DRIVERS;
+    use secrecy::ExposeSecret;
+
+    fn driver(scheme: &str) -> Option<&'static Driver> {
+        DRIVERS.iter().find(|d| d.scheme == scheme)
+    }
+
+    fn filled(value: Value) -> Filled {
+        value.as_object().map(|map| map.iter().map(|(k, v)| (k.clone(), v.clone())).collect()).unwrap_or_default()
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_form_comes_to_the_url_that_the_contract_shows() -> Result<(), String> {
+        let postgres = driver("postgres").ok_or("postgres")?;
+        let url = |value: Value| url_of(postgres, &filled(value));
+        assert_eq!(url(json!({"Database": "db", "Hostname": "h"})), Ok("postgres://h:5432/db".into()));
+        assert_eq!(url(json!({"Database": "db", "Hostname": "h", "Username": "user"})), Ok("postgres://user:@h:5432/db".into()));
+        assert_eq!(url(json!({"Database": "db", "Hostname": "::1", "Port": 6543})), Ok("postgres://[::1]:6543/db".into()));
+        let errors = url(json!({"Username": "user", "Port": "many"})).err().unwrap_or_default();
+        let of: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(of, ["Database", "Hostname", "Port"]);
+        Ok(())
+    }
+
+    /// What a form says, the settings read from its URL say.
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn odd_passwords_arrive() -> Result<(), String> {
+        let postgres = driver("postgres").ok_or("postgres")?;
+        for password in ["p@ss/w:rd%", "100%", "a b+c", "ünïcode?#&", "%40"] {
+            let url = url_of(postgres, &filled(json!({"Database": "d/b", "Hostname": "h", "Username": "me@x", "Password": password}))).map_err(|e| format!("{e:?}"))?;
+            let (settings, _) = Settings::parse(&url, DRIVERS).map_err(|e| e.to_string())?;
+            let found = (settings.user.as_str(), settings.password.as_ref().map(|p| p.expose_secret().to_owned()), settings.path.as_str());
+            assert_eq!(found, ("me@x", Some(password.to_owned()), "/d/b"), "{url}");
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "file")]
+    #[test]
+    fn a_directory_is_one_that_can_be_written_to() -> Result<(), Box<dyn std::error::Error>> {
+        let file = driver("file").ok_or("file")?;
+        let dir = tempfile::tempdir()?;
+        let url = |place: &str| url_of(file, &filled(json!({ "Directory": place })));
+        let good = dir.path().join("a b");
+        assert_eq!(url(&good.to_string_lossy()), Ok(format!("file://{}/a%20b", dir.path().display())));
+        for wrong in ["/", "relative", "/no/such/parent", "/tmp/../etc"] {
+            assert!(url(wrong).is_err(), "{wrong}");
+        }
+        Ok(())
+    }
+}

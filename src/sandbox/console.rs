@@ -1,0 +1,133 @@
+//! HQ's side of NATS: it notifies servers, and hears what they say.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// How long a reply is waited for: a destination may be tested meanwhile.
+const REPLY_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Something that a server said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub session: String,
+    /// `heartbeat`, `pause-response` …
+    pub topic: String,
+    pub headers: HeaderMap,
+    /// As it came.
+    pub payload: Vec<u8>,
+}
+
+impl Said {
+    /// What it says, as JSON would.
+    pub fn document(&self) -> Value {
+        #[cfg(feature = "server")]
+        let document = rmp_serde::from_slice(&self.payload).unwrap_or_default();
+        #[cfg(not(feature = "server"))]
+        let document = Value::Null;
+        document
+    }
+}
+
+/// A line to all servers of an account.
+pub struct Console {
+    client: Client,
+    heard: Arc<Mutex<Vec<Said>>>,
+    listening: JoinHandle<()>,
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+impl Console {
+    /// `creds`: of one who may do everything.
+    pub async fn connect(url: &str, creds: Option<&str>) -> Result<Console, String> {
+        let mut options = async_nats::ConnectOptions::new().name("hq");
+        if let Some(creds) = creds {
+            options = options.credentials(creds).map_err(|e| e.to_string())?;
+        }
+        let client = options.connect(url).await.map_err(|e| e.to_string())?;
+        let mut said = client.subscribe("eds.client.>").await.map_err(|e| e.to_string())?;
+        client.flush().await.map_err(|e| e.to_string())?;
+        let heard: Arc<Mutex<Vec<Said>>> = Arc::default();
+        let into = heard.clone();
+        let listening = tokio::spawn(async move {
+            while let Some(message) = said.next().await {
+                let mut parts = message.subject.splitn(4, '.').skip(2).map(str::to_owned);
+                let (session, topic) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                let headers = message.headers.unwrap_or_default();
+                into.lock().unwrap_or_else(PoisonError::into_inner).push(Said { session, topic, headers, payload: message.payload.to_vec() });
+            }
+        });
+        Ok(Console { client, heard, listening })
+    }
+
+    fn said(&self) -> MutexGuard<'_, Vec<Said>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that servers have said so far.
+    pub fn heard(&self) -> Vec<Said> {
+        self.said().clone()
+    }
+
+    /// The first word on `topic` among those after the first `from`, once it comes.
+    pub async fn wait_for(&self, topic: &str, from: usize, wait_max: Duration) -> Option<Said> {
+        let deadline = Instant::now() + wait_max;
+        loop {
+            let found = self.said().iter().skip(from).find(|said| said.topic == topic).cloned();
+            if found.is_some() || Instant::now() > deadline {
+                return found;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn subject(session: &str, action: &str) -> String {
+        format!("eds.notify.{session}.{action}")
+    }
+
+    /// Publishes bytes as a notification.
+    pub async fn send_raw(&self, session: &str, payload: Vec<u8>, encoding: Option<&str>) -> Result<(), String> {
+        let mut headers = HeaderMap::new();
+        if let Some(encoding) = encoding {
+            headers.insert("content-encoding", encoding);
+        }
+        self.client.publish_with_headers(Self::subject(session, "raw"), headers, payload.into()).await.map_err(|e| e.to_string())?;
+        self.client.flush().await.map_err(|e| e.to_string())
+    }
+
+    /// Notifies a server.
+    pub async fn send(&self, session: &str, action: &str, data: Value) -> Result<(), String> {
+        let payload = json!({ "action": action, "data": data }).to_string();
+        self.client.publish(Self::subject(session, action), payload.into()).await.map_err(|e| e.to_string())?;
+        self.client.flush().await.map_err(|e| e.to_string())
+    }
+
+    /// Notifies a server, and waits for its reply.
+    pub async fn ask(&self, session: &str, action: &str, data: Value) -> Result<Value, String> {
+        let payload = json!({ "action": action, "data": data }).to_string();
+        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(REPLY_WAIT_MAX));
+        let reply = self.client.send_request(Self::subject(session, action), request).await.map_err(|e| e.to_string())?;
+        serde_json::from_slice(&reply.payload).map_err(|e| e.to_string())
+    }
+
+    /// Asks for a sign of life; true if it comes.
+    pub async fn ping(&self, session: &str) -> bool {
+        let subject = self.client.new_inbox();
+        let Ok(mut pongs) = self.client.subscribe(subject.clone()).await else { return false };
+        if self.send(session, "ping", json!({ "subject": subject })).await.is_err() {
+            return false;
+        }
+        let pong = tokio::time::timeout(Duration::from_secs(5), pongs.next()).await;
+        pong.is_ok_and(|pong| pong.is_some_and(|pong| &*pong.payload == b"pong"))
+    }
+}

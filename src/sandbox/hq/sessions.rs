@@ -1,0 +1,148 @@
+//! HQ's side of servers: enrolment, sessions with credentials, uploads.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
+use serde_json::{Value, json};
+
+use super::{Hq, Inner, answer, locked, refused};
+use crate::sandbox::account::{Account, now};
+
+/// A session, and what became of it.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    pub id: String,
+    pub server_id: String,
+    /// What the server said about itself.
+    pub said: Value,
+    /// Whether it ended, and if so whether in error.
+    pub ended: Option<bool>,
+    /// What was uploaded, as it came: kind (`log`, `end`, `error`), content type, bytes.
+    pub uploads: Vec<(String, String, Vec<u8>)>,
+}
+
+/// What HQ knows about servers.
+#[derive(Default)]
+pub struct Office {
+    /// Codes that were not used yet, with the server they are for.
+    codes: HashMap<String, String>,
+    tokens: Vec<String>,
+    sessions: Vec<Record>,
+    account: Option<Arc<Account>>,
+    companies: Vec<String>,
+    releases: Option<PathBuf>,
+}
+
+impl Hq {
+    /// From now on sessions get credentials of `account` for these companies; without one they get none.
+    pub fn employ(&self, account: Option<Arc<Account>>, companies: &[String]) {
+        let mut office = locked(&self.inner.office);
+        office.account = account;
+        office.companies = companies.to_vec();
+    }
+
+    /// A code that enrols a server of that id, once.
+    pub fn code(&self, code: &str, server_id: &str) {
+        locked(&self.inner.office).codes.insert(code.to_owned(), server_id.to_owned());
+    }
+
+    /// Serves releases from `folder`, in which are `download/v<version>/<file>`.
+    pub fn publish(&self, folder: PathBuf) {
+        locked(&self.inner.office).releases = Some(folder);
+    }
+
+    /// All sessions so far, oldest first.
+    pub fn sessions(&self) -> Vec<Record> {
+        locked(&self.inner.office).sessions.clone()
+    }
+
+    pub fn tokens(&self) -> Vec<String> {
+        locked(&self.inner.office).tokens.clone()
+    }
+}
+
+impl Office {
+    pub fn knows(&self, bearer: &str) -> bool {
+        self.tokens.iter().any(|token| token == bearer)
+    }
+
+    pub fn has_enrolled(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
+    fn record(&mut self, id: &str) -> Option<&mut Record> {
+        self.sessions.iter_mut().find(|record| record.id == id)
+    }
+}
+
+pub async fn enroll(State(hq): State<Arc<Inner>>, Path(code): Path<String>) -> Response {
+    let mut office = locked(&hq.office);
+    let Some(server_id) = office.codes.remove(&code) else { return refused(StatusCode::NOT_FOUND, "no such code") };
+    let claims = json!({ "iss": hq.base, "sub": server_id, "jti": uuid::Uuid::new_v4().to_string() });
+    let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+    let token = format!("{}.{}.{}", part(r#"{"alg":"none"}"#), part(&claims.to_string()), part(&uuid::Uuid::new_v4().to_string()));
+    office.tokens.push(token.clone());
+    answer(StatusCode::OK, &json!({ "success": true, "data": { "token": token, "serverId": server_id } }))
+}
+
+pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
+    let Ok(said) = serde_json::from_slice::<Value>(&body) else { return refused(StatusCode::BAD_REQUEST, "not JSON") };
+    if hq.take(|faults| &mut faults.conflicts) {
+        return refused(StatusCode::CONFLICT, "another server is running");
+    }
+    let life = locked(&hq.faults).credential_life;
+    let mut office = locked(&hq.office);
+    let (id, server_id) = (uuid::Uuid::new_v4().to_string(), said["serverId"].as_str().unwrap_or_default().to_owned());
+    let creds = match &office.account {
+        Some(account) => match account.session_creds(&server_id, &id, &office.companies, life.map(|life| now() + life.as_secs())) {
+            Ok(creds) => Some(BASE64.encode(creds.as_bytes())),
+            Err(e) => return refused(StatusCode::INTERNAL_SERVER_ERROR, &e),
+        },
+        None => None,
+    };
+    office.sessions.push(Record { id: id.clone(), server_id, said, ..Record::default() });
+    answer(StatusCode::OK, &json!({ "success": true, "data": { "sessionId": id, "credential": creds } }))
+}
+
+fn upload_url(hq: &Inner, id: &str, kind: &str) -> String {
+    format!("{}/uploads/{id}/{kind}?signature=s3cret", hq.base)
+}
+
+pub async fn end(State(hq): State<Arc<Inner>>, Path(id): Path<String>, body: Bytes) -> Response {
+    let errored = serde_json::from_slice::<Value>(&body).is_ok_and(|said| said["errored"] == true);
+    let mut office = locked(&hq.office);
+    let Some(record) = office.record(&id) else { return refused(StatusCode::NOT_FOUND, "no such session") };
+    record.ended = Some(errored);
+    answer(StatusCode::OK, &json!({ "success": true, "data": { "url": upload_url(&hq, &id, "end"), "errorUrl": upload_url(&hq, &id, "error") } }))
+}
+
+pub async fn log(State(hq): State<Arc<Inner>>, Path(id): Path<String>) -> Response {
+    match locked(&hq.office).record(&id) {
+        Some(_) => answer(StatusCode::OK, &json!({ "success": true, "data": { "url": upload_url(&hq, &id, "log") } })),
+        None => refused(StatusCode::NOT_FOUND, "no such session"),
+    }
+}
+
+pub async fn upload(State(hq): State<Arc<Inner>>, Path((id, kind)): Path<(String, String)>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    match locked(&hq.office).record(&id) {
+        Some(record) => {
+            record.uploads.push((kind, content_type, body.to_vec()));
+            StatusCode::OK
+        }
+        None => StatusCode::NOT_FOUND,
+    }
+}
+
+pub async fn release(State(hq): State<Arc<Inner>>, Path((tag, file)): Path<(String, String)>) -> Response {
+    let folder = locked(&hq.office).releases.clone();
+    let plain = |part: &str| !part.starts_with('.') && !part.contains(['/', '\\']);
+    let Some(folder) = folder.filter(|_| plain(&tag) && plain(&file)) else { return StatusCode::NOT_FOUND.into_response() };
+    tokio::fs::read(folder.join("download").join(tag).join(file)).await.map_or_else(|_| StatusCode::NOT_FOUND.into_response(), IntoResponse::into_response)
+}

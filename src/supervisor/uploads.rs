@@ -1,0 +1,64 @@
+//! Logs on their way to HQ: gathered, packed, uploaded, and gone from this machine unless they are to be kept.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tracing::warn;
+
+use crate::http::Http;
+use crate::logs;
+
+/// What HQ's storage expects to be told about it.
+const CONTENT_TYPE: &str = "application/x-tgz";
+
+/// The files, one after the other, packed; may block.
+fn packed(files: &[PathBuf]) -> std::io::Result<Bytes> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    for file in files {
+        std::io::copy(&mut std::fs::File::open(file)?, &mut out)?;
+    }
+    Ok(out.finish()?.into())
+}
+
+/// The log files of `dir` that nobody writes to.
+pub fn closed(dir: &Path, open: &[PathBuf]) -> Vec<PathBuf> {
+    let files = logs::files(dir).unwrap_or_else(|e| {
+        if e.kind() != std::io::ErrorKind::NotFound {
+            warn!("the logs in {} cannot be listed: {e}", dir.display());
+        }
+        Vec::new()
+    });
+    files.into_iter().map(|(path, _)| path).filter(|path| !open.contains(path) && !logs::is_sent(path)).collect()
+}
+
+/// Uploads `files` as one, and removes them afterwards unless they are to be kept.
+pub async fn send(http: &Http, url: &str, files: Vec<PathBuf>, keep: bool) -> Result<(), String> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let (content, files) = tokio::task::spawn_blocking(move || (packed(&files), files)).await.map_err(|e| e.to_string())?;
+    let content = content.map_err(|e| format!("the logs cannot be read: {e}"))?;
+    http.put(url, content, CONTENT_TYPE).await.map_err(|e| format!("the logs cannot be uploaded: {e}"))?;
+    for file in files {
+        let done = if keep { logs::mark_sent(&file) } else { std::fs::remove_file(&file) };
+        if let Err(e) = done {
+            warn!("{} is uploaded and cannot be put away: {e}", file.display());
+        }
+    }
+    Ok(())
+}
+
+/// Uploads a text.
+pub async fn send_text(http: &Http, url: &str, text: &str) -> Result<(), String> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    let content = out.write_all(text.as_bytes()).and_then(|()| out.finish()).map_err(|e| e.to_string())?;
+    http.put(url, content.into(), CONTENT_TYPE).await.map_err(|e| format!("what the worker said last cannot be uploaded: {e}"))
+}
+
+/// The path of an upload's address, as HQ wants to hear it.
+pub fn path_of(url: &str) -> String {
+    url::Url::parse(url).map_or_else(|_| String::new(), |url| url.path().to_owned())
+}
