@@ -1,5 +1,7 @@
 //! The command line: one file per command.
 
+#[cfg(feature = "server")]
+mod consumer;
 #[cfg(feature = "sandbox")]
 mod demo;
 #[cfg(feature = "server")]
@@ -91,6 +93,9 @@ enum Command {
     Drivers(drivers::Drivers),
     /// Look into what EDS keeps in its data directory
     State(state::StateCommand),
+    /// Look at the durable consumer on NATS, or hand it back to the Go program
+    #[cfg(feature = "server")]
+    Consumer(consumer::Consumer),
     /// Fetch a release, if its signature is good
     #[cfg(feature = "server")]
     Download(download::Download),
@@ -138,6 +143,8 @@ fn run(cli: Cli) -> Result<(), Exit> {
         Command::Enroll(enroll) => block_on(enroll.run(global)),
         #[cfg(feature = "server")]
         Command::Server(server) => server.run(global),
+        #[cfg(feature = "server")]
+        Command::Consumer(consumer) => block_on(consumer.run(global)),
         #[cfg(feature = "server")]
         Command::Download(download) => block_on(download.run(global)),
         #[cfg(feature = "server")]

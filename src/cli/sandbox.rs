@@ -30,8 +30,7 @@ const SERVER_ID: &str = "sandbox-1";
 /// Changes that the shop has seen before it opens.
 const HISTORY: u64 = 20_000;
 
-const WORDS: &str = "\
-  configure URL    the server's destination, e.g. configure sqlite://shop.db
+const WORDS: &str = "  configure URL    the server's destination, e.g. configure sqlite://shop.db
   import           a full export; `import shapes` for the tables alone
   pause, unpause   stop fetching, go on
   restart          a fresh worker

@@ -1,7 +1,7 @@
 //! Sessions with HQ: a server enrols once, and from then on says when it comes and goes.
 
 use reqwest::Method;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -123,6 +123,13 @@ pub async fn start(hq: &Hq, server_id: &str, companies: &[String], driver: Optio
     // It becomes the name of a folder and a part of subjects.
     let plain = !session.id.is_empty() && session.id.len() <= 128 && session.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if plain { Ok(session) } else { Err(NoSession::Unavailable(HqError::Form { base: hq.base().to_owned(), why: "its session id has odd characters".into(), request: String::new() })) }
+}
+
+/// The text of the credentials file that HQ gave in base64.
+pub fn credential_text(credential: &SecretString) -> Result<SecretString, String> {
+    let bytes = data_encoding::BASE64.decode(credential.expose_secret().trim().as_bytes()).ok();
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    text.map(SecretString::from).ok_or_else(|| "the credentials that HQ gave cannot be used: they are not base64".into())
 }
 
 /// Ends a session; where to upload to, if HQ wants anything.

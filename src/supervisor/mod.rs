@@ -22,6 +22,7 @@ use crate::hq::session::{self as hq, DriverMeta, NoSession};
 use crate::http::Http;
 use crate::logs::{self, LogFiles};
 use crate::release::Source;
+pub use session::CREDS;
 use session::{Ending, Opened};
 use signals::{Signal, Signals};
 

@@ -79,16 +79,14 @@ impl Opened {
         let failed = |e: std::io::Error| format!("{}: {e}", dir.display());
         std::fs::create_dir_all(dir.join(LOGS)).map_err(failed)?;
         options.logs.open_in(&dir.join(LOGS)).map_err(failed)?;
-        let unusable = |why: &str| format!("the credentials that HQ gave cannot be used: {why}");
         let mut opened = Opened { id: session.id, dir: dir.clone(), creds: None, expires: None, server_id: Identity::local().server_id };
         let Some(credential) = session.credential.filter(|c| !c.expose_secret().trim().is_empty()) else { return Ok(opened) };
-        let text = data_encoding::BASE64.decode(credential.expose_secret().trim().as_bytes()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let text = text.ok_or_else(|| unusable("they are not base64"))?;
-        let identity = Identity::from_creds(&text, unix_now()).map_err(|why| unusable(&why))?;
+        let text = hq::credential_text(&credential)?;
+        let identity = Identity::from_hq(text.expose_secret())?;
         let path = dir.join(CREDS);
         let _ = std::fs::remove_file(&path);
-        private(&path).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())).map_err(failed)?;
-        (opened.creds, opened.expires, opened.server_id) = (Some(text.into()), identity.expires, identity.server_id);
+        private(&path).and_then(|mut file| std::io::Write::write_all(&mut file, text.expose_secret().as_bytes())).map_err(failed)?;
+        (opened.creds, opened.expires, opened.server_id) = (Some(text), identity.expires, identity.server_id);
         Ok(opened)
     }
 

@@ -76,6 +76,12 @@ impl Identity {
         Ok(Identity { server_id: claims.name, companies: companies.into_iter().collect(), session_id, expires: claims.exp.filter(|exp| *exp > 0) })
     }
 
+    /// What credentials that HQ gave say now.
+    pub fn from_hq(text: &str) -> Result<Identity, String> {
+        let now = (crate::pipeline::progress::now_ns() / 1_000_000_000) as u64;
+        Self::from_creds(text, now).map_err(|why| format!("the credentials that HQ gave cannot be used: {why}"))
+    }
+
     /// The identity and the text of a credentials file.
     pub fn from_file(path: &Path) -> Result<(Identity, String), FeedError> {
         let wrong = |why: String| FeedError::Misconfigured(format!("the credentials file {} cannot be used: {why}", path.display()));

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod connect;
+pub mod hand_back;
 pub mod identity;
 mod pull;
 

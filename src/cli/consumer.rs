@@ -1,0 +1,155 @@
+//! `eds consumer`: the durable consumer on NATS, in words, and the way back to the Go program.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::exit::Exit;
+use super::stream::{SERVER, identity, is_local};
+use super::{Global, logging};
+use crate::config::Config;
+use crate::feed::Start;
+use crate::feed::jetstream::api::AckPolicy;
+use crate::feed::jetstream::connect::{Link, Servers};
+use crate::feed::jetstream::hand_back::described;
+use crate::feed::jetstream::identity::Identity;
+use crate::feed::jetstream::{JetStream, Settings};
+use crate::hq::session::{self, NoSession};
+use crate::hq::{Hq, api_of};
+use crate::http::Http;
+use crate::state::Lock;
+
+#[derive(Args)]
+pub struct Consumer {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Say what it is like and how far it has come
+    Show(Reach),
+    /// Give it the form that the Go program makes, at EDS's position: for going back to that program
+    HandBack(Reach),
+}
+
+/// How to get to NATS.
+#[derive(Args)]
+struct Reach {
+    /// The NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
+    #[arg(long, value_name = "URL,…")]
+    server: Option<String>,
+    /// The credentials of NATS; without them those of the server that runs here, or HQ is asked for some
+    #[arg(long, value_name = "FILE")]
+    creds: Option<PathBuf>,
+    /// Certificate authorities to trust for NATS
+    #[arg(long, value_name = "FILE")]
+    nats_ca: Option<PathBuf>,
+    #[arg(long, value_name = "URL", hide = true)]
+    api_url: Option<String>,
+    /// Put behind the name of the consumer
+    #[arg(long, value_name = "TEXT")]
+    consumer_suffix: Option<String>,
+}
+
+/// A session of HQ that was begun for the credentials alone.
+struct Errand {
+    hq: Hq,
+    id: String,
+}
+
+impl Consumer {
+    pub async fn run(self, global: Global) -> Result<(), Exit> {
+        logging::start(&global, None)?;
+        match self.what {
+            What::Show(reach) => {
+                let (stream, errand) = reach.stream(&global).await?;
+                let looked = stream.look().await;
+                end(errand).await;
+                let info = looked?.ok_or_else(|| Exit::Failed("there is no such consumer: EDS has not streamed yet, or not for three days".into()))?;
+                described(&info).iter().for_each(|line| println!("{line}"));
+                Ok(())
+            }
+            What::HandBack(reach) => {
+                let _lock = Lock::take(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?;
+                let (mut stream, errand) = reach.stream(&global).await?;
+                let handed = stream.hand_back().await;
+                end(errand).await;
+                let (since, info) = handed?;
+                described(&info).iter().for_each(|line| println!("{line}"));
+                println!("\nThe Go program can go on with what was published from {since} on. Do not start EDS meanwhile: it would take the consumer back.");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn end(errand: Option<Errand>) {
+    if let Some(Errand { hq, id }) = errand
+        && let Err(e) = session::end(&hq, &id, false).await
+    {
+        tracing::warn!("HQ was not told that the session ended: {e}");
+    }
+}
+
+impl Reach {
+    async fn stream(&self, global: &Global) -> Result<(JetStream, Option<Errand>), Exit> {
+        let config = Config::read(&global.data_dir)?;
+        let api_url = self.api_url.clone().or_else(|| config.token.as_ref().and_then(api_of));
+        let local = api_url.as_deref().is_some_and(is_local);
+        let urls = self.server.clone().unwrap_or_else(|| if local { "nats://localhost:4222" } else { SERVER }.to_owned());
+        let file = self.creds.clone().or_else(|| of_running(&global.data_dir));
+        let (identity, creds, errand) = match (file, api_url, &config.token) {
+            (None, Some(api_url), Some(token)) => self.ask(&api_url, token, config.server_id.as_deref().unwrap_or_default(), &urls).await?,
+            (file, ..) => {
+                let (identity, creds) = identity(file.as_ref(), &urls)?;
+                (identity, creds, None)
+            }
+        };
+        let servers = Servers { urls, creds, certificate_authority: self.nats_ca.clone(), name: format!("eds-{}", identity.server_id) };
+        let settings = Settings {
+            durable: identity.consumer(self.consumer_suffix.as_deref()),
+            companies: identity.companies,
+            policy: AckPolicy::All,
+            max_ack_pending: 25_000,
+            batch: 1,
+            start: Start::NewOnly,
+        };
+        match Link::connect(&servers).await {
+            Ok(link) => Ok((JetStream::new(link, settings), errand)),
+            Err(e) => {
+                end(errand).await;
+                Err(e.into())
+            }
+        }
+    }
+
+    async fn ask(&self, api_url: &str, token: &SecretString, server_id: &str, urls: &str) -> Result<(Identity, Option<SecretString>, Option<Errand>), Exit> {
+        let hq = Hq::new(Http::new().map_err(Exit::Failed)?, api_url, Some(token.clone()));
+        let session = session::start(&hq, server_id, &[], None).await.map_err(|e| match e {
+            NoSession::Conflict(e) => Exit::Failed(format!("{e}: a server runs elsewhere; ask there, or end it first")),
+            NoSession::Unavailable(e) | NoSession::Refused(e) => Exit::Failed(e.to_string()),
+        })?;
+        let errand = Some(Errand { hq, id: session.id.clone() });
+        let read = match &session.credential {
+            Some(credential) => session::credential_text(credential)
+                .and_then(|text| Ok((Identity::from_hq(text.expose_secret())?, Some(text))))
+                .map_err(Exit::Failed),
+            None => identity(None, urls),
+        };
+        match read {
+            Ok((identity, creds)) => Ok((identity, creds, errand)),
+            Err(exit) => {
+                end(errand).await;
+                Err(exit)
+            }
+        }
+    }
+}
+
+/// The credentials of the server that runs with this data directory.
+fn of_running(data_dir: &Path) -> Option<PathBuf> {
+    let sessions = std::fs::read_dir(data_dir).ok()?.flatten().map(|entry| entry.path().join(crate::supervisor::CREDS));
+    sessions.filter(|creds| creds.is_file()).max_by_key(|creds| std::fs::metadata(creds).and_then(|m| m.modified()).ok())
+}
