@@ -16,7 +16,7 @@ pub fn hostname() -> String {
 /// A private address of this machine; loopback where it has none.
 pub fn ip_address() -> IpAddr {
     let networks = Networks::new_with_refreshed_list();
-    let mut addresses: Vec<IpAddr> = networks.iter().flat_map(|(_, data)| data.ip_networks().iter().map(|network| network.addr)).collect();
+    let mut addresses: Vec<IpAddr> = networks.values().flat_map(|data| data.ip_networks().iter().map(|network| network.addr)).collect();
     addresses.sort();
     let private = |ip: &&IpAddr| matches!(ip, IpAddr::V4(v4) if v4.is_private());
     addresses.iter().find(private).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))

@@ -133,9 +133,7 @@ impl Reach {
         })?;
         let errand = Some(Errand { hq, id: session.id.clone() });
         let read = match &session.credential {
-            Some(credential) => session::credential_text(credential)
-                .and_then(|text| Ok((Identity::from_hq(text.expose_secret())?, Some(text))))
-                .map_err(Exit::Failed),
+            Some(credential) => session::credential_text(credential).and_then(|text| Ok((Identity::from_hq(text.expose_secret())?, Some(text)))).map_err(Exit::Failed),
             None => identity(None, urls),
         };
         match read {

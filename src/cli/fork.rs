@@ -292,9 +292,7 @@ fn obey_the_pipe_only() {
         }
     }
     #[cfg(not(unix))]
-    tokio::spawn(async {
-        while tokio::signal::ctrl_c().await.is_ok() {}
-    });
+    tokio::spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });
 }
 
 /// Orders as they come; closed with the pipe.

@@ -34,15 +34,7 @@ impl Replay {
         let name = self.journal.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         let consumer = format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into()));
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
-        let plan = Plan {
-            feed,
-            consumer,
-            companies: "*".into(),
-            publisher: self.to.publisher()?,
-            until_caught_up: false,
-            progress: progress.clone(),
-            stop: run::stop_on_signal(),
-        };
+        let plan = Plan { feed, consumer, companies: "*".into(), publisher: self.to.publisher()?, until_caught_up: false, progress: progress.clone(), stop: run::stop_on_signal() };
         let data = DataDir::take(&global.data_dir, self.dry_run)?;
         let engine = run::start(&data, &self.to, settings, driver, plan).await?;
         if let Some(position) = engine.position() {

@@ -239,7 +239,14 @@ impl Stage {
                 Some(true) => "ended in error",
             };
             let uploads: Vec<String> = session.uploads.iter().map(|(kind, _, bytes)| format!("{kind} ({} bytes)", bytes.len())).collect();
-            println!("{} of {}: {state}; version {}, destination {}; uploads: {}", session.id, session.server_id, session.said["version"], session.said["driver"]["url"], uploads.join(", "));
+            println!(
+                "{} of {}: {state}; version {}, destination {}; uploads: {}",
+                session.id,
+                session.server_id,
+                session.said["version"],
+                session.said["driver"]["url"],
+                uploads.join(", ")
+            );
         }
     }
 

@@ -127,7 +127,9 @@ mod tests {
         let document = json!({"action": "configure", "data": {"url": "sqlite://x.db", "backfill": "true", "updateStrategy": "after", "more": 1}});
         let text = document.to_string();
         let packed = rmp_serde::to_vec_named(&document).unwrap_or_default();
-        for (payload, encoding) in [(text.clone().into_bytes(), None), (text.clone().into_bytes(), Some("json")), (gzip(text.as_bytes()), Some("gzip/json")), (packed, Some("msgpack"))] {
+        for (payload, encoding) in
+            [(text.clone().into_bytes(), None), (text.clone().into_bytes(), Some("json")), (gzip(text.as_bytes()), Some("gzip/json")), (packed, Some("msgpack"))]
+        {
             let notice = read(&payload, encoding);
             let Ok(Notice::Configure { url, backfill: true, update_strategy }) = notice else { panic!("{notice:?}") };
             assert_eq!((url.expose_secret(), update_strategy.as_str()), ("sqlite://x.db", "after"));
@@ -150,7 +152,7 @@ mod tests {
     proptest! {
         /// Whatever comes, it is read or refused.
         #[test]
-        fn nothing_breaks_it(bytes in proptest::collection::vec(any::<u8>(), 0..200), packed in 0..3) {
+        fn nothing_breaks_it(bytes in proptest::collection::vec(any::<u8>(), 0..200), packed in 0..3_usize) {
             let encoding = [None, Some("msgpack"), Some("gzip/json")][packed];
             let _ = read(&bytes, encoding);
             let _ = read(&gzip(&bytes), Some("gzip/json"));

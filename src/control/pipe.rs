@@ -59,7 +59,9 @@ pub enum News {
         log: Option<PathBuf>,
     },
     /// It ends, for a reason that a restart does not cure.
-    GivesUp { why: String },
+    GivesUp {
+        why: String,
+    },
 }
 
 /// Counts for HQ, in its own words.

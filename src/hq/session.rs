@@ -122,7 +122,11 @@ pub async fn start(hq: &Hq, server_id: &str, companies: &[String], driver: Optio
     })?;
     // It becomes the name of a folder and a part of subjects.
     let plain = !session.id.is_empty() && session.id.len() <= 128 && session.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if plain { Ok(session) } else { Err(NoSession::Unavailable(HqError::Form { base: hq.base().to_owned(), why: "its session id has odd characters".into(), request: String::new() })) }
+    if plain {
+        Ok(session)
+    } else {
+        Err(NoSession::Unavailable(HqError::Form { base: hq.base().to_owned(), why: "its session id has odd characters".into(), request: String::new() }))
+    }
 }
 
 /// The text of the credentials file that HQ gave in base64.

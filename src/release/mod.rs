@@ -93,8 +93,19 @@ fn verify(key: &str, signature: &[u8], content: &[u8]) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("its signature is not by key {}", key.fingerprint())) }
 }
 
-/// Writes the program of `archive`, which has to hold that and nothing else, to `to`.
+/// Writes the program of `archive`, which has to hold that and nothing else, to `to`; nothing is there where it does not.
 fn unpack(archive: &[u8], to: &Path) -> Result<(), String> {
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(".unfinished");
+    let unfinished = to.with_file_name(name);
+    let done = unpack_to(archive, &unfinished).and_then(|()| std::fs::rename(&unfinished, to).map_err(|e| format!("{} cannot be written: {e}", to.display())));
+    if done.is_err() {
+        let _ = std::fs::remove_file(unfinished);
+    }
+    done
+}
+
+fn unpack_to(archive: &[u8], to: &Path) -> Result<(), String> {
     let wrong = |e: std::io::Error| format!("the archive cannot be read: {e}");
     let mut entries = tar::Archive::new(flate2::read::GzDecoder::new(archive));
     let mut found = false;
@@ -161,7 +172,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("inner"))?;
         for wrong in [&[][..], &[("../eds", "x")], &[("eds", "x"), ("more", "y")], &[("bin/eds", "x")], &[("/eds", "x")]] {
             assert!(unpack(&archive(wrong), &to).is_err(), "{wrong:?}");
-            assert!(!dir.path().join("eds").exists());
+            assert!(!dir.path().join("eds").exists() && !to.exists());
         }
         assert!(unpack(b"not an archive", &to).is_err());
         assert_eq!(unpack(&archive(&[(PROGRAM, "x")]), &to), Ok(()));

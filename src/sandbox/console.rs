@@ -12,6 +12,9 @@ use tokio::time::{Instant, sleep};
 /// How long a reply is waited for: a destination may be tested meanwhile.
 const REPLY_WAIT_MAX: Duration = Duration::from_secs(20);
 
+/// How long a sign of life is waited for.
+const PONG_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Something that a server said.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -127,7 +130,7 @@ impl Console {
         if self.send(session, "ping", json!({ "subject": subject })).await.is_err() {
             return false;
         }
-        let pong = tokio::time::timeout(Duration::from_secs(5), pongs.next()).await;
+        let pong = tokio::time::timeout(PONG_WAIT_MAX, pongs.next()).await;
         pong.is_ok_and(|pong| pong.is_some_and(|pong| &*pong.payload == b"pong"))
     }
 }

@@ -21,6 +21,10 @@ use crate::control::pipe::{News, Order};
 const TAIL_BYTES_MAX: usize = 64 << 10;
 /// How long the worker may take to end in order: it may have a batch under way.
 const END_WAIT_MAX: Duration = Duration::from_secs(35);
+/// How long an order may take to get through: a worker that hangs reads none.
+const ORDER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// A worker that has given no sign of life for that long hangs; one comes every minute.
+const SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long its last words are waited for.
 const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(2);
 /// News that wait.
@@ -36,6 +40,7 @@ pub struct Child {
     telling: JoinHandle<()>,
     complaining: JoinHandle<()>,
     tail: Arc<Mutex<VecDeque<u8>>>,
+    heard_at: Instant,
     /// Since when changes flow.
     pub ready: Option<Instant>,
     /// Why it ends, where a restart would not help.
@@ -76,7 +81,7 @@ impl Child {
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let telling = tokio::spawn(hear_news(stdout, sender));
         let complaining = tokio::spawn(pass_on(stderr, tail.clone()));
-        let mut child = Child { process, orders, news, telling, complaining, tail, ready: None, gives_up: None };
+        let mut child = Child { process, orders, news, telling, complaining, tail, heard_at: Instant::now(), ready: None, gives_up: None };
         child.tell(begin).await;
         Ok(child)
     }
@@ -85,13 +90,17 @@ impl Child {
     pub async fn tell(&mut self, order: &Order) {
         let mut line = serde_json::to_vec(order).unwrap_or_default();
         line.push(b'\n');
-        let _ = self.orders.write_all(&line).await;
-        let _ = self.orders.flush().await;
+        let _ = timeout(ORDER_WAIT_MAX, async {
+            self.orders.write_all(&line).await?;
+            self.orders.flush().await
+        })
+        .await;
     }
 
     /// Waits for the worker to say something, or to end. May be dropped while it waits.
     pub async fn heard(&mut self) -> Heard {
         if let Some(news) = self.news.recv().await {
+            self.heard_at = Instant::now();
             match &news {
                 News::Ready => self.ready = self.ready.or_else(|| Some(Instant::now())),
                 News::GivesUp { why } => self.gives_up = Some(why.clone()),
@@ -104,6 +113,15 @@ impl Child {
             Err(_) => self.kill().await,
         };
         Heard::Ended(self.last_words(status).await)
+    }
+
+    /// Ends a worker that hangs, which is then heard of as gone.
+    pub fn end_if_it_hangs(&mut self) {
+        if self.heard_at.elapsed() > SILENCE_MAX {
+            warn!("the worker has given no sign of life for {SILENCE_MAX:?}: it hangs, and is ended");
+            self.heard_at = Instant::now();
+            let _ = self.process.start_kill();
+        }
     }
 
     /// Lets it end in order, and ends it where it does not.

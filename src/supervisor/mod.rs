@@ -234,7 +234,7 @@ impl Supervisor {
     /// Ends the session: HQ learns how, and gets the logs.
     async fn farewell(&self, id: &str, dir: &Path, ending: &Ending) {
         self.options.logs.close();
-        let _ = std::fs::remove_file(dir.join(session::CREDS));
+        let _ = std::fs::remove_file(dir.join(CREDS));
         let stderr = match ending {
             Ending::Crashed { .. } => std::fs::read_to_string(dir.join(session::STDERR)).ok(),
             _ => None,
@@ -267,11 +267,11 @@ impl Supervisor {
 /// What a server that was killed has left: credentials go, and its logs are bounded.
 fn sweep(data_dir: &Path) {
     let left = std::fs::read_dir(data_dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut sessions: Vec<PathBuf> = left.filter(|path| path.join(session::LOGS).is_dir() || path.join(session::CREDS).exists()).collect();
+    let mut sessions: Vec<PathBuf> = left.filter(|path| path.join(session::LOGS).is_dir() || path.join(CREDS).exists()).collect();
     sessions.sort_by_key(|dir| std::cmp::Reverse(std::fs::metadata(dir).and_then(|m| m.modified()).ok()));
     let mut room = logs::DIRECTORY_BYTES_MAX;
     for dir in sessions {
-        let _ = std::fs::remove_file(dir.join(session::CREDS));
+        let _ = std::fs::remove_file(dir.join(CREDS));
         let logs_dir = dir.join(session::LOGS);
         if let Err(e) = logs::prune(&logs_dir, room) {
             warn!("old logs in {} cannot be removed: {e}", logs_dir.display());

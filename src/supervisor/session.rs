@@ -58,7 +58,11 @@ pub enum Ending {
     Replaced,
     Renew(String),
     /// The worker failed in a way that a restart may cure.
-    Crashed { code: Option<i32>, how: String, well_for: Option<Duration> },
+    Crashed {
+        code: Option<i32>,
+        how: String,
+        well_for: Option<Duration>,
+    },
     /// The worker failed in a way that it does not.
     GivesUp(String),
 }
@@ -113,17 +117,7 @@ pub async fn serve(supervisor: &mut Supervisor, opened: Opened) -> Ending {
         Ok(connected) => connected,
         Err(ending) => return ending,
     };
-    let mut session = Session {
-        supervisor,
-        opened,
-        post,
-        child: None,
-        waiting: HashMap::new(),
-        last_id: 0,
-        offset: 0,
-        tasks: FuturesUnordered::new(),
-        update: None,
-    };
+    let mut session = Session { supervisor, opened, post, child: None, waiting: HashMap::new(), last_id: 0, offset: 0, tasks: FuturesUnordered::new(), update: None };
     let ending = match session.start_child().await {
         Ok(()) => session.run(notices).await,
         Err(ending) => ending,
@@ -157,19 +151,38 @@ async fn connect(supervisor: &mut Supervisor, servers: &Servers, opened: &Opened
 enum Waiting {
     Respond(&'static str),
     /// The log is rotated: it can be uploaded. HQ waits for the response, if it asked.
-    Upload { asked: bool },
+    Upload {
+        asked: bool,
+    },
     Nobody,
 }
 
 /// What came of something that was done beside.
 enum Finished {
-    Tested { message: Box<Message>, url: SecretString, strategy: String, backfill: bool, outcome: Result<(), String> },
-    Uploaded { asked: bool, path: String, outcome: Result<(), String> },
-    Fetched { version: String, outcome: Result<(), String> },
+    Tested {
+        message: Box<Message>,
+        url: SecretString,
+        strategy: String,
+        backfill: bool,
+        outcome: Result<(), String>,
+    },
+    Uploaded {
+        asked: bool,
+        path: String,
+        outcome: Result<(), String>,
+    },
+    Fetched {
+        version: String,
+        outcome: Result<(), String>,
+    },
     /// The worker's log was to be rotated by now.
-    RotationOver { id: u64 },
+    RotationOver {
+        id: u64,
+    },
     /// Whether HQ is there, when the session is to be renewed.
-    Renewal { there: bool },
+    Renewal {
+        there: bool,
+    },
 }
 
 /// An update whose worker has not shown yet that it can do its work.
@@ -225,7 +238,10 @@ impl Session<'_> {
                     self.look_for_hq();
                     None
                 }
-                _ = looks.tick() => self.post.is_locked_out().then(|| Ending::Renew("NATS does not take the credentials any more".into())),
+                _ = looks.tick() => {
+                    self.child.iter_mut().for_each(Child::end_if_it_hangs);
+                    self.post.is_locked_out().then(|| Ending::Renew("NATS does not take the credentials any more".into()))
+                }
                 _ = log_times.tick() => {
                     self.send_logs(false).await;
                     None

@@ -11,6 +11,7 @@ mod import;
 mod mysql;
 mod postgres;
 mod registry;
+mod server;
 mod services;
 mod simulation;
 mod sqlserver;

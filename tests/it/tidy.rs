@@ -8,17 +8,16 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FUNCTION_EXCEPTIONS_MAX: usize = 5;
 
 /// Modules by layer: imports go downwards only, and neighbours do not know each other.
-const LAYERS: &[&[&str]] =
-    &[
-        &["cause"],
-        &["change", "secret", "http", "logs", "machine", "config"],
-        &["hq", "release"],
-        &["destination", "export", "feed", "state"],
-        &["registry", "control"],
-        &["pipeline"],
-        &["status", "sandbox", "supervisor"],
-        &["cli"],
-    ];
+const LAYERS: &[&[&str]] = &[
+    &["cause"],
+    &["change", "secret", "http", "logs", "machine", "config"],
+    &["hq", "release"],
+    &["destination", "export", "feed", "state"],
+    &["registry", "control"],
+    &["pipeline"],
+    &["status", "sandbox", "supervisor"],
+    &["cli"],
+];
 
 /// Sights across a border that are meant: who, whom, why.
 const MEANT: &[(&str, &str, &str)] = &[("feed", "pipeline", "the clock of progress")];

@@ -149,7 +149,8 @@ impl Hq {
             .route("/v3/eds/internal", post(sessions::start))
             .route("/v3/eds/internal/{session}", post(sessions::end))
             .route("/v3/eds/internal/{session}/log", post(sessions::log));
-        let api = api.layer(middleware::from_fn_with_state(inner.clone(), known))
+        let api = api
+            .layer(middleware::from_fn_with_state(inner.clone(), known))
             .route("/v3/schema", get(schemas))
             .route("/v3/schema/{object}/{version}", get(schema))
             .route("/files/{key}/{job}/{name}", get(file));

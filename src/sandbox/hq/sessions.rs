@@ -23,6 +23,8 @@ pub struct Record {
     pub said: Value,
     /// Whether it ended, and if so whether in error.
     pub ended: Option<bool>,
+    /// The credentials that it got, as a file holds them.
+    pub creds: Option<String>,
     /// What was uploaded, as it came: kind (`log`, `end`, `error`), content type, bytes.
     pub uploads: Vec<(String, String, Vec<u8>)>,
 }
@@ -101,13 +103,14 @@ pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
     let (id, server_id) = (uuid::Uuid::new_v4().to_string(), said["serverId"].as_str().unwrap_or_default().to_owned());
     let creds = match &office.account {
         Some(account) => match account.session_creds(&server_id, &id, &office.companies, life.map(|life| now() + life.as_secs())) {
-            Ok(creds) => Some(BASE64.encode(creds.as_bytes())),
+            Ok(creds) => Some(creds),
             Err(e) => return refused(StatusCode::INTERNAL_SERVER_ERROR, &e),
         },
         None => None,
     };
-    office.sessions.push(Record { id: id.clone(), server_id, said, ..Record::default() });
-    answer(StatusCode::OK, &json!({ "success": true, "data": { "sessionId": id, "credential": creds } }))
+    let credential = creds.as_ref().map(|creds| BASE64.encode(creds.as_bytes()));
+    office.sessions.push(Record { id: id.clone(), server_id, said, creds, ..Record::default() });
+    answer(StatusCode::OK, &json!({ "success": true, "data": { "sessionId": id, "credential": credential } }))
 }
 
 fn upload_url(hq: &Inner, id: &str, kind: &str) -> String {

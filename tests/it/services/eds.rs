@@ -113,6 +113,14 @@ impl Eds {
 }
 
 impl Running {
+    /// Runs a command whose words go to a file.
+    pub fn start(mut command: Command, log: PathBuf) -> Running {
+        let file = std::fs::File::options().create(true).append(true).open(&log).unwrap_or_else(|e| panic!("{e}"));
+        let out = file.try_clone().unwrap_or_else(|e| panic!("{e}"));
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(file).spawn().unwrap_or_else(|e| panic!("{e}"));
+        Running { child, log }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -6,6 +6,7 @@ pub mod mysql;
 pub mod nats;
 pub mod postgres;
 pub mod scene;
+pub mod site;
 pub mod tds;
 
 use std::io::Write;

@@ -1,0 +1,78 @@
+//! A worker may fail in any way: it is seen, reported, and started again, but not for ever.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::services::site::{Site, children_of, unpacked};
+use crate::services::{eventually, send};
+
+/// Killed while it streams: HQ learns of it, with what the worker said last, and nothing is lost or doubled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_is_reported_and_replaced() {
+    let site = Site::new("crash", 65).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite()]);
+    site.until_log("streaming eds-crash", 1).await;
+    for round in 1..=2_usize {
+        site.publish(400).await;
+        send(Site::worker(&server), if round == 1 { "KILL" } else { "ABRT" });
+        site.until_log("streaming eds-crash", round + 1).await;
+        site.publish(100).await;
+        site.until_equal().await;
+        let record = site.hq.sessions().into_iter().nth(round - 1).unwrap_or_default();
+        assert_eq!(record.ended, Some(true));
+        let error = record.uploads.iter().find(|(kind, ..)| kind == "error").map(|(.., bytes)| unpacked(bytes)).unwrap_or_default();
+        assert!(error.contains("streaming eds-crash into sqlite"), "{error}");
+        assert!(record.uploads.iter().any(|(kind, ..)| kind == "end"));
+    }
+    assert!(site.log().contains("(failure 2 of 5)"), "{}", site.log());
+    assert_eq!(children_of(server.pid()).len(), 1);
+    assert!(server.stop().status.success());
+}
+
+/// After five failures the server ends, too, and not with 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_failures_are_the_end() {
+    let site = Site::new("five", 66).await;
+    site.enroll().await;
+    let mut server = site.server(&["--url", &site.sqlite()]);
+    for failure in 1..=5 {
+        site.until_log("streaming eds-five", failure).await;
+        send(Site::worker(&server), "KILL");
+    }
+    eventually("the server ends", Duration::from_secs(30), async || !server.is_running()).await;
+    let ended = server.wait(Duration::from_secs(1));
+    assert!(ended.status.code() == Some(1) && ended.log.contains("it has failed 5 times in a row"), "{:?}\n{}", ended.status, ended.log);
+    assert!(site.hq.sessions().iter().all(|record| record.ended == Some(true)));
+}
+
+/// Without restarts the first failure is the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_restart_means_none() {
+    let site = Site::new("none", 67).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite(), "--no-restart"]);
+    site.until_log("streaming eds-none", 1).await;
+    send(Site::worker(&server), "KILL");
+    let ended = server.wait(Duration::from_secs(30));
+    assert!(!ended.status.success() && !ended.log.contains("started again"), "{}", ended.log);
+}
+
+/// A destination that was given by hand and cannot be used is said at once, with the code for it; one that is away is
+/// waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_cannot_be_used_is_the_users_to_cure() {
+    let site = Site::new("wrong", 68).await;
+    site.enroll().await;
+    let ended = site.server(&["--url", "sqlite:///no/such/directory/shop.db"]).wait(Duration::from_secs(30));
+    assert!(ended.status.code() == Some(3) && ended.log.contains("/no/such/directory"), "{:?}\n{}", ended.status, ended.log);
+    let ended = site.server(&["--url", "oracle://h/db"]).wait(Duration::from_secs(30));
+    assert!(ended.status.code() == Some(3) && ended.log.contains("is not known to this build"), "{:?}\n{}", ended.status, ended.log);
+    let server = site.server(&["--url", "postgres://eds@127.0.0.1:1/shop"]);
+    site.until_log("cannot be reached", 3).await;
+    let said: Vec<Value> = site.hq.sessions().iter().map(|record| record.said["driver"]["url"].clone()).collect();
+    assert_eq!(said.last(), Some(&Value::from("postgres://e**@127.0.0.1:1/sh**")));
+    assert!(server.stop().status.success());
+    assert!(!site.log().contains("failure 1 of"), "{}", site.log());
+}

@@ -1,0 +1,120 @@
+//! Sessions with HQ: they begin whatever it takes, are renewed, and outlast NATS and credentials.
+
+use std::time::Duration;
+
+use eds::sandbox::hq::Faults;
+
+use crate::services::site::{CODE, Site};
+use crate::services::{eventually, send};
+
+/// Another server's session, too many questions, odd answers, outages: a session begins in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_begins_whatever_hq_is_like() {
+    let site = Site::new("patient", 73).await;
+    site.enroll().await;
+    site.hq.set_faults(Faults { conflicts: 1, too_many: 2, odd_answers: 1, unavailable: 2, thinks: Duration::from_millis(50), ..Faults::default() });
+    let server = site.server(&["--url", &site.sqlite()]);
+    site.until_log("another server runs for this id", 1).await;
+    site.until_log("answers in a form that EDS does not know", 1).await;
+    site.until_log("streaming eds-patient", 1).await;
+    let record = site.record(0).await;
+    assert_eq!(record.server_id, "patient");
+    for word in ["version", "hostname", "ipAddress", "machineId"] {
+        assert!(record.said[word].as_str().is_some_and(|text| !text.is_empty()), "{word}: {}", record.said);
+    }
+    assert!(record.said["osinfo"]["num_cpu"].is_u64() && record.said["osinfo"]["go_version"].is_string() && record.said["osinfo"]["host"]["os"].is_string());
+    assert_eq!((record.said["driver"]["id"].as_str(), record.said["driver"]["name"].as_str()), (Some("sqlite"), Some("SQLite")));
+    site.publish(50).await;
+    site.until_equal().await;
+    assert!(server.stop().status.success());
+}
+
+/// A token that HQ does not know any more is the owner's to replace; an end is possible while HQ is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_enrolled_says_so() {
+    let site = Site::new("nobody", 74).await;
+    let ended = site.server(&[]).wait(Duration::from_secs(20));
+    assert!(ended.status.code() == Some(3) && ended.log.contains("`eds enroll CODE` enrols it"), "{:?}\n{}", ended.status, ended.log);
+    site.enroll().await;
+    let ended = site.server(&["--api-key", "a.b.c", "--api-url", site.hq.url()]).wait(Duration::from_secs(20));
+    assert!(ended.status.code() == Some(1) && ended.log.contains("is this server still enrolled?"), "{:?}\n{}", ended.status, ended.log);
+    // HQ is away: waited for, until told to end.
+    let server = site.server(&["--api-url", "http://127.0.0.1:1"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(server.stop().status.success());
+    let output = site.run(&["enroll", "X123"]).await;
+    assert!(output.status.code() == Some(3) && crate::services::hq::said(&output).contains("begins with P, S, E or L"));
+    let output = site.run(&["enroll", &format!("{CODE}/../../x"), "--api-url", site.hq.url()]).await;
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// Credentials that expire are replaced before, by a new session; what was published meanwhile arrives once.
+#[tokio::test(flavor = "multi_thread")]
+async fn expiring_credentials_lead_to_a_new_session() {
+    let site = Site::new("expiry", 75).await;
+    site.enroll().await;
+    site.hq.set_faults(Faults { credential_life: Some(Duration::from_secs(8)), ..Faults::default() });
+    let server = site.server(&["--url", &site.sqlite()]);
+    site.until_log("streaming eds-expiry", 1).await;
+    for round in 2..=3 {
+        site.publish(100).await;
+        site.until_log("streaming eds-expiry", round).await;
+    }
+    site.publish(100).await;
+    site.until_equal().await;
+    assert!(server.stop().status.success());
+    assert!(site.log().contains("the credentials of NATS expire") && !site.log().contains("failure 1 of"), "{}", site.log());
+    assert!(site.hq.sessions().iter().all(|record| record.ended == Some(false)));
+}
+
+/// The session is renewed at its interval, and put off while HQ is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_renewed() {
+    let site = Site::new("renewal", 76).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite(), "--renew-interval", "4s"]);
+    site.until_log("streaming eds-renewal", 3).await;
+    site.publish(100).await;
+    site.until_equal().await;
+    assert!(server.stop().status.success());
+    let ended: Vec<Option<bool>> = site.hq.sessions().iter().map(|record| record.ended).collect();
+    assert!(ended.len() >= 3 && ended.iter().all(|ended| *ended == Some(false)), "{ended:?}");
+}
+
+/// NATS goes and comes back: nothing is lost, nothing counts as a failure, and HQ is heard again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_may_go_and_come_back() {
+    let mut site = Site::new("cut", 77).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite()]);
+    let session = site.session(0).await;
+    site.until_log("streaming eds-cut", 1).await;
+    for _ in 0..3 {
+        site.publish(200).await;
+        site.nats.server = None;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        site.nats.run().await;
+    }
+    site.publish(100).await;
+    site.until_equal().await;
+    eventually("HQ is heard again", Duration::from_secs(30), async || site.console.ping(&session).await).await;
+    assert_eq!(site.hq.sessions().len(), 1);
+    assert!(!site.log().contains("failure 1 of"), "{}", site.log());
+    assert!(server.stop().status.success());
+}
+
+/// SIGHUP: the configuration is read again.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_reads_the_configuration_again() {
+    let site = Site::new("hup", 78).await;
+    site.enroll().await;
+    let server = site.server(&[]);
+    site.until_log("return to HQ", 1).await;
+    eds::config::Config::write(&site.data_dir(), &[("url", Some(&site.sqlite()))]).unwrap_or_else(|e| panic!("{e}"));
+    send(server.pid(), "HUP");
+    site.until_log("streaming eds-hup", 1).await;
+    site.publish(50).await;
+    site.until_equal().await;
+    assert!(server.stop().status.success());
+}
