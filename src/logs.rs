@@ -52,6 +52,15 @@ impl LogFiles {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on lines go to the end of this file, until it is too large; then to new ones beside it.
+    pub fn append_to(&self, path: &Path) -> io::Result<()> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let bytes = file.metadata()?.len();
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        *self.current() = Some(Current { dir, path: path.to_owned(), file, bytes });
+        Ok(())
+    }
+
     /// From now on lines go to a new file in `dir`.
     pub fn open_in(&self, dir: &Path) -> io::Result<()> {
         let fresh = Current::begin(dir)?;

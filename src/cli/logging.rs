@@ -35,6 +35,14 @@ impl FormatTime for Prefix {
 /// Starts logging. Libraries are heard from warnings on, with `--verbose` from debug on. With `files` every line goes
 /// there too.
 pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
+    let files = match (files, &global.log_file_sink) {
+        (None, Some(path)) => {
+            let files = LogFiles::default();
+            files.append_to(path).map_err(|e| Exit::Failed(format!("no log can be written to {}: {e}", path.display())))?;
+            Some(files)
+        }
+        (files, _) => files,
+    };
     let level = match (global.silent, global.verbose) {
         (true, _) => LevelFilter::ERROR,
         (_, true) => LevelFilter::TRACE,

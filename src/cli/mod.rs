@@ -61,6 +61,9 @@ struct Global {
     /// Put this before each line.
     #[arg(long, global = true, hide = true)]
     log_label: Option<String>,
+    /// Write the log to this file, too.
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    log_file_sink: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

@@ -414,7 +414,7 @@ impl Session<'_> {
                 Some(Ending::Shutdown)
             }
             Signal::Reload => {
-                info!("SIGHUP: the configuration is read again");
+                info!("the configuration is read again");
                 match Config::read(&self.supervisor.options.data_dir) {
                     Ok(config) if !self.supervisor.options.url_is_given => self.supervisor.options.url = config.url,
                     Ok(_) => {}

@@ -4,9 +4,9 @@ use tokio::sync::mpsc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// SIGINT, SIGTERM, Ctrl-C.
+    /// SIGINT, SIGTERM; on Windows Ctrl-C, a closed window, a shutdown.
     End,
-    /// SIGHUP: read the configuration again, and start the worker anew.
+    /// SIGHUP, on Windows Ctrl-Break: read the configuration again, and start the worker anew.
     Reload,
 }
 
@@ -36,17 +36,27 @@ impl Signals {
                 }
             });
         }
-        #[cfg(not(unix))]
-        tokio::spawn(async move {
-            let mut ends = 0;
-            while tokio::signal::ctrl_c().await.is_ok() {
-                ends += 1;
-                end_at_once_if(ends > 1);
-                if sender.send(Signal::End).await.is_err() {
-                    return;
+        #[cfg(windows)]
+        {
+            use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+            let (mut interrupt, mut close, mut shutdown, mut reload) = (ctrl_c()?, ctrl_close()?, ctrl_shutdown()?, ctrl_break()?);
+            tokio::spawn(async move {
+                let mut ends = 0;
+                loop {
+                    let told = tokio::select! {
+                        _ = interrupt.recv() => Signal::End,
+                        _ = close.recv() => Signal::End,
+                        _ = shutdown.recv() => Signal::End,
+                        _ = reload.recv() => Signal::Reload,
+                    };
+                    ends += u32::from(told == Signal::End);
+                    end_at_once_if(ends > 1);
+                    if sender.send(told).await.is_err() {
+                        return;
+                    }
                 }
-            }
-        });
+            });
+        }
         Ok(Signals(signals))
     }
 
