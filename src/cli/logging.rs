@@ -1,6 +1,7 @@
 //! What EDS tells while it works: lines for people on standard error, JSON lines in a file where asked.
 
 use std::fmt;
+#[cfg(feature = "jetstream")]
 use std::path::Path;
 
 use tracing::level_filters::LevelFilter;
@@ -61,6 +62,7 @@ pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
 }
 
 /// Starts logging, with a file in `dir`.
+#[cfg(feature = "jetstream")]
 pub fn start_in(global: &Global, dir: Option<&Path>) -> Result<Option<LogFiles>, Exit> {
     let files = dir.map(|dir| {
         let files = LogFiles::default();

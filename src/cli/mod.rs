@@ -78,7 +78,7 @@ enum Command {
     /// Enrol with HQ, by the code that it shows
     #[cfg(feature = "server")]
     Enroll(enroll::Enroll),
-    /// Run as HQ's server: stream, import and report for as long as the machine is up
+    /// Run as HQ's server: stream, import and report, for as long as the machine is up
     #[cfg(feature = "server")]
     Server(Box<server::Server>),
     /// Load a full export into a destination
@@ -89,7 +89,7 @@ enum Command {
     /// Show EDS at work: a shop that changes, streamed into a database, compared at the end
     #[cfg(feature = "sandbox")]
     Demo(demo::Demo),
-    /// Be HQ on this machine, to try enrolment, server and imports: a shop that changes, NATS, and a prompt to notify servers
+    /// Be HQ on this machine, to try a server: a shop that changes, NATS, and a prompt to notify servers
     #[cfg(all(feature = "sandbox", feature = "server"))]
     Sandbox(sandbox::Sandbox),
     /// List the destinations, or explain one

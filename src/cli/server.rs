@@ -25,7 +25,7 @@ const LOCAL_SERVER: &str = "nats://localhost:4222";
 /// Whether the server replaces its own program when HQ asks for it.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum SelfUpdate {
-    /// Unless this is the inside of a container
+    // Unless this is the inside of a container.
     Auto,
     Always,
     Never,
@@ -49,7 +49,7 @@ pub struct Server {
     keep_logs: bool,
     #[command(flatten)]
     releases: Releases,
-    /// Whether HQ may have this program replaced by another version
+    /// Whether HQ may have this program replaced by another version; auto: unless it runs in a container
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     self_update: SelfUpdate,
     /// A new session with HQ is begun that often

@@ -1,5 +1,6 @@
 //! `eds stream`: the worker without HQ, and what it shares with the one that HQ's server runs.
 
+#[cfg(feature = "server")]
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -99,6 +100,7 @@ pub struct Station {
 
 impl Streaming {
     /// The same flags as words, without the destination, whose URL is a secret, and without `--restart`.
+    #[cfg(feature = "server")]
     pub fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
         let mut say = |flag: &str, value: OsString| {
