@@ -15,8 +15,8 @@ use super::run::{self, DataDir, Place, Plan, To};
 use super::{Global, logging};
 use crate::destination::Settings;
 use crate::feed::Feed;
-use crate::pipeline::Progress;
 use crate::pipeline::progress::Snapshot;
+use crate::pipeline::{Adoption, Progress};
 use crate::registry::Publisher;
 use crate::sandbox::check::{self, TableReport};
 use crate::sandbox::feed::{ShopFeed, pace};
@@ -97,6 +97,7 @@ impl Demo {
             api_url: None,
             tables: String::new(),
             adopt: Vec::new(),
+            adopt_checkpoint: None,
             pending_latency_min: None,
             pending_latency_max: None,
             restart: !self.imports(),
@@ -121,6 +122,7 @@ impl Demo {
             companies: "*".into(),
             publisher: Publisher::Fixed(Arc::new(RwLock::new(shop.schemas()))),
             until_caught_up: false,
+            adoption: Adoption::Without,
             progress: progress.clone(),
             stop,
         };

@@ -28,6 +28,8 @@ use crate::pipeline::progress::{Phase, Progress, now_ns};
 const BEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the supervisor may take to say what to do.
 const BEGIN_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a worker whose supervisor was killed may take to end; it owns the data directory until then.
+const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(40);
 /// Orders that wait.
 const ORDERS_MAX: usize = 64;
 /// News that wait.
@@ -71,7 +73,7 @@ impl Fork {
         let mut stream = self.stream;
         stream.streaming.to.api_url = api_url.clone();
         let (destination, driver) = stream.streaming.to.place.destination(Some(url.expose_secret()))?;
-        let station = stream.open(&global, destination, driver).await?;
+        let station = stream.open(&global, destination, driver, PREDECESSOR_WAIT_MAX).await?;
         let restart = stream.streaming.to.restart;
         let office = Office { stream, station, global, token, api_url, news, logs };
         Worker { office: Arc::new(office), restart, paused_since: None, unpausing: Vec::new(), pausing: Vec::new(), import: None, stop: false }.run(orders).await
@@ -269,7 +271,7 @@ impl Office {
         self.station.progress.phase(Phase::Waiting("an import is running".into()));
         let Some(base) = &self.api_url else { return Err(Exit::Usage("an export is ordered from HQ, and this server knows none".into())) };
         let hq = Hq::new(Http::new().map_err(Exit::Failed)?, base, self.token.clone());
-        let import = Import::ordered(schema_only)?;
+        let import = Import::ordered(schema_only, &self.stream.streaming)?;
         let target = (self.station.destination.clone(), self.station.driver);
         import.run_ordered(&self.global, target, hq, &self.station.data, stop).await
     }

@@ -10,7 +10,7 @@ use super::exit::Exit;
 use super::run::{self, DataDir, Plan, To};
 use super::{Global, logging};
 use crate::feed::journal::Journal;
-use crate::pipeline::Progress;
+use crate::pipeline::{Adoption, Progress};
 
 #[derive(Args)]
 pub struct Replay {
@@ -34,7 +34,16 @@ impl Replay {
         let name = self.journal.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         let consumer = format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into()));
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
-        let plan = Plan { feed, consumer, companies: "*".into(), publisher: self.to.publisher()?, until_caught_up: false, progress: progress.clone(), stop: run::stop_on_signal() };
+        let plan = Plan {
+            feed,
+            consumer,
+            companies: "*".into(),
+            publisher: self.to.publisher()?,
+            until_caught_up: false,
+            adoption: Adoption::Without,
+            progress: progress.clone(),
+            stop: run::stop_on_signal(),
+        };
         let data = DataDir::take(&global.data_dir, self.dry_run)?;
         let engine = run::start(&data, &self.to, settings, driver, plan).await?;
         if let Some(position) = engine.position() {

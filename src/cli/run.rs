@@ -14,9 +14,9 @@ use crate::destination::catalog::DRIVERS;
 use crate::destination::dry_run::DryRun;
 use crate::destination::{Driver, Epoch, Settings, Target};
 use crate::feed::Feed;
-use crate::pipeline::{AsideLog, End, Engine, Options, Parts, Progress};
+use crate::pipeline::{Adoption, AsideLog, End, Engine, Options, Parts, Progress};
 use crate::registry::{Publisher, Registry};
-use crate::state::{Lock, State};
+use crate::state::{InUse, Lock, State};
 
 /// Where the destination is.
 #[derive(Args, Clone, Debug, Default)]
@@ -46,6 +46,9 @@ pub struct To {
     /// Write to this existing table though EDS did not make it
     #[arg(long, value_name = "TABLE")]
     pub adopt: Vec<String>,
+    /// Go on where this other consumer ended, whose rows the destination has; or none
+    #[arg(long, value_name = "NAME")]
+    pub adopt_checkpoint: Option<String>,
     /// Hold a flush that long even if the destination is free
     #[arg(long = "minPendingLatency", value_name = "DURATION", value_parser = super::duration::parse)]
     pub pending_latency_min: Option<Duration>,
@@ -83,6 +86,15 @@ impl Place {
 }
 
 impl To {
+    /// What becomes of other consumers' checkpoints in the destination.
+    pub fn adoption(&self) -> Adoption {
+        match self.adopt_checkpoint.as_deref() {
+            None | Some("") => Adoption::Ask,
+            Some("none") => Adoption::Without,
+            Some(name) => Adoption::Of(name.to_owned()),
+        }
+    }
+
     /// The destination's settings and driver.
     pub fn destination(&self) -> Result<(Settings, &'static Driver), Exit> {
         self.place.destination(None)
@@ -109,6 +121,7 @@ pub struct Plan {
     pub companies: String,
     pub publisher: Publisher,
     pub until_caught_up: bool,
+    pub adoption: Adoption,
     pub progress: Arc<Progress>,
     pub stop: watch::Receiver<bool>,
 }
@@ -122,12 +135,27 @@ pub struct DataDir {
 
 impl DataDir {
     pub fn take(path: &Path, dry_run: bool) -> Result<DataDir, Exit> {
-        let failed = |e: &dyn std::fmt::Display| Exit::Failed(e.to_string());
         if dry_run {
-            return Ok(DataDir { state: State::in_memory().map_err(|e| failed(&e))?, path: None, _lock: None });
+            return Ok(DataDir { state: State::in_memory().map_err(|e| Exit::Failed(e.to_string()))?, path: None, _lock: None });
         }
-        let lock = Lock::take(path).map_err(|e| failed(&e))?;
-        Ok(DataDir { state: State::open(path).map_err(|e| failed(&e))?, path: Some(path.to_owned()), _lock: Some(lock) })
+        DataDir::owned(path, Lock::take(path))
+    }
+
+    /// Takes it once its owner is gone, if that does not take longer.
+    #[cfg(feature = "jetstream")]
+    pub async fn take_within(path: &Path, wait_max: Duration) -> Result<DataDir, Exit> {
+        let until = tokio::time::Instant::now() + wait_max;
+        loop {
+            match Lock::take(path) {
+                Err(InUse::Owned { .. }) if tokio::time::Instant::now() < until => tokio::time::sleep(Duration::from_millis(200)).await,
+                lock => return DataDir::owned(path, lock),
+            }
+        }
+    }
+
+    fn owned(path: &Path, lock: Result<Lock, InUse>) -> Result<DataDir, Exit> {
+        let lock = lock.map_err(|e| Exit::Failed(e.to_string()))?;
+        Ok(DataDir { state: State::open(path).map_err(|e| Exit::Failed(e.to_string()))?, path: Some(path.to_owned()), _lock: Some(lock) })
     }
 }
 
@@ -139,7 +167,7 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
     let state = data.state.clone();
     let dry_run = data.path.is_none();
     let aside = data.path.as_ref().map_or(AsideLog::Nowhere, |path| AsideLog::in_directory(path));
-    let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies };
+    let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies.clone() };
     let open = move || -> futures::future::BoxFuture<'static, _> {
         let target = target.clone();
         Box::pin(async move {
@@ -149,6 +177,8 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
     };
     let options = Options {
         consumer: plan.consumer,
+        adoption: plan.adoption,
+        companies: plan.companies,
         filter: TableFilter::parse(&to.tables),
         restart: to.restart,
         pending_latency_min: to.pending_latency_min,
@@ -175,7 +205,7 @@ pub async fn finish(engine: Engine, progress: &Progress, dry_run: bool) -> Resul
     Ok(end)
 }
 
-/// Becomes true at SIGINT or SIGTERM; a second one ends the program at once.
+/// Becomes true at SIGINT, SIGTERM or SIGHUP; a second one ends the program at once.
 pub fn stop_on_signal() -> watch::Receiver<bool> {
     let (sender, stop) = watch::channel(false);
     tokio::spawn(async move {
@@ -192,10 +222,12 @@ async fn signalled() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut term) = signal(SignalKind::terminate()) {
+        // A terminal that is closed hangs up.
+        if let (Ok(mut term), Ok(mut hangup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
                 _ = term.recv() => {}
+                _ = hangup.recv() => {}
             }
             return;
         }

@@ -193,7 +193,9 @@ fn begin_anew(paused: bool) -> Result<(), Exit> {
     let failed = |e: std::io::Error| Exit::Failed(format!("the new program cannot be started: {e}"));
     let program: PathBuf = std::env::args_os().next().map(PathBuf::from).filter(|p| p.is_absolute()).map_or_else(own_file, Ok).map_err(failed)?;
     let mut command = std::process::Command::new(program);
-    command.args(std::env::args_os().skip(1).filter(|word| word != "--paused"));
+    // What was meant for the first start only is not said again.
+    let once = |word: &OsString| word.to_str().is_some_and(|word| ["--paused", "--restart"].iter().any(|flag| word.split('=').next() == Some(*flag)));
+    command.args(std::env::args_os().skip(1).filter(|word| !once(word)));
     if paused {
         command.arg("--paused");
     }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::sync::watch;
@@ -109,8 +110,13 @@ impl Streaming {
             words.push(word);
         };
         let to = &self.to;
-        let millis = |d: &std::time::Duration| format!("{}us", d.as_micros());
-        let texts = [("schema", to.schema.clone()), ("tables", Some(to.tables.clone()).filter(|t| !t.is_empty())), ("consumer-suffix", self.consumer_suffix.clone())];
+        let millis = |d: &Duration| format!("{}us", d.as_micros());
+        let texts = [
+            ("schema", to.schema.clone()),
+            ("tables", Some(to.tables.clone()).filter(|t| !t.is_empty())),
+            ("consumer-suffix", self.consumer_suffix.clone()),
+            ("adopt-checkpoint", to.adopt_checkpoint.clone()),
+        ];
         texts.into_iter().for_each(|(flag, text)| text.into_iter().for_each(|text| say(flag, text.into())));
         to.adopt.iter().for_each(|table| say("adopt", table.into()));
         to.pending_latency_min.iter().for_each(|d| say("minPendingLatency", millis(d).into()));
@@ -176,7 +182,7 @@ impl Stream {
         logging::start_in(&global, self.logs_dir.as_deref())?;
         let (destination, driver) = self.streaming.to.destination()?;
         let stop = run::stop_on_signal();
-        let station = self.open(&global, destination, driver).await?;
+        let station = self.open(&global, destination, driver, Duration::ZERO).await?;
         let engine = self.start(&station, self.streaming.to.restart, stop).await?;
         match run::finish(engine, &station.progress, false).await? {
             End::CaughtUp => info!("nothing is pending"),
@@ -185,8 +191,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Connects to NATS, serves the status, takes the data directory.
-    pub async fn open(&self, global: &Global, destination: Destination, driver: &'static Driver) -> Result<Station, Exit> {
+    /// Connects to NATS, serves the status, takes the data directory, for which another owner may be waited for.
+    pub async fn open(&self, global: &Global, destination: Destination, driver: &'static Driver, lock_wait_max: Duration) -> Result<Station, Exit> {
         let streaming = &self.streaming;
         if streaming.update_strategy == Some(UpdateStrategy::After) && driver.scheme != "snowflake" {
             warn!("--update-strategy after is about Snowflake; {} keeps whole rows in stream order", driver.title);
@@ -199,7 +205,7 @@ impl Stream {
         let servers = Servers { urls, creds, certificate_authority: streaming.nats_ca.clone(), name: format!("eds-{}", identity.server_id) };
         let link = Link::connect(&servers).await?;
         let durable = identity.consumer(streaming.consumer_suffix.as_deref());
-        let data = DataDir::take(&global.data_dir, false)?;
+        let data = DataDir::take_within(&global.data_dir, lock_wait_max).await?;
         Ok(Station { destination, driver, progress, data, durable, status, companies, link })
     }
 
@@ -213,6 +219,7 @@ impl Stream {
             companies: station.companies.join(","),
             publisher: to.publisher()?,
             until_caught_up: self.until_caught_up,
+            adoption: to.adoption(),
             progress: station.progress.clone(),
             stop,
         };

@@ -32,6 +32,11 @@ pub trait Destination: Send {
     /// How far it has come by its own record (`Commit::WithCheckpoint`); `None` where nothing was recorded yet.
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure>;
 
+    /// What is recorded of all consumers (`Commit::WithCheckpoint`); asked before `checkpoint`.
+    async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
+        Ok(Vec::new())
+    }
+
     /// What imports left to know about the tables (`Commit::WithCheckpoint`); asked after `checkpoint`.
     async fn seam(&mut self) -> Result<Seam, Failure> {
         Ok(Seam::default())
@@ -49,6 +54,16 @@ pub trait Destination: Send {
     }
 
     async fn close(self: Box<Self>) -> Result<(), Failure>;
+}
+
+/// A consumer's checkpoint, as it was left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recorded {
+    pub consumer: String,
+    /// `None` where nothing was applied yet.
+    pub position: Option<Position>,
+    /// A comma list; `*` for all.
+    pub companies: String,
 }
 
 /// How `checkpoint` treats the fence.

@@ -10,9 +10,9 @@ use tracing::{info, warn};
 use super::aside::{Aside, AsideLog};
 use super::gather::Gathered;
 use super::progress::Progress;
-use super::{Backoff, Options, migrate};
+use super::{Adoption, Backoff, Options, migrate};
 use crate::change::{Batch, Change, Position, Seam, TableSchema, compact};
-use crate::destination::{Claim, Commit, Destination, Failure, FailureKind, Keeps, Schema, Tables};
+use crate::destination::{Claim, Commit, Destination, Failure, FailureKind, Keeps, Recorded, Schema, Tables};
 use crate::state::{State, StateError};
 
 /// Connects to the destination; called again after each failure.
@@ -37,6 +37,8 @@ pub struct Applier {
     destination: Option<Box<dyn Destination>>,
     /// The checkpoint as the destination has it.
     recorded: Option<Position>,
+    /// What was recorded of all consumers before this one took its checkpoint.
+    records: Vec<Recorded>,
     /// What imports contain, as the destination has it.
     seam: Seam,
     tables: Tables,
@@ -63,14 +65,27 @@ impl Applier {
     /// whoever starts a program wants to know.
     pub async fn start(open: Open, options: Options, aside: AsideLog, state: State, progress: Arc<Progress>, schemas: &[Arc<TableSchema>]) -> Result<Applier, Failure> {
         let mut destination = open().await?;
+        let records = destination.records().await?;
         let recorded = match options.abilities.commit {
             Commit::WithCheckpoint => destination.checkpoint(Claim::Take).await?,
             Commit::Piecewise => state.position(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
         };
         let seam = destination.seam().await?;
         let adopted = options.adopt.clone();
-        let mut applier =
-            Applier { open, options, destination: Some(destination), recorded, seam, tables: Tables::default(), adopted, aside, state, progress, refused_run: HashMap::new() };
+        let mut applier = Applier {
+            open,
+            options,
+            destination: Some(destination),
+            recorded,
+            records,
+            seam,
+            tables: Tables::default(),
+            adopted,
+            aside,
+            state,
+            progress,
+            refused_run: HashMap::new(),
+        };
         if applier.follows()
             && let Err(failure) = applier.shape_all(schemas).await
         {
@@ -109,6 +124,37 @@ impl Applier {
             seam.applied.clear();
         }
         Ok(seam)
+    }
+
+    /// Where this consumer begins, as far as another one's checkpoint says; for where nothing else is known.
+    pub fn adopted(&self) -> Result<Option<Position>, Failure> {
+        let of = |record: &Recorded| record.position.map(|position| format!("{} (stream sequence {})", record.consumer, position.sequence));
+        let others = || self.records.iter().filter(|record| record.consumer != self.options.consumer);
+        let names: Vec<String> = others().filter_map(of).collect();
+        match &self.options.adoption {
+            Adoption::Ask if names.is_empty() => Ok(None),
+            Adoption::Ask => Err(Failure::misconfigured(format!(
+                "the destination was filled by another consumer: {}. This one, {}, knows no position of its own (was the server enrolled anew?). \
+                 --adopt-checkpoint NAME goes on where that one ended, --adopt-checkpoint none begins with new changes; an import begins with what it loads",
+                names.join(", "),
+                self.options.consumer
+            ))),
+            Adoption::Without => Ok(None),
+            Adoption::Of(name) => match others().find(|record| record.consumer == *name).and_then(|record| record.position) {
+                Some(position) => Ok(Some(position)),
+                None => {
+                    let known = if names.is_empty() { "no other consumer's".to_owned() } else { names.join(", ") };
+                    Err(Failure::misconfigured(format!("the destination has no checkpoint of {name:?} to adopt; it has {known}")))
+                }
+            },
+        }
+    }
+
+    /// Companies that the feed is about now and was not about before.
+    pub fn new_companies(&self) -> Vec<&str> {
+        let own = self.records.iter().find(|record| record.consumer == self.options.consumer && record.position.is_some());
+        let Some(before) = own.filter(|record| record.companies != "*").map(|record| &record.companies) else { return Vec::new() };
+        self.options.companies.split(',').filter(|company| !before.split(',').any(|known| known == *company)).collect()
     }
 
     /// The checkpoint as the destination has it.

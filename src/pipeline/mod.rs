@@ -21,6 +21,18 @@ pub use aside::AsideLog;
 pub use progress::Progress;
 pub use run::{End, Engine, Halt, Parts};
 
+/// What becomes of another consumer's checkpoint, where this one knows no position at all: a server that was enrolled
+/// anew has another name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Adoption {
+    /// It is for a person to say.
+    Ask,
+    /// This one begins by itself.
+    Without,
+    /// This one goes on where that one ended.
+    Of(String),
+}
+
 /// What a user may choose about a run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -35,6 +47,10 @@ pub struct Options {
     pub pending_latency_max: Option<Duration>,
     /// End once nothing is pending.
     pub until_caught_up: bool,
+    /// What a consumer begins with that knows no position of its own.
+    pub adoption: Adoption,
+    /// What the feed is about: a comma list, `*` for all.
+    pub companies: String,
     /// Existing tables that may be written to though EDS did not make them.
     pub adopt: Vec<String>,
     pub abilities: Abilities,

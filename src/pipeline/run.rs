@@ -115,8 +115,8 @@ impl Engine {
             (true, ..) => (Some(Position::default()), None),
             (false, None, Some(Origin::Since(ns))) => (None, Some(ns)),
             (false, None, Some(Origin::After(position))) => (Some(position), None),
-            (false, None, None) => match state.position(&options.consumer).map_err(lost)? {
-                None => (standing, None),
+            (false, None, None) => match state.position(&options.consumer).map_err(lost)?.or(standing) {
+                None => (applier.adopted()?, None),
                 known => (known, None),
             },
             (false, known, _) => (known, None),
@@ -127,6 +127,9 @@ impl Engine {
             Some(_) if !seam.had_begun() => state.position(&options.consumer).map_err(lost)?,
             _ => None,
         };
+        for company in applier.new_companies() {
+            warn!("company {company} is new to this destination: its changes are streamed from now on, and its earlier rows need an import");
+        }
         // What an import says is in the destination, and comes and goes with it.
         if let Some(origin) = durable.filter(|_| options.restart || (recorded.is_none() && seam.origin().is_none())) {
             state.save_position(&options.consumer, origin).map_err(lost)?;

@@ -38,7 +38,9 @@ const CONFLICT_WAIT: Duration = Duration::from_secs(5);
 const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// A session that ended sooner than that is followed by another only after a wait.
 const SESSION_IS_STABLE: Duration = Duration::from_secs(10);
-/// How long a session's end may take.
+/// How long HQ may take to hear that a session ended.
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a session's end may take, uploads and all.
 const FAREWELL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What a server is started with.
@@ -241,7 +243,8 @@ impl Supervisor {
         };
         let errored = matches!(ending, Ending::Crashed { .. } | Ending::GivesUp(_));
         let parting = async {
-            let uploads = hq::end(&self.hq, id, errored).await.map_err(|e| e.to_string())?;
+            let ended = timeout(END_WAIT_MAX, hq::end(&self.hq, id, errored)).await;
+            let uploads = ended.map_err(|_| format!("HQ gave no answer within {END_WAIT_MAX:?}"))?.map_err(|e| e.to_string())?;
             if let (Some(url), Some(text)) = (&uploads.error_url, &stderr) {
                 uploads::send_text(&self.http, url, text).await?;
             }

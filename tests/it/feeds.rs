@@ -121,3 +121,43 @@ async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
     assert!(log.contains("made anew"), "{log}");
     scene.assert_equal().await;
 }
+
+/// A server that was enrolled anew has another name: what its former self has written is neither ignored nor doubled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_another_name_is_asked_about() {
+    let mut scene = Scene::new("former", 91).await;
+    scene.publish(120).await;
+    scene.eds.catch_up_first();
+    scene.publish(80).await;
+    let creds = scene.nats.server_creds("latter", &["c0", "c1"], None);
+    let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map());
+    for (adopt, expected) in [(&[][..], "--adopt-checkpoint NAME goes on"), (&["--adopt-checkpoint", "eds-nobody"], "no checkpoint of \"eds-nobody\" to adopt; it has eds-former (stream sequence 120)")] {
+        let ended = latter.start(adopt).wait(Duration::from_secs(30));
+        assert!(ended.status.code() == Some(3) && ended.log.contains(expected), "{:?}\n{}", ended.status, ended.log);
+    }
+    // With the rights to all companies, from where the former one ended; after that it knows its own position.
+    let creds = scene.nats.server_creds("latter", COMPANIES, None);
+    let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map());
+    let ended = latter.start(&["--adopt-checkpoint=eds-former", "--until-caught-up"]).wait(Duration::from_secs(60));
+    assert!(ended.status.success(), "{}", ended.log);
+    scene.assert_equal().await;
+    scene.publish(50).await;
+    latter.catch_up();
+    scene.assert_equal().await;
+}
+
+/// A company that the credentials cover from now on is said aloud.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_company_needs_an_import() {
+    let mut scene = Scene::new("grown", 92).await;
+    let few = scene.nats.server_creds("grown", &["c0", "c1"], None);
+    let eds = Eds::stream(&scene.nats, &few, &scene.url, &scene.shop.schema_map());
+    scene.publish(60).await;
+    eds.catch_up_first();
+    scene.publish(20).await;
+    assert!(!eds.catch_up().contains("is new to this destination"));
+    let all = scene.nats.server_creds("grown", COMPANIES, None);
+    let eds = Eds::stream(&scene.nats, &all, &scene.url, &scene.shop.schema_map());
+    let log = eds.catch_up();
+    assert!(log.contains("company c2 is new to this destination") && !log.contains("company c0"), "{log}");
+}

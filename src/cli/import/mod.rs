@@ -129,9 +129,9 @@ impl Import {
         self.begin(&begun, &global).await
     }
 
-    /// The import that HQ orders: of everything that it exports, or only of the tables' shapes.
+    /// The import that HQ orders: of all that this server streams, or only of the tables' shapes.
     #[cfg(feature = "server")]
-    pub fn ordered(schema_only: bool) -> Result<Import, Exit> {
+    pub fn ordered(schema_only: bool, streaming: &super::stream::Streaming) -> Result<Import, Exit> {
         use clap::Parser;
         #[derive(clap::Parser)]
         struct Words {
@@ -139,7 +139,9 @@ impl Import {
             import: Import,
         }
         let import = Words::try_parse_from(["import"]).map_err(|e| Exit::Failed(e.to_string()))?.import;
-        Ok(Import { schema_only, ordered: true, ..import })
+        let to = &streaming.to;
+        let company_ids = streaming.company_ids.clone();
+        Ok(Import { schema_only, ordered: true, schema: to.schema.clone(), only: to.tables.clone(), company_ids, adopt: to.adopt.clone(), ..import })
     }
 
     /// Runs an ordered import in a process that owns the data directory already.

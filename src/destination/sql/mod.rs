@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Loader, Migration, Schema, TableShape, Tables};
+use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Loader, Migration, Recorded, Schema, TableShape, Tables};
 use crate::change::{Batch, Position, Seam, TableSchema, value};
 use dialect::NotNull;
 use render::{CHECKPOINT, FORMAT, Renderer};
@@ -324,6 +324,16 @@ impl<C: Connection> Destination for SqlDestination<C> {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.explained(failure, batch.groups.iter().map(|g| g.schema.table.to_string()).collect()).await),
         }
+    }
+
+    async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
+        let mut records = Vec::new();
+        for row in self.connection.texts(&self.renderer.consumers(), &[]).await? {
+            let [consumer, companies] = row.as_slice() else { continue };
+            let position = self.read_checkpoint_of(consumer).await?.and_then(|(_, position)| position);
+            records.push(Recorded { consumer: consumer.clone(), position, companies: companies.clone() });
+        }
+        Ok(records)
     }
 
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {

@@ -206,6 +206,11 @@ impl Renderer {
         format!("UPDATE {table} SET epoch = {}, companies = {} WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}", p(1), p(2), p(3), p(4), p(5))
     }
 
+    /// Columns: consumer, companies.
+    pub fn consumers(&self) -> String {
+        format!("SELECT consumer, companies FROM {} WHERE lane = 0 ORDER BY consumer", self.table(CHECKPOINT))
+    }
+
     /// Columns: epoch, sequence, time, format. Parameter: consumer.
     pub fn read_checkpoint(&self) -> String {
         let p = self.dialect.parameter;

@@ -14,7 +14,7 @@ use eds::change::{Batch, Position, Seam, TableSchema};
 use eds::destination::memory::{ABILITIES, Memory, Row, SharedStore, Store};
 use eds::destination::{Claim, Destination, Epoch, Failure, FailureKind, Migration, Tables};
 use eds::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
-use eds::pipeline::{AsideLog, End, Engine, Halt, Options, Parts, Progress};
+use eds::pipeline::{Adoption, AsideLog, End, Engine, Halt, Options, Parts, Progress};
 use eds::registry::{Publisher, Registry};
 use eds::state::State;
 use tokio::sync::{Notify, watch};
@@ -319,6 +319,8 @@ async fn process(world: &Arc<World>, until_caught_up: bool) -> Option<Result<End
     };
     let (_stop, stop) = watch::channel(false);
     let options = Options {
+        adoption: Adoption::Without,
+        companies: "*".into(),
         consumer: "sim".into(),
         filter: TableFilter::default(),
         restart: false,
