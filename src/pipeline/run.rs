@@ -15,7 +15,7 @@ use super::gather::{Gather, Gathered, Limits};
 use super::progress::{Phase, Progress, now_ns};
 use super::recent::{self, Recent};
 use super::resolve::{Pass, Resolved, Resolver};
-use super::{Backoff, Options, stopped};
+use super::{Adoption, Backoff, Options, stopped};
 use crate::change::Position;
 use crate::change::seam::Origin;
 use crate::destination::{Failure, FailureKind, Schema};
@@ -116,7 +116,13 @@ impl Engine {
             (false, None, Some(Origin::Since(ns))) => (None, Some(ns)),
             (false, None, Some(Origin::After(position))) => (Some(position), None),
             (false, None, None) => match state.position(&options.consumer).map_err(lost)?.or(standing) {
-                None => (applier.adopted()?, None),
+                None => {
+                    let adopted = applier.adopted()?;
+                    if let (Some(_), Adoption::Of(name)) = (adopted, &options.adoption) {
+                        state.adopt_recent(name, &options.consumer).map_err(lost)?;
+                    }
+                    (adopted, None)
+                }
                 known => (known, None),
             },
             (false, known, _) => (known, None),

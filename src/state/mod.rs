@@ -139,6 +139,13 @@ impl State {
         Ok(())
     }
 
+    /// What was known of another consumer's rows is known of this one's from now on, if nothing is yet.
+    pub fn adopt_recent(&self, of: &str, consumer: &str) -> Result<(), StateError> {
+        let sql = "UPDATE recent SET consumer = ?2 WHERE consumer = ?1 AND NOT EXISTS (SELECT 1 FROM recent WHERE consumer = ?2)";
+        self.db().execute(sql, params![of, consumer])?;
+        Ok(())
+    }
+
     /// The memory of recent rows, oldest chunk first.
     pub fn recent(&self, consumer: &str) -> Result<Vec<RecentChunk>, StateError> {
         let db = self.db();

@@ -5,6 +5,7 @@ CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_checkpoint` (consumer VARCHAR(25
 INSERT INTO `pub"l``i]c`.`p__eds_checkpoint` (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES (?, 0, ?, 0, 0, ?, 1);
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET epoch = ?, companies = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 SELECT epoch, stream_sequence, stream_time_ns, format FROM `pub"l``i]c`.`p__eds_checkpoint` WHERE consumer = ? AND lane = 0;
+SELECT consumer, companies FROM `pub"l``i]c`.`p__eds_checkpoint` WHERE lane = 0 ORDER BY consumer;
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET stream_sequence = ?, stream_time_ns = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `total` bigint NULL DEFAULT 5;
 INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) VALUES (?,?,?,?,?,?,?,?,?,?),(?,?,?,?,?,?,?,?,?,?) ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`);

@@ -5,6 +5,7 @@ IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_checkpoint]') IS NULL CREATE TABLE [pub"l`i]
 INSERT INTO [pub"l`i]]c].[p__eds_checkpoint] (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES (@P1, 0, @P2, 0, 0, @P3, 1);
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET epoch = @P1, companies = @P2 WHERE consumer = @P3 AND lane = 0 AND epoch = @P4 AND stream_sequence = @P5;
 SELECT epoch, stream_sequence, stream_time_ns, format FROM [pub"l`i]]c].[p__eds_checkpoint] WHERE consumer = @P1 AND lane = 0;
+SELECT consumer, companies FROM [pub"l`i]]c].[p__eds_checkpoint] WHERE lane = 0 ORDER BY consumer;
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET stream_sequence = @P1, stream_time_ns = @P2 WHERE consumer = @P3 AND lane = 0 AND epoch = @P4 AND stream_sequence = @P5;
 SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; SET ARITHABORT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION FROM sys.databases AS d WHERE d.name = DB_NAME();

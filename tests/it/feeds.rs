@@ -127,17 +127,22 @@ async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
 async fn a_consumer_of_another_name_is_asked_about() {
     let mut scene = Scene::new("former", 91).await;
     scene.publish(120).await;
-    scene.eds.catch_up_first();
+    scene.eds.begin();
+    scene.eds.catch_up();
     scene.publish(80).await;
     let creds = scene.nats.server_creds("latter", &["c0", "c1"], None);
     let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map());
-    for (adopt, expected) in [(&[][..], "--adopt-checkpoint NAME goes on"), (&["--adopt-checkpoint", "eds-nobody"], "no checkpoint of \"eds-nobody\" to adopt; it has eds-former (stream sequence 120)")] {
+    for (adopt, expected) in
+        [(&[][..], "--adopt-checkpoint NAME goes on"), (&["--adopt-checkpoint", "eds-nobody"], "no checkpoint of \"eds-nobody\" to adopt; it has eds-former (stream sequence 120)")]
+    {
         let ended = latter.start(adopt).wait(Duration::from_secs(30));
         assert!(ended.status.code() == Some(3) && ended.log.contains(expected), "{:?}\n{}", ended.status, ended.log);
     }
-    // With the rights to all companies, from where the former one ended; after that it knows its own position.
+    // With the rights to all companies and the data directory of the former one, from where that ended; after that it
+    // knows its own position.
     let creds = scene.nats.server_creds("latter", COMPANIES, None);
-    let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map());
+    let data_dir = scene.eds.data_dir().display().to_string();
+    let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map()).with(&["--data-dir", &data_dir]);
     let ended = latter.start(&["--adopt-checkpoint=eds-former", "--until-caught-up"]).wait(Duration::from_secs(60));
     assert!(ended.status.success(), "{}", ended.log);
     scene.assert_equal().await;

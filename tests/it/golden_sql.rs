@@ -30,6 +30,7 @@ fn common(renderer: &Renderer) -> Vec<String> {
         renderer.insert_checkpoint(),
         renderer.take_checkpoint(),
         renderer.read_checkpoint(),
+        renderer.read_records(),
         renderer.advance_checkpoint(),
     ]
 }

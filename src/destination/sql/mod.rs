@@ -327,8 +327,9 @@ impl<C: Connection> Destination for SqlDestination<C> {
     }
 
     async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
+        self.make_own_tables().await?;
         let mut records = Vec::new();
-        for row in self.connection.texts(&self.renderer.consumers(), &[]).await? {
+        for row in self.connection.texts(&self.renderer.read_records(), &[]).await? {
             let [consumer, companies] = row.as_slice() else { continue };
             let position = self.read_checkpoint_of(consumer).await?.and_then(|(_, position)| position);
             records.push(Recorded { consumer: consumer.clone(), position, companies: companies.clone() });

@@ -207,7 +207,7 @@ impl Renderer {
     }
 
     /// Columns: consumer, companies.
-    pub fn consumers(&self) -> String {
+    pub fn read_records(&self) -> String {
         format!("SELECT consumer, companies FROM {} WHERE lane = 0 ORDER BY consumer", self.table(CHECKPOINT))
     }
 

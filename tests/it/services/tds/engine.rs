@@ -148,6 +148,7 @@ impl Engine {
             ["INSERT" | "UPDATE", ..] | ["DELETE", "FROM", _] => self.change(sql, parameters),
             ["SELECT", "epoch,", ..] => self.query(sql, parameters, &["epoch", "sequence", "time", "format"], false),
             ["SELECT", "lines_done,", ..] => self.query(sql, parameters, &["lines", "rows", "skipped", "done"], false),
+            ["SELECT", "consumer,", "companies"] => self.query(sql, parameters, &["consumer", "companies"], true),
             ["SELECT", "consumer,", ..] => self.query(sql, parameters, &["consumer", "table", "seam"], true),
             ["SELECT", "consumer", "FROM"] => self.query(sql, parameters, &["consumer"], true),
             ["SELECT", "job,", ..] => self.query(sql, parameters, &["job", "file"], true),
