@@ -28,3 +28,8 @@ pub mod state;
 pub mod status;
 #[cfg(feature = "server")]
 pub mod supervisor;
+#[cfg(feature = "validator")]
+pub mod validator;
+#[cfg(not(feature = "validator"))]
+#[path = "validator/absent.rs"]
+pub mod validator;

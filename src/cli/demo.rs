@@ -123,6 +123,7 @@ impl Demo {
             publisher: Publisher::Fixed(Arc::new(RwLock::new(shop.schemas()))),
             until_caught_up: false,
             adoption: Adoption::Without,
+            rules: None,
             progress: progress.clone(),
             stop,
         };

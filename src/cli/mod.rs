@@ -28,9 +28,11 @@ mod stream;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::validator::Validator;
 use exit::Exit;
 
 /// Streams change events into a destination and keeps it equal to their source.
@@ -61,9 +63,20 @@ struct Global {
     /// Put this before each line.
     #[arg(long, global = true, hide = true)]
     log_label: Option<String>,
+    /// Rules about which events are wanted: a directory with config.json and JSON Schemas
+    #[arg(long, global = true, value_name = "DIR")]
+    schema_validator: Option<PathBuf>,
     /// Write the log to this file, too.
     #[arg(long, global = true, hide = true, value_name = "FILE")]
     log_file_sink: Option<PathBuf>,
+}
+
+impl Global {
+    /// The user's rules, if there are any.
+    fn rules(&self) -> Result<Option<Arc<Validator>>, Exit> {
+        let wrong = |why: String| Exit::Usage(format!("the rules of --schema-validator cannot be used: {why}"));
+        self.schema_validator.as_deref().map(|dir| Validator::load(dir).map(Arc::new)).transpose().map_err(wrong)
+    }
 }
 
 #[derive(Subcommand)]

@@ -41,6 +41,7 @@ impl Replay {
             publisher: self.to.publisher()?,
             until_caught_up: false,
             adoption: Adoption::Without,
+            rules: global.rules()?,
             progress: progress.clone(),
             stop: run::stop_on_signal(),
         };

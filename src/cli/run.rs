@@ -17,6 +17,7 @@ use crate::feed::Feed;
 use crate::pipeline::{Adoption, AsideLog, End, Engine, Options, Parts, Progress};
 use crate::registry::{Publisher, Registry};
 use crate::state::{InUse, Lock, State};
+use crate::validator::Validator;
 
 /// Where the destination is.
 #[derive(Args, Clone, Debug, Default)]
@@ -87,6 +88,7 @@ impl Place {
 
 impl To {
     /// What becomes of other consumers' checkpoints in the destination.
+    #[cfg(feature = "jetstream")]
     pub fn adoption(&self) -> Adoption {
         match self.adopt_checkpoint.as_deref() {
             None | Some("") => Adoption::Ask,
@@ -122,6 +124,7 @@ pub struct Plan {
     pub publisher: Publisher,
     pub until_caught_up: bool,
     pub adoption: Adoption,
+    pub rules: Option<Arc<Validator>>,
     pub progress: Arc<Progress>,
     pub stop: watch::Receiver<bool>,
 }
@@ -167,7 +170,7 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
     let state = data.state.clone();
     let dry_run = data.path.is_none();
     let aside = data.path.as_ref().map_or(AsideLog::Nowhere, |path| AsideLog::in_directory(path));
-    let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies.clone() };
+    let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies.clone(), rules: plan.rules.clone() };
     let open = move || -> futures::future::BoxFuture<'static, _> {
         let target = target.clone();
         Box::pin(async move {
@@ -179,6 +182,7 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
         consumer: plan.consumer,
         adoption: plan.adoption,
         companies: plan.companies,
+        rules: plan.rules,
         filter: TableFilter::parse(&to.tables),
         restart: to.restart,
         pending_latency_min: to.pending_latency_min,

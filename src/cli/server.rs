@@ -99,6 +99,7 @@ impl Server {
         if self.health_port.is_some() {
             warn!("--health-port is deprecated and without effect: health is served on --port");
         }
+        global.rules()?;
         let config = self.enrolled(global).await?;
         let options = self.options(global, config, logs)?;
         let ended = Supervisor::new(options).map_err(Exit::Failed)?.run().await;
@@ -183,6 +184,7 @@ impl Server {
         }
         let flags = [(global.verbose, "--verbose"), (global.silent, "--silent"), (global.timestamp, "--timestamp")];
         words.extend(flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.into()));
+        words.extend(global.schema_validator.iter().flat_map(|dir| [OsString::from("--schema-validator"), dir.into()]));
         words.extend(global.log_label.iter().map(|label| format!("--log-label={label}").into()));
         words
     }

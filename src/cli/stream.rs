@@ -22,6 +22,7 @@ use crate::feed::jetstream::identity::Identity;
 use crate::feed::jetstream::{JetStream, Settings as Consumer};
 use crate::pipeline::{End, Engine, Progress};
 use crate::status::StatusServer;
+use crate::validator::Validator;
 
 /// Where changes come from without being told.
 pub const SERVER: &str = "nats://connect.nats.shopmonkey.pub";
@@ -96,6 +97,7 @@ pub struct Station {
     pub durable: String,
     pub status: StatusServer,
     companies: Vec<String>,
+    rules: Option<Arc<Validator>>,
     link: Link,
 }
 
@@ -197,6 +199,7 @@ impl Stream {
         if streaming.update_strategy == Some(UpdateStrategy::After) && driver.scheme != "snowflake" {
             warn!("--update-strategy after is about Snowflake; {} keeps whole rows in stream order", driver.title);
         }
+        let rules = global.rules()?;
         let urls = streaming.server.clone().unwrap_or_else(|| SERVER.to_owned());
         let (identity, creds) = identity(self.creds.as_ref(), &urls)?;
         let companies = streaming.companies(&identity)?;
@@ -206,7 +209,7 @@ impl Stream {
         let link = Link::connect(&servers).await?;
         let durable = identity.consumer(streaming.consumer_suffix.as_deref());
         let data = DataDir::take_within(&global.data_dir, lock_wait_max).await?;
-        Ok(Station { destination, driver, progress, data, durable, status, companies, link })
+        Ok(Station { destination, driver, progress, data, durable, status, companies, rules, link })
     }
 
     /// Opens the destination, and the feed where the destination stands.
@@ -220,6 +223,7 @@ impl Stream {
             publisher: to.publisher()?,
             until_caught_up: self.until_caught_up,
             adoption: to.adoption(),
+            rules: station.rules.clone(),
             progress: station.progress.clone(),
             stop,
         };

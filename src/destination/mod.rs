@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use crate::change::{Batch, Position, Seam, TableSchema};
+use crate::validator::Validator;
 pub use import::Loader;
 pub use settings::Settings;
 
@@ -107,7 +108,7 @@ impl Driver {
 }
 
 /// What is opened, and in whose name.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Target {
     pub settings: Settings,
     /// Whose checkpoint it is: the name of the durable consumer, or of the journal.
@@ -116,12 +117,14 @@ pub struct Target {
     pub epoch: Epoch,
     /// Companies that the feed is about, for the checkpoint's record.
     pub companies: String,
+    /// Rules of the user's; they may say where objects go.
+    pub rules: Option<Arc<Validator>>,
 }
 
 impl Target {
     /// For one who streams nothing, and so has no checkpoint of its own: an import, a test.
     pub fn unclaimed(settings: &Settings) -> Target {
-        Target { settings: settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new() }
+        Target { settings: settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new(), rules: None }
     }
 }
 

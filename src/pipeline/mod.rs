@@ -10,12 +10,14 @@ pub mod recent;
 pub mod resolve;
 pub mod run;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::change::filter::TableFilter;
 use crate::destination::Abilities;
+use crate::validator::Validator;
 
 pub use aside::AsideLog;
 pub use progress::Progress;
@@ -34,7 +36,7 @@ pub enum Adoption {
 }
 
 /// What a user may choose about a run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Whose checkpoint: the durable consumer's name, or the journal's.
     pub consumer: String,
@@ -51,6 +53,8 @@ pub struct Options {
     pub adoption: Adoption,
     /// What the feed is about: a comma list, `*` for all.
     pub companies: String,
+    /// Events that they do not want are passed over.
+    pub rules: Option<Arc<Validator>>,
     /// Existing tables that may be written to though EDS did not make them.
     pub adopt: Vec<String>,
     pub abilities: Abilities,

@@ -13,6 +13,7 @@ use crate::change::filter::TableFilter;
 use crate::change::{Change, Decoder, Malformed, Position, Seam, TableSchema};
 use crate::feed::{Delivery, Encoding};
 use crate::registry::Registry;
+use crate::validator::Validator;
 
 /// The largest event that is unpacked.
 const UNPACKED_BYTES_MAX: u64 = 64 << 20;
@@ -37,7 +38,7 @@ pub enum Pass {
     Seen,
     /// Its row has a newer version already.
     Stale,
-    /// The user left its table out.
+    /// The user left its table out, or has rules that do not want it.
     LeftOut,
     /// The import of its table contains it.
     Imported,
@@ -46,6 +47,7 @@ pub enum Pass {
 pub struct Resolver {
     decoder: Decoder,
     filter: TableFilter,
+    rules: Option<Arc<Validator>>,
     follows_schemas: bool,
     /// Deliveries that this contains were applied before.
     pub seen: Option<Position>,
@@ -56,8 +58,8 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    pub fn new(filter: TableFilter, follows_schemas: bool, seen: Option<Position>) -> Resolver {
-        Resolver { decoder: Decoder::default(), filter, follows_schemas, seen, seam: Seam::default(), recent: Recent::default(), layouts: HashMap::new() }
+    pub fn new(filter: TableFilter, rules: Option<Arc<Validator>>, follows_schemas: bool, seen: Option<Position>) -> Resolver {
+        Resolver { decoder: Decoder::default(), filter, rules, follows_schemas, seen, seam: Seam::default(), recent: Recent::default(), layouts: HashMap::new() }
     }
 
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
@@ -87,7 +89,8 @@ impl Resolver {
     fn change(&mut self, delivery: &Delivery, registry: &Registry) -> Result<Step, String> {
         let payload = unpack(delivery).map_err(|e| e.to_string())?;
         let event = self.decoder.decode(payload).map_err(|e| e.to_string())?;
-        if !self.filter.takes(&event.table()) {
+        let wanted = |rules: &Arc<Validator>| rules.wants(&event.table(), event.payload());
+        if !self.filter.takes(&event.table()) || !self.rules.as_ref().is_none_or(wanted) {
             return Ok(Step::LeftOut);
         }
         if !self.follows_schemas {

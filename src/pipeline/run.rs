@@ -146,7 +146,7 @@ impl Engine {
             wait_min: options.pending_latency_min,
             wait_max: options.pending_latency_max,
         };
-        let mut resolver = Resolver::new(options.filter.clone(), follows, durable);
+        let mut resolver = Resolver::new(options.filter.clone(), options.rules.clone(), follows, durable);
         resolver.seam = seam;
         let mut engine = Engine {
             idle_ns: state.idle(&options.consumer).map_err(lost)?,

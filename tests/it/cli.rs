@@ -139,3 +139,29 @@ fn the_demo_finds_every_table_equal() {
         assert!(code == 0 && out.contains("Every table is equal"), "{out}\n{err}");
     }
 }
+
+/// Rules of the user's choose events and say where they go; data cannot leave the folder by that.
+#[test]
+fn rules_choose_events_and_their_places() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    std::fs::create_dir(dir.path().join("rules")).unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    write("rules/config.json", r#"{"t": {"schema": "t.json", "path": "{{.table}}/received/{{.after.name}}/{{.table}}_{{.id}}.json"}}"#);
+    write("rules/t.json", r#"{"properties": {"after": {"properties": {"n": {"type": "integer"}}}}}"#);
+    let event = |id: &str, table: &str, name: &str, n: &str| {
+        format!("{{\"operation\":\"INSERT\",\"id\":\"{id}\",\"table\":\"{table}\",\"key\":[\"{id}\"],\"after\":{{\"id\":\"{id}\",\"name\":\"{name}\",\"n\":{n}}}}}\n")
+    };
+    write("journal.jsonl", &[event("1", "t", "a", "1"), event("2", "t", "../../up", "2"), event("3", "t", "a", "true"), event("4", "other", "a", "1")].concat());
+    let run = |rules: &str| {
+        let output = Command::new(binary()).current_dir(dir.path()).args(["replay", "journal.jsonl", "--url", "file://out", "--schema-validator", rules]).output();
+        let output = output.unwrap_or_else(|e| panic!("{e}"));
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run("rules");
+    assert_eq!(code, Some(0), "{said}");
+    let there = |path: &str| dir.path().join("out").join(path).is_file();
+    assert!(there("t/received/a/t_1.json") && there("t/received/%2E.%2F..%2Fup/t_2.json"), "{said}");
+    assert!(!there("t/received/a/t_3.json") && !dir.path().join("out/other").exists());
+    let (code, said) = run("nowhere");
+    assert!(code == Some(3) && said.contains("the rules of --schema-validator cannot be used: nowhere/config.json"), "{said}");
+}

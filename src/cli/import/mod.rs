@@ -28,6 +28,7 @@ use crate::pipeline::import::{self, Connect, Counts, ImportError, Mode, Parts, P
 use crate::pipeline::progress::now_ns;
 use crate::registry::{Publisher, Registry};
 use crate::state::{OpenImport, State};
+use crate::validator::Validator;
 use source::{Export, JobError};
 
 #[derive(Args)]
@@ -108,6 +109,7 @@ struct Begun {
     hq: Option<Hq>,
     schemas: Vec<Arc<TableSchema>>,
     state: State,
+    rules: Option<Arc<Validator>>,
     stop: watch::Receiver<bool>,
 }
 
@@ -125,7 +127,7 @@ impl Import {
         let hq = self.hq(&config)?;
         let schemas = self.schemas(hq.as_ref(), &data.state).await?;
         self.confirm(&settings, driver, schemas.len())?;
-        let begun = Begun { settings, driver, hq, schemas, state: data.state.clone(), stop: run::stop_on_signal() };
+        let begun = Begun { settings, driver, hq, schemas, state: data.state.clone(), rules: global.rules()?, stop: run::stop_on_signal() };
         self.begin(&begun, &global).await
     }
 
@@ -149,7 +151,7 @@ impl Import {
     pub async fn run_ordered(&self, global: &Global, (settings, driver): (Settings, &'static Driver), hq: Hq, data: &DataDir, stop: watch::Receiver<bool>) -> Result<(), Exit> {
         test(driver, &settings).await?;
         let schemas = self.schemas(Some(&hq), &data.state).await?;
-        let begun = Begun { settings, driver, hq: Some(hq), schemas, state: data.state.clone(), stop };
+        let begun = Begun { settings, driver, hq: Some(hq), schemas, state: data.state.clone(), rules: global.rules()?, stop };
         self.begin(&begun, global).await
     }
 
@@ -208,10 +210,11 @@ impl Import {
         if yes { Ok(()) } else { Err(Exit::Failed("nothing was done".into())) }
     }
 
-    fn plan(&self, job: String, tables: Vec<TablePlan>, anew: bool) -> Plan {
+    fn plan(&self, job: String, tables: Vec<TablePlan>, anew: bool, rules: Option<Arc<Validator>>) -> Plan {
         Plan {
             job,
             tables,
+            rules,
             mode: if self.no_delete { Mode::Keep } else { Mode::Replace },
             anew,
             bad_rows_max: self.skip_bad_rows,
@@ -229,7 +232,7 @@ impl Import {
         let now = Version { nanos: now_ns() as u64, logical: 0 };
         let tables = begun.schemas.iter().map(|schema| TablePlan { schema: schema.clone(), files: Vec::new(), at: now }).collect();
         let mut destination = self.connect(begun)().await.map_err(Halted)?;
-        let done = import::shape(&mut *destination, &self.plan(String::new(), tables, false)).await.map_err(Halted)?;
+        let done = import::shape(&mut *destination, &self.plan(String::new(), tables, false, None)).await.map_err(Halted)?;
         done.iter().for_each(|step| info!("{step}"));
         info!("the tables of {} are as the schemas say: {} steps", begun.settings, done.len());
         destination.close().await.map_err(Halted)?;
@@ -237,7 +240,7 @@ impl Import {
     }
 
     fn connect(&self, begun: &Begun) -> Connect {
-        let target = Target::unclaimed(&begun.settings);
+        let target = Target { rules: begun.rules.clone(), ..Target::unclaimed(&begun.settings) };
         let (driver, state, dry_run) = (begun.driver, begun.state.clone(), self.dry_run);
         Arc::new(move || {
             let (target, state) = (target.clone(), state.clone());
@@ -290,7 +293,7 @@ impl Import {
         self.make_the_others(begun, &export).await?;
         let job = export.job.clone();
         let parts = Parts {
-            plan: self.plan(job.clone(), tables, !resumed),
+            plan: self.plan(job.clone(), tables, !resumed, begun.rules.clone()),
             connect: self.connect(begun),
             abilities: begun.driver.abilities,
             source: export.source,

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use super::name::{Name, age};
 use crate::change::{Batch, Change, Decoder, Position};
 use crate::destination::{Abilities, Claim, Commit, Destination, Driver, Failure, Keeps, Migration, Schema, Tables, Target};
+use crate::validator::Validator;
 
 pub const DRIVER: Driver = Driver {
     scheme: "file",
@@ -45,22 +46,24 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         fs::remove_file(probe)
     });
     made.map_err(|e| Failure::misconfigured(format!("the folder {shown} cannot be written to: {e}")))?;
-    Ok(Box::new(Files { folder, swept: HashSet::new() }))
+    Ok(Box::new(Files { folder, swept: HashSet::new(), rules: target.rules.clone() }))
 }
 
 struct Files {
     folder: PathBuf,
     /// Folders of tables in which nothing unfinished is left.
     swept: HashSet<String>,
+    /// They may say where a change goes.
+    rules: Option<Arc<Validator>>,
 }
 
 #[async_trait]
 impl Destination for Files {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        let (folder, batch) = (self.folder.clone(), batch.clone());
+        let (folder, batch, rules) = (self.folder.clone(), batch.clone(), self.rules.clone());
         let mut swept = std::mem::take(&mut self.swept);
         let done = tokio::task::spawn_blocking(move || {
-            write_all(&folder, &batch, &mut swept)?;
+            write_all(&folder, &batch, &mut swept, rules.as_deref())?;
             Ok(swept)
         });
         let done: Result<_, io::Error> = done.await.map_err(|e| Failure::unavailable(e.to_string()))?;
@@ -86,13 +89,13 @@ impl Destination for Files {
 }
 
 /// Writes and syncs all changes, then the folders that list them.
-fn write_all(folder: &Path, batch: &Batch, swept: &mut HashSet<String>) -> io::Result<()> {
+fn write_all(folder: &Path, batch: &Batch, swept: &mut HashSet<String>, rules: Option<&Validator>) -> io::Result<()> {
     let mut lanes: Vec<Vec<(u32, Name, &Change)>> = (0..WRITERS).map(|_| Vec::new()).collect();
     let mut folders = BTreeSet::new();
     for (index, change) in batch.ordered() {
-        let name = Name::of(change);
+        let name = Name::of(change, rules);
         // Changes of one name stay in one lane, in their order.
-        let lane = xxhash_rust::xxh3::xxh3_64(name.file().as_bytes()) as usize % WRITERS;
+        let lane = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", name.folder, name.file()).as_bytes()) as usize % WRITERS;
         folders.insert(name.folder.clone());
         lanes[lane].push((index, name, change));
     }
@@ -101,7 +104,8 @@ fn write_all(folder: &Path, batch: &Batch, swept: &mut HashSet<String>) -> io::R
         if swept.insert(name.clone()) {
             fs::create_dir_all(&path)?;
             sweep(&path)?;
-            sync(folder)?;
+            // Every folder on the way may be new.
+            path.ancestors().skip(1).take_while(|above| above.starts_with(folder)).try_for_each(sync)?;
         }
     }
     std::thread::scope(|scope| {
@@ -209,7 +213,7 @@ mod tests {
         let changes = [change("e1", "k", 1_000_100, "1720732611708587501.0"), change("e2", "k", 1_000_200, "1720732611708587502.0"), change("e3", "../x", 1_000_200, "1")];
         for order in [[0, 1, 2], [0, 1, 2], [1, 0, 2]] {
             let again = batch(order.iter().map(|i| changes[*i].clone()).collect());
-            write_all(dir.path(), &again, &mut HashSet::new())?;
+            write_all(dir.path(), &again, &mut HashSet::new(), None)?;
             let mut names: Vec<_> = fs::read_dir(dir.path().join("order"))?.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned())).collect::<Result<_, _>>()?;
             names.sort();
             assert_eq!(names, ["1000-%2E.%2Fx.json", "1000-k-1720732611708587501.0.json", "1000-k.json"]);

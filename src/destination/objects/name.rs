@@ -1,30 +1,50 @@
 //! Names of objects, made of data that must not be able to escape the folder.
 
 use crate::change::{Change, Event};
+use crate::validator::Validator;
 
 /// The longest part of a name; file systems take 255 bytes.
 const PART_BYTES_MAX: usize = 180;
 
-/// Where an event is stored under the folder: `<table>/<unix-seconds>-<primary key>.json`.
+/// Where an event is stored under the folder: `<table>/<unix-seconds>-<primary key>.json`, or where the user's rules say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     pub folder: String,
     stem: String,
+    /// With its dot.
+    extension: String,
 }
 
 impl Name {
-    pub fn of(change: &Change) -> Name {
+    pub fn of(change: &Change, rules: Option<&Validator>) -> Name {
+        let wished = rules.and_then(|rules| rules.path(&change.event.table(), change.event.payload(), part));
+        wished.as_deref().and_then(Name::wished).unwrap_or_else(|| Name::usual(change))
+    }
+
+    fn usual(change: &Change) -> Name {
         let seconds = change.event.timestamp_ms().div_euclid(1000);
-        Name { folder: part(&change.event.table()), stem: format!("{seconds}-{}", part(&String::from_utf8_lossy(&change.key))) }
+        Name { folder: part(&change.event.table()), stem: format!("{seconds}-{}", part(&String::from_utf8_lossy(&change.key))), extension: ".json".into() }
+    }
+
+    /// Of a path whose values are parts already; what a person wrote between them must not climb either.
+    fn wished(path: &str) -> Option<Name> {
+        let safe = |segment: &str| if segment.starts_with('.') { segment.replacen('.', "%2E", 1) } else { segment.to_owned() };
+        let mut segments: Vec<String> = path.split(['/', '\\']).filter(|segment| !segment.is_empty()).map(safe).collect();
+        let file = segments.pop()?;
+        let (stem, extension) = match file.rsplit_once('.') {
+            Some((stem, extension)) => (stem.to_owned(), format!(".{extension}")),
+            None => (file, String::new()),
+        };
+        Some(Name { folder: segments.join("/"), stem, extension })
     }
 
     pub fn file(&self) -> String {
-        format!("{}.json", self.stem)
+        format!("{}{}", self.stem, self.extension)
     }
 
     /// The name of an older event that had this one: its own version is added.
     pub fn of_older(&self, version: &str) -> String {
-        format!("{}-{}.json", self.stem, part(version))
+        format!("{}-{}{}", self.stem, part(version), self.extension)
     }
 }
 
@@ -66,6 +86,15 @@ mod tests {
         assert_eq!(part("6287a4154d1a72cc5ce091bb"), "6287a4154d1a72cc5ce091bb");
         assert_eq!(part("order_item-1.é"), "order_item-1.é");
         assert_eq!(part("../../etc/passwd"), "%2E.%2F..%2Fetc%2Fpasswd");
+    }
+
+    #[test]
+    fn a_wished_path_stays_below_its_folder() {
+        let wished = |path: &str| Name::wished(path).map(|name| format!("{}|{}", name.folder, name.file()));
+        assert_eq!(wished("order/received/order_1.2_e1.json").as_deref(), Some("order/received|order_1.2_e1.json"));
+        assert_eq!(wished("/../../etc//passwd").as_deref(), Some("%2E./%2E./etc|passwd"));
+        assert_eq!(wished("a\\..\\.b").as_deref(), Some("a/%2E.|%2Eb"));
+        assert_eq!(wished("//"), None);
     }
 
     proptest! {

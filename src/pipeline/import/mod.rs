@@ -23,6 +23,7 @@ use crate::change::{TableSchema, Version};
 use crate::destination::import::{FileProgress, Standing};
 use crate::destination::{Abilities, Destination, Failure, Loader, Migration};
 use crate::export::ExportFile;
+use crate::validator::Validator;
 pub use counts::{Counts, TableCount};
 
 /// How long a destination that is away is waited for, in all of one outage, before an import gives up: what it has
@@ -55,7 +56,7 @@ pub struct TablePlan {
     pub at: Version,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     pub job: String,
     pub tables: Vec<TablePlan>,
@@ -66,6 +67,8 @@ pub struct Plan {
     pub bad_rows_max: u64,
     /// Columns of the export that are left out, where the schema lacks them.
     pub ignored_columns: BTreeSet<String>,
+    /// Rows that they do not want are left out.
+    pub rules: Option<Arc<Validator>>,
     /// Existing tables that may be replaced though EDS did not make them.
     pub adopt: Vec<String>,
     /// Files that are loaded at once.
@@ -215,7 +218,8 @@ pub async fn run(parts: Parts) -> Result<Report, ImportError> {
     let open_files = plan.tables.iter().map(|t| (t.schema.table.to_string(), t.files.iter().filter(|f| !done.contains(*f)).count())).collect();
     counts.resume(&plan, &begun);
     let (sender, queue) = mpsc::channel(FILES_WAITING_MAX);
-    let skipped = begun.iter().map(|f| f.skipped).sum();
+    // Rows that rules do not want are no bad ones, and were counted with them.
+    let skipped = if plan.rules.is_some() { 0 } else { begun.iter().map(|f| f.skipped).sum() };
     let shared = Arc::new(Shared {
         plan,
         connect,

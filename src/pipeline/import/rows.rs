@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{BadRow, ImportError, TablePlan};
+use super::{BadRow, ImportError, Plan, TablePlan};
 use crate::change::decode::Order;
 use crate::change::{Change, Decoder, Event, Position, TableSchema, Version, json};
 use crate::destination::{Abilities, Keeps};
 use crate::export::lines::{Block, Lines};
 use crate::export::{ExportFile, FileName};
+use crate::validator::Validator;
 
 /// Bytes of rows that are loaded at once.
 const CHUNK_BYTES: usize = 2 << 20;
@@ -26,16 +27,25 @@ pub struct Chunk {
     pub changes: Arc<Vec<Change>>,
     /// Lines that are no rows of the table, with the reason.
     pub bad: Vec<BadRow>,
+    /// Lines that the user's rules do not want.
+    pub unwanted: Vec<u64>,
     pub is_last: bool,
     /// Stored bytes that were read for it.
     pub bytes: u64,
 }
 
 /// Reads `file` from behind `lines_done` on. The thread ends when nobody listens any more.
-pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, ignored: &BTreeSet<String>, lines_done: u64) -> mpsc::Receiver<Result<Chunk, ImportError>> {
+pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &Plan, lines_done: u64) -> mpsc::Receiver<Result<Chunk, ImportError>> {
     let (sender, chunks) = mpsc::channel(1);
-    let mut maker =
-        Maker { decoder: Decoder::default(), order: Order::default(), schema: table.schema.clone(), keeps: abilities.keeps, ignored: ignored.clone(), name: file.name.clone() };
+    let mut maker = Maker {
+        decoder: Decoder::default(),
+        order: Order::default(),
+        schema: table.schema.clone(),
+        keeps: abilities.keeps,
+        ignored: plan.ignored_columns.clone(),
+        rules: plan.rules.clone(),
+        name: file.name.clone(),
+    };
     let limits = match abilities.keeps {
         Keeps::Rows => (CHUNK_BYTES, CHUNK_ROWS),
         Keeps::Changes => (abilities.batch_bytes_max.min(CHUNK_BYTES), abilities.batch_changes_max.min(CHUNK_ROWS)),
@@ -75,6 +85,7 @@ struct Maker {
     schema: Arc<TableSchema>,
     keeps: Keeps,
     ignored: BTreeSet<String>,
+    rules: Option<Arc<Validator>>,
     name: FileName,
 }
 
@@ -82,20 +93,22 @@ impl Maker {
     fn chunk(&mut self, block: Block, lines_done: u64, bytes: u64) -> Chunk {
         let through_lines = block.after_lines + block.lines.len() as u64;
         let mut changes = Vec::with_capacity(block.lines.len());
-        let mut bad = Vec::new();
+        let (mut bad, mut unwanted) = (Vec::new(), Vec::new());
         for (number, line) in (block.after_lines + 1..).zip(block.lines) {
             if number <= lines_done || line.is_empty() {
                 continue;
             }
             match self.change(line, number) {
-                Ok(change) => changes.push(change),
+                Ok(Some(change)) => changes.push(change),
+                Ok(None) => unwanted.push(number),
                 Err(why) => bad.push(BadRow { file: self.name.text.clone(), line: number, why }),
             }
         }
-        Chunk { through_lines, changes: Arc::new(changes), bad, is_last: block.is_last, bytes }
+        Chunk { through_lines, changes: Arc::new(changes), bad, unwanted, is_last: block.is_last, bytes }
     }
 
-    fn change(&mut self, line: Bytes, number: u64) -> Result<Change, String> {
+    /// The row of a line; `None` where it is not wanted.
+    fn change(&mut self, line: Bytes, number: u64) -> Result<Option<Change>, String> {
         let row = |e: crate::change::Malformed| e.to_string().replacen("the message", "the line", 1).replacen("the event", "the row", 1);
         let event = self.decoder.decode_row(line).map_err(row)?;
         if let Some(stray) = self.decoder.stray(&event, &self.schema, &mut self.order).filter(|name| !self.ignored.contains(name)) {
@@ -103,14 +116,20 @@ impl Maker {
         }
         let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
         let position = Position { sequence: number, time_ns: 0 };
-        if self.keeps == Keeps::Rows {
-            return Ok(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key });
+        if self.keeps == Keeps::Rows && self.rules.is_none() {
+            return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
         }
         let tokens: Vec<&str> = slots[..self.schema.keys].iter().filter_map(|slot| slot.present(event.payload())).collect();
         let text = event_of(&event, &self.schema, &tokens, &self.name, number);
+        if self.rules.as_ref().is_some_and(|rules| !rules.wants(&self.schema.table, &text)) {
+            return Ok(None);
+        }
+        if self.keeps == Keeps::Rows {
+            return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
+        }
         let event = self.decoder.decode(text.into()).map_err(row)?;
         let key = Bytes::from(event.record_key().map_err(row)?);
-        Ok(Change { event, subject: format!("{}:{number}", self.name.text).into(), position, schema: None, row: Box::default(), key })
+        Ok(Some(Change { event, subject: format!("{}:{number}", self.name.text).into(), position, schema: None, row: Box::default(), key }))
     }
 }
 
@@ -143,13 +162,14 @@ mod tests {
         let json = r#"{"table":"t","modelVersion":"v","primaryKeys":["id"],"properties":{"id":{"type":"integer"},"companyId":{"type":"string"},"locationId":{"type":"string"}}}"#;
         let schema = Arc::new(TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")));
         let name = FileName { text: "f".into(), table: "t".into(), time: Version { nanos: 1_720_732_611_708_587_506, logical: 3 } };
-        Maker { decoder: Decoder::default(), order: Order::default(), schema, keeps, ignored: BTreeSet::from(["x".to_owned()]), name }
+        Maker { decoder: Decoder::default(), order: Order::default(), schema, keeps, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
     }
 
     #[test]
     fn a_row_becomes_the_event_of_the_contract() -> Result<(), String> {
         let line = r#"{"locationId":"l1","id":7,"companyId":"c1","x": 1}"#;
-        let change = maker(Keeps::Changes).change(line.into(), 5)?;
+        let made = |number| maker(Keeps::Changes).change(line.into(), number)?.ok_or_else(|| "not wanted".to_owned());
+        let change = made(5)?;
         let stored = change.event.stored();
         let id = &stored[28..60];
         assert_eq!(
@@ -158,8 +178,8 @@ mod tests {
                 r#"{{"operation":"INSERT","id":"{id}","table":"t","key":["7"],"modelVersion":"v","companyId":"c1","locationId":"l1","after":{line},"timestamp":1720732611708,"mvccTimestamp":"1720732611708587506.0000000003","imported":true}}"#
             )
         );
-        assert_eq!(maker(Keeps::Changes).change(line.into(), 5)?.event.stored(), stored);
-        assert_ne!(maker(Keeps::Changes).change(line.into(), 6)?.event.stored(), stored);
+        assert_eq!(made(5)?.event.stored(), stored);
+        assert_ne!(made(6)?.event.stored(), stored);
         assert_eq!(&change.key[..], b"7");
         Ok(())
     }

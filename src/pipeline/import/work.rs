@@ -129,7 +129,7 @@ impl Worker {
         let mut progress = begun.unwrap_or_else(|| FileProgress { file: file.name.text.clone(), ..FileProgress::default() });
         shared.counts.begins(&file.name.table);
         debug!("loading {} from line {}", file.name.text, progress.lines + 1);
-        let mut chunks = rows::read(file, table, shared.abilities, &shared.plan.ignored_columns, progress.lines);
+        let mut chunks = rows::read(file, table, shared.abilities, &shared.plan, progress.lines);
         while let Some(chunk) = chunks.recv().await {
             if shared.is_stopped() {
                 return Ok(());
@@ -153,7 +153,7 @@ impl Worker {
     }
 
     async fn chunk(&mut self, table: &TablePlan, chunk: Chunk, progress: &mut FileProgress) -> Result<(), ImportError> {
-        let mut bad_lines = BTreeSet::new();
+        let mut bad_lines: BTreeSet<u64> = chunk.unwanted.iter().copied().collect();
         for bad in &chunk.bad {
             self.leave_out(bad.clone(), &mut bad_lines)?;
         }

@@ -25,7 +25,7 @@ impl Process {
 
     async fn connect(&self) -> Box<dyn Destination> {
         let (settings, driver) = Settings::parse(&self.url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
-        let target = Target { settings, consumer: "eds-conformance".into(), epoch: self.epoch.clone(), companies: "*".into() };
+        let target = Target { settings, consumer: "eds-conformance".into(), epoch: self.epoch.clone(), companies: "*".into(), rules: None };
         (driver.open)(&target).await.unwrap_or_else(|e| panic!("{e}"))
     }
 }

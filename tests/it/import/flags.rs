@@ -209,3 +209,25 @@ async fn rows_become_events_in_files() {
     let listed = list.args(["state", "list", "-d"]).arg(importing.data_dir()).output().unwrap_or_else(|e| panic!("{e}"));
     assert!(String::from_utf8_lossy(&listed.stdout).contains("table-export/order"), "{listed:?}");
 }
+
+/// The user's rules: what they do not want is neither loaded nor an error, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_choose_rows() {
+    let importing = Importing::new(38, 2_000, 300).await;
+    let (file, url) = sqlite(&importing);
+    let rules = importing.dir.path().join("rules");
+    std::fs::create_dir(&rules).unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &str| std::fs::write(rules.join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    write("config.json", r#"{"order": {"schema": "order.json"}}"#);
+    write("order.json", r#"{"properties": {"operation": {"const": "INSERT"}, "after": {"$ref": "file:///row.json"}}, "required": ["after"]}"#);
+    write("row.json", r#"{"properties": {"id": {"pattern": "^[0-7]"}}}"#);
+    let text = importing.import(&url, &["--schema-validator", &rules.display().to_string()]).await;
+    let shop = importing.shop();
+    let table = shop.tables.iter().position(|table| table.name == "order").unwrap_or_default();
+    let all = shop.alive(table).count() as i64;
+    let wanted = shop.alive(table).filter(|(n, _)| shop.id(table, *n).starts_with(|c: char| ('0'..='7').contains(&c))).count() as i64;
+    assert!(wanted > 0 && wanted < all);
+    assert_eq!((count(&file, "order"), count(&file, "customer")), (wanted, 0));
+    let line = text.lines().find(|line| line.starts_with("order")).unwrap_or_default();
+    assert!(line.split_whitespace().nth(2) == Some(&(all - wanted).to_string()), "{text}");
+}

@@ -118,3 +118,22 @@ async fn sighup_reads_the_configuration_again() {
     site.until_equal().await;
     assert!(server.stop().status.success());
 }
+
+/// Credentials that NATS takes no more, long before they expire: HQ is asked for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_taken_back_lead_to_a_new_session() {
+    let mut site = Site::new("revoked", 81).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite()]);
+    site.until_log("streaming eds-revoked", 1).await;
+    site.publish(100).await;
+    site.until_equal().await;
+    site.nats.change_account().await;
+    site.hq.employ(Some(site.nats.account.clone()), &eds::sandbox::shop::Shop::companies());
+    site.until_log("NATS does not take the credentials any more", 1).await;
+    site.until_log("streaming eds-revoked", 2).await;
+    site.publish(100).await;
+    site.until_equal().await;
+    assert!(!site.log().contains("failure 1 of"), "{}", site.log());
+    assert!(server.stop().status.success());
+}

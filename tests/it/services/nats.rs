@@ -31,6 +31,16 @@ impl Nats {
         nats
     }
 
+    /// The server knows another account from now on, and nobody of the old one.
+    pub async fn change_account(&mut self) {
+        self.server = None;
+        self.account = Arc::new(Account::default());
+        let config = self.account.server_config(self.port, &self.dir.path().join("js")).unwrap_or_else(|e| panic!("{e}"));
+        std::fs::write(self.dir.path().join("nats.conf"), config).unwrap_or_else(|e| panic!("{e}"));
+        self.run().await;
+        self.stream().await;
+    }
+
     /// Starts the server (again).
     pub async fn run(&mut self) {
         let program = std::env::var("EDS_TEST_NATS_SERVER").unwrap_or_else(|_| installed("nats-server").display().to_string());

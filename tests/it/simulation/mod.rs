@@ -321,6 +321,7 @@ async fn process(world: &Arc<World>, until_caught_up: bool) -> Option<Result<End
     let options = Options {
         adoption: Adoption::Without,
         companies: "*".into(),
+        rules: None,
         consumer: "sim".into(),
         filter: TableFilter::default(),
         restart: false,
