@@ -74,3 +74,35 @@ pub struct Metrics {
     pub pending_events: f64,
     pub total_events: f64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An older supervisor speaks to a newer worker during an update: what it says must be understood for ever.
+    #[test]
+    fn the_language_of_the_pipe_stays() -> Result<(), serde_json::Error> {
+        let begin = Order::Begin { url: "sqlite://x".to_owned().into(), token: Some("t".to_owned().into()), api_url: None };
+        let orders = [begin, Order::Pause { id: 1 }, Order::Unpause { id: 2 }, Order::Import { id: 3, schema_only: true }, Order::RotateLog { id: 4 }, Order::Stop];
+        let said: Vec<String> = orders.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let expected = [
+            r#"{"order":"begin","url":"sqlite://x","token":"t","api_url":null}"#,
+            r#"{"order":"pause","id":1}"#,
+            r#"{"order":"unpause","id":2}"#,
+            r#"{"order":"import","id":3,"schema_only":true}"#,
+            r#"{"order":"rotate_log","id":4}"#,
+            r#"{"order":"stop"}"#,
+        ];
+        assert_eq!(said, expected);
+        let metrics = r#"{"flushCount":1.0,"flushDuration":1.0,"processingDuration":1.0,"pendingEvents":0.0,"totalEvents":2.0}"#;
+        for news in [
+            r#"{"news":"ready"}"#.to_owned(),
+            format!(r#"{{"news":"beat","metrics":{metrics},"paused_since":null}}"#),
+            r#"{"news":"done","id":1,"error":null,"log":null}"#.to_owned(),
+            r#"{"news":"gives_up","why":"x"}"#.to_owned(),
+        ] {
+            assert_eq!(serde_json::to_string(&serde_json::from_str::<News>(&news)?)?, news);
+        }
+        Ok(())
+    }
+}

@@ -94,13 +94,29 @@ pub enum Failed {
     Config(#[from] ConfigError),
 }
 
+/// Unexpected ends of the worker, in a row.
+#[derive(Default)]
+struct Failures(u32);
+
+impl Failures {
+    /// Counts one more, of a worker that was well for so long before; how long to wait until it is started again, `None`
+    /// where it has failed too often.
+    fn count(&mut self, well_for: Option<Duration>) -> Option<Duration> {
+        if well_for.is_some_and(|well| well >= HEALTHY_AFTER) {
+            self.0 = 0;
+        }
+        self.0 += 1;
+        (self.0 < FAILURES_MAX).then(|| Duration::from_secs(1 << (self.0 - 1)).min(RESTART_WAIT_MAX))
+    }
+}
+
 pub struct Supervisor {
     options: Options,
     program: PathBuf,
     hq: Hq,
     http: Http,
     signals: Signals,
-    failures: u32,
+    failures: Failures,
     /// A worker was well once.
     was_ready: bool,
     paused: bool,
@@ -115,7 +131,7 @@ impl Supervisor {
         let program = std::env::current_exe().map_err(|e| format!("the program's own file is not known: {e}"))?;
         let signals = Signals::listen().map_err(|e| format!("signals cannot be listened to: {e}"))?;
         let paused = options.paused;
-        Ok(Supervisor { options, program, hq, http, signals, failures: 0, was_ready: false, paused, started: Instant::now() })
+        Ok(Supervisor { options, program, hq, http, signals, failures: Failures::default(), was_ready: false, paused, started: Instant::now() })
     }
 
     /// Serves, session after session, until the end.
@@ -157,16 +173,13 @@ impl Supervisor {
         if self.options.no_restart {
             return failed(format!("the worker {how}"));
         }
-        if well_for.is_some_and(|well| well >= HEALTHY_AFTER) {
-            self.failures = 0;
+        match self.failures.count(well_for) {
+            None => failed(format!("the worker {how}; it has failed {FAILURES_MAX} times in a row")),
+            Some(wait) => {
+                error!("the worker {how}; it is started again in {wait:?} (failure {} of {FAILURES_MAX})", self.failures.0);
+                Ok(wait)
+            }
         }
-        self.failures += 1;
-        if self.failures >= FAILURES_MAX {
-            return failed(format!("the worker {how}; it has failed {} times in a row", self.failures));
-        }
-        let wait = Duration::from_secs(1 << (self.failures - 1)).min(RESTART_WAIT_MAX);
-        error!("the worker {how}; it is started again in {wait:?} (failure {} of {FAILURES_MAX})", self.failures);
-        Ok(wait)
     }
 
     async fn is_told_to_end(&mut self, wait: Duration) -> bool {
@@ -193,16 +206,20 @@ impl Supervisor {
                 () = self.signals.end() => return Ok(None),
             };
             let wait = match asked {
-                Ok(session) => match Opened::make(&self.options, session) {
-                    Ok(opened) => {
-                        info!("session {} with HQ at {} has begun", opened.id, self.options.api_url);
-                        return Ok(Some(opened));
+                Ok(session) => {
+                    let id = session.id.clone();
+                    match Opened::make(&self.options, session) {
+                        Ok(opened) => {
+                            info!("session {id} with HQ at {} has begun", self.options.api_url);
+                            return Ok(Some(opened));
+                        }
+                        Err(why) => {
+                            warn!("{why}; HQ is asked again");
+                            let _ = timeout(END_WAIT_MAX, hq::end(&self.hq, &id, true)).await;
+                            outage_wait
+                        }
                     }
-                    Err(why) => {
-                        warn!("{why}; HQ is asked again");
-                        outage_wait
-                    }
-                },
+                }
                 Err(NoSession::Refused(e)) => return Err(Failed::Refused(format!("{e}; is this server still enrolled? `eds enroll CODE` enrols it anew"))),
                 Err(NoSession::Conflict(e)) => {
                     if !told {
@@ -282,5 +299,19 @@ fn sweep(data_dir: &Path) {
         room = room.saturating_sub(logs::files(&logs_dir).map_or(0, |files| files.iter().map(|(_, bytes)| bytes).sum()));
         let _ = std::fs::remove_dir(logs_dir);
         let _ = std::fs::remove_dir(dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fifth_failure_is_the_last_unless_an_hour_was_well() {
+        let (mut failures, minute, hour) = (Failures::default(), Some(Duration::from_secs(60)), Some(Duration::from_secs(3600)));
+        let mut count = |well_for| failures.count(well_for).map(|wait| wait.as_secs());
+        assert_eq!([count(None), count(minute), count(None), count(minute)], [Some(1), Some(2), Some(4), Some(8)]);
+        assert_eq!([count(hour), count(None)], [Some(1), Some(2)]);
+        assert_eq!([count(None), count(None), count(minute)], [Some(4), Some(8), None]);
     }
 }

@@ -1,10 +1,13 @@
 //! What the machine's owner tells a server: to end, or to begin anew.
 
+#[cfg(unix)]
+use std::io::IsTerminal;
+
 use tokio::sync::mpsc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// SIGINT, SIGTERM; on Windows Ctrl-C, a closed window, a shutdown.
+    /// SIGINT, SIGTERM, a closed terminal; on Windows Ctrl-C, a closed window, a shutdown.
     End,
     /// SIGHUP, on Windows Ctrl-Break: read the configuration again, and start the worker anew.
     Reload,
@@ -19,6 +22,8 @@ impl Signals {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
+            // Of one who sits at a terminal it means that this is closed.
+            let hung_up = if std::io::stderr().is_terminal() { Signal::End } else { Signal::Reload };
             let (mut interrupt, mut terminate, mut hangup) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
             tokio::spawn(async move {
                 let mut ends = 0;
@@ -26,7 +31,7 @@ impl Signals {
                     let told = tokio::select! {
                         _ = interrupt.recv() => Signal::End,
                         _ = terminate.recv() => Signal::End,
-                        _ = hangup.recv() => Signal::Reload,
+                        _ = hangup.recv() => hung_up,
                     };
                     ends += u32::from(told == Signal::End);
                     end_at_once_if(ends > 1);

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
+use eds::sandbox::check;
+use eds::sandbox::shop::{Habits, Shop};
 
 use crate::services::eds::Eds;
 use crate::services::nats::Nats;
-use crate::services::scene::{COMPANIES, Scene};
+use crate::services::scene::{COMPANIES, Scene, publish};
 
 /// A credential for one company brings that company's rows and no others.
 #[tokio::test(flavor = "multi_thread")]
@@ -165,4 +167,31 @@ async fn a_new_company_needs_an_import() {
     let eds = Eds::stream(&scene.nats, &all, &scene.url, &scene.shop.schema_map());
     let log = eds.catch_up();
     assert!(log.contains("company c2 is new to this destination") && !log.contains("company c0"), "{log}");
+}
+
+/// NATS by TLS, with an authority of the customer's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_may_speak_tls() {
+    let nats = Nats::encrypted().await;
+    let other = crate::services::certs::certificates().map(|[other, ..]| other).unwrap_or_else(|e| panic!("{e}"));
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let other = crate::services::certs::write(dir.path(), "other.pem", &other).display().to_string();
+    let authority = nats.authority.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+    let creds = nats.server_creds("tls", COMPANIES, None);
+    let mut shop = Shop::new(93, Habits::default());
+    let url = format!("sqlite://{}", dir.path().join("shop.db").display());
+    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
+    for wrong in [&[][..], &["--nats-ca", &other]] {
+        let ended = eds.start(wrong).wait(Duration::from_secs(30));
+        assert!(ended.status.code() == Some(1) && ended.log.contains("no encrypted connection to NATS"), "{:?}\n{}", ended.status, ended.log);
+    }
+    let encrypted = nats.url().replace("nats://", "tls://");
+    for (round, server) in [nats.url(), encrypted].into_iter().enumerate() {
+        publish(&nats, &mut shop, 100).await;
+        let restart = format!("--restart={}", round == 0);
+        let ended = eds.start(&["--nats-ca", &authority, "--server", &server, "--until-caught-up", &restart]).wait(Duration::from_secs(30));
+        assert!(ended.status.success(), "{server}: {}", ended.log);
+        let reports = check::sqlite(&shop, &dir.path().join("shop.db").display().to_string()).unwrap_or_else(|e| panic!("{e}"));
+        assert!(reports.iter().all(|report| report.is_equal()), "{server}");
+    }
 }

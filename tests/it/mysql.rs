@@ -52,9 +52,9 @@ async fn wrong_logins_and_places_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_tls_mode_does_what_it_says() {
     let here = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let [authority, certificate, key] = crate::tls::certificates().unwrap_or_else(|e| panic!("{e}"));
-    let [other, ..] = crate::tls::certificates().unwrap_or_else(|e| panic!("{e}"));
-    let write = |name: &str, text: &str| crate::tls::write(here.path(), name, text).display().to_string();
+    let [authority, certificate, key] = crate::services::certs::certificates().unwrap_or_else(|e| panic!("{e}"));
+    let [other, ..] = crate::services::certs::certificates().unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &str| crate::services::certs::write(here.path(), name, text).display().to_string();
     let (authority, other) = (write("ca.pem", &authority), write("other.pem", &other));
     let settings = [format!("ssl-ca={authority}"), format!("ssl-cert={}", write("server.crt", &certificate)), format!("ssl-key={}", write("server.key", &key))];
     let server = MySql::start_with(Flavour::MariaDb, &settings.each_ref().map(String::as_str)).await;

@@ -1,30 +1,10 @@
 //! TLS to PostgreSQL, from `disable` to `verify-full`, with an authority of our own.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
+use crate::services::certs::{certificates, write};
 use crate::services::eds::replay;
 use crate::services::postgres::Postgres;
-
-pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
-    let path = dir.join(name);
-    std::fs::write(&path, text).unwrap_or_else(|e| panic!("{e}"));
-    path
-}
-
-/// An authority, and a certificate for 127.0.0.1 that it signed: authority, certificate, key as PEM.
-pub fn certificates() -> Result<[String; 3], rcgen::Error> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate()?;
-    let authority = params.self_signed(&authority_key)?.pem();
-    let issuer = Issuer::new(params, authority_key);
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["127.0.0.1".into()])?.signed_by(&key, &issuer)?;
-    Ok([authority, certificate.pem(), key.serialize_pem()])
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sslmode_does_what_it_says() {

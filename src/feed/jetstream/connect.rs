@@ -85,7 +85,9 @@ fn refused(error: &ConnectError, servers: &Servers) -> FeedError {
             FeedError::Misconfigured(format!("NATS at {place} refuses the login: {cure}"))
         }
         ConnectErrorKind::ServerParse => FeedError::Misconfigured(format!("{place} is not a NATS URL; it looks like nats://host:4222")),
-        ConnectErrorKind::Tls => FeedError::Misconfigured(format!("no encrypted connection to NATS at {place}: {error}; a private authority is named with --nats-ca")),
+        kind if kind == ConnectErrorKind::Tls || error.to_string().contains("certificate") => {
+            FeedError::Misconfigured(format!("no encrypted connection to NATS at {place}: {error}; a private authority is named with --nats-ca"))
+        }
         ConnectErrorKind::Dns => FeedError::Unavailable(format!("the host of NATS at {place} is not known: {error}")),
         _ => FeedError::Unavailable(format!("NATS at {place} cannot be reached: {error}; is it running, and are host and port right?")),
     }

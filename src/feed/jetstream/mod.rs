@@ -281,7 +281,8 @@ impl Feed for JetStream {
     async fn close(&mut self) -> Result<(), FeedError> {
         let Some(mut opening) = self.opening.take() else { return Ok(()) };
         let closed = opening.close(CLOSE_WAIT_MAX).await;
-        if self.api.link.client.flush().await.is_err() {
+        // Where NATS is away, what is to be sent waits until it comes back.
+        if !matches!(tokio::time::timeout(CLOSE_WAIT_MAX, self.api.link.client.flush()).await, Ok(Ok(()))) {
             warn!("the connection to NATS was gone before its end");
         }
         closed

@@ -76,3 +76,42 @@ async fn a_destination_that_cannot_be_used_is_the_users_to_cure() {
     assert!(server.stop().status.success());
     assert!(!site.log().contains("failure 1 of"), "{}", site.log());
 }
+
+/// A pause outlasts the worker that was paused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_outlasts_a_crash() {
+    let site = Site::new("still", 69).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite()]);
+    let session = site.session(0).await;
+    site.until_log("streaming eds-still", 1).await;
+    assert_eq!(site.order(&session, "pause", Value::Null).await["success"], true);
+    send(Site::worker(&server), "KILL");
+    let session = site.session(1).await;
+    site.until_log("INFO paused", 2).await;
+    site.publish(100).await;
+    assert_eq!(site.log().matches("streaming eds-still").count(), 1, "{}", site.log());
+    assert_eq!(site.order(&session, "unpause", Value::Null).await["success"], true);
+    site.until_equal().await;
+    assert!(server.stop().status.success());
+}
+
+/// An end while both NATS and HQ are away does not take long, and what was applied is not applied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_while_everything_is_away() {
+    let mut site = Site::new("dark", 82).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite()]);
+    site.until_log("streaming eds-dark", 1).await;
+    site.publish(100).await;
+    site.until_equal().await;
+    site.nats.server = None;
+    let ended = server.stop();
+    assert!(ended.status.success() && !ended.log.contains("is ended; what it did not acknowledge"), "{}", ended.log);
+    site.nats.run().await;
+    let server = site.server(&["--url", &site.sqlite()]);
+    site.until_log("streaming eds-dark", 2).await;
+    site.publish(50).await;
+    site.until_equal().await;
+    assert!(server.stop().status.success());
+}

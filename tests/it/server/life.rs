@@ -181,6 +181,8 @@ async fn signals_end_both_processes() {
         let server = site.server(&["--url", &url]);
         site.until_log("streaming eds-signals", round + 1).await;
         let worker = Site::worker(&server);
+        // What the one before had not taken yet.
+        site.until_equal().await;
         site.publish(50).await;
         if signal == "INT" {
             send(worker, signal);
@@ -191,7 +193,6 @@ async fn signals_end_both_processes() {
             assert!(ended.status.success(), "{signal}: {:?}\n{}", ended.status, site.log());
         }
         eventually("the worker is gone", Duration::from_secs(40), async || !Path::new(&format!("/proc/{worker}")).exists()).await;
-        site.until_equal().await;
     }
     let ended: Vec<Option<bool>> = site.hq.sessions().iter().map(|record| record.ended).collect();
     assert_eq!(ended, [Some(false), Some(false), None]);
@@ -200,6 +201,7 @@ async fn signals_end_both_processes() {
     assert_eq!(left(), 1);
     let server = site.server(&["--url", &url]);
     site.until_log("streaming eds-signals", 4).await;
+    site.until_equal().await;
     assert_eq!(left(), 1);
     assert!(server.stop().status.success());
     assert_eq!(left(), 0);

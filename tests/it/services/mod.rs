@@ -1,5 +1,6 @@
 //! Real servers on loopback, each on a port and in a directory of its own. A missing one fails the test.
 
+pub mod certs;
 pub mod eds;
 pub mod hq;
 pub mod mysql;

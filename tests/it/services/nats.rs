@@ -9,23 +9,42 @@ use eds::sandbox::account::Account;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::certs::{certificates, write};
 use super::{Server, eventually, free_port, installed, plain};
 
 pub struct Nats {
     pub port: u16,
     pub account: Arc<Account>,
     pub server: Option<Server>,
+    /// Who signed the server's certificate, where it speaks TLS only.
+    pub authority: Option<PathBuf>,
     dir: TempDir,
 }
 
 impl Nats {
     pub async fn start() -> Nats {
+        Nats::configured(false).await
+    }
+
+    /// One that speaks TLS only, with a certificate for 127.0.0.1.
+    pub async fn encrypted() -> Nats {
+        Nats::configured(true).await
+    }
+
+    async fn configured(encrypted: bool) -> Nats {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let account = Arc::new(Account::default());
         let port = free_port();
-        let config = account.server_config(port, &dir.path().join("js")).unwrap_or_else(|e| panic!("{e}"));
-        std::fs::write(dir.path().join("nats.conf"), config).unwrap_or_else(|e| panic!("{e}"));
-        let mut nats = Nats { port, dir, account, server: None };
+        let mut nats = Nats { port, dir, account, server: None, authority: None };
+        let mut config = nats.account.server_config(port, &nats.dir.path().join("js")).unwrap_or_else(|e| panic!("{e}"));
+        if encrypted {
+            let [authority, certificate, key] = certificates().unwrap_or_else(|e| panic!("{e}"));
+            let dir = nats.dir.path();
+            nats.authority = Some(write(dir, "ca.pem", &authority));
+            let (certificate, key) = (write(dir, "server.pem", &certificate), write(dir, "server.key", &key));
+            config += &format!("tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n", certificate.display(), key.display());
+        }
+        write(nats.dir.path(), "nats.conf", &config);
         nats.run().await;
         nats.stream().await;
         nats
@@ -60,7 +79,10 @@ impl Nats {
 
     async fn try_connect(&self, creds: &Path) -> Result<async_nats::Client, String> {
         let text = std::fs::read_to_string(creds).map_err(|e| e.to_string())?;
-        let options = async_nats::ConnectOptions::with_credentials(&text).map_err(|e| e.to_string())?;
+        let mut options = async_nats::ConnectOptions::with_credentials(&text).map_err(|e| e.to_string())?;
+        if let Some(authority) = &self.authority {
+            options = options.add_root_certificates(authority.clone());
+        }
         options.connect(self.url()).await.map_err(|e| e.to_string())
     }
 
