@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::exit::Exit;
-use super::stream::{SERVER, identity, is_local};
+use super::stream::{identity, servers};
 use super::{Global, logging};
 use crate::config::Config;
 use crate::feed::Start;
@@ -97,8 +97,7 @@ impl Reach {
     async fn stream(&self, global: &Global) -> Result<(JetStream, Option<Errand>), Exit> {
         let config = Config::read(&global.data_dir)?;
         let api_url = self.api_url.clone().or_else(|| config.token.as_ref().and_then(api_of));
-        let local = api_url.as_deref().is_some_and(is_local);
-        let urls = self.server.clone().unwrap_or_else(|| if local { "nats://localhost:4222" } else { SERVER }.to_owned());
+        let urls = servers(self.server.as_ref(), api_url.as_deref());
         let file = self.creds.clone().or_else(|| of_running(&global.data_dir));
         let (identity, creds, errand) = match (file, api_url, &config.token) {
             (None, Some(api_url), Some(token)) => self.ask(&api_url, token, config.server_id.as_deref().unwrap_or_default(), &urls).await?,

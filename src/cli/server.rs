@@ -11,16 +11,13 @@ use tracing::{info, warn};
 
 use super::download::Releases;
 use super::exit::Exit;
-use super::stream::{SERVER, Streaming, UpdateStrategy, is_local};
+use super::stream::{Streaming, UpdateStrategy, servers};
 use super::{Global, drivers, enroll, logging};
 use crate::config::{Config, FILE_NAME};
 use crate::hq::api_of;
 use crate::logs::LogFiles;
 use crate::machine;
 use crate::supervisor::{Done, Failed, Options, Supervisor};
-
-/// NATS of an HQ on this machine.
-const LOCAL_SERVER: &str = "nats://localhost:4222";
 
 /// Whether the server replaces its own program when HQ asks for it.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -147,7 +144,7 @@ impl Server {
         let api_url = self.streaming.to.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
         let Some(api_url) = api_url else { return Err(Exit::Usage("HQ's address is not known: the token does not name it; give it with --api-url".into())) };
         let server_id = self.eds_id.clone().or(config.server_id).unwrap_or_default();
-        let servers = self.streaming.server.clone().unwrap_or_else(|| if is_local(&api_url) { LOCAL_SERVER } else { SERVER }.to_owned());
+        let servers = servers(self.streaming.server.as_ref(), Some(&api_url));
         let no_update = match self.self_update {
             SelfUpdate::Never => Some("updates are switched off here (--self-update never)".to_owned()),
             SelfUpdate::Auto if machine::is_container() => Some("this is a container: its image is what has to be replaced".to_owned()),

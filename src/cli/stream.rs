@@ -25,7 +25,9 @@ use crate::status::StatusServer;
 use crate::validator::Validator;
 
 /// Where changes come from without being told.
-pub const SERVER: &str = "nats://connect.nats.shopmonkey.pub";
+const SERVER: &str = "nats://connect.nats.shopmonkey.pub";
+/// And where an HQ on this machine has them come from.
+const LOCAL_SERVER: &str = "nats://localhost:4222";
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Ack {
@@ -174,8 +176,14 @@ pub fn identity(creds: Option<&PathBuf>, servers: &str) -> Result<(Identity, Opt
     if is_local(servers) { Ok((Identity::local(), None)) } else { Err(Exit::Usage(format!("NATS at {servers} needs credentials: name the file with --creds"))) }
 }
 
+/// The servers of NATS: those that were given, else those of the HQ at `api_url`.
+pub fn servers(given: Option<&String>, api_url: Option<&str>) -> String {
+    let own = if api_url.is_some_and(is_local) { LOCAL_SERVER } else { SERVER };
+    given.cloned().unwrap_or_else(|| own.to_owned())
+}
+
 /// Whether all of these servers are on this machine.
-pub fn is_local(servers: &str) -> bool {
+fn is_local(servers: &str) -> bool {
     servers.split(',').all(|url| ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| url.contains(host)))
 }
 
@@ -200,7 +208,7 @@ impl Stream {
             warn!("--update-strategy after is about Snowflake; {} keeps whole rows in stream order", driver.title);
         }
         let rules = global.rules()?;
-        let urls = streaming.server.clone().unwrap_or_else(|| SERVER.to_owned());
+        let urls = servers(streaming.server.as_ref(), None);
         let (identity, creds) = identity(self.creds.as_ref(), &urls)?;
         let companies = streaming.companies(&identity)?;
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);

@@ -2,22 +2,18 @@
 //! gives.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
+
+use crate::feed::jetstream::identity::now;
 
 /// Keys that are made anew each time; nothing of them is kept.
 pub struct Account {
     operator: KeyPair,
     system: KeyPair,
     account: KeyPair,
-}
-
-/// Unix seconds.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// A JWT as NATS wants it, by Ed25519.

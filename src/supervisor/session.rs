@@ -5,7 +5,7 @@ mod obey;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures::StreamExt;
@@ -25,7 +25,7 @@ use crate::control::pipe::{Metrics, News, Order};
 use crate::control::post::{Heartbeat, Post, Stats};
 use crate::feed::FeedError;
 use crate::feed::jetstream::connect::Servers;
-use crate::feed::jetstream::identity::Identity;
+use crate::feed::jetstream::identity::{Identity, now};
 use crate::hq::session as hq;
 use crate::machine;
 use crate::release::Swap;
@@ -96,13 +96,9 @@ impl Opened {
 
     /// When the credentials have to be replaced.
     fn expiry(&self) -> Option<Instant> {
-        let left = Duration::from_secs(self.expires?.saturating_sub(unix_now()));
+        let left = Duration::from_secs(self.expires?.saturating_sub(now()));
         Some(Instant::now() + left - EXPIRY_MARGIN_MAX.min(left / 10))
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Serves the session until it ends; the worker has ended by then.

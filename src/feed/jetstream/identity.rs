@@ -41,6 +41,11 @@ struct Subjects {
     allow: Vec<String>,
 }
 
+/// Unix seconds, in which credentials expire.
+pub fn now() -> u64 {
+    (crate::pipeline::progress::now_ns() / 1_000_000_000) as u64
+}
+
 impl Identity {
     /// A development server without credentials.
     pub fn local() -> Identity {
@@ -78,16 +83,14 @@ impl Identity {
 
     /// What credentials that HQ gave say now.
     pub fn from_hq(text: &str) -> Result<Identity, String> {
-        let now = (crate::pipeline::progress::now_ns() / 1_000_000_000) as u64;
-        Self::from_creds(text, now).map_err(|why| format!("the credentials that HQ gave cannot be used: {why}"))
+        Self::from_creds(text, now()).map_err(|why| format!("the credentials that HQ gave cannot be used: {why}"))
     }
 
     /// The identity and the text of a credentials file.
     pub fn from_file(path: &Path) -> Result<(Identity, String), FeedError> {
         let wrong = |why: String| FeedError::Misconfigured(format!("the credentials file {} cannot be used: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-        let now = (crate::pipeline::progress::now_ns() / 1_000_000_000) as u64;
-        let identity = Self::from_creds(&text, now).map_err(wrong)?;
+        let identity = Self::from_creds(&text, now()).map_err(wrong)?;
         Ok((identity, text))
     }
 

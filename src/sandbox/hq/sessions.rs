@@ -12,7 +12,8 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 
 use super::{Hq, Inner, answer, locked, refused};
-use crate::sandbox::account::{Account, now};
+use crate::feed::jetstream::identity::now;
+use crate::sandbox::account::Account;
 
 /// A session, and what became of it.
 #[derive(Clone, Debug, Default)]
