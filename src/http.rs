@@ -18,7 +18,7 @@ pub const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How long an upload may take.
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "snowflake"))]
 const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// A request to HQ.
@@ -63,25 +63,16 @@ impl Http {
 
     /// Sends the request, again and again for [`RETRY_TIME_MAX`] where nobody answers or the answer is to come again.
     pub async fn send(&self, request: Request<'_>) -> Result<Reply, String> {
-        let deadline = Instant::now() + RETRY_TIME_MAX;
-        let mut wait = Duration::from_millis(200);
+        let mut patience = Patience::new(RETRY_TIME_MAX);
         loop {
-            let (why, asked) = match self.send_once(&request).await {
-                Ok((reply, asked)) if comes_again(reply.status) => match Instant::now() + wait < deadline {
-                    true => (String::new(), asked),
-                    false => return Ok(reply),
-                },
+            let (last, asked) = match self.send_once(&request).await {
+                Ok((reply, asked)) if comes_again(reply.status) => (Ok(reply), asked),
                 Ok((reply, _)) => return Ok(reply),
-                Err(e) => (format!("no answer: {}", chain(&e.without_url())), None),
+                Err(e) => (Err(format!("no answer: {}", chain(&e.without_url()))), None),
             };
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            let spread = wait.mul_f64(f64::from(now.subsec_micros() % 256) / 1024.0);
-            let next = asked.unwrap_or(wait - spread).min(RETRY_WAIT_MAX);
-            if Instant::now() + next >= deadline && !why.is_empty() {
-                return Err(why);
+            if !patience.pause(asked).await {
+                return last;
             }
-            sleep(next.min(deadline.saturating_duration_since(Instant::now()))).await;
-            wait = (wait * 2).min(RETRY_WAIT_MAX);
         }
     }
 
@@ -94,9 +85,9 @@ impl Http {
             built = built.body(body.clone());
         }
         let response = built.send().await?;
-        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let asked = header(RETRY_AFTER.as_str()).and_then(|v| v.parse().ok()).map(Duration::from_secs);
-        let (status, request_id) = (response.status(), header("X-Request-Id"));
+        let asked = asked_wait(&response);
+        let request_id = response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let status = response.status();
         Ok((Reply { status, text: response.text().await?, request_id }, asked))
     }
 
@@ -110,7 +101,7 @@ impl Http {
     }
 
     /// Uploads `content` to an address that was given out for it; the address may hold a signature and is not shown.
-    #[cfg(feature = "server")]
+    #[cfg(any(feature = "server", feature = "snowflake"))]
     pub async fn put(&self, url: &str, content: bytes::Bytes, content_type: &str) -> Result<(), String> {
         let built = self.client.put(url).header("Content-Type", content_type).timeout(UPLOAD_WAIT_MAX).body(content);
         let response = built.send().await.map_err(|e| format!("no answer: {}", chain(&e.without_url())))?;
@@ -152,7 +143,37 @@ impl Http {
     }
 }
 
+/// The waits between tries of one request: doubling, spread a little, and bounded in all.
+pub struct Patience {
+    until: Instant,
+    wait: Duration,
+}
+
+impl Patience {
+    pub fn new(time_max: Duration) -> Patience {
+        Patience { until: Instant::now() + time_max, wait: Duration::from_millis(200) }
+    }
+
+    /// Waits, as long as the server asked for where it did; `false` where patience is at its end.
+    pub async fn pause(&mut self, asked: Option<Duration>) -> bool {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let spread = self.wait.mul_f64(f64::from(now.subsec_micros() % 256) / 1024.0);
+        let next = asked.unwrap_or(self.wait - spread).min(RETRY_WAIT_MAX);
+        self.wait = (self.wait * 2).min(RETRY_WAIT_MAX);
+        let goes_on = Instant::now() + next < self.until;
+        if goes_on {
+            sleep(next).await;
+        }
+        goes_on
+    }
+}
+
+/// How long the server asks to wait before the next try.
+pub fn asked_wait(response: &reqwest::Response) -> Option<Duration> {
+    response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok()).map(Duration::from_secs)
+}
+
 /// Whether the answer means to come again a little later.
-fn comes_again(status: StatusCode) -> bool {
+pub fn comes_again(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504)
 }

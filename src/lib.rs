@@ -8,6 +8,7 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod control;
 pub mod destination;
+pub mod duration;
 pub mod export;
 pub mod feed;
 #[cfg(feature = "http")]

@@ -31,7 +31,7 @@ pub struct Demo {
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
     /// How long the shop is open; Ctrl-C closes it earlier
-    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::parse, default_value = "20s")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = crate::duration::parse, default_value = "20s")]
     open_for: Duration,
     /// The same seed brings the same shop
     #[arg(long, default_value_t = 1)]
@@ -122,6 +122,7 @@ impl Demo {
             companies: "*".into(),
             publisher: Publisher::Fixed(Arc::new(RwLock::new(shop.schemas()))),
             until_caught_up: false,
+            events_max: usize::MAX,
             adoption: Adoption::Without,
             rules: None,
             progress: progress.clone(),

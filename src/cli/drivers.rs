@@ -15,7 +15,7 @@ impl Drivers {
     pub fn run(&self) -> Result<(), Exit> {
         match &self.name {
             None => {
-                DRIVERS.iter().for_each(|d| println!("{:<12} {:<21} {}\n{:34} {}", d.scheme, d.title, d.description, "", d.example));
+                DRIVERS.iter().for_each(|d| println!("{:<17} {:<22} {}\n{:40} {}", d.scheme, d.title, d.description, "", d.example));
                 Ok(())
             }
             Some(name) => explain(name),

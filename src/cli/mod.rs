@@ -7,7 +7,6 @@ mod demo;
 #[cfg(feature = "server")]
 mod download;
 mod drivers;
-mod duration;
 #[cfg(feature = "server")]
 mod enroll;
 mod exit;

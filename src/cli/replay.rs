@@ -40,6 +40,7 @@ impl Replay {
             companies: "*".into(),
             publisher: self.to.publisher()?,
             until_caught_up: false,
+            events_max: usize::MAX,
             adoption: Adoption::Without,
             rules: global.rules()?,
             progress: progress.clone(),

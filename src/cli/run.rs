@@ -51,10 +51,10 @@ pub struct To {
     #[arg(long, value_name = "NAME")]
     pub adopt_checkpoint: Option<String>,
     /// Hold a flush that long even if the destination is free
-    #[arg(long = "minPendingLatency", value_name = "DURATION", value_parser = super::duration::parse)]
+    #[arg(long = "minPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_min: Option<Duration>,
     /// The longest that a change waits for its flush
-    #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = super::duration::parse)]
+    #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_max: Option<Duration>,
     /// Begin at the start, whatever was recorded
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
@@ -123,6 +123,8 @@ pub struct Plan {
     pub companies: String,
     pub publisher: Publisher,
     pub until_caught_up: bool,
+    /// How many events the feed delivers before it waits to be told of some.
+    pub events_max: usize,
     pub adoption: Adoption,
     pub rules: Option<Arc<Validator>>,
     pub progress: Arc<Progress>,
@@ -167,6 +169,7 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
     if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && driver.abilities.schema == crate::destination::Schema::Follows {
         return Err(Exit::Usage(format!("{} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url", driver.title)));
     }
+    let flush_interval = settings.flush_interval(driver.abilities.flush_interval_preferred).map_err(Exit::Usage)?;
     let state = data.state.clone();
     let dry_run = data.path.is_none();
     let aside = data.path.as_ref().map_or(AsideLog::Nowhere, |path| AsideLog::in_directory(path));
@@ -185,11 +188,12 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
         rules: plan.rules,
         filter: TableFilter::parse(&to.tables),
         restart: to.restart,
-        pending_latency_min: to.pending_latency_min,
+        pending_latency_min: to.pending_latency_min.or(Some(flush_interval)),
         pending_latency_max: to.pending_latency_max,
         until_caught_up: plan.until_caught_up,
         adopt: to.adopt.clone(),
         abilities: driver.abilities,
+        events_max: plan.events_max,
     };
     let parts =
         Parts { feed: plan.feed, open: Box::new(open), registry: Registry::new(plan.publisher, state.clone()), state, aside, progress: plan.progress, options, stop: plan.stop };

@@ -50,7 +50,7 @@ pub struct Server {
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     self_update: SelfUpdate,
     /// A new session with HQ is begun that often
-    #[arg(long, hide = true, default_value = "24h", value_name = "DURATION", value_parser = super::duration::parse)]
+    #[arg(long, hide = true, default_value = "24h", value_name = "DURATION", value_parser = crate::duration::parse)]
     renew_interval: Duration,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     no_restart: bool,

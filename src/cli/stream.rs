@@ -29,6 +29,9 @@ const SERVER: &str = "nats://connect.nats.shopmonkey.pub";
 /// And where an HQ on this machine has them come from.
 const LOCAL_SERVER: &str = "nats://localhost:4222";
 
+/// The option of a destination's URL that says the same as the flag.
+const UPDATE_STRATEGY: &str = "update-strategy";
+
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Ack {
     All,
@@ -202,10 +205,13 @@ impl Stream {
     }
 
     /// Connects to NATS, serves the status, takes the data directory, for which another owner may be waited for.
-    pub async fn open(&self, global: &Global, destination: Destination, driver: &'static Driver, lock_wait_max: Duration) -> Result<Station, Exit> {
+    pub async fn open(&self, global: &Global, mut destination: Destination, driver: &'static Driver, lock_wait_max: Duration) -> Result<Station, Exit> {
         let streaming = &self.streaming;
-        if streaming.update_strategy == Some(UpdateStrategy::After) && driver.scheme != "snowflake" {
-            warn!("--update-strategy after is about Snowflake; {} keeps whole rows in stream order", driver.title);
+        if streaming.update_strategy == Some(UpdateStrategy::After) {
+            match driver.parameters.iter().any(|(key, _)| *key == UPDATE_STRATEGY) {
+                true => drop(destination.parameters.entry(UPDATE_STRATEGY.into()).or_insert_with(|| "after".into())),
+                false => warn!("--update-strategy after is about Snowflake; {} keeps whole rows in stream order", driver.title),
+            }
         }
         let rules = global.rules()?;
         let urls = servers(streaming.server.as_ref(), None);
@@ -225,15 +231,16 @@ impl Stream {
         let to = To { restart, ..self.streaming.to.clone() };
         let consumer = self.streaming.consumer(&station.durable, &station.companies, restart);
         let plan = Plan {
-            feed: Box::new(JetStream::new(station.link.clone(), consumer)),
             consumer: station.durable.clone(),
             companies: station.companies.join(","),
             publisher: to.publisher()?,
             until_caught_up: self.until_caught_up,
+            events_max: usize::try_from(consumer.max_ack_pending).unwrap_or(usize::MAX),
             adoption: to.adoption(),
             rules: station.rules.clone(),
             progress: station.progress.clone(),
             stop,
+            feed: Box::new(JetStream::new(station.link.clone(), consumer)),
         };
         let engine = run::start(&station.data, &to, station.destination.clone(), station.driver, plan).await?;
         let at = engine.position().map_or_else(|| "its start".to_owned(), |p| format!("sequence {}", p.sequence));

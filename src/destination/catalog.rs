@@ -10,6 +10,12 @@ pub const DRIVERS: &[Driver] = &[
     super::sql::mysql::DRIVER,
     #[cfg(feature = "sqlserver")]
     super::sql::sqlserver::DRIVER,
+    #[cfg(feature = "snowflake")]
+    super::sql::snowflake::DRIVER,
+    #[cfg(feature = "snowflake")]
+    super::sql::snowflake::KEY_PAIR_DRIVER,
+    #[cfg(feature = "s3")]
+    super::objects::s3::DRIVER,
     #[cfg(feature = "sqlite")]
     super::sql::sqlite::DRIVER,
     #[cfg(feature = "file")]

@@ -51,6 +51,38 @@ pub const fn database(port: &'static str) -> [Field; 5] {
     ]
 }
 
+/// A database of Snowflake, by user and password.
+pub const WAREHOUSE: [Field; 4] = [
+    text("Database", "The name of the database", true),
+    text("Username", "The user to log in as", false),
+    Field { name: "Password", kind: Kind::Password, default: None, description: "That user's password", required: false },
+    text("Hostname", "The account, or the host that it is reached at", true),
+];
+
+/// A database of Snowflake, by key pair.
+pub const WAREHOUSE_BY_KEY: [Field; 4] = [
+    text("Database", "Database and schema: DATABASE/SCHEMA", true),
+    text("Username", "The user to log in as", true),
+    text("Account", "The account: organisation-account", true),
+    Field {
+        name: "Secret",
+        kind: Kind::Text,
+        default: Some("SNOWFLAKE_SECRET_ACCESS_KEY"),
+        description: "The environment variable of the server that holds the user's private key (PKCS#8, PEM)",
+        required: false,
+    },
+];
+
+/// A bucket of S3, or of what speaks its protocol.
+pub const BUCKET: [Field; 6] = [
+    text("Bucket", "The name of the bucket", true),
+    text("Prefix", "The folder in the bucket", false),
+    text("Region", "The region of the bucket", false),
+    text("Access Key ID", "The name of the access key; without it the machine's own role is used", false),
+    Field { name: "Secret Access Key", kind: Kind::Password, default: None, description: "The access key", required: false },
+    text("Endpoint", "The host of the service, if it is not Amazon's", false),
+];
+
 /// A directory on this machine.
 pub const DIRECTORY: [Field; 1] = [text("Directory", "The directory to write to; its parent has to be writable", true)];
 
@@ -86,6 +118,8 @@ pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError
     }
     let is = |name: &str| driver.fields.iter().any(|field| field.name == name);
     match (is("Hostname"), is("Directory")) {
+        _ if is("Bucket") => Ok(bucket_url(driver.scheme, &words)),
+        _ if is("Account") => Ok(key_pair_url(driver.scheme, &words)),
         (true, _) => Ok(server_url(driver.scheme, &words)),
         (false, true) => directory_url(words.get("Directory").map_or("", String::as_str)).map_err(|error| vec![FieldError { field: "Directory".into(), error }]),
         _ => Ok(format!("{}://{}", driver.scheme, path(words.get("File").map_or("", String::as_str)))),
@@ -107,7 +141,34 @@ fn server_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     // An IPv6 address stands in brackets.
     let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { encoded(&host) };
     let login = if words.contains_key("Username") { format!("{}:{}@", part("Username"), part("Password")) } else { String::new() };
-    format!("{scheme}://{login}{host}:{}/{}", part("Port"), part("Database"))
+    let port = if words.contains_key("Port") { format!(":{}", part("Port")) } else { String::new() };
+    format!("{scheme}://{login}{host}{port}/{}", part("Database"))
+}
+
+fn key_pair_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
+    let part = |name: &str| words.get(name).map(|text| encoded(text)).unwrap_or_default();
+    let database = words.get("Database").map(|text| path(text.trim_matches('/'))).unwrap_or_default();
+    format!("{scheme}://{}@{}/{database}?secret-key={}", part("Username"), part("Account"), part("Secret"))
+}
+
+/// Hosts of Google and this machine stand in front, as they do with the predecessor; others are an option.
+fn bucket_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
+    let word = |name: &str| words.get(name).map(|text| text.trim_matches('/')).unwrap_or_default();
+    let (bucket, prefix, endpoint) = (word("Bucket"), word("Prefix"), word("Endpoint"));
+    let plain = endpoint.trim_start_matches("https://").trim_start_matches("http://");
+    let is_in_front = plain.ends_with("googleapis.com") || ["localhost", "127.0.0.1"].contains(&plain.split(':').next().unwrap_or_default());
+    let mut place = if is_in_front { format!("{plain}/{}", encoded(bucket)) } else { encoded(bucket) };
+    if !prefix.is_empty() {
+        place += &format!("/{}", path(prefix));
+    }
+    let options = [
+        ("access-key-id", word("Access Key ID")),
+        ("endpoint", if is_in_front { "" } else { endpoint }),
+        ("region", word("Region")),
+        ("secret-access-key", words.get("Secret Access Key").map_or("", String::as_str)),
+    ];
+    let options: Vec<String> = options.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| format!("{key}={}", encoded(value))).collect();
+    format!("{scheme}://{place}{}{}", if options.is_empty() { "" } else { "?" }, options.join("&"))
 }
 
 fn directory_url(directory: &str) -> Result<String, String> {
@@ -190,6 +251,35 @@ mod tests {
         let errors = url(json!({"Username": "user", "Port": "many"})).err().unwrap_or_default();
         let of: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
         assert_eq!(of, ["Database", "Hostname", "Port"]);
+        Ok(())
+    }
+
+    #[cfg(feature = "s3")]
+    #[test]
+    fn a_bucket_is_named_as_the_contract_shows() -> Result<(), String> {
+        let s3 = driver("s3").ok_or("s3")?;
+        let url = |value: Value| url_of(s3, &filled(value)).map_err(|e| format!("{e:?}"));
+        assert_eq!(url(json!({"Bucket": "b", "Prefix": "/p", "Endpoint": "storage.googleapis.com"}))?, "s3://storage.googleapis.com/b/p");
+        assert_eq!(url(json!({"Bucket": "b", "Endpoint": "http://localhost:4566"}))?, "s3://localhost:4566/b");
+        let whole = json!({"Bucket": "b", "Prefix": "a b/c", "Region": "eu-west-1", "Access Key ID": "K", "Secret Access Key": "s/+=", "Endpoint": "https://minio.example:9000"});
+        assert_eq!(url(whole)?, "s3://b/a%20b/c?access-key-id=K&endpoint=https%3A%2F%2Fminio.example%3A9000&region=eu-west-1&secret-access-key=s%2F%2B%3D");
+        assert!(url(json!({"Prefix": "p"})).is_err());
+        Ok(())
+    }
+
+    #[cfg(feature = "snowflake")]
+    #[test]
+    fn snowflake_is_named_by_account_and_key_variable() -> Result<(), String> {
+        let password = driver("snowflake").ok_or("snowflake")?;
+        let url = url_of(password, &filled(json!({"Database": "DB", "Hostname": "org-account", "Username": "me", "Password": "p@ss"})));
+        assert_eq!(url, Ok("snowflake://me:p%40ss@org-account/DB".into()));
+        let key = driver("snowflake-keypair").ok_or("snowflake-keypair")?;
+        let url = |value: Value| url_of(key, &filled(value));
+        let named = url(json!({"Database": "DB/SCHEMA", "Username": "me", "Account": "org-my_account", "Secret": "MY_KEY"}));
+        assert_eq!(named, Ok("snowflake-keypair://me@org-my_account/DB/SCHEMA?secret-key=MY_KEY".into()));
+        assert_eq!(url(json!({"Database": "DB", "Username": "me", "Account": "a"})), Ok("snowflake-keypair://me@a/DB?secret-key=SNOWFLAKE_SECRET_ACCESS_KEY".into()));
+        let errors = url(json!({})).err().unwrap_or_default();
+        assert_eq!(errors.iter().map(|e| e.field.as_str()).collect::<Vec<_>>(), ["Database", "Username", "Account"]);
         Ok(())
     }
 

@@ -9,8 +9,15 @@ use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, 
 use crate::change::seam::{Seams, Snapshot};
 use crate::change::{Batch, Group, Position, Seam, value};
 
-pub const ABILITIES: Abilities =
-    Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20, loaders_max: 1 };
+pub const ABILITIES: Abilities = Abilities {
+    keeps: Keeps::Rows,
+    commit: Commit::WithCheckpoint,
+    schema: Schema::Follows,
+    batch_changes_max: 5_000,
+    batch_bytes_max: 16 << 20,
+    loaders_max: 1,
+    flush_interval_preferred: std::time::Duration::ZERO,
+};
 
 /// A row: column name → JSON token.
 pub type Row = BTreeMap<String, String>;

@@ -152,6 +152,8 @@ pub struct Abilities {
     pub batch_bytes_max: usize,
     /// Connections that an import may load through at once.
     pub loaders_max: usize,
+    /// How long changes are better gathered before they are written, where that costs money or seconds.
+    pub flush_interval_preferred: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

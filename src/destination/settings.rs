@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
@@ -101,6 +102,12 @@ impl Settings {
 
     pub fn parameter(&self, key: &str) -> Option<&str> {
         self.parameters.get(key).map(String::as_str)
+    }
+
+    /// How long changes are gathered before they are written: `freshness`, where the driver knows it.
+    pub fn flush_interval(&self, preferred: Duration) -> Result<Duration, String> {
+        let chosen = self.parameter("freshness").map(crate::duration::parse).transpose().map_err(|why| format!("freshness: {why}"))?;
+        Ok(chosen.unwrap_or(preferred))
     }
 
     /// Whether the host is this machine, where TLS is off unless asked for.

@@ -22,6 +22,8 @@ pub struct Gathered {
 pub struct Limits {
     pub changes_max: usize,
     pub bytes_max: usize,
+    /// As many events as the feed delivers before it waits to be told of some.
+    pub events_max: usize,
     pub wait_min: Option<Duration>,
     pub wait_max: Option<Duration>,
 }
@@ -65,7 +67,8 @@ impl Gather {
     }
 
     pub fn is_full(&self) -> bool {
-        self.changes.len() + self.asides.len() >= self.limits.changes_max || self.bytes >= self.limits.bytes_max
+        let Limits { changes_max, bytes_max, events_max, .. } = self.limits;
+        self.changes.len() + self.asides.len() >= changes_max || self.bytes >= bytes_max || self.events >= events_max
     }
 
     /// When the free destination may take it; `None` while there is nothing to take.
@@ -92,7 +95,7 @@ mod tests {
 
     fn gather(wait_min: Option<u64>, wait_max: Option<u64>) -> Gather {
         let ms = |n: Option<u64>| n.map(Duration::from_millis);
-        Gather::new(Limits { changes_max: 2, bytes_max: 1000, wait_min: ms(wait_min), wait_max: ms(wait_max) })
+        Gather::new(Limits { changes_max: 2, bytes_max: 1000, events_max: 3, wait_min: ms(wait_min), wait_max: ms(wait_max) })
     }
 
     #[test]
@@ -112,6 +115,9 @@ mod tests {
         assert_eq!(held.due(), Some(now));
         assert_eq!(held.take().map(|g| (g.events, g.through)), Some((3, at(3))));
         assert!(held.is_empty());
+        // Events that need nothing done keep the feed waiting, too.
+        (1..=3).for_each(|sequence| held.passed(at(sequence), now));
+        assert_eq!(held.due(), Some(now));
         let mut both = gather(Some(50), Some(10));
         both.passed(at(1), now);
         assert_eq!(both.due(), Some(now + Duration::from_millis(10)));

@@ -58,6 +58,8 @@ pub struct Options {
     /// Existing tables that may be written to though EDS did not make them.
     pub adopt: Vec<String>,
     pub abilities: Abilities,
+    /// How many events the feed delivers before it waits to be told of some.
+    pub events_max: usize,
 }
 
 /// Resolves once the run is to end. A sender that is gone cannot ask for it any more.

@@ -143,6 +143,7 @@ impl Engine {
         let limits = Limits {
             changes_max: options.abilities.batch_changes_max,
             bytes_max: options.abilities.batch_bytes_max,
+            events_max: options.events_max,
             wait_min: options.pending_latency_min,
             wait_max: options.pending_latency_max,
         };

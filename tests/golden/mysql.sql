@@ -27,7 +27,7 @@ SELECT consumer FROM `pub"l``i]c`.`p__eds_checkpoint` WHERE lane = 0 ORDER BY co
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_new_or"der` (`id` VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL, `region` BIGINT NOT NULL, `meta` JSON NOT NULL, `paid` BOOLEAN, `rate` DOUBLE, `select` LONGTEXT, `status` VARCHAR(64), `tags` JSON, `total` BIGINT NOT NULL, `when` DATETIME(6), PRIMARY KEY (`id`, `region`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 DROP TABLE IF EXISTS `pub"l``i]c`.`p_or"der`;
-RENAME TABLE `pub"l``i]c`.`p__eds_new_or"der` TO `pub"l``i]c`.`p_or"der`;
 DELETE FROM `pub"l``i]c`.`p_or"der` WHERE NOT EXISTS (SELECT 1 FROM `pub"l``i]c`.`p__eds_new_or"der` AS s WHERE s.`id` = `pub"l``i]c`.`p_or"der`.`id` AND s.`region` = `pub"l``i]c`.`p_or"der`.`region`);
+RENAME TABLE `pub"l``i]c`.`p__eds_new_or"der` TO `pub"l``i]c`.`p_or"der`;
 INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) SELECT `id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when` FROM `pub"l``i]c`.`p__eds_new_or"der` WHERE 1 = 1 ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`);
 INSERT INTO `pub"l``i]c`.`p_Only` (`id`) SELECT `id` FROM `pub"l``i]c`.`p__eds_new_Only` WHERE 1 = 1 ON DUPLICATE KEY UPDATE `id` = `id`;

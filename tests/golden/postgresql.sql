@@ -27,7 +27,7 @@ SELECT consumer FROM "pub""l`i]c"."p__eds_checkpoint" WHERE lane = 0 ORDER BY co
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = $1 AND lane = 0 AND epoch = $2 AND stream_sequence = $3;
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_new_or""der" ("id" TEXT NOT NULL, "region" BIGINT NOT NULL, "meta" JSONB NOT NULL, "paid" BOOLEAN, "rate" DOUBLE PRECISION, "select" TEXT, "status" VARCHAR(64), "tags" JSONB, "total" BIGINT NOT NULL, "when" TIMESTAMP WITH TIME ZONE);
 DROP TABLE IF EXISTS "pub""l`i]c"."p_or""der";
-ALTER TABLE "pub""l`i]c"."p__eds_new_or""der" RENAME TO "p_or""der";
 DELETE FROM "pub""l`i]c"."p_or""der" WHERE NOT EXISTS (SELECT 1 FROM "pub""l`i]c"."p__eds_new_or""der" AS s WHERE s."id" = "pub""l`i]c"."p_or""der"."id" AND s."region" = "pub""l`i]c"."p_or""der"."region");
+ALTER TABLE "pub""l`i]c"."p__eds_new_or""der" RENAME TO "p_or""der";
 INSERT INTO "pub""l`i]c"."p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") SELECT "id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when" FROM "pub""l`i]c"."p__eds_new_or""der" WHERE 1 = 1 ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
 INSERT INTO "pub""l`i]c"."p_Only" ("id") SELECT "id" FROM "pub""l`i]c"."p__eds_new_Only" WHERE 1 = 1 ON CONFLICT ("id") DO NOTHING;

@@ -23,7 +23,7 @@ SELECT consumer FROM "p__eds_checkpoint" WHERE lane = 0 ORDER BY consumer;
 UPDATE "p__eds_checkpoint" SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = ?1 AND lane = 0 AND epoch = ?2 AND stream_sequence = ?3;
 CREATE TABLE IF NOT EXISTS "p__eds_new_or""der" ("id" TEXT NOT NULL, "region" INTEGER NOT NULL, "meta" TEXT, "paid" INTEGER, "rate" REAL, "select" TEXT, "status" TEXT, "tags" TEXT, "total" INTEGER, "when" TEXT, PRIMARY KEY ("id", "region"));
 DROP TABLE IF EXISTS "p_or""der";
-ALTER TABLE "p__eds_new_or""der" RENAME TO "p_or""der";
 DELETE FROM "p_or""der" WHERE NOT EXISTS (SELECT 1 FROM "p__eds_new_or""der" AS s WHERE s."id" = "p_or""der"."id" AND s."region" = "p_or""der"."region");
+ALTER TABLE "p__eds_new_or""der" RENAME TO "p_or""der";
 INSERT INTO "p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") SELECT "id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when" FROM "p__eds_new_or""der" WHERE 1 = 1 ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
 INSERT INTO "p_Only" ("id") SELECT "id" FROM "p__eds_new_Only" WHERE 1 = 1 ON CONFLICT ("id") DO NOTHING;

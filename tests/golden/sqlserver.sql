@@ -39,8 +39,8 @@ SELECT consumer FROM [pub"l`i]]c].[p__eds_checkpoint] WHERE lane = 0 ORDER BY co
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = @P1 AND lane = 0 AND epoch = @P2 AND stream_sequence = @P3;
 IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_new_or"der]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_new_or"der] ([id] NVARCHAR(64) COLLATE Latin1_General_100_BIN2 NOT NULL, [region] BIGINT NOT NULL, [meta] NVARCHAR(MAX) NOT NULL, [paid] BIT, [rate] FLOAT, [select] NVARCHAR(MAX), [status] VARCHAR(64), [tags] NVARCHAR(MAX), [total] BIGINT NOT NULL, [when] NVARCHAR(MAX), PRIMARY KEY ([id], [region]));
 DROP TABLE IF EXISTS [pub"l`i]]c].[p_or"der];
-EXEC sp_rename N'[pub"l`i]]c].[p__eds_new_or"der]', N'p_or"der';
 DELETE FROM [pub"l`i]]c].[p_or"der] WHERE NOT EXISTS (SELECT 1 FROM [pub"l`i]]c].[p__eds_new_or"der] AS s WHERE s.[id] = [pub"l`i]]c].[p_or"der].[id] AND s.[region] = [pub"l`i]]c].[p_or"der].[region]);
+EXEC sp_rename N'[pub"l`i]]c].[p__eds_new_or"der]', N'p_or"der';
 UPDATE t SET [meta] = s.[meta], [paid] = s.[paid], [rate] = s.[rate], [select] = s.[select], [status] = s.[status], [tags] = s.[tags], [total] = s.[total], [when] = s.[when] FROM [pub"l`i]]c].[p_or"der] AS t INNER JOIN [pub"l`i]]c].[p__eds_new_or"der] AS s ON t.[id] = s.[id] AND t.[region] = s.[region];
 INSERT INTO [pub"l`i]]c].[p_or"der] ([id], [region], [meta], [paid], [rate], [select], [status], [tags], [total], [when]) SELECT s.[id], s.[region], s.[meta], s.[paid], s.[rate], s.[select], s.[status], s.[tags], s.[total], s.[when] FROM [pub"l`i]]c].[p__eds_new_or"der] AS s WHERE NOT EXISTS (SELECT 1 FROM [pub"l`i]]c].[p_or"der] AS t WHERE t.[id] = s.[id] AND t.[region] = s.[region]);
 INSERT INTO [pub"l`i]]c].[p_Only] ([id]) SELECT s.[id] FROM [pub"l`i]]c].[p__eds_new_Only] AS s WHERE NOT EXISTS (SELECT 1 FROM [pub"l`i]]c].[p_Only] AS t WHERE t.[id] = s.[id]);

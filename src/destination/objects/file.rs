@@ -25,7 +25,15 @@ pub const DRIVER: Driver = Driver {
            again, under the same name. Two processes must not write to one folder: files have no fence.",
     fields: &crate::destination::form::DIRECTORY,
     parameters: &[],
-    abilities: Abilities { keeps: Keeps::Changes, commit: Commit::Piecewise, schema: Schema::Ignores, batch_changes_max: 1_000, batch_bytes_max: 8 << 20, loaders_max: 1 },
+    abilities: Abilities {
+        keeps: Keeps::Changes,
+        commit: Commit::Piecewise,
+        schema: Schema::Ignores,
+        batch_changes_max: 1_000,
+        batch_bytes_max: 8 << 20,
+        loaders_max: 1,
+        flush_interval_preferred: std::time::Duration::ZERO,
+    },
     open: |target| Box::pin(open(target)),
 };
 

@@ -3,3 +3,6 @@
 #[cfg(feature = "file")]
 pub mod file;
 pub mod name;
+
+#[cfg(feature = "s3")]
+pub mod s3;

@@ -60,6 +60,8 @@ pub enum Merge {
     OnDuplicateKey,
     /// UPDATE … FROM, then INSERT … WHERE NOT EXISTS: two statements, from a table of rows.
     UpdateThenInsert,
+    /// MERGE INTO … USING: keys are not enforced, so nothing else keeps a row from being there twice.
+    MergeInto,
 }
 
 /// When the primary key of a table that is loaded whole is made.
@@ -78,6 +80,8 @@ pub enum Rename {
     Procedure,
     /// RENAME TABLE, which ends the transaction but takes many tables at once.
     ManyAtOnce,
+    /// Not at all, because it would end the transaction: rows are written over instead.
+    Never,
 }
 
 impl Dialect {
@@ -170,5 +174,25 @@ pub const SQLSERVER: Dialect = Dialect {
     merge: Merge::UpdateThenInsert,
     keys: Keys::BeforeLoad,
     rename: Rename::Procedure,
+    has_schemas: true,
+};
+
+/// The types that the predecessor of EDS made; primary keys are declared, but Snowflake does not enforce them.
+pub const SNOWFLAKE: Dialect = Dialect {
+    name: "Snowflake",
+    quotes: ('"', '"'),
+    types: ["STRING", "TIMESTAMP_NTZ", "INTEGER", "FLOAT", "BOOLEAN", "STRING", "VARIANT", "STRING"],
+    integer: "INTEGER",
+    text_key: "STRING",
+    consumer: "STRING",
+    begin: "BEGIN TRANSACTION",
+    parameter: |_| "?".to_owned(),
+    create: Create::IfNotExists,
+    table_options: "",
+    add_column: "ADD COLUMN IF NOT EXISTS",
+    not_null: NotNull::Drop,
+    merge: Merge::MergeInto,
+    keys: Keys::AfterLoad,
+    rename: Rename::Never,
     has_schemas: true,
 };

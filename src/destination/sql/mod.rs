@@ -7,6 +7,8 @@ pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod render;
+#[cfg(feature = "snowflake")]
+pub mod snowflake;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "sqlserver")]
@@ -23,8 +25,15 @@ use dialect::NotNull;
 use render::{CHECKPOINT, FORMAT, Renderer};
 
 /// What every SQL destination can do.
-pub const ABILITIES: Abilities =
-    Abilities { keeps: Keeps::Rows, commit: Commit::WithCheckpoint, schema: Schema::Follows, batch_changes_max: 5_000, batch_bytes_max: 16 << 20, loaders_max: 16 };
+pub const ABILITIES: Abilities = Abilities {
+    keeps: Keeps::Rows,
+    commit: Commit::WithCheckpoint,
+    schema: Schema::Follows,
+    batch_changes_max: 5_000,
+    batch_bytes_max: 16 << 20,
+    loaders_max: 16,
+    flush_interval_preferred: std::time::Duration::ZERO,
+};
 
 /// A parameter of one of EDS's own statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,9 +123,12 @@ pub trait Connection: Send {
     async fn enter_load(&mut self) -> Result<(), Failure> {
         Ok(())
     }
+    /// Makes ready to load the group, before the transaction begins.
+    async fn prepare_load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+        self.prepare(renderer, batch, group).await
+    }
     /// Adds the rows of the group to a table that nobody else knows, within the transaction.
     async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
-        self.prepare(renderer, batch, group).await?;
         self.write(renderer, batch, group).await
     }
     /// Makes what is cheaper made after the load, and gives `staged` what people have given to the old table. How many

@@ -169,6 +169,28 @@ impl Renderer {
         )
     }
 
+    /// Writes the rows of `source` over those of their keys, one statement. `source` is a query or the name of a table
+    /// whose columns `name` tells; rows that are there are only written over where `condition` holds.
+    pub fn merge(&self, schema: &TableSchema, source: &str, name: impl Fn(usize) -> String, condition: Option<&str>) -> String {
+        let own = |i: usize| self.quoted(&schema.columns[i].name);
+        let set: Vec<String> = (schema.keys..schema.columns.len()).map(|i| format!("{} = s.{}", own(i), name(i))).collect();
+        let condition = condition.map(|c| format!(" AND {c}")).unwrap_or_default();
+        let update = if set.is_empty() { String::new() } else { format!(" WHEN MATCHED{condition} THEN UPDATE SET {}", set.join(", ")) };
+        let values: Vec<String> = (0..schema.columns.len()).map(|i| format!("s.{}", name(i))).collect();
+        format!(
+            "MERGE INTO {} AS t USING {source} AS s ON {}{update} WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})",
+            self.table(&schema.table),
+            self.same_key(schema, &name),
+            self.list(&schema.columns),
+            values.join(", ")
+        )
+    }
+
+    /// Deletes the rows whose keys the query `source` has, whose columns are c0, c1, … in the schema's order.
+    pub fn delete_using(&self, schema: &TableSchema, source: &str) -> String {
+        format!("DELETE FROM {} AS t USING {source} AS s WHERE {}", self.table(&schema.table), self.same_key(schema, |i| format!("c{i}")))
+    }
+
     /// Deletes the rows whose keys the table `stage` has.
     pub fn delete_from(&self, schema: &TableSchema, stage: &str) -> String {
         format!("DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}", self.table(&schema.table), self.same_key(schema, |i| format!("c{i}")))
@@ -195,7 +217,16 @@ impl Renderer {
     pub fn insert_checkpoint(&self) -> String {
         let p = self.dialect.parameter;
         let table = self.table(CHECKPOINT);
-        format!("INSERT INTO {table} (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES ({}, 0, {}, 0, 0, {}, {FORMAT})", p(1), p(2), p(3))
+        let columns = "consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format";
+        if self.dialect.merge == Merge::MergeInto {
+            // Of two processes at once only one may write it, though no key says so.
+            let source = format!("(SELECT CAST({} AS STRING) AS consumer, CAST({} AS INTEGER) AS epoch, CAST({} AS STRING) AS companies)", p(1), p(2), p(3));
+            return format!(
+                "MERGE INTO {table} AS t USING {source} AS s ON t.consumer = s.consumer AND t.lane = 0 \
+                 WHEN NOT MATCHED THEN INSERT ({columns}) VALUES (s.consumer, 0, s.epoch, 0, 0, s.companies, {FORMAT})"
+            );
+        }
+        format!("INSERT INTO {table} ({columns}) VALUES ({}, 0, {}, 0, 0, {}, {FORMAT})", p(1), p(2), p(3))
     }
 
     /// Raises the epoch of a checkpoint that is as it was read. Parameters: new epoch, companies, consumer, the epoch

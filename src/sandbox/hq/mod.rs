@@ -25,6 +25,9 @@ use super::shop::Shop;
 #[cfg(feature = "jetstream")]
 pub use sessions::Record;
 
+/// Between the last piece of a download and its break.
+const CUT_DELAY: Duration = Duration::from_millis(50);
+
 /// The most bytes of an upload.
 const UPLOAD_BYTES_MAX: usize = 64 << 20;
 /// Pieces of a body that is sent slowly.
@@ -294,6 +297,10 @@ async fn file(State(hq): State<Arc<Inner>>, Path((key, job, name)): Path<(String
     let slow = faults.slow;
     let pieces = futures::stream::unfold((sent, broken), move |(mut left, broken)| async move {
         if left.is_empty() {
+            if broken {
+                // What was sent arrives first: a connection that breaks may take it along.
+                tokio::time::sleep(CUT_DELAY).await;
+            }
             return broken.then(|| (Err(std::io::Error::other("cut")), (left, false)));
         }
         tokio::time::sleep(slow).await;

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 use tempfile::TempDir;
 
 use super::{Database, Limits};
-use crate::services::{mysql, postgres, tds};
+use crate::services::{mysql, postgres, snowflake, tds};
 
 fn cast(columns: &[String], table: &str) -> String {
     format!("SELECT {} FROM {table}", columns.join(", "))
@@ -154,6 +154,41 @@ impl Database for SqlServer {
 
     fn limits(&self) -> Limits {
         Limits { without_nul: false, short_json_numbers: false, pads_keys: true, key_characters_max: 64, bounds_enumerations: true }
+    }
+}
+
+/// The stand-in for Snowflake.
+pub struct Snowflake {
+    name: String,
+}
+
+impl Snowflake {
+    pub async fn fresh() -> Snowflake {
+        Snowflake { name: snowflake::shared().database() }
+    }
+}
+
+#[async_trait]
+impl Database for Snowflake {
+    fn url(&self) -> String {
+        snowflake::shared().url(&self.name, "&freshness=0")
+    }
+
+    fn quoted(&self, name: &str) -> String {
+        double_quoted(name)
+    }
+
+    async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+        let columns: Vec<String> = columns.iter().map(|c| double_quoted(c)).collect();
+        sorted(snowflake::shared().sql(&self.name, &cast(&columns, &double_quoted(table))))
+    }
+
+    async fn run(&self, sql: &str) {
+        snowflake::shared().sql(&self.name, sql);
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { without_nul: false, short_json_numbers: true, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
     }
 }
 

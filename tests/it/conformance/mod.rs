@@ -113,4 +113,5 @@ conformance! {
     mariadb => databases::MySql::fresh(crate::services::mysql::Flavour::MariaDb);
     sqlite => databases::Sqlite::fresh();
     sqlserver => databases::SqlServer::fresh();
+    snowflake => databases::Snowflake::fresh();
 }

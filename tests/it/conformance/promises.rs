@@ -153,7 +153,7 @@ pub async fn a_prefix_keeps_apart(database: &dyn Database) {
     database.run(&format!("CREATE TABLE {table} (owner VARCHAR(20))")).await;
     database.run(&format!("INSERT INTO {table} VALUES ('me')")).await;
     let mut process = Process::new(database);
-    process.url += "?prefix=p_";
+    process.url += if process.url.contains('?') { "&prefix=p_" } else { "?prefix=p_" };
     let mut destination = process.connect().await;
     ok(destination.checkpoint(Claim::Take).await);
     assert!(ok(destination.tables().await).get("t").is_none());

@@ -6,8 +6,10 @@ pub mod hq;
 pub mod mysql;
 pub mod nats;
 pub mod postgres;
+pub mod s3;
 pub mod scene;
 pub mod site;
+pub mod snowflake;
 pub mod tds;
 
 use std::io::Write;

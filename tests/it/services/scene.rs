@@ -11,6 +11,7 @@ use super::eds::Eds;
 use super::mysql::{MySql, RIGHTS};
 use super::nats::Nats;
 use super::postgres::{self, Postgres};
+use super::snowflake::Snowflake;
 
 /// A database server under test, read with a client of its own.
 #[async_trait(?Send)]
@@ -59,6 +60,20 @@ impl Keeper for MySql {
     async fn start_again(&mut self) {
         self.run(&[]).await;
     }
+}
+
+#[async_trait(?Send)]
+impl Keeper for &'static Snowflake {
+    async fn fresh(&self) -> (String, String) {
+        let name = self.database();
+        let url = self.url(&name, "&freshness=100ms");
+        (name, url)
+    }
+    async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
+        Ok((0..shop.tables.len()).map(|table| check::compare(shop, table, self.rows(shop, table, database))).collect())
+    }
+    fn stop(&mut self) {}
+    async fn start_again(&mut self) {}
 }
 
 /// The companies of the shop.

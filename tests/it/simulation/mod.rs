@@ -329,6 +329,7 @@ async fn process(world: &Arc<World>, until_caught_up: bool) -> Option<Result<End
         pending_latency_max: None,
         until_caught_up,
         adopt: Vec::new(),
+        events_max: usize::MAX,
         abilities: eds::destination::Abilities { batch_changes_max: 30, ..ABILITIES },
     };
     let schemas = Publisher::Fixed(Arc::new(RwLock::new(SCHEMAS.iter().map(|s| (*s).to_owned()).collect())));

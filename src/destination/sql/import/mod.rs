@@ -134,6 +134,12 @@ impl<C: Connection> SqlDestination<C> {
 
     /// All of it in one transaction, where the database keeps its tables' names in one too.
     async fn place_at_once(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+        if self.renderer.dialect.rename == Rename::Never {
+            // A new table is made before the transaction, which it would end.
+            for placement in placements.iter().filter(|p| there.get(&p.schema.table).is_none()) {
+                self.connection.execute(&self.renderer.create_table(&placement.schema)).await?;
+            }
+        }
         self.begin_transaction().await?;
         let placed = self.place_within(Some(job), placements, there).await;
         self.end(placed).await
@@ -151,6 +157,12 @@ impl<C: Connection> SqlDestination<C> {
         self.write_seams(SEAM, &seams).await?;
         for placement in placements {
             let (schema, new) = (&placement.schema, staged(&placement.schema));
+            if placement.how == How::Exchange && self.renderer.dialect.rename == Rename::Never {
+                // The table stays, with all that hangs on it, and gets other rows.
+                self.connection.change(&self.renderer.clear(&schema.table), &[]).await?;
+                self.connection.execute(&self.renderer.insert_staged(schema, &new)).await?;
+                continue;
+            }
             if placement.how == How::Exchange {
                 let kept = self.connection.keepsakes(&self.renderer, schema, &new).await?;
                 if there.get(&schema.table).is_some() {
@@ -267,6 +279,9 @@ impl<C: Connection> Loader for SqlDestination<C> {
     }
 
     async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure> {
+        for group in 0..batch.groups.len() {
+            self.connection.prepare_load(&self.renderer, batch, group).await?;
+        }
         self.begin_transaction().await?;
         let loaded = self.load_within(batch, piece).await;
         self.end(loaded).await
@@ -292,7 +307,7 @@ impl<C: Connection> Loader for SqlDestination<C> {
         let there = self.tables().await?;
         let placed = match self.renderer.dialect.rename {
             Rename::ManyAtOnce => self.place_by_names(job, placements, &there).await,
-            Rename::AlterTable | Rename::Procedure => self.place_at_once(job, placements, &there).await,
+            Rename::AlterTable | Rename::Procedure | Rename::Never => self.place_at_once(job, placements, &there).await,
         };
         if let Err(failure) = placed {
             return Err(self.explained(failure, placements.iter().map(|p| p.schema.table.to_string()).collect()).await);

@@ -131,7 +131,7 @@ impl Renderer {
         match self.dialect.rename {
             Rename::AlterTable => format!("ALTER TABLE {} RENAME TO {}", self.table(from), self.quoted(&self.place.name_of(to))),
             Rename::Procedure => format!("EXEC sp_rename {}, {}", literal(&self.table(from)), literal(&self.place.name_of(to))),
-            Rename::ManyAtOnce => self.rename_all(&[(from.to_owned(), to.to_owned())]),
+            Rename::ManyAtOnce | Rename::Never => self.rename_all(&[(from.to_owned(), to.to_owned())]),
         }
     }
 
@@ -144,12 +144,19 @@ impl Renderer {
     /// Writes the rows of `staged` over those of the table. Several statements where the dialect has no upsert.
     pub fn merge_staged(&self, schema: &TableSchema, staged: &TableSchema) -> Vec<String> {
         let from = self.table(&staged.table);
-        if self.dialect.merge == Merge::UpdateThenInsert {
-            let own = |i: usize| self.quoted(&schema.columns[i].name);
-            return self.update_by(schema, &from, own).into_iter().chain([self.insert_by(schema, &from, own)]).collect();
+        let own = |i: usize| self.quoted(&schema.columns[i].name);
+        match self.dialect.merge {
+            Merge::UpdateThenInsert => return self.update_by(schema, &from, own).into_iter().chain([self.insert_by(schema, &from, own)]).collect(),
+            Merge::MergeInto => return vec![self.merge(schema, &from, own, None)],
+            Merge::OnConflict | Merge::OnDuplicateKey => {}
         }
         // Without the condition SQLite takes what follows for one of a join.
         vec![self.upsert(schema, &format!("SELECT {} FROM {from} WHERE 1 = 1", self.list(&schema.columns)))]
+    }
+
+    /// The rows of `staged` into the table, which has none.
+    pub fn insert_staged(&self, schema: &TableSchema, staged: &TableSchema) -> String {
+        self.insert(schema, &format!("SELECT {} FROM {}", self.list(&schema.columns), self.table(&staged.table)))
     }
 
     /// Deletes the rows that `staged` lacks.

@@ -396,6 +396,10 @@ impl Connection for Postgres {
         self.client.batch_execute("SET synchronous_commit = off").await.map_err(|e| failure(&e))
     }
 
+    async fn prepare_load(&mut self, _renderer: &Renderer, _batch: &Arc<Batch>, _group: usize) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
         let group = &batch.groups[group];
         self.copy_into(&renderer.table(&group.schema.table), batch, group).await

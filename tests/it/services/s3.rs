@@ -1,0 +1,149 @@
+//! SeaweedFS, which checks signatures, and moto, which knows no bucket; read back past S3, by SeaweedFS's own listing.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Server, free_port, installed, plain};
+
+pub const SECRET: &str = "eds/secret+key";
+
+pub struct Seaweed {
+    _server: Server,
+    pub port: u16,
+    filer: u16,
+    _dir: TempDir,
+}
+
+/// Asks a server on this machine over a plain connection: status and body.
+fn ask(port: u16, method: &str, path: &str) -> Result<(u16, Vec<u8>), String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(|e| e.to_string())?;
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(head.as_bytes()).map_err(|e| e.to_string())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no answer")?;
+    let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;
+    Ok((status, answer[end + 4..].to_vec()))
+}
+
+fn encoded(path: &str) -> String {
+    path.bytes().map(|b| if b.is_ascii_alphanumeric() || b"/-_.~".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+impl Seaweed {
+    fn start() -> Seaweed {
+        let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+        let identity = |name: &str, key: &str, secret: &str, actions: &[&str]| json!({"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions});
+        let identities = json!({"identities": [identity("eds", "eds-key", SECRET, &["Admin", "Read", "Write", "List"]), identity("reader", "read-key", "read-secret", &["Read"])]});
+        let config = dir.path().join("s3.json");
+        std::fs::write(&config, identities.to_string()).unwrap_or_else(|e| panic!("{e}"));
+        let (port, filer) = (free_port(), free_port());
+        let mut args =
+            vec!["server".to_owned(), format!("-dir={}", dir.path().display()), "-ip=127.0.0.1".into(), "-ip.bind=127.0.0.1".into(), "-filer=true".into(), "-s3=true".into()];
+        args.extend([
+            format!("-s3.port={port}"),
+            format!("-filer.port={filer}"),
+            format!("-s3.config={}", config.display()),
+            "-volume.max=20".into(),
+            "-s3.port.iceberg=0".into(),
+            "-s3.port.lance=0".into(),
+            "-master.telemetry=false".into(),
+            "-master.volumeSizeLimitMB=64".into(),
+        ]);
+        // Each of its parts listens on a second port for itself.
+        for (part, at) in [
+            ("master.port", free_port()),
+            ("volume.port", free_port()),
+            ("master.port.grpc", free_port()),
+            ("volume.port.grpc", free_port()),
+            ("filer.port.grpc", free_port()),
+            ("s3.port.grpc", free_port()),
+        ] {
+            args.push(format!("-{part}={at}"));
+        }
+        let server = Server::start(plain(), &installed("../s3/bin/weed").display().to_string(), &args, &dir.path().join("log"), "KILL");
+        let seaweed = Seaweed { _server: server, port, filer, _dir: dir };
+        let started = Instant::now();
+        // A bucket is a directory.
+        while !ask(filer, "POST", "/buckets/shop/").is_ok_and(|(status, _)| status < 300 || status == 409) || ask(port, "GET", "/").is_err() {
+            assert!(started.elapsed() < Duration::from_secs(60), "SeaweedFS does not start");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        seaweed
+    }
+
+    /// A fresh folder, and its URL.
+    pub fn folder(&self) -> (String, String) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let folder = format!("folder-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let url = self.url(&folder, "eds-key", "eds%2Fsecret%2Bkey");
+        (folder, url)
+    }
+
+    pub fn url(&self, folder: &str, key: &str, secret: &str) -> String {
+        format!("s3://127.0.0.1:{}/shop/{folder}?access-key-id={key}&secret-access-key={secret}", self.port)
+    }
+
+    /// Everything below a folder of the bucket: name → content.
+    pub fn objects(&self, folder: &str) -> BTreeMap<String, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        let mut folders = vec![format!("/buckets/shop/{folder}")];
+        while let Some(folder) = folders.pop() {
+            let mut last = String::new();
+            loop {
+                let (_, listing) = ask(self.filer, "GET", &format!("{}/?limit=1000&lastFileName={}", encoded(&folder), encoded(&last))).unwrap_or_else(|e| panic!("{e}"));
+                let listing: Value = serde_json::from_slice(&listing).unwrap_or(Value::Null);
+                let entries = listing["Entries"].as_array().cloned().unwrap_or_default();
+                for entry in &entries {
+                    let path = entry["FullPath"].as_str().unwrap_or_default().to_owned();
+                    // Folders have the highest bit of the mode.
+                    if entry["Mode"].as_u64().unwrap_or(0) & (1 << 31) != 0 {
+                        folders.push(path);
+                        continue;
+                    }
+                    let (_, content) = ask(self.filer, "GET", &encoded(&path)).unwrap_or_else(|e| panic!("{e}"));
+                    found.insert(path.trim_start_matches("/buckets/shop/").to_owned(), content);
+                }
+                match listing["ShouldDisplayLoadMore"].as_bool() {
+                    Some(true) => last = listing["LastFileName"].as_str().unwrap_or_default().to_owned(),
+                    _ => break,
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The server that tests share.
+pub fn shared() -> &'static Seaweed {
+    static SHARED: OnceLock<Seaweed> = OnceLock::new();
+    SHARED.get_or_init(|| std::thread::spawn(Seaweed::start).join().unwrap_or_else(|_| panic!("SeaweedFS does not start")))
+}
+
+/// A server that has no bucket at all.
+pub struct Moto {
+    _server: Server,
+    pub port: u16,
+    _dir: TempDir,
+}
+
+impl Moto {
+    pub fn start() -> Moto {
+        let (dir, port) = (TempDir::new().unwrap_or_else(|e| panic!("{e}")), free_port());
+        let args = ["-H", "127.0.0.1", "-p", &port.to_string()].map(str::to_owned);
+        let server = Server::start(plain(), &installed("../s3/bin/moto_server").display().to_string(), &args, &dir.path().join("log"), "KILL");
+        let started = Instant::now();
+        while ask(port, "GET", "/").is_err() {
+            assert!(started.elapsed() < Duration::from_secs(60), "moto does not start");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Moto { _server: server, port, _dir: dir }
+    }
+}

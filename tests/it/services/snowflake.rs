@@ -1,0 +1,119 @@
+//! The stand-in for Snowflake: `snowflake_front.py` in front of fakesnow, one for all tests, a database for each.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use eds::sandbox::check::Found;
+use eds::sandbox::shop::Shop;
+use eds::sandbox::tables::Kind;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use super::{Server, free_port, plain};
+
+pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
+/// A key of nobody's, made for these tests by `openssl pkcs8 -topk8 -v2 des3`.
+pub const KEY: &str = include_str!("snowflake_key.p8");
+pub const PUBLIC_KEY: &str = include_str!("snowflake_key.pub");
+pub const PASSPHRASE: &str = "open-sesame";
+/// The SHA-256 of the public key, as openssl computes it.
+pub const FINGERPRINT: &str = "SHA256:1ccjtTpULcv/YtgwpQOYoRnHWYjpRG3HQa29pqxbrE0=";
+
+pub struct Snowflake {
+    _server: Server,
+    pub port: u16,
+    _dir: TempDir,
+}
+
+/// Asks the stand-in over a plain connection.
+fn ask(port: u16, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(120))).map_err(|e| e.to_string())?;
+    let body = body.to_string();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).map_err(|e| e.to_string())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
+    let answer = String::from_utf8(answer).map_err(|e| e.to_string())?;
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or("no body")?;
+    serde_json::from_str(body).map_err(|e| format!("{e}: {answer}"))
+}
+
+impl Snowflake {
+    fn start() -> Snowflake {
+        let python = super::installed("../snowflake/bin/python").display().to_string();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/services/snowflake_front.py");
+        let (dir, port) = (TempDir::new().unwrap_or_else(|e| panic!("{e}")), free_port());
+        let mut command = plain();
+        command.env("TMPDIR", dir.path()).env("PYTHONWARNINGS", "ignore");
+        let server = Server::start(command, &python, &[script.to_owned(), port.to_string()], &dir.path().join("log"), "KILL");
+        let started = Instant::now();
+        let users = [json!({"name": "eds", "password": PASSWORD, "token": "pat-token"}), json!({"name": "robot", "public_key": PUBLIC_KEY})];
+        for user in users {
+            while let Err(why) = ask(port, "POST", "/test/user", &user) {
+                assert!(started.elapsed() < Duration::from_secs(60), "the stand-in for Snowflake does not start: {why}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        Snowflake { _server: server, port, _dir: dir }
+    }
+
+    /// A fresh database.
+    pub fn database(&self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        format!("TEST_{}", COUNT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn url(&self, database: &str, more: &str) -> String {
+        format!("snowflake://eds:s3cret%2Fp%40ss%3Aw%25rd@org-shop/{database}/PUBLIC?host=127.0.0.1:{}&protocol=http{more}", self.port)
+    }
+
+    pub fn key_url(&self, database: &str, more: &str) -> String {
+        format!("snowflake-keypair://robot@org-shop/{database}/PUBLIC?host=127.0.0.1:{}&protocol=http{more}", self.port)
+    }
+
+    /// Runs SQL past EDS and past the session's rules; the rows as text.
+    pub fn sql(&self, database: &str, sql: &str) -> Vec<Vec<Option<String>>> {
+        let answer = ask(self.port, "POST", "/test/sql", &json!({"database": database, "sql": sql})).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        serde_json::from_value(answer.clone()).unwrap_or_else(|e| panic!("{sql}: {e}: {answer}"))
+    }
+
+    /// A table of the shop, by id.
+    pub fn rows(&self, shop: &Shop, table: usize, database: &str) -> Found {
+        let spec = &shop.tables[table];
+        let columns: Vec<String> = spec.columns.iter().map(|c| format!("\"{}\"", c.name)).collect();
+        let rows = self.sql(database, &format!("SELECT {} FROM \"{}\"", columns.join(", "), spec.name));
+        let value = |kind: Kind, text: Option<String>| match (kind, text) {
+            (_, None) => Value::Null,
+            (Kind::Date, Some(text)) => (text.replace(' ', "T") + "Z").into(),
+            (Kind::Integer(_) | Kind::Big | Kind::Cents | Kind::Decimal | Kind::Flag, Some(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
+            (_, Some(text)) => text.into(),
+        };
+        let keyed = |row: Vec<Option<String>>| -> (String, Map<String, Value>) {
+            let id = row[spec.columns.iter().position(|c| c.name == "id").unwrap_or(0)].clone().unwrap_or_default();
+            (id, spec.columns.iter().zip(row).map(|(c, cell)| (c.name.clone(), value(c.kind, cell))).collect())
+        };
+        rows.into_iter().map(keyed).collect()
+    }
+
+    /// Disturbs the sessions of the database: each fault by its share of all requests.
+    pub fn disturb(&self, database: &str, mut faults: Value) {
+        faults["database"] = database.into();
+        ask(self.port, "POST", "/test/faults", &faults).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// The last statements that sessions of the database ran, each with its tag.
+    pub fn statements(&self, database: &str) -> Vec<(String, String)> {
+        let all = ask(self.port, "GET", &format!("/test/statements?database={database}"), &Value::Null).unwrap_or_else(|e| panic!("{e}"));
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        all.as_array().into_iter().flatten().map(|s| (text(&s["sql"]), text(&s["tag"]))).collect()
+    }
+}
+
+/// The stand-in that tests share.
+pub fn shared() -> &'static Snowflake {
+    static SHARED: OnceLock<Snowflake> = OnceLock::new();
+    SHARED.get_or_init(|| std::thread::spawn(Snowflake::start).join().unwrap_or_else(|_| panic!("the stand-in for Snowflake does not start")))
+}
