@@ -10,6 +10,9 @@ use url::Url;
 
 use super::Driver;
 
+/// The longest that changes are gathered: a minute less than what NATS waits for their acknowledgement.
+const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(240);
+
 /// What a destination's URL says. `Debug` and `Display` show the place and whose login it is, and nothing of the password
 /// or the options.
 #[derive(Clone)]
@@ -106,8 +109,12 @@ impl Settings {
 
     /// How long changes are gathered before they are written: `freshness`, where the driver knows it.
     pub fn flush_interval(&self, preferred: Duration) -> Result<Duration, String> {
-        let chosen = self.parameter("freshness").map(crate::duration::parse).transpose().map_err(|why| format!("freshness: {why}"))?;
-        Ok(chosen.unwrap_or(preferred))
+        match self.parameter("freshness").map(crate::duration::parse) {
+            None => Ok(preferred),
+            Some(Ok(chosen)) if chosen <= FLUSH_INTERVAL_MAX => Ok(chosen),
+            Some(Ok(_)) => Err(format!("freshness is at most {FLUSH_INTERVAL_MAX:?}: NATS delivers again what is not acknowledged for five minutes")),
+            Some(Err(why)) => Err(format!("freshness: {why}")),
+        }
     }
 
     /// Whether the host is this machine, where TLS is off unless asked for.

@@ -82,6 +82,7 @@ async fn who_is_not_let_in_learns_why() {
         (server.url(&database, "&schema=NO_SUCH_SCHEMA"), vec![], "has no schema \"NO_SUCH_SCHEMA\""),
         (server.url(&database, "&warehouse=none"), vec![], "has no warehouse"),
         (server.url(&database, "&freshness=soon"), vec![], "freshness"),
+        (server.url(&database, "&freshness=5m"), vec![], "at most 240s"),
         (server.url(&database, "&update-strategy=before"), vec![], "update-strategy"),
         (server.url(&database, "&protocol=ftp"), vec![], "protocol"),
     ];
@@ -103,7 +104,7 @@ async fn large_batches_go_over_the_stage() {
     let mut events: Vec<Value> = (0..3_000).map(|n| word(n, &format!("{long}{n} \\N NULL \u{1F600}"))).collect();
     events.extend((0..1_000).map(|n| json!({"operation": "DELETE", "table": "words", "modelVersion": "1", "key": [format!("{n:05}")]})));
     for _ in 0..2 {
-        let output = replay(&server.url(&database, "&freshness=10m"), &words(), &events, &[]);
+        let output = replay(&server.url(&database, "&freshness=2m"), &words(), &events, &[]);
         assert!(output.status.success(), "{}", said(&output));
     }
     let rows = server.sql(&database, "SELECT COUNT(*), COUNT(DISTINCT \"id\"), MIN(\"word\") FROM \"words\"");
@@ -146,7 +147,7 @@ async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     let creds = nats.server_creds("sf", COMPANIES, None);
     let server = shared();
     let (database, url) = (&server).fresh().await;
-    server.disturb(&database, json!({"expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.004}));
+    server.disturb(&database, json!({"expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.004, "steal": 0.05}));
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     eds.begin();
     let mut rng = fastrand::Rng::with_seed(11);
@@ -194,7 +195,7 @@ async fn what_may_be_unacknowledged_bounds_the_wait() {
     let creds = nats.server_creds("bound", COMPANIES, None);
     let server = shared();
     let database = server.database();
-    let eds = Eds::stream(&nats, &creds, &server.url(&database, "&freshness=1h"), &shop.schema_map()).with(&["--maxAckPending", "250"]);
+    let eds = Eds::stream(&nats, &creds, &server.url(&database, "&freshness=4m"), &shop.schema_map()).with(&["--maxAckPending", "250"]);
     let running = eds.start(&["--restart"]);
     eventually("it streams", Duration::from_secs(60), async || running.log().contains("streaming eds-")).await;
     until_idle(&nats, "eds-bound").await;
@@ -223,7 +224,7 @@ async fn an_export_arrives_whole() {
     let server = shared();
     let (database, url) = (&server).fresh().await;
     let importing = Importing::new(3, 4_000, 300).await;
-    server.disturb(&database, json!({"expire": 0.01, "throttle": 0.02, "lose": 0.02, "slow": 0.02}));
+    server.disturb(&database, json!({"expire": 0.01, "throttle": 0.02, "lose": 0.02, "slow": 0.02, "steal": 0.1}));
     importing.import(&url, &[]).await;
     assert_equal(&importing.shop(), &server, &database).await;
     {
@@ -237,4 +238,21 @@ async fn an_export_arrives_whole() {
     assert_eq!(seen, [[Some(importing.shop().alive(2).count().to_string())]]);
     let left = server.sql(&database, "SELECT table_name FROM information_schema.tables WHERE table_name LIKE '_eds_new%'");
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// An import that is killed leaves a transaction open; the next one ends it and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_goes_on_after_kills() {
+    let server = shared();
+    let (database, url) = (&server).fresh().await;
+    let importing = Importing::new(5, 6_000, 200).await;
+    let mut rng = fastrand::Rng::with_seed(5);
+    for _ in 0..6 {
+        let mut child = importing.start(&url, &[]);
+        tokio::time::sleep(Duration::from_millis(rng.u64(800..2500))).await;
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    importing.import(&url, &[]).await;
+    assert_equal(&importing.shop(), &server, &database).await;
 }

@@ -145,6 +145,17 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     Ok(Box::new(objects))
 }
 
+/// What an error began with: what is around it names objects, and so keys of rows. A service's answer names them too.
+fn innermost(error: &object_store::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let said = cause.to_string();
+    let plain = said.split('<').next().unwrap_or_default().trim_end_matches([':', ' ']);
+    if plain.contains("://") { "the service does not answer as it should".to_owned() } else { plain.to_owned() }
+}
+
 struct Objects {
     store: AmazonS3,
     place: Place,
@@ -185,7 +196,7 @@ impl Objects {
         if says(&["PermanentRedirect", "IllegalLocationConstraint", "301 Moved"]) {
             return Failure::misconfigured(format!("bucket {bucket:?} is in another region: name it with ?region="));
         }
-        Failure::unavailable(format!("objects cannot be written to bucket {bucket:?}: {said}"))
+        Failure::unavailable(format!("objects cannot be written to bucket {bucket:?}: {}", innermost(error)))
     }
 
     async fn create(&self, path: &Path, content: &Bytes) -> Result<bool, Failure> {
@@ -306,6 +317,14 @@ mod tests {
     fn place(url: &str) -> Result<(String, String, Option<String>), String> {
         let (settings, _) = Settings::parse(url, DRIVERS).map_err(|e| e.to_string())?;
         Place::read(&settings).map(|p| (p.bucket, p.folder, p.endpoint)).map_err(|e| e.text)
+    }
+
+    #[test]
+    fn an_outage_names_no_row() {
+        let of = |text: &str| innermost(&object_store::Error::NotFound { path: "shop/k-of-row".into(), source: std::io::Error::other(text).into() });
+        assert_eq!(of("Server returned non-2xx status code: 503 Service Unavailable: <?xml?><Key>k-of-row</Key>"), "Server returned non-2xx status code: 503 Service Unavailable");
+        assert_eq!(of("tcp connect error: Connection refused"), "tcp connect error: Connection refused");
+        assert_eq!(of("error sending request for url (http://h/shop/k-of-row)"), "the service does not answer as it should");
     }
 
     #[test]

@@ -88,9 +88,18 @@ pub trait Connection: Send {
     async fn evict(&mut self, _mark: Mark) -> Result<(), Failure> {
         Ok(())
     }
+    /// Ends what an import left open that was cut off. Nothing where a connection's end ends that, too.
+    async fn evict_loads(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
     /// Marks this session, so that it can be evicted.
     async fn enter(&mut self, _mark: Mark) -> Result<(), Failure> {
         Ok(())
+    }
+    /// Whether COMMIT says nothing where another session has ended the transaction before it. Then what it should have
+    /// written is looked for.
+    fn commit_may_be_void(&self) -> bool {
+        false
     }
     /// Whether a lock that another session holds was waited for in vain.
     fn is_lock_wait(&self, _failure: &Failure) -> bool {
@@ -293,6 +302,14 @@ impl<C: Connection> SqlDestination<C> {
         Err(failure)
     }
 
+    /// After a COMMIT: whether it was one.
+    async fn confirm(&mut self, through: Position) -> Result<(), Failure> {
+        if !self.connection.commit_may_be_void() || self.read_checkpoint().await?.and_then(|(_, position)| position) == Some(through) {
+            return Ok(());
+        }
+        Err(void_commit())
+    }
+
     async fn step(&mut self, step: &Migration) -> Result<(), Failure> {
         match step {
             Migration::CreateTable(schema) => self.connection.execute(&self.renderer.create_table(schema)).await,
@@ -333,7 +350,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
         self.settle().await?;
         let written = self.write(batch).await;
         match self.end(written).await {
-            Ok(()) => Ok(()),
+            Ok(()) => self.confirm(batch.through).await,
             Err(failure) => Err(self.explained(failure, batch.groups.iter().map(|g| g.schema.table.to_string()).collect()).await),
         }
     }
@@ -412,6 +429,11 @@ impl<C: Connection> Destination for SqlDestination<C> {
     async fn close(self: Box<Self>) -> Result<(), Failure> {
         self.connection.close().await
     }
+}
+
+/// Whoever is told this looks where the destination stands.
+fn void_commit() -> Failure {
+    Failure::unavailable("another session ended the transaction before it was committed")
 }
 
 /// The change at `index` does not fit: all changes of the batch that do not, or it alone where only this database

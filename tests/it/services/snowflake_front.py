@@ -207,7 +207,7 @@ def outcome(session, body):
     statements.append({"database": session.database, "sql": sql, "tag": body["parameters"]["QUERY_TAG"]})
     del statements[:-5000]
     try:
-        if session.aborted:
+        if session.aborted and sql != "COMMIT":
             session.aborted = False
             raise Refusal("000625", "The transaction was aborted.")
         data = special(session, sql) or plain(session, sql, parameters)
@@ -239,7 +239,10 @@ def special(session, sql):
         session.execute("BEGIN")
         return shaped(["status"], [["Statement executed successfully."]])
     if sql in ("COMMIT", "ROLLBACK"):
-        session.end(sql)
+        # Where somebody else ends a transaction first, COMMIT has nothing to do, and says no word of it.
+        stolen = session.aborted or due(faults.get(session.database, {}), "steal")
+        session.aborted = False
+        session.end("ROLLBACK" if stolen else sql)
         return shaped(["status"], [["Statement executed successfully."]])
     if sql == "SHOW TRANSACTIONS":
         return shaped(["id", "user", "session", "name", "state"], [[s.transaction[0], s.user, s.id, s.transaction[1], "running"] for s in known_sessions() if s.transaction])

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::dialect::Rename;
 use super::render::CHECKPOINT;
-use super::{Connection, Parameter, SqlDestination};
+use super::{Connection, Parameter, SqlDestination, void_commit};
 use crate::change::seam::{Seams, Snapshot};
 use crate::change::{Batch, Position, TableSchema};
 use crate::destination::import::{FileProgress, How, Loader, NEW, Piece, Placement, Standing, another_import, staged};
@@ -243,6 +243,7 @@ impl<C: Connection> SqlDestination<C> {
 #[async_trait]
 impl<C: Connection> Loader for SqlDestination<C> {
     async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<Standing, Failure> {
+        self.connection.evict_loads().await?;
         self.make_own_tables().await?;
         self.connection.execute(&self.renderer.create_progress(PROGRESS)).await?;
         // Whoever may not remove tables learns it now, and not after hours of loading.
@@ -256,7 +257,7 @@ impl<C: Connection> Loader for SqlDestination<C> {
             Some(standing) if !anew => Ok(standing),
             _ => {
                 self.begin_anew(job, schemas, files, &there).await?;
-                Ok(self.standing(job).await?.unwrap_or(Standing::Loading(Vec::new())))
+                self.standing(job).await?.ok_or_else(void_commit)
             }
         }
     }
@@ -284,7 +285,12 @@ impl<C: Connection> Loader for SqlDestination<C> {
         }
         self.begin_transaction().await?;
         let loaded = self.load_within(batch, piece).await;
-        self.end(loaded).await
+        self.end(loaded).await?;
+        let (job, file) = (&piece.job, &piece.progress.file);
+        match self.connection.commit_may_be_void() && self.file_progress(job, file).await?.as_ref() != Some(&piece.progress) {
+            true => Err(void_commit()),
+            false => Ok(()),
+        }
     }
 
     async fn seal(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure> {
@@ -311,6 +317,9 @@ impl<C: Connection> Loader for SqlDestination<C> {
         };
         if let Err(failure) = placed {
             return Err(self.explained(failure, placements.iter().map(|p| p.schema.table.to_string()).collect()).await);
+        }
+        if self.connection.commit_may_be_void() && self.standing(job).await? != Some(Standing::Done) {
+            return Err(void_commit());
         }
         // What is left over costs space and nothing else; the next import tries again.
         let there = self.tables().await?;

@@ -95,6 +95,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     }
     let connection = Snowflake {
         session,
+        load_name: format!("eds_load_{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{database} {schema} {}", settings.parameter("prefix").unwrap_or_default()).as_bytes())),
         database,
         mark: None,
         in_transaction: false,
@@ -122,6 +123,8 @@ struct Snowflake {
     database: String,
     /// By which this session's transactions are found, once it holds an epoch.
     mark: Option<Mark>,
+    /// What transactions of imports into this place are called.
+    load_name: String,
     in_transaction: bool,
     /// Whether the session has its stage.
     has_stage: bool,
@@ -142,6 +145,20 @@ impl Snowflake {
 
     async fn run(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Answer, Failure> {
         self.session.run(sql, parameters, &self.tag).await
+    }
+
+    /// A transaction that its client left is kept open for minutes, with its locks.
+    async fn end_transactions(&mut self, name: &str) -> Result<(), Failure> {
+        let open = self.run(rows::SHOW_TRANSACTIONS, &[]).await?;
+        let ids: Vec<i64> = open.column("id").zip(open.column("name")).filter(|(_, n)| n.eq_ignore_ascii_case(name)).filter_map(|(id, _)| id.parse().ok()).collect();
+        for id in ids {
+            match self.run(&rows::abort(id), &[]).await {
+                // It came to its end meanwhile.
+                Err(failure) if failure.kind != FailureKind::Unavailable => {}
+                done => drop(done?),
+            }
+        }
+        Ok(())
     }
 
     /// What has to be true before a batch: no transaction is open, which a CREATE would commit, and the session lives.
@@ -207,6 +224,10 @@ impl Connection for Snowflake {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         // Whatever comes of it: a transaction that may be open is ended before the next batch.
         self.in_transaction |= sql.starts_with("BEGIN");
+        if sql == SNOWFLAKE.begin {
+            let named = format!("{sql} NAME {}", self.load_name);
+            return self.run(&named, &[]).await.map(drop);
+        }
         self.run(sql, &[]).await?;
         if matches!(sql, "COMMIT" | "ROLLBACK") {
             self.in_transaction = false;
@@ -248,24 +269,23 @@ impl Connection for Snowflake {
         Ok(listed)
     }
 
-    /// A transaction that its client left is kept open for minutes, with its locks.
     async fn evict(&mut self, mark: Mark) -> Result<(), Failure> {
         let name = self.transaction_name(mark);
-        let open = self.run(rows::SHOW_TRANSACTIONS, &[]).await?;
-        let ids: Vec<i64> = open.column("id").zip(open.column("name")).filter(|(_, n)| n.eq_ignore_ascii_case(&name)).filter_map(|(id, _)| id.parse().ok()).collect();
-        for id in ids {
-            match self.run(&rows::abort(id), &[]).await {
-                // It came to its end meanwhile.
-                Err(failure) if failure.kind != FailureKind::Unavailable => {}
-                done => drop(done?),
-            }
-        }
-        Ok(())
+        self.end_transactions(&name).await
+    }
+
+    async fn evict_loads(&mut self) -> Result<(), Failure> {
+        let name = self.load_name.clone();
+        self.end_transactions(&name).await
     }
 
     async fn enter(&mut self, mark: Mark) -> Result<(), Failure> {
         self.mark = Some(mark);
         Ok(())
+    }
+
+    fn commit_may_be_void(&self) -> bool {
+        true
     }
 
     fn is_lock_wait(&self, failure: &Failure) -> bool {
@@ -290,6 +310,10 @@ impl Connection for Snowflake {
 
     /// The checkpoint comes first: whoever holds its row is alone, and nothing is written in vain.
     async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+        if batch.groups.is_empty() {
+            // Only the checkpoint moves, so nothing was prepared.
+            self.settle().await?;
+        }
         let begin = renderer.dialect.begin;
         let begin = self.mark.map_or_else(|| begin.to_owned(), |mark| format!("{begin} NAME {}", self.transaction_name(mark)));
         self.execute(&begin).await?;
