@@ -166,6 +166,11 @@ impl Snowflake {
     pub async fn fresh() -> Snowflake {
         Snowflake { name: snowflake::shared().database() }
     }
+
+    /// Has somebody else end every transaction before its COMMIT.
+    pub fn steal_commits(&self, all: bool) {
+        snowflake::shared().disturb(&self.name, serde_json::json!({ "steal": f64::from(u8::from(all)) }));
+    }
 }
 
 #[async_trait]

@@ -115,3 +115,9 @@ conformance! {
     sqlserver => databases::SqlServer::fresh();
     snowflake => databases::Snowflake::fresh();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_void_commit_is_no_success_in_snowflake() {
+    let database = databases::Snowflake::fresh().await;
+    promises::a_void_commit_is_no_success(&database, |all| database.steal_commits(all)).await;
+}

@@ -86,6 +86,22 @@ pub async fn a_bad_row_leaves_nothing(database: &dyn Database) {
     ok(destination.close().await);
 }
 
+/// A transaction that another session ends just before its COMMIT, which says no word of it, was not applied.
+pub async fn a_void_commit_is_no_success(database: &dyn Database, steal: impl Fn(bool)) {
+    let (process, words) = (Process::new(database), words());
+    let mut destination = process.connect().await;
+    assert_eq!(ok(destination.checkpoint(Claim::Take).await), None);
+    ok(destination.migrate(&Migration::CreateTable(words.clone())).await);
+    let first = batch(&words, &[word(1, "A")], None, at(1));
+    steal(true);
+    let void = destination.apply(&first).await;
+    assert!(void.as_ref().is_err_and(|e| e.kind == FailureKind::Unavailable), "{void:?}");
+    steal(false);
+    assert_eq!(ok(destination.checkpoint(Claim::Keep).await), None);
+    ok(destination.apply(&first).await);
+    assert_eq!(database.read("words", &["word"]).await, [[Some("A".to_owned())]]);
+}
+
 /// What was committed is known to whoever comes next, and a repeat of the batch is turned away.
 pub async fn the_checkpoint_comes_back(database: &dyn Database) {
     let (process, words) = (Process::new(database), words());
