@@ -110,6 +110,20 @@ impl Eds {
         assert!(ended.status.success(), "{:?}\n{}", ended.status, ended.log);
         ended.log
     }
+
+    /// The same where the destination may fail at any moment: a start that finds it away (exit code 3) is made again,
+    /// as a supervisor makes it.
+    pub fn catch_up_supervised(&self) {
+        for _ in 0..10 {
+            let ended = self.start(&["--restart=false", "--until-caught-up"]).wait(Duration::from_secs(600));
+            match ended.status.code() {
+                Some(0) => return,
+                Some(3) => {}
+                _ => panic!("{:?}\n{}", ended.status, ended.log),
+            }
+        }
+        panic!("the destination was away at each of ten starts");
+    }
 }
 
 impl Running {
