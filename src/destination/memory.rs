@@ -5,19 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Migration, Schema, Tables};
+use super::{Abilities, Claim, Destination, Epoch, Failure, FailureKind, Migration, Tables};
 use crate::change::seam::{Seams, Snapshot};
 use crate::change::{Batch, Group, Position, Seam, value};
 
-pub const ABILITIES: Abilities = Abilities {
-    keeps: Keeps::Rows,
-    commit: Commit::WithCheckpoint,
-    schema: Schema::Follows,
-    batch_changes_max: 5_000,
-    batch_bytes_max: 16 << 20,
-    loaders_max: 1,
-    flush_interval_preferred: std::time::Duration::ZERO,
-};
+pub const ABILITIES: Abilities = Abilities { loaders_max: 1, ..super::sql::ABILITIES };
 
 /// A row: column name → JSON token.
 pub type Row = BTreeMap<String, String>;
@@ -151,10 +143,6 @@ impl Destination for Memory {
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
         let mut store = self.store.lock();
         store.tables.take(step);
-        Ok(())
-    }
-
-    async fn close(self: Box<Self>) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -31,7 +31,9 @@ pub trait Destination: Send {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure>;
 
     /// How far it has come by its own record (`Commit::WithCheckpoint`); `None` where nothing was recorded yet.
-    async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure>;
+    async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
+        Ok(None)
+    }
 
     /// What is recorded of all consumers (`Commit::WithCheckpoint`); asked before `checkpoint`.
     async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
@@ -44,17 +46,23 @@ pub trait Destination: Send {
     }
 
     /// The tables that exist now. Asked of `Schema::Follows`.
-    async fn tables(&mut self) -> Result<Tables, Failure>;
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        Ok(Tables::default())
+    }
 
-    /// Makes one schema change; repeatable.
-    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure>;
+    /// Makes one schema change; repeatable. Asked of `Schema::Follows`.
+    async fn migrate(&mut self, _step: &Migration) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// How whole tables are loaded, where there are tables.
     fn loader(&mut self) -> Option<&mut dyn Loader> {
         None
     }
 
-    async fn close(self: Box<Self>) -> Result<(), Failure>;
+    async fn close(self: Box<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// A consumer's checkpoint, as it was left.

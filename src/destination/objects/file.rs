@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::name::{Name, age};
-use crate::change::{Batch, Change, Decoder, Position};
-use crate::destination::{Abilities, Claim, Commit, Destination, Driver, Failure, Keeps, Migration, Schema, Tables, Target};
+use super::ABILITIES;
+use super::name::{Name, older};
+use crate::change::{Batch, Change};
+use crate::destination::{Destination, Driver, Failure, Target};
 use crate::validator::Validator;
 
 pub const DRIVER: Driver = Driver {
@@ -25,15 +26,7 @@ pub const DRIVER: Driver = Driver {
            again, under the same name. Two processes must not write to one folder: files have no fence.",
     fields: &crate::destination::form::DIRECTORY,
     parameters: &[],
-    abilities: Abilities {
-        keeps: Keeps::Changes,
-        commit: Commit::Piecewise,
-        schema: Schema::Ignores,
-        batch_changes_max: 1_000,
-        batch_bytes_max: 8 << 20,
-        loaders_max: 1,
-        flush_interval_preferred: std::time::Duration::ZERO,
-    },
+    abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
@@ -76,22 +69,6 @@ impl Destination for Files {
         });
         let done: Result<_, io::Error> = done.await.map_err(|e| Failure::unavailable(e.to_string()))?;
         self.swept = done.map_err(|e| Failure::unavailable(format!("files cannot be written to {}: {e}", self.folder.display())))?;
-        Ok(())
-    }
-
-    async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
-        Ok(None)
-    }
-
-    async fn tables(&mut self) -> Result<Tables, Failure> {
-        Ok(Tables::default())
-    }
-
-    async fn migrate(&mut self, _step: &Migration) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(self: Box<Self>) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -168,26 +145,13 @@ fn place(folder: &Path, finished: &Path, name: &Name, change: &Change, content: 
     if there == content.as_bytes() {
         return Ok(());
     }
-    // Whatever cannot be read as an event counts as the oldest.
-    let other = Decoder::default().decode(there.clone().into()).ok();
-    let (older_is_there, other_version) = match &other {
-        Some(event) => (age(event) <= age(&change.event), event.mvcc().into_owned()),
-        None => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&there))),
-    };
-    if older_is_there {
-        let kept = folder.join(name.of_older(&other_version));
-        if !linked(&wanted, &kept)? && fs::read(&kept)? != there {
-            let hash = xxhash_rust::xxh3::xxh3_64(&there);
-            linked(&wanted, &folder.join(name.of_older(&format!("{other_version}-{hash:016x}"))))?;
-        }
-        return fs::rename(finished, &wanted);
+    let (older_is_there, version) = older(&there, &change.event);
+    let (older, its_content) = if older_is_there { (wanted.as_path(), there.as_slice()) } else { (finished, content.as_bytes()) };
+    let kept = folder.join(name.of_older(&version));
+    if !linked(older, &kept)? && fs::read(&kept)? != its_content {
+        linked(older, &folder.join(name.of_another_older(&version, its_content)))?;
     }
-    let kept = folder.join(name.of_older(&change.event.mvcc()));
-    if !linked(finished, &kept)? && fs::read(&kept)? != content.as_bytes() {
-        let hash = xxhash_rust::xxh3::xxh3_64(content.as_bytes());
-        linked(finished, &folder.join(name.of_older(&format!("{}-{hash:016x}", change.event.mvcc()))))?;
-    }
-    Ok(())
+    if older_is_there { fs::rename(finished, &wanted) } else { Ok(()) }
 }
 
 /// Whether `name` was free and now is another name of `file`.
@@ -202,6 +166,7 @@ fn linked(file: &Path, name: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::{Decoder, Position};
 
     fn change(id: &str, key: &str, timestamp: i64, mvcc: &str) -> Change {
         let text = format!(r#"{{"operation":"UPDATE","id":"{id}","table":"order","key":["{key}"],"after":{{}},"timestamp":{timestamp},"mvccTimestamp":"{mvcc}"}}"#);

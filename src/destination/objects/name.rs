@@ -1,6 +1,6 @@
 //! Names of objects, made of data that must not be able to escape the folder.
 
-use crate::change::{Change, Event};
+use crate::change::{Change, Decoder, Event};
 use crate::validator::Validator;
 
 /// The longest part of a name; file systems take 255 bytes.
@@ -46,6 +46,11 @@ impl Name {
     pub fn of_older(&self, version: &str) -> String {
         format!("{}-{}{}", self.stem, part(version), self.extension)
     }
+
+    /// The same where an event of another content has that name already.
+    pub fn of_another_older(&self, version: &str, content: &[u8]) -> String {
+        self.of_older(&format!("{version}-{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
+    }
 }
 
 /// Text as one part of a path: what could separate, climb or hide is percent-encoded; what is too long ends in a hash.
@@ -71,8 +76,18 @@ fn part(text: &str) -> String {
     out
 }
 
+/// Of two events of one name: whether the one that is `there` is the older, and the version by which the older is kept.
+/// Whatever cannot be read as an event counts as the oldest.
+pub fn older(there: &[u8], new: &Event) -> (bool, String) {
+    match Decoder::default().decode(there.to_vec().into()) {
+        Ok(event) if age(&event) <= age(new) => (true, event.mvcc().into_owned()),
+        Ok(_) => (false, new.mvcc().into_owned()),
+        Err(_) => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(there))),
+    }
+}
+
 /// What orders events of one name: timestamp, version, id.
-pub fn age(event: &Event) -> (i64, Option<crate::change::Version>, String) {
+fn age(event: &Event) -> (i64, Option<crate::change::Version>, String) {
     (event.timestamp_ms(), event.version(), event.id().into_owned())
 }
 

@@ -11,10 +11,11 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig, UpdateVersion};
 
-use super::name::{Name, age};
+use super::ABILITIES;
+use super::name::{Name, older};
 use crate::cause::chain;
-use crate::change::{Batch, Change, Decoder, Position};
-use crate::destination::{Abilities, Claim, Commit, Destination, Driver, Failure, FailureKind, Keeps, Migration, Schema, Settings, Tables, Target, form};
+use crate::change::{Batch, Change};
+use crate::destination::{Destination, Driver, Failure, FailureKind, Settings, Target, form};
 use crate::validator::Validator;
 
 pub const DRIVER: Driver = Driver {
@@ -39,15 +40,7 @@ pub const DRIVER: Driver = Driver {
         ("uploadTasks", "objects on their way at the same time (16)"),
         ("maxBatchSize", "taken for the sake of the Go program's URLs; a batch has up to 1000 changes"),
     ],
-    abilities: Abilities {
-        keeps: Keeps::Changes,
-        commit: Commit::Piecewise,
-        schema: Schema::Ignores,
-        batch_changes_max: 1_000,
-        batch_bytes_max: 8 << 20,
-        loaders_max: 1,
-        flush_interval_preferred: Duration::ZERO,
-    },
+    abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
@@ -131,13 +124,7 @@ fn store(settings: &Settings, place: &Place) -> Result<AmazonS3, Failure> {
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let place = Place::read(settings)?;
-    let objects = Objects {
-        store: store(settings, &place)?,
-        takes_conditions: place.takes_conditions(),
-        uploads: number(settings, "uploadTasks", UPLOADS, UPLOADS_MAX)?,
-        rules: target.rules.clone(),
-        place,
-    };
+    let objects = Objects { store: store(settings, &place)?, uploads: number(settings, "uploadTasks", UPLOADS, UPLOADS_MAX)?, rules: target.rules.clone(), place };
     let probe = objects.path(PROBE)?;
     objects.store.put(&probe, Bytes::new().into()).await.map_err(|e| objects.failure(&e))?;
     // Whoever may not delete leaves an empty object there.
@@ -159,7 +146,6 @@ fn innermost(error: &object_store::Error) -> String {
 struct Objects {
     store: AmazonS3,
     place: Place,
-    takes_conditions: bool,
     uploads: usize,
     /// They may say where a change goes.
     rules: Option<Arc<Validator>>,
@@ -181,7 +167,9 @@ impl Objects {
     fn failure(&self, error: &object_store::Error) -> Failure {
         let said = chain(error);
         let bucket = &self.place.bucket;
-        let says = |codes: &[&str]| codes.iter().any(|code| said.contains(code));
+        // The rest of what is said names objects, whose names are data.
+        let code = said.split_once("<Code>").and_then(|(_, rest)| rest.split('<').next()).unwrap_or_default();
+        let says = |codes: &[&str]| codes.contains(&code);
         if says(&["NoSuchBucket"]) {
             return Failure::misconfigured(format!("there is no bucket {bucket:?}: make it, or correct the URL or ?region="));
         }
@@ -193,14 +181,14 @@ impl Objects {
         if says(&["AccessDenied", "AllAccessDisabled"]) || matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) {
             return Failure::misconfigured(format!("the keys do not allow to read and write objects in bucket {bucket:?}: they need s3:GetObject and s3:PutObject"));
         }
-        if says(&["PermanentRedirect", "IllegalLocationConstraint", "301 Moved"]) {
+        if says(&["PermanentRedirect", "IllegalLocationConstraint"]) || innermost(error).contains("301 Moved") {
             return Failure::misconfigured(format!("bucket {bucket:?} is in another region: name it with ?region="));
         }
         Failure::unavailable(format!("objects cannot be written to bucket {bucket:?}: {}", innermost(error)))
     }
 
     async fn create(&self, path: &Path, content: &Bytes) -> Result<bool, Failure> {
-        if !self.takes_conditions {
+        if !self.place.takes_conditions() {
             // One writer at a time is what the documentation asks for.
             return match self.store.head(path).await {
                 Ok(_) => Ok(false),
@@ -253,19 +241,13 @@ impl Objects {
             if there.content == content {
                 return Ok(());
             }
-            // Whatever cannot be read as an event counts as the oldest.
-            let other = Decoder::default().decode(there.content.clone()).ok();
-            let (older_is_there, other_version) = match &other {
-                Some(event) => (age(event) <= age(&change.event), event.mvcc().into_owned()),
-                None => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&there.content))),
-            };
-            let (older, version) = if older_is_there { (&there.content, other_version) } else { (&content, change.event.mvcc().into_owned()) };
+            let (older_is_there, version) = older(&there.content, &change.event);
+            let older = if older_is_there { &there.content } else { &content };
             let kept = named(name.of_older(&version))?;
             if !self.create(&kept, older).await? && self.find(&kept).await?.is_some_and(|found| found.content != *older) {
-                let hash = xxhash_rust::xxh3::xxh3_64(older);
-                self.create(&named(name.of_older(&format!("{version}-{hash:016x}")))?, older).await?;
+                self.create(&named(name.of_another_older(&version, older))?, older).await?;
             }
-            let mode = if self.takes_conditions { PutMode::Update(there.version) } else { PutMode::Overwrite };
+            let mode = if self.place.takes_conditions() { PutMode::Update(there.version) } else { PutMode::Overwrite };
             if !older_is_there || self.write(&wanted, &content, mode).await? {
                 return Ok(());
             }
@@ -290,22 +272,6 @@ impl Destination for Objects {
         }
         let placed: Vec<_> = lanes.into_iter().map(|lane| self.place_in_order(batch, lane)).collect();
         futures::stream::iter(placed).buffer_unordered(self.uploads).try_collect::<()>().await
-    }
-
-    async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
-        Ok(None)
-    }
-
-    async fn tables(&mut self) -> Result<Tables, Failure> {
-        Ok(Tables::default())
-    }
-
-    async fn migrate(&mut self, _step: &Migration) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(self: Box<Self>) -> Result<(), Failure> {
-        Ok(())
     }
 }
 

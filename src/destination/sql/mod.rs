@@ -125,6 +125,17 @@ pub trait Connection: Send {
         }
         self.change(&fence.sql, &fence.parameters).await
     }
+    /// The checkpoint first: whoever holds its row is alone with the tables. `begin` begins the transaction.
+    async fn transact_after_fence(&mut self, renderer: &Renderer, batch: &Arc<Batch>, begin: &str, fence: &Fence) -> Result<u64, Failure> {
+        self.execute(begin).await?;
+        let advanced = self.change(&fence.sql, &fence.parameters).await?;
+        if advanced == 1 {
+            for group in 0..batch.groups.len() {
+                self.write(renderer, batch, group).await?;
+            }
+        }
+        Ok(advanced)
+    }
     /// Deletes, then upserts the rows of the group, within the transaction.
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure>;
     /// Makes the session ready to load whole tables: what it commits may be lost in a power cut, until another session

@@ -12,7 +12,7 @@ pub mod site;
 pub mod snowflake;
 pub mod tds;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -72,6 +72,21 @@ pub fn plain() -> Command {
 pub fn send(pid: u32, signal: &str) {
     let done = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
     assert!(done.is_ok_and(|s| s.success()), "signal {signal} to {pid}");
+}
+
+/// Asks a server on this machine over a plain connection of its own: status and body.
+pub fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<u8>), String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(120))).map_err(|e| e.to_string())?;
+    // SeaweedFS takes an empty body with a type for a file.
+    let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n{kind}Content-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).map_err(|e| e.to_string())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no answer")?;
+    let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;
+    Ok((status, answer[end + 4..].to_vec()))
 }
 
 /// Waits until `there` is true.

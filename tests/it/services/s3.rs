@@ -1,7 +1,6 @@
 //! SeaweedFS, which checks signatures, and moto, which knows no bucket; read back past S3, by SeaweedFS's own listing.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Server, free_port, installed, plain};
+use super::{Server, ask, free_port, installed, plain};
 
 pub const SECRET: &str = "eds/secret+key";
 
@@ -18,19 +17,6 @@ pub struct Seaweed {
     pub port: u16,
     filer: u16,
     _dir: TempDir,
-}
-
-/// Asks a server on this machine over a plain connection: status and body.
-fn ask(port: u16, method: &str, path: &str) -> Result<(u16, Vec<u8>), String> {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(|e| e.to_string())?;
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(head.as_bytes()).map_err(|e| e.to_string())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no answer")?;
-    let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;
-    Ok((status, answer[end + 4..].to_vec()))
 }
 
 fn encoded(path: &str) -> String {
@@ -72,7 +58,7 @@ impl Seaweed {
         let seaweed = Seaweed { _server: server, port, filer, _dir: dir };
         let started = Instant::now();
         // A bucket is a directory.
-        while !ask(filer, "POST", "/buckets/shop/").is_ok_and(|(status, _)| status < 300 || status == 409) || ask(port, "GET", "/").is_err() {
+        while !ask(filer, "POST", "/buckets/shop/", "").is_ok_and(|(status, _)| status < 300 || status == 409) || ask(port, "GET", "/", "").is_err() {
             assert!(started.elapsed() < Duration::from_secs(60), "SeaweedFS does not start");
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -98,7 +84,7 @@ impl Seaweed {
         while let Some(folder) = folders.pop() {
             let mut last = String::new();
             loop {
-                let (_, listing) = ask(self.filer, "GET", &format!("{}/?limit=1000&lastFileName={}", encoded(&folder), encoded(&last))).unwrap_or_else(|e| panic!("{e}"));
+                let (_, listing) = ask(self.filer, "GET", &format!("{}/?limit=1000&lastFileName={}", encoded(&folder), encoded(&last)), "").unwrap_or_else(|e| panic!("{e}"));
                 let listing: Value = serde_json::from_slice(&listing).unwrap_or(Value::Null);
                 let entries = listing["Entries"].as_array().cloned().unwrap_or_default();
                 for entry in &entries {
@@ -108,7 +94,7 @@ impl Seaweed {
                         folders.push(path);
                         continue;
                     }
-                    let (_, content) = ask(self.filer, "GET", &encoded(&path)).unwrap_or_else(|e| panic!("{e}"));
+                    let (_, content) = ask(self.filer, "GET", &encoded(&path), "").unwrap_or_else(|e| panic!("{e}"));
                     found.insert(path.trim_start_matches("/buckets/shop/").to_owned(), content);
                 }
                 match listing["ShouldDisplayLoadMore"].as_bool() {
@@ -140,7 +126,7 @@ impl Moto {
         let args = ["-H", "127.0.0.1", "-p", &port.to_string()].map(str::to_owned);
         let server = Server::start(plain(), &installed("../s3/bin/moto_server").display().to_string(), &args, &dir.path().join("log"), "KILL");
         let started = Instant::now();
-        while ask(port, "GET", "/").is_err() {
+        while ask(port, "GET", "/", "").is_err() {
             assert!(started.elapsed() < Duration::from_secs(60), "moto does not start");
             std::thread::sleep(Duration::from_millis(200));
         }

@@ -10,7 +10,7 @@ use eds::sandbox::tables::Kind;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{Server, free_port, plain};
+use super::{Server, ask, free_port, plain};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 /// A key of nobody's, made for these tests by `openssl pkcs8 -topk8 -v2 des3`.
@@ -26,19 +26,10 @@ pub struct Snowflake {
     _dir: TempDir,
 }
 
-/// Asks the stand-in over a plain connection.
-fn ask(port: u16, method: &str, path: &str, body: &Value) -> Result<Value, String> {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(Duration::from_secs(120))).map_err(|e| e.to_string())?;
-    let body = body.to_string();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all(format!("{head}{body}").as_bytes()).map_err(|e| e.to_string())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
-    let answer = String::from_utf8(answer).map_err(|e| e.to_string())?;
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or("no body")?;
-    serde_json::from_str(body).map_err(|e| format!("{e}: {answer}"))
+/// Asks the stand-in.
+fn told(port: u16, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+    let (_, answer) = ask(port, method, path, &body.to_string())?;
+    serde_json::from_slice(&answer).map_err(|e| format!("{e}: {}", String::from_utf8_lossy(&answer)))
 }
 
 impl Snowflake {
@@ -52,7 +43,7 @@ impl Snowflake {
         let started = Instant::now();
         let users = [json!({"name": "eds", "password": PASSWORD, "token": "pat-token"}), json!({"name": "robot", "public_key": PUBLIC_KEY})];
         for user in users {
-            while let Err(why) = ask(port, "POST", "/test/user", &user) {
+            while let Err(why) = told(port, "POST", "/test/user", &user) {
                 assert!(started.elapsed() < Duration::from_secs(60), "the stand-in for Snowflake does not start: {why}");
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -76,7 +67,7 @@ impl Snowflake {
 
     /// Runs SQL past EDS and past the session's rules; the rows as text.
     pub fn sql(&self, database: &str, sql: &str) -> Vec<Vec<Option<String>>> {
-        let answer = ask(self.port, "POST", "/test/sql", &json!({"database": database, "sql": sql})).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let answer = told(self.port, "POST", "/test/sql", &json!({"database": database, "sql": sql})).unwrap_or_else(|e| panic!("{sql}: {e}"));
         serde_json::from_value(answer.clone()).unwrap_or_else(|e| panic!("{sql}: {e}: {answer}"))
     }
 
@@ -101,12 +92,12 @@ impl Snowflake {
     /// Disturbs the sessions of the database: each fault by its share of all requests.
     pub fn disturb(&self, database: &str, mut faults: Value) {
         faults["database"] = database.into();
-        ask(self.port, "POST", "/test/faults", &faults).unwrap_or_else(|e| panic!("{e}"));
+        told(self.port, "POST", "/test/faults", &faults).unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// The last statements that sessions of the database ran, each with its tag.
     pub fn statements(&self, database: &str) -> Vec<(String, String)> {
-        let all = ask(self.port, "GET", &format!("/test/statements?database={database}"), &Value::Null).unwrap_or_else(|e| panic!("{e}"));
+        let all = told(self.port, "GET", &format!("/test/statements?database={database}"), &Value::Null).unwrap_or_else(|e| panic!("{e}"));
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         all.as_array().into_iter().flatten().map(|s| (text(&s["sql"]), text(&s["tag"]))).collect()
     }

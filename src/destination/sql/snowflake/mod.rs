@@ -308,7 +308,7 @@ impl Connection for Snowflake {
         if size > BOUND_BYTES_MAX { self.stage(batch).await } else { Ok(()) }
     }
 
-    /// The checkpoint comes first: whoever holds its row is alone, and nothing is written in vain.
+    /// Keys that nobody enforces need one writer at a time; and nothing is written in vain.
     async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
         if batch.groups.is_empty() {
             // Only the checkpoint moves, so nothing was prepared.
@@ -316,14 +316,7 @@ impl Connection for Snowflake {
         }
         let begin = renderer.dialect.begin;
         let begin = self.mark.map_or_else(|| begin.to_owned(), |mark| format!("{begin} NAME {}", self.transaction_name(mark)));
-        self.execute(&begin).await?;
-        let advanced = self.change(&fence.sql, &fence.parameters).await?;
-        if advanced == 1 {
-            for group in 0..batch.groups.len() {
-                self.write(renderer, batch, group).await?;
-            }
-        }
-        Ok(advanced)
+        self.transact_after_fence(renderer, batch, &begin, fence).await
     }
 
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {

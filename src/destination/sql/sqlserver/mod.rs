@@ -252,16 +252,9 @@ impl Connection for SqlServer {
         self.stage(renderer, &group.schema, false).await
     }
 
-    /// The checkpoint comes first: whoever holds its row is alone, and UPDATE and INSERT meet nobody between them.
+    /// UPDATE and INSERT have to meet nobody between them.
     async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
-        self.execute(renderer.dialect.begin).await?;
-        let advanced = self.change(&fence.sql, &fence.parameters).await?;
-        if advanced == 1 {
-            for group in 0..batch.groups.len() {
-                self.write(renderer, batch, group).await?;
-            }
-        }
-        Ok(advanced)
+        self.transact_after_fence(renderer, batch, renderer.dialect.begin, fence).await
     }
 
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
