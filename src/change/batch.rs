@@ -26,11 +26,18 @@ pub struct Batch {
     pub after: Option<Position>,
     /// The checkpoint once it is applied.
     pub through: Position,
+    /// How far an earlier try may have come that did not end well; `None` where there was none.
+    pub tried: Option<Position>,
 }
 
 impl Batch {
     pub fn new(changes: Arc<Vec<Change>>, groups: Vec<Group>, order: Vec<u32>, after: Option<Position>, through: Position) -> Batch {
-        Batch { changes, groups, order, after, through }
+        Batch { changes, groups, order, after, through, tried: None }
+    }
+
+    /// The same after a try whose end is not known.
+    pub fn after_try(self, tried: Option<Position>) -> Batch {
+        Batch { tried, ..self }
     }
 
     pub fn change(&self, index: u32) -> &Change {

@@ -82,6 +82,11 @@ impl Event {
         self.field(self.company)
     }
 
+    /// Empty where the event names none.
+    pub fn location(&self) -> Cow<'_, str> {
+        self.field(self.location)
+    }
+
     /// Unix milliseconds; 0 where absent.
     pub fn timestamp_ms(&self) -> i64 {
         self.timestamp.present(&self.payload).and_then(value::integer).unwrap_or(0)

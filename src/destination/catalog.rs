@@ -16,6 +16,8 @@ pub const DRIVERS: &[Driver] = &[
     super::sql::snowflake::KEY_PAIR_DRIVER,
     #[cfg(feature = "s3")]
     super::objects::s3::DRIVER,
+    #[cfg(feature = "kafka")]
+    super::messages::kafka::DRIVER,
     #[cfg(feature = "sqlite")]
     super::sql::sqlite::DRIVER,
     #[cfg(feature = "file")]

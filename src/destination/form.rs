@@ -83,6 +83,13 @@ pub const BUCKET: [Field; 6] = [
     text("Endpoint", "The host of the service, if it is not Amazon's", false),
 ];
 
+/// A topic of a cluster.
+pub const TOPIC: [Field; 3] = [
+    text("Hostname", "The host of a broker; of several, with ports, separated by commas", true),
+    Field { name: "Port", kind: Kind::Number, default: Some("9092"), description: "The port of the broker", required: false },
+    text("Topic", "The topic to write to", true),
+];
+
 /// A directory on this machine.
 pub const DIRECTORY: [Field; 1] = [text("Directory", "The directory to write to; its parent has to be writable", true)];
 
@@ -118,6 +125,7 @@ pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError
     }
     let is = |name: &str| driver.fields.iter().any(|field| field.name == name);
     match (is("Hostname"), is("Directory")) {
+        _ if is("Topic") => Ok(topic_url(driver.scheme, &words)),
         _ if is("Bucket") => Ok(bucket_url(driver.scheme, &words)),
         _ if is("Account") => Ok(key_pair_url(driver.scheme, &words)),
         (true, _) => Ok(server_url(driver.scheme, &words)),
@@ -143,6 +151,19 @@ fn server_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     let login = if words.contains_key("Username") { format!("{}:{}@", part("Username"), part("Password")) } else { String::new() };
     let port = if words.contains_key("Port") { format!(":{}", part("Port")) } else { String::new() };
     format!("{scheme}://{login}{host}{port}/{}", part("Database"))
+}
+
+/// Hosts that come with a port of their own keep it.
+fn topic_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
+    let word = |name: &str| words.get(name).map(String::as_str).unwrap_or_default();
+    let port = word("Port");
+    let host = |host: &str| match host.rsplit_once(':') {
+        Some((name, own)) if own.parse::<u16>().is_ok() && !name.contains(':') => format!("{}:{own}", encoded(name)),
+        _ if host.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{host}]:{port}"),
+        _ => format!("{}:{port}", encoded(host)),
+    };
+    let hosts: Vec<String> = word("Hostname").split(',').map(str::trim).filter(|name| !name.is_empty()).map(host).collect();
+    format!("{scheme}://{}/{}", hosts.join(","), encoded(word("Topic").trim_matches('/')))
 }
 
 fn key_pair_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
@@ -264,6 +285,17 @@ mod tests {
         let whole = json!({"Bucket": "b", "Prefix": "a b/c", "Region": "eu-west-1", "Access Key ID": "K", "Secret Access Key": "s/+=", "Endpoint": "https://minio.example:9000"});
         assert_eq!(url(whole)?, "s3://b/a%20b/c?access-key-id=K&endpoint=https%3A%2F%2Fminio.example%3A9000&region=eu-west-1&secret-access-key=s%2F%2B%3D");
         assert!(url(json!({"Prefix": "p"})).is_err());
+        Ok(())
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn brokers_keep_the_ports_that_they_come_with() -> Result<(), String> {
+        let kafka = driver("kafka").ok_or("kafka")?;
+        let url = |value: Value| url_of(kafka, &filled(value)).map_err(|e| format!("{e:?}"));
+        assert_eq!(url(json!({"Hostname": "kafka", "Topic": "topic"}))?, "kafka://kafka:9092/topic");
+        assert_eq!(url(json!({"Hostname": "a:1, b", "Port": 9093, "Topic": "t"}))?, "kafka://a:1,b:9093/t");
+        assert!(url(json!({"Hostname": "a"})).is_err());
         Ok(())
     }
 

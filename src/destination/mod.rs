@@ -5,6 +5,8 @@ pub mod dry_run;
 pub mod form;
 pub mod import;
 pub mod memory;
+#[cfg(feature = "kafka")]
+pub mod messages;
 pub mod objects;
 pub mod settings;
 pub mod sql;

@@ -21,6 +21,8 @@ pub struct Settings {
     pub scheme: String,
     pub host: String,
     pub port: Option<u16>,
+    /// Further hosts, as written, where the destination is a cluster.
+    pub other_hosts: Vec<String>,
     pub user: String,
     pub password: Option<SecretString>,
     /// What follows the host, decoded, with its leading slash; for `sqlite` and `file` a path of the file system.
@@ -87,15 +89,17 @@ impl Settings {
             }
             let place = format!("{}://{path}", driver.scheme);
             let scheme = driver.scheme.to_owned();
-            return Ok(Settings { place, scheme, host: String::new(), port: None, user: String::new(), password: None, path, parameters });
+            return Ok(Settings { place, scheme, host: String::new(), port: None, other_hosts: Vec::new(), user: String::new(), password: None, path, parameters });
         }
-        let url = Url::parse(text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
+        let (text, other_hosts) = if driver.scheme == "kafka" { first_host(text) } else { (text.to_owned(), Vec::new()) };
+        let url = Url::parse(&text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
         let host = url.host_str().filter(|h| !h.is_empty()).ok_or(BadUrl::Missing(driver.title, "host", driver.example))?;
         Ok(Settings {
             place: place(&url),
             scheme: driver.scheme.to_owned(),
             host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
             port: url.port(),
+            other_hosts,
             user: decoded(url.username()),
             password: url.password().map(|p| decoded(p).into()),
             path: decoded(url.path()),
@@ -121,6 +125,16 @@ impl Settings {
     pub fn is_local(&self) -> bool {
         self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
+}
+
+/// The URL with only the first of its hosts, `a:1,b:2`, and the others.
+fn first_host(text: &str) -> (String, Vec<String>) {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
+    let start = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    let mut hosts = text[start..end].split(',').map(str::trim).filter(|host| !host.is_empty());
+    let first = hosts.next().unwrap_or_default();
+    (format!("{}{first}{}", &text[..start], &text[end..]), hosts.map(str::to_owned).collect())
 }
 
 /// `mysql://user@host:3306/database`

@@ -37,6 +37,8 @@ pub struct Applier {
     destination: Option<Box<dyn Destination>>,
     /// The checkpoint as the destination has it.
     recorded: Option<Position>,
+    /// How far tries may have come whose end is not known; of destinations that keep no checkpoint.
+    tried: Option<Position>,
     /// What was recorded of all consumers before this one took its checkpoint.
     records: Vec<Recorded>,
     /// What imports contain, as the destination has it.
@@ -70,6 +72,10 @@ impl Applier {
             Commit::WithCheckpoint => destination.checkpoint(Claim::Take).await?,
             Commit::Piecewise => state.position(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
         };
+        let tried = match options.abilities.commit {
+            Commit::Piecewise if !options.restart => state.plan(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
+            _ => None,
+        };
         let seam = destination.seam().await?;
         let adopted = options.adopt.clone();
         let mut applier = Applier {
@@ -77,6 +83,7 @@ impl Applier {
             options,
             destination: Some(destination),
             recorded,
+            tried: tried.filter(|tried| !recorded.is_some_and(|recorded| recorded.contains(*tried))),
             records,
             seam,
             tables: Tables::default(),
@@ -162,6 +169,11 @@ impl Applier {
         self.recorded
     }
 
+    /// Where the batch is to end that an earlier process began and did not end.
+    pub fn planned(&self) -> Option<Position> {
+        self.tried
+    }
+
     /// Applies all of `gathered`, whatever it takes, unless the destination is lost to another process.
     pub async fn apply(&mut self, gathered: Gathered) -> Result<Outcome, Failure> {
         let end = self.recorded.map_or(gathered.through, |p| p.advanced_to(gathered.through));
@@ -206,7 +218,7 @@ impl Applier {
             Some(last) if stop < changes.len() => self.recorded.map_or(last.position, |p| p.advanced_to(last.position)),
             _ => end,
         };
-        (Arc::new(Batch::new(changes.clone(), groups, order, self.recorded, through)), (from, stop))
+        (Arc::new(Batch::new(changes.clone(), groups, order, self.recorded, through).after_try(self.tried)), (from, stop))
     }
 
     async fn try_once(
@@ -248,11 +260,22 @@ impl Applier {
         if self.destination.is_none() {
             return Err(Failure::unavailable("not connected"));
         }
+        self.plan(batch.through)?;
         if self.follows() {
             self.shape(batch.groups.iter().map(|g| &g.schema)).await?;
         }
         let Some(destination) = &mut self.destination else { return Err(Failure::unavailable("not connected")) };
         destination.apply(batch).await
+    }
+
+    /// Records how far a batch will go, where what is written of it cannot be taken back: whoever comes after a crash
+    /// cuts the stream at the same place, and knows what may be there already.
+    fn plan(&mut self, through: Position) -> Result<(), Failure> {
+        if self.options.abilities.commit == Commit::Piecewise && !self.tried.is_some_and(|tried| tried.contains(through)) {
+            self.state.save_plan(&self.options.consumer, through).map_err(|e| Failure::unavailable(e.to_string()))?;
+            self.tried = Some(through);
+        }
+        Ok(())
     }
 
     async fn read_tables(&mut self) -> Result<(), Failure> {
@@ -282,6 +305,7 @@ impl Applier {
     /// The piece is durable.
     fn done(&mut self, (batch, _): &(Arc<Batch>, Piece)) {
         self.recorded = Some(batch.through);
+        self.tried = self.tried.filter(|tried| !batch.through.contains(*tried));
         if self.options.abilities.commit == Commit::Piecewise {
             // What is written again after a crash has the same names, so a lost position only costs time.
             if let Err(e) = self.state.save_position(&self.options.consumer, batch.through) {

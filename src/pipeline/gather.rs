@@ -36,11 +36,32 @@ pub struct Gather {
     bytes: usize,
     /// When the first of them came, and how far they go.
     held: Option<(Instant, Position)>,
+    /// Where the next batch ends, whatever the limits: an earlier process has written a part of it.
+    cut: Option<Position>,
 }
 
 impl Gather {
     pub fn new(limits: Limits) -> Gather {
-        Gather { limits, changes: Vec::new(), asides: Vec::new(), events: 0, bytes: 0, held: None }
+        Gather { limits, changes: Vec::new(), asides: Vec::new(), events: 0, bytes: 0, held: None, cut: None }
+    }
+
+    /// The next batch ends at `cut`, unless nothing of it comes.
+    pub fn cut_at(&mut self, cut: Option<Position>) {
+        self.cut = cut;
+    }
+
+    /// Whether the batch has to go before `next` is gathered, which is beyond its end.
+    pub fn ends_before(&mut self, next: Position) -> bool {
+        if self.cut.is_none_or(|cut| cut.contains(next)) {
+            return false;
+        }
+        self.end_here();
+        !self.is_empty()
+    }
+
+    /// What is held is all that comes up to the end of the batch.
+    pub fn end_here(&mut self) {
+        self.cut = self.cut.and(self.held).map(|(_, through)| through);
     }
 
     pub fn change(&mut self, change: Change, now: Instant) {
@@ -67,6 +88,9 @@ impl Gather {
     }
 
     pub fn is_full(&self) -> bool {
+        if let Some(cut) = self.cut {
+            return self.held.is_some_and(|(_, through)| through.contains(cut) || !cut.contains(through));
+        }
         let Limits { changes_max, bytes_max, events_max, .. } = self.limits;
         self.changes.len() + self.asides.len() >= changes_max || self.bytes >= bytes_max || self.events >= events_max
     }
@@ -77,6 +101,9 @@ impl Gather {
         if self.is_full() {
             return Some(since);
         }
+        if self.cut.is_some() {
+            return None;
+        }
         let wait = self.limits.wait_min.unwrap_or_default();
         Some(since + self.limits.wait_max.map_or(wait, |max| wait.min(max)))
     }
@@ -84,7 +111,7 @@ impl Gather {
     /// Everything that is held; `None` where there is nothing.
     pub fn take(&mut self) -> Option<Gathered> {
         let (_, through) = self.held.take()?;
-        self.bytes = 0;
+        (self.bytes, self.cut) = (0, None);
         Some(Gathered { changes: std::mem::take(&mut self.changes), asides: std::mem::take(&mut self.asides), events: std::mem::take(&mut self.events), through })
     }
 }
@@ -118,6 +145,18 @@ mod tests {
         // Events that need nothing done keep the feed waiting, too.
         (1..=3).for_each(|sequence| held.passed(at(sequence), now));
         assert_eq!(held.due(), Some(now));
+        // A batch that was begun before ends where it ended, whatever the limits, or where nothing more comes.
+        free.take();
+        free.cut_at(Some(at(9)));
+        (1..=8).for_each(|sequence| free.passed(at(sequence), now));
+        assert_eq!((free.due(), free.ends_before(at(9)), free.ends_before(at(10))), (None, false, true));
+        assert_eq!((free.due(), free.take().map(|g| g.through)), (Some(now), Some(at(8))));
+        free.cut_at(Some(at(9)));
+        assert!(!free.ends_before(at(10)) && !free.is_full());
+        free.cut_at(Some(at(12)));
+        free.passed(at(11), now);
+        free.end_here();
+        assert_eq!(free.due(), Some(now));
         let mut both = gather(Some(50), Some(10));
         both.passed(at(1), now);
         assert_eq!(both.due(), Some(now + Duration::from_millis(10)));

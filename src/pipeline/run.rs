@@ -147,13 +147,18 @@ impl Engine {
             wait_min: options.pending_latency_min,
             wait_max: options.pending_latency_max,
         };
+        if options.restart {
+            state.drop_plan(&options.consumer).map_err(lost)?;
+        }
+        let mut gather = Gather::new(limits);
+        gather.cut_at(applier.planned());
         let mut resolver = Resolver::new(options.filter.clone(), options.rules.clone(), follows, durable);
         resolver.seam = seam;
         let mut engine = Engine {
             idle_ns: state.idle(&options.consumer).map_err(lost)?,
             since_ns,
             resolver,
-            gather: Gather::new(limits),
+            gather,
             arrived: VecDeque::new(),
             applier: Some(applier),
             durable,
@@ -295,7 +300,16 @@ impl Engine {
     fn absorb(&mut self, lookup: &mut Option<Lookup>) {
         let now = Instant::now();
         while lookup.is_none() && !self.gather.is_full() {
-            let Some(delivery) = self.arrived.pop_front() else { return };
+            let Some(delivery) = self.arrived.pop_front() else {
+                if self.caught_up {
+                    self.gather.end_here();
+                }
+                return;
+            };
+            if self.gather.ends_before(delivery.position) {
+                self.arrived.push_front(delivery);
+                return;
+            }
             let resolved = self.resolver.resolve(&delivery, &self.registry);
             if !matches!(resolved, Resolved::Wanted { .. }) {
                 self.covered = Some(delivery.position);
@@ -405,6 +419,7 @@ impl Engine {
             _ = stopped(&mut stop) => return Ok(()),
             confirmed = applier.confirm() => confirmed?,
         };
+        self.gather.cut_at(applier.planned());
         self.resolver.seam = applier.seam(self.options.restart).map_err(|e| Halt::Setup(e.to_string()))?;
         if confirmed != recorded {
             self.moved_to(confirmed);

@@ -195,24 +195,35 @@ fn from_text(kind: Option<Kind>, value: Option<&mysql_async::Value>) -> Value {
     }
 }
 
-/// The folder of the file destination: the newest event of each row is what counts.
+/// The folder of the file destination.
 pub fn files(shop: &Shop, folder: &std::path::Path) -> Result<Vec<TableReport>, String> {
-    let mut reports = Vec::new();
-    for (index, table) in shop.tables.iter().enumerate() {
-        let mut newest: BTreeMap<String, (String, Value)> = BTreeMap::new();
+    let mut events = Vec::new();
+    for table in &shop.tables {
         for entry in std::fs::read_dir(folder.join(table.name)).into_iter().flatten() {
             let text = std::fs::read_to_string(entry.map_err(|e| e.to_string())?.path()).map_err(|e| e.to_string())?;
-            let event: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            let key = event["key"].as_array().and_then(|k| k.last()).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let version = event["mvccTimestamp"].as_str().unwrap_or_default().to_owned();
-            if newest.get(&key).is_none_or(|(v, _)| *v < version) {
-                newest.insert(key, (version, event));
-            }
+            events.push(serde_json::from_str(&text).map_err(|e| e.to_string())?);
         }
-        let rows = newest.into_values().filter_map(|(_, event)| event["after"].as_object().cloned()).map(keyed);
-        reports.push(compare(shop, index, rows.collect()));
     }
-    Ok(reports)
+    Ok(log(shop, events))
+}
+
+/// Events that were kept: the newest of each row is what counts.
+pub fn log(shop: &Shop, events: Vec<Value>) -> Vec<TableReport> {
+    let mut newest: BTreeMap<(String, String), (String, Value)> = BTreeMap::new();
+    for event in events {
+        let key = event["key"].as_array().and_then(|k| k.last()).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let row = (event["table"].as_str().unwrap_or_default().to_owned(), key);
+        let version = event["mvccTimestamp"].as_str().unwrap_or_default().to_owned();
+        if newest.get(&row).is_none_or(|(v, _)| *v < version) {
+            newest.insert(row, (version, event));
+        }
+    }
+    let mut rows: BTreeMap<String, Vec<Map<String, Value>>> = BTreeMap::new();
+    for ((table, _), (_, event)) in newest {
+        rows.entry(table).or_default().extend(event["after"].as_object().cloned());
+    }
+    let of = |(index, table): (usize, &Table)| compare(shop, index, rows.remove(table.name).unwrap_or_default().into_iter().map(keyed).collect());
+    shop.tables.iter().enumerate().map(of).collect()
 }
 
 /// A report as a line.

@@ -21,6 +21,7 @@ const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS schema (table_name TEXT, version TEXT, json TEXT NOT NULL, PRIMARY KEY (table_name, version)) STRICT;
 CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS plan (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS idle (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence INTEGER NOT NULL,
   time_ns INTEGER NOT NULL, entries BLOB NOT NULL) STRICT;
@@ -109,10 +110,13 @@ impl State {
 
     /// Where the feed of `consumer` was last opened, or how far a destination without a checkpoint of its own has come.
     pub fn position(&self, consumer: &str) -> Result<Option<Position>, StateError> {
+        self.place("SELECT sequence, time_ns FROM position WHERE consumer = ?1", consumer)
+    }
+
+    fn place(&self, sql: &str, consumer: &str) -> Result<Option<Position>, StateError> {
         let db = self.db();
-        let mut statement = db.prepare_cached("SELECT sequence, time_ns FROM position WHERE consumer = ?1")?;
         let read = |row: &rusqlite::Row<'_>| Ok(Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? });
-        Ok(statement.query_row([consumer], read).optional()?)
+        Ok(db.prepare_cached(sql)?.query_row([consumer], read).optional()?)
     }
 
     /// Whether anything was streamed yet.
@@ -122,9 +126,28 @@ impl State {
 
     /// Synced before it returns.
     pub fn save_position(&self, consumer: &str, position: Position) -> Result<(), StateError> {
-        let db = self.db();
-        let mut statement = db.prepare_cached("INSERT OR REPLACE INTO position VALUES (?1, ?2, ?3)")?;
-        statement.execute(params![consumer, position.sequence as i64, position.time_ns])?;
+        self.save_place("INSERT OR REPLACE INTO position VALUES (?1, ?2, ?3)", consumer, position)
+    }
+
+    fn save_place(&self, sql: &str, consumer: &str, position: Position) -> Result<(), StateError> {
+        self.db().prepare_cached(sql)?.execute(params![consumer, position.sequence as i64, position.time_ns])?;
+        Ok(())
+    }
+
+    /// How far the batch goes that was begun last, for destinations that keep no checkpoint: beyond the position where
+    /// it is not known how it ended.
+    pub fn plan(&self, consumer: &str) -> Result<Option<Position>, StateError> {
+        self.place("SELECT sequence, time_ns FROM plan WHERE consumer = ?1", consumer)
+    }
+
+    /// Synced before it returns.
+    pub fn save_plan(&self, consumer: &str, through: Position) -> Result<(), StateError> {
+        self.save_place("INSERT OR REPLACE INTO plan VALUES (?1, ?2, ?3)", consumer, through)
+    }
+
+    /// Whatever was begun is to be done anew.
+    pub fn drop_plan(&self, consumer: &str) -> Result<(), StateError> {
+        self.db().execute("DELETE FROM plan WHERE consumer = ?1", [consumer])?;
         Ok(())
     }
 
@@ -192,6 +215,7 @@ impl State {
         let db = self.db();
         let mut statement = db.prepare(
             "SELECT 'position/' || consumer, 'stream sequence ' || sequence FROM position
+             UNION ALL SELECT 'plan/' || consumer, 'a batch begun up to stream sequence ' || sequence FROM plan
              UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' ns' FROM idle
              UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
              UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> 'imported_at') FROM seam WHERE consumer = ''
@@ -207,6 +231,7 @@ impl State {
         let db = self.db();
         let (sql, key) = match name.split_once('/') {
             Some(("position", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM position WHERE consumer = ?1", key),
+            Some(("plan", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM plan WHERE consumer = ?1", key),
             Some(("idle", key)) => ("SELECT json_object('time_ns', time_ns) FROM idle WHERE consumer = ?1", key),
             Some(("recent", key)) => (
                 "SELECT json_object('chunks', count(*), 'rows', sum(length(entries)) / 28, 'through', max(sequence)) FROM recent
@@ -253,6 +278,7 @@ mod tests {
             let state = State::open(dir.path())?;
             state.save_position("c", at(1))?;
             state.save_position("c", at(2))?;
+            state.save_plan("c", at(3))?;
             state.save_schema("order", "v1", "{}")?;
             for n in 1..=5 {
                 state.append_recent("c", &RecentChunk { through: at(n), entries: vec![0; 28] }, 3 * 28)?;
@@ -261,6 +287,9 @@ mod tests {
         let state = State::open(dir.path())?;
         assert_eq!(state.position("c")?, Some(at(2)));
         assert_eq!(state.position("other")?, None);
+        assert_eq!(state.plan("c")?, Some(at(3)));
+        state.drop_plan("c")?;
+        assert_eq!(state.plan("c")?, None);
         state.append_recent("c", &RecentChunk { through: at(9), entries: Vec::new() }, 3 * 28)?;
         assert_eq!(state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(), [3, 4, 9]);
         assert_eq!(state.get("schema/order/v1")?.as_deref(), Some("{}"));

@@ -44,6 +44,7 @@ fn help_is_as_written_down() {
         ("drivers-mysql.txt", &["drivers", "mysql"]),
         ("drivers-snowflake-keypair.txt", &["drivers", "snowflake-keypair"]),
         ("drivers-s3.txt", &["drivers", "s3"]),
+        ("drivers-kafka.txt", &["drivers", "kafka"]),
         ("drivers-file.txt", &["drivers", "file"]),
     ] {
         let (code, out, _) = eds(args);

@@ -8,6 +8,7 @@ mod fence;
 mod golden_sql;
 mod health;
 mod import;
+mod kafka;
 mod mysql;
 mod postgres;
 mod registry;

