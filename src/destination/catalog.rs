@@ -18,6 +18,8 @@ pub const DRIVERS: &[Driver] = &[
     super::objects::s3::DRIVER,
     #[cfg(feature = "kafka")]
     super::messages::kafka::DRIVER,
+    #[cfg(feature = "eventhubs")]
+    super::messages::eventhubs::DRIVER,
     #[cfg(feature = "sqlite")]
     super::sql::sqlite::DRIVER,
     #[cfg(feature = "file")]

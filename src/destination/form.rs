@@ -90,6 +90,10 @@ pub const TOPIC: [Field; 3] = [
     text("Topic", "The topic to write to", true),
 ];
 
+/// What a cloud's console shows to be copied.
+pub const CONNECTION: [Field; 1] =
+    [Field { name: "Connection String", kind: Kind::Password, default: None, description: "The hub's connection string: Endpoint=sb://…;EntityPath=…", required: true }];
+
 /// A directory on this machine.
 pub const DIRECTORY: [Field; 1] = [text("Directory", "The directory to write to; its parent has to be writable", true)];
 
@@ -125,6 +129,10 @@ pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError
     }
     let is = |name: &str| driver.fields.iter().any(|field| field.name == name);
     match (is("Hostname"), is("Directory")) {
+        _ if is("Connection String") => {
+            let wrong = |error| vec![FieldError { field: "Connection String".into(), error }];
+            connection_url(driver.scheme, words.get("Connection String").map_or("", String::as_str)).map_err(wrong)
+        }
         _ if is("Topic") => Ok(topic_url(driver.scheme, &words)),
         _ if is("Bucket") => Ok(bucket_url(driver.scheme, &words)),
         _ if is("Account") => Ok(key_pair_url(driver.scheme, &words)),
@@ -151,6 +159,18 @@ fn server_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     let login = if words.contains_key("Username") { format!("{}:{}@", part("Username"), part("Password")) } else { String::new() };
     let port = if words.contains_key("Port") { format!(":{}", part("Port")) } else { String::new() };
     format!("{scheme}://{login}{host}{port}/{}", part("Database"))
+}
+
+/// The endpoint's host is the URL's, what follows stays as it is.
+fn connection_url(scheme: &str, text: &str) -> Result<String, String> {
+    let mut parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
+    let endpoint = parts.next().and_then(|first| first.strip_prefix("Endpoint=sb://")).map(|host| host.trim_end_matches('/'));
+    let host = endpoint.filter(|host| !host.is_empty()).ok_or("it does not begin with Endpoint=sb://")?;
+    let rest: Vec<String> = parts.map(|part| part.split('=').map(encoded).collect::<Vec<_>>().join("=")).collect();
+    if !rest.iter().any(|part| part.starts_with("EntityPath=")) {
+        return Err("it has no EntityPath: copy the connection string of the hub, not that of the namespace".into());
+    }
+    Ok(format!("{scheme}://{host}/;{}", rest.join(";")))
 }
 
 /// Hosts that come with a port of their own keep it.
@@ -296,6 +316,18 @@ mod tests {
         assert_eq!(url(json!({"Hostname": "kafka", "Topic": "topic"}))?, "kafka://kafka:9092/topic");
         assert_eq!(url(json!({"Hostname": "a:1, b", "Port": 9093, "Topic": "t"}))?, "kafka://a:1,b:9093/t");
         assert!(url(json!({"Hostname": "a"})).is_err());
+        Ok(())
+    }
+
+    #[cfg(feature = "eventhubs")]
+    #[test]
+    fn a_connection_string_becomes_a_url() -> Result<(), String> {
+        let hub = driver("eventhub").ok_or("eventhub")?;
+        let url = |text: &str| url_of(hub, &filled(json!({ "Connection String": text }))).map_err(|e| format!("{e:?}"));
+        let whole = url("Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a/b+c==;EntityPath=hub")?;
+        assert_eq!(whole, "eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a%2Fb%2Bc==;EntityPath=hub");
+        assert!(url("Endpoint=sb://ns/;SharedAccessKeyName=Root;SharedAccessKey=k").is_err());
+        assert!(url("https://ns").is_err());
         Ok(())
     }
 

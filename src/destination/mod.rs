@@ -5,7 +5,7 @@ pub mod dry_run;
 pub mod form;
 pub mod import;
 pub mod memory;
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "eventhubs", feature = "kafka"))]
 pub mod messages;
 pub mod objects;
 pub mod settings;

@@ -45,6 +45,7 @@ fn help_is_as_written_down() {
         ("drivers-snowflake-keypair.txt", &["drivers", "snowflake-keypair"]),
         ("drivers-s3.txt", &["drivers", "s3"]),
         ("drivers-kafka.txt", &["drivers", "kafka"]),
+        ("drivers-eventhub.txt", &["drivers", "eventhub"]),
         ("drivers-file.txt", &["drivers", "file"]),
     ] {
         let (code, out, _) = eds(args);

@@ -14,11 +14,11 @@ use crate::services::kafka::{Kafka, PASSWORD, Read, messages, shared};
 use crate::services::nats::Nats;
 use crate::services::scene::COMPANIES;
 
-fn event(id: &str, key: &str) -> Value {
+pub fn event(id: &str, key: &str) -> Value {
     json!({"operation": "UPDATE", "id": id, "table": "order", "key": [key], "after": {"id": key}, "timestamp": 1, "mvccTimestamp": "1"})
 }
 
-fn said(output: &std::process::Output) -> String {
+pub fn said(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -93,16 +93,17 @@ async fn messages_are_as_the_contract_says() {
     assert_eq!(deleted.as_deref(), Some(expected));
 }
 
-/// What was published: by event id, with its place.
-async fn publish(nats: &Nats, shop: &mut Shop, count: usize) -> BTreeSet<String> {
+/// What was published: in its order, and by what the events are known.
+pub async fn publish(nats: &Nats, shop: &mut Shop, count: usize) -> (Vec<Vec<u8>>, BTreeSet<String>) {
     let messages: Vec<(String, Vec<u8>)> = (0..count).map(|_| shop.next_event()).map(|e| (e.subject, e.payload.into_bytes())).collect();
-    let published = messages.iter().map(|(_, payload)| identity(payload)).collect();
+    let stream: Vec<Vec<u8>> = messages.iter().map(|(_, payload)| payload.clone()).collect();
     nats.publish(messages.into_iter()).await;
-    published
+    let known = stream.iter().map(|payload| identity(payload)).collect();
+    (stream, known)
 }
 
 /// By which an event is known: its row, its version and its id.
-fn identity(payload: &[u8]) -> String {
+pub fn identity(payload: &[u8]) -> String {
     let event: Value = serde_json::from_slice(payload).unwrap_or_else(|e| panic!("{e}"));
     ["table", "key", "mvccTimestamp", "id"].map(|field| event[field].to_string()).join(" ")
 }
@@ -136,7 +137,7 @@ fn assert_whole(found: &[Read], published: &BTreeSet<String>) -> usize {
 async fn a_hundred_thousand_events_are_there_after_kills() {
     let nats = Nats::start().await;
     let mut shop = Shop::new(71, Habits::default());
-    let published = publish(&nats, &mut shop, 100_000).await;
+    let (_, published) = publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("log", COMPANIES, None);
     let kafka = shared();
     let topic = kafka.topic();
@@ -161,7 +162,7 @@ async fn a_hundred_thousand_events_are_there_after_kills() {
 async fn a_broker_may_go_and_come_back() {
     let nats = Nats::start().await;
     let mut shop = Shop::new(72, Habits::default());
-    let mut published = publish(&nats, &mut shop, 20_000).await;
+    let (_, mut published) = publish(&nats, &mut shop, 20_000).await;
     let creds = nats.server_creds("away", COMPANIES, None);
     let mut kafka = Kafka::start();
     let topic = kafka.topic();
@@ -171,7 +172,7 @@ async fn a_broker_may_go_and_come_back() {
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(700)).await;
         kafka.kill();
-        published.extend(publish(&nats, &mut shop, 5_000).await);
+        published.extend(publish(&nats, &mut shop, 5_000).await.1);
         tokio::time::sleep(Duration::from_secs(2)).await;
         kafka.run();
     }
@@ -189,7 +190,7 @@ async fn errors_of_brokers_pass() {
     cluster.create_topic("mock", 4, 3).unwrap_or_else(|e| panic!("{e}"));
     let nats = Nats::start().await;
     let mut shop = Shop::new(73, Habits::default());
-    let published = publish(&nats, &mut shop, 10_000).await;
+    let (_, published) = publish(&nats, &mut shop, 10_000).await;
     let creds = nats.server_creds("mock", COMPANIES, None);
     let eds = Eds::stream(&nats, &creds, &format!("kafka://{}/mock", cluster.bootstrap_servers()), &shop.schema_map());
     eds.begin();
@@ -284,7 +285,7 @@ async fn an_export_arrives_whole() {
     assert_equal(&importing.shop(), events);
 }
 
-fn assert_equal(shop: &Shop, events: Vec<Value>) {
+pub fn assert_equal(shop: &Shop, events: Vec<Value>) {
     let wrong: Vec<String> = check::log(shop, events).iter().filter(|report| !report.is_equal()).map(check::line).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod conformance;
+mod eventhubs;
 mod feeds;
 mod fence;
 mod golden_sql;

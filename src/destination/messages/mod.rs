@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::{Abilities, Commit, Keeps, Schema};
 use crate::change::Change;
 
+#[cfg(feature = "eventhubs")]
+pub mod eventhubs;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 

@@ -2,6 +2,7 @@
 
 pub mod certs;
 pub mod eds;
+pub mod eventhubs;
 pub mod hq;
 pub mod kafka;
 pub mod mysql;

@@ -1,0 +1,181 @@
+//! Azure Event Hubs: each change is an event, in the order of its partition; several go together, up to what the hub
+//! takes.
+
+mod namespace;
+mod partition;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fe2o3_amqp::link::{LinkStateError, SendError};
+use fe2o3_amqp::{Sendable, Sender};
+use fe2o3_amqp_types::definitions::Error;
+use fe2o3_amqp_types::messaging::message::__private::Serializable;
+use fe2o3_amqp_types::messaging::{ApplicationProperties, Batch as Sections, Data, Message, MessageAnnotations, Outcome, Properties};
+use tokio::time::{sleep, timeout};
+
+use super::{ABILITIES, Names};
+use crate::cause::chain;
+use crate::change::{Batch, Change};
+use crate::destination::{Destination, Driver, Failure, FailureKind, Target, form};
+use namespace::Namespace;
+use partition::partition;
+use session::{Session, said};
+
+pub const DRIVER: Driver = Driver {
+    scheme: "eventhub",
+    aliases: &[],
+    title: "Microsoft Azure EventHub",
+    description: "Writes each change as an event to a hub of Azure Event Hubs.",
+    example: "eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=…",
+    help: "The URL is the hub's connection string with eventhub:// for Endpoint=sb://; its policy needs the right Send.\n\
+           The partition key is <table>.<company>.<location>.<primary key>: changes of a row stay in order. The message id is the\n\
+           event's, the property objectId is dbchange.<table>.<operation>.<company>.<location>.<primary key>.\n\
+           After a crash the events of the last batch may be sent again, with the same ids. Two processes must not write to one hub\n\
+           for the same server. UseDevelopmentEmulator=true is for an emulator on this machine.",
+    fields: &form::CONNECTION,
+    parameters: &[],
+    abilities: ABILITIES,
+    open: |target| Box::pin(open(target)),
+};
+
+/// Several events in one message, as Event Hubs reads it.
+const BATCH_FORMAT: u32 = 0x8001_3700;
+/// What a batch costs beside its events, and each event beside itself.
+const BATCH_OVERHEAD: u64 = 1024;
+const EVENT_OVERHEAD: u64 = 16;
+/// The longest partition key that the service takes.
+const PARTITION_KEY_MAX: usize = 128;
+const PARTITION_KEY: &str = "x-opt-partition-key";
+/// How long a batch may be on its way.
+const SEND_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long to wait where the service is busy, as its documentation advises, and how often.
+const BUSY_WAIT: Duration = Duration::from_secs(4);
+const BUSY_MAX: u32 = 15;
+
+async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
+    let namespace = Namespace::read(&target.settings)?;
+    let session = Session::open(&namespace).await?;
+    Ok(Box::new(Hub { namespace, session: Some(session) }))
+}
+
+struct Hub {
+    namespace: Namespace,
+    /// Absent where the last one was over and no new one came about.
+    session: Option<Session>,
+}
+
+/// A change as it is sent: the partition key, and the encoded message.
+fn encoded(change: &Change) -> Result<(String, Vec<u8>), Failure> {
+    let names = Names::of(change);
+    let key = names.partition_key();
+    let shown = if key.chars().count() > PARTITION_KEY_MAX {
+        let start: String = key.chars().take(PARTITION_KEY_MAX - 33).collect();
+        format!("{start}-{:032x}", xxhash_rust::xxh3::xxh3_128(key.as_bytes()))
+    } else {
+        key
+    };
+    let message = Message::builder()
+        .message_annotations(MessageAnnotations::builder().insert(PARTITION_KEY, shown.as_str()).build())
+        .properties(Properties::builder().message_id(change.event.id().into_owned()).content_type("application/json").build())
+        .application_properties(ApplicationProperties::builder().insert("objectId", names.subject(&names.key)).build())
+        .data(change.event.stored().into_bytes())
+        .build();
+    let bytes = serde_amqp::to_vec(&Serializable(message)).map_err(|_| Failure::new(FailureKind::Refused, "the event cannot be encoded"))?;
+    Ok((shown, bytes))
+}
+
+/// The batches of each partition, oldest first, each up to `bytes_max`.
+fn batches(batch: &Batch, partitions: usize, bytes_max: u64) -> Result<Vec<Vec<Vec<Data>>>, Failure> {
+    let room = bytes_max.saturating_sub(BATCH_OVERHEAD);
+    let mut lanes: Vec<(Vec<Vec<Data>>, u64)> = (0..partitions).map(|_| (Vec::new(), 0)).collect();
+    let mut culprits = Vec::new();
+    for (index, change) in batch.ordered() {
+        let (key, bytes) = encoded(change)?;
+        let size = bytes.len() as u64 + EVENT_OVERHEAD;
+        if size > room {
+            culprits.push((index, format!("the event would have {size} bytes, and the hub takes {room}")));
+            continue;
+        }
+        let (lane, filled) = &mut lanes[partition(&key, partitions)];
+        if lane.is_empty() || *filled + size > room {
+            lane.push(Vec::new());
+            *filled = 0;
+        }
+        *filled += size;
+        if let Some(last) = lane.last_mut() {
+            last.push(Data::from(bytes));
+        }
+    }
+    // Before anything is sent, so that nothing overtakes what is left out.
+    if culprits.is_empty() { Ok(lanes.into_iter().map(|(lane, _)| lane).collect()) } else { Err(Failure::refused(culprits)) }
+}
+
+/// Sends the batches of a partition one after the other: nothing overtakes what failed.
+async fn send_all(namespace: &Namespace, sender: &mut Sender, lane: Vec<Vec<Data>>) -> Result<(), Failure> {
+    for events in lane {
+        let message = Message::builder().data_batch(Sections::new(events)).build();
+        send(namespace, sender, &Sendable::builder().message(message).message_format(BATCH_FORMAT).build()).await?;
+    }
+    Ok(())
+}
+
+/// What the service says of an error.
+fn plain(error: &Error) -> String {
+    format!("{:?} {}", error.condition, error.description.as_deref().unwrap_or_default()).trim_end().to_owned()
+}
+
+async fn send(namespace: &Namespace, sender: &mut Sender, batch: &Sendable<Sections<Data>>) -> Result<(), Failure> {
+    let failed = |text: &str| Err(said(namespace, "sending", text));
+    for _ in 0..BUSY_MAX {
+        match timeout(SEND_WAIT_MAX, sender.send_ref(batch)).await {
+            Ok(Ok(Outcome::Accepted(_))) => return Ok(()),
+            Ok(Ok(Outcome::Rejected(rejected))) => {
+                let why = rejected.error.as_ref().map_or_else(|| "rejected without a reason".to_owned(), plain);
+                if !why.contains("server-busy") {
+                    return failed(&why);
+                }
+            }
+            // Neither says that the events are stored.
+            Ok(Ok(other)) => return failed(&format!("the events were not stored ({other:?})")),
+            Ok(Err(SendError::LinkStateError(LinkStateError::RemoteClosedWithError(e) | LinkStateError::RemoteDetachedWithError(e)))) => return failed(&plain(&e)),
+            Ok(Err(e)) => return failed(&chain(&e)),
+            Err(_) => return failed(&format!("no answer within {SEND_WAIT_MAX:?}")),
+        }
+        tracing::debug!("Event Hubs is busy; waiting for {BUSY_WAIT:?}");
+        sleep(BUSY_WAIT).await;
+    }
+    failed("it is busy all the time: the namespace needs more throughput units")
+}
+
+#[async_trait]
+impl Destination for Hub {
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        if self.session.as_ref().is_none_or(Session::is_old) {
+            if let Some(old) = self.session.take() {
+                old.close().await;
+            }
+            self.session = Some(Session::open(&self.namespace).await?);
+        }
+        let Some(session) = &mut self.session else { return Err(Failure::unavailable("not connected")) };
+        let lanes = batches(batch, session.senders.len(), session.message_bytes_max)?;
+        let sent = session.senders.iter_mut().zip(lanes).map(|(sender, lane)| send_all(&self.namespace, sender, lane));
+        // All come to their end: what was stored is stored, whatever became of the others.
+        let outcomes = tokio::select! {
+            outcomes = futures::future::join_all(sent) => outcomes,
+            // Whoever waits for an answer is not told by the link.
+            ended = session.connection.on_close() => return Err(said(&self.namespace, "sending", &format!("the connection ended ({ended:?})"))),
+        };
+        session.used();
+        outcomes.into_iter().collect()
+    }
+
+    async fn close(mut self: Box<Self>) -> Result<(), Failure> {
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+        Ok(())
+    }
+}

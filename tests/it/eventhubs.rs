@@ -1,0 +1,157 @@
+//! Azure Event Hubs, against a peer that speaks its protocol: what arrives, where, in which order, and what is said when it
+//! cannot.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::process::Command;
+use std::time::Duration;
+
+use eds::sandbox::shop::{Habits as ShopHabits, Shop};
+use rustls::pki_types::pem::PemObject;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::kafka::{assert_equal, event, identity, publish, said};
+use crate::services::certs::{certificates, write};
+use crate::services::eds::{Eds, binary, replay};
+use crate::services::eventhubs::{EventHubs, Habits, KEY, MESSAGE_BYTES_MAX, Received};
+use crate::services::hq::Importing;
+use crate::services::nats::Nats;
+use crate::services::scene::COMPANIES;
+
+/// Partition key, message id, property, body; changes of a row in one partition, in order, many in a batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_as_the_contract_says() {
+    let hub = EventHubs::start(None).await;
+    let whole = json!({"operation": "DELETE", "id": "e0", "table": "customer", "key": ["eu", "c1"], "companyId": "co", "locationId": "lo", "before": {"id": "c1"}, "timestamp": 5, "mvccTimestamp": "7"});
+    let events: Vec<Value> = std::iter::once(whole).chain((1..5_000).map(|n| event(&format!("e{n}"), &format!("key-{}", n % 700)))).collect();
+    let output = replay(&hub.url(), &json!({}), &events, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let found = hub.received();
+    assert_eq!(found.len(), 5_000);
+    let mut place: HashMap<&str, usize> = HashMap::new();
+    let mut last: HashMap<&str, u64> = HashMap::new();
+    for Received { partition, partition_key, message_id, content_type, object_id, body } in &found {
+        let event: Value = serde_json::from_slice(body).unwrap_or_else(|e| panic!("{e}"));
+        let text = |field: &str| event[field].as_str().unwrap_or("NONE").to_owned();
+        let row = event["key"].as_array().and_then(|key| key.last()).and_then(Value::as_str).unwrap_or_default();
+        assert_eq!(*partition_key, format!("{}.{}.{}.{row}", text("table"), text("companyId"), text("locationId")));
+        assert_eq!(*object_id, format!("dbchange.{}.{}.{}.{}.{row}", text("table"), text("operation"), text("companyId"), text("locationId")));
+        assert_eq!((message_id.as_str(), content_type.as_str()), (text("id").as_str(), "application/json"));
+        assert_eq!(*place.entry(partition_key).or_insert(*partition), *partition, "a row has one partition");
+        let number: u64 = message_id[1..].parse().unwrap_or_default();
+        assert!(last.insert(partition_key, number).is_none_or(|before| before < number), "changes of a row are in order");
+    }
+    let used: BTreeSet<usize> = found.iter().map(|event| event.partition).collect();
+    assert_eq!(used.len(), 4);
+    assert!(hub.batches() < 50, "{} batches: many events go together", hub.batches());
+}
+
+/// The service is busy, moves links, lets batches go, loses answers; EDS is killed: every event is there, repeats have one
+/// id, and a row's last event is its last.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_is_there_whatever_happens() {
+    let nats = Nats::start().await;
+    let mut shop = Shop::new(81, ShopHabits::default());
+    let (stream, published) = publish(&nats, &mut shop, 100_000).await;
+    let creds = nats.server_creds("hub", COMPANIES, None);
+    let hub = EventHubs::start(None).await;
+    let eds = Eds::stream(&nats, &creds, &hub.url(), &shop.schema_map());
+    eds.begin();
+    hub.disturb(Habits { busy: 2, release: 5, detach: 5, lose: 5 });
+    let mut rng = fastrand::Rng::with_seed(3);
+    for _ in 0..8 {
+        let running = eds.start(&["--restart=false"]);
+        tokio::time::sleep(Duration::from_millis(rng.u64(200..1200))).await;
+        running.kill();
+    }
+    eds.catch_up_supervised();
+    let (unacknowledged, undelivered, _) = nats.consumer("eds-hub").await;
+    assert_eq!((unacknowledged, undelivered), (0, 0));
+    let found = hub.received();
+    let there: BTreeSet<String> = found.iter().map(|event| identity(&event.body)).collect();
+    let missing = published.difference(&there).count();
+    assert!(missing == 0 && there.len() == published.len(), "{missing} events are missing");
+    // A row's last event of the stream is the last that arrived: repeats come in order, too.
+    let lasts = |events: &mut dyn Iterator<Item = Value>| -> BTreeMap<String, Value> {
+        events.map(|event| (format!("{} {}", event["table"], event["key"]), event["id"].clone())).collect()
+    };
+    let parsed = |payload: &[u8]| serde_json::from_slice::<Value>(payload).unwrap_or_default();
+    let expected = lasts(&mut stream.iter().map(|payload| parsed(payload)));
+    let arrived = lasts(&mut found.iter().map(|event| parsed(&event.body)));
+    assert!(expected == arrived, "{} rows end with another event", expected.iter().filter(|(row, id)| arrived.get(*row) != Some(id)).count());
+    assert_equal(&shop, found.iter().map(|event| parsed(&event.body)).collect());
+}
+
+/// An event that the hub would not take is set aside before anything is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_set_aside() {
+    let hub = EventHubs::start(None).await;
+    let mut large = event("e2", "k");
+    large["after"]["text"] = "x".repeat(MESSAGE_BYTES_MAX as usize).into();
+    let mut almost = event("e3", "k");
+    almost["after"]["text"] = "x".repeat(MESSAGE_BYTES_MAX as usize - 2_000).into();
+    let long = event("e4", &"é".repeat(300));
+    let output = replay(&hub.url(), &json!({}), &[event("e1", "k"), large, almost, long], &[]);
+    assert!(output.status.success() && said(&output).contains("and the hub takes"), "{}", said(&output));
+    let found = hub.received();
+    let mut ids: Vec<&str> = found.iter().map(|event| event.message_id.as_str()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["e1", "e3", "e4"]);
+    assert!(found.iter().all(|event| event.partition_key.chars().count() <= 128), "longer keys are not taken");
+}
+
+/// Over TLS, as in the cloud; the certificate has to be the host's.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_spoken_and_checked() -> Result<(), Box<dyn std::error::Error>> {
+    let [authority, certificate, key] = certificates()?;
+    let dir = TempDir::new()?;
+    let ca = write(dir.path(), "ca.pem", &authority);
+    let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes())?];
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes())?;
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_no_client_auth().with_single_cert(chain, key)?;
+    let hub = EventHubs::start(Some(config.into())).await;
+    write(dir.path(), "journal.jsonl", &event("e1", "k").to_string());
+    let run = |trusted: bool| {
+        let mut command = Command::new(binary());
+        command.current_dir(dir.path()).env("EDS_URL", hub.url_of("127.0.0.1", "hub", KEY, "")).args(["replay", "journal.jsonl", "--restart"]);
+        if trusted {
+            command.env("SSL_CERT_FILE", &ca);
+        }
+        command.output()
+    };
+    let (unknown, known) = (run(false)?, run(true)?);
+    assert!(unknown.status.code() == Some(3) && said(&unknown).contains("TLS"), "{}", said(&unknown));
+    assert!(known.status.success() && hub.received().len() == 1, "{}", said(&known));
+    Ok(())
+}
+
+/// Each refusal is a clear one, at the start, and says nothing that is secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_at_the_start() {
+    let hub = EventHubs::start(None).await;
+    let local = ";UseDevelopmentEmulator=true";
+    let cases = [
+        (hub.url_of("127.0.0.1", "hub", "wr0ng", local), "refuses the key for hub \"hub\""),
+        (hub.url_of("127.0.0.1", "nowhere", KEY, local), "has no hub \"nowhere\""),
+        (format!("eventhub://127.0.0.1:{}/;SharedAccessKeyName=Root;SharedAccessKey={KEY}{local}", hub.port), "has no EntityPath"),
+        (hub.url_of("example.invalid", "hub", KEY, local), "on this machine"),
+        (format!("eventhub://127.0.0.1:1/;SharedAccessKeyName=Root;SharedAccessKey={KEY};EntityPath=hub{local}"), "refused"),
+    ];
+    for (url, expected) in cases {
+        let output = replay(&url, &json!({}), &[event("e1", "k")], &[]);
+        let said = said(&output);
+        assert!(output.status.code() == Some(3) && said.contains(expected), "{expected}: {said}");
+        assert!(["wr0ng", KEY, "sig="].iter().all(|secret| !said.contains(secret)), "{said}");
+    }
+    assert!(hub.received().is_empty() && hub.connections() > 0);
+}
+
+/// A full export: an event for each row, where a stream's would be.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_arrives_whole() {
+    let hub = EventHubs::start(None).await;
+    let importing = Importing::new(29, 1_000, 200).await;
+    importing.import(&hub.url(), &[]).await;
+    assert_equal(&importing.shop(), hub.received().iter().map(|event| serde_json::from_slice(&event.body).unwrap_or_default()).collect());
+}
