@@ -89,7 +89,8 @@ impl Gather {
 
     pub fn is_full(&self) -> bool {
         if let Some(cut) = self.cut {
-            return self.held.is_some_and(|(_, through)| through.contains(cut) || !cut.contains(through));
+            // The feed may deliver less at once than it did then.
+            return self.events >= self.limits.events_max || self.held.is_some_and(|(_, through)| through.contains(cut) || !cut.contains(through));
         }
         let Limits { changes_max, bytes_max, events_max, .. } = self.limits;
         self.changes.len() + self.asides.len() >= changes_max || self.bytes >= bytes_max || self.events >= events_max
@@ -145,17 +146,23 @@ mod tests {
         // Events that need nothing done keep the feed waiting, too.
         (1..=3).for_each(|sequence| held.passed(at(sequence), now));
         assert_eq!(held.due(), Some(now));
-        // A batch that was begun before ends where it ended, whatever the limits, or where nothing more comes.
+        // A batch that was begun before ends where it ended, or where nothing more comes.
         free.take();
         free.cut_at(Some(at(9)));
-        (1..=8).for_each(|sequence| free.passed(at(sequence), now));
+        (1..=2).for_each(|sequence| free.passed(at(sequence), now));
         assert_eq!((free.due(), free.ends_before(at(9)), free.ends_before(at(10))), (None, false, true));
-        assert_eq!((free.due(), free.take().map(|g| g.through)), (Some(now), Some(at(8))));
+        assert_eq!((free.due(), free.take().map(|g| g.through)), (Some(now), Some(at(2))));
         free.cut_at(Some(at(9)));
         assert!(!free.ends_before(at(10)) && !free.is_full());
         free.cut_at(Some(at(12)));
         free.passed(at(11), now);
+        assert_eq!(free.due(), None);
         free.end_here();
+        assert_eq!(free.due(), Some(now));
+        // Nothing more comes either where the feed waits to be told of some.
+        free.take();
+        free.cut_at(Some(at(9)));
+        (1..=3).for_each(|sequence| free.passed(at(sequence), now));
         assert_eq!(free.due(), Some(now));
         let mut both = gather(Some(50), Some(10));
         both.passed(at(1), now);

@@ -69,7 +69,7 @@ fn wrong_words_are_named() {
         (
             &["stream", "--url", "oracle://x"],
             3,
-            "the destination \"oracle\" is not known to this build; it knows: postgres, mysql, sqlserver, snowflake, snowflake-keypair, s3, sqlite, file",
+            "the destination \"oracle\" is not known to this build; it knows: postgres, mysql, sqlserver, snowflake, snowflake-keypair, s3, kafka, eventhub, sqlite, file",
         ),
         (&["stream", "--url", "sqlite://x.db"], 3, "needs credentials: name the file with --creds"),
         (&["stream", "--url", "sqlite://x.db", "--creds", "nowhere.creds"], 1, "the credentials file nowhere.creds cannot be used"),

@@ -234,8 +234,14 @@ async fn answer(node: &str, request: Message<Body<Value>>, shared: &Shared) {
     };
     let properties = ApplicationProperties::builder().insert("status-code", status).insert("status-description", said).build();
     let message = Message::builder().properties(header.clone()).application_properties(properties).body(AmqpValue(body)).build();
-    if let Some(sender) = shared.replies.lock().await.get_mut(&header.to.unwrap_or_default()) {
-        let _ = sender.send(message).await;
+    let address = header.to.unwrap_or_default();
+    // A request may be faster than the link for its answer.
+    for _ in 0..500 {
+        if let Some(sender) = shared.replies.lock().await.get_mut(&address) {
+            let _ = sender.send(message).await;
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }
 

@@ -114,7 +114,10 @@ async fn partitions(producer: &FutureProducer<Heard>, cluster: &Cluster, heard: 
             let metadata = match producer.client().fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
                 Ok(metadata) => metadata,
                 Err(e) if is_late || heard.is_certain() => return Err(cluster.failure(&e, &heard)),
-                Err(_) => continue,
+                Err(_) => {
+                    std::thread::sleep(TOPIC_LOOK_INTERVAL);
+                    continue;
+                }
             };
             let topic = metadata.topics().iter().find(|topic| topic.name() == cluster.topic);
             let error = match topic {
