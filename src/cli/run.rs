@@ -169,7 +169,8 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
     if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && driver.abilities.schema == crate::destination::Schema::Follows {
         return Err(Exit::Usage(format!("{} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url", driver.title)));
     }
-    let flush_interval = settings.flush_interval(driver.abilities.flush_interval_preferred).map_err(Exit::Usage)?;
+    let abilities = driver.abilities_for(&settings);
+    let flush_interval = settings.flush_interval(abilities.flush_interval_preferred).map_err(Exit::Usage)?;
     let state = data.state.clone();
     let dry_run = data.path.is_none();
     let aside = data.path.as_ref().map_or(AsideLog::Nowhere, |path| AsideLog::in_directory(path));
@@ -192,7 +193,7 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
         pending_latency_max: to.pending_latency_max,
         until_caught_up: plan.until_caught_up,
         adopt: to.adopt.clone(),
-        abilities: driver.abilities,
+        abilities,
         events_max: plan.events_max,
     };
     let parts =

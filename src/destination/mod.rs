@@ -109,6 +109,14 @@ pub struct Driver {
 pub const TEST_WAIT_MAX: Duration = Duration::from_secs(15);
 
 impl Driver {
+    /// What it can do, as these settings have it.
+    pub fn abilities_for(&self, settings: &Settings) -> Abilities {
+        match settings.parameter("format") {
+            Some(format) if format != "json" => objects::BATCHED,
+            _ => self.abilities,
+        }
+    }
+
     /// Opens the destination and closes it: whether it can be used.
     pub async fn test(&self, settings: &Settings) -> Result<(), Failure> {
         let target = Target::unclaimed(settings);

@@ -295,7 +295,7 @@ impl Import {
         let parts = Parts {
             plan: self.plan(job.clone(), tables, !resumed, begun.rules.clone()),
             connect: self.connect(begun),
-            abilities: begun.driver.abilities,
+            abilities: begun.driver.abilities_for(&begun.settings),
             source: export.source,
             counts: counts.clone(),
             stop: begun.stop.clone(),

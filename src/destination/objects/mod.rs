@@ -1,4 +1,4 @@
-//! One object per change.
+//! Objects: one per change, or of many changes.
 
 use std::time::Duration;
 
@@ -15,9 +15,13 @@ pub const ABILITIES: Abilities = Abilities {
     flush_interval_preferred: Duration::ZERO,
 };
 
+/// The same where an object holds many changes: a file costs a request, and whoever reads them wants few.
+pub const BATCHED: Abilities = Abilities { batch_changes_max: 20_000, batch_bytes_max: 16 << 20, flush_interval_preferred: Duration::from_secs(60), ..ABILITIES };
+
 #[cfg(feature = "file")]
 pub mod file;
 pub mod name;
+pub mod parts;
 
 #[cfg(feature = "s3")]
 pub mod s3;

@@ -21,6 +21,10 @@ impl Name {
         wished.as_deref().and_then(Name::wished).unwrap_or_else(|| Name::usual(change))
     }
 
+    pub fn new(folder: String, stem: String, extension: &str) -> Name {
+        Name { folder, stem, extension: extension.into() }
+    }
+
     fn usual(change: &Change) -> Name {
         let seconds = change.event.timestamp_ms().div_euclid(1000);
         Name { folder: part(&change.event.table()), stem: format!("{seconds}-{}", part(&String::from_utf8_lossy(&change.key))), extension: ".json".into() }
@@ -47,6 +51,11 @@ impl Name {
         format!("{}-{}{}", self.stem, part(version), self.extension)
     }
 
+    /// A name for a file of many changes where another one, of other changes, has it.
+    pub fn of_content(&self, content: &[u8]) -> String {
+        self.of_older(&format!("{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
+    }
+
     /// The same where an event of another content has that name already.
     pub fn of_another_older(&self, version: &str, content: &[u8]) -> String {
         self.of_older(&format!("{version}-{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
@@ -54,7 +63,7 @@ impl Name {
 }
 
 /// Text as one part of a path: what could separate, climb or hide is percent-encoded; what is too long ends in a hash.
-fn part(text: &str) -> String {
+pub fn part(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, c) in text.chars().enumerate() {
         match c {

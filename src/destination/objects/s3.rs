@@ -1,4 +1,4 @@
-//! S3 and what speaks its protocol: one object per change, nothing overwritten unseen.
+//! S3 and what speaks its protocol: one object per change, or of many changes, nothing overwritten unseen.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use object_store::{Attribute, Attributes, ClientOptions, ObjectStore, ObjectStor
 
 use super::ABILITIES;
 use super::name::{Name, older};
+use super::parts::{Format, Part, parts};
 use crate::cause::chain;
 use crate::change::{Batch, Change};
 use crate::destination::{Destination, Driver, Failure, FailureKind, Settings, Target, form};
@@ -38,6 +39,8 @@ pub const DRIVER: Driver = Driver {
         ("endpoint", "where the service answers, if it is not Amazon's"),
         ("max-retries", "how often a request is repeated before the batch is (5)"),
         ("uploadTasks", "objects on their way at the same time (16)"),
+        ("format", "json: an object per change (usual); ndjson: objects of many changes"),
+        ("freshness", "how long changes are gathered before they are written (ndjson: 60s)"),
         ("maxBatchSize", "taken for the sake of the Go program's URLs; a batch has up to 1000 changes"),
     ],
     abilities: ABILITIES,
@@ -124,7 +127,15 @@ fn store(settings: &Settings, place: &Place) -> Result<AmazonS3, Failure> {
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let place = Place::read(settings)?;
-    let objects = Objects { store: store(settings, &place)?, uploads: number(settings, "uploadTasks", UPLOADS, UPLOADS_MAX)?, rules: target.rules.clone(), place };
+    let format = Format::read(settings)?;
+    let objects = Objects {
+        consumer: target.consumer.clone(),
+        format,
+        store: store(settings, &place)?,
+        uploads: number(settings, "uploadTasks", UPLOADS, UPLOADS_MAX)?,
+        rules: target.rules.clone(),
+        place,
+    };
     let probe = objects.path(PROBE)?;
     objects.store.put(&probe, Bytes::new().into()).await.map_err(|e| objects.failure(&e))?;
     // Whoever may not delete leaves an empty object there.
@@ -144,6 +155,8 @@ fn innermost(error: &object_store::Error) -> String {
 }
 
 struct Objects {
+    consumer: String,
+    format: Format,
     store: AmazonS3,
     place: Place,
     uploads: usize,
@@ -201,7 +214,7 @@ impl Objects {
 
     /// Whether the condition was met.
     async fn write(&self, path: &Path, content: &Bytes, mode: PutMode) -> Result<bool, Failure> {
-        let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
+        let attributes = Attributes::from_iter([(Attribute::ContentType, self.format.content_type())]);
         match self.store.put_opts(path, content.clone().into(), PutOptions { mode, attributes, ..PutOptions::default() }).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
@@ -220,6 +233,28 @@ impl Objects {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.failure(&e)),
         }
+    }
+
+    /// Stores a file of many changes: what an earlier try left under its name is replaced, what others left is kept.
+    async fn place_part(&self, part: Part, is_repeat: bool) -> Result<(), Failure> {
+        let (folder, content) = (&part.name.folder, Bytes::from(part.content));
+        let wanted = self.path(&format!("{folder}/{}", part.name.file()))?;
+        if self.create(&wanted, &content).await? || self.find(&wanted).await?.is_some_and(|found| found.content == content) {
+            return Ok(());
+        }
+        if is_repeat {
+            return self.write(&wanted, &content, PutMode::Overwrite).await.map(drop);
+        }
+        let other = self.path(&format!("{folder}/{}", part.name.of_content(&content)))?;
+        self.create(&other, &content).await.map(drop)
+    }
+
+    async fn apply_parts(&self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        let (whole, consumer) = (batch.clone(), self.consumer.clone());
+        let packed = tokio::task::spawn_blocking(move || parts(&whole, &consumer)).await.map_err(|e| Failure::unavailable(e.to_string()))?;
+        let packed = packed.map_err(|e| Failure::unavailable(format!("changes could not be packed: {e}")))?;
+        let placed: Vec<_> = packed.into_iter().map(|part| self.place_part(part, batch.tried.is_some())).collect();
+        futures::stream::iter(placed).buffer_unordered(self.uploads).try_collect::<()>().await
     }
 
     async fn place_in_order(&self, batch: &Batch, lane: Vec<(Name, u32)>) -> Result<(), Failure> {
@@ -260,6 +295,9 @@ impl Objects {
 impl Destination for Objects {
     /// Changes of one name go one after the other, all others at the same time.
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        if self.format == Format::Ndjson {
+            return self.apply_parts(batch).await;
+        }
         let mut lanes: Vec<Vec<(Name, u32)>> = Vec::new();
         let mut lane_of: HashMap<(String, String), usize> = HashMap::new();
         for (index, change) in batch.ordered() {
