@@ -30,8 +30,9 @@ pub struct MySql {
     dir: TempDir,
 }
 
-fn run(program: &Path, args: &[String]) {
-    let done = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{}: {e}; `cargo x test` installs it", program.display()));
+/// Temporary files go to `temporary`: a server that starts removes what others have in the place that they share.
+fn run(program: &Path, args: &[String], temporary: &Path) {
+    let done = Command::new(program).args(args).env("TMPDIR", temporary).output().unwrap_or_else(|e| panic!("{}: {e}; `cargo x test` installs it", program.display()));
     assert!(done.status.success(), "{}: {}{}", program.display(), String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
 }
 
@@ -44,13 +45,17 @@ impl MySql {
     pub async fn start_with(flavour: Flavour, settings: &[&str]) -> MySql {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let data = format!("--datadir={}", dir.path().join("data").display());
+        let temporary = dir.path().join("tmp");
+        std::fs::create_dir(&temporary).unwrap_or_else(|e| panic!("{e}"));
         let mut mysql = MySql { flavour, port: free_port(), dir, server: None };
         let more = settings.iter().map(|s| format!("--{s}"));
         match flavour {
-            Flavour::MySql => run(&mysql.program(), &[data, "--initialize-insecure".into(), "--innodb-redo-log-capacity=64M".into()].into_iter().chain(more).collect::<Vec<_>>()),
+            Flavour::MySql => {
+                run(&mysql.program(), &[data, "--initialize-insecure".into(), "--innodb-redo-log-capacity=64M".into()].into_iter().chain(more).collect::<Vec<_>>(), &temporary)
+            }
             Flavour::MariaDb => {
                 let args = ["--no-defaults", "--auth-root-authentication-method=normal", "--user=root", "--skip-test-db"].map(str::to_owned);
-                run(Path::new("mariadb-install-db"), &args.into_iter().chain([data]).collect::<Vec<_>>());
+                run(Path::new("mariadb-install-db"), &args.into_iter().chain([data]).collect::<Vec<_>>(), &temporary);
             }
         }
         mysql.run(settings).await;
@@ -81,7 +86,9 @@ impl MySql {
             args.push(format!("--{key}={}", dir.join(name).display()));
         }
         args.extend(settings.iter().map(|s| format!("--{s}")));
-        self.server = Some(Server::start(plain(), &self.program().display().to_string(), &args, &dir.join("out"), "TERM"));
+        let mut wrapper = plain();
+        wrapper.env("TMPDIR", dir.join("tmp"));
+        self.server = Some(Server::start(wrapper, &self.program().display().to_string(), &args, &dir.join("out"), "TERM"));
         eventually("the server answers", Duration::from_secs(60), async || self.try_connect("").await.is_ok()).await;
     }
 
