@@ -51,7 +51,7 @@ impl MySql {
         let more = settings.iter().map(|s| format!("--{s}"));
         match flavour {
             Flavour::MySql => {
-                run(&mysql.program(), &[data, "--initialize-insecure".into(), "--innodb-redo-log-capacity=64M".into()].into_iter().chain(more).collect::<Vec<_>>(), &temporary)
+                run(&mysql.program(), &[data, "--initialize-insecure".into(), "--innodb-redo-log-capacity=64M".into()].into_iter().chain(more).collect::<Vec<_>>(), &temporary);
             }
             Flavour::MariaDb => {
                 let args = ["--no-defaults", "--auth-root-authentication-method=normal", "--user=root", "--skip-test-db"].map(str::to_owned);
