@@ -40,6 +40,11 @@ impl Batch {
         Batch { tried, ..self }
     }
 
+    /// Whether it is a piece of an export, which has no place in the stream.
+    pub fn is_import(&self) -> bool {
+        self.through == Position::default()
+    }
+
     pub fn change(&self, index: u32) -> &Change {
         &self.changes[index as usize]
     }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
-use std::time::Duration;
 
 use eds::sandbox::shop::{Habits as ShopHabits, Shop};
 use rustls::pki_types::pem::PemObject;
@@ -58,12 +57,7 @@ async fn every_event_is_there_whatever_happens() {
     let eds = Eds::stream(&nats, &creds, &hub.url(), &shop.schema_map());
     eds.begin();
     hub.disturb(Habits { busy: 2, release: 5, detach: 5, lose: 5 });
-    let mut rng = fastrand::Rng::with_seed(3);
-    for _ in 0..8 {
-        let running = eds.start(&["--restart=false"]);
-        tokio::time::sleep(Duration::from_millis(rng.u64(200..1200))).await;
-        running.kill();
-    }
+    eds.kill_at_random(8, fastrand::Rng::with_seed(3), 200..1200).await;
     eds.catch_up_supervised();
     let (unacknowledged, undelivered, _) = nats.consumer("eds-hub").await;
     assert_eq!((unacknowledged, undelivered), (0, 0));

@@ -143,12 +143,7 @@ async fn a_hundred_thousand_events_are_there_after_kills() {
     let topic = kafka.topic();
     let eds = Eds::stream(&nats, &creds, &kafka.url(&topic), &shop.schema_map());
     eds.begin();
-    let mut rng = fastrand::Rng::with_seed(3);
-    for _ in 0..12 {
-        let running = eds.start(&["--restart=false"]);
-        tokio::time::sleep(Duration::from_millis(rng.u64(200..1200))).await;
-        running.kill();
-    }
+    eds.kill_at_random(12, fastrand::Rng::with_seed(3), 200..1200).await;
     eds.catch_up();
     let (unacknowledged, undelivered, _) = nats.consumer("eds-log").await;
     assert_eq!((unacknowledged, undelivered), (0, 0));

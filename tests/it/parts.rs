@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use eds::sandbox::shop::{Habits, Shop};
 use serde_json::{Value, json};
@@ -63,12 +62,7 @@ async fn each_change_is_in_one_file_after_kills() {
     let folder = dir.path().join("lake");
     let eds = Eds::stream(&nats, &creds, &format!("file://{}?format=ndjson&freshness=50ms", folder.display()), &shop.schema_map());
     eds.begin();
-    let mut rng = fastrand::Rng::with_seed(5);
-    for _ in 0..12 {
-        let running = eds.start(&["--restart=false"]);
-        tokio::time::sleep(Duration::from_millis(rng.u64(150..700))).await;
-        running.kill();
-    }
+    eds.kill_at_random(12, fastrand::Rng::with_seed(5), 150..700).await;
     eds.catch_up();
     let found = unpacked(files(&folder).into_iter().filter(|(name, _)| !name.contains(".eds-unfinished-")));
     assert_names(&found);
@@ -96,12 +90,7 @@ async fn each_change_is_in_one_object_after_kills() {
     let (folder, url) = server.folder();
     let eds = Eds::stream(&nats, &creds, &format!("{url}&format=ndjson&freshness=50ms"), &shop.schema_map());
     eds.begin();
-    let mut rng = fastrand::Rng::with_seed(6);
-    for _ in 0..8 {
-        let running = eds.start(&["--restart=false"]);
-        tokio::time::sleep(Duration::from_millis(rng.u64(200..900))).await;
-        running.kill();
-    }
+    eds.kill_at_random(8, fastrand::Rng::with_seed(6), 200..900).await;
     eds.catch_up();
     let found = unpacked(server.objects(&folder).into_iter().filter(|(name, _)| !name.ends_with(".eds-probe")));
     assert_names(&found);

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use eds::sandbox::check::{self, TableReport};
 use eds::sandbox::shop::{Habits, Shop};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::kafka::identity;
 use crate::services::eds::{Eds, replay, replay_in};
 use crate::services::hq::Importing;
 use crate::services::nats::Nats;
@@ -111,12 +111,7 @@ async fn every_event_is_there_after_kills() {
     let (folder, url) = server.folder();
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     eds.begin();
-    let mut rng = fastrand::Rng::with_seed(3);
-    for _ in 0..6 {
-        let running = eds.start(&[]);
-        tokio::time::sleep(Duration::from_millis(rng.u64(300..1500))).await;
-        running.kill();
-    }
+    eds.kill_at_random(6, fastrand::Rng::with_seed(3), 300..1500).await;
     eds.catch_up();
     let (unacknowledged, undelivered, _) = nats.consumer("eds-objects").await;
     assert_eq!((unacknowledged, undelivered), (0, 0));
@@ -131,12 +126,6 @@ async fn every_event_is_there_after_kills() {
         distinct.difference(&published).count()
     );
     assert_equal(&shop, &fetched(server, &folder).path().join(&folder));
-}
-
-/// By which an event is known: its row, its version and its id.
-fn identity(payload: &[u8]) -> String {
-    let event: Value = serde_json::from_slice(payload).unwrap_or_else(|e| panic!("{e}"));
-    ["table", "key", "mvccTimestamp", "id"].map(|field| event[field].to_string()).join(" ")
 }
 
 /// A full export: an event for each row, where a stream's would be.

@@ -150,12 +150,7 @@ async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     eds.begin();
     server.disturb(&database, json!({"expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.004, "steal": 0.05}));
-    let mut rng = fastrand::Rng::with_seed(11);
-    for _ in 0..12 {
-        let running = eds.start(&[]);
-        tokio::time::sleep(Duration::from_millis(rng.u64(300..2500))).await;
-        running.kill();
-    }
+    eds.kill_at_random(12, fastrand::Rng::with_seed(11), 300..2500).await;
     eds.catch_up_supervised();
     assert_equal(&shop, &server, &database).await;
     let (unacknowledged, undelivered, _) = nats.consumer("eds-sf").await;

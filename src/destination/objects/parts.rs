@@ -65,8 +65,7 @@ pub fn parts(batch: &Batch, consumer: &str) -> std::io::Result<Vec<Part>> {
         lines.text.extend_from_slice(change.event.stored().as_bytes());
         lines.text.push(b'\n');
     }
-    let is_import = batch.through == Position::default();
-    found.into_iter().map(|(folder, lines)| packed(folder, &lines, consumer, is_import)).collect()
+    found.into_iter().map(|(folder, lines)| packed(folder, &lines, consumer, batch.is_import())).collect()
 }
 
 /// Lines of an export have no place in the stream: their content names them.

@@ -104,6 +104,15 @@ impl Eds {
         running.kill();
     }
 
+    /// Lets it stream and kills it, so many times, each after so many milliseconds as `rng` draws.
+    pub async fn kill_at_random(&self, times: u32, mut rng: fastrand::Rng, after_ms: std::ops::Range<u64>) {
+        for _ in 0..times {
+            let running = self.start(&["--restart=false"]);
+            tokio::time::sleep(Duration::from_millis(rng.u64(after_ms.clone()))).await;
+            running.kill();
+        }
+    }
+
     /// Runs until nothing is pending, and expects success.
     pub fn catch_up(&self) -> String {
         let ended = self.start(&["--restart=false", "--until-caught-up"]).wait(Duration::from_secs(600));

@@ -17,7 +17,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer, PurgeConfig};
 use xxhash_rust::xxh64::xxh64;
 
 use super::{ABILITIES, Names};
-use crate::change::{Batch, Change, Position};
+use crate::change::{Batch, Change};
 use crate::destination::{Destination, Driver, Failure, Settings, Target, form};
 use client::{Cluster, Heard, METADATA_WAIT_MAX, REQUEST_WAIT_MAX};
 use tail::Mark;
@@ -184,9 +184,8 @@ impl Topic {
     /// The messages of the batch that the topic does not have yet, oldest first.
     fn missing(&self, batch: &Batch) -> Result<Vec<Message>, Failure> {
         let (mut messages, mut culprits) = (Vec::with_capacity(batch.order.len()), Vec::new());
-        let is_streamed = batch.through != Position::default();
         for (index, change) in batch.ordered() {
-            let message = Message::of(change, is_streamed);
+            let message = Message::of(change, !batch.is_import());
             if message.size() > self.message_bytes_max {
                 culprits.push((index, format!("the message would have {} bytes, and the topic takes {}", message.size(), self.message_bytes_max)));
             } else if !message.mark.is_some_and(|mark| self.known.as_ref().is_some_and(|known| known.contains(&mark))) {
