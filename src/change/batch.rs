@@ -49,18 +49,23 @@ impl Batch {
         &self.changes[index as usize]
     }
 
-    /// All changes of the groups whose values do not fit their columns, by index, each with the reason.
+    /// All changes with a schema whose values do not fit their columns, by index, each with the reason.
     pub fn unfit(&self) -> Vec<(u32, String)> {
         let mut unfit = Vec::new();
+        let mut look = |indices: &[u32], schema: &TableSchema, columns: &[Column]| {
+            for index in indices {
+                let wrong = columns.iter().enumerate().find_map(|(i, column)| value::read(self.change(*index).token(i), column).err());
+                unfit.extend(wrong.map(|why| (*index, format!("table {:?}: {why}", schema.table))));
+            }
+        };
         for Group { schema, deletes, upserts } in &self.groups {
-            let mut look = |indices: &[u32], columns: &[Column]| {
-                for index in indices {
-                    let wrong = columns.iter().enumerate().find_map(|(i, column)| value::read(self.change(*index).token(i), column).err());
-                    unfit.extend(wrong.map(|why| (*index, format!("table {:?}: {why}", schema.table))));
-                }
-            };
-            look(upserts, &schema.columns);
-            look(deletes, schema.key_columns());
+            look(upserts, schema, &schema.columns);
+            look(deletes, schema, schema.key_columns());
+        }
+        for (index, change) in self.ordered() {
+            if let Some(schema) = &change.schema {
+                look(&[index], schema, if change.is_delete() { schema.key_columns() } else { &schema.columns });
+            }
         }
         unfit.sort_unstable_by_key(|(index, _)| *index);
         unfit.dedup_by_key(|(index, _)| *index);

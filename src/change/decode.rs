@@ -87,6 +87,16 @@ impl Event {
         self.field(self.location)
     }
 
+    /// Empty where the event names none.
+    pub fn user(&self) -> Cow<'_, str> {
+        self.field(self.user)
+    }
+
+    /// Whether it is a row of an export.
+    pub fn is_imported(&self) -> bool {
+        self.imported.present(&self.payload) == Some("true")
+    }
+
     /// Unix milliseconds; 0 where absent.
     pub fn timestamp_ms(&self) -> i64 {
         self.timestamp.present(&self.payload).and_then(value::integer).unwrap_or(0)
@@ -157,7 +167,7 @@ impl Event {
                 out.push_str(token);
             }
         }
-        if self.imported.present(&self.payload) == Some("true") {
+        if self.is_imported() {
             out.push_str(",\"imported\":true");
         }
         out.push('}');

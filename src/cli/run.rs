@@ -12,7 +12,7 @@ use super::exit::Exit;
 use crate::change::filter::TableFilter;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Driver, Epoch, Settings, Target};
+use crate::destination::{Driver, Epoch, Schema, Settings, Target};
 use crate::feed::Feed;
 use crate::pipeline::{Adoption, AsideLog, End, Engine, Options, Parts, Progress};
 use crate::registry::{Publisher, Registry};
@@ -166,10 +166,11 @@ impl DataDir {
 
 /// Starts the engine; errors of the start are the user's to cure.
 pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Engine, Exit> {
-    if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && driver.abilities.schema == crate::destination::Schema::Follows {
-        return Err(Exit::Usage(format!("{} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url", driver.title)));
-    }
     let abilities = driver.abilities_for(&settings);
+    if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && abilities.schema != Schema::Ignores {
+        let what = settings.parameter("format").map_or_else(|| driver.title.to_owned(), |format| format!("format={format}"));
+        return Err(Exit::Usage(format!("{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url")));
+    }
     let flush_interval = settings.flush_interval(abilities.flush_interval_preferred).map_err(Exit::Usage)?;
     let state = data.state.clone();
     let dry_run = data.path.is_none();

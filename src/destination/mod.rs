@@ -112,6 +112,7 @@ impl Driver {
     /// What it can do, as these settings have it.
     pub fn abilities_for(&self, settings: &Settings) -> Abilities {
         match settings.parameter("format") {
+            Some("parquet") => objects::TYPED,
             Some(format) if format != "json" => objects::BATCHED,
             _ => self.abilities,
         }
@@ -195,6 +196,9 @@ pub enum Commit {
 pub enum Schema {
     /// It has tables and columns that follow the source's.
     Follows,
+    /// It has none of its own; each change comes with its table's schema.
+    Typed,
+    /// It has none, and changes come as they are.
     Ignores,
 }
 

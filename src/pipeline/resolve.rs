@@ -11,6 +11,7 @@ use super::recent::Recent;
 use crate::change::decode::Order;
 use crate::change::filter::TableFilter;
 use crate::change::{Change, Decoder, Malformed, Position, Seam, TableSchema};
+use crate::destination::{Abilities, Keeps, Schema};
 use crate::feed::{Delivery, Encoding};
 use crate::registry::Registry;
 use crate::validator::Validator;
@@ -48,7 +49,7 @@ pub struct Resolver {
     decoder: Decoder,
     filter: TableFilter,
     rules: Option<Arc<Validator>>,
-    follows_schemas: bool,
+    abilities: Abilities,
     /// Deliveries that this contains were applied before.
     pub seen: Option<Position>,
     /// What imports contain.
@@ -58,8 +59,8 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    pub fn new(filter: TableFilter, rules: Option<Arc<Validator>>, follows_schemas: bool, seen: Option<Position>) -> Resolver {
-        Resolver { decoder: Decoder::default(), filter, rules, follows_schemas, seen, seam: Seam::default(), recent: Recent::default(), layouts: HashMap::new() }
+    pub fn new(filter: TableFilter, rules: Option<Arc<Validator>>, abilities: Abilities, seen: Option<Position>) -> Resolver {
+        Resolver { decoder: Decoder::default(), filter, rules, abilities, seen, seam: Seam::default(), recent: Recent::default(), layouts: HashMap::new() }
     }
 
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
@@ -68,8 +69,9 @@ impl Resolver {
         let contained = matches!(&step, Ok(Step::Change(change)) if self.seam.contains(&change.event, delivery.position));
         match step {
             Ok(Step::Change(change)) => {
-                // What is contained is not applied, but an older version of its row may follow it.
-                let stale = self.recent.is_stale(&change);
+                // What is contained is not applied, but an older version of its row may follow it. Who keeps every change
+                // keeps the older one, too.
+                let stale = self.abilities.keeps == Keeps::Rows && self.recent.is_stale(&change);
                 match (seen, contained, stale) {
                     (true, ..) => Resolved::Passed(Pass::Seen),
                     (false, true, _) => Resolved::Passed(Pass::Imported),
@@ -93,7 +95,7 @@ impl Resolver {
         if !self.filter.takes(&event.table()) || !self.rules.as_ref().is_none_or(wanted) {
             return Ok(Step::LeftOut);
         }
-        if !self.follows_schemas {
+        if self.abilities.schema == Schema::Ignores {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
             return Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema: None, row: Box::default(), key }));
         }

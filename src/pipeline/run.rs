@@ -103,9 +103,8 @@ impl Engine {
     /// Connects to the destination, finds the position, opens the feed there.
     pub async fn start(parts: Parts) -> Result<Engine, Halt> {
         let Parts { mut feed, open, mut registry, state, aside, progress, options, stop } = parts;
-        let follows = options.abilities.schema == Schema::Follows;
         let standing = feed.standing().await?;
-        let schemas = if follows { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
+        let schemas = if options.abilities.schema != Schema::Ignores { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
         let applier = Applier::start(open, options.clone(), aside, state.clone(), progress.clone(), &schemas).await?;
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
         let recorded = applier.recorded();
@@ -152,7 +151,7 @@ impl Engine {
         }
         let mut gather = Gather::new(limits);
         gather.cut_at(applier.planned());
-        let mut resolver = Resolver::new(options.filter.clone(), options.rules.clone(), follows, durable);
+        let mut resolver = Resolver::new(options.filter.clone(), options.rules.clone(), options.abilities, durable);
         resolver.seam = seam;
         let mut engine = Engine {
             idle_ns: state.idle(&options.consumer).map_err(lost)?,

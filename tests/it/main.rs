@@ -11,6 +11,7 @@ mod health;
 mod import;
 mod kafka;
 mod mysql;
+mod parquet;
 mod parts;
 mod postgres;
 mod registry;

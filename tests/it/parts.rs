@@ -28,7 +28,7 @@ fn unpacked(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> BTreeMap<Stri
 }
 
 /// The files below a folder.
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {

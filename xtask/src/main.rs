@@ -72,7 +72,8 @@ fn ci() -> Done {
     tsql()?;
     run("cargo", &["fmt", "--all", "--check"])?;
     run("cargo", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["postgres", "mysql", "sqlserver", "snowflake", "s3", "kafka", "eventhubs", "sqlite", "file", "jetstream", "http", "server", "validator", "demo"] {
+    for features in ["postgres", "mysql", "sqlserver", "snowflake", "s3", "s3,parquet", "kafka", "eventhubs", "sqlite", "file", "jetstream", "http", "server", "validator", "demo"]
+    {
         run("cargo", &["clippy", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
     }
     run("cargo", &["test", "--workspace", "--no-fail-fast"])?;

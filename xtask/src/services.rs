@@ -29,9 +29,14 @@ pub fn install() -> Done {
     kafka()
 }
 
-/// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests bring.
+/// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests bring. Files of changes are
+/// read back with the same DuckDB, and with Apache Arrow.
 fn snowflake() -> Done {
-    python_packages("snowflake", "import fakesnow.server, uvicorn, cryptography", &["fakesnow[server]==0.12.1", "snowflake-connector-python==4.8.1"])
+    python_packages(
+        "snowflake",
+        "import fakesnow.server, uvicorn, cryptography, pyarrow.parquet",
+        &["fakesnow[server]==0.12.1", "snowflake-connector-python==4.8.1", "pyarrow==26.0.1"],
+    )
 }
 
 /// One server that checks signatures, one that refuses unknown buckets.

@@ -28,8 +28,8 @@ pub const DRIVER: Driver = Driver {
            again, under the same name. Two processes must not write to one folder: files have no fence.",
     fields: &crate::destination::form::DIRECTORY,
     parameters: &[
-        ("format", "json: a file per change (usual); ndjson: files of many changes"),
-        ("freshness", "how long changes are gathered before they are written (ndjson: 60s)"),
+        ("format", "json: a file per change (usual); ndjson, parquet: files of many changes"),
+        ("freshness", "how long changes are gathered before they are written (ndjson, parquet: 60s)"),
     ],
     abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
@@ -71,18 +71,17 @@ impl Destination for Files {
         let (folder, format, batch, rules, consumer) = (self.folder.clone(), self.format, batch.clone(), self.rules.clone(), self.consumer.clone());
         let mut swept = std::mem::take(&mut self.swept);
         let done = tokio::task::spawn_blocking(move || {
-            match format {
-                Format::Json => write_all(&folder, batch.ordered().map(|(_, change)| (Name::of(change, rules.as_deref()), Stored::Change(change))).collect(), &mut swept)?,
-                Format::Ndjson => {
-                    let parts = parts(&batch, &consumer)?;
-                    let is_repeat = batch.tried.is_some();
-                    write_all(&folder, parts.iter().map(|part| (part.name.clone(), Stored::Part { content: &part.content, is_repeat })).collect(), &mut swept)?;
-                }
-            }
+            let parts = if format == Format::Json { Vec::new() } else { parts(&batch, format, &consumer)? };
+            let is_repeat = batch.tried.is_some();
+            let files = match format {
+                Format::Json => batch.ordered().map(|(_, change)| (Name::of(change, rules.as_deref()), Stored::Change(change))).collect(),
+                _ => parts.iter().map(|part| (part.name.clone(), Stored::Part { content: &part.content, is_repeat })).collect(),
+            };
+            let written = write_all(&folder, files, &mut swept);
+            written.map_err(|e| Failure::unavailable(format!("files cannot be written to {}: {e}", folder.display())))?;
             Ok(swept)
         });
-        let done: Result<_, io::Error> = done.await.map_err(|e| Failure::unavailable(e.to_string()))?;
-        self.swept = done.map_err(|e| Failure::unavailable(format!("files cannot be written to {}: {e}", self.folder.display())))?;
+        self.swept = done.await.map_err(|e| Failure::unavailable(e.to_string()))??;
         Ok(())
     }
 }

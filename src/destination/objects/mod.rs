@@ -18,9 +18,14 @@ pub const ABILITIES: Abilities = Abilities {
 /// The same where an object holds many changes: a file costs a request, and whoever reads them wants few.
 pub const BATCHED: Abilities = Abilities { batch_changes_max: 20_000, batch_bytes_max: 16 << 20, flush_interval_preferred: Duration::from_secs(60), ..ABILITIES };
 
+/// The same where what it holds has types.
+pub const TYPED: Abilities = Abilities { schema: Schema::Typed, ..BATCHED };
+
 #[cfg(feature = "file")]
 pub mod file;
 pub mod name;
+#[cfg(feature = "parquet")]
+mod parquet;
 pub mod parts;
 
 #[cfg(feature = "s3")]

@@ -1,13 +1,16 @@
-//! Files of many changes: those of one table and hour that a batch brought, one a line, named by their places in the stream.
+//! Files of many changes: those of one table and hour that a batch brought, named by their places in the stream.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::name::{Name, part};
-use crate::change::{Batch, Position};
+#[cfg(feature = "parquet")]
+use super::parquet::Unpacked;
+use crate::change::{Batch, Change, Position};
 use crate::destination::{Failure, Settings};
 
 /// What an object holds.
@@ -17,6 +20,9 @@ pub enum Format {
     Json,
     /// The changes of a table and an hour, one a line, packed by gzip.
     Ndjson,
+    /// The same, typed by the table's schema.
+    #[cfg(feature = "parquet")]
+    Parquet,
 }
 
 impl Format {
@@ -24,7 +30,11 @@ impl Format {
         match settings.parameter("format") {
             None | Some("json") => Ok(Format::Json),
             Some("ndjson") => Ok(Format::Ndjson),
-            Some(other) => Err(Failure::misconfigured(format!("format={other:?} is not known; there is json (an object per change) and ndjson"))),
+            #[cfg(feature = "parquet")]
+            Some("parquet") => Ok(Format::Parquet),
+            #[cfg(not(feature = "parquet"))]
+            Some("parquet") => Err(Failure::misconfigured("format=parquet is not in this build")),
+            Some(other) => Err(Failure::misconfigured(format!("format={other:?} is not known; there is json (an object per change), ndjson and parquet"))),
         }
     }
 
@@ -32,6 +42,17 @@ impl Format {
         match self {
             Format::Json => "application/json",
             Format::Ndjson => "application/gzip",
+            #[cfg(feature = "parquet")]
+            Format::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Format::Json => ".json",
+            Format::Ndjson => ".ndjson.gz",
+            #[cfg(feature = "parquet")]
+            Format::Parquet => ".parquet",
         }
     }
 }
@@ -42,44 +63,81 @@ pub struct Part {
     pub content: Vec<u8>,
 }
 
-/// Changes that go together.
+/// Changes of one table and hour, and where they have columns of one model version.
 #[derive(Default)]
-struct Lines {
+struct Group<'a> {
     first: Position,
     last: Position,
-    text: Vec<u8>,
+    changes: Vec<&'a Change>,
 }
 
-/// The files of a batch, `table=<table>/date=<date>/hour=<hour>/part-<first>-<last>-<hash>.ndjson.gz`: date and hour are
+/// The files of a batch, `table=<table>/date=<date>/hour=<hour>/part-<first>-<last>-<hash>.<format>`: date and hour are
 /// those of the events, in UTC, first and last their sequences in the stream. The hash tells consumers and streams apart.
 /// The same batch comes to the same files.
-pub fn parts(batch: &Batch, consumer: &str) -> std::io::Result<Vec<Part>> {
-    let mut found: BTreeMap<String, Lines> = BTreeMap::new();
+pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>, Failure> {
+    let mut found: BTreeMap<(String, Option<&str>), Group<'_>> = BTreeMap::new();
     for (_, change) in batch.ordered() {
         let folder = format!("table={}/{}", part(&change.event.table()), hour(change.event.timestamp_ms()));
-        let lines = found.entry(folder).or_default();
-        if lines.text.is_empty() {
-            lines.first = change.position;
+        let group = found.entry((folder, change.schema.as_ref().map(|schema| &*schema.version))).or_default();
+        if group.changes.is_empty() {
+            group.first = change.position;
         }
-        lines.last = change.position;
-        lines.text.extend_from_slice(change.event.stored().as_bytes());
-        lines.text.push(b'\n');
+        group.last = change.position;
+        group.changes.push(change);
     }
-    found.into_iter().map(|(folder, lines)| packed(folder, &lines, consumer, batch.is_import())).collect()
+    let packed = found.into_iter().map(|((folder, _), group)| {
+        let name = Name::new(folder, group.stem(consumer, batch.is_import()), format.extension());
+        Ok(Part { name, content: group.packed(batch, format)? })
+    });
+    packed.collect()
 }
 
-/// Lines of an export have no place in the stream: their content names them.
-fn packed(folder: String, lines: &Lines, consumer: &str, is_import: bool) -> std::io::Result<Part> {
-    let stem = match is_import {
-        true => format!("part-import-{:032x}", xxhash_rust::xxh3::xxh3_128(&lines.text)),
-        false => {
-            let owner = xxhash_rust::xxh3::xxh3_64(format!("{} {consumer}", lines.first.time_ns).as_bytes()) as u32;
-            format!("part-{:020}-{:020}-{owner:08x}", lines.first.sequence, lines.last.sequence)
+impl Group<'_> {
+    /// Lines of an export have no place in the stream: their content names them.
+    fn stem(&self, consumer: &str, is_import: bool) -> String {
+        if is_import {
+            let mut content = Xxh3::new();
+            for change in &self.changes {
+                content.update(change.event.stored().as_bytes());
+                content.update(b"\n");
+            }
+            return format!("part-import-{:032x}", content.digest128());
         }
-    };
-    let mut packer = GzEncoder::new(Vec::with_capacity(lines.text.len() / 4), Compression::default());
-    packer.write_all(&lines.text)?;
-    Ok(Part { name: Name::new(folder, stem, ".ndjson.gz"), content: packer.finish()? })
+        let owner = xxhash_rust::xxh3::xxh3_64(format!("{} {consumer}", self.first.time_ns).as_bytes()) as u32;
+        format!("part-{:020}-{:020}-{owner:08x}", self.first.sequence, self.last.sequence)
+    }
+
+    fn packed(&self, batch: &Batch, format: Format) -> Result<Vec<u8>, Failure> {
+        match format {
+            Format::Json | Format::Ndjson => self.lines().map_err(|e| unpacked(&e)),
+            #[cfg(feature = "parquet")]
+            Format::Parquet => self.columns().map_err(|e| match e {
+                Unpacked::Unfit(_) => Failure::refused(batch.unfit()),
+                Unpacked::Format(e) => unpacked(&e),
+            }),
+        }
+    }
+
+    fn lines(&self) -> std::io::Result<Vec<u8>> {
+        let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+        for change in &self.changes {
+            packer.write_all(change.event.stored().as_bytes())?;
+            packer.write_all(b"\n")?;
+        }
+        packer.finish()
+    }
+
+    #[cfg(feature = "parquet")]
+    fn columns(&self) -> Result<Vec<u8>, Unpacked> {
+        match self.changes.first().and_then(|change| change.schema.as_ref()) {
+            Some(schema) => super::parquet::file(schema, &self.changes),
+            None => Err(::parquet::errors::ParquetError::General("a change came without its table's schema".into()).into()),
+        }
+    }
+}
+
+fn unpacked(e: &dyn std::error::Error) -> Failure {
+    Failure::unavailable(format!("changes could not be packed: {e}"))
 }
 
 /// Where an event of this time belongs, in the form that query engines read partitions from.

@@ -39,8 +39,8 @@ pub const DRIVER: Driver = Driver {
         ("endpoint", "where the service answers, if it is not Amazon's"),
         ("max-retries", "how often a request is repeated before the batch is (5)"),
         ("uploadTasks", "objects on their way at the same time (16)"),
-        ("format", "json: an object per change (usual); ndjson: objects of many changes"),
-        ("freshness", "how long changes are gathered before they are written (ndjson: 60s)"),
+        ("format", "json: an object per change (usual); ndjson, parquet: objects of many changes"),
+        ("freshness", "how long changes are gathered before they are written (ndjson, parquet: 60s)"),
         ("maxBatchSize", "taken for the sake of the Go program's URLs; a batch has up to 1000 changes"),
     ],
     abilities: ABILITIES,
@@ -250,9 +250,8 @@ impl Objects {
     }
 
     async fn apply_parts(&self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        let (whole, consumer) = (batch.clone(), self.consumer.clone());
-        let packed = tokio::task::spawn_blocking(move || parts(&whole, &consumer)).await.map_err(|e| Failure::unavailable(e.to_string()))?;
-        let packed = packed.map_err(|e| Failure::unavailable(format!("changes could not be packed: {e}")))?;
+        let (whole, format, consumer) = (batch.clone(), self.format, self.consumer.clone());
+        let packed = tokio::task::spawn_blocking(move || parts(&whole, format, &consumer)).await.map_err(|e| Failure::unavailable(e.to_string()))??;
         let placed: Vec<_> = packed.into_iter().map(|part| self.place_part(part, batch.tried.is_some())).collect();
         futures::stream::iter(placed).buffer_unordered(self.uploads).try_collect::<()>().await
     }
@@ -295,7 +294,7 @@ impl Objects {
 impl Destination for Objects {
     /// Changes of one name go one after the other, all others at the same time.
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        if self.format == Format::Ndjson {
+        if self.format != Format::Json {
             return self.apply_parts(batch).await;
         }
         let mut lanes: Vec<Vec<(Name, u32)>> = Vec::new();

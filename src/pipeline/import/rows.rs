@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{BadRow, ImportError, Plan, TablePlan};
 use crate::change::decode::Order;
 use crate::change::{Change, Decoder, Event, Position, TableSchema, Version, json};
-use crate::destination::{Abilities, Keeps};
+use crate::destination::{Abilities, Keeps, Schema};
 use crate::export::lines::{Block, Lines};
 use crate::export::{ExportFile, FileName};
 use crate::validator::Validator;
@@ -42,6 +42,7 @@ pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &P
         order: Order::default(),
         schema: table.schema.clone(),
         keeps: abilities.keeps,
+        is_typed: abilities.schema != Schema::Ignores,
         ignored: plan.ignored_columns.clone(),
         rules: plan.rules.clone(),
         name: file.name.clone(),
@@ -84,6 +85,8 @@ struct Maker {
     order: Order,
     schema: Arc<TableSchema>,
     keeps: Keeps,
+    /// Whether what is kept comes with its schema.
+    is_typed: bool,
     ignored: BTreeSet<String>,
     rules: Option<Arc<Validator>>,
     name: FileName,
@@ -128,8 +131,14 @@ impl Maker {
             return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
         }
         let event = self.decoder.decode(text.into()).map_err(row)?;
-        let key = Bytes::from(event.record_key().map_err(row)?);
-        Ok(Some(Change { event, subject: format!("{}:{number}", self.name.text).into(), position, schema: None, row: Box::default(), key }))
+        let (schema, slots, key) = match self.is_typed {
+            true => {
+                let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
+                (Some(self.schema.clone()), slots, key)
+            }
+            false => (None, Box::default(), Bytes::from(event.record_key().map_err(row)?)),
+        };
+        Ok(Some(Change { event, subject: format!("{}:{number}", self.name.text).into(), position, schema, row: slots, key }))
     }
 }
 
@@ -162,7 +171,7 @@ mod tests {
         let json = r#"{"table":"t","modelVersion":"v","primaryKeys":["id"],"properties":{"id":{"type":"integer"},"companyId":{"type":"string"},"locationId":{"type":"string"}}}"#;
         let schema = Arc::new(TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")));
         let name = FileName { text: "f".into(), table: "t".into(), time: Version { nanos: 1_720_732_611_708_587_506, logical: 3 } };
-        Maker { decoder: Decoder::default(), order: Order::default(), schema, keeps, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
+        Maker { decoder: Decoder::default(), order: Order::default(), schema, keeps, is_typed: false, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
     }
 
     #[test]

@@ -1,0 +1,142 @@
+//! A Parquet file of changes: what happened to each row, and the row's columns, typed by its table's schema.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::schema::types::Type;
+
+use crate::change::value::{self, Unfit, Value};
+use crate::change::{Change, Kind, TableSchema};
+
+/// Begins the names of the columns that tell of the change. A column of a table that begins so gets a `_` at its end.
+const OURS: &str = "_eds_";
+const ZSTD_LEVEL: i32 = 3;
+
+/// A column that tells of the change: its name, what it holds, and where from.
+type About = (&'static str, Kind, fn(&Change) -> Value<'_>);
+
+/// What a file tells of each change, before the columns of its row.
+const ABOUT: [About; 9] = [
+    ("operation", Kind::Text, |change| Value::Text(change.event.operation.as_str().into())),
+    ("id", Kind::Text, |change| named(change.event.id())),
+    ("timestamp", Kind::Time, |change| change.event.timestamp_ms().checked_mul(1000).map_or(Value::Null, Value::Time)),
+    ("mvcc_timestamp", Kind::Text, |change| named(change.event.mvcc())),
+    ("model_version", Kind::Text, |change| named(change.event.model_version())),
+    ("company_id", Kind::Text, |change| named(change.event.company())),
+    ("location_id", Kind::Text, |change| named(change.event.location())),
+    ("user_id", Kind::Text, |change| named(change.event.user())),
+    // What was imported has no place in the stream.
+    ("sequence", Kind::Integer, |change| match change.event.is_imported() {
+        true => Value::Null,
+        false => i64::try_from(change.position.sequence).map_or(Value::Null, Value::Integer),
+    }),
+];
+
+fn named(text: Cow<'_, str>) -> Value<'_> {
+    if text.is_empty() { Value::Null } else { Value::Text(text) }
+}
+
+/// Why a file could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Unpacked {
+    /// A value does not fit its column.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Format(#[from] ParquetError),
+}
+
+/// The file of `changes`, which have this schema: one row group, packed by zstd. Every column may be null; of a delete,
+/// all are but the key.
+pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, Unpacked> {
+    let about = ABOUT.iter().map(|(name, kind, _)| field(&format!("{OURS}{name}"), *kind));
+    let columns = schema.columns.iter().map(|column| match column.name.starts_with(OURS) {
+        true => field(&format!("{}_", column.name), column.kind),
+        false => field(&column.name, column.kind),
+    });
+    let fields = about.chain(columns).map(|field| field.map(Arc::new)).collect::<Result<_, _>>()?;
+    let root = Type::group_type_builder("change").with_fields(fields).build()?;
+    let mut file = SerializedFileWriter::new(Vec::new(), Arc::new(root), Arc::new(properties(schema)?))?;
+    let mut rows = file.next_row_group()?;
+    for (_, kind, of) in &ABOUT {
+        if let Some(mut writer) = rows.next_column()? {
+            write(&mut writer, *kind, changes.iter().map(|change| Ok(of(change))))?;
+            writer.close()?;
+        }
+    }
+    for (index, column) in schema.columns.iter().enumerate() {
+        let cells = changes.iter().map(|change| change.token(index).map_or(Ok(Value::Null), |token| value::read(Some(token), column)));
+        if let Some(mut writer) = rows.next_column()? {
+            write(&mut writer, column.kind, cells)?;
+            writer.close()?;
+        }
+    }
+    rows.close()?;
+    Ok(file.into_inner()?)
+}
+
+fn properties(schema: &TableSchema) -> Result<WriterProperties, ParquetError> {
+    let fact = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_created_by(concat!("EDS version ", env!("CARGO_PKG_VERSION")).to_owned())
+        // A file is one page a column, or a few: finer statistics would only make it larger.
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_offset_index_disabled(true)
+        .set_key_value_metadata(Some(vec![fact("eds.table", &schema.table), fact("eds.model_version", &schema.version)]))
+        .build())
+}
+
+/// JSON is text: what reads files knows how to look into it, and not everything knows Parquet's type for it.
+fn field(name: &str, kind: Kind) -> Result<Type, ParquetError> {
+    let (physical, logical) = match kind {
+        Kind::Text | Kind::Enum | Kind::Object | Kind::Array => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+        Kind::Time => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
+        Kind::Integer => (Physical::INT64, None),
+        Kind::Number => (Physical::DOUBLE, None),
+        Kind::Boolean => (Physical::BOOLEAN, None),
+    };
+    Type::primitive_type_builder(name, physical).with_repetition(Repetition::OPTIONAL).with_logical_type(logical).build()
+}
+
+type Cell<'a> = Result<Value<'a>, Unfit>;
+
+fn write<'a>(writer: &mut SerializedColumnWriter<'_>, kind: Kind, cells: impl Iterator<Item = Cell<'a>>) -> Result<(), Unpacked> {
+    match kind {
+        Kind::Text | Kind::Enum | Kind::Object | Kind::Array => write_as::<ByteArrayType>(writer, cells, |value| match value {
+            Value::Text(text) => Some(text.into_owned().into_bytes().into()),
+            Value::Json(json) => Some(ByteArray::from(json)),
+            _ => None,
+        }),
+        Kind::Time | Kind::Integer => write_as::<Int64Type>(writer, cells, |value| match value {
+            Value::Time(number) | Value::Integer(number) => Some(number),
+            _ => None,
+        }),
+        Kind::Number => write_as::<DoubleType>(writer, cells, |value| match value {
+            Value::Number(number) => Some(number),
+            _ => None,
+        }),
+        Kind::Boolean => write_as::<BoolType>(writer, cells, |value| match value {
+            Value::Boolean(truth) => Some(truth),
+            _ => None,
+        }),
+    }
+}
+
+/// Writes a column: its values, and for each change whether it has one.
+fn write_as<'a, D: DataType>(writer: &mut SerializedColumnWriter<'_>, cells: impl Iterator<Item = Cell<'a>>, of: fn(Value<'a>) -> Option<D::T>) -> Result<(), Unpacked> {
+    let (mut values, mut present) = (Vec::new(), Vec::new());
+    for cell in cells {
+        let value = of(cell?);
+        present.push(i16::from(value.is_some()));
+        values.extend(value);
+    }
+    writer.typed::<D>().write_batch(&values, Some(&present), None)?;
+    Ok(())
+}
