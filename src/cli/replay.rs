@@ -48,7 +48,7 @@ impl Replay {
         };
         let data = DataDir::take(&global.data_dir, self.dry_run)?;
         let engine = run::start(&data, &self.to, settings, driver, plan).await?;
-        if let Some(position) = engine.position() {
+        if let Some(position) = engine.position().filter(|position| position.sequence > 0) {
             info!("the journal was applied up to line {} before: going on there; --restart applies all of it again", position.sequence);
         }
         run::finish(engine, &progress, self.dry_run).await?;

@@ -184,6 +184,7 @@ impl Engine {
             engine.begin_here(began).await?;
         }
         engine.remember();
+        engine.progress.update(|snapshot| snapshot.stream_sequence = engine.durable.map_or(0, |position| position.sequence));
         engine.progress.phase(Phase::Streaming);
         Ok(engine)
     }

@@ -56,7 +56,7 @@ fn assert_names(found: &BTreeMap<String, Vec<String>>) {
 async fn each_change_is_in_one_file_after_kills() {
     let nats = Nats::start().await;
     let mut shop = Shop::new(91, Habits::default());
-    let (stream, published) = publish(&nats, &mut shop, 60_000).await;
+    let (stream, published) = publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("parts", COMPANIES, None);
     let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
     let folder = dir.path().join("lake");
@@ -84,7 +84,7 @@ async fn each_change_is_in_one_file_after_kills() {
 async fn each_change_is_in_one_object_after_kills() {
     let nats = Nats::start().await;
     let mut shop = Shop::new(92, Habits::default());
-    let (stream, published) = publish(&nats, &mut shop, 30_000).await;
+    let (stream, published) = publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("objects-of-many", COMPANIES, None);
     let server = shared();
     let (folder, url) = server.folder();
