@@ -5,10 +5,13 @@
 #[allow(dead_code)]
 mod services;
 
+mod cost;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use cost::{events_of, run};
 use eds::change::decode::Order;
 use eds::change::{Change, Decoder, Position, TableSchema, value};
 use eds::destination::sql::dialect::{MARIADB, MYSQL, POSTGRES};
@@ -26,13 +29,6 @@ use tokio_postgres::Client;
 
 const ROWS_PER_UPSERT: usize = 5_000;
 
-/// What a run of `eds` took.
-struct Cost {
-    seconds: f64,
-    peak_mib: f64,
-    cpu_seconds: f64,
-}
-
 #[tokio::main]
 async fn main() {
     let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(200_000);
@@ -48,13 +44,6 @@ async fn main() {
             measure_mysql(flavour, table, events).await;
         }
     }
-}
-
-/// New rows of one table of the shop: its schema, subjects and payloads.
-fn events_of(shop: &mut Shop, table: &str, events: usize) -> (TableSchema, Vec<(String, String)>) {
-    let made = (0..events).filter_map(|_| shop.insert_into(table)).map(|e| (e.subject, e.payload)).collect();
-    let schema = shop.schemas().iter().filter_map(|json| TableSchema::parse(json).ok()).find(|s| *s.table == *table);
-    (schema.unwrap_or_else(|| panic!("no table {table}")), made)
 }
 
 async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
@@ -142,29 +131,6 @@ async fn measure(table: &str, events: usize) {
         cost.peak_mib,
         cost.cpu_seconds * 1e6 / events as f64
     );
-}
-
-/// Runs the real binary from its start to its end.
-async fn run(eds: &Eds) -> Cost {
-    let started = Instant::now();
-    let mut running = eds.start(&[]);
-    let (mut peak_kib, mut ticks) = (0u64, 0u64);
-    while running.is_running() {
-        if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", running.pid())) {
-            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            peak_kib = peak_kib.max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
-        }
-        if let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", running.pid())) {
-            let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
-            ticks = ticks.max(fields.iter().sum());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    let ended = running.wait(Duration::from_secs(1));
-    assert!(ended.status.success(), "{}", ended.log);
-    // The kernel counts in hundredths of a second.
-    Cost { seconds, peak_mib: peak_kib as f64 / 1024.0, cpu_seconds: ticks as f64 / 100.0 }
 }
 
 async fn count(client: &Client, table: &str) -> i64 {

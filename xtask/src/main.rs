@@ -57,7 +57,9 @@ fn test(args: &[&str]) -> Done {
 }
 
 fn bench(args: &[&str]) -> Done {
-    let Some((name, rest)) = args.split_first() else { return Err("which benchmark: stream, latency, decode, postgres_paths, mysql_paths or sqlite_paths?".into()) };
+    let Some((name, rest)) = args.split_first() else {
+        return Err("which benchmark: stream, changes, import, latency, decode, postgres_paths, mysql_paths or sqlite_paths?".into());
+    };
     services::install()?;
     run("cargo", &[&["bench", "--bench", name, "--"], rest].concat())
 }
