@@ -49,6 +49,11 @@ impl Batch {
         &self.changes[index as usize]
     }
 
+    /// The indices of the changes that are given to the destination.
+    pub fn offered(&self) -> impl Iterator<Item = u32> {
+        self.groups.iter().flat_map(|group| group.deletes.iter().chain(&group.upserts)).chain(&self.order).copied()
+    }
+
     /// All changes with a schema whose values do not fit their columns, by index, each with the reason.
     pub fn unfit(&self) -> Vec<(u32, String)> {
         let mut unfit = Vec::new();

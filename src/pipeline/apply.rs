@@ -1,6 +1,6 @@
 //! The destination's side of the engine: tables first, then rows; what fails is retried, narrowed down or set aside.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -48,7 +48,15 @@ pub struct Applier {
     aside: AsideLog,
     state: State,
     progress: Arc<Progress>,
-    refused_run: HashMap<String, u32>,
+    refusals: HashMap<String, Refusals>,
+}
+
+/// Changes of one table that were refused one after the other.
+#[derive(Default)]
+struct Refusals {
+    count: u32,
+    /// Where the last of them is.
+    last: Position,
 }
 
 /// A piece of the gathered changes that is still to be done: indices, end exclusive.
@@ -91,7 +99,7 @@ impl Applier {
             aside,
             state,
             progress,
-            refused_run: HashMap::new(),
+            refusals: HashMap::new(),
         };
         if applier.follows()
             && let Err(failure) = applier.shape_all(schemas).await
@@ -186,7 +194,7 @@ impl Applier {
         let mut todo: Vec<Piece> = vec![(0, changes.len())];
         while let Some((from, to)) = todo.pop() {
             let batch = self.batch(&changes, (from, to), &skipped, end, &mut todo);
-            match self.try_once(&batch, &mut todo, &changes, &mut skipped, &mut backoff, &mut reshaped).await? {
+            match self.try_once(&batch, &mut todo, &mut skipped, &mut backoff, &mut reshaped).await? {
                 Tried::Done => {
                     (backoff, reshaped) = (Backoff::default(), false);
                     self.done(&batch);
@@ -225,7 +233,6 @@ impl Applier {
         &mut self,
         (batch, piece): &(Arc<Batch>, Piece),
         todo: &mut Vec<Piece>,
-        changes: &[Change],
         skipped: &mut Vec<usize>,
         backoff: &mut Backoff,
         reshaped: &mut bool,
@@ -245,7 +252,7 @@ impl Applier {
                 }
             }
             FailureKind::Refused if !failure.culprits.is_empty() || remaining(*piece, skipped) > 0 => {
-                self.narrow(*piece, failure, todo, changes, skipped).await;
+                self.narrow(batch, *piece, failure, todo, skipped).await;
                 Ok(Tried::Again)
             }
             _ => {
@@ -314,13 +321,15 @@ impl Applier {
         }
         self.progress.update(|snapshot| {
             for group in &batch.groups {
-                self.refused_run.remove(&*group.schema.table);
+                self.refusals.remove(&*group.schema.table);
                 let counts = snapshot.tables.entry(group.schema.table.to_string()).or_default();
                 counts.upserts += group.upserts.len() as u64;
                 counts.deletes += group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
             }
             for (_, change) in batch.ordered() {
-                let counts = snapshot.tables.entry(change.event.table().into_owned()).or_default();
+                let table = change.event.table();
+                self.refusals.remove(&*table);
+                let counts = snapshot.tables.entry(table.into_owned()).or_default();
                 if change.is_delete() { counts.deletes += 1 } else { counts.upserts += 1 }
             }
         });
@@ -328,9 +337,9 @@ impl Applier {
 
     /// Takes the refused changes out of the piece, or halves it until the one at fault stands alone. Both go over the
     /// original changes, so that a valid one hidden behind a refused one of its row comes to light.
-    async fn narrow(&mut self, piece: Piece, failure: Failure, todo: &mut Vec<Piece>, changes: &[Change], skipped: &mut Vec<usize>) {
+    async fn narrow(&mut self, batch: &Batch, piece: Piece, failure: Failure, todo: &mut Vec<Piece>, skipped: &mut Vec<usize>) {
         let (from, to) = piece;
-        let mut culprits = failure.culprits;
+        let mut culprits: HashMap<u32, String> = failure.culprits.into_iter().collect();
         if culprits.is_empty() {
             let left: Vec<usize> = (from..to).filter(|i| skipped.binary_search(i).is_err()).collect();
             if let [first, .., _] = left[..] {
@@ -342,18 +351,26 @@ impl Applier {
             culprits = left.iter().map(|i| (*i as u32, failure.text.clone())).collect();
         }
         todo.push(piece);
-        for (index, reason) in culprits {
-            let Some(change) = changes.get(index as usize) else { continue };
+        let all: BTreeSet<u32> = batch.offered().chain(culprits.keys().copied()).collect();
+        for index in all {
+            let change = batch.change(index);
             let table = change.event.table().into_owned();
-            let run = self.refused_run.entry(table.clone()).or_default();
-            if *run >= REFUSED_RUN_MAX {
-                let why = format!("{run} changes of table {table:?} in a row were refused, the last because {reason}; nothing more is set aside until one is taken");
+            let Some(reason) = culprits.remove(&index) else {
+                // It will be stored, unless what was refused came after it.
+                if self.refusals.get(&table).is_some_and(|refusals| !refusals.last.contains(change.position)) {
+                    self.refusals.remove(&table);
+                }
+                continue;
+            };
+            let refusals = self.refusals.entry(table.clone()).or_default();
+            if refusals.count >= REFUSED_RUN_MAX {
+                let why = format!("{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last because {reason}; nothing more is set aside until one is taken");
                 self.progress.waiting(&why);
                 warn!("{why}");
                 sleep(super::RETRY_WAIT_MAX).await;
                 return;
             }
-            *run += 1;
+            (refusals.count, refusals.last) = (refusals.count + 1, change.position);
             let payload = bytes::Bytes::copy_from_slice(change.event.payload().as_bytes());
             self.set_aside(&[Aside { position: change.position, subject: change.subject.to_string(), reason, payload }], &table).await;
             if let Err(at) = skipped.binary_search(&(index as usize)) {

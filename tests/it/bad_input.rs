@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::services::eds::{binary, schema, upsert};
+use crate::services::eds::{binary, replay, schema, upsert};
 use crate::services::scene::Scene;
 use crate::services::{eventually, postgres};
 
@@ -81,4 +81,21 @@ async fn refusals_without_end_are_an_outage() {
     let kept: i64 = client.query_one("SELECT count(*) FROM t", &[]).await.map(|row| row.get(0)).unwrap_or_else(|e| panic!("{e}"));
     let aside = std::fs::read_to_string(dir.path().join("data/set-aside.jsonl")).unwrap_or_default();
     assert_eq!((kept, aside.lines().count()), (100, 1_000), "{}", said().lines().last().unwrap_or_default());
+}
+
+/// However many do not fit, the others among them show that it is not an outage: everything goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_among_others_are_no_outage() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let events: Vec<Value> = (0..3_300).map(|n| upsert("t", "1", json!({"id": format!("{n}"), "n": if n % 2 == 0 { json!(n) } else { json!("twelve") }}))).collect();
+    for url in [format!("sqlite://{}", dir.path().join("t.db").display()), format!("file://{}?format=parquet", dir.path().join("lake").display())] {
+        let output = replay(&url, &schemas, &events, &["--verbose"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.contains("3300 events") && said.contains("1650 set aside") && !said.contains("in a row"),
+            "{}",
+            said.lines().last().unwrap_or_default()
+        );
+    }
 }

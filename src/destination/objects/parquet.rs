@@ -11,6 +11,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::Type;
 
+use super::parts::Unpacked;
 use crate::change::value::{self, Unfit, Value};
 use crate::change::{Change, Kind, TableSchema};
 
@@ -42,14 +43,16 @@ fn named(text: Cow<'_, str>) -> Value<'_> {
     if text.is_empty() { Value::Null } else { Value::Text(text) }
 }
 
-/// Why a file could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum Unpacked {
-    /// A value does not fit its column.
-    #[error(transparent)]
-    Unfit(#[from] Unfit),
-    #[error(transparent)]
-    Format(#[from] ParquetError),
+impl From<Unfit> for Unpacked {
+    fn from(_: Unfit) -> Unpacked {
+        Unpacked::Unfit
+    }
+}
+
+impl From<ParquetError> for Unpacked {
+    fn from(e: ParquetError) -> Unpacked {
+        Unpacked::Failed(e.to_string())
+    }
 }
 
 /// The file of `changes`, which have this schema: one row group, packed by zstd. Every column may be null; of a delete,

@@ -8,8 +8,6 @@ use flate2::write::GzEncoder;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::name::{Name, part};
-#[cfg(feature = "parquet")]
-use super::parquet::Unpacked;
 use crate::change::{Batch, Change, Position};
 use crate::destination::{Failure, Settings};
 
@@ -87,9 +85,25 @@ pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>,
     }
     let packed = found.into_iter().map(|((folder, _), group)| {
         let name = Name::new(folder, group.stem(consumer, batch.is_import()), format.extension());
-        Ok(Part { name, content: group.packed(batch, format)? })
+        Ok(Part { name, content: group.packed(format)? })
     });
-    packed.collect()
+    packed.collect::<Result<_, Unpacked>>().map_err(|e| match e {
+        Unpacked::Unfit => Failure::refused(batch.unfit()),
+        Unpacked::Failed(why) => Failure::unavailable(format!("changes could not be packed: {why}")),
+    })
+}
+
+/// Why a file could not be made.
+pub enum Unpacked {
+    /// A value does not fit its column.
+    Unfit,
+    Failed(String),
+}
+
+impl From<std::io::Error> for Unpacked {
+    fn from(e: std::io::Error) -> Unpacked {
+        Unpacked::Failed(e.to_string())
+    }
 }
 
 impl Group<'_> {
@@ -107,14 +121,13 @@ impl Group<'_> {
         format!("part-{:020}-{:020}-{owner:08x}", self.first.sequence, self.last.sequence)
     }
 
-    fn packed(&self, batch: &Batch, format: Format) -> Result<Vec<u8>, Failure> {
-        match format {
-            Format::Json | Format::Ndjson => self.lines().map_err(|e| unpacked(&e)),
+    fn packed(&self, format: Format) -> Result<Vec<u8>, Unpacked> {
+        match (format, self.changes.first().and_then(|change| change.schema.as_ref())) {
+            (Format::Json | Format::Ndjson, _) => Ok(self.lines()?),
             #[cfg(feature = "parquet")]
-            Format::Parquet => self.columns().map_err(|e| match e {
-                Unpacked::Unfit(_) => Failure::refused(batch.unfit()),
-                Unpacked::Format(e) => unpacked(&e),
-            }),
+            (Format::Parquet, Some(schema)) => super::parquet::file(schema, &self.changes),
+            #[cfg(feature = "parquet")]
+            (Format::Parquet, None) => Err(Unpacked::Failed("a change came without its table's schema".into())),
         }
     }
 
@@ -126,18 +139,6 @@ impl Group<'_> {
         }
         packer.finish()
     }
-
-    #[cfg(feature = "parquet")]
-    fn columns(&self) -> Result<Vec<u8>, Unpacked> {
-        match self.changes.first().and_then(|change| change.schema.as_ref()) {
-            Some(schema) => super::parquet::file(schema, &self.changes),
-            None => Err(::parquet::errors::ParquetError::General("a change came without its table's schema".into()).into()),
-        }
-    }
-}
-
-fn unpacked(e: &dyn std::error::Error) -> Failure {
-    Failure::unavailable(format!("changes could not be packed: {e}"))
 }
 
 /// Where an event of this time belongs, in the form that query engines read partitions from.
