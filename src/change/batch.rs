@@ -45,6 +45,11 @@ impl Batch {
         self.through == Position::default()
     }
 
+    /// The change, where the batch's piece of the stream has one of that index.
+    pub fn get(&self, index: u32) -> Option<&Change> {
+        self.changes.get(index as usize)
+    }
+
     pub fn change(&self, index: u32) -> &Change {
         &self.changes[index as usize]
     }

@@ -5,11 +5,11 @@ use std::fmt;
 use std::path::Path;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use super::Global;
 use super::exit::Exit;
@@ -50,14 +50,16 @@ pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
         _ => LevelFilter::INFO,
     };
     let libraries = if global.verbose { LevelFilter::INFO } else { LevelFilter::ERROR };
-    let filter = || EnvFilter::builder().with_default_directive(libraries.into()).parse_lossy(format!("eds={level}"));
+    // One filter for all: with one of its own for each layer, a record of a library's that is filtered out takes the next
+    // line of ours with it (tracing-subscriber 0.3).
+    let filter = EnvFilter::builder().with_default_directive(libraries.into()).parse_lossy(format!("eds={level}"));
     let prefix = Prefix { time: global.timestamp, label: global.log_label.clone() };
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // Whoever read the lines may be gone: that is no reason to fall over.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_ansi(ansi).with_target(false).with_timer(prefix);
-    let files = files.map(|files| tracing_subscriber::fmt::layer().json().with_writer(move || files.clone()).log_internal_errors(false).with_filter(filter()));
+    let files = files.map(|files| tracing_subscriber::fmt::layer().json().with_writer(move || files.clone()).log_internal_errors(false));
     // A second start, as in tests, keeps the first.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter())).with(files).try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(lines).with(files).try_init();
     Ok(())
 }
 

@@ -353,7 +353,7 @@ impl Applier {
         todo.push(piece);
         let all: BTreeSet<u32> = batch.offered().chain(culprits.keys().copied()).collect();
         for index in all {
-            let change = batch.change(index);
+            let Some(change) = batch.get(index) else { continue };
             let table = change.event.table().into_owned();
             let Some(reason) = culprits.remove(&index) else {
                 // It will be stored, unless what was refused came after it.
