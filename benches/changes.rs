@@ -16,7 +16,7 @@ use cost::{events_of, run};
 use eds::change::decode::Order;
 use eds::change::{Batch, Change, Decoder, Position, TableSchema};
 use eds::destination::catalog::DRIVERS;
-use eds::destination::{Schema, Settings, Target};
+use eds::destination::{Settings, Target};
 use eds::sandbox::shop::{Habits, Shop};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
@@ -34,7 +34,8 @@ async fn main() {
     println!("| destination | table | EDS events/s | of | reach | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- | --- |");
     let kafka = Kafka::start();
     for table in ["order", "customer"] {
-        let (schema, payloads) = backlog(table, events);
+        let (schema, payloads) = events_of(&mut Shop::new(1, Habits::default()), table, events);
+        let schema = Arc::new(schema);
         let bare = bare_producer(&kafka, &payloads);
         line("kafka", table, &kafka.url(&kafka.topic()), ("a bare producer", bare), &payloads).await;
         let (eds, alone) = (EventHubs::start(None).await, EventHubs::start(None).await);
@@ -47,12 +48,6 @@ async fn main() {
             line(format, table, &url("eds"), ("its writer alone", seconds), &payloads).await;
         }
     }
-}
-
-/// New rows of one table: its schema, subjects and payloads.
-fn backlog(table: &str, events: usize) -> (Arc<TableSchema>, Vec<(String, String)>) {
-    let (schema, made) = events_of(&mut Shop::new(1, Habits::default()), table, events);
-    (Arc::new(schema), made)
 }
 
 /// Streams the backlog, and compares with what the other client took.
@@ -103,7 +98,7 @@ async fn written(url: &str, schema: &Arc<TableSchema>, made: &[(String, String)]
     for (number, (_, payload)) in (1u64..).zip(made) {
         let event = decoder.decode(Bytes::copy_from_slice(payload.as_bytes())).unwrap_or_else(|e| panic!("{e}"));
         let (row, key) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-        let typed = (abilities.schema != Schema::Ignores).then(|| schema.clone());
+        let typed = abilities.needs_schemas().then(|| schema.clone());
         piece.push(Change { event, subject: "".into(), position: Position { sequence: number, time_ns: 1 }, schema: typed, row, key });
         bytes += payload.len();
         if piece.len() < abilities.batch_changes_max && bytes < abilities.batch_bytes_max && number < made.len() as u64 {

@@ -12,7 +12,7 @@ use super::exit::Exit;
 use crate::change::filter::TableFilter;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Driver, Epoch, Schema, Settings, Target};
+use crate::destination::{Driver, Epoch, Settings, Target};
 use crate::feed::Feed;
 use crate::pipeline::{Adoption, AsideLog, End, Engine, Options, Parts, Progress};
 use crate::registry::{Publisher, Registry};
@@ -167,7 +167,7 @@ impl DataDir {
 /// Starts the engine; errors of the start are the user's to cure.
 pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Engine, Exit> {
     let abilities = driver.abilities_for(&settings);
-    if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && abilities.schema != Schema::Ignores {
+    if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && abilities.needs_schemas() {
         let what = settings.parameter("format").map_or_else(|| driver.title.to_owned(), |format| format!("format={format}"));
         return Err(Exit::Usage(format!("{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url")));
     }

@@ -175,6 +175,13 @@ pub struct Abilities {
     pub flush_interval_preferred: Duration,
 }
 
+impl Abilities {
+    /// Whether each change has to come with its table's schema.
+    pub fn needs_schemas(self) -> bool {
+        self.schema != Schema::Ignores
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keeps {
     /// The latest state of each row.

@@ -11,7 +11,7 @@ use super::recent::Recent;
 use crate::change::decode::Order;
 use crate::change::filter::TableFilter;
 use crate::change::{Change, Decoder, Malformed, Position, Seam, TableSchema};
-use crate::destination::{Abilities, Keeps, Schema};
+use crate::destination::{Abilities, Keeps};
 use crate::feed::{Delivery, Encoding};
 use crate::registry::Registry;
 use crate::validator::Validator;
@@ -95,7 +95,7 @@ impl Resolver {
         if !self.filter.takes(&event.table()) || !self.rules.as_ref().is_none_or(wanted) {
             return Ok(Step::LeftOut);
         }
-        if self.abilities.schema == Schema::Ignores {
+        if !self.abilities.needs_schemas() {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
             return Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema: None, row: Box::default(), key }));
         }

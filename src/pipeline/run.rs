@@ -18,7 +18,7 @@ use super::resolve::{Pass, Resolved, Resolver};
 use super::{Adoption, Backoff, Options, stopped};
 use crate::change::Position;
 use crate::change::seam::Origin;
-use crate::destination::{Failure, FailureKind, Schema};
+use crate::destination::{Failure, FailureKind};
 use crate::feed::{Delivery, Feed, FeedError, OpenAt, Signal};
 use crate::registry::{Found, Registry};
 use crate::state::State;
@@ -104,7 +104,7 @@ impl Engine {
     pub async fn start(parts: Parts) -> Result<Engine, Halt> {
         let Parts { mut feed, open, mut registry, state, aside, progress, options, stop } = parts;
         let standing = feed.standing().await?;
-        let schemas = if options.abilities.schema != Schema::Ignores { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
+        let schemas = if options.abilities.needs_schemas() { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
         let applier = Applier::start(open, options.clone(), aside, state.clone(), progress.clone(), &schemas).await?;
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
         let recorded = applier.recorded();

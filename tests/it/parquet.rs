@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::kafka::{assert_equal, identity, publish, said};
-use crate::parts::files;
+use crate::parts::{PYTHON, duckdb, files};
 use crate::services::eds::{Eds, replay, replay_in, schema, upsert};
 use crate::services::hq::Importing;
 use crate::services::installed;
@@ -20,7 +20,6 @@ use crate::services::s3::shared;
 use crate::services::scene::COMPANIES;
 
 const ROWS: &str = include_str!("services/parquet_rows.py");
-const PYTHON: &str = "../snowflake/bin/python";
 
 /// A file as Arrow reads it.
 struct Read {
@@ -134,10 +133,8 @@ async fn each_change_is_in_one_file_after_kills() {
          QUALIFY row_number() OVER (PARTITION BY id ORDER BY _eds_mvcc_timestamp DESC, _eds_operation = 'DELETE') = 1 AND _eds_operation <> 'DELETE')",
         folder.display()
     );
-    let python = format!("import duckdb; print(duckdb.sql({sql:?}).fetchall()[0])");
-    let output = Command::new(installed(PYTHON)).args(["-c", &python]).output().unwrap_or_else(|e| panic!("{e}"));
     let orders = shop.alive(shop.tables.iter().position(|table| table.name == "order").unwrap_or(0)).count();
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), format!("({orders}, {orders}, 'BIGINT')"), "{}", said(&output));
+    assert_eq!(duckdb(&sql), format!("({orders}, {orders}, 'BIGINT')"));
 }
 
 /// The same in S3, with kills.

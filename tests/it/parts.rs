@@ -17,6 +17,9 @@ use crate::services::nats::Nats;
 use crate::services::s3::shared;
 use crate::services::scene::COMPANIES;
 
+/// Where DuckDB and Apache Arrow are.
+pub const PYTHON: &str = "../snowflake/bin/python";
+
 /// The lines of packed files, by the files' names.
 fn unpacked(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> BTreeMap<String, Vec<String>> {
     let lines = |packed: Vec<u8>| {
@@ -40,6 +43,14 @@ pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
         }
     }
     found
+}
+
+/// The first row that DuckDB answers with.
+pub fn duckdb(sql: &str) -> String {
+    let python = format!("import duckdb; print(duckdb.sql({sql:?}).fetchall()[0])");
+    let output = Command::new(installed(PYTHON)).args(["-c", &python]).output().unwrap_or_else(|e| panic!("{e}"));
+    assert!(output.status.success(), "{}", said(&output));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 fn assert_names(found: &BTreeMap<String, Vec<String>>) {
@@ -73,10 +84,8 @@ async fn each_change_is_in_one_file_after_kills() {
     assert_equal(&shop, lines.iter().map(|line| serde_json::from_str(line).unwrap_or_default()).collect());
     // As others read them.
     let sql = format!("SELECT count(*), count(DISTINCT \"table\") FROM read_json_auto('{}/**/*.ndjson.gz', hive_partitioning = true, union_by_name = true)", folder.display());
-    let python = format!("import duckdb; print(duckdb.sql({sql:?}).fetchall()[0])");
-    let output = Command::new(installed("../snowflake/bin/python")).args(["-c", &python]).output().unwrap_or_else(|e| panic!("{e}"));
     let tables = there.iter().map(|identity| identity.split(' ').next()).collect::<BTreeSet<_>>().len();
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), format!("({}, {tables})", stream.len()), "{}", said(&output));
+    assert_eq!(duckdb(&sql), format!("({}, {tables})", stream.len()));
 }
 
 /// The same in S3, with kills.

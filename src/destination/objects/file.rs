@@ -71,13 +71,14 @@ impl Destination for Files {
         let (folder, format, batch, rules, consumer) = (self.folder.clone(), self.format, batch.clone(), self.rules.clone(), self.consumer.clone());
         let mut swept = std::mem::take(&mut self.swept);
         let done = tokio::task::spawn_blocking(move || {
-            let parts = if format == Format::Json { Vec::new() } else { parts(&batch, format, &consumer)? };
-            let is_repeat = batch.tried.is_some();
-            let files = match format {
-                Format::Json => batch.ordered().map(|(_, change)| (Name::of(change, rules.as_deref()), Stored::Change(change))).collect(),
-                _ => parts.iter().map(|part| (part.name.clone(), Stored::Part { content: &part.content, is_repeat })).collect(),
+            let written = match format {
+                Format::Json => write_all(&folder, batch.ordered().map(|(_, change)| (Name::of(change, rules.as_deref()), Stored::Change(change))).collect(), &mut swept),
+                _ => {
+                    let parts = parts(&batch, format, &consumer)?;
+                    let is_repeat = batch.tried.is_some();
+                    write_all(&folder, parts.iter().map(|part| (part.name.clone(), Stored::Part { content: &part.content, is_repeat })).collect(), &mut swept)
+                }
             };
-            let written = write_all(&folder, files, &mut swept);
             written.map_err(|e| Failure::unavailable(format!("files cannot be written to {}: {e}", folder.display())))?;
             Ok(swept)
         });

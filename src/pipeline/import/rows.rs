@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{BadRow, ImportError, Plan, TablePlan};
 use crate::change::decode::Order;
 use crate::change::{Change, Decoder, Event, Position, TableSchema, Version, json};
-use crate::destination::{Abilities, Keeps, Schema};
+use crate::destination::{Abilities, Keeps};
 use crate::export::lines::{Block, Lines};
 use crate::export::{ExportFile, FileName};
 use crate::validator::Validator;
@@ -41,8 +41,7 @@ pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &P
         decoder: Decoder::default(),
         order: Order::default(),
         schema: table.schema.clone(),
-        keeps: abilities.keeps,
-        is_typed: abilities.schema != Schema::Ignores,
+        abilities,
         ignored: plan.ignored_columns.clone(),
         rules: plan.rules.clone(),
         name: file.name.clone(),
@@ -84,9 +83,7 @@ struct Maker {
     decoder: Decoder,
     order: Order,
     schema: Arc<TableSchema>,
-    keeps: Keeps,
-    /// Whether what is kept comes with its schema.
-    is_typed: bool,
+    abilities: Abilities,
     ignored: BTreeSet<String>,
     rules: Option<Arc<Validator>>,
     name: FileName,
@@ -119,7 +116,7 @@ impl Maker {
         }
         let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
         let position = Position { sequence: number, time_ns: 0 };
-        if self.keeps == Keeps::Rows && self.rules.is_none() {
+        if self.abilities.keeps == Keeps::Rows && self.rules.is_none() {
             return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
         }
         let tokens: Vec<&str> = slots[..self.schema.keys].iter().filter_map(|slot| slot.present(event.payload())).collect();
@@ -127,11 +124,11 @@ impl Maker {
         if self.rules.as_ref().is_some_and(|rules| !rules.wants(&self.schema.table, &text)) {
             return Ok(None);
         }
-        if self.keeps == Keeps::Rows {
+        if self.abilities.keeps == Keeps::Rows {
             return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
         }
         let event = self.decoder.decode(text.into()).map_err(row)?;
-        let (schema, slots, key) = match self.is_typed {
+        let (schema, slots, key) = match self.abilities.needs_schemas() {
             true => {
                 let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
                 (Some(self.schema.clone()), slots, key)
@@ -166,18 +163,19 @@ fn event_of(row: &Event, schema: &TableSchema, key: &[&str], file: &FileName, li
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::{objects, sql};
 
-    fn maker(keeps: Keeps) -> Maker {
+    fn maker(abilities: Abilities) -> Maker {
         let json = r#"{"table":"t","modelVersion":"v","primaryKeys":["id"],"properties":{"id":{"type":"integer"},"companyId":{"type":"string"},"locationId":{"type":"string"}}}"#;
         let schema = Arc::new(TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")));
         let name = FileName { text: "f".into(), table: "t".into(), time: Version { nanos: 1_720_732_611_708_587_506, logical: 3 } };
-        Maker { decoder: Decoder::default(), order: Order::default(), schema, keeps, is_typed: false, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
+        Maker { decoder: Decoder::default(), order: Order::default(), schema, abilities, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
     }
 
     #[test]
     fn a_row_becomes_the_event_of_the_contract() -> Result<(), String> {
         let line = r#"{"locationId":"l1","id":7,"companyId":"c1","x": 1}"#;
-        let made = |number| maker(Keeps::Changes).change(line.into(), number)?.ok_or_else(|| "not wanted".to_owned());
+        let made = |number| maker(objects::ABILITIES).change(line.into(), number)?.ok_or_else(|| "not wanted".to_owned());
         let change = made(5)?;
         let stored = change.event.stored();
         let id = &stored[28..60];
@@ -195,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_is_no_row_of_the_table_is_said() {
-        let why = |line: &str| maker(Keeps::Rows).change(Bytes::copy_from_slice(line.as_bytes()), 1).err().unwrap_or_default();
+        let why = |line: &str| maker(sql::ABILITIES).change(Bytes::copy_from_slice(line.as_bytes()), 1).err().unwrap_or_default();
         assert!(why("{\"id\":").starts_with("the line is not JSON at byte "));
         assert_eq!(why("[1]"), "the line is not a JSON object");
         assert_eq!(why(r#"{"companyId":"c"}"#), "the row has no primary key");
