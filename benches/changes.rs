@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use cost::{events_of, run};
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::{Batch, Change, Decoder, Position, TableSchema};
 use eds::destination::catalog::DRIVERS;
 use eds::destination::{Settings, Target};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -34,7 +34,7 @@ async fn main() {
     println!("| destination | table | EDS events/s | of | reach | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- | --- |");
     let kafka = Kafka::start();
     for table in ["order", "customer"] {
-        let (schema, payloads) = events_of(&mut Shop::new(1, Habits::default()), table, events);
+        let (schema, payloads) = events_of(&mut Shop::new(1, ShopOptions::default()), table, events);
         let schema = Arc::new(schema);
         let bare = bare_producer(&kafka, &payloads);
         line("kafka", table, &kafka.url(&kafka.topic()), ("a bare producer", bare), &payloads).await;
@@ -55,7 +55,7 @@ async fn line(destination: &str, table: &str, url: &str, (who, seconds): (&str, 
     let nats = Nats::start().await;
     nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
-    let schemas = Shop::new(1, Habits::default()).schema_map();
+    let schemas = Shop::new(1, ShopOptions::default()).schema_map();
     let cost = run(&Eds::stream(&nats, &creds, url, &schemas).with(&["--restart", "--until-caught-up"])).await;
     let events = made.len() as f64;
     println!(
@@ -92,7 +92,7 @@ async fn written(url: &str, schema: &Arc<TableSchema>, made: &[(String, String)]
     let (settings, driver) = Settings::parse(url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
     let abilities = driver.abilities_for(&settings);
     let mut destination = (driver.open)(&Target::unclaimed(&settings)).await.unwrap_or_else(|e| panic!("{e}"));
-    let (mut decoder, mut order) = (Decoder::default(), Order::default());
+    let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let mut seconds = 0.0;
     let (mut piece, mut bytes) = (Vec::new(), 0);
     for (number, (_, payload)) in (1u64..).zip(made) {

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use bytes::Bytes;
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::{Decoder, TableSchema};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
 #[allow(dead_code)]
-struct Envelope<'a> {
+struct SerdeEnvelope<'a> {
     operation: &'a str,
     table: &'a str,
     #[serde(borrow)]
@@ -26,19 +26,19 @@ struct Envelope<'a> {
 }
 
 fn main() {
-    let mut shop = Shop::new(1, Habits::default());
+    let mut shop = Shop::new(1, ShopOptions::default());
     println!("| table | bytes | EDS events/s | serde_json events/s | ratio |\n| --- | --- | --- | --- | --- |");
     for table in ["order", "customer"] {
         let schema = shop.schemas().iter().filter_map(|j| TableSchema::parse(j).ok()).find(|s| *s.table == *table).unwrap_or_else(|| panic!("no table {table}"));
         let payloads: Vec<Bytes> = (0..20_000).filter_map(|_| shop.insert_into(table)).map(|e| e.payload.into()).collect();
         let bytes = payloads.iter().map(Bytes::len).sum::<usize>() / payloads.len();
-        let (mut decoder, mut order) = (Decoder::default(), Order::default());
+        let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
         let own = rate(&payloads, |payload| {
             let event = decoder.decode(payload.clone()).unwrap_or_else(|e| panic!("{e}"));
             decoder.row(&event, &schema, &mut order).map(|(row, _)| row.len()).unwrap_or_default()
         });
         let library = rate(&payloads, |payload| {
-            let envelope: Envelope<'_> = serde_json::from_slice(payload).unwrap_or_else(|e| panic!("{e}"));
+            let envelope: SerdeEnvelope<'_> = serde_json::from_slice(payload).unwrap_or_else(|e| panic!("{e}"));
             envelope.after.map_or(0, |after| schema.columns.iter().filter(|c| after.contains_key(&*c.name)).count())
         });
         println!("| {table} | {bytes} | {own:.0} | {library:.0} | {:.2} |", own / library);

@@ -12,14 +12,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Decoder, TableSchema, json};
 use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, SQLITE};
-use eds::destination::sql::render::{Place, Renderer};
+use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::check;
 use eds::sandbox::export::{self, Choice};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::{StreamExt, pin_mut};
 use services::mysql::{Flavour, MySql};
 use services::postgres::Postgres;
@@ -38,7 +38,7 @@ struct Bench {
 }
 
 /// What a run of `eds` took.
-struct Cost {
+struct ImportCost {
     seconds: f64,
     peak_mib: f64,
 }
@@ -67,7 +67,7 @@ async fn main() {
 impl Bench {
     fn new(orders: usize) -> Bench {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let mut shop = Shop::new(1, Habits::default());
+        let mut shop = Shop::new(1, ShopOptions::default());
         let names: Vec<&str> = shop.tables.iter().map(|t| t.name).collect();
         for name in names {
             shop.fill(name, if name == "order" { orders } else { orders / 50 });
@@ -84,13 +84,13 @@ impl Bench {
         Bench { dir, shop, schemas, rows, expected }
     }
 
-    fn report(&self, server: &str, cost: &Cost, own: f64) {
+    fn report(&self, server: &str, cost: &ImportCost, own: f64) {
         let rate = |seconds: f64| self.rows as f64 / seconds;
         println!("| {server} | {:.0} | {:.2} of {:.0} | {:.0} MiB |", rate(cost.seconds), own / cost.seconds, rate(own), cost.peak_mib);
     }
 
     /// Runs the real binary from its start to its end.
-    fn eds(&self, url: &str) -> Cost {
+    fn eds(&self, url: &str) -> ImportCost {
         let started = Instant::now();
         let data = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let mut child = Command::new(services::eds::binary())
@@ -114,7 +114,7 @@ impl Bench {
             std::thread::sleep(Duration::from_millis(20));
         };
         assert!(status.success());
-        Cost { seconds: started.elapsed().as_secs_f64(), peak_mib: peak_kib as f64 / 1024.0 }
+        ImportCost { seconds: started.elapsed().as_secs_f64(), peak_mib: peak_kib as f64 / 1024.0 }
     }
 
     fn assert_equal(&self, found: &[(usize, u64)]) {
@@ -127,7 +127,7 @@ impl Bench {
     fn text(&self, index: usize, dialect: &Dialect) -> PathBuf {
         let path = self.dir.path().join("rows.txt");
         let mut out = BufWriter::with_capacity(1 << 20, File::create(&path).unwrap_or_else(|e| panic!("{e}")));
-        let (mut decoder, mut order) = (Decoder::default(), Order::default());
+        let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
         let schema = &self.schemas[index];
         let mut rows: Vec<(String, u64)> = self.shop.alive(index).map(|(n, _)| (self.shop.id(index, n), n)).collect();
         rows.sort_unstable();
@@ -159,7 +159,7 @@ impl Bench {
         }
         self.assert_equal(&found);
         client.batch_execute(&self.shop.tables.iter().map(|t| format!("DROP TABLE \"{}\";", t.name)).collect::<String>()).await.unwrap_or_else(|e| panic!("{e}"));
-        let renderer = Renderer { dialect: &POSTGRES, place: Place::default() };
+        let renderer = Renderer { dialect: &POSTGRES, namespace: Namespace::default() };
         let mut own = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, &POSTGRES);
@@ -189,7 +189,7 @@ impl Bench {
         }
         self.assert_equal(&found);
         let dialect = if flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-        let renderer = Renderer { dialect, place: Place::default() };
+        let renderer = Renderer { dialect, namespace: Namespace::default() };
         let mut own = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, dialect);
@@ -215,7 +215,7 @@ impl Bench {
         }
         self.assert_equal(&found);
         let own = self.dir.path().join("own.db");
-        let renderer = Renderer { dialect: &SQLITE, place: Place::default() };
+        let renderer = Renderer { dialect: &SQLITE, namespace: Namespace::default() };
         let mut seconds = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, &SQLITE);

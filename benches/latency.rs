@@ -7,7 +7,7 @@ mod services;
 
 use std::time::{Duration, Instant};
 
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use services::eds::Eds;
 use services::nats::Nats;
 use services::postgres::Postgres;
@@ -21,7 +21,7 @@ const REST: Duration = Duration::from_secs(20);
 async fn main() {
     let (server, nats) = (Postgres::start().await, Nats::start().await);
     let (database, url) = server.database().await;
-    let mut shop = Shop::new(1, Habits::default());
+    let mut shop = Shop::new(1, ShopOptions::default());
     let creds = nats.server_creds("latency", &["c0", "c1", "c2"], None);
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart"]);
     let running = eds.start(&[]);

@@ -9,13 +9,13 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use bytes::Bytes;
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
 use eds::destination::sql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{Action, bind, sql};
-use eds::destination::sql::render::{Place, Renderer};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::destination::sql::render::{Namespace, Renderer};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Value as Wire};
@@ -65,11 +65,11 @@ async fn main() {
 
 /// The first columns of the shop's widest table.
 fn rows(columns: usize, count: usize) -> (TableSchema, Vec<Change>) {
-    let mut shop = Shop::new(3, Habits::default());
+    let mut shop = Shop::new(3, ShopOptions::default());
     let table = shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
     table.columns.truncate(columns);
     let schema = TableSchema::parse(&shop.schemas().swap_remove(2)).unwrap_or_else(|e| panic!("{e}"));
-    let (mut decoder, mut order) = (Decoder::default(), Order::default());
+    let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let mut changes = Vec::new();
     for _ in 0..count {
         let Some(event) = shop.insert_into("order") else { continue };
@@ -85,7 +85,7 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
     let (database, _) = server.database().await;
     let mut conn = server.connect(&database).await;
     let dialect = if server.flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-    let renderer = Renderer { dialect, place: Place { schema: Some(database), ..Place::default() } };
+    let renderer = Renderer { dialect, namespace: Namespace { schema: Some(database), ..Namespace::default() } };
     conn.query_drop(renderer.create_table(&schema)).await?;
     conn.query_drop(format!("CREATE TEMPORARY TABLE stage ({}) ENGINE=InnoDB CHARACTER SET utf8mb4", renderer.stage_columns(&schema))).await?;
     let mut rates = [0.0; 2];

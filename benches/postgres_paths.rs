@@ -9,13 +9,13 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
 use eds::destination::sql::dialect::POSTGRES;
-use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, Field, Fields, put_field, wire_array_type, wire_type};
-use eds::destination::sql::render::{Place, Renderer};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type};
+use eds::destination::sql::render::{Namespace, Renderer};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::future::try_join_all;
 use futures::{SinkExt, pin_mut};
 use services::postgres::Postgres;
@@ -57,12 +57,12 @@ enum Way {
 
 /// The first columns of the shop's widest table.
 fn rows(columns: usize, count: usize) -> (TableSchema, Vec<Change>) {
-    let mut shop = Shop::new(3, Habits::default());
+    let mut shop = Shop::new(3, ShopOptions::default());
     let table = shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
     table.columns.truncate(columns);
     let json = shop.schemas().swap_remove(2);
     let schema = TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}"));
-    let (mut decoder, mut order) = (Decoder::default(), Order::default());
+    let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let mut changes = Vec::new();
     for _ in 0..count {
         let Some(event) = shop.insert_into("order") else { continue };
@@ -77,7 +77,7 @@ async fn measure(server: &Postgres, way: Way, columns: usize, batch: usize, coun
     let (schema, changes) = rows(columns, count);
     let (database, _) = server.database().await;
     let client = server.connect(&database).await;
-    let renderer = Renderer { dialect: &POSTGRES, place: Place { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
+    let renderer = Renderer { dialect: &POSTGRES, namespace: Namespace { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
     client.batch_execute(&renderer.create_table(&schema)).await?;
     client.batch_execute(&format!("CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS", renderer.stage_columns(&schema))).await?;
     let statement = prepared(&client, &renderer, &schema, way).await?;
@@ -119,13 +119,13 @@ fn read<'a>(change: &'a Change, schema: &'a TableSchema) -> impl Iterator<Item =
 }
 
 async fn single(client: &Client, statement: &Statement, schema: &TableSchema, piece: &[Change]) -> Result<(), Error> {
-    let rows: Vec<Vec<Field<'_>>> = piece.iter().map(|change| read(change, schema).map(Field).collect()).collect();
+    let rows: Vec<Vec<CopyField<'_>>> = piece.iter().map(|change| read(change, schema).map(CopyField).collect()).collect();
     try_join_all(rows.iter().map(|row| client.execute_raw(statement, row.iter().map(|f| f as &(dyn ToSql + Sync))))).await?;
     Ok(())
 }
 
 async fn unnest(client: &Client, statement: &Statement, schema: &TableSchema, piece: &[Change]) -> Result<(), Error> {
-    let mut columns: Vec<Fields<'_>> = schema.columns.iter().map(|_| Fields(Vec::with_capacity(piece.len()))).collect();
+    let mut columns: Vec<CopyFields<'_>> = schema.columns.iter().map(|_| CopyFields(Vec::with_capacity(piece.len()))).collect();
     for change in piece {
         read(change, schema).zip(&mut columns).for_each(|(value, column)| column.0.push(value));
     }

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Decoder, TableSchema};
 use eds::destination::sql::dialect::SQLITE;
-use eds::destination::sql::render::{Place, Renderer};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::destination::sql::render::{Namespace, Renderer};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use rusqlite::Connection;
 use rusqlite::types::Value as Bound;
 
@@ -26,11 +26,11 @@ fn main() {
 }
 
 fn rows(columns: usize) -> (TableSchema, Vec<Vec<Bound>>) {
-    let mut shop = Shop::new(3, Habits::default());
+    let mut shop = Shop::new(3, ShopOptions::default());
     let table = shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
     table.columns.truncate(columns);
     let schema = TableSchema::parse(&shop.schemas().swap_remove(2)).unwrap_or_else(|e| panic!("{e}"));
-    let (mut decoder, mut order) = (Decoder::default(), Order::default());
+    let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let bound = |value: Value<'_>| match value {
         Value::Null => Bound::Null,
         Value::Boolean(b) => Bound::Integer(i64::from(b)),
@@ -56,7 +56,7 @@ fn measure(schema: &TableSchema, rows: &[Vec<Bound>], at_once: usize) -> rusqlit
     let db = Connection::open(dir.path().join("bench.db"))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    let renderer = Renderer { dialect: &SQLITE, place: Place::default() };
+    let renderer = Renderer { dialect: &SQLITE, namespace: Namespace::default() };
     db.execute_batch(&renderer.create_table(schema))?;
     let row = format!("({})", vec!["?"; schema.columns.len()].join(","));
     let source = match at_once {

@@ -12,13 +12,13 @@ use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cost::{events_of, run};
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::{Change, Decoder, Position, TableSchema, value};
 use eds::destination::sql::dialect::{MARIADB, MYSQL, POSTGRES};
 use eds::destination::sql::mysql::rows::{Action, bind, sql};
 use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, put_field};
-use eds::destination::sql::render::{Place, Renderer};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::destination::sql::render::{Namespace, Renderer};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::{SinkExt, pin_mut};
 use mysql_async::prelude::Queryable;
 use services::eds::Eds;
@@ -49,7 +49,7 @@ async fn main() {
 async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
     let server = MySql::start(flavour).await;
     let nats = Nats::start().await;
-    let mut shop = Shop::new(1, Habits::default());
+    let mut shop = Shop::new(1, ShopOptions::default());
     let (schema, made) = events_of(&mut shop, table, events);
     nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
     let (database, url) = server.database().await;
@@ -70,11 +70,11 @@ async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
 
 /// Seconds that a client takes which has nothing to do but send values that were read beforehand.
 async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, String)]) -> f64 {
-    let (mut decoder, mut order) = (Decoder::default(), Order::default());
+    let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let (database, _) = server.database().await;
     let mut conn = server.connect(&database).await;
     let dialect = if server.flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-    let renderer = Renderer { dialect, place: Place { schema: Some(database), ..Place::default() } };
+    let renderer = Renderer { dialect, namespace: Namespace { schema: Some(database), ..Namespace::default() } };
     conn.query_drop(renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
     let mut seconds = 0.0;
     for piece in made.chunks(ROWS_PER_UPSERT) {
@@ -106,7 +106,7 @@ async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, Strin
 async fn measure(table: &str, events: usize) {
     let server = Postgres::start().await;
     let nats = Nats::start().await;
-    let mut shop = Shop::new(1, Habits::default());
+    let mut shop = Shop::new(1, ShopOptions::default());
     let (schema, made) = events_of(&mut shop, table, events);
     let bytes = made.iter().map(|(_, payload)| payload.len()).sum::<usize>() / events.max(1);
     nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
@@ -140,7 +140,7 @@ async fn count(client: &Client, table: &str) -> i64 {
 /// The rows as one binary COPY per upsert.
 fn encoded(schema: &Arc<TableSchema>, payloads: &[String]) -> Vec<Vec<Bytes>> {
     let mut decoder = Decoder::default();
-    let mut order = Order::default();
+    let mut order = ColumnOrder::default();
     let mut pieces = Vec::new();
     for piece in payloads.chunks(ROWS_PER_UPSERT) {
         let mut buffer = BytesMut::new();
@@ -166,11 +166,12 @@ fn encoded(schema: &Arc<TableSchema>, payloads: &[String]) -> Vec<Vec<Bytes>> {
 
 /// Seconds that a client takes which has nothing to do but send.
 async fn bare(server: &Postgres, schema: &TableSchema, payloads: &[String], connections: usize) -> f64 {
-    let json_schema =
-        Arc::new(Shop::new(1, Habits::default()).schemas().iter().filter_map(|j| TableSchema::parse(j).ok()).find(|s| s.table == schema.table).unwrap_or_else(|| panic!("schema")));
+    let json_schema = Arc::new(
+        Shop::new(1, ShopOptions::default()).schemas().iter().filter_map(|j| TableSchema::parse(j).ok()).find(|s| s.table == schema.table).unwrap_or_else(|| panic!("schema")),
+    );
     let pieces = encoded(&json_schema, payloads);
     let (database, _) = server.database().await;
-    let renderer = Renderer { dialect: &POSTGRES, place: Place { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
+    let renderer = Renderer { dialect: &POSTGRES, namespace: Namespace { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
     server.connect(&database).await.batch_execute(&renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
     let share = pieces.len().div_ceil(connections);
     let mut clients = Vec::new();

@@ -31,7 +31,7 @@ pub enum ConfigError {
 }
 
 /// One entry to write; `None` removes it.
-pub type Entry<'a> = (&'static str, Option<&'a str>);
+pub type ConfigEntry<'a> = (&'static str, Option<&'a str>);
 
 fn document(path: &Path) -> Result<DocumentMut, ConfigError> {
     let text = match std::fs::read_to_string(path) {
@@ -59,7 +59,7 @@ impl Config {
 
     /// Writes these entries and leaves the rest, comments and all, as it is. The file is there whole or not at all, and
     /// only its owner can read it.
-    pub fn write(data_dir: &Path, entries: &[Entry<'_>]) -> Result<(), ConfigError> {
+    pub fn write(data_dir: &Path, entries: &[ConfigEntry<'_>]) -> Result<(), ConfigError> {
         let path = data_dir.join(FILE_NAME);
         let failed = |source| ConfigError::Io { path: path.clone(), done: "written", source };
         let mut document = document(&path)?;

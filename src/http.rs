@@ -40,7 +40,7 @@ pub struct Reply {
 }
 
 /// What came of a request.
-pub enum Answer {
+pub enum HttpAnswer {
     Body(String),
     /// 404: what was asked for does not exist.
     NotFound,
@@ -126,20 +126,20 @@ impl Http {
         Ok(all)
     }
 
-    pub async fn get(&self, url: &str) -> Answer {
+    pub async fn get(&self, url: &str) -> HttpAnswer {
         let response = match self.client.get(url).header("Content-Type", "application/json").timeout(REQUEST_WAIT_MAX).send().await {
             Ok(response) => response,
-            Err(e) => return Answer::Unavailable(format!("no answer: {}", chain(&e.without_url()))),
+            Err(e) => return HttpAnswer::Unavailable(format!("no answer: {}", chain(&e.without_url()))),
         };
         let status = response.status();
         let id = response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(|id| format!(", request {id}")).unwrap_or_default();
         if status == StatusCode::NOT_FOUND {
-            return Answer::NotFound;
+            return HttpAnswer::NotFound;
         }
         if !status.is_success() {
-            return Answer::Unavailable(format!("it answered {status}{id}"));
+            return HttpAnswer::Unavailable(format!("it answered {status}{id}"));
         }
-        response.text().await.map_or_else(|e| Answer::Unavailable(format!("its answer broke off: {}{id}", chain(&e.without_url()))), Answer::Body)
+        response.text().await.map_or_else(|e| HttpAnswer::Unavailable(format!("its answer broke off: {}{id}", chain(&e.without_url()))), HttpAnswer::Body)
     }
 }
 

@@ -56,7 +56,7 @@ pub fn os_info() -> Value {
 /// Bytes; per cent.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Memory {
+pub struct MemoryUse {
     pub total: u64,
     pub available: u64,
     pub used: u64,
@@ -74,10 +74,10 @@ pub struct Load {
     pub load15: f64,
 }
 
-pub fn memory() -> Memory {
+pub fn memory() -> MemoryUse {
     let system = System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()));
     let (total, used) = (system.total_memory(), system.used_memory());
-    Memory {
+    MemoryUse {
         total,
         available: system.available_memory(),
         used,

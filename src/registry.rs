@@ -20,7 +20,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where schemas are published.
 #[derive(Clone)]
-pub enum Publisher {
+pub enum SchemaSource {
     /// A file of HQ's form. It is read again when it lacks a version, and what it then lacks is unknown.
     File(PathBuf),
     /// A URL that answers as HQ's `/v3/schema` does.
@@ -42,18 +42,18 @@ pub struct Published {
 }
 
 /// What came of asking.
-pub enum Found {
+pub enum SchemaAnswer {
     Schemas(Vec<Published>),
     Unknown,
 }
 
 enum Asked {
-    Found(Found),
+    SchemaAnswer(SchemaAnswer),
     Unavailable(String),
 }
 
 pub struct Registry {
-    publisher: Publisher,
+    publisher: SchemaSource,
     state: State,
     known: HashMap<String, Vec<Arc<TableSchema>>>,
     objects: HashMap<String, String>,
@@ -62,7 +62,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn new(publisher: Publisher, state: State) -> Registry {
+    pub fn new(publisher: SchemaSource, state: State) -> Registry {
         let mut registry = Registry { publisher, state, known: HashMap::new(), objects: HashMap::new(), unknown: HashMap::new() };
         let cached = registry.state.schemas().unwrap_or_else(|e| {
             warn!("{e}; schemas will be asked for again");
@@ -84,7 +84,7 @@ impl Registry {
     }
 
     /// The schema, if it is at hand.
-    pub fn at_hand(&self, table: &str, version: &str) -> Option<Arc<TableSchema>> {
+    pub fn cached(&self, table: &str, version: &str) -> Option<Arc<TableSchema>> {
         self.known.get(table)?.iter().find(|s| *s.version == *version).cloned()
     }
 
@@ -97,12 +97,14 @@ impl Registry {
     /// Asks for all current schemas, once: at start. An error says what to do.
     pub async fn current(&mut self) -> Result<Vec<Arc<TableSchema>>, String> {
         match self.publisher.map().await {
-            Asked::Found(Found::Schemas(all)) => {
+            Asked::SchemaAnswer(SchemaAnswer::Schemas(all)) => {
                 let current = all.iter().map(|p| p.schema.clone()).collect();
-                self.remember("", "", Found::Schemas(all));
+                self.store("", "", SchemaAnswer::Schemas(all));
                 Ok(current)
             }
-            Asked::Found(Found::Unknown) => Err(format!("{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file of that form?", self.publisher.name())),
+            Asked::SchemaAnswer(SchemaAnswer::Unknown) => {
+                Err(format!("{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file of that form?", self.publisher.name()))
+            }
             // HQ away is an outage; what was seen before will do until a new version appears.
             Asked::Unavailable(why) if self.publisher.may_be_away() && !self.known.is_empty() => {
                 warn!("the table schemas cannot be had from {}: {why}; going on with those that were seen before", self.publisher.name());
@@ -113,18 +115,18 @@ impl Registry {
     }
 
     /// Asks for one version until there is an answer; how long is up to the publisher.
-    pub fn ask(&self, table: &str, version: &str) -> BoxFuture<'static, Found> {
+    pub fn ask(&self, table: &str, version: &str) -> BoxFuture<'static, SchemaAnswer> {
         let publisher = self.publisher.clone();
         let (object, table, version) = (self.objects.get(table).cloned().unwrap_or_else(|| table.to_owned()), table.to_owned(), version.to_owned());
         Box::pin(async move {
             let started = Instant::now();
             loop {
                 match publisher.version(&object, &table, &version).await {
-                    Asked::Found(Found::Schemas(all)) if all.iter().any(|p| *p.schema.table == *table && *p.schema.version == *version) => {
-                        return Found::Schemas(all);
+                    Asked::SchemaAnswer(SchemaAnswer::Schemas(all)) if all.iter().any(|p| *p.schema.table == *table && *p.schema.version == *version) => {
+                        return SchemaAnswer::Schemas(all);
                     }
-                    Asked::Found(_) if started.elapsed() >= publisher.unknown_wait() => return Found::Unknown,
-                    Asked::Found(_) => {}
+                    Asked::SchemaAnswer(_) if started.elapsed() >= publisher.unknown_wait() => return SchemaAnswer::Unknown,
+                    Asked::SchemaAnswer(_) => {}
                     Asked::Unavailable(why) => warn!("the schema of table {table:?}, version {version:?}, cannot be had from {}: {why}; asking again", publisher.name()),
                 }
                 sleep(ASK_AGAIN).await;
@@ -133,17 +135,17 @@ impl Registry {
     }
 
     /// Keeps what [`Registry::ask`] brought for `table` and `version`.
-    pub fn remember(&mut self, table: &str, version: &str, found: Found) {
+    pub fn store(&mut self, table: &str, version: &str, found: SchemaAnswer) {
         match found {
-            Found::Unknown => {
+            SchemaAnswer::Unknown => {
                 self.unknown.retain(|_, at| at.elapsed() < UNKNOWN_WAIT_MAX);
                 self.unknown.insert((table.to_owned(), version.to_owned()), Instant::now());
             }
-            Found::Schemas(all) => {
+            SchemaAnswer::Schemas(all) => {
                 for published in all {
                     let schema = published.schema;
                     self.objects.insert(schema.table.to_string(), published.object);
-                    if self.at_hand(&schema.table, &schema.version).is_some_and(|known| known == schema) {
+                    if self.cached(&schema.table, &schema.version).is_some_and(|known| known == schema) {
                         continue;
                     }
                     if let Err(e) = self.state.save_schema(&schema.table, &schema.version, &published.json) {
@@ -156,19 +158,19 @@ impl Registry {
     }
 }
 
-impl Publisher {
+impl SchemaSource {
     fn name(&self) -> String {
         match self {
-            Publisher::File(path) => path.display().to_string(),
+            SchemaSource::File(path) => path.display().to_string(),
             #[cfg(feature = "http")]
-            Publisher::Url(_, url) | Publisher::Hq(_, url) => url::Url::parse(url).map_or_else(|_| "the schema URL".into(), |u| crate::secret::mask_url(&u)),
-            Publisher::Fixed(_) => "the program".into(),
+            SchemaSource::Url(_, url) | SchemaSource::Hq(_, url) => url::Url::parse(url).map_or_else(|_| "the schema URL".into(), |u| crate::secret::mask_url(&u)),
+            SchemaSource::Fixed(_) => "the program".into(),
         }
     }
 
     /// Whether it is elsewhere, and may be out of reach or behind for a while.
     fn may_be_away(&self) -> bool {
-        !matches!(self, Publisher::File(_) | Publisher::Fixed(_))
+        !matches!(self, SchemaSource::File(_) | SchemaSource::Fixed(_))
     }
 
     fn unknown_wait(&self) -> Duration {
@@ -177,17 +179,17 @@ impl Publisher {
 
     async fn map(&self) -> Asked {
         match self {
-            Publisher::File(path) => match tokio::fs::read_to_string(path).await {
+            SchemaSource::File(path) => match tokio::fs::read_to_string(path).await {
                 Ok(text) => read_map(&text),
                 Err(e) => Asked::Unavailable(e.to_string()),
             },
             #[cfg(feature = "http")]
-            Publisher::Url(http, url) => read_answer(http.get(url).await, read_map),
+            SchemaSource::Url(http, url) => read_answer(http.get(url).await, read_map),
             #[cfg(feature = "http")]
-            Publisher::Hq(http, base) => read_answer(http.get(&format!("{base}/v3/schema")).await, read_map),
-            Publisher::Fixed(all) => {
+            SchemaSource::Hq(http, base) => read_answer(http.get(&format!("{base}/v3/schema")).await, read_map),
+            SchemaSource::Fixed(all) => {
                 let all = all.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                all.iter().map(|json| read_one("", json)).collect::<Result<Vec<_>, _>>().map_or_else(Asked::Unavailable, |all| Asked::Found(Found::Schemas(all)))
+                all.iter().map(|json| read_one("", json)).collect::<Result<Vec<_>, _>>().map_or_else(Asked::Unavailable, |all| Asked::SchemaAnswer(SchemaAnswer::Schemas(all)))
             }
         }
     }
@@ -195,10 +197,10 @@ impl Publisher {
     async fn version(&self, object: &str, _table: &str, version: &str) -> Asked {
         match self {
             #[cfg(feature = "http")]
-            Publisher::Hq(http, base) => {
+            SchemaSource::Hq(http, base) => {
                 let part = |s: &str| percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC).to_string();
                 let url = format!("{base}/v3/schema/{}/{}", part(object), part(version));
-                let read = |text: &str| read_one(object, text).map_or_else(Asked::Unavailable, |one| Asked::Found(Found::Schemas(vec![one])));
+                let read = |text: &str| read_one(object, text).map_or_else(Asked::Unavailable, |one| Asked::SchemaAnswer(SchemaAnswer::Schemas(vec![one])));
                 read_answer(http.get(&url).await, read)
             }
             _ => {
@@ -210,11 +212,11 @@ impl Publisher {
 }
 
 #[cfg(feature = "http")]
-fn read_answer(answer: crate::http::Answer, read: impl Fn(&str) -> Asked) -> Asked {
+fn read_answer(answer: crate::http::HttpAnswer, read: impl Fn(&str) -> Asked) -> Asked {
     match answer {
-        crate::http::Answer::Body(text) => read(&text),
-        crate::http::Answer::NotFound => Asked::Found(Found::Unknown),
-        crate::http::Answer::Unavailable(why) => Asked::Unavailable(why),
+        crate::http::HttpAnswer::Body(text) => read(&text),
+        crate::http::HttpAnswer::NotFound => Asked::SchemaAnswer(SchemaAnswer::Unknown),
+        crate::http::HttpAnswer::Unavailable(why) => Asked::Unavailable(why),
     }
 }
 
@@ -231,7 +233,7 @@ fn read_map(text: &str) -> Asked {
         Err(e) => return Asked::Unavailable(format!("not a JSON object of schemas: {e}")),
     };
     match map.iter().map(|(object, json)| read_one(object, json.get())).collect() {
-        Ok(all) => Asked::Found(Found::Schemas(all)),
+        Ok(all) => Asked::SchemaAnswer(SchemaAnswer::Schemas(all)),
         Err(why) => Asked::Unavailable(why),
     }
 }

@@ -6,7 +6,7 @@ use super::{Change, Column, Position, TableSchema, value};
 
 /// Rows of one table at one model version: each row once. Indices point into the batch's changes.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub struct TableGroup {
     pub schema: Arc<TableSchema>,
     /// Rows to take away, before anything is written: also those that come back within the batch, so that no value of
     /// their earlier life survives.
@@ -19,7 +19,7 @@ pub struct Group {
 pub struct Batch {
     changes: Arc<Vec<Change>>,
     /// For keepers of rows: the last change of each row, table by table. Empty for keepers of changes.
-    pub groups: Vec<Group>,
+    pub groups: Vec<TableGroup>,
     /// For keepers of changes: the changes to store, oldest first.
     pub order: Vec<u32>,
     /// The checkpoint before this batch: `None` where the destination has never recorded one.
@@ -27,17 +27,17 @@ pub struct Batch {
     /// The checkpoint once it is applied.
     pub through: Position,
     /// How far an earlier try may have come that did not end well; `None` where there was none.
-    pub tried: Option<Position>,
+    pub unconfirmed_through: Option<Position>,
 }
 
 impl Batch {
-    pub fn new(changes: Arc<Vec<Change>>, groups: Vec<Group>, order: Vec<u32>, after: Option<Position>, through: Position) -> Batch {
-        Batch { changes, groups, order, after, through, tried: None }
+    pub fn new(changes: Arc<Vec<Change>>, groups: Vec<TableGroup>, order: Vec<u32>, after: Option<Position>, through: Position) -> Batch {
+        Batch { changes, groups, order, after, through, unconfirmed_through: None }
     }
 
     /// The same after a try whose end is not known.
-    pub fn after_try(self, tried: Option<Position>) -> Batch {
-        Batch { tried, ..self }
+    pub fn unconfirmed_through(self, unconfirmed_through: Option<Position>) -> Batch {
+        Batch { unconfirmed_through, ..self }
     }
 
     /// Whether it is a piece of an export, which has no place in the stream.
@@ -60,15 +60,15 @@ impl Batch {
     }
 
     /// All changes with a schema whose values do not fit their columns, by index, each with the reason.
-    pub fn unfit(&self) -> Vec<(u32, String)> {
-        let mut unfit = Vec::new();
+    pub fn type_mismatches(&self) -> Vec<(u32, String)> {
+        let mut mismatch = Vec::new();
         let mut look = |indices: &[u32], schema: &TableSchema, columns: &[Column]| {
             for index in indices {
                 let wrong = columns.iter().enumerate().find_map(|(i, column)| value::read(self.change(*index).token(i), column).err());
-                unfit.extend(wrong.map(|why| (*index, format!("table {:?}: {why}", schema.table))));
+                mismatch.extend(wrong.map(|why| (*index, format!("table {:?}: {why}", schema.table))));
             }
         };
-        for Group { schema, deletes, upserts } in &self.groups {
+        for TableGroup { schema, deletes, upserts } in &self.groups {
             look(upserts, schema, &schema.columns);
             look(deletes, schema, schema.key_columns());
         }
@@ -77,9 +77,9 @@ impl Batch {
                 look(&[index], schema, if change.is_delete() { schema.key_columns() } else { &schema.columns });
             }
         }
-        unfit.sort_unstable_by_key(|(index, _)| *index);
-        unfit.dedup_by_key(|(index, _)| *index);
-        unfit
+        mismatch.sort_unstable_by_key(|(index, _)| *index);
+        mismatch.dedup_by_key(|(index, _)| *index);
+        mismatch
     }
 
     /// The changes of a keeper of changes, oldest first, with their indices.

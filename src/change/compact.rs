@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::batch::Group;
+use super::batch::TableGroup;
 use super::{Change, TableSchema};
 
 /// Row keys are hashed with xxh3: they are data, but a slow map is all that a bad choice of keys can cause.
@@ -31,7 +31,7 @@ struct Last {
 /// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a change whose row
 /// is already there under a version with columns that the new one lacks: applied one by one, those columns would keep
 /// the earlier values, so the change belongs to a further batch. Returns the groups and where it stopped.
-pub fn compact(changes: &[Change], from: usize, to: usize, skipped: &[usize]) -> (Vec<Group>, usize) {
+pub fn compact(changes: &[Change], from: usize, to: usize, skipped: &[usize]) -> (Vec<TableGroup>, usize) {
     let mut rows: HashMap<(&str, &[u8]), Last, BuildHasherDefault<KeyHasher>> = HashMap::default();
     let mut end = to;
     for (index, change) in changes.iter().enumerate().take(to).skip(from) {
@@ -64,14 +64,14 @@ fn replaces(change: &Change, schema: &Arc<TableSchema>, earlier: &Change) -> boo
     change.is_delete() || earlier.is_delete() || earlier.schema.as_ref().is_none_or(|s| Arc::ptr_eq(s, schema) || schema.covers(s))
 }
 
-fn grouped(changes: &[Change], lasts: &[Last]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+fn grouped(changes: &[Change], lasts: &[Last]) -> Vec<TableGroup> {
+    let mut groups: Vec<TableGroup> = Vec::new();
     for last in lasts {
         let change = &changes[last.index as usize];
         let Some(schema) = &change.schema else { continue };
         let found = groups.iter().position(|g| Arc::ptr_eq(&g.schema, schema) || (g.schema.table == schema.table && g.schema.version == schema.version));
         let at = found.unwrap_or_else(|| {
-            groups.push(Group { schema: schema.clone(), deletes: Vec::new(), upserts: Vec::new() });
+            groups.push(TableGroup { schema: schema.clone(), deletes: Vec::new(), upserts: Vec::new() });
             groups.len() - 1
         });
         if change.is_delete() || last.recreated {
@@ -87,7 +87,7 @@ fn grouped(changes: &[Change], lasts: &[Last]) -> Vec<Group> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::decode::Order;
+    use crate::change::decode::ColumnOrder;
     use crate::change::{Decoder, Position};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -108,13 +108,13 @@ mod tests {
         };
         let mut decoder = Decoder::default();
         let event = decoder.decode(text.into()).unwrap_or_else(|e| panic!("{e}"));
-        let (row, key) = decoder.row(&event, schema, &mut Order::default()).unwrap_or_else(|e| panic!("{e}"));
+        let (row, key) = decoder.row(&event, schema, &mut ColumnOrder::default()).unwrap_or_else(|e| panic!("{e}"));
         Change { event, subject: "".into(), position: Position::default(), schema: Some(schema.clone()), row, key }
     }
 
-    type Table = BTreeMap<String, BTreeMap<String, String>>;
+    type TableRows = BTreeMap<String, BTreeMap<String, String>>;
 
-    fn apply(table: &mut Table, change: &Change) {
+    fn apply(table: &mut TableRows, change: &Change) {
         let key = change.token(0).unwrap_or_default().to_owned();
         if change.is_delete() {
             table.remove(&key);
@@ -132,9 +132,9 @@ mod tests {
         fn equals_one_by_one(spec in prop::collection::vec((0usize..3, prop::bool::weighted(0.3), 0u8..4, any::<u8>()), 0..40)) {
             let schemas = schemas();
             let changes: Vec<Change> = spec.iter().map(|(s, delete, key, n)| change(&schemas[*s], *delete, *key, *n)).collect();
-            let mut expected = Table::new();
+            let mut expected = TableRows::new();
             changes.iter().for_each(|c| apply(&mut expected, c));
-            let mut table = Table::new();
+            let mut table = TableRows::new();
             let mut at = 0;
             while at < changes.len() {
                 let (groups, end) = compact(&changes, at, changes.len(), &[]);

@@ -29,7 +29,7 @@ pub enum Malformed {
     #[error("the event has no primary key")]
     NoKey,
     #[error("the primary key does not fit its column: {0}")]
-    KeyUnfit(value::Unfit),
+    KeyTypeMismatch(value::TypeMismatch),
     #[error("the message has the content encoding {0:?}, which is not known")]
     UnknownEncoding(String),
     #[error("the message is not valid gzip")]
@@ -107,7 +107,7 @@ impl Event {
     }
 
     pub fn version(&self) -> Option<Version> {
-        Version::plausible(&self.mvcc())
+        Version::parse(&self.mvcc())
     }
 
     /// The token of a column of `after` that no schema is asked for.
@@ -217,14 +217,14 @@ impl Decoder {
     /// Reads one event. The members of its row stay with the decoder for [`Decoder::row`].
     pub fn decode(&mut self, payload: Bytes) -> Result<Event, Malformed> {
         let payload = self.begin(payload)?;
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         let mut cursor = object_in(&payload)?;
         cursor.object(|cursor, key| self.field(&payload, &mut fields, cursor, key))?;
         cursor.end()?;
         fields.event(payload)
     }
 
-    fn field(&mut self, payload: &str, fields: &mut Fields, cursor: &mut Cursor<'_>, key: Slot) -> Result<(), Malformed> {
+    fn field(&mut self, payload: &str, fields: &mut EventFields, cursor: &mut Cursor<'_>, key: Slot) -> Result<(), Malformed> {
         let known = match key.of(payload).map(json::text).as_deref() {
             Some("operation") => &mut fields.operation,
             Some("id") => &mut fields.id,
@@ -269,21 +269,21 @@ impl Decoder {
         })?;
         cursor.end()?;
         let after = Slot::at(0, payload.len());
-        Ok(Fields { after, ..Fields::default() }.into_event(payload, Operation::Insert))
+        Ok(EventFields { after, ..EventFields::default() }.into_event(payload, Operation::Insert))
     }
 
     /// The first column of the last event's row that `schema` lacks and that is not null.
-    pub fn stray(&self, event: &Event, schema: &TableSchema, order: &mut Order) -> Option<String> {
-        let stray = self.members.iter().enumerate().find(|(place, (key, value))| {
+    pub fn unknown_column(&self, event: &Event, schema: &TableSchema, order: &mut ColumnOrder) -> Option<String> {
+        let unknown = self.members.iter().enumerate().find(|(place, (key, value))| {
             let is_known = order.column(schema, *place, key.of(event.payload()).unwrap_or_default()).is_some();
             !is_known && value.present(event.payload()).is_some()
         });
-        stray.and_then(|(_, (key, _))| key.of(event.payload())).map(|token| json::text(token).into_owned())
+        unknown.and_then(|(_, (key, _))| key.of(event.payload())).map(|token| json::text(token).into_owned())
     }
 
     /// The columns of the last event's row in the order of `schema`, and the canonical form of its key. Members that
     /// the schema does not list are dropped. `order` remembers which column came at which place, for the next event.
-    pub fn row(&self, event: &Event, schema: &TableSchema, order: &mut Order) -> Result<(Box<[Slot]>, Bytes), Malformed> {
+    pub fn row(&self, event: &Event, schema: &TableSchema, order: &mut ColumnOrder) -> Result<(Box<[Slot]>, Bytes), Malformed> {
         let mut row = match event.operation {
             Operation::Delete => vec![Slot::MISSING; schema.keys],
             _ => vec![Slot::MISSING; schema.columns.len()],
@@ -331,9 +331,9 @@ fn canonical_key(event: &Event, schema: &TableSchema, row: &[Slot]) -> Result<By
     let part = |i: usize| -> Result<Cow<'_, str>, Malformed> {
         let token = row[i].present(event.payload()).ok_or(Malformed::NoKey)?;
         Ok(match schema.columns[i].kind {
-            super::Kind::Integer => {
-                let unfit = || Malformed::KeyUnfit(value::Unfit::of(&schema.columns[i], value::Wanted::Integer));
-                Cow::Owned(value::integer(json::text(token).trim()).ok_or_else(unfit)?.to_string())
+            super::ColumnType::Integer => {
+                let mismatch = || Malformed::KeyTypeMismatch(value::TypeMismatch::of(&schema.columns[i], value::Wanted::Integer));
+                Cow::Owned(value::integer(json::text(token).trim()).ok_or_else(mismatch)?.to_string())
             }
             _ => json::text(token),
         })
@@ -356,11 +356,11 @@ fn canonical_key(event: &Event, schema: &TableSchema, row: &[Slot]) -> Result<By
 
 /// Events of a table list its columns in the same order nearly always: guess by place, look up by name if wrong.
 #[derive(Default, Debug)]
-pub struct Order {
+pub struct ColumnOrder {
     guesses: Vec<Option<u16>>,
 }
 
-impl Order {
+impl ColumnOrder {
     /// The column that the JSON key `token` (with quotes) names.
     fn column(&mut self, schema: &TableSchema, place: usize, token: &str) -> Option<usize> {
         let name = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();
@@ -378,7 +378,7 @@ impl Order {
     }
 }
 
-struct Fields {
+struct EventFields {
     operation: Slot,
     id: Slot,
     table: Slot,
@@ -395,14 +395,14 @@ struct Fields {
     imported: Slot,
 }
 
-impl Default for Fields {
+impl Default for EventFields {
     fn default() -> Self {
         let m = Slot::MISSING;
-        Fields { operation: m, id: m, table: m, key: m, model_version: m, company: m, location: m, user: m, before: m, after: m, diff: m, timestamp: m, mvcc: m, imported: m }
+        EventFields { operation: m, id: m, table: m, key: m, model_version: m, company: m, location: m, user: m, before: m, after: m, diff: m, timestamp: m, mvcc: m, imported: m }
     }
 }
 
-impl Fields {
+impl EventFields {
     /// Checks the types of the fields that EDS itself reads.
     fn event(self, payload: ByteString) -> Result<Event, Malformed> {
         let typed = |slot: Slot, name: &'static str, first: u8| match slot.present(&payload) {
@@ -442,7 +442,7 @@ impl Fields {
     }
 
     fn into_event(self, payload: ByteString, operation: Operation) -> Event {
-        let Fields { id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, imported, .. } = self;
+        let EventFields { id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, imported, .. } = self;
         Event { payload, operation, id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, imported }
     }
 }
@@ -465,7 +465,7 @@ mod tests {
 
     fn tokens(text: &str, schema: &TableSchema) -> Result<(Vec<Option<String>>, Bytes), Malformed> {
         let (event, decoder) = decode(text)?;
-        let (row, key) = decoder.row(&event, schema, &mut Order::default())?;
+        let (row, key) = decoder.row(&event, schema, &mut ColumnOrder::default())?;
         Ok((row.iter().map(|s| s.of(event.payload()).map(str::to_owned)).collect(), key))
     }
 

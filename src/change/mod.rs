@@ -2,11 +2,11 @@
 
 pub mod batch;
 pub mod compact;
+pub mod cutover;
 pub mod decode;
 pub mod filter;
 pub mod json;
 pub mod schema;
-pub mod seam;
 pub mod value;
 pub mod version;
 
@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use batch::{Batch, Group};
+pub use batch::{Batch, TableGroup};
+pub use cutover::Cutover;
 pub use decode::{Decoder, Event, Malformed};
-pub use schema::{Column, Kind, TableSchema};
-pub use seam::Seam;
+pub use schema::{Column, ColumnType, TableSchema};
 pub use version::Version;
 
 use json::Slot;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// What a column holds; every destination maps it to a type of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Kind {
+pub enum ColumnType {
     Text,
     /// An instant: RFC 3339 on the wire.
     Time,
@@ -20,14 +20,15 @@ pub enum Kind {
     Enum,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 8] = [Kind::Text, Kind::Time, Kind::Integer, Kind::Number, Kind::Boolean, Kind::Object, Kind::Array, Kind::Enum];
+impl ColumnType {
+    pub const ALL: [ColumnType; 8] =
+        [ColumnType::Text, ColumnType::Time, ColumnType::Integer, ColumnType::Number, ColumnType::Boolean, ColumnType::Object, ColumnType::Array, ColumnType::Enum];
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Column {
     pub name: Box<str>,
-    pub kind: Kind,
+    pub kind: ColumnType,
     /// False only where the schema requires the column and does not call it nullable.
     pub nullable: bool,
 }
@@ -75,17 +76,17 @@ struct WireItems {
 }
 
 impl WireProperty {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> ColumnType {
         let is_enum = self.items.as_ref().is_some_and(|items| items.words.is_some());
         match (self.kind.as_str(), self.format.as_deref()) {
-            ("array", _) if is_enum => Kind::Enum,
-            ("array", _) => Kind::Array,
-            ("object", _) => Kind::Object,
-            ("integer", _) => Kind::Integer,
-            ("number", _) => Kind::Number,
-            ("boolean", _) => Kind::Boolean,
-            ("string", Some("date-time")) => Kind::Time,
-            _ => Kind::Text,
+            ("array", _) if is_enum => ColumnType::Enum,
+            ("array", _) => ColumnType::Array,
+            ("object", _) => ColumnType::Object,
+            ("integer", _) => ColumnType::Integer,
+            ("number", _) => ColumnType::Number,
+            ("boolean", _) => ColumnType::Boolean,
+            ("string", Some("date-time")) => ColumnType::Time,
+            _ => ColumnType::Text,
         }
     }
 }
@@ -170,14 +171,14 @@ mod tests {
         assert_eq!(
             shape,
             [
-                ("id", Kind::Text, false),
-                ("createdDate", Kind::Time, true),
-                ("metadata", Kind::Object, true),
-                ("number", Kind::Integer, false),
-                ("odd", Kind::Text, true),
-                ("paid", Kind::Boolean, true),
-                ("status", Kind::Enum, true),
-                ("tags", Kind::Array, true)
+                ("id", ColumnType::Text, false),
+                ("createdDate", ColumnType::Time, true),
+                ("metadata", ColumnType::Object, true),
+                ("number", ColumnType::Integer, false),
+                ("odd", ColumnType::Text, true),
+                ("paid", ColumnType::Boolean, true),
+                ("status", ColumnType::Enum, true),
+                ("tags", ColumnType::Array, true)
             ]
         );
         Ok(())

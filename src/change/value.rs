@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::json;
-use super::schema::{Column, Kind};
+use super::schema::{Column, ColumnType};
 
 /// A value in the form in which databases take it.
 #[derive(Clone, PartialEq, Debug)]
@@ -36,48 +36,48 @@ pub enum Wanted {
     Wanted::Boolean => "true or false",
     Wanted::Time => "a date and time",
 })]
-pub struct Unfit {
+pub struct TypeMismatch {
     pub column: Box<str>,
     pub wanted: Wanted,
 }
 
-impl Unfit {
-    pub fn of(column: &Column, wanted: Wanted) -> Unfit {
-        Unfit { column: column.name.clone(), wanted }
+impl TypeMismatch {
+    pub fn of(column: &Column, wanted: Wanted) -> TypeMismatch {
+        TypeMismatch { column: column.name.clone(), wanted }
     }
 }
 
 /// Reads the token of a column; `None` is a missing or null value. A NOT NULL column gets the zero value of its kind.
-pub fn read<'a>(token: Option<&'a str>, column: &Column) -> Result<Value<'a>, Unfit> {
+pub fn read<'a>(token: Option<&'a str>, column: &Column) -> Result<Value<'a>, TypeMismatch> {
     let Some(token) = token else {
         return Ok(if column.nullable { Value::Null } else { zero(column.kind) });
     };
     let scalar = || json::text(token);
-    let unfit = |wanted| Unfit::of(column, wanted);
+    let mismatch = |wanted| TypeMismatch::of(column, wanted);
     match column.kind {
-        Kind::Text | Kind::Enum => Ok(Value::Text(json::text(token))),
-        Kind::Object | Kind::Array => Ok(Value::Json(token)),
-        Kind::Integer => integer(scalar().trim()).map(Value::Integer).ok_or_else(|| unfit(Wanted::Integer)),
-        Kind::Number => number(scalar().trim()).map(Value::Number).ok_or_else(|| unfit(Wanted::Number)),
-        Kind::Boolean => match &*scalar() {
+        ColumnType::Text | ColumnType::Enum => Ok(Value::Text(json::text(token))),
+        ColumnType::Object | ColumnType::Array => Ok(Value::Json(token)),
+        ColumnType::Integer => integer(scalar().trim()).map(Value::Integer).ok_or_else(|| mismatch(Wanted::Integer)),
+        ColumnType::Number => number(scalar().trim()).map(Value::Number).ok_or_else(|| mismatch(Wanted::Number)),
+        ColumnType::Boolean => match &*scalar() {
             "true" => Ok(Value::Boolean(true)),
             "false" => Ok(Value::Boolean(false)),
-            _ => Err(unfit(Wanted::Boolean)),
+            _ => Err(mismatch(Wanted::Boolean)),
         },
-        Kind::Time if token.starts_with('"') => time(scalar().trim()).map(Value::Time).ok_or_else(|| unfit(Wanted::Time)),
-        Kind::Time => Err(unfit(Wanted::Time)),
+        ColumnType::Time if token.starts_with('"') => time(scalar().trim()).map(Value::Time).ok_or_else(|| mismatch(Wanted::Time)),
+        ColumnType::Time => Err(mismatch(Wanted::Time)),
     }
 }
 
-fn zero(kind: Kind) -> Value<'static> {
+fn zero(kind: ColumnType) -> Value<'static> {
     match kind {
-        Kind::Text | Kind::Enum => Value::Text(Cow::Borrowed("")),
-        Kind::Time => Value::Time(0),
-        Kind::Integer => Value::Integer(0),
-        Kind::Number => Value::Number(0.0),
-        Kind::Boolean => Value::Boolean(false),
-        Kind::Object => Value::Json("{}"),
-        Kind::Array => Value::Json("[]"),
+        ColumnType::Text | ColumnType::Enum => Value::Text(Cow::Borrowed("")),
+        ColumnType::Time => Value::Time(0),
+        ColumnType::Integer => Value::Integer(0),
+        ColumnType::Number => Value::Number(0.0),
+        ColumnType::Boolean => Value::Boolean(false),
+        ColumnType::Object => Value::Json("{}"),
+        ColumnType::Array => Value::Json("[]"),
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn column(kind: Kind, nullable: bool) -> Column {
+    fn column(kind: ColumnType, nullable: bool) -> Column {
         Column { name: "c".into(), kind, nullable }
     }
 
@@ -201,12 +201,12 @@ mod tests {
 
     #[test]
     fn a_null_in_a_not_null_column_is_the_zero_of_its_kind() {
-        assert_eq!(read(None, &column(Kind::Object, false)), Ok(Value::Json("{}")));
-        assert_eq!(read(None, &column(Kind::Array, false)), Ok(Value::Json("[]")));
-        assert_eq!(read(None, &column(Kind::Array, true)), Ok(Value::Null));
-        assert_eq!(read(None, &column(Kind::Time, false)), Ok(Value::Time(0)));
-        assert!(read(Some("\"twelve\""), &column(Kind::Integer, true)).is_err_and(|e| e.to_string().contains("column \"c\"")));
-        assert_eq!(read(Some("{\"a\":1}"), &column(Kind::Text, true)), Ok(Value::Text("{\"a\":1}".into())));
+        assert_eq!(read(None, &column(ColumnType::Object, false)), Ok(Value::Json("{}")));
+        assert_eq!(read(None, &column(ColumnType::Array, false)), Ok(Value::Json("[]")));
+        assert_eq!(read(None, &column(ColumnType::Array, true)), Ok(Value::Null));
+        assert_eq!(read(None, &column(ColumnType::Time, false)), Ok(Value::Time(0)));
+        assert!(read(Some("\"twelve\""), &column(ColumnType::Integer, true)).is_err_and(|e| e.to_string().contains("column \"c\"")));
+        assert_eq!(read(Some("{\"a\":1}"), &column(ColumnType::Text, true)), Ok(Value::Text("{\"a\":1}".into())));
     }
 
     proptest! {

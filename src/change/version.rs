@@ -16,7 +16,7 @@ impl std::fmt::Display for Version {
 impl Version {
     /// Reads `"1720732611708587506.0000000000"`, the dot and counter optional. `None` where the nanoseconds do not
     /// have 19 digits: a tool's small number says nothing about age.
-    pub fn plausible(text: &str) -> Option<Version> {
+    pub fn parse(text: &str) -> Option<Version> {
         let (nanos, logical) = text.split_once('.').unwrap_or((text, "0"));
         if nanos.len() != 19 || !nanos.bytes().all(|b| b.is_ascii_digit()) || !logical.bytes().all(|b| b.is_ascii_digit()) {
             return None;
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn orders_by_nanoseconds_then_counter() {
-        let v = |s| Version::plausible(s);
+        let v = |s| Version::parse(s);
         assert!(v("1720732611708587506.0000000001") > v("1720732611708587506.0000000000"));
         assert!(v("1720732611708587507.0000000000") > v("1720732611708587506.9999999999"));
         assert_eq!(v("1720732611708587506"), v("1720732611708587506.0000000000"));

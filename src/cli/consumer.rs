@@ -14,7 +14,7 @@ use crate::feed::jetstream::api::AckPolicy;
 use crate::feed::jetstream::connect::{Link, Servers};
 use crate::feed::jetstream::hand_back::described;
 use crate::feed::jetstream::identity::Identity;
-use crate::feed::jetstream::{JetStream, Settings};
+use crate::feed::jetstream::{JetStream, JetStreamSettings};
 use crate::hq::session::{self, NoSession};
 use crate::hq::{Hq, api_of};
 use crate::http::Http;
@@ -23,11 +23,11 @@ use crate::state::Lock;
 #[derive(Args)]
 pub struct Consumer {
     #[command(subcommand)]
-    what: What,
+    what: ConsumerTask,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum ConsumerTask {
     /// Say what it is like and how far it has come
     Show(Reach),
     /// Give it the form that the Go program makes, at EDS's position: for going back to that program
@@ -54,7 +54,7 @@ struct Reach {
 }
 
 /// A session of HQ that was begun for the credentials alone.
-struct Errand {
+struct CredentialSession {
     hq: Hq,
     id: String,
 }
@@ -63,19 +63,19 @@ impl Consumer {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
         match self.what {
-            What::Show(reach) => {
-                let (stream, errand) = reach.stream(&global).await?;
+            ConsumerTask::Show(reach) => {
+                let (stream, session) = reach.stream(&global).await?;
                 let looked = stream.look().await;
-                end(errand).await;
+                end(session).await;
                 let info = looked?.ok_or_else(|| Exit::Failed("there is no such consumer: EDS has not streamed yet, or not for three days".into()))?;
                 described(&info).iter().for_each(|line| println!("{line}"));
                 Ok(())
             }
-            What::HandBack(reach) => {
+            ConsumerTask::HandBack(reach) => {
                 let _lock = Lock::take(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?;
-                let (mut stream, errand) = reach.stream(&global).await?;
+                let (mut stream, session) = reach.stream(&global).await?;
                 let handed = stream.hand_back().await;
-                end(errand).await;
+                end(session).await;
                 let (since, info) = handed?;
                 described(&info).iter().for_each(|line| println!("{line}"));
                 println!("\nThe Go program can go on with what was published from {since} on. Do not start EDS meanwhile: it would take the consumer back.");
@@ -85,8 +85,8 @@ impl Consumer {
     }
 }
 
-async fn end(errand: Option<Errand>) {
-    if let Some(Errand { hq, id }) = errand
+async fn end(credential_session: Option<CredentialSession>) {
+    if let Some(CredentialSession { hq, id }) = credential_session
         && let Err(e) = session::end(&hq, &id, false).await
     {
         tracing::warn!("HQ was not told that the session ended: {e}");
@@ -94,12 +94,12 @@ async fn end(errand: Option<Errand>) {
 }
 
 impl Reach {
-    async fn stream(&self, global: &Global) -> Result<(JetStream, Option<Errand>), Exit> {
+    async fn stream(&self, global: &Global) -> Result<(JetStream, Option<CredentialSession>), Exit> {
         let config = Config::read(&global.data_dir)?;
         let api_url = self.api_url.clone().or_else(|| config.token.as_ref().and_then(api_of));
         let urls = servers(self.server.as_ref(), api_url.as_deref());
         let file = self.creds.clone().or_else(|| of_running(&global.data_dir));
-        let (identity, creds, errand) = match (file, api_url, &config.token) {
+        let (identity, creds, session) = match (file, api_url, &config.token) {
             (None, Some(api_url), Some(token)) => self.ask(&api_url, token, config.server_id.as_deref().unwrap_or_default(), &urls).await?,
             (file, ..) => {
                 let (identity, creds) = identity(file.as_ref(), &urls)?;
@@ -107,7 +107,7 @@ impl Reach {
             }
         };
         let servers = Servers { urls, creds, certificate_authority: self.nats_ca.clone(), name: format!("eds-{}", identity.server_id) };
-        let settings = Settings {
+        let settings = JetStreamSettings {
             durable: identity.consumer(self.consumer_suffix.as_deref()),
             companies: identity.companies,
             policy: AckPolicy::All,
@@ -116,29 +116,29 @@ impl Reach {
             start: Start::NewOnly,
         };
         match Link::connect(&servers).await {
-            Ok(link) => Ok((JetStream::new(link, settings), errand)),
+            Ok(link) => Ok((JetStream::new(link, settings), session)),
             Err(e) => {
-                end(errand).await;
+                end(session).await;
                 Err(e.into())
             }
         }
     }
 
-    async fn ask(&self, api_url: &str, token: &SecretString, server_id: &str, urls: &str) -> Result<(Identity, Option<SecretString>, Option<Errand>), Exit> {
+    async fn ask(&self, api_url: &str, token: &SecretString, server_id: &str, urls: &str) -> Result<(Identity, Option<SecretString>, Option<CredentialSession>), Exit> {
         let hq = Hq::new(Http::new().map_err(Exit::Failed)?, api_url, Some(token.clone()));
         let session = session::start(&hq, server_id, &[], None).await.map_err(|e| match e {
             NoSession::Conflict(e) => Exit::Failed(format!("{e}: a server runs elsewhere; ask there, or end it first")),
             NoSession::Unavailable(e) | NoSession::Refused(e) => Exit::Failed(e.to_string()),
         })?;
-        let errand = Some(Errand { hq, id: session.id.clone() });
+        let opened = Some(CredentialSession { hq, id: session.id.clone() });
         let read = match &session.credential {
             Some(credential) => session::credential_text(credential).and_then(|text| Ok((Identity::from_hq(text.expose_secret())?, Some(text)))).map_err(Exit::Failed),
             None => identity(None, urls),
         };
         match read {
-            Ok((identity, creds)) => Ok((identity, creds, errand)),
+            Ok((identity, creds)) => Ok((identity, creds, opened)),
             Err(exit) => {
-                end(errand).await;
+                end(opened).await;
                 Err(exit)
             }
         }

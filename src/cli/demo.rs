@@ -11,16 +11,16 @@ use clap::Parser;
 use tokio::sync::watch;
 
 use super::exit::Exit;
-use super::run::{self, DataDir, Place, Plan, To};
+use super::run::{self, DataDir, DestinationArgs, RunSpec, To};
 use super::{Global, logging};
 use crate::destination::Settings;
 use crate::feed::Feed;
 use crate::pipeline::progress::Snapshot;
 use crate::pipeline::{Adoption, Progress};
-use crate::registry::Publisher;
+use crate::registry::SchemaSource;
 use crate::sandbox::check::{self, TableReport};
 use crate::sandbox::feed::{ShopFeed, pace};
-use crate::sandbox::shop::{Habits, Shop};
+use crate::sandbox::shop::{Shop, ShopOptions};
 
 /// How long the destination may take nothing, once the shop is closed, before the demo gives up.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -62,24 +62,24 @@ struct ImportWords {
 }
 
 #[cfg(feature = "jetstream")]
-type Server = crate::sandbox::nats::Nats;
+type DemoServer = crate::sandbox::nats::NatsServer;
 #[cfg(not(feature = "jetstream"))]
-type Server = ();
+type DemoServer = ();
 
 /// Where the changes come from.
-struct Source {
+struct DemoSource {
     feed: Box<dyn Feed>,
-    road: Road,
+    road: Transport,
     consumer: String,
     /// A server that was started for the demo ends with it.
-    _server: Option<Server>,
+    _server: Option<DemoServer>,
 }
 
 /// Where the changes travel.
-enum Road {
+enum Transport {
     Direct,
     #[cfg(feature = "jetstream")]
-    Nats(Box<crate::sandbox::nats::Publisher>),
+    Nats(Box<crate::sandbox::nats::EventPublisher>),
 }
 
 impl Demo {
@@ -92,7 +92,7 @@ impl Demo {
         std::fs::create_dir_all(&folder).map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
         let url = self.url.clone().unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
         let to = To {
-            place: Place { url: Some(url.clone()), url_file: None },
+            place: DestinationArgs { url: Some(url.clone()), url_file: None },
             schema: None,
             api_url: None,
             tables: String::new(),
@@ -105,22 +105,22 @@ impl Demo {
         let (settings, driver) = to.destination()?;
         println!(
             "A shop with {} tables changes {} times a second for {:?}; EDS keeps {settings} equal to it.",
-            Shop::new(self.seed, Habits::default()).tables.len(),
+            Shop::new(self.seed, ShopOptions::default()).tables.len(),
             self.rate,
             self.open_for
         );
         let begin = if self.imports() { HISTORY } else { 0 };
         let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
         let (due_sender, due) = watch::channel(0);
-        let Source { feed, road, consumer, _server } = self.source(&folder, due.clone()).await?;
+        let DemoSource { feed, road, consumer, _server } = self.source(&folder, due.clone()).await?;
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
         let (stop_sender, stop) = watch::channel(false);
-        let shop = Shop::new(self.seed, Habits::default());
-        let plan = Plan {
+        let shop = Shop::new(self.seed, ShopOptions::default());
+        let plan = RunSpec {
             feed,
             consumer,
             companies: "*".into(),
-            publisher: Publisher::Fixed(Arc::new(RwLock::new(shop.schemas()))),
+            publisher: SchemaSource::Fixed(Arc::new(RwLock::new(shop.schemas()))),
             until_caught_up: false,
             events_max: usize::MAX,
             adoption: Adoption::Without,
@@ -177,7 +177,7 @@ impl Demo {
     async fn import(&self, folder: &Path, global: &Global, url: &str, mut due: watch::Receiver<u64>) -> Result<(), Exit> {
         let now = due.wait_for(|due| *due >= HISTORY).await.map_or(HISTORY, |due| *due);
         let shop = Arc::new(std::sync::Mutex::new(self.shop_after(now)));
-        let hq = crate::sandbox::hq::Hq::start(0, shop, folder.join("exports"), 5_000, None).await.map_err(|e| Exit::Failed(e.to_string()))?;
+        let hq = crate::sandbox::hq::SandboxHq::start(0, shop, folder.join("exports"), 5_000, None).await.map_err(|e| Exit::Failed(e.to_string()))?;
         println!("After {now} changes it is exported, and goes on changing:\n");
         let words = ["eds", "--no-confirm", "--url", url, "--api-url", hq.url()];
         let import = ImportWords::try_parse_from(words).map_err(|e| Exit::Failed(e.to_string()))?.import;
@@ -187,38 +187,38 @@ impl Demo {
     }
 
     fn shop_after(&self, events: u64) -> Shop {
-        let mut shop = Shop::new(self.seed, Habits::default());
+        let mut shop = Shop::new(self.seed, ShopOptions::default());
         (0..events).for_each(|_| drop(shop.next_event()));
         shop
     }
 
-    async fn source(&self, folder: &Path, due: watch::Receiver<u64>) -> Result<Source, Exit> {
+    async fn source(&self, folder: &Path, due: watch::Receiver<u64>) -> Result<DemoSource, Exit> {
         #[cfg(feature = "jetstream")]
-        if let Some(nats) = crate::sandbox::nats::Nats::find(self.server.as_deref(), self.no_nats, folder).await.map_err(Exit::Failed)? {
+        if let Some(nats) = crate::sandbox::nats::NatsServer::find(self.server.as_deref(), self.no_nats, folder).await.map_err(Exit::Failed)? {
             println!("Through NATS JetStream at {}.", nats.url());
             let (feed, publisher, consumer) = nats.road().await?;
-            return Ok(Source { feed, road: Road::Nats(Box::new(publisher)), consumer, _server: Some(nats) });
+            return Ok(DemoSource { feed, road: Transport::Nats(Box::new(publisher)), consumer, _server: Some(nats) });
         }
         if self.server.is_some() {
             return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
         }
         println!("Without NATS: there is no nats-server on the PATH, so the shop feeds the pipeline directly.");
         let _ = folder;
-        let feed = Box::new(ShopFeed::new(self.seed, Habits::default(), due));
-        Ok(Source { feed, road: Road::Direct, consumer: "eds-demo".into(), _server: None })
+        let feed = Box::new(ShopFeed::new(self.seed, ShopOptions::default(), due));
+        Ok(DemoSource { feed, road: Transport::Direct, consumer: "eds-demo".into(), _server: None })
     }
 }
 
-impl Road {
+impl Transport {
     /// Publishes what is due until the shop closes; how many that were, where it is this road that counts.
     async fn publish(self, seed: u64, due: watch::Receiver<u64>) -> Result<Option<u64>, Exit> {
         match self {
-            Road::Direct => {
+            Transport::Direct => {
                 let _ = (seed, due);
                 Ok(None)
             }
             #[cfg(feature = "jetstream")]
-            Road::Nats(publisher) => publisher.publish(Shop::new(seed, Habits::default()), due).await.map(Some).map_err(Exit::Failed),
+            Transport::Nats(publisher) => publisher.publish(Shop::new(seed, ShopOptions::default()), due).await.map(Some).map_err(Exit::Failed),
         }
     }
 }

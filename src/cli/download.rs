@@ -7,7 +7,7 @@ use clap::Args;
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::http::Http;
-use crate::release::Source;
+use crate::release::ReleaseSource;
 
 /// Where releases are looked for.
 #[derive(Args, Clone)]
@@ -21,9 +21,9 @@ pub struct Releases {
 }
 
 impl Releases {
-    pub fn source(&self) -> Result<Source, String> {
+    pub fn source(&self) -> Result<ReleaseSource, String> {
         let read = |file: &PathBuf| std::fs::read_to_string(file).map_err(|e| format!("the key {} cannot be read: {e}", file.display()));
-        Source::new(Http::new()?, self.release_url.as_deref(), self.release_key.as_ref().map(read).transpose()?)
+        ReleaseSource::new(Http::new()?, self.release_url.as_deref(), self.release_key.as_ref().map(read).transpose()?)
     }
 }
 

@@ -12,7 +12,7 @@ pub enum Exit {
     /// 1: it failed.
     Failed(String),
     /// 1: another process took over; whoever supervises must not start this one again beside it.
-    Superseded(String),
+    Fenced(String),
     /// 3: the destination cannot be reached; that may change.
     Unavailable(String),
     /// 3: what the user gave cannot be right, or the destination did not pass its test.
@@ -27,7 +27,7 @@ pub const PANIC: u8 = 2;
 impl Exit {
     pub fn code(&self) -> u8 {
         match self {
-            Exit::Failed(_) | Exit::Superseded(_) => 1,
+            Exit::Failed(_) | Exit::Fenced(_) => 1,
             Exit::Unavailable(_) | Exit::Usage(_) => 3,
             Exit::Disconnected(_) => 5,
         }
@@ -35,7 +35,7 @@ impl Exit {
 
     pub fn text(&self) -> &str {
         match self {
-            Exit::Failed(text) | Exit::Superseded(text) | Exit::Unavailable(text) | Exit::Usage(text) | Exit::Disconnected(text) => text,
+            Exit::Failed(text) | Exit::Fenced(text) | Exit::Unavailable(text) | Exit::Usage(text) | Exit::Disconnected(text) => text,
         }
     }
 
@@ -49,7 +49,7 @@ impl From<Halt> for Exit {
     fn from(halt: Halt) -> Exit {
         match halt {
             Halt::Destination(failure) => match failure.kind {
-                FailureKind::Superseded => Exit::Superseded(failure.text),
+                FailureKind::Fenced => Exit::Fenced(failure.text),
                 FailureKind::Unavailable => Exit::Unavailable(failure.text),
                 _ => Exit::Usage(failure.text),
             },
@@ -64,7 +64,7 @@ impl From<FeedError> for Exit {
         match error {
             FeedError::Unavailable(text) => Exit::Disconnected(text),
             FeedError::Misconfigured(text) => Exit::Failed(text),
-            FeedError::Taken(text) => Exit::Superseded(text),
+            FeedError::Taken(text) => Exit::Fenced(text),
         }
     }
 }

@@ -15,9 +15,9 @@ use tracing::{error, info, warn};
 use super::exit::Exit;
 use super::import::Import;
 use super::run;
-use super::stream::{Station, Stream};
+use super::stream::{Stream, StreamContext};
 use super::{Global, logging};
-use crate::control::pipe::{Metrics, News, Order};
+use crate::control::pipe::{Metrics, WorkerCommand, WorkerEvent};
 use crate::hq::Hq;
 use crate::http::Http;
 use crate::logs::LogFiles;
@@ -32,11 +32,11 @@ const BEGIN_WAIT_MAX: Duration = Duration::from_secs(30);
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(40);
 /// Orders that wait.
 const ORDERS_MAX: usize = 64;
-/// News that wait.
+/// Events that wait.
 const NEWS_MAX: usize = 256;
 
 #[derive(Args)]
-pub struct Fork {
+pub struct Worker {
     #[command(flatten)]
     stream: Stream,
     /// Take orders on standard input, and tell news on standard output
@@ -44,7 +44,7 @@ pub struct Fork {
     supervised: bool,
 }
 
-impl Fork {
+impl Worker {
     pub async fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
         if !self.supervised {
             return Box::new(self.stream).run(global).await;
@@ -55,8 +55,8 @@ impl Fork {
         let worked = self.work(global, logs, news.clone()).await;
         if let Err(exit) = &worked {
             error!("{}", exit.text());
-            if matches!(exit, Exit::Superseded(_)) {
-                let _ = news.send(News::GivesUp { why: exit.text().to_owned() }).await;
+            if matches!(exit, Exit::Fenced(_)) {
+                let _ = news.send(WorkerEvent::GivesUp { why: exit.text().to_owned() }).await;
             }
         }
         drop(news);
@@ -64,10 +64,10 @@ impl Fork {
         worked
     }
 
-    async fn work(self: Box<Self>, global: Global, logs: Option<LogFiles>, news: mpsc::Sender<News>) -> Result<(), Exit> {
+    async fn work(self: Box<Self>, global: Global, logs: Option<LogFiles>, news: mpsc::Sender<WorkerEvent>) -> Result<(), Exit> {
         let mut orders = orders();
         let first = timeout_at(Instant::now() + BEGIN_WAIT_MAX, orders.recv()).await;
-        let Ok(Some(Order::Begin { url, token, api_url })) = first else {
+        let Ok(Some(WorkerCommand::Begin { url, token, api_url })) = first else {
             return Err(Exit::Usage("a supervised worker is told first of all what to begin with, on its standard input".into()));
         };
         let mut stream = self.stream;
@@ -75,25 +75,25 @@ impl Fork {
         let (destination, driver) = stream.streaming.to.place.destination(Some(url.expose_secret()))?;
         let station = stream.open(&global, destination, driver, PREDECESSOR_WAIT_MAX).await?;
         let restart = stream.streaming.to.restart;
-        let office = Office { stream, station, global, token, api_url, news, logs };
-        Worker { office: Arc::new(office), restart, paused_since: None, unpausing: Vec::new(), pausing: Vec::new(), import: None, stop: false }.run(orders).await
+        let office = WorkerContext { stream, station, global, token, api_url, news, logs };
+        WorkerLoop { office: Arc::new(office), restart, paused_since: None, unpausing: Vec::new(), pausing: Vec::new(), import: None, stop: false }.run(orders).await
     }
 }
 
 /// What the jobs of a worker share.
-struct Office {
+struct WorkerContext {
     stream: Stream,
-    station: Station,
+    station: StreamContext,
     global: Global,
     token: Option<SecretString>,
     api_url: Option<String>,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<WorkerEvent>,
     logs: Option<LogFiles>,
 }
 
 /// What the worker is to do, and who waits for it.
-struct Worker {
-    office: Arc<Office>,
+struct WorkerLoop {
+    office: Arc<WorkerContext>,
     /// The first engine begins at the start of the stream.
     restart: bool,
     paused_since: Option<i64>,
@@ -113,7 +113,7 @@ enum Task {
 }
 
 /// A task under way.
-struct Job {
+struct WorkerJob {
     task: Task,
     done: BoxFuture<'static, Result<(), Exit>>,
     stop: watch::Sender<bool>,
@@ -129,10 +129,10 @@ fn task(stop: bool, import: Option<(u64, bool)>, paused: bool) -> Task {
     }
 }
 
-impl Worker {
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), Exit> {
+impl WorkerLoop {
+    async fn run(mut self, mut orders: mpsc::Receiver<WorkerCommand>) -> Result<(), Exit> {
         let mut beats = tokio::time::interval(BEAT_INTERVAL);
-        let mut job: Option<Job> = None;
+        let mut job: Option<WorkerJob> = None;
         loop {
             let wanted = task(self.stop, self.import, self.paused_since.is_some());
             match &job {
@@ -143,7 +143,7 @@ impl Worker {
                 Some(_) => {}
             }
             tokio::select! {
-                order = orders.recv() => self.ordered(order.unwrap_or(Order::Stop)).await,
+                order = orders.recv() => self.ordered(order.unwrap_or(WorkerCommand::Stop)).await,
                 done = finished(&mut job) => {
                     let task = job.take().map_or(Task::Rest, |job| job.task);
                     self.ended(task, done).await?;
@@ -153,7 +153,7 @@ impl Worker {
         }
     }
 
-    async fn begin(&mut self, task: Task) -> Job {
+    async fn begin(&mut self, task: Task) -> WorkerJob {
         let (stop, stopped) = watch::channel(false);
         let office = self.office.clone();
         let done: BoxFuture<'static, Result<(), Exit>> = match task {
@@ -174,19 +174,19 @@ impl Worker {
                 })
             }
         };
-        Job { task, done, stop }
+        WorkerJob { task, done, stop }
     }
 
-    async fn ordered(&mut self, order: Order) {
+    async fn ordered(&mut self, order: WorkerCommand) {
         match order {
-            Order::Pause { id } if self.paused_since.is_some() => self.office.done(id, Ok(None)).await,
-            Order::Pause { id } => {
+            WorkerCommand::Pause { id } if self.paused_since.is_some() => self.office.done(id, Ok(None)).await,
+            WorkerCommand::Pause { id } => {
                 info!("paused");
                 self.paused_since = Some(now_ns());
                 self.pausing.push(id);
             }
-            Order::Unpause { id } if self.paused_since.is_none() => self.office.done(id, Ok(None)).await,
-            Order::Unpause { id } => {
+            WorkerCommand::Unpause { id } if self.paused_since.is_none() => self.office.done(id, Ok(None)).await,
+            WorkerCommand::Unpause { id } => {
                 info!("going on");
                 self.paused_since = None;
                 for id in std::mem::take(&mut self.pausing) {
@@ -194,15 +194,15 @@ impl Worker {
                 }
                 self.unpausing.push(id);
             }
-            Order::Import { id, .. } if self.import.is_some() => self.office.done(id, Err("an import is running already".into())).await,
-            Order::Import { id, schema_only } => self.import = Some((id, schema_only)),
-            Order::RotateLog { id } => {
+            WorkerCommand::Import { id, .. } if self.import.is_some() => self.office.done(id, Err("an import is running already".into())).await,
+            WorkerCommand::Import { id, schema_only } => self.import = Some((id, schema_only)),
+            WorkerCommand::RotateLog { id } => {
                 let rotated = self.office.logs.as_ref().map_or(Ok(None), LogFiles::rotate);
                 let open = self.office.logs.as_ref().and_then(LogFiles::path);
                 self.office.done(id, rotated.map(|_| open).map_err(|e| format!("the log cannot be rotated: {e}"))).await;
             }
-            Order::Stop => self.stop = true,
-            Order::Begin { .. } => warn!("the worker has begun already"),
+            WorkerCommand::Stop => self.stop = true,
+            WorkerCommand::Begin { .. } => warn!("the worker has begun already"),
         }
     }
 
@@ -219,24 +219,24 @@ impl Worker {
     }
 }
 
-async fn finished(job: &mut Option<Job>) -> Result<(), Exit> {
+async fn finished(job: &mut Option<WorkerJob>) -> Result<(), Exit> {
     match job {
         Some(job) => (&mut job.done).await,
         None => std::future::pending().await,
     }
 }
 
-impl Office {
+impl WorkerContext {
     async fn done(&self, id: u64, outcome: Result<Option<std::path::PathBuf>, String>) {
         let (error, log) = match outcome {
             Ok(log) => (None, log),
             Err(error) => (Some(error), None),
         };
-        let _ = self.news.send(News::Done { id, error, log }).await;
+        let _ = self.news.send(WorkerEvent::Done { id, error, log }).await;
     }
 
     async fn beat(&self, paused_since: Option<i64>) {
-        let _ = self.news.send(News::Beat { metrics: metrics(&self.station.progress), paused_since }).await;
+        let _ = self.news.send(WorkerEvent::Beat { metrics: metrics(&self.station.progress), paused_since }).await;
     }
 
     /// Streams until it is told to stop. What is away is waited for: a server starts before its database, now and then.
@@ -260,7 +260,7 @@ impl Office {
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
         };
-        let _ = self.news.send(News::Ready).await;
+        let _ = self.news.send(WorkerEvent::Ready).await;
         for id in waiting {
             self.done(id, Ok(None)).await;
         }
@@ -298,7 +298,7 @@ fn obey_the_pipe_only() {
 }
 
 /// Orders as they come; closed with the pipe.
-fn orders() -> mpsc::Receiver<Order> {
+fn orders() -> mpsc::Receiver<WorkerCommand> {
     let (sender, orders) = mpsc::channel(ORDERS_MAX);
     // A thread of its own: one that waits for a line must not hold up the end of the runtime.
     std::thread::spawn(move || {
@@ -319,8 +319,8 @@ fn orders() -> mpsc::Receiver<Order> {
 }
 
 /// Where news are told, and what ends once they are.
-fn tell() -> (mpsc::Sender<News>, tokio::task::JoinHandle<()>) {
-    let (sender, mut news) = mpsc::channel::<News>(NEWS_MAX);
+fn tell() -> (mpsc::Sender<WorkerEvent>, tokio::task::JoinHandle<()>) {
+    let (sender, mut news) = mpsc::channel::<WorkerEvent>(NEWS_MAX);
     let telling = tokio::spawn(async move {
         let mut out = tokio::io::stdout();
         while let Some(news) = news.recv().await {

@@ -86,13 +86,13 @@ enum Command {
     /// Stream under a supervisor, which the server is
     #[cfg(feature = "server")]
     #[command(hide = true)]
-    Fork(Box<fork::Fork>),
+    Fork(Box<fork::Worker>),
     /// Enrol with HQ, by the code that it shows
     #[cfg(feature = "server")]
     Enroll(enroll::Enroll),
     /// Run as HQ's server: stream, import and report, for as long as the machine is up
     #[cfg(feature = "server")]
-    Server(Box<server::Server>),
+    Server(Box<server::ServerCommand>),
     /// Load a full export into a destination
     #[cfg(feature = "http")]
     Import(Box<import::Import>),

@@ -7,7 +7,7 @@ use clap::Args;
 use tracing::info;
 
 use super::exit::Exit;
-use super::run::{self, DataDir, Plan, To};
+use super::run::{self, DataDir, RunSpec, To};
 use super::{Global, logging};
 use crate::feed::journal::Journal;
 use crate::pipeline::{Adoption, Progress};
@@ -34,7 +34,7 @@ impl Replay {
         let name = self.journal.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         let consumer = format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into()));
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
-        let plan = Plan {
+        let plan = RunSpec {
             feed,
             consumer,
             companies: "*".into(),

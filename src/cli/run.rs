@@ -14,14 +14,14 @@ use crate::destination::catalog::DRIVERS;
 use crate::destination::dry_run::DryRun;
 use crate::destination::{Driver, Epoch, Settings, Target};
 use crate::feed::Feed;
-use crate::pipeline::{Adoption, AsideLog, End, Engine, Options, Parts, Progress};
-use crate::registry::{Publisher, Registry};
+use crate::pipeline::{Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Progress};
+use crate::registry::{Registry, SchemaSource};
 use crate::state::{InUse, Lock, State};
 use crate::validator::Validator;
 
 /// Where the destination is.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Place {
+pub struct DestinationArgs {
     /// The destination. A password is better given by EDS_URL or --url-file: every user of the machine can read arguments
     #[arg(long)]
     pub url: Option<String>,
@@ -34,7 +34,7 @@ pub struct Place {
 #[derive(Args, Clone, Debug)]
 pub struct To {
     #[command(flatten)]
-    pub place: Place,
+    pub place: DestinationArgs,
     /// The tables' schemas: a file or URL of what HQ's /v3/schema answers
     #[arg(long, value_name = "FILE|URL")]
     pub schema: Option<String>,
@@ -61,7 +61,7 @@ pub struct To {
     pub restart: bool,
 }
 
-impl Place {
+impl DestinationArgs {
     /// The destination's URL; `fallback` is what the configuration names.
     pub fn text(&self, fallback: Option<&str>) -> Result<String, Exit> {
         let named = std::env::var("EDS_URL").ok().filter(|u| !u.is_empty()).or_else(|| fallback.map(str::to_owned));
@@ -102,26 +102,26 @@ impl To {
         self.place.destination(None)
     }
 
-    pub fn publisher(&self) -> Result<Publisher, Exit> {
+    pub fn publisher(&self) -> Result<SchemaSource, Exit> {
         match (&self.schema, &self.api_url) {
-            (Some(place), _) if !place.contains("://") => Ok(Publisher::File(place.into())),
+            (Some(place), _) if !place.contains("://") => Ok(SchemaSource::File(place.into())),
             #[cfg(feature = "http")]
-            (Some(url), _) => Ok(Publisher::Url(crate::http::Http::new().map_err(Exit::Failed)?, url.clone())),
+            (Some(url), _) => Ok(SchemaSource::Url(crate::http::Http::new().map_err(Exit::Failed)?, url.clone())),
             #[cfg(feature = "http")]
-            (None, Some(url)) => Ok(Publisher::Hq(crate::http::Http::new().map_err(Exit::Failed)?, url.trim_end_matches('/').to_owned())),
+            (None, Some(url)) => Ok(SchemaSource::Hq(crate::http::Http::new().map_err(Exit::Failed)?, url.trim_end_matches('/').to_owned())),
             #[cfg(not(feature = "http"))]
             (Some(_), _) | (None, Some(_)) => Err(Exit::Usage("this build cannot ask over HTTP (feature http): name a file with --schema".into())),
-            (None, None) => Ok(Publisher::Fixed(Arc::default())),
+            (None, None) => Ok(SchemaSource::Fixed(Arc::default())),
         }
     }
 }
 
 /// What a run needs beyond its destination.
-pub struct Plan {
+pub struct RunSpec {
     pub feed: Box<dyn Feed>,
     pub consumer: String,
     pub companies: String,
-    pub publisher: Publisher,
+    pub publisher: SchemaSource,
     pub until_caught_up: bool,
     /// How many events the feed delivers before it waits to be told of some.
     pub events_max: usize,
@@ -165,16 +165,16 @@ impl DataDir {
 }
 
 /// Starts the engine; errors of the start are the user's to cure.
-pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static Driver, plan: Plan) -> Result<Engine, Exit> {
+pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static Driver, plan: RunSpec) -> Result<Engine, Exit> {
     let abilities = driver.abilities_for(&settings);
-    if matches!(plan.publisher, Publisher::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && abilities.needs_schemas() {
+    if matches!(plan.publisher, SchemaSource::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && abilities.needs_schemas() {
         let what = settings.parameter("format").map_or_else(|| driver.title.to_owned(), |format| format!("format={format}"));
         return Err(Exit::Usage(format!("{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url")));
     }
     let flush_interval = settings.flush_interval(abilities.flush_interval_preferred).map_err(Exit::Usage)?;
     let state = data.state.clone();
     let dry_run = data.path.is_none();
-    let aside = data.path.as_ref().map_or(AsideLog::Nowhere, |path| AsideLog::in_directory(path));
+    let dead_letters = data.path.as_ref().map_or(DeadLetters::Nowhere, |path| DeadLetters::in_directory(path));
     let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies.clone(), rules: plan.rules.clone() };
     let open = move || -> futures::future::BoxFuture<'static, _> {
         let target = target.clone();
@@ -183,7 +183,7 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
             Ok(if dry_run { Box::new(DryRun::new(opened)) } else { opened })
         })
     };
-    let options = Options {
+    let options = EngineOptions {
         consumer: plan.consumer,
         adoption: plan.adoption,
         companies: plan.companies,
@@ -197,8 +197,16 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
         abilities,
         events_max: plan.events_max,
     };
-    let parts =
-        Parts { feed: plan.feed, open: Box::new(open), registry: Registry::new(plan.publisher, state.clone()), state, aside, progress: plan.progress, options, stop: plan.stop };
+    let parts = EngineDeps {
+        feed: plan.feed,
+        open: Box::new(open),
+        registry: Registry::new(plan.publisher, state.clone()),
+        state,
+        dead_letters,
+        progress: plan.progress,
+        options,
+        stop: plan.stop,
+    };
     Ok(Engine::start(parts).await?)
 }
 
@@ -206,11 +214,11 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
 pub async fn finish(engine: Engine, progress: &Progress, dry_run: bool) -> Result<End, Exit> {
     let end = engine.run().await?;
     let done = progress.snapshot();
-    let aside = if done.set_aside > 0 { format!(", {} set aside", done.set_aside) } else { String::new() };
+    let dead = if done.dead_letters > 0 { format!(", {} dead letters", done.dead_letters) } else { String::new() };
     let events = done.done - done.seen_before;
     match dry_run {
-        true => info!("dry run of {events} events{aside}: nothing was written"),
-        false => info!("done: {events} events in {} batches{aside}; the destination is at stream sequence {}", done.batches, done.stream_sequence),
+        true => info!("dry run of {events} events{dead}: nothing was written"),
+        false => info!("done: {events} events in {} batches{dead}; the destination is at stream sequence {}", done.batches, done.stream_sequence),
     }
     Ok(end)
 }

@@ -20,9 +20,9 @@ use crate::feed::jetstream::STREAM;
 use crate::sandbox::account::Account;
 use crate::sandbox::check;
 use crate::sandbox::console::Console;
-use crate::sandbox::hq::Hq;
-use crate::sandbox::nats::Nats;
-use crate::sandbox::shop::{Habits, Shop};
+use crate::sandbox::hq::SandboxHq;
+use crate::sandbox::nats::NatsServer;
+use crate::sandbox::shop::{Shop, ShopOptions};
 
 /// The code of the first server; others have other numbers.
 const CODE: &str = "L1";
@@ -64,7 +64,7 @@ pub struct Sandbox {
 }
 
 struct Stage {
-    hq: Hq,
+    hq: SandboxHq,
     console: Console,
     shop: Arc<Mutex<Shop>>,
     rate: Arc<Mutex<f64>>,
@@ -81,14 +81,14 @@ impl Sandbox {
 
     async fn play(self, folder: PathBuf) -> Result<(), Exit> {
         let account = Arc::new(Account::default());
-        let nats = Nats::guarded(&account, self.nats_port, &folder).await.map_err(Exit::Usage)?;
+        let nats = NatsServer::guarded(&account, self.nats_port, &folder).await.map_err(Exit::Usage)?;
         let admin = account.admin_creds().map_err(Exit::Failed)?;
         let console = Console::connect(nats.url(), Some(&admin)).await.map_err(Exit::Failed)?;
-        let mut shop = Shop::new(self.seed, Habits::default());
+        let mut shop = Shop::new(self.seed, ShopOptions::default());
         (0..HISTORY).for_each(|_| drop(shop.next_event()));
         shop.begin_now();
         let shop = Arc::new(Mutex::new(shop));
-        let hq = Hq::start(self.port, shop.clone(), folder.join("exports"), 5_000, None).await;
+        let hq = SandboxHq::start(self.port, shop.clone(), folder.join("exports"), 5_000, None).await;
         let hq = hq.map_err(|e| Exit::Usage(format!("port {} of this machine cannot be had: {e}; choose another --port", self.port)))?;
         hq.employ(Some(account), &Shop::companies());
         hq.code(CODE, SERVER_ID);
@@ -121,7 +121,7 @@ impl Sandbox {
         Ok(())
     }
 
-    fn welcome(&self, nats: &Nats) {
+    fn welcome(&self, nats: &NatsServer) {
         let api = if self.port == 3101 { String::new() } else { format!(" --api-url http://127.0.0.1:{}", self.port) };
         let server = if self.nats_port == 4222 { String::new() } else { format!(" --server {}", nats.url()) };
         println!("HQ listens on http://127.0.0.1:{}, NATS on {}; a shop changes {} times a second.\n", self.port, nats.url(), self.rate);

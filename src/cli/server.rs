@@ -17,7 +17,7 @@ use crate::config::{Config, FILE_NAME};
 use crate::hq::api_of;
 use crate::logs::LogFiles;
 use crate::machine;
-use crate::supervisor::{Done, Failed, Options, Supervisor};
+use crate::supervisor::{Failed, ServerEnd, ServerOptions, Supervisor};
 
 /// Whether the server replaces its own program when HQ asks for it.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -30,7 +30,7 @@ enum SelfUpdate {
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Server {
+pub struct ServerCommand {
     #[command(subcommand)]
     help: Option<Help>,
     #[command(flatten)]
@@ -73,24 +73,24 @@ enum Help {
     Help(drivers::Drivers),
 }
 
-impl Server {
+impl ServerCommand {
     /// Returns once it was told to end. After an update this process becomes the new program and does not return.
     pub fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
         if let Some(Help::Help(drivers)) = &self.help {
             return drivers.run();
         }
-        let mut done = Done::Shutdown;
+        let mut done = ServerEnd::Shutdown;
         super::block_on(async {
             done = self.serve(&global).await?;
             Ok(())
         })?;
         match done {
-            Done::Shutdown => Ok(()),
-            Done::Replaced { paused } => begin_anew(paused),
+            ServerEnd::Shutdown => Ok(()),
+            ServerEnd::Replaced { paused } => begin_anew(paused),
         }
     }
 
-    async fn serve(&self, global: &Global) -> Result<Done, Exit> {
+    async fn serve(&self, global: &Global) -> Result<ServerEnd, Exit> {
         let logs = LogFiles::default();
         logging::start(global, Some(logs.clone()))?;
         if self.health_port.is_some() {
@@ -129,7 +129,7 @@ impl Server {
         Ok(Config::read(&global.data_dir)?)
     }
 
-    fn options(&self, global: &Global, config: Config, logs: LogFiles) -> Result<Options, Exit> {
+    fn options(&self, global: &Global, config: Config, logs: LogFiles) -> Result<ServerOptions, Exit> {
         let place = &self.streaming.to.place;
         let given = place.url.is_some() || place.url_file.is_some() || std::env::var("EDS_URL").is_ok_and(|u| !u.is_empty());
         let url = match (given, config.url()) {
@@ -150,7 +150,7 @@ impl Server {
             SelfUpdate::Auto if machine::is_container() => Some("this is a container: its image is what has to be replaced".to_owned()),
             _ => None,
         };
-        Ok(Options {
+        Ok(ServerOptions {
             data_dir: global.data_dir.clone(),
             api_url,
             token,

@@ -9,11 +9,11 @@ use crate::state::{FILE_NAME, State, StateError};
 #[derive(Args)]
 pub struct StateCommand {
     #[command(subcommand)]
-    what: What,
+    what: StateTask,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum StateTask {
     /// List the entries
     List,
     /// Print one entry
@@ -28,8 +28,8 @@ impl StateCommand {
         let failed = |e: StateError| Exit::Failed(e.to_string());
         let state = State::open(&global.data_dir).map_err(failed)?;
         match &self.what {
-            What::List => state.list().map_err(failed)?.iter().for_each(|(name, what)| println!("{name:<48} {what}")),
-            What::Get { name } => match state.get(name).map_err(failed)? {
+            StateTask::List => state.list().map_err(failed)?.iter().for_each(|(name, what)| println!("{name:<48} {what}")),
+            StateTask::Get { name } => match state.get(name).map_err(failed)? {
                 Some(value) => println!("{value}"),
                 None => return Err(Exit::Failed(format!("there is no entry {name:?}; `eds state list` shows what there is"))),
             },

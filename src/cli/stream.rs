@@ -12,14 +12,14 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::exit::Exit;
-use super::run::{self, DataDir, Plan, To};
+use super::run::{self, DataDir, RunSpec, To};
 use super::{Global, logging};
-use crate::destination::{Driver, Settings as Destination};
+use crate::destination::{Driver, Settings};
 use crate::feed::Start;
 use crate::feed::jetstream::api::AckPolicy;
 use crate::feed::jetstream::connect::{Link, Servers};
 use crate::feed::jetstream::identity::Identity;
-use crate::feed::jetstream::{JetStream, Settings as Consumer};
+use crate::feed::jetstream::{JetStream, JetStreamSettings};
 use crate::pipeline::{End, Engine, Progress};
 use crate::status::StatusServer;
 use crate::validator::Validator;
@@ -94,8 +94,8 @@ pub struct Stream {
 }
 
 /// What stays from one engine of a process to the next.
-pub struct Station {
-    pub destination: Destination,
+pub struct StreamContext {
+    pub destination: Settings,
     pub driver: &'static Driver,
     pub progress: Arc<Progress>,
     pub data: DataDir,
@@ -155,8 +155,8 @@ impl Streaming {
         Ok(chosen)
     }
 
-    fn consumer(&self, durable: &str, companies: &[String], restart: bool) -> Consumer {
-        Consumer {
+    fn consumer(&self, durable: &str, companies: &[String], restart: bool) -> JetStreamSettings {
+        JetStreamSettings {
             durable: durable.to_owned(),
             companies: companies.to_vec(),
             policy: match self.ack {
@@ -205,7 +205,7 @@ impl Stream {
     }
 
     /// Connects to NATS, serves the status, takes the data directory, for which another owner may be waited for.
-    pub async fn open(&self, global: &Global, mut destination: Destination, driver: &'static Driver, lock_wait_max: Duration) -> Result<Station, Exit> {
+    pub async fn open(&self, global: &Global, mut destination: Settings, driver: &'static Driver, lock_wait_max: Duration) -> Result<StreamContext, Exit> {
         let streaming = &self.streaming;
         if streaming.update_strategy == Some(UpdateStrategy::After) {
             match driver.parameters.iter().any(|(key, _)| *key == UPDATE_STRATEGY) {
@@ -223,14 +223,14 @@ impl Stream {
         let link = Link::connect(&servers).await?;
         let durable = identity.consumer(streaming.consumer_suffix.as_deref());
         let data = DataDir::take_within(&global.data_dir, lock_wait_max).await?;
-        Ok(Station { destination, driver, progress, data, durable, status, companies, rules, link })
+        Ok(StreamContext { destination, driver, progress, data, durable, status, companies, rules, link })
     }
 
     /// Opens the destination, and the feed where the destination stands.
-    pub async fn start(&self, station: &Station, restart: bool, stop: watch::Receiver<bool>) -> Result<Engine, Exit> {
+    pub async fn start(&self, station: &StreamContext, restart: bool, stop: watch::Receiver<bool>) -> Result<Engine, Exit> {
         let to = To { restart, ..self.streaming.to.clone() };
         let consumer = self.streaming.consumer(&station.durable, &station.companies, restart);
-        let plan = Plan {
+        let plan = RunSpec {
             consumer: station.durable.clone(),
             companies: station.companies.join(","),
             publisher: to.publisher()?,

@@ -37,7 +37,7 @@ pub enum BadNotice {
 }
 
 #[derive(Deserialize)]
-struct Envelope {
+struct NoticeEnvelope {
     action: String,
     #[serde(default)]
     data: Value,
@@ -81,8 +81,8 @@ fn word(data: &Value, key: &str) -> Option<String> {
 pub fn read(payload: &[u8], encoding: Option<&str>) -> Result<Notice, BadNotice> {
     let document = unpack(payload, encoding).map_err(BadNotice::Unreadable)?;
     // A list would be taken for the fields in their order.
-    let envelope = document.is_object().then(|| Envelope::deserialize(document).ok()).flatten();
-    let Some(Envelope { action, data }) = envelope else { return Err(BadNotice::Unreadable("it has no action".into())) };
+    let envelope = document.is_object().then(|| NoticeEnvelope::deserialize(document).ok()).flatten();
+    let Some(NoticeEnvelope { action, data }) = envelope else { return Err(BadNotice::Unreadable("it has no action".into())) };
     Ok(match action.as_str() {
         "ping" => Notice::Ping { subject: word(&data, "subject").filter(|s| publishable(s)).ok_or(BadNotice::Lacks("ping", "subject"))? },
         "restart" => Notice::Restart,

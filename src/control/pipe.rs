@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What the supervisor wants; each but the first and the last is answered by `News::Done` with its number.
+/// What the supervisor wants; each but the first and the last is answered by `WorkerEvent::Done` with its number.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
-pub enum Order {
+pub enum WorkerCommand {
     /// First of all: what must not be in an argument.
     Begin {
         #[serde(serialize_with = "shown")]
@@ -44,7 +44,7 @@ fn shown_if_any<S: Serializer>(secret: &Option<SecretString>, to: S) -> Result<S
 /// What the worker has to tell.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "news", rename_all = "snake_case")]
-pub enum News {
+pub enum WorkerEvent {
     /// The destination is open, and the feed: changes flow.
     Ready,
     /// It lives; every minute.
@@ -82,8 +82,15 @@ mod tests {
     /// An older supervisor speaks to a newer worker during an update: what it says must be understood for ever.
     #[test]
     fn the_language_of_the_pipe_stays() -> Result<(), serde_json::Error> {
-        let begin = Order::Begin { url: "sqlite://x".to_owned().into(), token: Some("t".to_owned().into()), api_url: None };
-        let orders = [begin, Order::Pause { id: 1 }, Order::Unpause { id: 2 }, Order::Import { id: 3, schema_only: true }, Order::RotateLog { id: 4 }, Order::Stop];
+        let begin = WorkerCommand::Begin { url: "sqlite://x".to_owned().into(), token: Some("t".to_owned().into()), api_url: None };
+        let orders = [
+            begin,
+            WorkerCommand::Pause { id: 1 },
+            WorkerCommand::Unpause { id: 2 },
+            WorkerCommand::Import { id: 3, schema_only: true },
+            WorkerCommand::RotateLog { id: 4 },
+            WorkerCommand::Stop,
+        ];
         let said: Vec<String> = orders.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         let expected = [
             r#"{"order":"begin","url":"sqlite://x","token":"t","api_url":null}"#,
@@ -101,7 +108,7 @@ mod tests {
             r#"{"news":"done","id":1,"error":null,"log":null}"#.to_owned(),
             r#"{"news":"gives_up","why":"x"}"#.to_owned(),
         ] {
-            assert_eq!(serde_json::to_string(&serde_json::from_str::<News>(&news)?)?, news);
+            assert_eq!(serde_json::to_string(&serde_json::from_str::<WorkerEvent>(&news)?)?, news);
         }
         Ok(())
     }

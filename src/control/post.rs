@@ -36,7 +36,7 @@ pub struct Heartbeat {
 #[derive(Serialize)]
 pub struct Stats {
     pub metrics: Metrics,
-    pub memory: machine::Memory,
+    pub memory: machine::MemoryUse,
     pub load: machine::Load,
 }
 

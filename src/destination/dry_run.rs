@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::import::{Piece, Placement, Standing};
+use super::import::{FilePiece, JobStatus, Placement};
 use super::{Claim, Destination, Failure, Loader, Migration, Tables};
-use crate::change::seam::Snapshot;
+use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, Position, TableSchema};
 
 /// Reads the tables of `inner`, and remembers how they would have changed.
@@ -24,8 +24,8 @@ impl DryRun {
 #[async_trait]
 impl Destination for DryRun {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        let unfit = batch.unfit();
-        if unfit.is_empty() { Ok(()) } else { Err(Failure::refused(unfit)) }
+        let mismatches = batch.type_mismatches();
+        if mismatches.is_empty() { Ok(()) } else { Err(Failure::rejected(mismatches)) }
     }
 
     /// Whoever only looks takes nothing over.
@@ -60,31 +60,31 @@ impl Destination for DryRun {
 
 #[async_trait]
 impl Loader for DryRun {
-    async fn begin(&mut self, _job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], _anew: bool) -> Result<Standing, Failure> {
-        Ok(Standing::Loading(Vec::new()))
+    async fn begin(&mut self, _job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], _anew: bool) -> Result<JobStatus, Failure> {
+        Ok(JobStatus::Loading(Vec::new()))
     }
-    async fn standing(&mut self, _job: &str) -> Result<Option<Standing>, Failure> {
-        Ok(Some(Standing::Loading(Vec::new())))
+    async fn job_status(&mut self, _job: &str) -> Result<Option<JobStatus>, Failure> {
+        Ok(Some(JobStatus::Loading(Vec::new())))
     }
-    async fn enter(&mut self) -> Result<(), Failure> {
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         Ok(())
     }
-    async fn load(&mut self, batch: &Arc<Batch>, _piece: &Piece) -> Result<(), Failure> {
+    async fn load(&mut self, batch: &Arc<Batch>, _piece: &FilePiece) -> Result<(), Failure> {
         self.apply(batch).await
     }
-    async fn seal(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
+    async fn finish_load(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
         Ok(0)
     }
-    async fn obstacle(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
         match self.inner.loader() {
-            Some(loader) => loader.obstacle(schema).await,
+            Some(loader) => loader.swap_blocker(schema).await,
             None => Ok(None),
         }
     }
-    async fn place(&mut self, _job: &str, _placements: &[Placement]) -> Result<(), Failure> {
+    async fn swap_in(&mut self, _job: &str, _placements: &[Placement]) -> Result<(), Failure> {
         Ok(())
     }
-    async fn stamp(&mut self, _snapshots: &[Snapshot]) -> Result<(), Failure> {
+    async fn mark_current(&mut self, _snapshots: &[TableSnapshot]) -> Result<(), Failure> {
         Ok(())
     }
 }

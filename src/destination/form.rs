@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::{Driver, Schema};
+use super::{Driver, SchemaMode};
 
 /// What stays as it is in a part of a URL.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum FieldKind {
     Text,
     Password,
     Number,
@@ -19,9 +19,9 @@ pub enum Kind {
 
 /// One entry of the form.
 #[derive(Clone, Copy, Debug)]
-pub struct Field {
+pub struct FormField {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: FieldKind,
     pub default: Option<&'static str>,
     pub description: &'static str,
     pub required: bool,
@@ -36,37 +36,37 @@ pub struct FieldError {
     pub error: String,
 }
 
-const fn text(name: &'static str, description: &'static str, required: bool) -> Field {
-    Field { name, kind: Kind::Text, default: None, description, required }
+const fn text(name: &'static str, description: &'static str, required: bool) -> FormField {
+    FormField { name, kind: FieldKind::Text, default: None, description, required }
 }
 
 /// A database on a server, at its usual port.
-pub const fn database(port: &'static str) -> [Field; 5] {
+pub const fn database(port: &'static str) -> [FormField; 5] {
     [
         text("Database", "The name of the database", true),
         text("Username", "The user to log in as", false),
-        Field { name: "Password", kind: Kind::Password, default: None, description: "That user's password", required: false },
+        FormField { name: "Password", kind: FieldKind::Password, default: None, description: "That user's password", required: false },
         text("Hostname", "The host of the database server, by name or address", true),
-        Field { name: "Port", kind: Kind::Number, default: Some(port), description: "The port of the database server", required: false },
+        FormField { name: "Port", kind: FieldKind::Number, default: Some(port), description: "The port of the database server", required: false },
     ]
 }
 
 /// A database of Snowflake, by user and password.
-pub const WAREHOUSE: [Field; 4] = [
+pub const WAREHOUSE: [FormField; 4] = [
     text("Database", "The name of the database", true),
     text("Username", "The user to log in as", false),
-    Field { name: "Password", kind: Kind::Password, default: None, description: "That user's password", required: false },
+    FormField { name: "Password", kind: FieldKind::Password, default: None, description: "That user's password", required: false },
     text("Hostname", "The account, or the host that it is reached at", true),
 ];
 
 /// A database of Snowflake, by key pair.
-pub const WAREHOUSE_BY_KEY: [Field; 4] = [
+pub const WAREHOUSE_BY_KEY: [FormField; 4] = [
     text("Database", "Database and schema: DATABASE/SCHEMA", true),
     text("Username", "The user to log in as", true),
     text("Account", "The account: organisation-account", true),
-    Field {
+    FormField {
         name: "Secret",
-        kind: Kind::Text,
+        kind: FieldKind::Text,
         default: Some("SNOWFLAKE_SECRET_ACCESS_KEY"),
         description: "The environment variable of the server that holds the user's private key (PKCS#8, PEM)",
         required: false,
@@ -74,33 +74,35 @@ pub const WAREHOUSE_BY_KEY: [Field; 4] = [
 ];
 
 /// A bucket of S3, or of what speaks its protocol.
-pub const BUCKET: [Field; 6] = [
+pub const BUCKET: [FormField; 6] = [
     text("Bucket", "The name of the bucket", true),
     text("Prefix", "The folder in the bucket", false),
     text("Region", "The region of the bucket", false),
     text("Access Key ID", "The name of the access key; without it the machine's own role is used", false),
-    Field { name: "Secret Access Key", kind: Kind::Password, default: None, description: "The access key", required: false },
+    FormField { name: "Secret Access Key", kind: FieldKind::Password, default: None, description: "The access key", required: false },
     text("Endpoint", "The host of the service, if it is not Amazon's", false),
 ];
 
 /// A topic of a cluster.
-pub const TOPIC: [Field; 3] = [
+pub const TOPIC: [FormField; 3] = [
     text("Hostname", "The host of a broker; of several, with ports, separated by commas", true),
-    Field { name: "Port", kind: Kind::Number, default: Some("9092"), description: "The port of the broker", required: false },
+    FormField { name: "Port", kind: FieldKind::Number, default: Some("9092"), description: "The port of the broker", required: false },
     text("Topic", "The topic to write to", true),
 ];
 
 /// What a cloud's console shows to be copied.
-pub const CONNECTION: [Field; 1] =
-    [Field { name: "Connection String", kind: Kind::Password, default: None, description: "The hub's connection string: Endpoint=sb://…;EntityPath=…", required: true }];
+pub const CONNECTION: [FormField; 1] =
+    [FormField {
+        name: "Connection String", kind: FieldKind::Password, default: None, description: "The hub's connection string: Endpoint=sb://…;EntityPath=…", required: true
+    }];
 
 /// A directory on this machine.
-pub const DIRECTORY: [Field; 1] = [text("Directory", "The directory to write to; its parent has to be writable", true)];
+pub const DIRECTORY: [FormField; 1] = [text("Directory", "The directory to write to; its parent has to be writable", true)];
 
 /// A file on this machine.
-pub const FILE: [Field; 1] = [text("File", "The file of the database; its directory has to exist", true)];
+pub const FILE: [FormField; 1] = [text("File", "The file of the database; its directory has to exist", true)];
 
-fn word(filled: &Filled, field: &Field) -> Option<String> {
+fn word(filled: &Filled, field: &FormField) -> Option<String> {
     let given = match filled.get(field.name) {
         Some(Value::String(text)) => Some(text.trim().to_owned()),
         Some(Value::Number(number)) => Some(number.to_string()),
@@ -118,7 +120,7 @@ pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError
         let mut wrong = |error: &str| errors.push(FieldError { field: field.name.into(), error: error.into() });
         match word(filled, field) {
             None if field.required => wrong("it is required"),
-            Some(text) if field.kind == Kind::Number && !text.parse::<u16>().is_ok_and(|n| n > 0) => wrong("it is a number from 1 to 65535"),
+            Some(text) if field.kind == FieldKind::Number && !text.parse::<u16>().is_ok_and(|n| n > 0) => wrong("it is a number from 1 to 65535"),
             Some(text) if text.contains(char::is_control) => wrong("it has control characters"),
             Some(text) => drop(words.insert(field.name, text)),
             None => {}
@@ -244,20 +246,20 @@ pub fn shown(driver: &Driver) -> Value {
             "exampleURL": driver.example,
             "help": driver.help,
             "supportsImport": true,
-            "supportsMigration": driver.abilities.schema == Schema::Follows,
+            "supportsMigration": driver.abilities.schema_mode == SchemaMode::Managed,
         },
         "fields": fields,
     })
 }
 
-fn field(field: &Field) -> Value {
+fn field(field: &FormField) -> Value {
     let mut shown = json!({
         "name": field.name,
-        "type": if field.kind == Kind::Number { "number" } else { "string" },
+        "type": if field.kind == FieldKind::Number { "number" } else { "string" },
         "description": field.description,
         "required": field.required,
     });
-    if field.kind == Kind::Password {
+    if field.kind == FieldKind::Password {
         shown["format"] = "password".into();
     }
     if let Some(default) = field.default {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Failure, FailureKind};
-use crate::change::seam::Snapshot;
+use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, TableSchema};
 
 /// What the table that rows are loaded into is called, in front of the name of the table that it is to become.
@@ -36,7 +36,7 @@ pub struct FileProgress {
 
 /// A piece of a file on its way: what is recorded together with its rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Piece {
+pub struct FilePiece {
     pub job: String,
     /// Lines of the file that were done with before it.
     pub after_lines: u64,
@@ -45,7 +45,7 @@ pub struct Piece {
 
 /// What is known of a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Standing {
+pub enum JobStatus {
     /// How far each of its files is.
     Loading(Vec<FileProgress>),
     /// Its tables are in their places already.
@@ -54,7 +54,7 @@ pub enum Standing {
 
 /// What an import is told that another one has overtaken.
 pub fn another_import() -> Failure {
-    Failure::new(FailureKind::Superseded, "another import into this destination has begun: this one ends")
+    Failure::new(FailureKind::Fenced, "another import into this destination has begun: this one ends")
 }
 
 /// How a loaded table comes into its place.
@@ -73,7 +73,7 @@ pub enum How {
 pub struct Placement {
     pub schema: Arc<TableSchema>,
     pub how: How,
-    pub snapshot: Snapshot,
+    pub snapshot: TableSnapshot,
 }
 
 /// Loads whole tables. Calls never overlap; a call may be dropped half way, which leaves what a failure leaves.
@@ -81,28 +81,28 @@ pub struct Placement {
 pub trait Loader: Send {
     /// Makes ready for `job`, which has these files: fresh tables for `schemas`, or those that it has filled so far. What
     /// another job left, or this one if it is to begin `anew`, is removed.
-    async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<Standing, Failure>;
+    async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<JobStatus, Failure>;
 
     /// What is recorded of `job`; `None` where nothing is, because another one has begun. Changes nothing.
-    async fn standing(&mut self, job: &str) -> Result<Option<Standing>, Failure>;
+    async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure>;
 
     /// Makes this connection ready to load: several may do so at once.
-    async fn enter(&mut self) -> Result<(), Failure>;
+    async fn enter_load_mode(&mut self) -> Result<(), Failure>;
 
-    /// Loads the rows of `batch`, whose groups name the fresh tables, and records the piece with them. `Superseded`:
+    /// Loads the rows of `batch`, whose groups name the fresh tables, and records the piece with them. `Fenced`:
     /// another import has begun.
-    async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure>;
+    async fn load(&mut self, batch: &Arc<Batch>, piece: &FilePiece) -> Result<(), Failure>;
 
     /// All rows of the table are loaded: what is cheaper made afterwards is made now. How many rows had the key of
     /// another one, which stays. Repeatable.
-    async fn seal(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure>;
+    async fn finish_load(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure>;
 
     /// Why the old table has to stay, where it has to: what hangs on it, that an exchange would lose.
-    async fn obstacle(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure>;
+    async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure>;
 
-    /// Puts the loaded tables in their places, together with what the seam has to say; sets back every consumer.
-    async fn place(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure>;
+    /// Puts the loaded tables in their places, together with what the cutover has to say; sets back every consumer.
+    async fn swap_in(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure>;
 
     /// Notes, for tables that no import has touched, that their rows are as of now; not where anything was streamed yet.
-    async fn stamp(&mut self, snapshots: &[Snapshot]) -> Result<(), Failure>;
+    async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure>;
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-use crate::change::{Batch, Position, Seam, TableSchema};
+use crate::change::{Batch, Cutover, Position, TableSchema};
 use crate::validator::Validator;
 pub use import::Loader;
 pub use settings::Settings;
@@ -32,27 +32,27 @@ pub trait Destination: Send {
     /// once; a keeper of changes may store a repeat, under the same name or key.
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure>;
 
-    /// How far it has come by its own record (`Commit::WithCheckpoint`); `None` where nothing was recorded yet.
+    /// How far it has come by its own record (`CheckpointIn::Destination`); `None` where nothing was recorded yet.
     async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
         Ok(None)
     }
 
-    /// What is recorded of all consumers (`Commit::WithCheckpoint`); asked before `checkpoint`.
+    /// What is recorded of all consumers (`CheckpointIn::Destination`); asked before `checkpoint`.
     async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
         Ok(Vec::new())
     }
 
-    /// What imports left to know about the tables (`Commit::WithCheckpoint`); asked after `checkpoint`.
-    async fn seam(&mut self) -> Result<Seam, Failure> {
-        Ok(Seam::default())
+    /// What imports left to know about the tables (`CheckpointIn::Destination`); asked after `checkpoint`.
+    async fn cutover(&mut self) -> Result<Cutover, Failure> {
+        Ok(Cutover::default())
     }
 
-    /// The tables that exist now. Asked of `Schema::Follows`.
+    /// The tables that exist now. Asked of `SchemaMode::Managed`.
     async fn tables(&mut self) -> Result<Tables, Failure> {
         Ok(Tables::default())
     }
 
-    /// Makes one schema change; repeatable. Asked of `Schema::Follows`.
+    /// Makes one schema change; repeatable. Asked of `SchemaMode::Managed`.
     async fn migrate(&mut self, _step: &Migration) -> Result<(), Failure> {
         Ok(())
     }
@@ -81,13 +81,13 @@ pub struct Recorded {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Claim {
     /// At start: raise the epoch, so that an older process can commit no more.
-    Take,
-    /// After a reconnect or a doubtful answer: only read, and fail with `Superseded` where the epoch moved.
-    Keep,
+    Acquire,
+    /// After a reconnect or a doubtful answer: only read, and fail with `Fenced` where the epoch moved.
+    Verify,
 }
 
 /// A destination on its way.
-pub type Opening<'a> = BoxFuture<'a, Result<Box<dyn Destination>, Failure>>;
+pub type OpenFuture<'a> = BoxFuture<'a, Result<Box<dyn Destination>, Failure>>;
 
 /// The recipe of a destination: a constant from which help, URL parsing and the engine's plan are read.
 pub struct Driver {
@@ -98,11 +98,11 @@ pub struct Driver {
     pub example: &'static str,
     pub help: &'static str,
     /// What HQ asks for, to make the URL of it.
-    pub fields: &'static [form::Field],
+    pub fields: &'static [form::FormField],
     /// Query keys of the URL that it understands, each with what it does.
     pub parameters: &'static [(&'static str, &'static str)],
     pub abilities: Abilities,
-    pub open: for<'a> fn(&'a Target) -> Opening<'a>,
+    pub open: for<'a> fn(&'a Target) -> OpenFuture<'a>,
 }
 
 /// How long a destination may take to show that it can be used.
@@ -132,7 +132,7 @@ pub struct Target {
     pub settings: Settings,
     /// Whose checkpoint it is: the name of the durable consumer, or of the journal.
     pub consumer: String,
-    /// The epoch that this process holds; set once the first `Claim::Take` has answered.
+    /// The epoch that this process holds; set once the first `Claim::Acquire` has answered.
     pub epoch: Epoch,
     /// Companies that the feed is about, for the checkpoint's record.
     pub companies: String,
@@ -162,9 +162,9 @@ impl Epoch {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Abilities {
-    pub keeps: Keeps,
-    pub commit: Commit,
-    pub schema: Schema,
+    pub write_mode: WriteMode,
+    pub checkpoint_in: CheckpointIn,
+    pub schema_mode: SchemaMode,
     /// The most changes in one batch.
     pub batch_changes_max: usize,
     /// The most bytes in one batch.
@@ -178,35 +178,35 @@ pub struct Abilities {
 impl Abilities {
     /// Whether each change has to come with its table's schema.
     pub fn needs_schemas(self) -> bool {
-        self.schema != Schema::Ignores
+        self.schema_mode != SchemaMode::Schemaless
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Keeps {
+pub enum WriteMode {
     /// The latest state of each row.
-    Rows,
+    Upsert,
     /// Every change.
-    Changes,
+    Append,
 }
 
 /// What a failed apply leaves behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Commit {
+pub enum CheckpointIn {
     /// Nothing; and the checkpoint is committed with the rows.
-    WithCheckpoint,
+    Destination,
     /// Any part of the batch.
-    Piecewise,
+    StateFile,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Schema {
+pub enum SchemaMode {
     /// It has tables and columns that follow the source's.
-    Follows,
+    Managed,
     /// It has none of its own; each change comes with its table's schema.
     Typed,
     /// It has none, and changes come as they are.
-    Ignores,
+    Schemaless,
 }
 
 /// What to do about a failure.
@@ -214,14 +214,14 @@ pub enum Schema {
 pub enum FailureKind {
     /// Wait, connect anew, look how far it came, try again.
     Unavailable,
-    /// A change cannot be stored as it is: narrow down, set aside.
-    Refused,
+    /// A change cannot be stored as it is: narrow down, write a dead letter.
+    Rejected,
     /// The tables are not as they were: read them again, retry once.
-    OutOfShape,
+    SchemaMismatch,
     /// A human has to change something.
     Misconfigured,
     /// Another process took over: exit.
-    Superseded,
+    Fenced,
 }
 
 /// Why a call failed: what a user reads, without values of rows and without secrets.
@@ -246,15 +246,15 @@ impl Failure {
     }
     /// With the name of the table, where it is about what a row holds.
     pub fn of_table(self, table: &str) -> Failure {
-        if self.kind != FailureKind::Refused || !self.culprits.is_empty() {
+        if self.kind != FailureKind::Rejected || !self.culprits.is_empty() {
             return self;
         }
         Failure { text: format!("table {table:?}: {}", self.text), ..self }
     }
     /// The changes `culprits` do not fit their columns.
-    pub fn refused(culprits: Vec<(u32, String)>) -> Failure {
+    pub fn rejected(culprits: Vec<(u32, String)>) -> Failure {
         let text = culprits.first().map(|(_, why)| why.clone()).unwrap_or_default();
-        Failure { kind: FailureKind::Refused, text, culprits }
+        Failure { kind: FailureKind::Rejected, text, culprits }
     }
 }
 
@@ -294,7 +294,7 @@ pub struct TableShape {
     /// The primary key.
     pub keys: Vec<String>,
     /// Why rows would not be safe in it, with the cure.
-    pub hindrance: Option<String>,
+    pub write_blocker: Option<String>,
 }
 
 /// One change of a destination's shape. Repeating it changes nothing.

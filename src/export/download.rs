@@ -29,7 +29,7 @@ pub enum FetchError {
     Failed(String),
 }
 
-enum Tried {
+enum FetchAttempt {
     Complete,
     /// It broke off; whether something came before.
     Broken(String, bool),
@@ -47,10 +47,10 @@ pub async fn fetch(http: &Http, url: &str, to: &Path, tell: &(dyn Fn(i64) + Sync
     tell(there as i64);
     loop {
         match try_once(http, url, &part, tell).await? {
-            Tried::Complete => break,
-            Tried::Broken(_, true) => (fruitless, wait) = (0, RETRY_WAIT_MIN),
-            Tried::Broken(why, false) if fruitless >= FRUITLESS_TRIES_MAX => return Err(FetchError::Failed(why)),
-            Tried::Broken(why, false) => {
+            FetchAttempt::Complete => break,
+            FetchAttempt::Broken(_, true) => (fruitless, wait) = (0, RETRY_WAIT_MIN),
+            FetchAttempt::Broken(why, false) if fruitless >= FRUITLESS_TRIES_MAX => return Err(FetchError::Failed(why)),
+            FetchAttempt::Broken(why, false) => {
                 debug!("{}: {why}; trying again", part.display());
                 fruitless += 1;
             }
@@ -62,12 +62,12 @@ pub async fn fetch(http: &Http, url: &str, to: &Path, tell: &(dyn Fn(i64) + Sync
     fs::rename(&part, to).await.map_err(failed)
 }
 
-async fn try_once(http: &Http, url: &str, part: &Path, tell: &(dyn Fn(i64) + Sync)) -> Result<Tried, FetchError> {
+async fn try_once(http: &Http, url: &str, part: &Path, tell: &(dyn Fn(i64) + Sync)) -> Result<FetchAttempt, FetchError> {
     let failed = |e: std::io::Error| FetchError::Failed(format!("{} cannot be written: {e}", part.display()));
     let there = fs::metadata(part).await.map_or(0, |m| m.len());
     let mut response = match http.fetch(url, there).await {
         Ok(response) => response,
-        Err(e) => return Ok(Tried::Broken(format!("no answer: {}", chain(&e.without_url())), false)),
+        Err(e) => return Ok(FetchAttempt::Broken(format!("no answer: {}", chain(&e.without_url())), false)),
     };
     let status = response.status();
     let total = total(&response, there);
@@ -75,15 +75,15 @@ async fn try_once(http: &Http, url: &str, part: &Path, tell: &(dyn Fn(i64) + Syn
         StatusCode::PARTIAL_CONTENT if total.is_some_and(|total| total >= there) => there,
         // The server does not resume: from the beginning.
         StatusCode::OK => 0,
-        StatusCode::RANGE_NOT_SATISFIABLE if total == Some(there) => return Ok(Tried::Complete),
+        StatusCode::RANGE_NOT_SATISFIABLE if total == Some(there) => return Ok(FetchAttempt::Complete),
         // What is there is not a part of what is offered now.
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
             fs::remove_file(part).await.map_err(failed)?;
             tell(-(there as i64));
-            return Ok(Tried::Broken("what was there did not fit".into(), false));
+            return Ok(FetchAttempt::Broken("what was there did not fit".into(), false));
         }
         StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => return Err(FetchError::Expired(status.as_u16())),
-        other => return Ok(Tried::Broken(format!("the server answers {other}"), false)),
+        other => return Ok(FetchAttempt::Broken(format!("the server answers {other}"), false)),
     };
     let mut options = OpenOptions::new();
     options.create(true).write(true).truncate(from == 0).append(from > 0);
@@ -105,7 +105,7 @@ async fn try_once(http: &Http, url: &str, part: &Path, tell: &(dyn Fn(i64) + Syn
         }
     };
     file.flush().await.map_err(failed)?;
-    Ok(broken.map_or(Tried::Complete, |why| Tried::Broken(why, size > from)))
+    Ok(broken.map_or(FetchAttempt::Complete, |why| FetchAttempt::Broken(why, size > from)))
 }
 
 /// The size of the whole file, where the server tells.

@@ -12,7 +12,7 @@ use crate::hq::{Hq, HqError};
 
 /// What is ordered; nothing named means all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Order {
+pub struct ExportRequest {
     /// Only what changed since, Unix milliseconds.
     pub time_offset_ms: Option<i64>,
     pub companies: Vec<String>,
@@ -28,7 +28,7 @@ struct Ordered {
 
 /// How far a job is.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Job {
+pub struct ExportJob {
     #[serde(default)]
     pub completed: bool,
     #[serde(default)]
@@ -67,7 +67,7 @@ impl JobTable {
     /// When the rows of a table without files were read.
     pub fn cursor(&self) -> Option<Version> {
         let text = self.cursor.as_deref()?;
-        Version::plausible(text)
+        Version::parse(text)
     }
 
     /// The files of the table; an error names one whose name cannot be read.
@@ -86,7 +86,7 @@ impl JobTable {
 }
 
 /// Orders an export; the job's id.
-pub async fn order(hq: &Hq, order: &Order) -> Result<String, HqError> {
+pub async fn order(hq: &Hq, order: &ExportRequest) -> Result<String, HqError> {
     let mut body = Map::new();
     if let Some(ms) = order.time_offset_ms {
         body.insert("timeOffset".into(), json!(ms));
@@ -101,7 +101,7 @@ pub async fn order(hq: &Hq, order: &Order) -> Result<String, HqError> {
 }
 
 /// How far the job is.
-pub async fn look(hq: &Hq, job: &str) -> Result<Job, HqError> {
+pub async fn look(hq: &Hq, job: &str) -> Result<ExportJob, HqError> {
     let id = percent_encoding::utf8_percent_encode(job, percent_encoding::NON_ALPHANUMERIC);
     hq.call(Method::GET, &format!("/v3/export/bulk/{id}"), None).await
 }

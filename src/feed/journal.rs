@@ -19,22 +19,22 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads the lines of its files in the order of their names. Positions count lines over all files, empty ones too.
 pub struct Journal {
-    sources: Vec<Source>,
-    reader: Option<Reader>,
+    sources: Vec<JournalSource>,
+    reader: Option<JournalReader>,
 }
 
 #[derive(Clone)]
-enum Source {
+enum JournalSource {
     Stdin,
     File(PathBuf),
 }
 
-struct Reader {
+struct JournalReader {
     lines: mpsc::Receiver<Result<Delivery, FeedError>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Drop for Reader {
+impl Drop for JournalReader {
     fn drop(&mut self) {
         // The thread ends at its next send; one that waits for standard input ends with the process.
         self.lines.close();
@@ -48,11 +48,11 @@ impl Journal {
     /// A file, a directory of files, or `-` for standard input.
     pub fn new(path: &Path) -> Result<Journal, FeedError> {
         if path == Path::new("-") {
-            return Ok(Journal { sources: vec![Source::Stdin], reader: None });
+            return Ok(Journal { sources: vec![JournalSource::Stdin], reader: None });
         }
         let unreadable = |e: std::io::Error| FeedError::Misconfigured(format!("the journal {} cannot be read: {e}", path.display()));
         if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
-            return Ok(Journal { sources: vec![Source::File(path.to_owned())], reader: None });
+            return Ok(Journal { sources: vec![JournalSource::File(path.to_owned())], reader: None });
         }
         let mut files = Vec::new();
         for entry in std::fs::read_dir(path).map_err(unreadable)? {
@@ -62,14 +62,14 @@ impl Journal {
             }
         }
         files.sort();
-        Ok(Journal { sources: files.into_iter().map(Source::File).collect(), reader: None })
+        Ok(Journal { sources: files.into_iter().map(JournalSource::File).collect(), reader: None })
     }
 }
 
-fn open(source: &Source) -> std::io::Result<Box<dyn BufRead>> {
+fn open(source: &JournalSource) -> std::io::Result<Box<dyn BufRead>> {
     let raw: Box<dyn Read> = match source {
-        Source::Stdin => Box::new(std::io::stdin()),
-        Source::File(path) => Box::new(File::open(path)?),
+        JournalSource::Stdin => Box::new(std::io::stdin()),
+        JournalSource::File(path) => Box::new(File::open(path)?),
     };
     let mut buffered = BufReader::with_capacity(256 << 10, raw);
     let gzipped = buffered.fill_buf()?.starts_with(&[0x1f, 0x8b]);
@@ -77,12 +77,12 @@ fn open(source: &Source) -> std::io::Result<Box<dyn BufRead>> {
 }
 
 /// Sends the lines after `skip` until all are read or nobody listens.
-fn read_lines(sources: &[Source], skip: u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) {
+fn read_lines(sources: &[JournalSource], skip: u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) {
     let mut sequence = 0;
     for source in sources {
         let name = match source {
-            Source::Stdin => "standard input".to_owned(),
-            Source::File(path) => path.display().to_string(),
+            JournalSource::Stdin => "standard input".to_owned(),
+            JournalSource::File(path) => path.display().to_string(),
         };
         if let Err(e) = read_source(source, &name, skip, &mut sequence, lines) {
             let _ = lines.blocking_send(Err(FeedError::Misconfigured(format!("{name} cannot be read after line {sequence}: {e}"))));
@@ -91,7 +91,7 @@ fn read_lines(sources: &[Source], skip: u64, lines: &mpsc::Sender<Result<Deliver
     }
 }
 
-fn read_source(source: &Source, name: &str, skip: u64, sequence: &mut u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) -> std::io::Result<()> {
+fn read_source(source: &JournalSource, name: &str, skip: u64, sequence: &mut u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) -> std::io::Result<()> {
     let mut from = open(source)?;
     let mut number = 0;
     loop {
@@ -120,12 +120,12 @@ fn read_source(source: &Source, name: &str, skip: u64, sequence: &mut u64, lines
 
 #[async_trait]
 impl Feed for Journal {
-    async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
+    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
         Ok(None)
     }
 
     async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
-        if self.reader.is_some() && matches!(self.sources[..], [Source::Stdin]) {
+        if self.reader.is_some() && matches!(self.sources[..], [JournalSource::Stdin]) {
             return Err(FeedError::Misconfigured("standard input can be read only once; put the journal into a file".into()));
         }
         let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
@@ -134,7 +134,7 @@ impl Feed for Journal {
             .name("journal".into())
             .spawn(move || read_lines(&sources, skip, &sender))
             .map_err(|e| FeedError::Unavailable(format!("no thread for the journal: {e}")))?;
-        self.reader = Some(Reader { lines, thread: Some(thread) });
+        self.reader = Some(JournalReader { lines, thread: Some(thread) });
         Ok(Opened::default())
     }
 

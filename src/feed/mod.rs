@@ -89,7 +89,7 @@ pub enum FeedError {
 pub trait Feed: Send {
     /// Where the feed itself believes to stand. Asked before anything else: where another process reads the feed, this
     /// fails with `Taken`, and nothing has been touched yet.
-    async fn standing(&mut self) -> Result<Option<Position>, FeedError>;
+    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError>;
 
     /// Delivers from there on; what an earlier opening had under way is forgotten.
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError>;

@@ -34,7 +34,7 @@ pub enum HqError {
 }
 
 #[derive(Deserialize)]
-struct Envelope<T> {
+struct HqEnvelope<T> {
     #[serde(default)]
     success: bool,
     #[serde(default)]
@@ -43,7 +43,7 @@ struct Envelope<T> {
 }
 
 #[derive(Deserialize)]
-struct Claims {
+struct TokenClaims {
     iss: String,
 }
 
@@ -51,7 +51,7 @@ struct Claims {
 pub fn api_of(token: &SecretString) -> Option<String> {
     let payload = token.expose_secret().split('.').nth(1)?;
     let json = data_encoding::BASE64URL_NOPAD.decode(payload.trim_end_matches('=').as_bytes()).ok()?;
-    let issuer = serde_json::from_slice::<Claims>(&json).ok()?.iss;
+    let issuer = serde_json::from_slice::<TokenClaims>(&json).ok()?.iss;
     let url = if issuer == ISSUER { ISSUER_API.to_owned() } else { issuer };
     url::Url::parse(&url).ok().filter(|u| u.has_host()).map(|_| url.trim_end_matches('/').to_owned())
 }
@@ -73,9 +73,9 @@ impl Hq {
         let reply = self.http.send(request).await.map_err(|why| HqError::Unavailable { base: base.clone(), why })?;
         let request = reply.request_id.map(|id| format!(", request {id}")).unwrap_or_default();
         let status = reply.status.as_u16();
-        match serde_json::from_str::<Envelope<T>>(&reply.text) {
-            Ok(Envelope { success: true, data: Some(data), .. }) if reply.status.is_success() => Ok(data),
-            Ok(Envelope { success: true, .. }) if reply.status.is_success() => Err(HqError::Form { base, why: "no data".into(), request }),
+        match serde_json::from_str::<HqEnvelope<T>>(&reply.text) {
+            Ok(HqEnvelope { success: true, data: Some(data), .. }) if reply.status.is_success() => Ok(data),
+            Ok(HqEnvelope { success: true, .. }) if reply.status.is_success() => Err(HqError::Form { base, why: "no data".into(), request }),
             Err(e) if reply.status.is_success() => Err(HqError::Form { base, why: e.to_string(), request }),
             answer => {
                 let said = answer.ok().and_then(|e| e.message).filter(|m| !m.is_empty());

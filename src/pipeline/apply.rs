@@ -1,4 +1,4 @@
-//! The destination's side of the engine: tables first, then rows; what fails is retried, narrowed down or set aside.
+//! The destination's side of the engine: tables first, then rows; what fails is retried, narrowed down or becomes a dead letter.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,45 +7,45 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::aside::{Aside, AsideLog};
-use super::gather::Gathered;
+use super::batcher::PendingBatch;
+use super::dead_letter::{DeadLetter, DeadLetters};
 use super::progress::Progress;
-use super::{Adoption, Backoff, Options, migrate};
-use crate::change::{Batch, Change, Position, Seam, TableSchema, compact};
-use crate::destination::{Claim, Commit, Destination, Failure, FailureKind, Keeps, Recorded, Schema, Tables};
+use super::{Adoption, Backoff, EngineOptions, migrate};
+use crate::change::{Batch, Change, Cutover, Position, TableSchema, compact};
+use crate::destination::{CheckpointIn, Claim, Destination, Failure, FailureKind, Recorded, SchemaMode, Tables, WriteMode};
 use crate::state::{State, StateError};
 
 /// Connects to the destination; called again after each failure.
 pub type Open = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send>;
 
 /// Changes of one table refused one after the other, with none stored in between, after which it is no longer taken
-/// for bad data but for an outage: nothing more of them is set aside.
+/// for bad data but for an outage: no more of them become dead letters.
 pub const REFUSED_RUN_MAX: u32 = 1_000;
 
 /// What came of a piece of the stream.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum ApplyOutcome {
     /// It is durable up to here.
     Applied(Position),
     /// The destination is not where it was left (restored, failed over): open the feed there.
-    Moved(Option<Position>),
+    DestinationRewound(Option<Position>),
 }
 
 pub struct Applier {
     open: Open,
-    options: Options,
+    options: EngineOptions,
     destination: Option<Box<dyn Destination>>,
     /// The checkpoint as the destination has it.
     recorded: Option<Position>,
     /// How far tries may have come whose end is not known; of destinations that keep no checkpoint.
-    tried: Option<Position>,
+    unconfirmed_through: Option<Position>,
     /// What was recorded of all consumers before this one took its checkpoint.
     records: Vec<Recorded>,
     /// What imports contain, as the destination has it.
-    seam: Seam,
+    cutover: Cutover,
     tables: Tables,
     adopted: Vec<String>,
-    aside: AsideLog,
+    dead_letters: DeadLetters,
     state: State,
     progress: Arc<Progress>,
     refusals: HashMap<String, Refusals>,
@@ -60,43 +60,50 @@ struct Refusals {
 }
 
 /// A piece of the gathered changes that is still to be done: indices, end exclusive.
-type Piece = (usize, usize);
+type ChangeRange = (usize, usize);
 
 /// What one try to apply a piece came to.
-enum Tried {
+enum WriteAttempt {
     Done,
     /// Try what is on the stack again.
     Again,
-    Moved(Option<Position>),
+    DestinationRewound(Option<Position>),
 }
 
 impl Applier {
     /// Connects, takes the fence, makes the tables of `schemas`. Fails at once where something is missing or wrong:
     /// whoever starts a program wants to know.
-    pub async fn start(open: Open, options: Options, aside: AsideLog, state: State, progress: Arc<Progress>, schemas: &[Arc<TableSchema>]) -> Result<Applier, Failure> {
+    pub async fn start(
+        open: Open,
+        options: EngineOptions,
+        dead_letters: DeadLetters,
+        state: State,
+        progress: Arc<Progress>,
+        schemas: &[Arc<TableSchema>],
+    ) -> Result<Applier, Failure> {
         let mut destination = open().await?;
         let records = destination.records().await?;
-        let recorded = match options.abilities.commit {
-            Commit::WithCheckpoint => destination.checkpoint(Claim::Take).await?,
-            Commit::Piecewise => state.position(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
+        let recorded = match options.abilities.checkpoint_in {
+            CheckpointIn::Destination => destination.checkpoint(Claim::Acquire).await?,
+            CheckpointIn::StateFile => state.position(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
         };
-        let tried = match options.abilities.commit {
-            Commit::Piecewise if !options.restart => state.plan(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
+        let unconfirmed = match options.abilities.checkpoint_in {
+            CheckpointIn::StateFile if !options.restart => state.intent(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
             _ => None,
         };
-        let seam = destination.seam().await?;
+        let cutover = destination.cutover().await?;
         let adopted = options.adopt.clone();
         let mut applier = Applier {
             open,
             options,
             destination: Some(destination),
             recorded,
-            tried: tried.filter(|tried| !recorded.is_some_and(|recorded| recorded.contains(*tried))),
+            unconfirmed_through: unconfirmed.filter(|unconfirmed| !recorded.is_some_and(|recorded| recorded.contains(*unconfirmed))),
             records,
-            seam,
+            cutover,
             tables: Tables::default(),
             adopted,
-            aside,
+            dead_letters,
             state,
             progress,
             refusals: HashMap::new(),
@@ -117,28 +124,28 @@ impl Applier {
 
     /// Whether a start failed because another process, which started at the same time, has ended this one's session.
     async fn replaced(&mut self) -> Option<Failure> {
-        if self.options.abilities.commit != Commit::WithCheckpoint {
+        if self.options.abilities.checkpoint_in != CheckpointIn::Destination {
             return None;
         }
         let mut destination = (self.open)().await.ok()?;
-        destination.checkpoint(Claim::Keep).await.err().filter(|failure| failure.kind == FailureKind::Superseded)
+        destination.checkpoint(Claim::Verify).await.err().filter(|failure| failure.kind == FailureKind::Fenced)
     }
 
     fn follows(&self) -> bool {
-        self.options.abilities.schema == Schema::Follows
+        self.options.abilities.schema_mode == SchemaMode::Managed
     }
 
     /// What imports contain: by the destination's record, or by the state file's. From the start of the stream on, what
     /// was applied before an import is applied again.
-    pub fn seam(&self, from_start: bool) -> Result<Seam, StateError> {
-        let mut seam = match self.options.abilities.commit {
-            Commit::WithCheckpoint => self.seam.clone(),
-            Commit::Piecewise => self.state.seams()?.of(&self.options.consumer),
+    pub fn cutover(&self, from_start: bool) -> Result<Cutover, StateError> {
+        let mut cutover = match self.options.abilities.checkpoint_in {
+            CheckpointIn::Destination => self.cutover.clone(),
+            CheckpointIn::StateFile => self.state.cutovers()?.of(&self.options.consumer),
         };
         if from_start {
-            seam.applied.clear();
+            cutover.applied.clear();
         }
-        Ok(seam)
+        Ok(cutover)
     }
 
     /// Where this consumer begins, as far as another one's checkpoint says; for where nothing else is known.
@@ -178,43 +185,43 @@ impl Applier {
     }
 
     /// Where the batch is to end that an earlier process began and did not end.
-    pub fn planned(&self) -> Option<Position> {
-        self.tried
+    pub fn unconfirmed_through(&self) -> Option<Position> {
+        self.unconfirmed_through
     }
 
     /// Applies all of `gathered`, whatever it takes, unless the destination is lost to another process.
-    pub async fn apply(&mut self, gathered: Gathered) -> Result<Outcome, Failure> {
-        let end = self.recorded.map_or(gathered.through, |p| p.advanced_to(gathered.through));
+    pub async fn apply(&mut self, pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
+        let end = self.recorded.map_or(pending.through, |p| p.advanced_to(pending.through));
         let started = Instant::now();
-        self.set_aside(&gathered.asides, "").await;
-        let changes = Arc::new(gathered.changes);
+        self.dead_letters(&pending.dead_letters, "").await;
+        let changes = Arc::new(pending.changes);
         let mut skipped: Vec<usize> = Vec::new();
         let mut backoff = Backoff::default();
         let mut reshaped = false;
-        let mut todo: Vec<Piece> = vec![(0, changes.len())];
+        let mut todo: Vec<ChangeRange> = vec![(0, changes.len())];
         while let Some((from, to)) = todo.pop() {
             let batch = self.batch(&changes, (from, to), &skipped, end, &mut todo);
             match self.try_once(&batch, &mut todo, &mut skipped, &mut backoff, &mut reshaped).await? {
-                Tried::Done => {
+                WriteAttempt::Done => {
                     (backoff, reshaped) = (Backoff::default(), false);
                     self.done(&batch);
                 }
-                Tried::Again => {}
-                Tried::Moved(position) => return Ok(Outcome::Moved(position)),
+                WriteAttempt::Again => {}
+                WriteAttempt::DestinationRewound(position) => return Ok(ApplyOutcome::DestinationRewound(position)),
             }
         }
-        self.progress.applied(gathered.events, end, started.elapsed());
-        Ok(Outcome::Applied(end))
+        self.progress.applied(pending.events, end, started.elapsed());
+        Ok(ApplyOutcome::Applied(end))
     }
 
     /// The part of the piece that can be applied at once; what does not fit goes back on the stack.
-    fn batch(&self, changes: &Arc<Vec<Change>>, (from, to): Piece, skipped: &[usize], end: Position, todo: &mut Vec<Piece>) -> (Arc<Batch>, Piece) {
-        let (groups, order, stop) = match self.options.abilities.keeps {
-            Keeps::Rows => {
+    fn batch(&self, changes: &Arc<Vec<Change>>, (from, to): ChangeRange, skipped: &[usize], end: Position, todo: &mut Vec<ChangeRange>) -> (Arc<Batch>, ChangeRange) {
+        let (groups, order, stop) = match self.options.abilities.write_mode {
+            WriteMode::Upsert => {
                 let (groups, stop) = compact::compact(changes, from, to, skipped);
                 (groups, Vec::new(), stop)
             }
-            Keeps::Changes => {
+            WriteMode::Append => {
                 let order = (from..to).filter(|i| skipped.binary_search(i).is_err()).map(|i| i as u32).collect();
                 (Vec::new(), order, to)
             }
@@ -226,34 +233,34 @@ impl Applier {
             Some(last) if stop < changes.len() => self.recorded.map_or(last.position, |p| p.advanced_to(last.position)),
             _ => end,
         };
-        (Arc::new(Batch::new(changes.clone(), groups, order, self.recorded, through).after_try(self.tried)), (from, stop))
+        (Arc::new(Batch::new(changes.clone(), groups, order, self.recorded, through).unconfirmed_through(self.unconfirmed_through)), (from, stop))
     }
 
     async fn try_once(
         &mut self,
-        (batch, piece): &(Arc<Batch>, Piece),
-        todo: &mut Vec<Piece>,
+        (batch, piece): &(Arc<Batch>, ChangeRange),
+        todo: &mut Vec<ChangeRange>,
         skipped: &mut Vec<usize>,
         backoff: &mut Backoff,
         reshaped: &mut bool,
-    ) -> Result<Tried, Failure> {
+    ) -> Result<WriteAttempt, Failure> {
         let failure = match self.write(batch).await {
-            Ok(()) => return Ok(Tried::Done),
+            Ok(()) => return Ok(WriteAttempt::Done),
             Err(failure) => failure,
         };
         match failure.kind {
-            FailureKind::Superseded => Err(failure),
-            FailureKind::OutOfShape if !*reshaped => {
+            FailureKind::Fenced => Err(failure),
+            FailureKind::SchemaMismatch if !*reshaped => {
                 *reshaped = true;
                 todo.push(*piece);
                 match self.read_tables().await {
-                    Ok(()) => Ok(Tried::Again),
+                    Ok(()) => Ok(WriteAttempt::Again),
                     Err(failure) => self.recover(&failure, batch, todo, backoff).await,
                 }
             }
-            FailureKind::Refused if !failure.culprits.is_empty() || remaining(*piece, skipped) > 0 => {
+            FailureKind::Rejected if !failure.culprits.is_empty() || remaining(*piece, skipped) > 0 => {
                 self.narrow(batch, *piece, failure, todo, skipped).await;
-                Ok(Tried::Again)
+                Ok(WriteAttempt::Again)
             }
             _ => {
                 todo.push(*piece);
@@ -267,7 +274,7 @@ impl Applier {
         if self.destination.is_none() {
             return Err(Failure::unavailable("not connected"));
         }
-        self.plan(batch.through)?;
+        self.record_intent(batch.through)?;
         if self.follows() {
             self.shape(batch.groups.iter().map(|g| &g.schema)).await?;
         }
@@ -277,10 +284,10 @@ impl Applier {
 
     /// Records how far a batch will go, where what is written of it cannot be taken back: whoever comes after a crash
     /// cuts the stream at the same place, and knows what may be there already.
-    fn plan(&mut self, through: Position) -> Result<(), Failure> {
-        if self.options.abilities.commit == Commit::Piecewise && !self.tried.is_some_and(|tried| tried.contains(through)) {
-            self.state.save_plan(&self.options.consumer, through).map_err(|e| Failure::unavailable(e.to_string()))?;
-            self.tried = Some(through);
+    fn record_intent(&mut self, through: Position) -> Result<(), Failure> {
+        if self.options.abilities.checkpoint_in == CheckpointIn::StateFile && !self.unconfirmed_through.is_some_and(|unconfirmed| unconfirmed.contains(through)) {
+            self.state.save_intent(&self.options.consumer, through).map_err(|e| Failure::unavailable(e.to_string()))?;
+            self.unconfirmed_through = Some(through);
         }
         Ok(())
     }
@@ -310,10 +317,10 @@ impl Applier {
     }
 
     /// The piece is durable.
-    fn done(&mut self, (batch, _): &(Arc<Batch>, Piece)) {
+    fn done(&mut self, (batch, _): &(Arc<Batch>, ChangeRange)) {
         self.recorded = Some(batch.through);
-        self.tried = self.tried.filter(|tried| !batch.through.contains(*tried));
-        if self.options.abilities.commit == Commit::Piecewise {
+        self.unconfirmed_through = self.unconfirmed_through.filter(|unconfirmed| !batch.through.contains(*unconfirmed));
+        if self.options.abilities.checkpoint_in == CheckpointIn::StateFile {
             // What is written again after a crash has the same names, so a lost position only costs time.
             if let Err(e) = self.state.save_position(&self.options.consumer, batch.through) {
                 warn!("{e}; after a crash the last batch will be written again");
@@ -337,7 +344,7 @@ impl Applier {
 
     /// Takes the refused changes out of the piece, or halves it until the one at fault stands alone. Both go over the
     /// original changes, so that a valid one hidden behind a refused one of its row comes to light.
-    async fn narrow(&mut self, batch: &Batch, piece: Piece, failure: Failure, todo: &mut Vec<Piece>, skipped: &mut Vec<usize>) {
+    async fn narrow(&mut self, batch: &Batch, piece: ChangeRange, failure: Failure, todo: &mut Vec<ChangeRange>, skipped: &mut Vec<usize>) {
         let (from, to) = piece;
         let mut culprits: HashMap<u32, String> = failure.culprits.into_iter().collect();
         if culprits.is_empty() {
@@ -364,7 +371,8 @@ impl Applier {
             };
             let refusals = self.refusals.entry(table.clone()).or_default();
             if refusals.count >= REFUSED_RUN_MAX {
-                let why = format!("{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last because {reason}; nothing more is set aside until one is taken");
+                let why =
+                    format!("{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last because {reason}; no more become dead letters until one is accepted");
                 self.progress.waiting(&why);
                 warn!("{why}");
                 sleep(super::RETRY_WAIT_MAX).await;
@@ -372,7 +380,7 @@ impl Applier {
             }
             (refusals.count, refusals.last) = (refusals.count + 1, change.position);
             let payload = bytes::Bytes::copy_from_slice(change.event.payload().as_bytes());
-            self.set_aside(&[Aside { position: change.position, subject: change.subject.to_string(), reason, payload }], &table).await;
+            self.dead_letters(&[DeadLetter { position: change.position, subject: change.subject.to_string(), reason, payload }], &table).await;
             if let Err(at) = skipped.binary_search(&(index as usize)) {
                 skipped.insert(at, index as usize);
             }
@@ -380,37 +388,37 @@ impl Applier {
     }
 
     /// Writes what cannot be applied to its file; a full disk is waited for.
-    async fn set_aside(&mut self, asides: &[Aside], table: &str) {
+    async fn dead_letters(&mut self, dead_letters: &[DeadLetter], table: &str) {
         let mut backoff = Backoff::default();
-        while let Err(e) = self.aside.write(asides) {
-            let why = format!("changes cannot be set aside in {}: {e}", self.aside.place());
+        while let Err(e) = self.dead_letters.write(dead_letters) {
+            let why = format!("changes cannot be dead letter in {}: {e}", self.dead_letters.place());
             self.progress.waiting(&why);
             warn!("{why}");
             sleep(backoff.next(&self.options.consumer).max(super::RETRY_WAIT_MIN)).await;
         }
-        for aside in asides {
-            warn!(subject = aside.subject, sequence = aside.position.sequence, "set aside in {}: {}", self.aside.place(), aside.reason);
-            self.progress.set_aside(table, &aside.reason);
+        for dead_letter in dead_letters {
+            warn!(subject = dead_letter.subject, sequence = dead_letter.position.sequence, "dead letter in {}: {}", self.dead_letters.place(), dead_letter.reason);
+            self.progress.dead_letters(table, &dead_letter.reason);
         }
     }
 
     /// After a failure that says nothing about the data: connect anew, and look how far the destination came.
-    async fn recover(&mut self, failure: &Failure, batch: &Arc<Batch>, todo: &mut Vec<Piece>, backoff: &mut Backoff) -> Result<Tried, Failure> {
+    async fn recover(&mut self, failure: &Failure, batch: &Arc<Batch>, todo: &mut Vec<ChangeRange>, backoff: &mut Backoff) -> Result<WriteAttempt, Failure> {
         if backoff.tries().is_multiple_of(20) {
             warn!("the destination failed: {failure}; trying again");
         }
         self.progress.waiting(&failure.to_string());
         let found = self.reconnect(backoff).await?;
-        if self.options.abilities.commit == Commit::Piecewise || found == self.recorded {
-            return Ok(Tried::Again);
+        if self.options.abilities.checkpoint_in == CheckpointIn::StateFile || found == self.recorded {
+            return Ok(WriteAttempt::Again);
         }
         if found == Some(batch.through) {
             // The lost answer was a commit.
             todo.pop();
-            return Ok(Tried::Done);
+            return Ok(WriteAttempt::Done);
         }
         self.recorded = found;
-        Ok(Tried::Moved(found))
+        Ok(WriteAttempt::DestinationRewound(found))
     }
 
     /// Connects until it works. Fails only where another process has taken over.
@@ -423,7 +431,7 @@ impl Applier {
             sleep(backoff.next(&self.options.consumer)).await;
             match self.connect().await {
                 Ok(found) => return Ok(found),
-                Err(failure) if failure.kind == FailureKind::Superseded => return Err(failure),
+                Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
                 Err(failure) => {
                     self.progress.waiting(&failure.to_string());
                     if backoff.tries() < 4 || backoff.tries().is_multiple_of(20) {
@@ -436,11 +444,11 @@ impl Applier {
 
     async fn connect(&mut self) -> Result<Option<Position>, Failure> {
         let mut destination = (self.open)().await?;
-        let found = match self.options.abilities.commit {
-            Commit::WithCheckpoint => destination.checkpoint(Claim::Keep).await?,
-            Commit::Piecewise => self.recorded,
+        let found = match self.options.abilities.checkpoint_in {
+            CheckpointIn::Destination => destination.checkpoint(Claim::Verify).await?,
+            CheckpointIn::StateFile => self.recorded,
         };
-        self.seam = destination.seam().await?;
+        self.cutover = destination.cutover().await?;
         if self.follows() {
             self.tables = destination.tables().await?;
         }
@@ -450,14 +458,14 @@ impl Applier {
 
     /// Asks the destination how far it came and whether it is still ours; before the feed is opened anew.
     pub async fn confirm(&mut self) -> Result<Option<Position>, Failure> {
-        if self.options.abilities.commit == Commit::WithCheckpoint {
+        if self.options.abilities.checkpoint_in == CheckpointIn::Destination {
             let asked = match &mut self.destination {
-                Some(destination) => destination.checkpoint(Claim::Keep).await,
+                Some(destination) => destination.checkpoint(Claim::Verify).await,
                 None => Err(Failure::unavailable("not connected")),
             };
             self.recorded = match asked {
                 Ok(found) => found,
-                Err(failure) if failure.kind == FailureKind::Superseded => return Err(failure),
+                Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
                 Err(_) => self.reconnect(&mut Backoff::default()).await?,
             };
         }
@@ -472,6 +480,6 @@ impl Applier {
     }
 }
 
-fn remaining((from, to): Piece, skipped: &[usize]) -> usize {
+fn remaining((from, to): ChangeRange, skipped: &[usize]) -> usize {
     (from..to).filter(|i| skipped.binary_search(i).is_err()).count()
 }

@@ -41,8 +41,8 @@ pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
 pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), Foreign> {
     let Some(shape) = tables.get(&schema.table) else { return Ok(()) };
     let foreign = |why: String| Err(Foreign::NotOurs { table: schema.table.to_string(), why });
-    if let Some(hindrance) = &shape.hindrance {
-        return Err(Foreign::Unsafe { table: schema.table.to_string(), why: hindrance.clone() });
+    if let Some(write_blocker) = &shape.write_blocker {
+        return Err(Foreign::Unsafe { table: schema.table.to_string(), why: write_blocker.clone() });
     }
     let keys: Vec<&str> = schema.key_columns().iter().map(|c| &*c.name).collect();
     if !same_set(shape, &keys) {
@@ -70,7 +70,7 @@ mod tests {
 
     fn tables(columns: &[(&str, bool)], keys: &[&str]) -> Tables {
         let shape =
-            TableShape { columns: columns.iter().map(|(n, nullable)| ((*n).into(), *nullable)).collect(), keys: keys.iter().map(|k| (*k).into()).collect(), hindrance: None };
+            TableShape { columns: columns.iter().map(|(n, nullable)| ((*n).into(), *nullable)).collect(), keys: keys.iter().map(|k| (*k).into()).collect(), write_blocker: None };
         Tables { shapes: [("t".to_owned(), shape)].into(), lower_case: false }
     }
 
@@ -93,7 +93,7 @@ mod tests {
         assert!(check_ours(&tables(&[("id", false)], &["id"]), &wanted).is_err());
         assert!(check_ours(&tables(&[("id", false), ("n", false), ("a", true)], &[]), &wanted).is_err());
         let mut unsafe_one = tables(&[("id", false), ("n", false), ("a", true), ("b", true)], &["id"]);
-        unsafe_one.shapes.values_mut().for_each(|shape| shape.hindrance = Some("it is a view".into()));
+        unsafe_one.shapes.values_mut().for_each(|shape| shape.write_blocker = Some("it is a view".into()));
         assert!(matches!(check_ours(&unsafe_one, &wanted), Err(Foreign::Unsafe { .. })));
     }
 
@@ -102,7 +102,7 @@ mod tests {
         let json = r#"{"table":"orderItem","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
         let wanted = Arc::new(TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")));
         let mut there = Tables { lower_case: true, ..Tables::default() };
-        there.shapes.insert("orderitem".into(), TableShape { columns: [("id".to_owned(), false)].into(), keys: vec!["id".into()], hindrance: None });
+        there.shapes.insert("orderitem".into(), TableShape { columns: [("id".to_owned(), false)].into(), keys: vec!["id".into()], write_blocker: None });
         assert_eq!(plan(&there, &wanted), []);
         assert_eq!(plan(&Tables { lower_case: false, ..there }, &wanted).len(), 1);
     }

@@ -1,8 +1,8 @@
 //! The engine: resolve → gather → apply → acknowledge, in one future.
 
 pub mod apply;
-pub mod aside;
-pub mod gather;
+pub mod batcher;
+pub mod dead_letter;
 pub mod import;
 pub mod migrate;
 pub mod progress;
@@ -19,9 +19,9 @@ use crate::change::filter::TableFilter;
 use crate::destination::Abilities;
 use crate::validator::Validator;
 
-pub use aside::AsideLog;
+pub use dead_letter::DeadLetters;
 pub use progress::Progress;
-pub use run::{End, Engine, Halt, Parts};
+pub use run::{End, Engine, EngineDeps, Halt};
 
 /// What becomes of another consumer's checkpoint, where this one knows no position at all: a server that was enrolled
 /// anew has another name.
@@ -37,7 +37,7 @@ pub enum Adoption {
 
 /// What a user may choose about a run.
 #[derive(Clone)]
-pub struct Options {
+pub struct EngineOptions {
     /// Whose checkpoint: the durable consumer's name, or the journal's.
     pub consumer: String,
     pub filter: TableFilter,

@@ -29,7 +29,7 @@ pub enum Phase {
 pub struct TableCounts {
     pub upserts: u64,
     pub deletes: u64,
-    pub set_aside: u64,
+    pub dead_letters: u64,
 }
 
 /// A moment's reading.
@@ -38,14 +38,14 @@ pub struct Snapshot {
     pub state: Phase,
     /// Events received from the feed.
     pub received: u64,
-    /// Events that are done with: applied, passed over, or set aside.
+    /// Events that are done with: applied, skipped, or dead letters.
     pub done: u64,
     pub seen_before: u64,
     pub stale: u64,
-    pub left_out: u64,
+    pub filtered: u64,
     /// Events that an import contains.
     pub imported: u64,
-    pub set_aside: u64,
+    pub dead_letters: u64,
     pub batches: u64,
     /// Events that are known to wait at the source or in EDS.
     pub lag_events: u64,
@@ -70,7 +70,7 @@ pub struct Progress {
     registry: Registry,
     pending: IntGauge,
     events: IntCounter,
-    set_aside: IntCounter,
+    dead_letters: IntCounter,
     flush_seconds: Histogram,
     flush_count: Histogram,
     processing_seconds: Histogram,
@@ -87,7 +87,7 @@ impl Progress {
             inner: Mutex::default(),
             pending: IntGauge::with_opts(Opts::new("eds_pending_events", "Events that wait to be applied"))?,
             events: IntCounter::with_opts(Opts::new("eds_total_events", "Events that were received"))?,
-            set_aside: IntCounter::with_opts(Opts::new("eds_set_aside_events", "Events that could not be applied and were set aside"))?,
+            dead_letters: IntCounter::with_opts(Opts::new("eds_dead_letters_total", "Events that could not be applied and became dead letters"))?,
             flush_seconds: histogram("eds_flush_duration_seconds", "Time that a flush took", &flush)?,
             flush_count: histogram("eds_flush_count", "Events in a flush", &counts)?,
             processing_seconds: histogram("eds_processing_duration_seconds", "Time from the publication of an event to its being applied", &processing)?,
@@ -95,7 +95,7 @@ impl Progress {
         };
         progress.registry.register(Box::new(progress.pending.clone()))?;
         progress.registry.register(Box::new(progress.events.clone()))?;
-        progress.registry.register(Box::new(progress.set_aside.clone()))?;
+        progress.registry.register(Box::new(progress.dead_letters.clone()))?;
         for histogram in [&progress.flush_seconds, &progress.flush_count, &progress.processing_seconds] {
             progress.registry.register(Box::new(histogram.clone()))?;
         }
@@ -155,13 +155,13 @@ impl Progress {
         }
     }
 
-    pub fn set_aside(&self, table: &str, reason: &str) {
-        self.set_aside.inc();
+    pub fn dead_letters(&self, table: &str, reason: &str) {
+        self.dead_letters.inc();
         let mut inner = self.inner();
-        inner.set_aside += 1;
-        inner.last_error = Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: format!("set aside: {reason}") });
+        inner.dead_letters += 1;
+        inner.last_error = Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: format!("dead letter: {reason}") });
         if !table.is_empty() {
-            inner.tables.entry(table.to_owned()).or_default().set_aside += 1;
+            inner.tables.entry(table.to_owned()).or_default().dead_letters += 1;
         }
     }
 

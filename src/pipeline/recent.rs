@@ -17,7 +17,7 @@ pub const SAVED_BYTES_MAX: usize = ROWS_MAX * ENTRY_BYTES;
 const DELETE: u32 = 1 << 31;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Entry {
+struct RecentRow {
     nanos: u64,
     /// Logical counter; the highest bit is set for a delete.
     logical: u32,
@@ -27,9 +27,9 @@ struct Entry {
 /// Two generations of rows by a 64-bit hash of table and key.
 #[derive(Default)]
 pub struct Recent {
-    young: HashMap<u64, Entry>,
-    old: HashMap<u64, Entry>,
-    unsaved: Vec<(u64, Entry)>,
+    young: HashMap<u64, RecentRow>,
+    old: HashMap<u64, RecentRow>,
+    unsaved: Vec<(u64, RecentRow)>,
 }
 
 impl Recent {
@@ -70,7 +70,7 @@ impl Recent {
             }
         }
         let logical = (version.logical.min(u64::from(!DELETE)) as u32) | if change.is_delete() { DELETE } else { 0 };
-        let entry = Entry { nanos: version.nanos, logical, sequence: change.position.sequence };
+        let entry = RecentRow { nanos: version.nanos, logical, sequence: change.position.sequence };
         self.insert(hash, entry);
         self.unsaved.push((hash, entry));
         false
@@ -79,11 +79,11 @@ impl Recent {
     fn forget(&mut self, hash: u64, sequence: u64) {
         let known = self.young.remove(&hash).is_some() | self.old.remove(&hash).is_some();
         if known {
-            self.unsaved.push((hash, Entry { nanos: 0, logical: 0, sequence }));
+            self.unsaved.push((hash, RecentRow { nanos: 0, logical: 0, sequence }));
         }
     }
 
-    fn insert(&mut self, hash: u64, entry: Entry) {
+    fn insert(&mut self, hash: u64, entry: RecentRow) {
         self.young.insert(hash, entry);
         if self.young.len() >= ROWS_MAX / 2 {
             self.old = std::mem::take(&mut self.young);
@@ -94,8 +94,7 @@ impl Recent {
         self.unsaved.len()
     }
 
-    /// What has come since the last chunk up to `through`, which is durable at the destination. What lies beyond may
-    /// yet be set aside, and must then not stand in the way of an older version.
+    /// What has come since the last chunk up to `through`, which is durable at the destination. What lies beyond may /// yet become a dead letter, and must then not stand in the way of an older version.
     pub fn chunk(&mut self, through: Position) -> RecentChunk {
         let (durable, later): (Vec<_>, Vec<_>) = self.unsaved.drain(..).partition(|(_, e)| e.sequence <= through.sequence);
         self.unsaved = later;
@@ -111,7 +110,7 @@ fn hash(table: &str, key: &[u8]) -> u64 {
     hasher.digest()
 }
 
-fn pack(hash: u64, entry: Entry) -> [u8; ENTRY_BYTES] {
+fn pack(hash: u64, entry: RecentRow) -> [u8; ENTRY_BYTES] {
     let mut out = [0; ENTRY_BYTES];
     out[..8].copy_from_slice(&hash.to_le_bytes());
     out[8..16].copy_from_slice(&entry.nanos.to_le_bytes());
@@ -120,18 +119,18 @@ fn pack(hash: u64, entry: Entry) -> [u8; ENTRY_BYTES] {
     out
 }
 
-fn unpack(bytes: &[u8]) -> (u64, Entry) {
+fn unpack(bytes: &[u8]) -> (u64, RecentRow) {
     let eight = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
     let logical = bytes.get(16..20).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-    (eight(0), Entry { nanos: eight(8), logical, sequence: eight(20) })
+    (eight(0), RecentRow { nanos: eight(8), logical, sequence: eight(20) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(n: u64) -> (u64, Entry) {
-        (n % 10 * 7919, Entry { nanos: n, logical: n as u32 | DELETE, sequence: n })
+    fn entry(n: u64) -> (u64, RecentRow) {
+        (n % 10 * 7919, RecentRow { nanos: n, logical: n as u32 | DELETE, sequence: n })
     }
 
     #[test]
@@ -162,7 +161,7 @@ mod tests {
     fn is_bounded() {
         let mut recent = Recent::default();
         for n in 0..3 * ROWS_MAX as u64 {
-            recent.insert(n, Entry { nanos: 1, logical: 0, sequence: n });
+            recent.insert(n, RecentRow { nanos: 1, logical: 0, sequence: n });
         }
         assert!(recent.young.len() + recent.old.len() <= ROWS_MAX);
     }

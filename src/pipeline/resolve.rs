@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::aside::Aside;
+use super::dead_letter::DeadLetter;
 use super::recent::Recent;
-use crate::change::decode::Order;
+use crate::change::decode::ColumnOrder;
 use crate::change::filter::TableFilter;
-use crate::change::{Change, Decoder, Malformed, Position, Seam, TableSchema};
-use crate::destination::{Abilities, Keeps};
+use crate::change::{Change, Cutover, Decoder, Malformed, Position, TableSchema};
+use crate::destination::{Abilities, WriteMode};
 use crate::feed::{Delivery, Encoding};
 use crate::registry::Registry;
 use crate::validator::Validator;
@@ -25,7 +25,7 @@ pub enum Resolved {
     /// Nothing is to be done.
     Passed(Pass),
     /// It cannot be applied.
-    Aside(Aside),
+    DeadLetter(DeadLetter),
     /// The schema has to be asked for first; the delivery comes back.
     Wanted {
         table: String,
@@ -40,7 +40,7 @@ pub enum Pass {
     /// Its row has a newer version already.
     Stale,
     /// The user left its table out, or has rules that do not want it.
-    LeftOut,
+    Filtered,
     /// The import of its table contains it.
     Imported,
 }
@@ -53,25 +53,25 @@ pub struct Resolver {
     /// Deliveries that this contains were applied before.
     pub seen: Option<Position>,
     /// What imports contain.
-    pub seam: Seam,
+    pub cutover: Cutover,
     pub recent: Recent,
-    layouts: HashMap<String, Vec<(Arc<TableSchema>, Order)>>,
+    layouts: HashMap<String, Vec<(Arc<TableSchema>, ColumnOrder)>>,
 }
 
 impl Resolver {
     pub fn new(filter: TableFilter, rules: Option<Arc<Validator>>, abilities: Abilities, seen: Option<Position>) -> Resolver {
-        Resolver { decoder: Decoder::default(), filter, rules, abilities, seen, seam: Seam::default(), recent: Recent::default(), layouts: HashMap::new() }
+        Resolver { decoder: Decoder::default(), filter, rules, abilities, seen, cutover: Cutover::default(), recent: Recent::default(), layouts: HashMap::new() }
     }
 
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
         let seen = self.seen.is_some_and(|p| p.contains(delivery.position));
         let step = self.change(delivery, registry);
-        let contained = matches!(&step, Ok(Step::Change(change)) if self.seam.contains(&change.event, delivery.position));
+        let contained = matches!(&step, Ok(Step::Change(change)) if self.cutover.contains(&change.event, delivery.position));
         match step {
             Ok(Step::Change(change)) => {
                 // What is contained is not applied, but an older version of its row may follow it. Who keeps every change
                 // keeps the older one, too.
-                let stale = self.abilities.keeps == Keeps::Rows && self.recent.is_stale(&change);
+                let stale = self.abilities.write_mode == WriteMode::Upsert && self.recent.is_stale(&change);
                 match (seen, contained, stale) {
                     (true, ..) => Resolved::Passed(Pass::Seen),
                     (false, true, _) => Resolved::Passed(Pass::Imported),
@@ -79,12 +79,12 @@ impl Resolver {
                     (false, false, false) => Resolved::Change(change),
                 }
             }
-            // It was applied or set aside before: only the memory of rows asks for it.
+            // It was applied or became a dead letter before: only the memory of rows asks for it.
             _ if seen => Resolved::Passed(Pass::Seen),
             Ok(Step::Imported) => Resolved::Passed(Pass::Imported),
-            Ok(Step::LeftOut) => Resolved::Passed(Pass::LeftOut),
+            Ok(Step::Filtered) => Resolved::Passed(Pass::Filtered),
             Ok(Step::Wanted { table, version }) => Resolved::Wanted { table, version },
-            Err(reason) => Resolved::Aside(Aside { position: delivery.position, subject: delivery.subject.clone(), reason, payload: delivery.payload.clone() }),
+            Err(reason) => Resolved::DeadLetter(DeadLetter { position: delivery.position, subject: delivery.subject.clone(), reason, payload: delivery.payload.clone() }),
         }
     }
 
@@ -93,7 +93,7 @@ impl Resolver {
         let event = self.decoder.decode(payload).map_err(|e| e.to_string())?;
         let wanted = |rules: &Arc<Validator>| rules.wants(&event.table(), event.payload());
         if !self.filter.takes(&event.table()) || !self.rules.as_ref().is_none_or(wanted) {
-            return Ok(Step::LeftOut);
+            return Ok(Step::Filtered);
         }
         if !self.abilities.needs_schemas() {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
@@ -103,7 +103,7 @@ impl Resolver {
         let version = event.model_version();
         let Some((schema, order)) = layout(&mut self.layouts, &table, &version, registry) else {
             // Nobody is asked for the schema of what is not applied.
-            if self.seam.contains(&event, delivery.position) {
+            if self.cutover.contains(&event, delivery.position) {
                 return Ok(Step::Imported);
             }
             if registry.is_unknown(&table, &version) {
@@ -112,7 +112,7 @@ impl Resolver {
             return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });
         };
         let (row, key) = match self.decoder.row(&event, schema, order) {
-            Err(_) if self.seam.contains(&event, delivery.position) => return Ok(Step::Imported),
+            Err(_) if self.cutover.contains(&event, delivery.position) => return Ok(Step::Imported),
             row => row.map_err(|e| e.to_string())?,
         };
         let schema = Some(schema.clone());
@@ -122,20 +122,25 @@ impl Resolver {
 
 enum Step {
     Change(Change),
-    LeftOut,
+    Filtered,
     Imported,
     Wanted { table: String, version: String },
 }
 
 /// The schema with the order in which its columns arrive; from the registry where it is used for the first time.
-fn layout<'a>(layouts: &'a mut HashMap<String, Vec<(Arc<TableSchema>, Order)>>, table: &str, version: &str, registry: &Registry) -> Option<(&'a Arc<TableSchema>, &'a mut Order)> {
+fn layout<'a>(
+    layouts: &'a mut HashMap<String, Vec<(Arc<TableSchema>, ColumnOrder)>>,
+    table: &str,
+    version: &str,
+    registry: &Registry,
+) -> Option<(&'a Arc<TableSchema>, &'a mut ColumnOrder)> {
     let known = layouts.get(table).and_then(|versions| versions.iter().position(|(schema, _)| *schema.version == *version));
     let at = match known {
         Some(at) => at,
         None => {
-            let schema = registry.at_hand(table, version)?;
+            let schema = registry.cached(table, version)?;
             let versions = layouts.entry(table.to_owned()).or_default();
-            versions.push((schema, Order::default()));
+            versions.push((schema, ColumnOrder::default()));
             versions.len() - 1
         }
     };

@@ -9,18 +9,18 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::apply::{Applier, Open, Outcome};
-use super::aside::AsideLog;
-use super::gather::{Gather, Gathered, Limits};
+use super::apply::{Applier, ApplyOutcome, Open};
+use super::batcher::{BatchLimits, Batcher, PendingBatch};
+use super::dead_letter::DeadLetters;
 use super::progress::{Phase, Progress, now_ns};
 use super::recent::{self, Recent};
 use super::resolve::{Pass, Resolved, Resolver};
-use super::{Adoption, Backoff, Options, stopped};
+use super::{Adoption, Backoff, EngineOptions, stopped};
 use crate::change::Position;
-use crate::change::seam::Origin;
+use crate::change::cutover::ResumePoint;
 use crate::destination::{Failure, FailureKind};
 use crate::feed::{Delivery, Feed, FeedError, OpenAt, Signal};
-use crate::registry::{Found, Registry};
+use crate::registry::{Registry, SchemaAnswer};
 use crate::state::State;
 
 /// Deliveries that are taken from the feed at once.
@@ -33,14 +33,14 @@ const OPEN_IS_STABLE: Duration = Duration::from_secs(10);
 const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What a run is made of.
-pub struct Parts {
+pub struct EngineDeps {
     pub feed: Box<dyn Feed>,
     pub open: Open,
     pub registry: Registry,
     pub state: State,
-    pub aside: AsideLog,
+    pub dead_letters: DeadLetters,
     pub progress: Arc<Progress>,
-    pub options: Options,
+    pub options: EngineOptions,
     /// Becomes true when the run is to end: fetching stops, what is gathered is flushed and acknowledged.
     pub stop: watch::Receiver<bool>,
 }
@@ -63,18 +63,18 @@ pub enum Halt {
     Setup(String),
 }
 
-type Applying = BoxFuture<'static, (Applier, Result<Outcome, Failure>)>;
-type Lookup = BoxFuture<'static, (String, String, Found)>;
+type Applying = BoxFuture<'static, (Applier, Result<ApplyOutcome, Failure>)>;
+type Lookup = BoxFuture<'static, (String, String, SchemaAnswer)>;
 
 pub struct Engine {
     feed: Box<dyn Feed>,
     registry: Registry,
     state: State,
     progress: Arc<Progress>,
-    options: Options,
+    options: EngineOptions,
     stop: watch::Receiver<bool>,
     resolver: Resolver,
-    gather: Gather,
+    batcher: Batcher,
     /// Taken from the feed, not yet resolved.
     arrived: VecDeque<Delivery>,
     applier: Option<Applier>,
@@ -94,27 +94,27 @@ pub struct Engine {
     opened_at: Instant,
     reopenings: Backoff,
     /// The memory of rows is on disk as of some position: without one, a crash would leave no place to see them from.
-    remembered: bool,
+    recent_saved: bool,
     /// Up to where the memory of rows has seen the stream; behind `durable` while a start catches up on it.
-    covered: Option<Position>,
+    recent_through: Option<Position>,
 }
 
 impl Engine {
     /// Connects to the destination, finds the position, opens the feed there.
-    pub async fn start(parts: Parts) -> Result<Engine, Halt> {
-        let Parts { mut feed, open, mut registry, state, aside, progress, options, stop } = parts;
-        let standing = feed.standing().await?;
+    pub async fn start(parts: EngineDeps) -> Result<Engine, Halt> {
+        let EngineDeps { mut feed, open, mut registry, state, dead_letters, progress, options, stop } = parts;
+        let acknowledged = feed.acknowledged_position().await?;
         let schemas = if options.abilities.needs_schemas() { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
-        let applier = Applier::start(open, options.clone(), aside, state.clone(), progress.clone(), &schemas).await?;
+        let applier = Applier::start(open, options.clone(), dead_letters, state.clone(), progress.clone(), &schemas).await?;
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
         let recorded = applier.recorded();
-        let seam = applier.seam(options.restart).map_err(lost)?;
+        let cutover = applier.cutover(options.restart).map_err(lost)?;
         // An import says where to begin; else a position in the state file, where a destination has no record of its own.
-        let (durable, since_ns) = match (options.restart, recorded, seam.origin()) {
+        let (durable, since_ns) = match (options.restart, recorded, cutover.resume_point()) {
             (true, ..) => (Some(Position::default()), None),
-            (false, None, Some(Origin::Since(ns))) => (None, Some(ns)),
-            (false, None, Some(Origin::After(position))) => (Some(position), None),
-            (false, None, None) => match state.position(&options.consumer).map_err(lost)?.or(standing) {
+            (false, None, Some(ResumePoint::Since(ns))) => (None, Some(ns)),
+            (false, None, Some(ResumePoint::After(position))) => (Some(position), None),
+            (false, None, None) => match state.position(&options.consumer).map_err(lost)?.or(acknowledged) {
                 None => {
                     let adopted = applier.adopted()?;
                     if let (Some(_), Adoption::Of(name)) = (adopted, &options.adoption) {
@@ -129,17 +129,17 @@ impl Engine {
         // Where a consumer began that had applied nothing when an import set it back: tables that were not imported need
         // their changes from there on.
         let began = match since_ns {
-            Some(_) if !seam.had_begun() => state.position(&options.consumer).map_err(lost)?,
+            Some(_) if !cutover.had_begun() => state.position(&options.consumer).map_err(lost)?,
             _ => None,
         };
         for company in applier.new_companies() {
             warn!("company {company} is new to this destination: its changes are streamed from now on, and its earlier rows need an import");
         }
         // What an import says is in the destination, and comes and goes with it.
-        if let Some(origin) = durable.filter(|_| options.restart || (recorded.is_none() && seam.origin().is_none())) {
+        if let Some(origin) = durable.filter(|_| options.restart || (recorded.is_none() && cutover.resume_point().is_none())) {
             state.save_position(&options.consumer, origin).map_err(lost)?;
         }
-        let limits = Limits {
+        let limits = BatchLimits {
             changes_max: options.abilities.batch_changes_max,
             bytes_max: options.abilities.batch_bytes_max,
             events_max: options.events_max,
@@ -147,17 +147,17 @@ impl Engine {
             wait_max: options.pending_latency_max,
         };
         if options.restart {
-            state.drop_plan(&options.consumer).map_err(lost)?;
+            state.clear_intent(&options.consumer).map_err(lost)?;
         }
-        let mut gather = Gather::new(limits);
-        gather.cut_at(applier.planned());
+        let mut batcher = Batcher::new(limits);
+        batcher.replay_to(applier.unconfirmed_through());
         let mut resolver = Resolver::new(options.filter.clone(), options.rules.clone(), options.abilities, durable);
-        resolver.seam = seam;
+        resolver.cutover = cutover;
         let mut engine = Engine {
             idle_ns: state.idle(&options.consumer).map_err(lost)?,
             since_ns,
             resolver,
-            gather,
+            batcher,
             arrived: VecDeque::new(),
             applier: Some(applier),
             durable,
@@ -169,8 +169,8 @@ impl Engine {
             save_at: Instant::now() + SAVE_INTERVAL,
             opened_at: Instant::now(),
             reopenings: Backoff::default(),
-            remembered: false,
-            covered: durable,
+            recent_saved: false,
+            recent_through: durable,
             feed,
             registry,
             state,
@@ -178,12 +178,12 @@ impl Engine {
             options,
             stop,
         };
-        engine.recall();
-        engine.open_feed(engine.covered).await?;
+        engine.load_recent();
+        engine.open_feed(engine.recent_through).await?;
         if engine.durable.is_none() {
             engine.begin_here(began).await?;
         }
-        engine.remember();
+        engine.save_recent();
         engine.progress.update(|snapshot| snapshot.stream_sequence = engine.durable.map_or(0, |position| position.sequence));
         engine.progress.phase(Phase::Streaming);
         Ok(engine)
@@ -198,7 +198,7 @@ impl Engine {
     pub async fn run(mut self) -> Result<End, Halt> {
         let mut applying: Option<Applying> = None;
         let mut lookup: Option<Lookup> = None;
-        let mut give_up_at: Option<Instant> = None;
+        let mut stop_deadline: Option<Instant> = None;
         let mut arrivals: Vec<Delivery> = Vec::with_capacity(ARRIVALS_MAX);
         loop {
             if self.lost.is_some() && !self.stopping {
@@ -220,27 +220,27 @@ impl Engine {
                 }
             }
             let fetching = self.is_fetching() && lookup.is_none();
-            let due = self.gather.due().filter(|_| applying.is_none());
+            let due = self.batcher.due().filter(|_| applying.is_none());
             tokio::select! {
                 biased;
                 _ = stopped(&mut self.stop), if !self.stopping => {
                     self.begin_stop();
                     lookup = None;
-                    give_up_at = Some(Instant::now() + SHUTDOWN_WAIT_MAX);
+                    stop_deadline = Some(Instant::now() + SHUTDOWN_WAIT_MAX);
                 }
                 (applier, outcome) = ready(&mut applying) => {
                     applying = None;
                     self.applier = Some(applier);
-                    self.applied(outcome?).await;
+                    self.on_applied(outcome?).await;
                 }
                 (table, version, found) = ready(&mut lookup) => {
                     lookup = None;
-                    self.registry.remember(&table, &version, found);
+                    self.registry.store(&table, &version, found);
                 }
-                signal = self.feed.next(&mut arrivals, ARRIVALS_MAX), if fetching => self.signalled(signal, &mut arrivals)?,
+                signal = self.feed.next(&mut arrivals, ARRIVALS_MAX), if fetching => self.on_signal(signal, &mut arrivals)?,
                 () = until(due) => {}
                 () = sleep_until(self.save_at) => self.save(),
-                () = until(give_up_at) => {
+                () = until(stop_deadline) => {
                     warn!("the destination did not finish its last batch within {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start");
                     return Ok(End::Stopped);
                 }
@@ -249,7 +249,7 @@ impl Engine {
     }
 
     fn is_fetching(&self) -> bool {
-        !self.stopping && !self.ended && self.lost.is_none() && self.arrived.is_empty() && !self.gather.is_full()
+        !self.stopping && !self.ended && self.lost.is_none() && self.arrived.is_empty() && !self.batcher.is_full()
     }
 
     fn begin_stop(&mut self) {
@@ -261,12 +261,12 @@ impl Engine {
 
     fn drop_gathered(&mut self) {
         self.arrived.clear();
-        self.gather.take();
+        self.batcher.take();
         self.passed = None;
     }
 
     /// What came of waiting for the feed.
-    fn signalled(&mut self, signal: Result<Signal, FeedError>, arrivals: &mut Vec<Delivery>) -> Result<(), Halt> {
+    fn on_signal(&mut self, signal: Result<Signal, FeedError>, arrivals: &mut Vec<Delivery>) -> Result<(), Halt> {
         if signal != Ok(Signal::Delivered) {
             // What came together with a loss comes again, after what was lost.
             arrivals.clear();
@@ -284,7 +284,7 @@ impl Engine {
             Ok(Signal::Idle) => {
                 self.caught_up = true;
                 self.idle_ns = Some(now_ns());
-                if self.gather.is_empty() {
+                if self.batcher.is_empty() {
                     self.progress.phase(Phase::CaughtUp);
                 }
             }
@@ -299,24 +299,24 @@ impl Engine {
     /// Resolves what has arrived, as long as there is room and every schema is at hand.
     fn absorb(&mut self, lookup: &mut Option<Lookup>) {
         let now = Instant::now();
-        while lookup.is_none() && !self.gather.is_full() {
+        while lookup.is_none() && !self.batcher.is_full() {
             let Some(delivery) = self.arrived.pop_front() else {
                 if self.caught_up {
-                    self.gather.end_here();
+                    self.batcher.end_here();
                 }
                 return;
             };
-            if self.gather.ends_before(delivery.position) {
+            if self.batcher.ends_before(delivery.position) {
                 self.arrived.push_front(delivery);
                 return;
             }
             let resolved = self.resolver.resolve(&delivery, &self.registry);
             if !matches!(resolved, Resolved::Wanted { .. }) {
-                self.covered = Some(delivery.position);
+                self.recent_through = Some(delivery.position);
             }
             match resolved {
-                Resolved::Change(change) => self.gather.change(change, now),
-                Resolved::Aside(aside) => self.gather.aside(aside, now),
+                Resolved::Change(change) => self.batcher.change(change, now),
+                Resolved::DeadLetter(dead_letter) => self.batcher.dead_letter(dead_letter, now),
                 Resolved::Passed(pass) => self.passed_over(pass, delivery.position, now),
                 Resolved::Wanted { table, version } => {
                     self.progress.waiting(&format!("asking for the schema of table {table:?}, version {version:?}"));
@@ -331,12 +331,12 @@ impl Engine {
     fn passed_over(&mut self, pass: Pass, position: Position, now: Instant) {
         match pass {
             Pass::Seen => self.passed = Some(position),
-            Pass::Stale | Pass::LeftOut | Pass::Imported => self.gather.passed(position, now),
+            Pass::Stale | Pass::Filtered | Pass::Imported => self.batcher.passed(position, now),
         }
         self.progress.update(|snapshot| match pass {
             Pass::Seen => (snapshot.seen_before, snapshot.done) = (snapshot.seen_before + 1, snapshot.done + 1),
             Pass::Stale => snapshot.stale += 1,
-            Pass::LeftOut => snapshot.left_out += 1,
+            Pass::Filtered => snapshot.filtered += 1,
             Pass::Imported => snapshot.imported += 1,
         });
     }
@@ -356,37 +356,37 @@ impl Engine {
 
     /// Gives what has gathered to the destination, if it is free and the time has come.
     fn launch(&mut self) -> Option<Applying> {
-        let due = self.gather.due()?;
+        let due = self.batcher.due()?;
         if due > Instant::now() && !self.stopping && !self.ended {
             return None;
         }
         let mut applier = self.applier.take()?;
-        let gathered: Gathered = self.gather.take()?;
+        let pending: PendingBatch = self.batcher.take()?;
         Some(Box::pin(async move {
-            let outcome = applier.apply(gathered).await;
+            let outcome = applier.apply(pending).await;
             (applier, outcome)
         }))
     }
 
-    async fn applied(&mut self, outcome: Outcome) {
+    async fn on_applied(&mut self, outcome: ApplyOutcome) {
         match outcome {
-            Outcome::Applied(position) => {
+            ApplyOutcome::Applied(position) => {
                 self.durable = Some(position);
                 if self.lost.is_none() {
                     self.acknowledge(position).await;
                 }
-                if !self.remembered || self.resolver.recent.unsaved() >= recent::UNSAVED_MAX {
-                    self.remember();
+                if !self.recent_saved || self.resolver.recent.unsaved() >= recent::UNSAVED_MAX {
+                    self.save_recent();
                 }
             }
-            Outcome::Moved(position) => {
-                self.moved_to(position);
+            ApplyOutcome::DestinationRewound(position) => {
+                self.rewind_to(position);
                 self.lost = Some("the destination moved".into());
             }
         }
     }
 
-    fn moved_to(&mut self, position: Option<Position>) {
+    fn rewind_to(&mut self, position: Option<Position>) {
         let at = position.map_or(0, |p| p.sequence);
         warn!("the destination is not where it was left but at stream sequence {at} (was it restored?): the stream is read again from there");
         // Without any record it is as it was before the first batch.
@@ -395,7 +395,7 @@ impl Engine {
 
     /// Whether there is nothing left to do; the destination is free.
     fn finished(&self) -> Option<End> {
-        if !self.gather.is_empty() || !self.arrived.is_empty() {
+        if !self.batcher.is_empty() || !self.arrived.is_empty() {
             return None;
         }
         match (self.stopping, self.ended, self.options.until_caught_up && self.caught_up && self.lost.is_none()) {
@@ -419,15 +419,15 @@ impl Engine {
             _ = stopped(&mut stop) => return Ok(()),
             confirmed = applier.confirm() => confirmed?,
         };
-        self.gather.cut_at(applier.planned());
-        self.resolver.seam = applier.seam(self.options.restart).map_err(|e| Halt::Setup(e.to_string()))?;
+        self.batcher.replay_to(applier.unconfirmed_through());
+        self.resolver.cutover = applier.cutover(self.options.restart).map_err(|e| Halt::Setup(e.to_string()))?;
         if confirmed != recorded {
-            self.moved_to(confirmed);
+            self.rewind_to(confirmed);
         }
         self.resolver.seen = self.durable;
-        self.remember();
-        self.recall();
-        let from = self.covered;
+        self.save_recent();
+        self.load_recent();
+        let from = self.recent_through;
         if self.opened_at.elapsed() > OPEN_IS_STABLE {
             self.reopenings = Backoff::default();
         }
@@ -458,10 +458,10 @@ impl Engine {
 
     /// The feed chose where to begin, or `began` is earlier: from now on that is known.
     async fn begin_here(&mut self, began: Option<Position>) -> Result<(), Halt> {
-        let Some(mut position) = self.feed.standing().await? else { return Ok(()) };
+        let Some(mut position) = self.feed.acknowledged_position().await? else { return Ok(()) };
         if self.since_ns.is_none() {
             self.state.save_position(&self.options.consumer, position).map_err(|e| Halt::Setup(e.to_string()))?;
-            (self.durable, self.covered) = (Some(position), Some(position));
+            (self.durable, self.recent_through) = (Some(position), Some(position));
             return Ok(());
         }
         let opened = position;
@@ -470,10 +470,10 @@ impl Engine {
         }
         // Versions that were seen before the import still count: an older one of a row must not follow them.
         self.durable = Some(position);
-        self.recall();
-        match self.covered == Some(opened) {
+        self.load_recent();
+        match self.recent_through == Some(opened) {
             true => Ok(()),
-            false => self.open_feed(self.covered).await,
+            false => self.open_feed(self.recent_through).await,
         }
     }
 
@@ -499,19 +499,19 @@ impl Engine {
         {
             warn!("{e}");
         }
-        self.remember();
+        self.save_recent();
     }
 
     /// The memory of rows as of what is durable: what was gathered since and dropped is not in it. Where it was saved
     /// earlier, the feed has to be opened there.
-    fn recall(&mut self) {
+    fn load_recent(&mut self) {
         let consumer = &self.options.consumer;
         let chunks = self.state.recent(consumer).unwrap_or_else(|e| {
             warn!("{e}; the ages of recent rows are not known");
             Vec::new()
         });
-        (self.resolver.recent, self.covered) = Recent::load(&chunks, self.durable);
-        self.remembered = !chunks.is_empty();
+        (self.resolver.recent, self.recent_through) = Recent::load(&chunks, self.durable);
+        self.recent_saved = !chunks.is_empty();
         // What lies beyond has not happened, as far as the destination knows.
         if let Some(chunk) = self.durable.and_then(|through| Recent::trimmed(&chunks, through))
             && let Err(e) = self.state.replace_recent(consumer, &chunk)
@@ -521,19 +521,19 @@ impl Engine {
     }
 
     /// What is durable and seen by the memory of rows.
-    fn remembered_through(&self) -> Option<Position> {
-        match (self.durable, self.covered) {
-            (Some(durable), Some(covered)) if covered.sequence < durable.sequence => Some(covered),
+    fn savable_through(&self) -> Option<Position> {
+        match (self.durable, self.recent_through) {
+            (Some(durable), Some(recent_through)) if recent_through.sequence < durable.sequence => Some(recent_through),
             (durable, _) => durable,
         }
     }
 
     /// Saves what is new in the memory of rows.
-    fn remember(&mut self) {
-        let Some(through) = self.remembered_through() else { return };
+    fn save_recent(&mut self) {
+        let Some(through) = self.savable_through() else { return };
         let chunk = self.resolver.recent.chunk(through);
         match self.state.append_recent(&self.options.consumer, &chunk, recent::SAVED_BYTES_MAX) {
-            Ok(()) => self.remembered = true,
+            Ok(()) => self.recent_saved = true,
             Err(e) => warn!("{e}"),
         }
     }

@@ -30,7 +30,7 @@ const PROGRAM: &str = if cfg!(windows) { "eds.exe" } else { "eds" };
 
 /// Where releases come from, and whose they are.
 #[derive(Clone)]
-pub struct Source {
+pub struct ReleaseSource {
     http: Http,
     /// The page under which `download/v<version>/` is.
     url: String,
@@ -57,12 +57,12 @@ fn is_version(version: &str) -> bool {
     !version.is_empty() && version.len() <= 64 && version.starts_with(|c: char| c.is_ascii_digit()) && version.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
 }
 
-impl Source {
+impl ReleaseSource {
     /// `key`: armored; without one the built-in key counts.
-    pub fn new(http: Http, url: Option<&str>, key: Option<String>) -> Result<Source, String> {
+    pub fn new(http: Http, url: Option<&str>, key: Option<String>) -> Result<ReleaseSource, String> {
         let default = Some(REPOSITORY).filter(|page| !page.is_empty()).map(|page| format!("{}/releases", page.trim_end_matches('/')));
         let url = url.map(str::to_owned).or(default).ok_or("this build names no place for releases: give it with --release-url")?;
-        Ok(Source { http, url: url.trim_end_matches('/').to_owned(), key: key.unwrap_or_else(|| PUBLIC_KEY.to_owned()) })
+        Ok(ReleaseSource { http, url: url.trim_end_matches('/').to_owned(), key: key.unwrap_or_else(|| PUBLIC_KEY.to_owned()) })
     }
 
     /// Downloads the release, checks its signature, and puts its program at `to`, ready to run.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::shop::Shop;
-use super::tables::{Kind, Table};
+use super::tables::{ShopKind, ShopTable};
 
 /// How a table compares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,10 +25,10 @@ impl TableReport {
 }
 
 /// Rows of one table as a reader found them: id → columns.
-pub type Found = BTreeMap<String, Map<String, Value>>;
+pub type FoundRows = BTreeMap<String, Map<String, Value>>;
 
 /// Compares what was found of one table with what the shop has.
-pub fn compare(shop: &Shop, table: usize, mut found: Found) -> TableReport {
+pub fn compare(shop: &Shop, table: usize, mut found: FoundRows) -> TableReport {
     let spec = &shop.tables[table];
     let mut report = TableReport { table: spec.name.into(), found: found.len(), ..TableReport::default() };
     let note = |text: String, report: &mut TableReport| {
@@ -55,7 +55,7 @@ pub fn compare(shop: &Shop, table: usize, mut found: Found) -> TableReport {
     report
 }
 
-fn first_difference<'a>(spec: &'a Table, expected: &Map<String, Value>, row: &Map<String, Value>) -> Option<&'a str> {
+fn first_difference<'a>(spec: &'a ShopTable, expected: &Map<String, Value>, row: &Map<String, Value>) -> Option<&'a str> {
     spec.columns
         .iter()
         .find(|c| {
@@ -66,29 +66,29 @@ fn first_difference<'a>(spec: &'a Table, expected: &Map<String, Value>, row: &Ma
 }
 
 /// Whether a destination's value is the shop's: times compare as instants, numbers as numbers, JSON as JSON.
-fn same(kind: Kind, wanted: &Value, found: &Value) -> bool {
+fn same(kind: ShopKind, wanted: &Value, found: &Value) -> bool {
     match (kind, wanted, found) {
         (_, Value::Null, found) => found.is_null(),
-        (Kind::Date, Value::String(a), Value::String(b)) => micros(a).is_some() && micros(a) == micros(b),
-        (Kind::Decimal, a, b) => a.as_f64().is_some() && a.as_f64() == b.as_f64(),
-        (Kind::Flag, Value::Bool(a), Value::Number(b)) => Some(i64::from(*a)) == b.as_i64(),
+        (ShopKind::Date, Value::String(a), Value::String(b)) => micros(a).is_some() && micros(a) == micros(b),
+        (ShopKind::Decimal, a, b) => a.as_f64().is_some() && a.as_f64() == b.as_f64(),
+        (ShopKind::Flag, Value::Bool(a), Value::Number(b)) => Some(i64::from(*a)) == b.as_i64(),
         // A database without a JSON type gives its text.
-        (Kind::Object | Kind::Strings, a, Value::String(text)) => serde_json::from_str::<Value>(text).is_ok_and(|b| *a == b),
+        (ShopKind::Object | ShopKind::Strings, a, Value::String(text)) => serde_json::from_str::<Value>(text).is_ok_and(|b| *a == b),
         (_, a, b) => a == b,
     }
 }
 
 /// A number for a row of the table that equal rows share, however a database shows their values.
-pub fn fingerprint(table: &Table, row: &Map<String, Value>) -> u64 {
+pub fn fingerprint(table: &ShopTable, row: &Map<String, Value>) -> u64 {
     let mut text = String::new();
     for column in &table.columns {
         let value = row.get(&column.name).unwrap_or(&Value::Null);
         let normal = match (column.kind, value) {
             (_, Value::Null) => Value::Null,
-            (Kind::Date, Value::String(date)) => micros(date).map_or(Value::Null, Value::from),
-            (Kind::Decimal, number) => number.as_f64().map_or(Value::Null, Value::from),
-            (Kind::Flag, Value::Number(n)) => Value::Bool(n.as_i64() != Some(0)),
-            (Kind::Object | Kind::Strings, Value::String(json)) => serde_json::from_str(json).unwrap_or(Value::Null),
+            (ShopKind::Date, Value::String(date)) => micros(date).map_or(Value::Null, Value::from),
+            (ShopKind::Decimal, number) => number.as_f64().map_or(Value::Null, Value::from),
+            (ShopKind::Flag, Value::Number(n)) => Value::Bool(n.as_i64() != Some(0)),
+            (ShopKind::Object | ShopKind::Strings, Value::String(json)) => serde_json::from_str(json).unwrap_or(Value::Null),
             (_, other) => other.clone(),
         };
         text += &normal.to_string();
@@ -105,15 +105,15 @@ fn micros(text: &str) -> Option<i64> {
 /// All tables of an SQLite file. A table that is not there has no rows.
 pub fn sqlite(shop: &Shop, path: &str) -> Result<Vec<TableReport>, String> {
     let db = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
-    let read = |table: usize| -> rusqlite::Result<Found> {
-        let mut found = Found::new();
+    let read = |table: usize| -> rusqlite::Result<FoundRows> {
+        let mut found = FoundRows::new();
         each_sqlite_row(&db, shop.tables[table].name, |row| found.extend([keyed(row)]))?;
         Ok(found)
     };
     (0..shop.tables.len())
         .map(|table| match read(table) {
             Ok(found) => Ok(compare(shop, table, found)),
-            Err(e) if e.to_string().contains("no such table") => Ok(compare(shop, table, Found::new())),
+            Err(e) if e.to_string().contains("no such table") => Ok(compare(shop, table, FoundRows::new())),
             Err(e) => Err(e.to_string()),
         })
         .collect()
@@ -156,7 +156,7 @@ pub async fn postgres(shop: &Shop, client: &tokio_postgres::Client) -> Result<Ve
     for (index, table) in shop.tables.iter().enumerate() {
         let sql = format!("SELECT to_jsonb(t)::text FROM \"{}\" t", table.name);
         let rows = client.query(&sql, &[]).await.map_err(|e| e.to_string())?;
-        let parsed = rows.iter().map(|row| serde_json::from_str(row.get(0)).map(keyed)).collect::<Result<Found, _>>();
+        let parsed = rows.iter().map(|row| serde_json::from_str(row.get(0)).map(keyed)).collect::<Result<FoundRows, _>>();
         reports.push(compare(shop, index, parsed.map_err(|e| e.to_string())?));
     }
     Ok(reports)
@@ -169,7 +169,7 @@ pub async fn mysql(shop: &Shop, conn: &mut mysql_async::Conn) -> Result<Vec<Tabl
     let mut reports = Vec::new();
     for (index, table) in shop.tables.iter().enumerate() {
         let read = |row: mysql_async::Row| keyed(mysql_row(table, &row));
-        let found: Found = conn.query_map(format!("SELECT * FROM `{}`", table.name), read).await.map_err(|e| e.to_string())?.into_iter().collect();
+        let found: FoundRows = conn.query_map(format!("SELECT * FROM `{}`", table.name), read).await.map_err(|e| e.to_string())?.into_iter().collect();
         reports.push(compare(shop, index, found));
     }
     Ok(reports)
@@ -177,7 +177,7 @@ pub async fn mysql(shop: &Shop, conn: &mut mysql_async::Conn) -> Result<Vec<Tabl
 
 /// A row as the text protocol has it.
 #[cfg(feature = "mysql")]
-pub fn mysql_row(table: &Table, row: &mysql_async::Row) -> Map<String, Value> {
+pub fn mysql_row(table: &ShopTable, row: &mysql_async::Row) -> Map<String, Value> {
     let kind = |name: &str| table.columns.iter().find(|c| c.name == name).map(|c| c.kind);
     let cell = |i: usize, name: &str| (name.to_owned(), from_text(kind(name), row.as_ref(i)));
     row.columns_ref().iter().enumerate().map(|(i, column)| cell(i, &column.name_str())).collect()
@@ -185,12 +185,12 @@ pub fn mysql_row(table: &Table, row: &mysql_async::Row) -> Map<String, Value> {
 
 /// A value as the text protocol has it.
 #[cfg(feature = "mysql")]
-fn from_text(kind: Option<Kind>, value: Option<&mysql_async::Value>) -> Value {
+fn from_text(kind: Option<ShopKind>, value: Option<&mysql_async::Value>) -> Value {
     let Some(mysql_async::Value::Bytes(bytes)) = value else { return Value::Null };
     let text = String::from_utf8_lossy(bytes);
     match kind {
-        Some(Kind::Date) => (text.replace(' ', "T") + "Z").into(),
-        Some(Kind::Integer(_) | Kind::Big | Kind::Cents | Kind::Decimal | Kind::Flag) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        Some(ShopKind::Date) => (text.replace(' ', "T") + "Z").into(),
+        Some(ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents | ShopKind::Decimal | ShopKind::Flag) => serde_json::from_str(&text).unwrap_or(Value::Null),
         _ => text.into(),
     }
 }
@@ -222,7 +222,7 @@ pub fn log(shop: &Shop, events: Vec<Value>) -> Vec<TableReport> {
     for ((table, _), (_, event)) in newest {
         rows.entry(table).or_default().extend(event["after"].as_object().cloned());
     }
-    let of = |(index, table): (usize, &Table)| compare(shop, index, rows.remove(table.name).unwrap_or_default().into_iter().map(keyed).collect());
+    let of = |(index, table): (usize, &ShopTable)| compare(shop, index, rows.remove(table.name).unwrap_or_default().into_iter().map(keyed).collect());
     shop.tables.iter().enumerate().map(of).collect()
 }
 

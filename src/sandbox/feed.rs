@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::shop::{Habits, Shop};
+use super::shop::{Shop, ShopOptions};
 use crate::change::Position;
 use crate::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 
@@ -16,7 +16,7 @@ const BURST_MAX: usize = 512;
 /// Makes events at a rate; how many there are is told from outside.
 pub struct ShopFeed {
     seed: u64,
-    habits: Habits,
+    habits: ShopOptions,
     shop: Shop,
     made: u64,
     /// How many events the shop has had by now.
@@ -24,14 +24,14 @@ pub struct ShopFeed {
 }
 
 impl ShopFeed {
-    pub fn new(seed: u64, habits: Habits, due: watch::Receiver<u64>) -> ShopFeed {
+    pub fn new(seed: u64, habits: ShopOptions, due: watch::Receiver<u64>) -> ShopFeed {
         ShopFeed { seed, habits, shop: Shop::new(seed, habits), made: 0, due }
     }
 }
 
 #[async_trait]
 impl Feed for ShopFeed {
-    async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
+    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
         Ok(Some(Position::default()))
     }
 

@@ -12,19 +12,19 @@ use super::account::Account;
 use super::shop::Shop;
 use crate::feed::jetstream::api::AckPolicy;
 use crate::feed::jetstream::connect::{Link, Servers};
-use crate::feed::jetstream::{JetStream, STREAM, Settings};
+use crate::feed::jetstream::{JetStream, JetStreamSettings, STREAM};
 use crate::feed::{Feed, FeedError, Start};
 
 /// Publications that wait for the server's word.
 const IN_FLIGHT_MAX: usize = 256;
 
 /// A server; one that was started for the demo ends with it.
-pub struct Nats {
+pub struct NatsServer {
     url: String,
     child: Option<Child>,
 }
 
-impl Drop for Nats {
+impl Drop for NatsServer {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
@@ -33,24 +33,24 @@ impl Drop for Nats {
     }
 }
 
-impl Nats {
+impl NatsServer {
     /// The server at `url`, or one from the PATH; `None` where there is neither.
-    pub async fn find(url: Option<&str>, without: bool, folder: &Path) -> Result<Option<Nats>, String> {
+    pub async fn find(url: Option<&str>, without: bool, folder: &Path) -> Result<Option<NatsServer>, String> {
         match url {
-            Some(url) => Ok(Some(Nats { url: url.to_owned(), child: None })),
+            Some(url) => Ok(Some(NatsServer { url: url.to_owned(), child: None })),
             None if without => Ok(None),
             None => Self::start(folder).await,
         }
     }
 
-    async fn start(folder: &Path) -> Result<Option<Nats>, String> {
+    async fn start(folder: &Path) -> Result<Option<NatsServer>, String> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
         let port_word = port.to_string();
         Self::run(port, &["-a", "127.0.0.1", "-p", &port_word, "-js", "-sd"], &folder.join("nats")).await
     }
 
     /// A server from the PATH that lets in who has credentials of `account`; it keeps its files in `folder`.
-    pub async fn guarded(account: &Account, port: u16, folder: &Path) -> Result<Nats, String> {
+    pub async fn guarded(account: &Account, port: u16, folder: &Path) -> Result<NatsServer, String> {
         let config = folder.join("nats.conf");
         let written = std::fs::create_dir_all(folder).map_err(|e| e.to_string()).and_then(|()| account.server_config(port, &folder.join("nats")));
         written.and_then(|text| std::fs::write(&config, text).map_err(|e| e.to_string())).map_err(|e| format!("{}: {e}", config.display()))?;
@@ -60,14 +60,14 @@ impl Nats {
         Self::run(port, &["-c"], &config).await?.ok_or_else(|| "there is no nats-server on the PATH: install it first".into())
     }
 
-    async fn run(port: u16, words: &[&str], file: &Path) -> Result<Option<Nats>, String> {
+    async fn run(port: u16, words: &[&str], file: &Path) -> Result<Option<NatsServer>, String> {
         let mut command = Command::new("nats-server");
         command.args(words).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Ctrl-C is for the program that started it, which ends it in turn.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let Ok(child) = command.spawn() else { return Ok(None) };
-        let nats = Nats { url: format!("nats://127.0.0.1:{port}"), child: Some(child) };
+        let nats = NatsServer { url: format!("nats://127.0.0.1:{port}"), child: Some(child) };
         let deadline = Instant::now() + Duration::from_secs(10);
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             if Instant::now() > deadline {
@@ -83,7 +83,7 @@ impl Nats {
     }
 
     /// A fresh stream, the feed that reads it, and the publisher that fills it.
-    pub async fn road(&self) -> Result<(Box<dyn Feed>, Publisher, String), FeedError> {
+    pub async fn road(&self) -> Result<(Box<dyn Feed>, EventPublisher, String), FeedError> {
         let link = Link::connect(&Servers { urls: self.url.clone(), name: "eds-demo".into(), ..Servers::default() }).await?;
         let js = jetstream::new(link.client.clone());
         let away = |e: &dyn std::fmt::Display| FeedError::Unavailable(format!("JetStream at {}: {e}; was nats-server started with -js?", self.url));
@@ -98,20 +98,21 @@ impl Nats {
         };
         js.get_or_create_stream(config).await.map_err(|e| away(&e))?;
         let durable = format!("eds-demo-{suffix}");
-        let settings = Settings { durable: durable.clone(), companies: vec![suffix.clone()], policy: AckPolicy::All, max_ack_pending: 25_000, batch: 4_096, start: Start::All };
-        let publisher = Publisher { js, company: suffix, url: self.url.clone() };
+        let settings =
+            JetStreamSettings { durable: durable.clone(), companies: vec![suffix.clone()], policy: AckPolicy::All, max_ack_pending: 25_000, batch: 4_096, start: Start::All };
+        let publisher = EventPublisher { js, company: suffix, url: self.url.clone() };
         Ok((Box::new(JetStream::new(link, settings)), publisher, durable))
     }
 }
 
 /// Publishes the shop's changes.
-pub struct Publisher {
+pub struct EventPublisher {
     js: jetstream::Context,
     company: String,
     url: String,
 }
 
-impl Publisher {
+impl EventPublisher {
     /// Publishes until `due` has no sender any more; how many were published.
     pub async fn publish(self, mut shop: Shop, mut due: watch::Receiver<u64>) -> Result<u64, String> {
         let mut made = 0;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use fastrand::Rng;
 
-use super::tables::{self, Column, Kind, Table};
+use super::tables::{self, ShopColumn, ShopKind, ShopTable};
 use crate::change::Version;
 
 /// Time of the first change, Unix nanoseconds.
@@ -81,33 +81,33 @@ pub struct ShopEvent {
 
 /// Rows of one table: revision by number; `None` where deleted.
 #[derive(Clone, Debug, Default)]
-struct Rows {
+struct ShopRows {
     revisions: Vec<(u32, bool)>,
     alive: usize,
 }
 
 /// How a shop changes.
 #[derive(Clone, Copy, Debug)]
-pub struct Habits {
+pub struct ShopOptions {
     /// Rows of all tables up to which inserts prevail.
     pub rows: usize,
     /// Of a thousand events, how many are sent again, or again in an older version.
     pub repeats: u32,
 }
 
-impl Default for Habits {
+impl Default for ShopOptions {
     fn default() -> Self {
-        Habits { rows: 20_000, repeats: 20 }
+        ShopOptions { rows: 20_000, repeats: 20 }
     }
 }
 
 #[derive(Clone)]
 pub struct Shop {
-    pub tables: Vec<Table>,
+    pub tables: Vec<ShopTable>,
     seed: u64,
     rng: Rng,
-    habits: Habits,
-    rows: Vec<Rows>,
+    habits: ShopOptions,
+    rows: Vec<ShopRows>,
     events: u64,
     /// Time of the first change, Unix nanoseconds.
     beginning_ns: u64,
@@ -116,9 +116,9 @@ pub struct Shop {
 }
 
 impl Shop {
-    pub fn new(seed: u64, habits: Habits) -> Shop {
+    pub fn new(seed: u64, habits: ShopOptions) -> Shop {
         let tables = tables::shop();
-        Shop { rows: vec![Rows::default(); tables.len()], tables, seed, rng: Rng::with_seed(seed), habits, events: 0, beginning_ns: BEGINNING_NS, late: Vec::new() }
+        Shop { rows: vec![ShopRows::default(); tables.len()], tables, seed, rng: Rng::with_seed(seed), habits, events: 0, beginning_ns: BEGINNING_NS, late: Vec::new() }
     }
 
     /// The schemas in HQ's form, one JSON text per table.
@@ -257,7 +257,7 @@ impl Shop {
         out
     }
 
-    fn value(&self, out: &mut String, table: usize, n: u64, revision: u32, index: usize, column: &Column) {
+    fn value(&self, out: &mut String, table: usize, n: u64, revision: u32, index: usize, column: &ShopColumn) {
         let revision = if column.fixed { 0 } else { u64::from(revision) };
         let h = mix(self.seed ^ (index as u64) << 48, table as u64, n, revision);
         if column.nullable && h.is_multiple_of(5) {
@@ -265,23 +265,23 @@ impl Shop {
         }
         let r = h >> 8;
         let _ = match column.kind {
-            Kind::Id => write!(out, "\"{}\"", self.id(table, n)),
-            Kind::Ref(to) => write!(out, "\"{}\"", self.id(to, r % 1000)),
-            Kind::Company => write!(out, "\"{}\"", company(self.seed, n)),
-            Kind::Location => write!(out, "\"l{}\"", company(self.seed, n)),
-            Kind::Words(count) => write!(out, "\"{}\"", words(r, count)),
-            Kind::Odd => write!(out, "\"{}\"", ODD[r as usize % ODD.len()]),
-            Kind::Person => write!(out, "\"{}\"", NAMES[r as usize % NAMES.len()]),
-            Kind::Email => write!(out, "\"u{}@example.com\"", r % 100_000),
-            Kind::Integer(below) => write!(out, "{}", r % below),
-            Kind::Big => write!(out, "{}", 9_007_199_254_740_993 + r % 1_000_000),
-            Kind::Cents => write!(out, "{}", r as i64 % 1_000_000),
-            Kind::Decimal => write!(out, "{}.{:02}", r % 1000, (r >> 20) % 100),
-            Kind::Flag => write!(out, "{}", h & 256 == 0),
-            Kind::Date => write!(out, "\"{}\"", date(r)),
-            Kind::Word(all) => write!(out, "\"{}\"", all[r as usize % all.len()]),
-            Kind::Strings => write!(out, "[\"{}\",\"{}\"]", words(r, 1), NAMES[r as usize % NAMES.len()]),
-            Kind::Object => write!(out, "{{\"a\": {},\"list\":[1,2.50,null],\"nested\":{{\"note\":\"{}\"}}}}", 9_007_199_254_740_993 + r % 7, ODD[r as usize % 7]),
+            ShopKind::Id => write!(out, "\"{}\"", self.id(table, n)),
+            ShopKind::Ref(to) => write!(out, "\"{}\"", self.id(to, r % 1000)),
+            ShopKind::Company => write!(out, "\"{}\"", company(self.seed, n)),
+            ShopKind::Location => write!(out, "\"l{}\"", company(self.seed, n)),
+            ShopKind::Words(count) => write!(out, "\"{}\"", words(r, count)),
+            ShopKind::Odd => write!(out, "\"{}\"", ODD[r as usize % ODD.len()]),
+            ShopKind::Person => write!(out, "\"{}\"", NAMES[r as usize % NAMES.len()]),
+            ShopKind::Email => write!(out, "\"u{}@example.com\"", r % 100_000),
+            ShopKind::Integer(below) => write!(out, "{}", r % below),
+            ShopKind::Big => write!(out, "{}", 9_007_199_254_740_993 + r % 1_000_000),
+            ShopKind::Cents => write!(out, "{}", r as i64 % 1_000_000),
+            ShopKind::Decimal => write!(out, "{}.{:02}", r % 1000, (r >> 20) % 100),
+            ShopKind::Flag => write!(out, "{}", h & 256 == 0),
+            ShopKind::Date => write!(out, "\"{}\"", date(r)),
+            ShopKind::Word(all) => write!(out, "\"{}\"", all[r as usize % all.len()]),
+            ShopKind::Strings => write!(out, "[\"{}\",\"{}\"]", words(r, 1), NAMES[r as usize % NAMES.len()]),
+            ShopKind::Object => write!(out, "{{\"a\": {},\"list\":[1,2.50,null],\"nested\":{{\"note\":\"{}\"}}}}", 9_007_199_254_740_993 + r % 7, ODD[r as usize % 7]),
         };
     }
 
@@ -293,7 +293,7 @@ impl Shop {
     /// Opens the shop with so many rows in a table, for exports of any size.
     pub fn fill(&mut self, table: &str, rows: usize) {
         if let Some(index) = self.tables.iter().position(|t| t.name == table) {
-            self.rows[index] = Rows { revisions: vec![(0, true); rows], alive: rows };
+            self.rows[index] = ShopRows { revisions: vec![(0, true); rows], alive: rows };
         }
     }
 
@@ -365,16 +365,16 @@ fn date(r: u64) -> String {
     format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{rest}")
 }
 
-fn schema(table: &Table) -> String {
-    let property = |column: &Column| {
+fn schema(table: &ShopTable) -> String {
+    let property = |column: &ShopColumn| {
         let body = match column.kind {
-            Kind::Integer(_) | Kind::Big | Kind::Cents => r#""type":"integer""#.to_owned(),
-            Kind::Decimal => r#""type":"number""#.into(),
-            Kind::Flag => r#""type":"boolean""#.into(),
-            Kind::Date => r#""type":"string","format":"date-time""#.into(),
-            Kind::Strings => r#""type":"array","items":{"type":"string"}"#.into(),
-            Kind::Object => r#""type":"object","additionalProperties":true"#.into(),
-            Kind::Word(all) => format!(r#""type":"array","items":{{"type":"enum","enum":{all:?}}}"#),
+            ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents => r#""type":"integer""#.to_owned(),
+            ShopKind::Decimal => r#""type":"number""#.into(),
+            ShopKind::Flag => r#""type":"boolean""#.into(),
+            ShopKind::Date => r#""type":"string","format":"date-time""#.into(),
+            ShopKind::Strings => r#""type":"array","items":{"type":"string"}"#.into(),
+            ShopKind::Object => r#""type":"object","additionalProperties":true"#.into(),
+            ShopKind::Word(all) => format!(r#""type":"array","items":{{"type":"enum","enum":{all:?}}}"#),
             _ => r#""type":"string""#.into(),
         };
         format!("{:?}:{{{body}{}}}", column.name, if column.nullable { r#","nullable":true"# } else { "" })
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_brings_the_same_changes_and_they_decode() {
-        let (mut a, mut b) = (Shop::new(7, Habits::default()), Shop::new(7, Habits::default()));
+        let (mut a, mut b) = (Shop::new(7, ShopOptions::default()), Shop::new(7, ShopOptions::default()));
         let mut decoder = Decoder::default();
         for _ in 0..2000 {
             let (x, y) = (a.next_event(), b.next_event());
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn orders_and_customers_are_as_wide_as_benchmarks_say() {
-        let mut shop = Shop::new(1, Habits::default());
+        let mut shop = Shop::new(1, ShopOptions::default());
         for (table, columns, bytes) in [("order", 85..95, 3300..4700), ("customer", 20..35, 800..1400)] {
             let index = shop.tables.iter().position(|t| t.name == table).unwrap_or(0);
             assert!(columns.contains(&shop.tables[index].columns.len()), "{table}: {} columns", shop.tables[index].columns.len());

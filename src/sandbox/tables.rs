@@ -2,7 +2,7 @@
 
 /// What a column's values look like.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Kind {
+pub enum ShopKind {
     Id,
     /// The id of a row of another table.
     Ref(usize),
@@ -26,19 +26,19 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug)]
-pub struct Column {
+pub struct ShopColumn {
     pub name: String,
-    pub kind: Kind,
+    pub kind: ShopKind,
     pub nullable: bool,
     /// The same in all revisions of a row.
     pub fixed: bool,
 }
 
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct ShopTable {
     pub name: &'static str,
     pub version: String,
-    pub columns: Vec<Column>,
+    pub columns: Vec<ShopColumn>,
     /// How often it changes, in relation to the others.
     pub weight: u32,
 }
@@ -48,47 +48,47 @@ const PAY: &[&str] = &["Cash", "CreditCard", "Cheque", "Other"];
 const FUEL: &[&str] = &["Gasoline", "Diesel", "Electric", "Hybrid"];
 
 /// `name:kind` pairs; a `?` makes a column nullable.
-fn table(name: &'static str, weight: u32, columns: &str) -> Table {
-    let mut all = vec![column("id", Kind::Id, false, true), column("companyId", Kind::Company, false, true), column("locationId", Kind::Location, true, true)];
+fn table(name: &'static str, weight: u32, columns: &str) -> ShopTable {
+    let mut all = vec![column("id", ShopKind::Id, false, true), column("companyId", ShopKind::Company, false, true), column("locationId", ShopKind::Location, true, true)];
     for spec in columns.split_whitespace() {
         let (name, kind) = spec.split_once(':').unwrap_or((spec, "words"));
         let (kind, nullable) = kind.strip_suffix('?').map_or((kind, false), |k| (k, true));
         all.push(column(name, parse(kind), nullable, false));
     }
-    all.push(column("createdDate", Kind::Date, false, true));
-    all.push(column("updatedDate", Kind::Date, true, false));
-    all.push(column("meta", Kind::Object, true, false));
-    Table { name, version: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{name}{columns}").as_bytes())), columns: all, weight }
+    all.push(column("createdDate", ShopKind::Date, false, true));
+    all.push(column("updatedDate", ShopKind::Date, true, false));
+    all.push(column("meta", ShopKind::Object, true, false));
+    ShopTable { name, version: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{name}{columns}").as_bytes())), columns: all, weight }
 }
 
-fn column(name: &str, kind: Kind, nullable: bool, fixed: bool) -> Column {
-    Column { name: name.into(), kind, nullable, fixed }
+fn column(name: &str, kind: ShopKind, nullable: bool, fixed: bool) -> ShopColumn {
+    ShopColumn { name: name.into(), kind, nullable, fixed }
 }
 
-fn parse(kind: &str) -> Kind {
+fn parse(kind: &str) -> ShopKind {
     match kind.split_once('/').unwrap_or((kind, "")) {
-        ("ref", n) => Kind::Ref(n.parse().unwrap_or(0)),
-        ("text", n) => Kind::Words(n.parse().unwrap_or(3)),
-        ("odd", _) => Kind::Odd,
-        ("person", _) => Kind::Person,
-        ("email", _) => Kind::Email,
-        ("int", n) => Kind::Integer(n.parse().unwrap_or(1000)),
-        ("big", _) => Kind::Big,
-        ("cents", _) => Kind::Cents,
-        ("decimal", _) => Kind::Decimal,
-        ("flag", _) => Kind::Flag,
-        ("date", _) => Kind::Date,
-        ("strings", _) => Kind::Strings,
-        ("object", _) => Kind::Object,
-        ("status", _) => Kind::Word(STATUS),
-        ("pay", _) => Kind::Word(PAY),
-        ("fuel", _) => Kind::Word(FUEL),
-        _ => Kind::Words(3),
+        ("ref", n) => ShopKind::Ref(n.parse().unwrap_or(0)),
+        ("text", n) => ShopKind::Words(n.parse().unwrap_or(3)),
+        ("odd", _) => ShopKind::Odd,
+        ("person", _) => ShopKind::Person,
+        ("email", _) => ShopKind::Email,
+        ("int", n) => ShopKind::Integer(n.parse().unwrap_or(1000)),
+        ("big", _) => ShopKind::Big,
+        ("cents", _) => ShopKind::Cents,
+        ("decimal", _) => ShopKind::Decimal,
+        ("flag", _) => ShopKind::Flag,
+        ("date", _) => ShopKind::Date,
+        ("strings", _) => ShopKind::Strings,
+        ("object", _) => ShopKind::Object,
+        ("status", _) => ShopKind::Word(STATUS),
+        ("pay", _) => ShopKind::Word(PAY),
+        ("fuel", _) => ShopKind::Word(FUEL),
+        _ => ShopKind::Words(3),
     }
 }
 
 /// Customer, vehicle, order come first: the others refer to them.
-pub fn shop() -> Vec<Table> {
+pub fn shop() -> Vec<ShopTable> {
     let mut tables = vec![
         table(
             "customer",
@@ -124,7 +124,7 @@ pub fn shop() -> Vec<Table> {
 }
 
 /// The widest: about 90 columns and 4 kB.
-fn order() -> Table {
+fn order() -> ShopTable {
     let mut columns = String::from(
         "customerId:ref/0 vehicleId:ref/1? number:int/1000000 publicId:text/1 name:text/4 status:status archived:flag authorized:flag paid:flag invoiced:flag \
          invoicedDate:date? completedDate:date? authorizedDate:date? dueDate:date? mileageIn:decimal? mileageOut:decimal? complaint:text/60? recommendation:text/60? \

@@ -1,10 +1,10 @@
-//! What an import leaves in the state file: which job is under way, how far its files are, and the seam of destinations
+//! What an import leaves in the state file: which job is under way, how far its files are, and the cutover of destinations
 //! that hold no checkpoint of their own.
 
 use rusqlite::{OptionalExtension, params};
 
 use super::{State, StateError};
-use crate::change::seam::{Seams, Snapshot};
+use crate::change::cutover::{Cutovers, TableSnapshot};
 
 /// An import that was begun and not finished.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,22 +55,22 @@ impl State {
     }
 
     /// What imports left to know, for destinations that cannot keep it themselves.
-    pub fn seams(&self) -> Result<Seams, StateError> {
+    pub fn cutovers(&self) -> Result<Cutovers, StateError> {
         let db = self.db();
-        let mut statement = db.prepare("SELECT consumer, table_name, words FROM seam")?;
+        let mut statement = db.prepare("SELECT consumer, table_name, words FROM cutover")?;
         let lines = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<Vec<_>, _>>()?;
-        Seams::read(lines).map_err(|_| StateError::Unreadable("seam"))
+        Cutovers::read(lines).map_err(|_| StateError::Unreadable("cutover"))
     }
 
     /// Takes note of imported tables; the job is over by that.
-    pub fn finish_import(&self, snapshots: &[Snapshot]) -> Result<(), StateError> {
-        let mut seams = self.seams()?;
-        seams.import(snapshots, &[]);
+    pub fn finish_import(&self, snapshots: &[TableSnapshot]) -> Result<(), StateError> {
+        let mut cutovers = self.cutovers()?;
+        cutovers.import(snapshots, &[]);
         let mut db = self.db();
         let transaction = db.transaction()?;
-        transaction.execute("DELETE FROM seam", [])?;
-        for (consumer, table, words) in seams.lines() {
-            transaction.execute("INSERT INTO seam VALUES (?1, ?2, ?3)", params![consumer, table, words])?;
+        transaction.execute("DELETE FROM cutover", [])?;
+        for (consumer, table, words) in cutovers.lines() {
+            transaction.execute("INSERT INTO cutover VALUES (?1, ?2, ?3)", params![consumer, table, words])?;
         }
         transaction.execute("DELETE FROM import_progress", [])?;
         transaction.commit()?;
@@ -93,10 +93,10 @@ mod tests {
         assert_eq!(state.open_import()?, Some(open));
         assert_eq!(state.import_progress("j")?, [("f".to_owned(), 9, 8, 1, true)]);
         let at = Version { nanos: 1_720_000_000_000_000_000, logical: 0 };
-        state.finish_import(&[Snapshot { table: "order".into(), at, whole: true }])?;
+        state.finish_import(&[TableSnapshot { table: "order".into(), at, whole: true }])?;
         state.forget_import()?;
         assert_eq!((state.open_import()?, state.import_progress("j")?.len()), (None, 0));
-        assert_eq!(state.seams()?.of("c").imported["order"].at, Some(at));
+        assert_eq!(state.cutovers()?.of("c").imported["order"].at, Some(at));
         Ok(())
     }
 }

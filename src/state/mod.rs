@@ -14,18 +14,21 @@ pub use lock::{InUse, Lock};
 
 /// The name of the file in the data directory.
 pub const FILE_NAME: &str = "eds-state.db";
-/// The form of the file; a newer one is not touched.
-const FORMAT: i64 = 1;
+/// The form of the file; a newer one is not touched, an older one is taken over.
+const FORMAT: i64 = 2;
+
+/// What makes format 2 of format 1: two tables got the names that their contents have elsewhere.
+const FROM_FORMAT_1: &str = "ALTER TABLE plan RENAME TO intent; ALTER TABLE seam RENAME TO cutover;";
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS schema (table_name TEXT, version TEXT, json TEXT NOT NULL, PRIMARY KEY (table_name, version)) STRICT;
 CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS plan (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS intent (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS idle (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence INTEGER NOT NULL,
   time_ns INTEGER NOT NULL, entries BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS seam (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY KEY (consumer, table_name)) STRICT;
+CREATE TABLE IF NOT EXISTS cutover (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY KEY (consumer, table_name)) STRICT;
 CREATE TABLE IF NOT EXISTS import (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), job TEXT NOT NULL, choice TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS import_progress (job TEXT, file TEXT, lines INTEGER NOT NULL, rows INTEGER NOT NULL, skipped INTEGER NOT NULL,
   done INTEGER NOT NULL, PRIMARY KEY (job, file)) STRICT;
@@ -82,13 +85,23 @@ impl State {
         connection.busy_timeout(std::time::Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        match Self::format(&connection)? {
+            Some(found) if found > FORMAT => return Err(StateError::Newer { path: path.to_owned(), found }),
+            Some(1) => connection.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_FORMAT_1} UPDATE meta SET value = {FORMAT} WHERE key = 'format'; COMMIT;"))?,
+            _ => {}
+        }
         connection.execute_batch(TABLES)?;
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1)", [FORMAT])?;
-        let found: i64 = connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0))?;
-        if found > FORMAT {
-            return Err(StateError::Newer { path: path.to_owned(), found });
-        }
         Ok(State(Arc::new(Mutex::new(connection))))
+    }
+
+    /// The format that is written in the file; `None` where it is new.
+    fn format(connection: &Connection) -> Result<Option<i64>, StateError> {
+        let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta')";
+        if !connection.query_row(exists, [], |row| row.get::<_, bool>(0))? {
+            return Ok(None);
+        }
+        Ok(connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)).optional()?)
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
@@ -136,18 +149,18 @@ impl State {
 
     /// How far the batch goes that was begun last, for destinations that keep no checkpoint: beyond the position where
     /// it is not known how it ended.
-    pub fn plan(&self, consumer: &str) -> Result<Option<Position>, StateError> {
-        self.place("SELECT sequence, time_ns FROM plan WHERE consumer = ?1", consumer)
+    pub fn intent(&self, consumer: &str) -> Result<Option<Position>, StateError> {
+        self.place("SELECT sequence, time_ns FROM intent WHERE consumer = ?1", consumer)
     }
 
     /// Synced before it returns.
-    pub fn save_plan(&self, consumer: &str, through: Position) -> Result<(), StateError> {
-        self.save_place("INSERT OR REPLACE INTO plan VALUES (?1, ?2, ?3)", consumer, through)
+    pub fn save_intent(&self, consumer: &str, through: Position) -> Result<(), StateError> {
+        self.save_place("INSERT OR REPLACE INTO intent VALUES (?1, ?2, ?3)", consumer, through)
     }
 
     /// Whatever was begun is to be done anew.
-    pub fn drop_plan(&self, consumer: &str) -> Result<(), StateError> {
-        self.db().execute("DELETE FROM plan WHERE consumer = ?1", [consumer])?;
+    pub fn clear_intent(&self, consumer: &str) -> Result<(), StateError> {
+        self.db().execute("DELETE FROM intent WHERE consumer = ?1", [consumer])?;
         Ok(())
     }
 
@@ -215,10 +228,10 @@ impl State {
         let db = self.db();
         let mut statement = db.prepare(
             "SELECT 'position/' || consumer, 'stream sequence ' || sequence FROM position
-             UNION ALL SELECT 'plan/' || consumer, 'a batch begun up to stream sequence ' || sequence FROM plan
+             UNION ALL SELECT 'intent/' || consumer, 'a batch begun up to stream sequence ' || sequence FROM intent
              UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' ns' FROM idle
              UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
-             UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> 'imported_at') FROM seam WHERE consumer = ''
+             UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> 'imported_at') FROM cutover WHERE consumer = ''
              UNION ALL SELECT 'import/' || job, 'not finished' FROM import
              UNION ALL SELECT 'schema/' || table_name || '/' || version, length(json) || ' bytes' FROM schema ORDER BY 1",
         )?;
@@ -231,14 +244,14 @@ impl State {
         let db = self.db();
         let (sql, key) = match name.split_once('/') {
             Some(("position", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM position WHERE consumer = ?1", key),
-            Some(("plan", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM plan WHERE consumer = ?1", key),
+            Some(("intent", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM intent WHERE consumer = ?1", key),
             Some(("idle", key)) => ("SELECT json_object('time_ns', time_ns) FROM idle WHERE consumer = ?1", key),
             Some(("recent", key)) => (
                 "SELECT json_object('chunks', count(*), 'rows', sum(length(entries)) / 28, 'through', max(sequence)) FROM recent
                  WHERE consumer = ?1 GROUP BY consumer",
                 key,
             ),
-            Some(("table-export", key)) => ("SELECT words FROM seam WHERE consumer = '' AND table_name = ?1", key),
+            Some(("table-export", key)) => ("SELECT words FROM cutover WHERE consumer = '' AND table_name = ?1", key),
             Some(("import", key)) => {
                 ("SELECT json_object('choice', choice, 'files', (SELECT count(*) FROM import_progress p WHERE p.job = i.job AND done)) FROM import i WHERE job = ?1", key)
             }
@@ -278,7 +291,7 @@ mod tests {
             let state = State::open(dir.path())?;
             state.save_position("c", at(1))?;
             state.save_position("c", at(2))?;
-            state.save_plan("c", at(3))?;
+            state.save_intent("c", at(3))?;
             state.save_schema("order", "v1", "{}")?;
             for n in 1..=5 {
                 state.append_recent("c", &RecentChunk { through: at(n), entries: vec![0; 28] }, 3 * 28)?;
@@ -287,13 +300,38 @@ mod tests {
         let state = State::open(dir.path())?;
         assert_eq!(state.position("c")?, Some(at(2)));
         assert_eq!(state.position("other")?, None);
-        assert_eq!(state.plan("c")?, Some(at(3)));
-        state.drop_plan("c")?;
-        assert_eq!(state.plan("c")?, None);
+        assert_eq!(state.intent("c")?, Some(at(3)));
+        state.clear_intent("c")?;
+        assert_eq!(state.intent("c")?, None);
         state.append_recent("c", &RecentChunk { through: at(9), entries: Vec::new() }, 3 * 28)?;
         assert_eq!(state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(), [3, 4, 9]);
         assert_eq!(state.get("schema/order/v1")?.as_deref(), Some("{}"));
         assert_eq!(state.list()?.len(), 3);
+        Ok(())
+    }
+
+    /// Format 1 is what was written before 0.1.0.
+    #[test]
+    fn a_file_of_format_1_is_taken_over() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let old = Connection::open(dir.path().join(FILE_NAME))?;
+        old.execute_batch(
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+             INSERT INTO meta VALUES ('format', 1);
+             CREATE TABLE position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+             INSERT INTO position VALUES ('c', 5, 7);
+             CREATE TABLE plan (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+             INSERT INTO plan VALUES ('c', 9, 8);
+             CREATE TABLE seam (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY KEY (consumer, table_name)) STRICT;
+             INSERT INTO seam VALUES ('', 'order', '{\"imported_at\":\"1720732611708587506.0000000000\"}');",
+        )?;
+        drop(old);
+        for _ in 0..2 {
+            let state = State::open(dir.path())?;
+            assert_eq!(state.position("c")?, Some(Position { sequence: 5, time_ns: 7 }));
+            assert_eq!(state.intent("c")?, Some(Position { sequence: 9, time_ns: 8 }));
+            assert!(state.cutovers()?.of("c").resume_point().is_some());
+        }
         Ok(())
     }
 

@@ -27,7 +27,7 @@ impl Drop for StatusServer {
     }
 }
 
-struct Shared {
+struct StatusState {
     progress: Arc<Progress>,
     started: Instant,
     /// The last reading, from which rates are made.
@@ -50,7 +50,7 @@ impl StatusServer {
         let listener = TcpListener::bind((bind, port)).await.map_err(|e| format!("the health endpoint cannot listen on {bind}:{port}: {e}; choose another --port"))?;
         let address = listener.local_addr().map_err(|e| e.to_string())?;
         let now = Instant::now();
-        let shared = Arc::new(Shared { progress, started: now, last: Mutex::new((now, 0, 0.0)) });
+        let shared = Arc::new(StatusState { progress, started: now, last: Mutex::new((now, 0, 0.0)) });
         let routes = Router::new().route("/", get(health)).route("/metrics", get(metrics)).route("/status.json", get(status)).with_state(shared);
         let task = tokio::spawn(async move {
             if let Err(e) = axum::serve(listener, routes).await {
@@ -62,7 +62,7 @@ impl StatusServer {
 }
 
 /// 200 while changes are delivered; 503 with the reason where they are not.
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
+async fn health(State(shared): State<Arc<StatusState>>) -> Response {
     match shared.progress.snapshot().state {
         Phase::Streaming | Phase::CaughtUp => (StatusCode::OK, "OK").into_response(),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting").into_response(),
@@ -73,11 +73,11 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<StatusState>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.progress.metrics()).into_response()
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Response {
+async fn status(State(shared): State<Arc<StatusState>>) -> Response {
     let snapshot = shared.progress.snapshot();
     let events_per_second = {
         let mut last = shared.last.lock().unwrap_or_else(PoisonError::into_inner);

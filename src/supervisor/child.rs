@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::control::pipe::{News, Order};
+use crate::control::pipe::{WorkerCommand, WorkerEvent};
 
 /// How much of the worker's standard error is kept, in bytes.
 const TAIL_BYTES_MAX: usize = 64 << 10;
@@ -27,7 +27,7 @@ const ORDER_WAIT_MAX: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long its last words are waited for.
 const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(2);
-/// News that wait.
+/// Events that wait.
 const NEWS_MAX: usize = 256;
 
 /// What is passed on in the worker's place.
@@ -36,7 +36,7 @@ const SECRETS_OF_THE_ENVIRONMENT: [&str; 2] = ["EDS_URL", "SM_APIKEY"];
 pub struct Child {
     process: tokio::process::Child,
     orders: ChildStdin,
-    news: mpsc::Receiver<News>,
+    news: mpsc::Receiver<WorkerEvent>,
     telling: JoinHandle<()>,
     complaining: JoinHandle<()>,
     tail: Arc<Mutex<VecDeque<u8>>>,
@@ -48,15 +48,15 @@ pub struct Child {
 }
 
 /// What came of listening to the worker.
-pub enum Heard {
-    News(News),
+pub enum ChildEvent {
+    Told(WorkerEvent),
     /// It is gone.
-    Ended(Ended),
+    ChildExit(ChildExit),
 }
 
 /// How a worker ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ChildExit {
     /// None where a signal ended it.
     pub code: Option<i32>,
     /// For people.
@@ -67,7 +67,7 @@ pub struct Ended {
 
 impl Child {
     /// Starts `program`; what is secret goes through the pipe.
-    pub async fn start(program: &Path, args: &[OsString], begin: &Order) -> Result<Child, String> {
+    pub async fn start(program: &Path, args: &[OsString], begin: &WorkerCommand) -> Result<Child, String> {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         SECRETS_OF_THE_ENVIRONMENT.iter().for_each(|name| {
@@ -87,7 +87,7 @@ impl Child {
     }
 
     /// A worker that hears no more ends, and that is noticed elsewhere.
-    pub async fn tell(&mut self, order: &Order) {
+    pub async fn tell(&mut self, order: &WorkerCommand) {
         let mut line = serde_json::to_vec(order).unwrap_or_default();
         line.push(b'\n');
         let _ = timeout(ORDER_WAIT_MAX, async {
@@ -98,21 +98,21 @@ impl Child {
     }
 
     /// Waits for the worker to say something, or to end. May be dropped while it waits.
-    pub async fn heard(&mut self) -> Heard {
+    pub async fn heard(&mut self) -> ChildEvent {
         if let Some(news) = self.news.recv().await {
             self.heard_at = Instant::now();
             match &news {
-                News::Ready => self.ready = self.ready.or_else(|| Some(Instant::now())),
-                News::GivesUp { why } => self.gives_up = Some(why.clone()),
-                News::Beat { .. } | News::Done { .. } => {}
+                WorkerEvent::Ready => self.ready = self.ready.or_else(|| Some(Instant::now())),
+                WorkerEvent::GivesUp { why } => self.gives_up = Some(why.clone()),
+                WorkerEvent::Beat { .. } | WorkerEvent::Done { .. } => {}
             }
-            return Heard::News(news);
+            return ChildEvent::Told(news);
         }
         let status = match timeout(END_WAIT_MAX, self.process.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => self.kill().await,
         };
-        Heard::Ended(self.last_words(status).await)
+        ChildEvent::ChildExit(self.last_words(status).await)
     }
 
     /// Ends a worker that hangs, which is then heard of as gone.
@@ -125,8 +125,8 @@ impl Child {
     }
 
     /// Lets it end in order, and ends it where it does not.
-    pub async fn end(&mut self) -> Ended {
-        self.tell(&Order::Stop).await;
+    pub async fn end(&mut self) -> ChildExit {
+        self.tell(&WorkerCommand::Stop).await;
         let status = match timeout(END_WAIT_MAX, self.process.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
@@ -143,7 +143,7 @@ impl Child {
         self.process.wait().await.ok()
     }
 
-    async fn last_words(&mut self, status: Option<ExitStatus>) -> Ended {
+    async fn last_words(&mut self, status: Option<ExitStatus>) -> ChildExit {
         let _ = timeout(LAST_WORDS_WAIT_MAX, &mut self.complaining).await;
         self.telling.abort();
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,11 +151,11 @@ impl Child {
         let stderr = String::from_utf8_lossy(&[front, back].concat()).into_owned();
         let code = status.and_then(|status| status.code());
         let how = status.map_or_else(|| "ended nobody knows how".into(), |status| format!("ended with {status}"));
-        Ended { code, how, stderr }
+        ChildExit { code, how, stderr }
     }
 }
 
-async fn hear_news(stdout: ChildStdout, sender: mpsc::Sender<News>) {
+async fn hear_news(stdout: ChildStdout, sender: mpsc::Sender<WorkerEvent>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str(&line) {

@@ -21,10 +21,10 @@ use crate::hq::Hq;
 use crate::hq::session::{self as hq, DriverMeta, NoSession};
 use crate::http::Http;
 use crate::logs::{self, LogFiles};
-use crate::release::Source;
+use crate::release::ReleaseSource;
 pub use session::CREDS;
-use session::{Ending, Opened};
-use signals::{Signal, Signals};
+use session::{Ending, OpenedSession};
+use signals::{OsSignal, OsSignals};
 
 /// Unexpected ends of the worker after which the server ends, too.
 pub const FAILURES_MAX: u32 = 5;
@@ -44,7 +44,7 @@ const END_WAIT_MAX: Duration = Duration::from_secs(10);
 const FAREWELL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What a server is started with.
-pub struct Options {
+pub struct ServerOptions {
     pub data_dir: PathBuf,
     pub api_url: String,
     pub token: Option<SecretString>,
@@ -68,14 +68,14 @@ pub struct Options {
     /// What every worker is started with; nothing of it is secret.
     pub worker_words: Vec<OsString>,
     pub logs: LogFiles,
-    pub releases: Result<Source, String>,
+    pub releases: Result<ReleaseSource, String>,
     /// Why this server does not replace its own program, if so.
     pub no_update: Option<String>,
 }
 
 /// How a server ended.
 #[derive(Debug)]
-pub enum Done {
+pub enum ServerEnd {
     /// As it was told to.
     Shutdown,
     /// It is to be started anew: its program is another one now.
@@ -111,11 +111,11 @@ impl Failures {
 }
 
 pub struct Supervisor {
-    options: Options,
+    options: ServerOptions,
     program: PathBuf,
     hq: Hq,
     http: Http,
-    signals: Signals,
+    signals: OsSignals,
     failures: Failures,
     /// A worker was well once.
     was_ready: bool,
@@ -124,39 +124,39 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(options: Options) -> Result<Supervisor, String> {
+    pub fn new(options: ServerOptions) -> Result<Supervisor, String> {
         let http = Http::new()?;
         let hq = Hq::new(http.clone(), &options.api_url, options.token.clone());
         // After an update the name of the running file would be another one.
         let program = std::env::current_exe().map_err(|e| format!("the program's own file is not known: {e}"))?;
-        let signals = Signals::listen().map_err(|e| format!("signals cannot be listened to: {e}"))?;
+        let signals = OsSignals::listen().map_err(|e| format!("signals cannot be listened to: {e}"))?;
         let paused = options.paused;
         Ok(Supervisor { options, program, hq, http, signals, failures: Failures::default(), was_ready: false, paused, started: Instant::now() })
     }
 
     /// Serves, session after session, until the end.
-    pub async fn run(mut self) -> Result<Done, Failed> {
-        sweep(&self.options.data_dir);
+    pub async fn run(mut self) -> Result<ServerEnd, Failed> {
+        remove_leftovers(&self.options.data_dir);
         loop {
-            let Some(opened) = self.begin().await? else { return Ok(Done::Shutdown) };
+            let Some(opened) = self.begin().await? else { return Ok(ServerEnd::Shutdown) };
             let begun = Instant::now();
             let (id, dir) = (opened.id.clone(), opened.dir.clone());
             let ending = session::serve(&mut self, opened).await;
             self.farewell(&id, &dir, &ending).await;
             match ending {
-                Ending::Shutdown => return Ok(Done::Shutdown),
-                Ending::Replaced => return Ok(Done::Replaced { paused: self.paused }),
+                Ending::Shutdown => return Ok(ServerEnd::Shutdown),
+                Ending::Replaced => return Ok(ServerEnd::Replaced { paused: self.paused }),
                 Ending::Renew(why) => {
                     info!("a new session begins: {why}");
                     if begun.elapsed() < SESSION_IS_STABLE && self.is_told_to_end(CONFLICT_WAIT).await {
-                        return Ok(Done::Shutdown);
+                        return Ok(ServerEnd::Shutdown);
                     }
                 }
                 Ending::GivesUp(text) => return Err(Failed::Worker { code: 1, text }),
                 Ending::Crashed { code, how, well_for } => {
                     let wait = self.count_failure(code, &how, well_for)?;
                     if self.is_told_to_end(wait).await {
-                        return Ok(Done::Shutdown);
+                        return Ok(ServerEnd::Shutdown);
                     }
                 }
             }
@@ -187,7 +187,7 @@ impl Supervisor {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return false,
-                signal = self.signals.next() => if signal == Signal::End {
+                signal = self.signals.next() => if signal == OsSignal::End {
                     return true;
                 },
             }
@@ -195,7 +195,7 @@ impl Supervisor {
     }
 
     /// Begins a session with HQ, whatever it takes; `None` when told to end.
-    async fn begin(&mut self) -> Result<Option<Opened>, Failed> {
+    async fn begin(&mut self) -> Result<Option<OpenedSession>, Failed> {
         let mut outage_wait = Duration::from_secs(1);
         let mut told = false;
         loop {
@@ -208,7 +208,7 @@ impl Supervisor {
             let wait = match asked {
                 Ok(session) => {
                     let id = session.id.clone();
-                    match Opened::make(&self.options, session) {
+                    match OpenedSession::make(&self.options, session) {
                         Ok(opened) => {
                             info!("session {id} with HQ at {} has begun", self.options.api_url);
                             return Ok(Some(opened));
@@ -285,7 +285,7 @@ impl Supervisor {
 }
 
 /// What a server that was killed has left: credentials go, and its logs are bounded.
-fn sweep(data_dir: &Path) {
+fn remove_leftovers(data_dir: &Path) {
     let left = std::fs::read_dir(data_dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut sessions: Vec<PathBuf> = left.filter(|path| path.join(session::LOGS).is_dir() || path.join(CREDS).exists()).collect();
     sessions.sort_by_key(|dir| std::cmp::Reverse(std::fs::metadata(dir).and_then(|m| m.modified()).ok()));

@@ -16,12 +16,12 @@ use serde_json::Map;
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::child::{Child, Ended, Heard};
-use super::signals::Signal;
-use super::{Options, Supervisor, uploads};
+use super::child::{Child, ChildEvent, ChildExit};
+use super::signals::OsSignal;
+use super::{ServerOptions, Supervisor, uploads};
 use crate::config::{Config, private};
 use crate::control::notice::{self, Notice};
-use crate::control::pipe::{Metrics, News, Order};
+use crate::control::pipe::{Metrics, WorkerCommand, WorkerEvent};
 use crate::control::post::{Heartbeat, Post, Stats};
 use crate::feed::FeedError;
 use crate::feed::jetstream::connect::Servers;
@@ -68,7 +68,7 @@ pub enum Ending {
 }
 
 /// A session that HQ gave, with its directory.
-pub struct Opened {
+pub struct OpenedSession {
     pub id: String,
     pub dir: PathBuf,
     creds: Option<SecretString>,
@@ -76,14 +76,14 @@ pub struct Opened {
     server_id: String,
 }
 
-impl Opened {
+impl OpenedSession {
     /// Makes the session's directory, with the credentials that only their owner can read.
-    pub fn make(options: &Options, session: hq::Session) -> Result<Opened, String> {
+    pub fn make(options: &ServerOptions, session: hq::Session) -> Result<OpenedSession, String> {
         let dir = options.data_dir.join(&session.id);
         let failed = |e: std::io::Error| format!("{}: {e}", dir.display());
         std::fs::create_dir_all(dir.join(LOGS)).map_err(failed)?;
         options.logs.open_in(&dir.join(LOGS)).map_err(failed)?;
-        let mut opened = Opened { id: session.id, dir: dir.clone(), creds: None, expires: None, server_id: Identity::local().server_id };
+        let mut opened = OpenedSession { id: session.id, dir: dir.clone(), creds: None, expires: None, server_id: Identity::local().server_id };
         let Some(credential) = session.credential.filter(|c| !c.expose_secret().trim().is_empty()) else { return Ok(opened) };
         let text = hq::credential_text(&credential)?;
         let identity = Identity::from_hq(text.expose_secret())?;
@@ -102,7 +102,7 @@ impl Opened {
 }
 
 /// Serves the session until it ends; the worker has ended by then.
-pub async fn serve(supervisor: &mut Supervisor, opened: Opened) -> Ending {
+pub async fn serve(supervisor: &mut Supervisor, opened: OpenedSession) -> Ending {
     let servers = Servers {
         urls: supervisor.options.servers.clone(),
         creds: opened.creds.clone(),
@@ -113,7 +113,7 @@ pub async fn serve(supervisor: &mut Supervisor, opened: Opened) -> Ending {
         Ok(connected) => connected,
         Err(ending) => return ending,
     };
-    let mut session = Session { supervisor, opened, post, child: None, waiting: HashMap::new(), last_id: 0, offset: 0, tasks: FuturesUnordered::new(), update: None };
+    let mut session = SessionLoop { supervisor, opened, post, child: None, waiting: HashMap::new(), last_id: 0, offset: 0, tasks: FuturesUnordered::new(), update: None };
     let ending = match session.start_child().await {
         Ok(()) => session.run(notices).await,
         Err(ending) => ending,
@@ -123,7 +123,7 @@ pub async fn serve(supervisor: &mut Supervisor, opened: Opened) -> Ending {
 }
 
 /// Connects to NATS, whatever it takes; fails where the session's credentials are not taken.
-async fn connect(supervisor: &mut Supervisor, servers: &Servers, opened: &Opened) -> Result<(Post, Subscriber), Ending> {
+async fn connect(supervisor: &mut Supervisor, servers: &Servers, opened: &OpenedSession) -> Result<(Post, Subscriber), Ending> {
     let mut wait = Duration::from_millis(250);
     loop {
         let connected = tokio::select! {
@@ -188,9 +188,9 @@ struct Update {
     until: Instant,
 }
 
-struct Session<'a> {
+struct SessionLoop<'a> {
     supervisor: &'a mut Supervisor,
-    opened: Opened,
+    opened: OpenedSession,
     post: Post,
     child: Option<Child>,
     waiting: HashMap<u64, Waiting>,
@@ -200,7 +200,7 @@ struct Session<'a> {
     update: Option<Update>,
 }
 
-impl Session<'_> {
+impl SessionLoop<'_> {
     async fn run(&mut self, mut notices: Subscriber) -> Ending {
         let begun = Instant::now();
         let mut renewal = begun + self.supervisor.options.renew_interval;
@@ -212,8 +212,8 @@ impl Session<'_> {
             let update_until = self.update.as_ref().map(|update| update.until);
             let ending = tokio::select! {
                 biased;
-                signal = self.supervisor.signals.next() => self.signalled(signal).await,
-                heard = hear(&mut self.child) => self.heard(heard).await,
+                signal = self.supervisor.signals.next() => self.on_signal(signal).await,
+                heard = hear(&mut self.child) => self.on_child_event(heard).await,
                 Some(finished) = self.tasks.next(), if !self.tasks.is_empty() => match finished {
                     Finished::Renewal { there: true } => Some(Ending::Renew("the last one was to be renewed".into())),
                     Finished::Renewal { there: false } => {
@@ -224,7 +224,7 @@ impl Session<'_> {
                     other => self.finished(other).await,
                 },
                 message = notices.next() => match message {
-                    Some(message) => self.noticed(message).await,
+                    Some(message) => self.on_notice(message).await,
                     None => Some(Ending::Renew("the notifications of HQ ended".into())),
                 },
                 () = until(update_until) => self.roll_back(format!("changes did not flow within {UPDATE_WAIT_MAX:?}")).await,
@@ -309,13 +309,13 @@ impl Session<'_> {
         if options.from_start && !self.supervisor.was_ready {
             words.push("--restart".into());
         }
-        let begin = Order::Begin { url, token: options.token.clone(), api_url: Some(options.api_url.clone()) };
+        let begin = WorkerCommand::Begin { url, token: options.token.clone(), api_url: Some(options.api_url.clone()) };
         match Child::start(&self.supervisor.program, &words, &begin).await {
             Ok(child) => self.child = Some(child),
             Err(how) => return Err(Ending::Crashed { code: None, how, well_for: None }),
         }
         if self.supervisor.paused {
-            self.order(Waiting::Nobody, |id| Order::Pause { id }).await;
+            self.order(Waiting::Nobody, |id| WorkerCommand::Pause { id }).await;
         }
         Ok(())
     }
@@ -336,7 +336,7 @@ impl Session<'_> {
     }
 
     /// Tells the worker to do something that it will answer; false where there is none.
-    async fn order(&mut self, waiting: Waiting, order: impl FnOnce(u64) -> Order) -> bool {
+    async fn order(&mut self, waiting: Waiting, order: impl FnOnce(u64) -> WorkerCommand) -> bool {
         let Some(child) = &mut self.child else { return false };
         self.last_id += 1;
         self.waiting.insert(self.last_id, waiting);
@@ -344,16 +344,16 @@ impl Session<'_> {
         true
     }
 
-    async fn heard(&mut self, heard: Heard) -> Option<Ending> {
+    async fn on_child_event(&mut self, heard: ChildEvent) -> Option<Ending> {
         match heard {
-            Heard::News(News::Ready) => {
+            ChildEvent::Told(WorkerEvent::Ready) => {
                 self.supervisor.was_ready = true;
                 return self.update_is_good().await;
             }
-            Heard::News(News::Beat { metrics, paused_since }) => self.beat(metrics, paused_since).await,
-            Heard::News(News::Done { id, error, log }) => return self.done(id, error.map_or(Ok(log), Err)).await,
-            Heard::News(News::GivesUp { .. }) => {}
-            Heard::Ended(ended) => return self.child_ended(ended).await,
+            ChildEvent::Told(WorkerEvent::Beat { metrics, paused_since }) => self.beat(metrics, paused_since).await,
+            ChildEvent::Told(WorkerEvent::Done { id, error, log }) => return self.done(id, error.map_or(Ok(log), Err)).await,
+            ChildEvent::Told(WorkerEvent::GivesUp { .. }) => {}
+            ChildEvent::ChildExit(ended) => return self.child_ended(ended).await,
         }
         None
     }
@@ -369,7 +369,7 @@ impl Session<'_> {
         None
     }
 
-    async fn child_ended(&mut self, ended: Ended) -> Option<Ending> {
+    async fn child_ended(&mut self, ended: ChildExit) -> Option<Ending> {
         let child = self.child.take()?;
         if self.update.is_some() {
             return self.roll_back(format!("its worker {}", ended.how)).await;
@@ -403,13 +403,13 @@ impl Session<'_> {
 
     // The machine's owner.
 
-    async fn signalled(&mut self, signal: Signal) -> Option<Ending> {
+    async fn on_signal(&mut self, signal: OsSignal) -> Option<Ending> {
         match signal {
-            Signal::End => {
+            OsSignal::End => {
                 info!("ending: the worker writes first what it has gathered");
                 Some(Ending::Shutdown)
             }
-            Signal::Reload => {
+            OsSignal::Reload => {
                 info!("the configuration is read again");
                 match Config::read(&self.supervisor.options.data_dir) {
                     Ok(config) if !self.supervisor.options.url_is_given => self.supervisor.options.url = config.url,
@@ -431,7 +431,7 @@ impl Session<'_> {
         if let Err(e) = self.supervisor.options.logs.rotate() {
             warn!("the log cannot be rotated: {e}");
         }
-        if self.order(Waiting::Upload { asked }, |id| Order::RotateLog { id }).await {
+        if self.order(Waiting::Upload { asked }, |id| WorkerCommand::RotateLog { id }).await {
             let id = self.last_id;
             self.tasks.push(Box::pin(async move {
                 sleep(ROTATION_WAIT_MAX).await;
@@ -478,7 +478,7 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
-async fn hear(child: &mut Option<Child>) -> Heard {
+async fn hear(child: &mut Option<Child>) -> ChildEvent {
     match child {
         Some(child) => child.heard().await,
         None => std::future::pending().await,

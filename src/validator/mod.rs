@@ -17,7 +17,7 @@ const CONFIG: &str = "config.json";
 
 /// What `config.json` says of a table.
 #[derive(Deserialize)]
-struct Entry {
+struct RuleEntry {
     schema: PathBuf,
     #[serde(default)]
     path: Option<String>,
@@ -59,7 +59,8 @@ impl Validator {
     pub fn load(dir: &Path) -> Result<Validator, String> {
         let config = dir.join(CONFIG);
         let text = std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
-        let entries: HashMap<String, Entry> = serde_json::from_str(&text).map_err(|e| format!("{}: {e}; it maps each table to {{\"schema\": \"file.json\"}}", config.display()))?;
+        let entries: HashMap<String, RuleEntry> =
+            serde_json::from_str(&text).map_err(|e| format!("{}: {e}; it maps each table to {{\"schema\": \"file.json\"}}", config.display()))?;
         let mut rules = HashMap::new();
         for (table, entry) in entries {
             let file = inside(dir, &entry.schema)?;

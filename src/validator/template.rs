@@ -6,7 +6,7 @@ use serde_json::Value;
 const NO_VALUE: &str = "<no value>";
 
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+enum TemplatePart {
     Text(String),
     /// Names of fields, from the outside in.
     Field(Vec<String>),
@@ -14,7 +14,7 @@ enum Piece {
 
 /// A template that was understood.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Template(Vec<Piece>);
+pub struct Template(Vec<TemplatePart>);
 
 impl Template {
     /// Reads a template; anything but fields, blanks to trim (`{{-`, `-}}`) and comments is refused.
@@ -33,15 +33,15 @@ impl Template {
                 Some(action) => (action, true),
                 None => (action, false),
             };
-            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(TemplatePart::Text(before.to_owned()));
             let comment = action.trim_start().starts_with("/*") && action.trim_end().ends_with("*/");
             if !comment {
                 pieces.push(field(action.trim())?);
             }
             (rest, trim) = (after, trims);
         }
-        pieces.push(Piece::Text(if trim { rest.trim_start() } else { rest }.to_owned()));
-        pieces.retain(|piece| !matches!(piece, Piece::Text(text) if text.is_empty()));
+        pieces.push(TemplatePart::Text(if trim { rest.trim_start() } else { rest }.to_owned()));
+        pieces.retain(|piece| !matches!(piece, TemplatePart::Text(text) if text.is_empty()));
         Ok(Template(pieces))
     }
 
@@ -50,19 +50,19 @@ impl Template {
         let mut out = String::new();
         for piece in &self.0 {
             match piece {
-                Piece::Text(text) => out += text,
-                Piece::Field(names) => out += &encode(&written(names.iter().fold(document, |value, name| &value[name.as_str()]))),
+                TemplatePart::Text(text) => out += text,
+                TemplatePart::Field(names) => out += &encode(&written(names.iter().fold(document, |value, name| &value[name.as_str()]))),
             }
         }
         out
     }
 }
 
-fn field(action: &str) -> Result<Piece, String> {
+fn field(action: &str) -> Result<TemplatePart, String> {
     let wrong = || format!("{{{{{action}}}}} is not understood: only fields such as {{{{.table}}}} or {{{{.after.id}}}} are");
     let names: Vec<String> = action.strip_prefix('.').ok_or_else(wrong)?.split('.').map(str::to_owned).collect();
     let plain = |name: &String| !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(|c| c.is_alphanumeric() || c == '_');
-    if names.iter().all(plain) { Ok(Piece::Field(names)) } else { Err(wrong()) }
+    if names.iter().all(plain) { Ok(TemplatePart::Field(names)) } else { Err(wrong()) }
 }
 
 /// A value as a part of a text. Numbers stay as they are written.

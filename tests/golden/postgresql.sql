@@ -14,10 +14,10 @@ INSERT INTO "pub""l`i]c"."p_or""der" ("id", "region", "meta", "paid", "rate", "s
 "id" TEXT, "region" BIGINT, "meta" JSONB, "paid" BOOLEAN, "rate" DOUBLE PRECISION, "select" TEXT, "status" VARCHAR(64), "tags" JSONB, "total" BIGINT, "when" TIMESTAMP WITH TIME ZONE;
 ALTER TABLE "pub""l`i]c"."p__eds_new_or""der" ADD CONSTRAINT "p__eds_new_or""der_pkey" PRIMARY KEY ("id", "region");
 DELETE FROM "pub""l`i]c"."p__eds_new_or""der" AS older USING "pub""l`i]c"."p__eds_new_or""der" AS newer WHERE older."id" = newer."id" AND older."region" = newer."region" AND older.ctid < newer.ctid;
-CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import" (consumer TEXT NOT NULL, table_name TEXT NOT NULL, seam TEXT NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, table_name));
+CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import" (consumer TEXT NOT NULL, table_name TEXT NOT NULL, cutover TEXT NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, table_name));
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import_progress" (job TEXT NOT NULL, file_name TEXT NOT NULL, lines_done BIGINT NOT NULL, rows_loaded BIGINT NOT NULL, rows_skipped BIGINT NOT NULL, is_done BIGINT NOT NULL, PRIMARY KEY (job, file_name));
-SELECT consumer, table_name, seam FROM "pub""l`i]c"."p__eds_import";
-INSERT INTO "pub""l`i]c"."p__eds_import" (consumer, table_name, seam, format) VALUES ($1, $2, $3, 1);
+SELECT consumer, table_name, cutover FROM "pub""l`i]c"."p__eds_import";
+INSERT INTO "pub""l`i]c"."p__eds_import" (consumer, table_name, cutover, format) VALUES ($1, $2, $3, 1);
 SELECT job, file_name FROM "pub""l`i]c"."p__eds_import_progress" ORDER BY job, file_name;
 SELECT lines_done, rows_loaded, rows_skipped, is_done FROM "pub""l`i]c"."p__eds_import_progress" WHERE job = $1 AND file_name = $2;
 INSERT INTO "pub""l`i]c"."p__eds_import_progress" (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES ($1, $2, 0, 0, 0, $3);

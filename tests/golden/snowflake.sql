@@ -32,10 +32,10 @@ INSERT INTO "pub""l`i]c"."p__eds_new_or""der" ("id", "region", "meta", "paid", "
 SELECT (SELECT COUNT(*) FROM "pub""l`i]c"."p__eds_new_or""der") - (SELECT COUNT(*) FROM (SELECT DISTINCT "id", "region" FROM "pub""l`i]c"."p__eds_new_or""der"));
 CREATE OR REPLACE TABLE "pub""l`i]c"."p__eds_new_or""der" AS SELECT * FROM "pub""l`i]c"."p__eds_new_or""der" QUALIFY ROW_NUMBER() OVER (PARTITION BY "id", "region" ORDER BY "id", "region") = 1;
 INSERT INTO "pub""l`i]c"."p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") SELECT "id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when" FROM "pub""l`i]c"."p__eds_new_or""der";
-CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import" (consumer STRING NOT NULL, table_name STRING NOT NULL, seam STRING NOT NULL, format INTEGER NOT NULL, PRIMARY KEY (consumer, table_name));
+CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import" (consumer STRING NOT NULL, table_name STRING NOT NULL, cutover STRING NOT NULL, format INTEGER NOT NULL, PRIMARY KEY (consumer, table_name));
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_import_progress" (job STRING NOT NULL, file_name STRING NOT NULL, lines_done INTEGER NOT NULL, rows_loaded INTEGER NOT NULL, rows_skipped INTEGER NOT NULL, is_done INTEGER NOT NULL, PRIMARY KEY (job, file_name));
-SELECT consumer, table_name, seam FROM "pub""l`i]c"."p__eds_import";
-INSERT INTO "pub""l`i]c"."p__eds_import" (consumer, table_name, seam, format) VALUES (?, ?, ?, 1);
+SELECT consumer, table_name, cutover FROM "pub""l`i]c"."p__eds_import";
+INSERT INTO "pub""l`i]c"."p__eds_import" (consumer, table_name, cutover, format) VALUES (?, ?, ?, 1);
 SELECT job, file_name FROM "pub""l`i]c"."p__eds_import_progress" ORDER BY job, file_name;
 SELECT lines_done, rows_loaded, rows_skipped, is_done FROM "pub""l`i]c"."p__eds_import_progress" WHERE job = ? AND file_name = ?;
 INSERT INTO "pub""l`i]c"."p__eds_import_progress" (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES (?, ?, 0, 0, 0, ?);

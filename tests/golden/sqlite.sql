@@ -10,10 +10,10 @@ UPDATE "p__eds_checkpoint" SET stream_sequence = ?1, stream_time_ns = ?2 WHERE c
 INSERT INTO "p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
 INSERT INTO "p_Only" ("id") VALUES (?1) ON CONFLICT ("id") DO NOTHING;
 DELETE FROM "p_or""der" WHERE "id" = ?1 AND "region" = ?2;
-CREATE TABLE IF NOT EXISTS "p__eds_import" (consumer TEXT NOT NULL, table_name TEXT NOT NULL, seam TEXT NOT NULL, format INTEGER NOT NULL, PRIMARY KEY (consumer, table_name));
+CREATE TABLE IF NOT EXISTS "p__eds_import" (consumer TEXT NOT NULL, table_name TEXT NOT NULL, cutover TEXT NOT NULL, format INTEGER NOT NULL, PRIMARY KEY (consumer, table_name));
 CREATE TABLE IF NOT EXISTS "p__eds_import_progress" (job TEXT NOT NULL, file_name TEXT NOT NULL, lines_done INTEGER NOT NULL, rows_loaded INTEGER NOT NULL, rows_skipped INTEGER NOT NULL, is_done INTEGER NOT NULL, PRIMARY KEY (job, file_name));
-SELECT consumer, table_name, seam FROM "p__eds_import";
-INSERT INTO "p__eds_import" (consumer, table_name, seam, format) VALUES (?1, ?2, ?3, 1);
+SELECT consumer, table_name, cutover FROM "p__eds_import";
+INSERT INTO "p__eds_import" (consumer, table_name, cutover, format) VALUES (?1, ?2, ?3, 1);
 SELECT job, file_name FROM "p__eds_import_progress" ORDER BY job, file_name;
 SELECT lines_done, rows_loaded, rows_skipped, is_done FROM "p__eds_import_progress" WHERE job = ?1 AND file_name = ?2;
 INSERT INTO "p__eds_import_progress" (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES (?1, ?2, 0, 0, 0, ?3);

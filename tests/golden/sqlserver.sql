@@ -26,10 +26,10 @@ DELETE t FROM [pub"l`i]]c].[p_or"der] AS t INNER JOIN #eds_1 AS s ON t.[id] = s.
 INSERT INTO [pub"l`i]]c].[p_or"der] ([id], [region], [meta], [paid], [rate], [select], [status], [tags], [total], [when]) SELECT s.c0, s.c1, s.c2, s.c3, s.c4, s.c5, s.c6, s.c7, s.c8, s.c9 FROM #eds_1 AS s WHERE NOT EXISTS (SELECT 1 FROM [pub"l`i]]c].[p_or"der] AS t WHERE t.[id] = s.c0 AND t.[region] = s.c1);
 INSERT INTO [pub"l`i]]c].[p_Only] ([id]) SELECT s.c0 FROM #eds_1 AS s WHERE NOT EXISTS (SELECT 1 FROM [pub"l`i]]c].[p_Only] AS t WHERE t.[id] = s.c0);
 DROP TABLE #eds_1;
-IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_import]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_import] (consumer NVARCHAR(255) COLLATE Latin1_General_100_BIN2 NOT NULL, table_name NVARCHAR(64) COLLATE Latin1_General_100_BIN2 NOT NULL, seam NVARCHAR(MAX) NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, table_name));
+IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_import]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_import] (consumer NVARCHAR(255) COLLATE Latin1_General_100_BIN2 NOT NULL, table_name NVARCHAR(64) COLLATE Latin1_General_100_BIN2 NOT NULL, cutover NVARCHAR(MAX) NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, table_name));
 IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_import_progress]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_import_progress] (job NVARCHAR(64) COLLATE Latin1_General_100_BIN2 NOT NULL, file_name NVARCHAR(255) COLLATE Latin1_General_100_BIN2 NOT NULL, lines_done BIGINT NOT NULL, rows_loaded BIGINT NOT NULL, rows_skipped BIGINT NOT NULL, is_done BIGINT NOT NULL, PRIMARY KEY (job, file_name));
-SELECT consumer, table_name, seam FROM [pub"l`i]]c].[p__eds_import];
-INSERT INTO [pub"l`i]]c].[p__eds_import] (consumer, table_name, seam, format) VALUES (@P1, @P2, @P3, 1);
+SELECT consumer, table_name, cutover FROM [pub"l`i]]c].[p__eds_import];
+INSERT INTO [pub"l`i]]c].[p__eds_import] (consumer, table_name, cutover, format) VALUES (@P1, @P2, @P3, 1);
 SELECT job, file_name FROM [pub"l`i]]c].[p__eds_import_progress] ORDER BY job, file_name;
 SELECT lines_done, rows_loaded, rows_skipped, is_done FROM [pub"l`i]]c].[p__eds_import_progress] WHERE job = @P1 AND file_name = @P2;
 INSERT INTO [pub"l`i]]c].[p__eds_import_progress] (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES (@P1, @P2, 0, 0, 0, @P3);

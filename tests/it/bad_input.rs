@@ -1,4 +1,4 @@
-//! One message in a thousand is bad: it is reported and set aside, and the rest goes on.
+//! One message in a thousand is bad: it is reported and set letters, and the rest goes on.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::services::scene::Scene;
 use crate::services::{eventually, postgres};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_messages_are_set_aside_and_harm_nobody() {
+async fn bad_messages_become_dead_letters_and_harm_nobody() {
     let mut scene = Scene::new("b1", 21).await;
     let version = scene.shop.tables[0].version.clone();
     let bad: Vec<Vec<u8>> = vec![
@@ -44,7 +44,7 @@ async fn bad_messages_are_set_aside_and_harm_nobody() {
         ended.log
     };
     scene.assert_equal().await;
-    let file = std::fs::read_to_string(scene.eds.data_dir().join("set-aside.jsonl")).unwrap_or_else(|e| panic!("{e}"));
+    let file = std::fs::read_to_string(scene.eds.data_dir().join("dead-letters.jsonl")).unwrap_or_else(|e| panic!("{e}"));
     let lines: Vec<Value> = file.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
     for reason in reasons {
         let found: Vec<&Value> = lines.iter().filter(|l| l["reason"].as_str().is_some_and(|r| r.contains(reason))).collect();
@@ -73,14 +73,14 @@ async fn refusals_without_end_are_an_outage() {
     command.current_dir(dir.path()).env("EDS_URL", &url).args(["replay", "journal.jsonl", "--schema", "schema.json"]).stderr(file);
     let mut running = command.spawn().unwrap_or_else(|e| panic!("{e}"));
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
-    eventually("it pauses", Duration::from_secs(120), async || said().contains("nothing more is set aside until one is taken")).await;
+    eventually("it pauses", Duration::from_secs(120), async || said().contains("no more become dead letters until one is accepted")).await;
     let client = postgres::shared().connect(&name).await;
     client.batch_execute("ALTER TABLE t ALTER COLUMN word TYPE text").await.unwrap_or_else(|e| panic!("{e}"));
     eventually("it goes on", Duration::from_secs(120), async || running.try_wait().is_ok_and(|status| status.is_some())).await;
     assert!(running.wait().is_ok_and(|status| status.success()), "{}", said());
     let kept: i64 = client.query_one("SELECT count(*) FROM t", &[]).await.map(|row| row.get(0)).unwrap_or_else(|e| panic!("{e}"));
-    let aside = std::fs::read_to_string(dir.path().join("data/set-aside.jsonl")).unwrap_or_default();
-    assert_eq!((kept, aside.lines().count()), (100, 1_000), "{}", said().lines().last().unwrap_or_default());
+    let letters = std::fs::read_to_string(dir.path().join("data/dead-letters.jsonl")).unwrap_or_default();
+    assert_eq!((kept, letters.lines().count()), (100, 1_000), "{}", said().lines().last().unwrap_or_default());
 }
 
 /// However many do not fit, the others among them show that it is not an outage: everything goes on.
@@ -93,7 +93,7 @@ async fn refusals_among_others_are_no_outage() {
         let output = replay(&url, &schemas, &events, &["--verbose"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
-            output.status.success() && said.contains("3300 events") && said.contains("1650 set aside") && !said.contains("in a row"),
+            output.status.success() && said.contains("3300 events") && said.contains("1650 dead letters") && !said.contains("in a row"),
             "{}",
             said.lines().last().unwrap_or_default()
         );

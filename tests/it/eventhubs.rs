@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
 
-use eds::sandbox::shop::{Habits as ShopHabits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::kafka::{assert_equal, event, identity, publish, said};
 use crate::services::certs::{certificates, write};
 use crate::services::eds::{Eds, binary, replay};
-use crate::services::eventhubs::{EventHubs, Habits, KEY, MESSAGE_BYTES_MAX, Received};
+use crate::services::eventhubs::{EventHubs, KEY, MESSAGE_BYTES_MAX, PeerHabits, Received};
 use crate::services::hq::Importing;
 use crate::services::nats::Nats;
 use crate::services::scene::COMPANIES;
@@ -50,13 +50,13 @@ async fn events_are_as_the_contract_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_is_there_whatever_happens() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(81, ShopHabits::default());
+    let mut shop = Shop::new(81, ShopOptions::default());
     let (stream, published) = publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("hub", COMPANIES, None);
     let hub = EventHubs::start(None).await;
     let eds = Eds::stream(&nats, &creds, &hub.url(), &shop.schema_map());
     eds.begin();
-    hub.disturb(Habits { busy: 2, release: 5, detach: 5, lose: 5 });
+    hub.disturb(PeerHabits { busy: 2, release: 5, detach: 5, lose: 5 });
     eds.kill_at_random(8, fastrand::Rng::with_seed(3), 200..1200).await;
     eds.catch_up_supervised();
     let (unacknowledged, undelivered, _) = nats.consumer("eds-hub").await;
@@ -76,9 +76,9 @@ async fn every_event_is_there_whatever_happens() {
     assert_equal(&shop, found.iter().map(|event| parsed(&event.body)).collect());
 }
 
-/// An event that the hub would not take is set aside before anything is sent.
+/// An event that the hub would not take becomes a dead letter before anything is sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_is_set_aside() {
+async fn what_is_too_large_becomes_a_dead_letter() {
     let hub = EventHubs::start(None).await;
     let mut large = event("e2", "k");
     large["after"]["text"] = "x".repeat(MESSAGE_BYTES_MAX as usize).into();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use eds::sandbox::check;
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 
 use crate::services::eds::Eds;
 use crate::services::nats::Nats;
@@ -178,7 +178,7 @@ async fn nats_may_speak_tls() {
     let other = crate::services::certs::write(dir.path(), "other.pem", &other).display().to_string();
     let authority = nats.authority.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
     let creds = nats.server_creds("tls", COMPANIES, None);
-    let mut shop = Shop::new(93, Habits::default());
+    let mut shop = Shop::new(93, ShopOptions::default());
     let url = format!("sqlite://{}", dir.path().join("shop.db").display());
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     for wrong in [&[][..], &["--nats-ca", &other]] {

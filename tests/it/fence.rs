@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eds::destination::sql::Mark;
+use eds::destination::sql::SessionTag;
 
 use crate::services::scene::Scene;
 use crate::services::{eventually, send};
@@ -75,7 +75,7 @@ async fn a_session_that_a_predecessor_left_hanging_is_ended() {
     // What a session of EDS is known by, and the locks that it would hold.
     let hanging = scene.server.connect(&scene.database).await;
     let row = hanging.query_one("SELECT epoch FROM _eds_checkpoint", &[]).await.unwrap_or_else(|e| panic!("{e}"));
-    let key = Mark::of("\"public\".\"_eds_checkpoint\"", "eds-f4", row.get(0)).0 as i64;
+    let key = SessionTag::of("\"public\".\"_eds_checkpoint\"", "eds-f4", row.get(0)).0 as i64;
     hanging.execute("SELECT pg_advisory_lock_shared($1)", &[&key]).await.unwrap_or_else(|e| panic!("{e}"));
     hanging.batch_execute("BEGIN; LOCK TABLE \"order\", _eds_checkpoint IN EXCLUSIVE MODE").await.unwrap_or_else(|e| panic!("{e}"));
     let log = scene.eds.catch_up();

@@ -3,11 +3,11 @@
 use eds::change::TableSchema;
 use eds::destination::import::staged;
 use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, Rename, SNOWFLAKE, SQLITE, SQLSERVER};
-use eds::destination::sql::import::statements::{PROGRESS, SEAM};
+use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::import::delete_repeats;
-use eds::destination::sql::render::{CHECKPOINT, Place, Renderer};
-use eds::destination::sql::snowflake::rows::{self as lines, Way};
+use eds::destination::sql::render::{CHECKPOINT, Namespace, Renderer};
+use eds::destination::sql::snowflake::rows::{self as lines, StagePath};
 use eds::destination::sql::sqlserver;
 use eds::destination::sql::sqlserver::rows::{COLUMNS, DECLARED, declared, fill, make_stage};
 
@@ -44,10 +44,10 @@ fn imports(renderer: &Renderer) -> Vec<String> {
     let new = staged(&schema);
     let renamed = (renderer.dialect.rename != Rename::Never).then(|| renderer.rename(&new.table, &schema.table));
     let statements = vec![
-        renderer.create_seam(SEAM),
+        renderer.create_cutovers(CUTOVERS),
         renderer.create_progress(PROGRESS),
-        renderer.read_seam(),
-        renderer.insert_seam(SEAM),
+        renderer.read_cutovers(),
+        renderer.insert_cutover(CUTOVERS),
         renderer.read_progress_names(),
         renderer.read_progress(),
         renderer.insert_progress(PROGRESS),
@@ -109,7 +109,7 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         "ROLLBACK".into(),
         renderer.drop_not_null("or\"der", "total", ""),
     ];
-    let rows = [Way::Bound, Way::Staged(1)].map(|way| {
+    let rows = [StagePath::Bound, StagePath::Staged(1)].map(|way| {
         let merges = [(&schema, false), (&key_only, false), (&dated, true)].map(|(schema, newer_only)| lines::merge(renderer, schema, way, newer_only));
         [&merges[..], &[lines::delete(renderer, &schema, way), lines::insert(renderer, &staged(&schema), way)]].concat()
     });
@@ -119,9 +119,9 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
 
 #[test]
 fn sql_is_as_written_down() {
-    let place = Place { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
-    let golden = |dialect: &'static Dialect, place: &Place, more: fn(&Renderer) -> Vec<String>| {
-        let renderer = Renderer { dialect, place: place.clone() };
+    let place = Namespace { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
+    let golden = |dialect: &'static Dialect, namespace: &Namespace, more: fn(&Renderer) -> Vec<String>| {
+        let renderer = Renderer { dialect, namespace: namespace.clone() };
         let all = [common(&renderer), more(&renderer), imports(&renderer)].concat();
         crate::cli::golden(&format!("{}.sql", dialect.name.to_lowercase().replace(' ', "")), &(all.join(";\n") + ";\n"));
     };
@@ -136,9 +136,9 @@ fn sql_is_as_written_down() {
         ];
         [upserts(renderer), more].concat()
     });
-    golden(&SQLITE, &Place { schema: None, ..place.clone() }, |renderer| [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat());
+    golden(&SQLITE, &Namespace { schema: None, ..place.clone() }, |renderer| [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat());
     golden(&MYSQL, &place, mysql);
     golden(&SQLSERVER, &place, sqlserver);
     golden(&SNOWFLAKE, &place, snowflake);
-    golden(&MARIADB, &Place { lower_case: true, ..place }, mysql);
+    golden(&MARIADB, &Namespace { lower_case: true, ..place }, mysql);
 }

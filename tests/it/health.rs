@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::services::eds::Eds;
@@ -27,7 +27,7 @@ async fn health_metrics_and_status_tell_how_it_goes() {
     let nats = Nats::start().await;
     let mut server = Postgres::start().await;
     let (_, url) = server.database().await;
-    let mut shop = Shop::new(51, Habits::default());
+    let mut shop = Shop::new(51, ShopOptions::default());
     let creds = nats.server_creds("h1", COMPANIES, None);
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     eds.begin();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use eds::sandbox::check;
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
 
@@ -77,8 +77,8 @@ async fn messages_are_as_the_contract_says() {
     let output = replay(&kafka.url(&topic), &json!({}), &events, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let found = messages(&kafka.brokers(), &topic);
-    let aside = said(&output).matches("set aside in").count();
-    assert_eq!(found.len() + aside, 10_000);
+    let letters = said(&output).matches("dead letter in").count();
+    assert_eq!(found.len() + letters, 10_000);
     for Read { partition: at, key, value, headers } in &found {
         let event: Value = serde_json::from_slice(value).unwrap_or_else(|e| panic!("{e}"));
         let text = |field: &str| event[field].as_str().unwrap_or("NONE").to_owned();
@@ -136,7 +136,7 @@ fn assert_whole(found: &[Read], published: &BTreeSet<String>) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_events_are_there_after_kills() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(71, Habits::default());
+    let mut shop = Shop::new(71, ShopOptions::default());
     let (_, published) = publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("log", COMPANIES, None);
     let kafka = shared();
@@ -156,7 +156,7 @@ async fn a_hundred_thousand_events_are_there_after_kills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_may_go_and_come_back() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(72, Habits::default());
+    let mut shop = Shop::new(72, ShopOptions::default());
     let (_, mut published) = publish(&nats, &mut shop, 20_000).await;
     let creds = nats.server_creds("away", COMPANIES, None);
     let mut kafka = Kafka::start();
@@ -184,7 +184,7 @@ async fn errors_of_brokers_pass() {
     let cluster = MockCluster::new(3).unwrap_or_else(|e| panic!("{e}"));
     cluster.create_topic("mock", 4, 3).unwrap_or_else(|e| panic!("{e}"));
     let nats = Nats::start().await;
-    let mut shop = Shop::new(73, Habits::default());
+    let mut shop = Shop::new(73, ShopOptions::default());
     let (_, published) = publish(&nats, &mut shop, 10_000).await;
     let creds = nats.server_creds("mock", COMPANIES, None);
     let eds = Eds::stream(&nats, &creds, &format!("kafka://{}/mock", cluster.bootstrap_servers()), &shop.schema_map());
@@ -211,9 +211,9 @@ async fn errors_of_brokers_pass() {
     assert_whole(&messages(&cluster.bootstrap_servers(), "mock"), &published);
 }
 
-/// A message that the topic would not take is set aside before anything is sent; the rest keeps its order.
+/// A message that the topic would not take becomes a dead letter before anything is sent; the rest keeps its order.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_is_set_aside() {
+async fn what_is_too_large_becomes_a_dead_letter() {
     let kafka = shared();
     let topic = kafka.topic();
     let mut large = event("large", "k");

@@ -10,7 +10,7 @@ use crate::services::eds::{replay, schema, upsert};
 use crate::services::mysql::{Flavour, MySql, shared};
 use crate::services::scene::{COMPANIES, assert_equal, publish};
 use crate::services::{eventually, nats::Nats};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 
 const BOTH: [Flavour; 2] = [Flavour::MySql, Flavour::MariaDb];
 
@@ -109,7 +109,7 @@ async fn a_table_of_the_predecessor_keeps_working() {
         ];
         let output = replay(&url, &schemas, &events, &[]);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("2 set aside"), "{said}");
+        assert!(output.status.success() && said.contains("2 dead letters"), "{said}");
         for cure in ["column \"at\"", "MODIFY COLUMN … DATETIME(6)", "column \"text\"", "MODIFY COLUMN … LONGTEXT"] {
             assert!(said.contains(cure), "{cure}: {said}");
         }
@@ -193,7 +193,7 @@ async fn another_database_is_written_to() {
     assert_eq!(texts(&mut server.connect(&other).await, "SELECT id, n FROM x_t").await, [[Some("a".to_owned()), Some("1".to_owned())]]);
 }
 
-/// A server that takes small packets only gets small ones; a row that is larger is set aside.
+/// A server that takes small packets only gets small ones; a row that is larger becomes a dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_packets_are_kept_to() {
     let server = MySql::start_with(Flavour::MariaDb, &["max-allowed-packet=1M"]).await;
@@ -203,7 +203,7 @@ async fn small_packets_are_kept_to() {
     events.insert(250, upsert("t", "1", json!({"id": "large", "text": "x".repeat(1 << 20)})));
     let output = replay(&url, &schemas, &events, &["--minPendingLatency", "300ms"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 set aside") && said.contains("max_allowed_packet"), "{said}");
+    assert!(output.status.success() && said.contains("1 dead letters") && said.contains("max_allowed_packet"), "{said}");
     let count = texts(&mut server.connect(&name).await, "SELECT COUNT(*), SUM(CHAR_LENGTH(text)) FROM t").await;
     assert_eq!(count, [[Some("500".to_owned()), Some("2500000".to_owned())]]);
 }
@@ -215,7 +215,7 @@ async fn a_session_that_a_predecessor_left_hanging_is_ended() {
         let server = shared(flavour);
         let (database, url) = server.database().await;
         let nats = Nats::start().await;
-        let mut shop = Shop::new(14, Habits::default());
+        let mut shop = Shop::new(14, ShopOptions::default());
         let creds = nats.server_creds("m4", COMPANIES, None);
         let eds = crate::services::eds::Eds::stream(&nats, &creds, &url, &shop.schema_map());
         eds.begin();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use eds::sandbox::check;
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -102,7 +102,7 @@ fn assert_whole(shop: &Shop, stream: &[Vec<u8>], found: &[Read]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_is_in_one_file_after_kills() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(93, Habits::default());
+    let mut shop = Shop::new(93, ShopOptions::default());
     let (stream, _) = publish(&nats, &mut shop, 30_000).await;
     let creds = nats.server_creds("parquet", COMPANIES, None);
     let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
@@ -141,7 +141,7 @@ async fn each_change_is_in_one_file_after_kills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_is_in_one_object_after_kills() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(94, Habits::default());
+    let mut shop = Shop::new(94, ShopOptions::default());
     let (stream, _) = publish(&nats, &mut shop, 20_000).await;
     let creds = nats.server_creds("parquet-objects", COMPANIES, None);
     let server = shared();
@@ -176,7 +176,7 @@ async fn an_export_arrives_whole() {
     assert_equal(&shop, events);
 }
 
-/// What does not fit its column is set aside, and the rest of its batch is there; each model version has files of its
+/// What does not fit its column becomes a dead letter, and the rest of its batch is there; each model version has files of its
 /// own; values at their ends come back as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_are_what_the_schema_says() {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -66,7 +66,7 @@ fn assert_names(found: &BTreeMap<String, Vec<String>>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_is_in_one_file_after_kills() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(91, Habits::default());
+    let mut shop = Shop::new(91, ShopOptions::default());
     let (stream, published) = publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("parts", COMPANIES, None);
     let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
@@ -92,7 +92,7 @@ async fn each_change_is_in_one_file_after_kills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_is_in_one_object_after_kills() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(92, Habits::default());
+    let mut shop = Shop::new(92, ShopOptions::default());
     let (stream, published) = publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("objects-of-many", COMPANIES, None);
     let server = shared();

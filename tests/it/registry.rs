@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 use crate::services::eds;
 
 /// Answers GET by path; everything else is 404. Paths asked for are kept.
-struct Hq {
+struct FakeHq {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> Hq {
+async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> FakeHq {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
     let url = format!("http://{}", listener.local_addr().unwrap_or_else(|e| panic!("{e}")));
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -40,7 +40,7 @@ async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> Hq {
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
-    Hq { url, asked }
+    FakeHq { url, asked }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use eds::sandbox::check::{self, TableReport};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -68,10 +68,10 @@ async fn no_key_leaves_its_folder() {
     let output = replay(&url, &json!({}), &events, &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let found = server.objects(&folder);
-    let aside = String::from_utf8_lossy(&output.stderr).matches("set aside").count();
+    let letters = String::from_utf8_lossy(&output.stderr).matches("dead letter").count();
     assert!(found.keys().all(|name| name.starts_with(&format!("{folder}/order/")) && name.matches('/').count() == 2), "{:?}", found.keys());
     // An event whose key is empty is none that could be stored.
-    assert_eq!(found.len() + aside, keys.len() + aside.min(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(found.len() + letters, keys.len() + letters.min(1), "{}", String::from_utf8_lossy(&output.stderr));
     let ids: BTreeSet<String> =
         found.values().map(|content| serde_json::from_slice::<Value>(content).unwrap_or_default()["key"][0].as_str().unwrap_or_default().to_owned()).collect();
     assert!(keys.iter().filter(|key| !key.is_empty()).all(|key| ids.contains(*key)), "{ids:?}");
@@ -101,7 +101,7 @@ async fn what_is_wrong_is_said_at_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_is_there_after_kills() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(61, Habits { rows: 1_500, repeats: 20 });
+    let mut shop = Shop::new(61, ShopOptions { rows: 1_500, repeats: 20 });
     let mut published = BTreeSet::new();
     let messages: Vec<(String, Vec<u8>)> = (0..10_000).map(|_| shop.next_event()).map(|e| (e.subject, e.payload.into_bytes())).collect();
     published.extend(messages.iter().map(|(_, payload)| identity(payload)));

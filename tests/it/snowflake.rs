@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -142,7 +142,7 @@ async fn with_after_the_later_updated_date_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(43, Habits::default());
+    let mut shop = Shop::new(43, ShopOptions::default());
     publish(&nats, &mut shop, 100_000).await;
     let creds = nats.server_creds("sf", COMPANIES, None);
     let server = shared();
@@ -163,7 +163,7 @@ async fn a_hundred_thousand_events_end_equal_whatever_happens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ended_while_idle_is_replaced() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(44, Habits::default());
+    let mut shop = Shop::new(44, ShopOptions::default());
     let creds = nats.server_creds("night", COMPANIES, None);
     let server = shared();
     let (database, url) = (&server).fresh().await;
@@ -185,7 +185,7 @@ async fn a_session_that_ended_while_idle_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_be_unacknowledged_bounds_the_wait() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(45, Habits::default());
+    let mut shop = Shop::new(45, ShopOptions::default());
     publish(&nats, &mut shop, 1_000).await;
     let creds = nats.server_creds("bound", COMPANIES, None);
     let server = shared();
@@ -202,7 +202,7 @@ async fn what_may_be_unacknowledged_bounds_the_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_update_strategy_is_a_flag_too() {
     let nats = Nats::start().await;
-    let mut shop = Shop::new(46, Habits::default());
+    let mut shop = Shop::new(46, ShopOptions::default());
     publish(&nats, &mut shop, 500).await;
     let creds = nats.server_creds("flag", COMPANIES, None);
     let server = shared();

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::services::eds::{replay, replay_in, schema, upsert};
-use crate::services::tds::{Fault, SqlServer, shared};
+use crate::services::tds::{FakeSqlServer, Fault, shared};
 
-fn rows(server: &SqlServer, database: &str, sql: &str) -> Vec<(String, Option<String>)> {
+fn rows(server: &FakeSqlServer, database: &str, sql: &str) -> Vec<(String, Option<String>)> {
     let db = rusqlite::Connection::open(server.file(database)).unwrap_or_else(|e| panic!("{e}"));
     let mut statement = db.prepare(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
@@ -16,7 +16,7 @@ fn events(count: usize, text: &str) -> Vec<Value> {
     (0..count).map(|n| upsert("t", "1", json!({"id": format!("{n:04}"), "text": format!("{text}{n}")}))).collect()
 }
 
-/// Deadlocks, failovers, lost connections and lost answers: waited for, nothing is lost, doubled or set aside.
+/// Deadlocks, failovers, lost connections and lost answers: waited for, nothing is lost, doubled or made a dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_that_pass_are_survived() {
     let schemas = json!({"t": schema("t", "1", json!({"text": {"type": "string"}}))});
@@ -35,7 +35,7 @@ async fn errors_that_pass_are_survived() {
     .into_iter()
     .enumerate()
     {
-        let server = SqlServer::start();
+        let server = FakeSqlServer::start();
         let database = format!("test_{n}");
         // Many rows, then few: in bulk and as JSON; and a delete.
         let mut all = events(3_000, "first ");
@@ -50,7 +50,7 @@ async fn errors_that_pass_are_survived() {
         let output = replay_in(dir.path(), &server.url(&database), &schemas, &text, &["--minPendingLatency", "300ms"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{fault:?}: {said}");
-        assert!(!said.contains("set aside"), "{fault:?}: {said}");
+        assert!(!said.contains("dead letter"), "{fault:?}: {said}");
         let found = rows(&server, &database, "SELECT id, text FROM t ORDER BY id");
         assert_eq!(found.len(), 2_999, "{fault:?}");
         for (n, (id, text)) in found.iter().enumerate() {
@@ -66,7 +66,7 @@ async fn errors_that_pass_are_survived() {
     }
 }
 
-/// A unique index of the customer's: the row that breaks it is set aside, and nothing shows its value.
+/// A unique index of the customer's: the row that breaks it becomes a dead letter, and nothing shows its value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_unique_index_sets_one_change_aside() {
     let server = shared();
@@ -79,7 +79,7 @@ async fn a_broken_unique_index_sets_one_change_aside() {
     all[70]["after"]["text"] = json!("x33");
     let output = replay(&server.url("unique"), &schemas, &all, &["--minPendingLatency", "300ms"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("(2627, another row has the same value in a unique index)") && said.contains("1 set aside"), "{said}");
+    assert!(output.status.success() && said.contains("(2627, another row has the same value in a unique index)") && said.contains("1 dead letters"), "{said}");
     assert!(!said.contains("x33"), "{said}");
     assert_eq!(rows(server, "unique", "SELECT id, text FROM t").len(), 99);
 }
@@ -126,7 +126,7 @@ async fn a_table_of_the_predecessor_keeps_working() {
     ];
     let output = replay(&server.url("upstream"), &schemas, &events, &[]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("2 set aside") && said.contains("NVARCHAR cures it") && !said.contains("部品"), "{said}");
+    assert!(output.status.success() && said.contains("2 dead letters") && said.contains("NVARCHAR cures it") && !said.contains("部品"), "{said}");
     let found = rows(server, "upstream", "SELECT id, at FROM t ORDER BY id");
     let some = |s: &str| Some(s.to_owned());
     assert_eq!(found, [("a".to_owned(), some("2024-07-11T21:16:51.708Z")), ("b".to_owned(), some("2024-07-11T19:16:51.700000Z"))]);
@@ -134,18 +134,18 @@ async fn a_table_of_the_predecessor_keeps_working() {
     assert!(now[0].0.contains("id VARCHAR(64) NOT NULL") && now[0].0.contains("\"new\" BIGINT"), "{now:?}");
 }
 
-/// Among many rows of a bulk load, one that is not of its column's type and one that is too long are set aside, and the
+/// Among many rows of a bulk load, one that is not of its column's type and one that is too long become dead letters, and the
 /// load that was announced to the server is ended: the connection goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_row_does_not_break_a_bulk_load() {
-    let server = SqlServer::start();
+    let server = FakeSqlServer::start();
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}, "text": {"type": "string"}, "word": {"type": "array", "items": {"enum": ["A"]}}}))});
     let mut all: Vec<Value> = (0..2_000).map(|n| upsert("t", "1", json!({"id": format!("{n:04}"), "n": n, "text": "x".repeat(200), "word": "A"}))).collect();
     all[700]["after"]["n"] = json!(1.5);
     all[1_500]["after"]["word"] = json!("A".repeat(65));
     let output = replay(&server.url("bulk"), &schemas, &all, &["--minPendingLatency", "300ms"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("2 set aside") && !said.contains("trying again"), "{said}");
+    assert!(output.status.success() && said.contains("2 dead letters") && !said.contains("trying again"), "{said}");
     assert!(said.contains("\"n\" is not an integer") && said.contains("column \"word\""), "{said}");
     assert_eq!(rows(&server, "bulk", "SELECT id, text FROM t").len(), 1_998);
     assert!(server.statements().iter().any(|sql| sql.contains("INSERT BULK")));

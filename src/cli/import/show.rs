@@ -45,7 +45,7 @@ fn message(count: &TableCount, started: Instant) -> String {
     if count.is_done() {
         return format!("{} rows, {rate:.0}/s, done", count.rows);
     }
-    if count.sealing {
+    if count.finishing {
         return format!("{} rows, making the key", count.rows);
     }
     let left = match count.fraction() {

@@ -12,10 +12,10 @@ use tracing::{info, warn};
 
 use crate::change::Version;
 use crate::export::download::{FetchError, fetch};
-use crate::export::job::{self, Job, RemoteFile};
+use crate::export::job::{self, ExportJob, RemoteFile};
 use crate::export::{self, ExportFile};
 use crate::hq::{Hq, HqError};
-use crate::pipeline::import::{Counts, ImportError, Source};
+use crate::pipeline::import::{Counts, ExportSource, ImportError};
 
 /// Files that are downloaded at once.
 const DOWNLOADS_MAX: usize = 10;
@@ -36,7 +36,7 @@ pub struct Exported {
 pub struct Export {
     pub job: String,
     pub tables: BTreeMap<String, Exported>,
-    pub source: Source,
+    pub source: ExportSource,
 }
 
 fn oldest(known: Option<Version>, time: Version) -> Option<Version> {
@@ -58,13 +58,13 @@ pub fn directory(dir: &Path, takes: impl Fn(&str) -> bool, counts: Arc<Counts>) 
         print += &format!("{} {}\n", file.name.text, file.bytes);
     }
     let job = format!("dir-{:032x}", xxhash_rust::xxh3::xxh3_128(print.as_bytes()));
-    let source: Source = Box::new(move |done, sender| Box::pin(given(files, done, sender, counts)));
+    let source: ExportSource = Box::new(move |done, sender| Box::pin(given(files, done, sender, counts)));
     Ok(Export { job, tables, source })
 }
 
 async fn given(files: Vec<ExportFile>, done: HashSet<String>, sender: mpsc::Sender<ExportFile>, counts: Arc<Counts>) -> Result<(), ImportError> {
     let files: Vec<ExportFile> = files.into_iter().filter(|f| !done.contains(&f.name.text)).collect();
-    files.iter().for_each(|file| counts.at_hand(&file.name.table, file.bytes));
+    files.iter().for_each(|file| counts.downloaded(&file.name.table, file.bytes));
     for file in files {
         if sender.send(file).await.is_err() {
             break;
@@ -82,7 +82,7 @@ pub enum JobError {
 }
 
 /// Waits until the job is completed; a table that failed fails it.
-pub async fn completed(hq: &Hq, job: &str) -> Result<Job, JobError> {
+pub async fn completed(hq: &Hq, job: &str) -> Result<ExportJob, JobError> {
     let mut wait = Duration::from_millis(250);
     let mut told = None;
     loop {
@@ -108,7 +108,7 @@ pub async fn completed(hq: &Hq, job: &str) -> Result<Job, JobError> {
 }
 
 /// The files of a completed job, downloaded into `folder`.
-pub fn download(hq: Hq, id: &str, job: &Job, folder: PathBuf, takes: impl Fn(&str) -> bool, counts: Arc<Counts>) -> Result<Export, String> {
+pub fn download(hq: Hq, id: &str, job: &ExportJob, folder: PathBuf, takes: impl Fn(&str) -> bool, counts: Arc<Counts>) -> Result<Export, String> {
     let mut tables: BTreeMap<String, Exported> = BTreeMap::new();
     let mut files = Vec::new();
     for (name, table) in &job.tables {
@@ -126,7 +126,7 @@ pub fn download(hq: Hq, id: &str, job: &Job, folder: PathBuf, takes: impl Fn(&st
     }
     let id = id.to_owned();
     let downloads = Downloads { hq, job: id.clone(), folder, counts };
-    let source: Source = Box::new(move |done, sender| Box::pin(downloads.run(files, done, sender)));
+    let source: ExportSource = Box::new(move |done, sender| Box::pin(downloads.run(files, done, sender)));
     Ok(Export { job: id, tables, source })
 }
 
@@ -139,13 +139,13 @@ struct Downloads {
 
 impl Downloads {
     async fn run(self, files: Vec<RemoteFile>, done: HashSet<String>, sender: mpsc::Sender<ExportFile>) -> Result<(), ImportError> {
-        let failed = |e: std::io::Error| ImportError::Source(format!("{} cannot be made: {e}", self.folder.display()));
+        let failed = |e: std::io::Error| ImportError::ExportSource(format!("{} cannot be made: {e}", self.folder.display()));
         tokio::fs::create_dir_all(&self.folder).await.map_err(failed)?;
         let wanted = files.into_iter().filter(|f| !done.contains(&f.name.text));
         let mut coming = futures::stream::iter(wanted.map(|file| self.one(file))).buffer_unordered(DOWNLOADS_MAX);
         while let Some(file) = coming.next().await {
-            let file = file.map_err(ImportError::Source)?;
-            self.counts.at_hand(&file.name.table, file.bytes);
+            let file = file.map_err(ImportError::ExportSource)?;
+            self.counts.downloaded(&file.name.table, file.bytes);
             if sender.send(file).await.is_err() {
                 break;
             }
@@ -158,7 +158,7 @@ impl Downloads {
         let mut url = file.url;
         let mut addresses = 0;
         while !path.exists() {
-            let tell = |bytes: i64| self.counts.downloaded(bytes);
+            let tell = |bytes: i64| self.counts.received(bytes);
             match fetch(&self.hq.http, &url, &path, &tell).await {
                 Ok(()) => break,
                 Err(FetchError::Expired(_)) if addresses < ADDRESSES_MAX => {

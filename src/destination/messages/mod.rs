@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Abilities, Commit, Keeps, Schema};
+use super::{Abilities, CheckpointIn, SchemaMode, WriteMode};
 use crate::change::Change;
 
 #[cfg(feature = "eventhubs")]
@@ -12,9 +12,9 @@ pub mod kafka;
 
 /// What every log can do.
 pub const ABILITIES: Abilities = Abilities {
-    keeps: Keeps::Changes,
-    commit: Commit::Piecewise,
-    schema: Schema::Ignores,
+    write_mode: WriteMode::Append,
+    checkpoint_in: CheckpointIn::StateFile,
+    schema_mode: SchemaMode::Schemaless,
     batch_changes_max: 10_000,
     batch_bytes_max: 8 << 20,
     loaders_max: 1,

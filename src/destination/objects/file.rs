@@ -75,7 +75,7 @@ impl Destination for Files {
                 Format::Json => write_all(&folder, batch.ordered().map(|(_, change)| (Name::of(change, rules.as_deref()), Stored::Change(change))).collect(), &mut swept),
                 _ => {
                     let parts = parts(&batch, format, &consumer)?;
-                    let is_repeat = batch.tried.is_some();
+                    let is_repeat = batch.unconfirmed_through.is_some();
                     write_all(&folder, parts.iter().map(|part| (part.name.clone(), Stored::Part { content: &part.content, is_repeat })).collect(), &mut swept)
                 }
             };
@@ -111,7 +111,7 @@ fn write_all(folder: &Path, files: Vec<(Name, Stored<'_>)>, swept: &mut HashSet<
         let path = folder.join(name);
         if swept.insert(name.clone()) {
             fs::create_dir_all(&path)?;
-            sweep(&path)?;
+            remove_leftovers(&path)?;
             // Every folder on the way may be new.
             path.ancestors().skip(1).take_while(|above| above.starts_with(folder)).try_for_each(sync)?;
         }
@@ -123,7 +123,7 @@ fn write_all(folder: &Path, files: Vec<(Name, Stored<'_>)>, swept: &mut HashSet<
     folders.iter().try_for_each(|name| sync(&folder.join(name)))
 }
 
-fn sweep(folder: &Path) -> io::Result<()> {
+fn remove_leftovers(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Abilities, Commit, Keeps, Schema};
+use super::{Abilities, CheckpointIn, SchemaMode, WriteMode};
 
 /// What every keeper of objects can do.
 pub const ABILITIES: Abilities = Abilities {
-    keeps: Keeps::Changes,
-    commit: Commit::Piecewise,
-    schema: Schema::Ignores,
+    write_mode: WriteMode::Append,
+    checkpoint_in: CheckpointIn::StateFile,
+    schema_mode: SchemaMode::Schemaless,
     batch_changes_max: 1_000,
     batch_bytes_max: 8 << 20,
     loaders_max: 1,
@@ -19,7 +19,7 @@ pub const ABILITIES: Abilities = Abilities {
 pub const BATCHED: Abilities = Abilities { batch_changes_max: 20_000, batch_bytes_max: 16 << 20, flush_interval_preferred: Duration::from_secs(60), ..ABILITIES };
 
 /// The same where what it holds has types.
-pub const TYPED: Abilities = Abilities { schema: Schema::Typed, ..BATCHED };
+pub const TYPED: Abilities = Abilities { schema_mode: SchemaMode::Typed, ..BATCHED };
 
 #[cfg(feature = "file")]
 pub mod file;

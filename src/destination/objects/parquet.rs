@@ -12,28 +12,28 @@ use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::Type;
 
 use super::parts::Unpacked;
-use crate::change::value::{self, Unfit, Value};
-use crate::change::{Change, Kind, TableSchema};
+use crate::change::value::{self, TypeMismatch, Value};
+use crate::change::{Change, ColumnType, TableSchema};
 
 /// Begins the names of the columns that tell of the change. A column of a table that begins so gets a `_` at its end.
 const OURS: &str = "_eds_";
 const ZSTD_LEVEL: i32 = 3;
 
 /// A column that tells of the change: its name, what it holds, and where from.
-type About = (&'static str, Kind, fn(&Change) -> Value<'_>);
+type About = (&'static str, ColumnType, fn(&Change) -> Value<'_>);
 
 /// What a file tells of each change, before the columns of its row.
 const ABOUT: [About; 9] = [
-    ("operation", Kind::Text, |change| Value::Text(change.event.operation.as_str().into())),
-    ("id", Kind::Text, |change| named(change.event.id())),
-    ("timestamp", Kind::Time, |change| change.event.timestamp_ms().checked_mul(1000).map_or(Value::Null, Value::Time)),
-    ("mvcc_timestamp", Kind::Text, |change| named(change.event.mvcc())),
-    ("model_version", Kind::Text, |change| named(change.event.model_version())),
-    ("company_id", Kind::Text, |change| named(change.event.company())),
-    ("location_id", Kind::Text, |change| named(change.event.location())),
-    ("user_id", Kind::Text, |change| named(change.event.user())),
+    ("operation", ColumnType::Text, |change| Value::Text(change.event.operation.as_str().into())),
+    ("id", ColumnType::Text, |change| named(change.event.id())),
+    ("timestamp", ColumnType::Time, |change| change.event.timestamp_ms().checked_mul(1000).map_or(Value::Null, Value::Time)),
+    ("mvcc_timestamp", ColumnType::Text, |change| named(change.event.mvcc())),
+    ("model_version", ColumnType::Text, |change| named(change.event.model_version())),
+    ("company_id", ColumnType::Text, |change| named(change.event.company())),
+    ("location_id", ColumnType::Text, |change| named(change.event.location())),
+    ("user_id", ColumnType::Text, |change| named(change.event.user())),
     // What was imported has no place in the stream.
-    ("sequence", Kind::Integer, |change| match change.event.is_imported() {
+    ("sequence", ColumnType::Integer, |change| match change.event.is_imported() {
         true => Value::Null,
         false => i64::try_from(change.position.sequence).map_or(Value::Null, Value::Integer),
     }),
@@ -43,9 +43,9 @@ fn named(text: Cow<'_, str>) -> Value<'_> {
     if text.is_empty() { Value::Null } else { Value::Text(text) }
 }
 
-impl From<Unfit> for Unpacked {
-    fn from(_: Unfit) -> Unpacked {
-        Unpacked::Unfit
+impl From<TypeMismatch> for Unpacked {
+    fn from(_: TypeMismatch) -> Unpacked {
+        Unpacked::TypeMismatch
     }
 }
 
@@ -97,35 +97,35 @@ fn properties(schema: &TableSchema) -> Result<WriterProperties, ParquetError> {
 }
 
 /// JSON is text: what reads files knows how to look into it, and not everything knows Parquet's type for it.
-fn field(name: &str, kind: Kind) -> Result<Type, ParquetError> {
+fn field(name: &str, kind: ColumnType) -> Result<Type, ParquetError> {
     let (physical, logical) = match kind {
-        Kind::Text | Kind::Enum | Kind::Object | Kind::Array => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
-        Kind::Time => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
-        Kind::Integer => (Physical::INT64, None),
-        Kind::Number => (Physical::DOUBLE, None),
-        Kind::Boolean => (Physical::BOOLEAN, None),
+        ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+        ColumnType::Time => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
+        ColumnType::Integer => (Physical::INT64, None),
+        ColumnType::Number => (Physical::DOUBLE, None),
+        ColumnType::Boolean => (Physical::BOOLEAN, None),
     };
     Type::primitive_type_builder(name, physical).with_repetition(Repetition::OPTIONAL).with_logical_type(logical).build()
 }
 
-type Cell<'a> = Result<Value<'a>, Unfit>;
+type CellValue<'a> = Result<Value<'a>, TypeMismatch>;
 
-fn write<'a>(writer: &mut SerializedColumnWriter<'_>, kind: Kind, cells: impl Iterator<Item = Cell<'a>>) -> Result<(), Unpacked> {
+fn write<'a>(writer: &mut SerializedColumnWriter<'_>, kind: ColumnType, cells: impl Iterator<Item = CellValue<'a>>) -> Result<(), Unpacked> {
     match kind {
-        Kind::Text | Kind::Enum | Kind::Object | Kind::Array => write_as::<ByteArrayType>(writer, cells, |value| match value {
+        ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => write_as::<ByteArrayType>(writer, cells, |value| match value {
             Value::Text(text) => Some(text.into_owned().into_bytes().into()),
             Value::Json(json) => Some(ByteArray::from(json)),
             _ => None,
         }),
-        Kind::Time | Kind::Integer => write_as::<Int64Type>(writer, cells, |value| match value {
+        ColumnType::Time | ColumnType::Integer => write_as::<Int64Type>(writer, cells, |value| match value {
             Value::Time(number) | Value::Integer(number) => Some(number),
             _ => None,
         }),
-        Kind::Number => write_as::<DoubleType>(writer, cells, |value| match value {
+        ColumnType::Number => write_as::<DoubleType>(writer, cells, |value| match value {
             Value::Number(number) => Some(number),
             _ => None,
         }),
-        Kind::Boolean => write_as::<BoolType>(writer, cells, |value| match value {
+        ColumnType::Boolean => write_as::<BoolType>(writer, cells, |value| match value {
             Value::Boolean(truth) => Some(truth),
             _ => None,
         }),
@@ -133,7 +133,7 @@ fn write<'a>(writer: &mut SerializedColumnWriter<'_>, kind: Kind, cells: impl It
 }
 
 /// Writes a column: its values, and for each change whether it has one.
-fn write_as<'a, D: DataType>(writer: &mut SerializedColumnWriter<'_>, cells: impl Iterator<Item = Cell<'a>>, of: fn(Value<'a>) -> Option<D::T>) -> Result<(), Unpacked> {
+fn write_as<'a, D: DataType>(writer: &mut SerializedColumnWriter<'_>, cells: impl Iterator<Item = CellValue<'a>>, of: fn(Value<'a>) -> Option<D::T>) -> Result<(), Unpacked> {
     let (mut values, mut present) = (Vec::new(), Vec::new());
     for cell in cells {
         let value = of(cell?);

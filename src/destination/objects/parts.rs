@@ -63,7 +63,7 @@ pub struct Part {
 
 /// Changes of one table and hour, and where they have columns of one model version.
 #[derive(Default)]
-struct Group<'a> {
+struct PartGroup<'a> {
     first: Position,
     last: Position,
     changes: Vec<&'a Change>,
@@ -73,7 +73,7 @@ struct Group<'a> {
 /// those of the events, in UTC, first and last their sequences in the stream. The hash tells consumers and streams apart.
 /// The same batch comes to the same files.
 pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>, Failure> {
-    let mut found: BTreeMap<(String, Option<&str>), Group<'_>> = BTreeMap::new();
+    let mut found: BTreeMap<(String, Option<&str>), PartGroup<'_>> = BTreeMap::new();
     for (_, change) in batch.ordered() {
         let folder = format!("table={}/{}", part(&change.event.table()), hour(change.event.timestamp_ms()));
         let group = found.entry((folder, change.schema.as_ref().map(|schema| &*schema.version))).or_default();
@@ -88,7 +88,7 @@ pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>,
         Ok(Part { name, content: group.packed(format)? })
     });
     packed.collect::<Result<_, Unpacked>>().map_err(|e| match e {
-        Unpacked::Unfit => Failure::refused(batch.unfit()),
+        Unpacked::TypeMismatch => Failure::rejected(batch.type_mismatches()),
         Unpacked::Failed(why) => Failure::unavailable(format!("changes could not be packed: {why}")),
     })
 }
@@ -96,7 +96,7 @@ pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>,
 /// Why a file could not be made.
 pub enum Unpacked {
     /// A value does not fit its column.
-    Unfit,
+    TypeMismatch,
     Failed(String),
 }
 
@@ -106,7 +106,7 @@ impl From<std::io::Error> for Unpacked {
     }
 }
 
-impl Group<'_> {
+impl PartGroup<'_> {
     /// Lines of an export have no place in the stream: their content names them.
     fn stem(&self, consumer: &str, is_import: bool) -> String {
         if is_import {

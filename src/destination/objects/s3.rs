@@ -63,14 +63,14 @@ const FOLDER_BYTES_MAX: usize = 400;
 
 /// Where objects go, as the URL says.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct BucketPath {
     bucket: String,
     folder: String,
     endpoint: Option<String>,
 }
 
-impl Place {
-    fn read(settings: &Settings) -> Result<Place, Failure> {
+impl BucketPath {
+    fn read(settings: &Settings) -> Result<BucketPath, Failure> {
         let path = settings.path.trim_matches('/');
         let host = settings.port.map_or(settings.host.clone(), |port| format!("{}:{port}", settings.host));
         let by_host = match (settings.is_local(), settings.host.ends_with(".googleapis.com") || settings.host == "googleapis.com") {
@@ -90,7 +90,7 @@ impl Place {
             return Err(Failure::misconfigured(format!("the folder in the S3 URL must not climb (..), nor be longer than {FOLDER_BYTES_MAX} bytes")));
         }
         let named = settings.parameter("endpoint").filter(|e| !e.is_empty()).map(|e| if e.contains("://") { e.to_owned() } else { format!("https://{e}") });
-        Ok(Place { bucket: bucket.to_owned(), folder: folder.to_owned(), endpoint: named.or(by_host) })
+        Ok(BucketPath { bucket: bucket.to_owned(), folder: folder.to_owned(), endpoint: named.or(by_host) })
     }
 
     /// Whether the service takes a write on condition that nothing is there yet. Google does in another way than S3.
@@ -105,7 +105,7 @@ fn number(settings: &Settings, key: &str, usual: usize, max: usize) -> Result<us
     number.ok_or_else(|| Failure::misconfigured(format!("{key}={text:?} is not a number from 1 to {max}")))
 }
 
-fn store(settings: &Settings, place: &Place) -> Result<AmazonS3, Failure> {
+fn store(settings: &Settings, place: &BucketPath) -> Result<AmazonS3, Failure> {
     let region = settings.parameter("region").map(str::to_owned).or_else(|| std::env::var("AWS_REGION").ok()).or_else(|| std::env::var("AWS_DEFAULT_REGION").ok());
     let retry = RetryConfig { max_retries: number(settings, "max-retries", RETRIES, 100)?, retry_timeout: RETRY_TIME_MAX, ..RetryConfig::default() };
     let is_open = place.endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
@@ -126,7 +126,7 @@ fn store(settings: &Settings, place: &Place) -> Result<AmazonS3, Failure> {
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
-    let place = Place::read(settings)?;
+    let place = BucketPath::read(settings)?;
     let format = Format::read(settings)?;
     let objects = Objects {
         consumer: target.consumer.clone(),
@@ -158,14 +158,14 @@ struct Objects {
     consumer: String,
     format: Format,
     store: AmazonS3,
-    place: Place,
+    place: BucketPath,
     uploads: usize,
     /// They may say where a change goes.
     rules: Option<Arc<Validator>>,
 }
 
 /// What is there under a name.
-struct Found {
+struct ExistingObject {
     content: Bytes,
     version: UpdateVersion,
 }
@@ -173,7 +173,7 @@ struct Found {
 impl Objects {
     fn path(&self, name: &str) -> Result<Path, Failure> {
         let whole = if self.place.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.place.folder) };
-        Path::parse(&whole).map_err(|_| Failure::new(FailureKind::Refused, "the name of an object would not be one that S3 takes"))
+        Path::parse(&whole).map_err(|_| Failure::new(FailureKind::Rejected, "the name of an object would not be one that S3 takes"))
     }
 
     /// What to do about an error, without anything that is secret.
@@ -222,11 +222,11 @@ impl Objects {
         }
     }
 
-    async fn find(&self, path: &Path) -> Result<Option<Found>, Failure> {
+    async fn find(&self, path: &Path) -> Result<Option<ExistingObject>, Failure> {
         let got = async {
             let got = self.store.get(path).await?;
             let version = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
-            Ok(Found { content: got.bytes().await?, version })
+            Ok(ExistingObject { content: got.bytes().await?, version })
         };
         match got.await {
             Ok(found) => Ok(Some(found)),
@@ -252,7 +252,7 @@ impl Objects {
     async fn apply_parts(&self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let (whole, format, consumer) = (batch.clone(), self.format, self.consumer.clone());
         let packed = tokio::task::spawn_blocking(move || parts(&whole, format, &consumer)).await.map_err(|e| Failure::unavailable(e.to_string()))??;
-        let placed: Vec<_> = packed.into_iter().map(|part| self.place_part(part, batch.tried.is_some())).collect();
+        let placed: Vec<_> = packed.into_iter().map(|part| self.place_part(part, batch.unconfirmed_through.is_some())).collect();
         futures::stream::iter(placed).buffer_unordered(self.uploads).try_collect::<()>().await
     }
 
@@ -319,7 +319,7 @@ mod tests {
 
     fn place(url: &str) -> Result<(String, String, Option<String>), String> {
         let (settings, _) = Settings::parse(url, DRIVERS).map_err(|e| e.to_string())?;
-        Place::read(&settings).map(|p| (p.bucket, p.folder, p.endpoint)).map_err(|e| e.text)
+        BucketPath::read(&settings).map(|p| (p.bucket, p.folder, p.endpoint)).map_err(|e| e.text)
     }
 
     #[test]

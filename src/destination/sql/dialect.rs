@@ -1,6 +1,6 @@
 //! What differs between SQL databases, as data.
 
-use crate::change::Kind;
+use crate::change::ColumnType;
 
 /// One database's way of writing SQL. Everything that is not here is the same for all.
 #[derive(Debug)]
@@ -8,7 +8,7 @@ pub struct Dialect {
     pub name: &'static str,
     /// Opens and closes a quoted name; the closing one is doubled inside.
     pub quotes: (char, char),
-    /// The column type of each kind, in the order of [`Kind::ALL`].
+    /// The column type of each kind, in the order of [`ColumnType::ALL`].
     pub types: [&'static str; 8],
     pub integer: &'static str,
     /// The type of a text column of the primary key: every difference between two keys has to count.
@@ -85,8 +85,8 @@ pub enum Rename {
 }
 
 impl Dialect {
-    pub fn type_of(&self, kind: Kind) -> &'static str {
-        let at = Kind::ALL.iter().position(|k| *k == kind).unwrap_or(0);
+    pub fn type_of(&self, kind: ColumnType) -> &'static str {
+        let at = ColumnType::ALL.iter().position(|k| *k == kind).unwrap_or(0);
         self.types[at]
     }
 }

@@ -19,16 +19,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Abilities, Claim, Commit, Destination, Epoch, Failure, FailureKind, Keeps, Loader, Migration, Recorded, Schema, TableShape, Tables};
-use crate::change::{Batch, Position, Seam, TableSchema, value};
+use super::{Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, FailureKind, Loader, Migration, Recorded, SchemaMode, TableShape, Tables, WriteMode};
+use crate::change::{Batch, Cutover, Position, TableSchema, value};
 use dialect::NotNull;
 use render::{CHECKPOINT, FORMAT, Renderer};
 
 /// What every SQL destination can do.
 pub const ABILITIES: Abilities = Abilities {
-    keeps: Keeps::Rows,
-    commit: Commit::WithCheckpoint,
-    schema: Schema::Follows,
+    write_mode: WriteMode::Upsert,
+    checkpoint_in: CheckpointIn::Destination,
+    schema_mode: SchemaMode::Managed,
     batch_changes_max: 5_000,
     batch_bytes_max: 16 << 20,
     loaders_max: 16,
@@ -63,7 +63,7 @@ pub struct ListedColumn {
     pub nullable: bool,
     pub key: i64,
     /// Why rows would not be safe in the table, with the cure.
-    pub hindrance: Option<String>,
+    pub write_blocker: Option<String>,
 }
 
 /// What a database has to do itself. Calls never overlap.
@@ -81,19 +81,19 @@ pub trait Connection: Send {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure>;
     /// A column as it is, but for NOT NULL. Asked where the dialect restates columns.
     async fn declared(&mut self, _renderer: &Renderer, table: &str, column: &str) -> Result<String, Failure> {
-        Err(Failure::new(FailureKind::OutOfShape, format!("the type of column {column:?} of table {table:?} is not known")))
+        Err(Failure::new(FailureKind::SchemaMismatch, format!("the type of column {column:?} of table {table:?} is not known")))
     }
     /// Ends the sessions that are marked with `mark`, so that one which hangs within a transaction holds no locks any
     /// more. Nothing where the database has no such means.
-    async fn evict(&mut self, _mark: Mark) -> Result<(), Failure> {
+    async fn terminate_sessions(&mut self, _tag: SessionTag) -> Result<(), Failure> {
         Ok(())
     }
     /// Ends what an import left open that was cut off. Nothing where a connection's end ends that, too.
-    async fn evict_loads(&mut self) -> Result<(), Failure> {
+    async fn terminate_loads(&mut self) -> Result<(), Failure> {
         Ok(())
     }
     /// Marks this session, so that it can be evicted.
-    async fn enter(&mut self, _mark: Mark) -> Result<(), Failure> {
+    async fn tag_session(&mut self, _tag: SessionTag) -> Result<(), Failure> {
         Ok(())
     }
     /// Whether COMMIT says nothing where another session has ended the transaction before it. Then what it should have
@@ -140,7 +140,7 @@ pub trait Connection: Send {
     async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure>;
     /// Makes the session ready to load whole tables: what it commits may be lost in a power cut, until another session
     /// commits durably after it.
-    async fn enter_load(&mut self) -> Result<(), Failure> {
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         Ok(())
     }
     /// Makes ready to load the group, before the transaction begins.
@@ -153,15 +153,15 @@ pub trait Connection: Send {
     }
     /// Makes what is cheaper made after the load, and gives `staged` what people have given to the old table. How many
     /// rows were removed because another one has their key. Repeatable.
-    async fn seal(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<u64, Failure> {
+    async fn finish_load(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<u64, Failure> {
         Ok(0)
     }
     /// Why the table cannot be exchanged for another one: what hangs on it and would be lost.
-    async fn obstacle(&mut self, _renderer: &Renderer, _schema: &TableSchema) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(&mut self, _renderer: &Renderer, _schema: &TableSchema) -> Result<Option<String>, Failure> {
         Ok(None)
     }
     /// What has to be done once `staged` has taken the table's place, asked before: so that nothing of the old is lost.
-    async fn keepsakes(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
+    async fn copied_ddl(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
         Ok(Vec::new())
     }
     async fn close(self) -> Result<(), Failure>
@@ -171,12 +171,12 @@ pub trait Connection: Send {
 
 /// By what the sessions of one process that keep one checkpoint are found: whoever holds an epoch is alone with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark(pub u64);
+pub struct SessionTag(pub u64);
 
-impl Mark {
+impl SessionTag {
     /// `table`: the full name of the table of checkpoints.
-    pub fn of(table: &str, consumer: &str, epoch: i64) -> Mark {
-        Mark(xxhash_rust::xxh3::xxh3_64_with_seed(format!("{table} {consumer}").as_bytes(), epoch as u64))
+    pub fn of(table: &str, consumer: &str, epoch: i64) -> SessionTag {
+        SessionTag(xxhash_rust::xxh3::xxh3_64_with_seed(format!("{table} {consumer}").as_bytes(), epoch as u64))
     }
 }
 
@@ -206,7 +206,7 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     /// Before a transaction: what a call that was dropped half way has left is rolled back.
-    async fn settle(&mut self) -> Result<(), Failure> {
+    async fn roll_back_pending(&mut self) -> Result<(), Failure> {
         if self.dirty {
             self.connection.execute("ROLLBACK").await?;
         }
@@ -292,7 +292,7 @@ impl<C: Connection> SqlDestination<C> {
             let (epoch, position) = found.unwrap_or_default();
             let mine = epoch.max(self.epoch.get()) + 1;
             let (consumer, companies) = (Parameter::from(self.consumer.as_str()), Parameter::from(self.companies.as_str()));
-            self.connection.evict(self.mark(epoch)).await?;
+            self.connection.terminate_sessions(self.session_tag(epoch)).await?;
             let sequence = position.map_or(0, |p| p.sequence as i64);
             let taken = match found {
                 None => self.connection.change(&self.renderer.insert_checkpoint(), &[consumer, mine.into(), companies]).await,
@@ -301,12 +301,12 @@ impl<C: Connection> SqlDestination<C> {
             match taken {
                 Ok(1) => {
                     self.epoch.set(mine);
-                    self.connection.enter(self.mark(mine)).await?;
+                    self.connection.tag_session(self.session_tag(mine)).await?;
                     return Ok(position);
                 }
                 Ok(_) => {}
                 // Another process was faster to write the first checkpoint.
-                Err(refused) if refused.kind == FailureKind::Refused => failure = refused,
+                Err(refused) if refused.kind == FailureKind::Rejected => failure = refused,
                 Err(other) => return Err(other),
             }
         }
@@ -347,8 +347,8 @@ impl<C: Connection> SqlDestination<C> {
         }
     }
 
-    fn mark(&self, epoch: i64) -> Mark {
-        Mark::of(&self.renderer.table(CHECKPOINT), &self.consumer, epoch)
+    fn session_tag(&self, epoch: i64) -> SessionTag {
+        SessionTag::of(&self.renderer.table(CHECKPOINT), &self.consumer, epoch)
     }
 }
 
@@ -358,7 +358,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
         for group in 0..batch.groups.len() {
             self.connection.prepare(&self.renderer, batch, group).await?;
         }
-        self.settle().await?;
+        self.roll_back_pending().await?;
         let written = self.write(batch).await;
         match self.end(written).await {
             Ok(()) => self.confirm(batch.through).await,
@@ -379,15 +379,15 @@ impl<C: Connection> Destination for SqlDestination<C> {
 
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
         match claim {
-            Claim::Take => {
+            Claim::Acquire => {
                 self.make_own_tables().await?;
                 self.take().await
             }
-            Claim::Keep => match self.read_checkpoint().await? {
+            Claim::Verify => match self.read_checkpoint().await? {
                 Some((epoch, _)) if epoch == self.epoch.get() => {
                     // What an earlier session of this process left half done is over before it is looked at.
-                    self.connection.evict(self.mark(epoch)).await?;
-                    self.connection.enter(self.mark(epoch)).await?;
+                    self.connection.terminate_sessions(self.session_tag(epoch)).await?;
+                    self.connection.tag_session(self.session_tag(epoch)).await?;
                     Ok(self.read_checkpoint().await?.and_then(|(_, position)| position))
                 }
                 Some((epoch, _)) if epoch > self.epoch.get() => {
@@ -396,16 +396,16 @@ impl<C: Connection> Destination for SqlDestination<C> {
                         self.consumer,
                         self.epoch.get()
                     );
-                    Err(Failure::new(FailureKind::Superseded, text))
+                    Err(Failure::new(FailureKind::Fenced, text))
                 }
                 // Restored to a time before our claim, or made anew: claim it again.
-                _ => self.checkpoint(Claim::Take).await,
+                _ => self.checkpoint(Claim::Acquire).await,
             },
         }
     }
 
-    async fn seam(&mut self) -> Result<Seam, Failure> {
-        Ok(self.seams().await?.of(&self.consumer))
+    async fn cutover(&mut self) -> Result<Cutover, Failure> {
+        Ok(self.cutovers().await?.of(&self.consumer))
     }
 
     fn loader(&mut self) -> Option<&mut dyn Loader> {
@@ -420,10 +420,10 @@ impl<C: Connection> Destination for SqlDestination<C> {
                 keys.insert(listed.key, listed.column.clone());
             }
             shape.columns.insert(listed.column, listed.nullable);
-            shape.hindrance = shape.hindrance.take().or(listed.hindrance);
+            shape.write_blocker = shape.write_blocker.take().or(listed.write_blocker);
         }
         let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| (table, TableShape { keys: keys.into_values().collect(), ..shape });
-        Ok(Tables { shapes: tables.into_iter().map(shaped).collect(), lower_case: self.renderer.place.lower_case })
+        Ok(Tables { shapes: tables.into_iter().map(shaped).collect(), lower_case: self.renderer.namespace.lower_case })
     }
 
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
@@ -449,13 +449,13 @@ fn void_commit() -> Failure {
 
 /// The change at `index` does not fit: all changes of the batch that do not, or it alone where only this database
 /// minds.
-pub fn refused(batch: &Batch, table: &str, index: u32, why: &value::Unfit) -> Failure {
-    let all = batch.unfit();
+pub fn refused(batch: &Batch, table: &str, index: u32, why: &value::TypeMismatch) -> Failure {
+    let all = batch.type_mismatches();
     let known = all.iter().any(|(culprit, _)| *culprit == index);
-    Failure::refused(if known { all } else { vec![(index, format!("table {table:?}: {why}"))] })
+    Failure::rejected(if known { all } else { vec![(index, format!("table {table:?}: {why}"))] })
 }
 
 /// All changes of the batch that do not fit their columns: asked once one was met.
-pub fn unfit(batch: &Batch) -> Failure {
-    Failure::refused(batch.unfit())
+pub fn type_mismatches(batch: &Batch) -> Failure {
+    Failure::rejected(batch.type_mismatches())
 }

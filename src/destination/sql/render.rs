@@ -10,14 +10,14 @@ pub const FORMAT: i64 = 1;
 
 /// Where tables are: a schema, where the database has such, and what stands before each table's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Namespace {
     pub schema: Option<String>,
     pub prefix: String,
     /// Whether the database keeps names of tables in lower case, however they are written.
     pub lower_case: bool,
 }
 
-impl Place {
+impl Namespace {
     /// The name, without schema, of the table that keeps the rows of `table`.
     pub fn name_of(&self, table: &str) -> String {
         let name = format!("{}{table}", self.prefix);
@@ -35,7 +35,7 @@ impl Place {
 #[derive(Clone, Debug)]
 pub struct Renderer {
     pub dialect: &'static Dialect,
-    pub place: Place,
+    pub namespace: Namespace,
 }
 
 impl Renderer {
@@ -55,8 +55,8 @@ impl Renderer {
 
     /// The full name of the table that holds the rows of `table`.
     pub fn table(&self, table: &str) -> String {
-        let name = self.quoted(&self.place.name_of(table));
-        match &self.place.schema {
+        let name = self.quoted(&self.namespace.name_of(table));
+        match &self.namespace.schema {
             Some(schema) if self.dialect.has_schemas => format!("{}.{name}", self.quoted(schema)),
             _ => name,
         }

@@ -9,8 +9,8 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{ErrorCode, params_from_iter};
 
 use super::dialect::SQLITE;
-use super::render::{Place, Renderer};
-use super::{ABILITIES, Connection, ListedColumn, Parameter, SqlDestination, unfit};
+use super::render::{Namespace, Renderer};
+use super::{ABILITIES, Connection, ListedColumn, Parameter, SqlDestination, type_mismatches};
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column, TableSchema};
 use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Target};
@@ -42,8 +42,8 @@ const STATEMENTS_MAX: usize = 128;
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let path = target.settings.path.clone();
     let connection = blocking(move || connect(Path::new(&path))).await?;
-    let renderer = Renderer { dialect: &SQLITE, place: Place { prefix: target.settings.parameter("prefix").unwrap_or_default().to_owned(), ..Place::default() } };
-    Ok(Box::new(SqlDestination::new(Sqlite { connection: Some(connection) }, renderer, target)))
+    let renderer = Renderer { dialect: &SQLITE, namespace: Namespace { prefix: target.settings.parameter("prefix").unwrap_or_default().to_owned(), ..Namespace::default() } };
+    Ok(Box::new(SqlDestination::new(SqliteConnection { connection: Some(connection) }, renderer, target)))
 }
 
 fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
@@ -71,11 +71,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
 }
 
 /// The connection is away while a thread works with it; a call that was dropped half way takes it along.
-struct Sqlite {
+struct SqliteConnection {
     connection: Option<rusqlite::Connection>,
 }
 
-impl Sqlite {
+impl SqliteConnection {
     async fn with<T: Send + 'static>(&mut self, work: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
         let connection = self.connection.take().ok_or_else(|| Failure::unavailable("a call was dropped half way"))?;
         let (connection, done) = blocking(move || {
@@ -89,7 +89,7 @@ impl Sqlite {
 }
 
 #[async_trait]
-impl Connection for Sqlite {
+impl Connection for SqliteConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         let sql = sql.to_owned();
         self.with(move |db| match sql.as_str() {
@@ -133,14 +133,14 @@ impl Connection for Sqlite {
     }
 
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
-        let place = renderer.place.clone();
+        let place = renderer.namespace.clone();
         self.with(move |db| {
             let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, m.type = 'view' \
                        FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type IN ('table', 'view')";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
             let read = |row: &rusqlite::Row<'_>| {
-                let hindrance = row.get::<_, bool>(4)?.then(|| "it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned());
-                let listed = |table| -> rusqlite::Result<ListedColumn> { Ok(ListedColumn { table, column: row.get(1)?, nullable: row.get(2)?, key: row.get(3)?, hindrance }) };
+                let write_blocker = row.get::<_, bool>(4)?.then(|| "it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned());
+                let listed = |table| -> rusqlite::Result<ListedColumn> { Ok(ListedColumn { table, column: row.get(1)?, nullable: row.get(2)?, key: row.get(3)?, write_blocker }) };
                 place.source_of(&row.get::<_, String>(0)?).map(listed).transpose()
             };
             let rows = statement.query_map([], read).map_err(|e| failure(&e))?;
@@ -178,14 +178,14 @@ impl Connection for Sqlite {
     }
 
     /// In WAL mode nothing can be torn by that, and the swap at the end is synced with everything before it.
-    async fn enter_load(&mut self) -> Result<(), Failure> {
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         self.execute(&format!("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{LOAD_CACHE_KIB}")).await
     }
 
     /// The indexes and triggers of the old table, as they were written.
-    async fn keepsakes(&mut self, renderer: &Renderer, schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
+    async fn copied_ddl(&mut self, renderer: &Renderer, schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
         let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY type, name";
-        let rows = self.texts(sql, &[renderer.place.name_of(&schema.table).as_str().into()]).await?;
+        let rows = self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
         Ok(rows.into_iter().flatten().collect())
     }
 
@@ -198,14 +198,14 @@ impl Connection for Sqlite {
 /// SQLite names the row at fault by failing on it.
 fn at_fault(error: &rusqlite::Error, index: u32) -> Failure {
     match failure(error) {
-        refused if refused.kind == FailureKind::Refused => Failure::refused(vec![(index, refused.text)]),
+        refused if refused.kind == FailureKind::Rejected => Failure::rejected(vec![(index, refused.text)]),
         other => other,
     }
 }
 
 fn bind(statement: &mut rusqlite::CachedStatement<'_>, change: &Change, columns: &[Column], batch: &Batch) -> Result<(), Failure> {
     for (i, column) in columns.iter().enumerate() {
-        let value = value::read(change.token(i), column).map_err(|_| unfit(batch))?;
+        let value = value::read(change.token(i), column).map_err(|_| type_mismatches(batch))?;
         statement.raw_bind_parameter(i + 1, Bound(value)).map_err(|e| failure(&e))?;
     }
     Ok(())
@@ -240,10 +240,10 @@ impl rusqlite::ToSql for Parameter {
 fn failure(error: &rusqlite::Error) -> Failure {
     let text = error.to_string();
     let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => FailureKind::Refused,
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => FailureKind::Rejected,
         Some(ErrorCode::NotADatabase | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen | ErrorCode::DatabaseCorrupt) => FailureKind::Misconfigured,
         // A missing table or column is an SQL error like any other; whoever dropped it, EDS makes it anew.
-        Some(ErrorCode::Unknown | ErrorCode::SchemaChanged) if text.contains("no such") || text.contains("has no column") => FailureKind::OutOfShape,
+        Some(ErrorCode::Unknown | ErrorCode::SchemaChanged) if text.contains("no such") || text.contains("has no column") => FailureKind::SchemaMismatch,
         _ => FailureKind::Unavailable,
     };
     Failure::new(kind, text)

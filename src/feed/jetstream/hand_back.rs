@@ -2,7 +2,7 @@
 
 use super::api::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use super::{JetStream, STREAM};
-use crate::change::seam::CLOCKS_APART_MAX_NS;
+use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
 use crate::feed::FeedError;
 

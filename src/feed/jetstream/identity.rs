@@ -20,7 +20,7 @@ pub struct Identity {
 }
 
 #[derive(Deserialize)]
-struct Claims {
+struct CredentialClaims {
     #[serde(default)]
     name: String,
     #[serde(default)]
@@ -57,7 +57,7 @@ impl Identity {
         let jwt = text.lines().skip_while(|l| !l.contains("BEGIN NATS USER JWT")).nth(1).ok_or("it has no NATS user JWT")?;
         let payload = jwt.trim().split('.').nth(1).ok_or("its JWT is not of three parts")?;
         let claims = BASE64URL_NOPAD.decode(payload.trim_end_matches('=').as_bytes()).map_err(|_| "its JWT is not base64")?;
-        let claims: Claims = serde_json::from_slice(&claims).map_err(|_| "its JWT holds no claims of NATS")?;
+        let claims: CredentialClaims = serde_json::from_slice(&claims).map_err(|_| "its JWT holds no claims of NATS")?;
         if let Some(exp) = claims.exp.filter(|exp| *exp > 0 && *exp <= now) {
             return Err(format!("it expired {} seconds ago: get a new one", now - exp));
         }

@@ -14,10 +14,10 @@ use tracing::{info, warn};
 
 use super::{Delivery, Feed, FeedError, OpenAt, Opened, Signal, Start};
 use crate::change::Position;
-use crate::change::seam::CLOCKS_APART_MAX_NS;
+use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use connect::Link;
-use pull::Opening;
+use pull::OpenPull;
 
 /// The stream that carries the changes.
 pub const STREAM: &str = "dbchange";
@@ -31,7 +31,7 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What the consumer is to be like.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct JetStreamSettings {
     pub durable: String,
     /// `*` for all.
     pub companies: Vec<String>,
@@ -45,14 +45,14 @@ pub struct Settings {
 
 pub struct JetStream {
     api: Api,
-    settings: Settings,
-    opening: Option<Opening>,
+    settings: JetStreamSettings,
+    opening: Option<OpenPull>,
     /// Where the consumer stood when it was opened: once deliveries are under way, the server does not tell any more.
     opened_at: Option<u64>,
 }
 
 impl JetStream {
-    pub fn new(link: Link, settings: Settings) -> JetStream {
+    pub fn new(link: Link, settings: JetStreamSettings) -> JetStream {
         JetStream { api: Api { link, stream: STREAM.into() }, settings, opening: None, opened_at: None }
     }
 
@@ -222,7 +222,7 @@ impl JetStream {
         };
         self.api.create(&config).await.ok()?;
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", config.name);
-        let opening = Opening::new(&self.api.link.client, subject, 1, AckPolicy::None, self.api.link.connections.clone(), 0).await;
+        let opening = OpenPull::new(&self.api.link.client, subject, 1, AckPolicy::None, self.api.link.connections.clone(), 0).await;
         let mut found = Vec::new();
         if let Ok(mut opening) = opening {
             let _ = tokio::time::timeout(Duration::from_secs(3), opening.next(&mut found, 1)).await;
@@ -239,7 +239,7 @@ fn is_before_2_10(version: &str) -> bool {
 
 #[async_trait]
 impl Feed for JetStream {
-    async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
+    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
         let Some(mut info) = self.existing().await? else { return Ok(None) };
         if self.opening.is_none() {
             info = self.alone(info).await?;
@@ -260,7 +260,7 @@ impl Feed for JetStream {
         let batch = self.settings.batch.min(allowed).max(1);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", self.settings.durable);
         let link = &self.api.link;
-        self.opening = Some(Opening::new(&link.client, subject, batch, self.settings.policy, link.connections.clone(), info.delivered.consumer_seq).await?);
+        self.opening = Some(OpenPull::new(&link.client, subject, batch, self.settings.policy, link.connections.clone(), info.delivered.consumer_seq).await?);
         Ok(Opened { warnings, pending: Some(info.num_pending) })
     }
 

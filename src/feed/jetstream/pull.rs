@@ -48,7 +48,7 @@ impl Meta {
 }
 
 /// One opening of the feed: its own inbox, so that nothing of an earlier one arrives in it.
-pub struct Opening {
+pub struct OpenPull {
     client: Client,
     inbox: String,
     messages: Subscriber,
@@ -74,19 +74,19 @@ pub struct Opening {
 }
 
 /// What one message of the inbox means.
-enum Heard {
+enum PullMessage {
     Delivery(Delivery),
     Nothing,
     Signal(Signal),
 }
 
-impl Opening {
+impl OpenPull {
     /// `consumer_seq`: what the consumer has delivered so far.
-    pub async fn new(client: &Client, subject: String, batch: usize, policy: AckPolicy, mut connections: watch::Receiver<u64>, consumer_seq: u64) -> Result<Opening, FeedError> {
+    pub async fn new(client: &Client, subject: String, batch: usize, policy: AckPolicy, mut connections: watch::Receiver<u64>, consumer_seq: u64) -> Result<OpenPull, FeedError> {
         connections.mark_unchanged();
         let inbox = client.new_inbox();
         let messages = client.subscribe(format!("{inbox}.*")).await.map_err(|e| FeedError::Unavailable(format!("no inbox: {e}")))?;
-        Ok(Opening {
+        Ok(OpenPull {
             client: client.clone(),
             inbox,
             messages,
@@ -138,9 +138,9 @@ impl Opening {
                 Err(_) => return Ok(Signal::Lost("a pull was not answered".into())),
             };
             match self.heard(message)? {
-                Heard::Delivery(delivery) => into.push(delivery),
-                Heard::Nothing => continue,
-                Heard::Signal(signal) => return Ok(signal),
+                PullMessage::Delivery(delivery) => into.push(delivery),
+                PullMessage::Nothing => continue,
+                PullMessage::Signal(signal) => return Ok(signal),
             }
             return self.drain(into, max);
         }
@@ -151,36 +151,36 @@ impl Opening {
         while into.len() < max && self.left > 0 {
             let Some(Some(message)) = self.messages.next().now_or_never() else { break };
             match self.heard(message)? {
-                Heard::Delivery(delivery) => into.push(delivery),
-                Heard::Nothing | Heard::Signal(Signal::Idle) => {}
+                PullMessage::Delivery(delivery) => into.push(delivery),
+                PullMessage::Nothing | PullMessage::Signal(Signal::Idle) => {}
                 // What was delivered before is dropped with it, and comes again.
-                Heard::Signal(signal) => return Ok(signal),
+                PullMessage::Signal(signal) => return Ok(signal),
             }
         }
         Ok(Signal::Delivered)
     }
 
-    fn heard(&mut self, message: Message) -> Result<Heard, FeedError> {
+    fn heard(&mut self, message: Message) -> Result<PullMessage, FeedError> {
         if let Some(status) = message.status {
             return self.status(status.as_u16(), &message);
         }
         if message.subject.as_str().starts_with(&self.inbox) {
             // An empty message without status confirms an acknowledgement.
             self.unconfirmed = self.unconfirmed.saturating_sub(1);
-            return Ok(Heard::Nothing);
+            return Ok(PullMessage::Nothing);
         }
         self.left = self.left.saturating_sub(1);
         self.brought += 1;
         let Some((meta, reply)) = message.reply.as_ref().and_then(|r| Some((Meta::parse(r)?, r.clone()))) else {
-            return Ok(Heard::Nothing);
+            return Ok(PullMessage::Nothing);
         };
         if meta.consumer_seq != self.consumer_seq + 1 {
-            return Ok(Heard::Signal(Signal::Lost(format!("{} deliveries were lost on the way", meta.consumer_seq.saturating_sub(self.consumer_seq + 1)))));
+            return Ok(PullMessage::Signal(Signal::Lost(format!("{} deliveries were lost on the way", meta.consumer_seq.saturating_sub(self.consumer_seq + 1)))));
         }
         self.consumer_seq = meta.consumer_seq;
         if meta.stream_seq <= self.highest {
             // Delivered again while a long outage kept it waiting.
-            return Ok(Heard::Nothing);
+            return Ok(PullMessage::Nothing);
         }
         self.highest = meta.stream_seq;
         self.outstanding.push_back((meta.stream_seq, reply));
@@ -189,7 +189,7 @@ impl Opening {
             Some("gzip/json") => Encoding::GzipJson,
             Some(other) => Encoding::Unknown(other.to_owned()),
         };
-        Ok(Heard::Delivery(Delivery {
+        Ok(PullMessage::Delivery(Delivery {
             position: Position { sequence: meta.stream_seq, time_ns: meta.published_ns },
             subject: message.subject.to_string(),
             payload: message.payload,
@@ -199,36 +199,36 @@ impl Opening {
     }
 
     /// A status names its pull in its subject; only that of the pull under way counts.
-    fn status(&mut self, status: u16, message: &Message) -> Result<Heard, FeedError> {
+    fn status(&mut self, status: u16, message: &Message) -> Result<PullMessage, FeedError> {
         if message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) != Some(self.pull_no) {
-            return Ok(Heard::Nothing);
+            return Ok(PullMessage::Nothing);
         }
         let text = message.description.as_deref().unwrap_or_default();
         match (status, text) {
             (404 | 408, _) => {
                 self.left = 0;
-                Ok(Heard::Signal(Signal::Idle))
+                Ok(PullMessage::Signal(Signal::Idle))
             }
             (409, "Message Size Exceeds MaxBytes") => {
                 if self.brought == 0 {
                     self.pull_bytes = MESSAGE_BYTES_MAX;
                 }
                 self.left = 0;
-                Ok(Heard::Nothing)
+                Ok(PullMessage::Nothing)
             }
             (409, "Batch Completed") => {
                 self.left = 0;
-                Ok(Heard::Nothing)
+                Ok(PullMessage::Nothing)
             }
-            (409, "Consumer Deleted") => Ok(Heard::Signal(Signal::Lost("the consumer was deleted".into()))),
+            (409, "Consumer Deleted") => Ok(PullMessage::Signal(Signal::Lost("the consumer was deleted".into()))),
             // Our own pull from before a reconnect, or another process's, holds the only place: it ends within 5 s.
             (409, "Exceeded MaxWaiting" | "Leadership Change" | "Server Shutdown") => {
                 self.left = 0;
                 self.not_before = Instant::now() + REFUSED_WAIT;
-                Ok(Heard::Nothing)
+                Ok(PullMessage::Nothing)
             }
-            (503, _) => Ok(Heard::Signal(Signal::Lost("the consumer or JetStream is gone".into()))),
-            _ => Ok(Heard::Signal(Signal::Lost(format!("the pull was refused: {status} {text}")))),
+            (503, _) => Ok(PullMessage::Signal(Signal::Lost("the consumer or JetStream is gone".into()))),
+            _ => Ok(PullMessage::Signal(Signal::Lost(format!("the pull was refused: {status} {text}")))),
         }
     }
 

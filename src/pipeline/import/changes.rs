@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::change::seam::Snapshot;
+use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, Position, TableSchema};
-use crate::destination::import::{FileProgress, Loader, Piece, Placement, Standing};
+use crate::destination::import::{FilePiece, FileProgress, JobStatus, Loader, Placement};
 use crate::destination::{Claim, Destination, Failure, Migration, Tables};
 use crate::state::{State, StateError};
 
@@ -50,29 +50,29 @@ impl Destination for Kept {
 
 #[async_trait]
 impl Loader for Kept {
-    async fn begin(&mut self, job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], anew: bool) -> Result<Standing, Failure> {
-        let known = self.standing(job).await?;
+    async fn begin(&mut self, job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], anew: bool) -> Result<JobStatus, Failure> {
+        let known = self.job_status(job).await?;
         match known {
-            Some(standing) if !anew => Ok(standing),
+            Some(status) if !anew => Ok(status),
             _ => {
                 self.state.forget_import_progress().map_err(lost)?;
-                Ok(Standing::Loading(Vec::new()))
+                Ok(JobStatus::Loading(Vec::new()))
             }
         }
     }
 
-    async fn standing(&mut self, job: &str) -> Result<Option<Standing>, Failure> {
+    async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure> {
         let files = self.state.import_progress(job).map_err(lost)?;
         let file = |(file, lines, rows, skipped, done)| FileProgress { file, lines, rows, skipped, done };
-        Ok(Some(Standing::Loading(files.into_iter().map(file).collect())))
+        Ok(Some(JobStatus::Loading(files.into_iter().map(file).collect())))
     }
 
-    async fn enter(&mut self) -> Result<(), Failure> {
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         Ok(())
     }
 
     /// A piece that was written and not recorded is written again, under the same names.
-    async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure> {
+    async fn load(&mut self, batch: &Arc<Batch>, piece: &FilePiece) -> Result<(), Failure> {
         if !batch.order.is_empty() {
             self.inner.apply(batch).await?;
         }
@@ -80,23 +80,23 @@ impl Loader for Kept {
         self.state.save_import_progress(&piece.job, &(file.clone(), *lines, *rows, *skipped, *done)).map_err(lost)
     }
 
-    async fn seal(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
+    async fn finish_load(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
         Ok(0)
     }
 
-    async fn obstacle(&mut self, _schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(&mut self, _schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
         Ok(None)
     }
 
     /// Nothing was replaced, so whoever streams goes on where it was.
-    async fn place(&mut self, _job: &str, placements: &[Placement]) -> Result<(), Failure> {
-        let snapshots: Vec<Snapshot> = placements.iter().map(|p| Snapshot { whole: true, ..p.snapshot.clone() }).collect();
+    async fn swap_in(&mut self, _job: &str, placements: &[Placement]) -> Result<(), Failure> {
+        let snapshots: Vec<TableSnapshot> = placements.iter().map(|p| TableSnapshot { whole: true, ..p.snapshot.clone() }).collect();
         self.state.finish_import(&snapshots).map_err(lost)
     }
 
-    async fn stamp(&mut self, snapshots: &[Snapshot]) -> Result<(), Failure> {
-        let known = self.state.seams().map_err(lost)?;
-        let new: Vec<Snapshot> = snapshots.iter().filter(|s| !known.has(&s.table)).cloned().collect();
+    async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure> {
+        let known = self.state.cutovers().map_err(lost)?;
+        let new: Vec<TableSnapshot> = snapshots.iter().filter(|s| !known.has(&s.table)).cloned().collect();
         match self.state.has_positions().map_err(lost)? {
             true => Ok(()),
             false => self.state.finish_import(&new).map_err(lost),

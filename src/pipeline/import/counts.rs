@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Plan;
+use super::ImportPlan;
 use crate::destination::import::FileProgress;
 
 /// One table's numbers.
@@ -25,7 +25,7 @@ pub struct TableCount {
     started: Option<Instant>,
     ended: Option<Instant>,
     /// It is loaded, and its key is being made.
-    pub sealing: bool,
+    pub finishing: bool,
 }
 
 impl TableCount {
@@ -65,7 +65,7 @@ impl Counts {
     }
 
     /// What an earlier run did counts.
-    pub fn resume(&self, plan: &Plan, begun: &[FileProgress]) {
+    pub fn resume(&self, plan: &ImportPlan, begun: &[FileProgress]) {
         for table in &plan.tables {
             let of_table: Vec<&FileProgress> = begun.iter().filter(|f| table.files.contains(&f.file)).collect();
             self.update(&table.schema.table, |count| {
@@ -78,8 +78,8 @@ impl Counts {
         }
     }
 
-    /// A file of this size is at hand.
-    pub fn at_hand(&self, table: &str, bytes: u64) {
+    /// A file of this size was downloaded.
+    pub fn downloaded(&self, table: &str, bytes: u64) {
         self.update(table, |count| {
             count.files_known += 1;
             count.bytes += bytes;
@@ -107,19 +107,19 @@ impl Counts {
         });
     }
 
-    pub fn sealing(&self, table: &str) {
-        self.update(table, |count| count.sealing = true);
+    pub fn finishing(&self, table: &str) {
+        self.update(table, |count| count.finishing = true);
     }
 
     pub fn done(&self, table: &str) {
         self.update(table, |count| {
-            count.sealing = false;
+            count.finishing = false;
             count.ended.get_or_insert_with(Instant::now);
         });
     }
 
     /// Bytes came, or are to come again.
-    pub fn downloaded(&self, bytes: i64) {
+    pub fn received(&self, bytes: i64) {
         *self.downloaded.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
     }
 

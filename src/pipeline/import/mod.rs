@@ -2,8 +2,8 @@
 
 pub mod changes;
 pub mod counts;
-mod place;
 mod rows;
+mod swap;
 mod work;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -18,9 +18,9 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use super::{migrate, stopped};
-use crate::change::seam::Snapshot;
+use crate::change::cutover::TableSnapshot;
 use crate::change::{TableSchema, Version};
-use crate::destination::import::{FileProgress, Standing};
+use crate::destination::import::{FileProgress, JobStatus};
 use crate::destination::{Abilities, Destination, Failure, Loader, Migration};
 use crate::export::ExportFile;
 use crate::validator::Validator;
@@ -37,7 +37,7 @@ pub const BAD_ROWS_LISTED_MAX: usize = 1_000;
 /// Connects to the destination.
 pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send + Sync>;
 /// Brings files, those of these names left out, until there are no more.
-pub type Source = Box<dyn FnOnce(HashSet<String>, mpsc::Sender<ExportFile>) -> BoxFuture<'static, Result<(), ImportError>> + Send + Sync>;
+pub type ExportSource = Box<dyn FnOnce(HashSet<String>, mpsc::Sender<ExportFile>) -> BoxFuture<'static, Result<(), ImportError>> + Send + Sync>;
 
 /// What becomes of a table's rows that the export lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +57,7 @@ pub struct TablePlan {
 }
 
 #[derive(Clone)]
-pub struct Plan {
+pub struct ImportPlan {
     pub job: String,
     pub tables: Vec<TablePlan>,
     pub mode: Mode,
@@ -76,11 +76,11 @@ pub struct Plan {
 }
 
 /// What an import is made of.
-pub struct Parts {
-    pub plan: Plan,
+pub struct ImportDeps {
+    pub plan: ImportPlan,
     pub connect: Connect,
     pub abilities: Abilities,
-    pub source: Source,
+    pub source: ExportSource,
     pub counts: Arc<Counts>,
     /// Becomes true when the import is to end; what is done by then is kept.
     pub stop: watch::Receiver<bool>,
@@ -111,7 +111,7 @@ pub enum ImportError {
     #[error("{} is damaged after line {after_line}: {why}", path.display())]
     Damaged { path: PathBuf, after_line: u64, why: String },
     #[error("{0}")]
-    Source(String),
+    ExportSource(String),
     #[error("stopped")]
     Stopped,
 }
@@ -128,8 +128,8 @@ pub struct Report {
 }
 
 /// What the loaders share.
-struct Shared {
-    plan: Plan,
+struct ImportContext {
+    plan: ImportPlan,
     connect: Connect,
     abilities: Abilities,
     counts: Arc<Counts>,
@@ -148,7 +148,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shared {
+impl ImportContext {
     fn table(&self, name: &str) -> Option<&TablePlan> {
         self.plan.tables.iter().find(|t| *t.schema.table == *name)
     }
@@ -163,13 +163,13 @@ fn loader(destination: &mut dyn Destination) -> Result<&mut dyn Loader, Failure>
     destination.loader().ok_or_else(|| Failure::misconfigured("this destination cannot be imported into"))
 }
 
-/// The snapshots as the seam notes them.
-fn snapshots(plan: &Plan) -> Vec<Snapshot> {
-    plan.tables.iter().map(|t| Snapshot { table: t.schema.table.to_string(), at: t.at, whole: plan.mode == Mode::Replace }).collect()
+/// The snapshots as the cutover notes them.
+fn snapshots(plan: &ImportPlan) -> Vec<TableSnapshot> {
+    plan.tables.iter().map(|t| TableSnapshot { table: t.schema.table.to_string(), at: t.at, whole: plan.mode == Mode::Replace }).collect()
 }
 
 /// Refuses tables that are not EDS's to replace.
-pub async fn check_ours(destination: &mut dyn Destination, plan: &Plan) -> Result<(), Failure> {
+pub async fn check_ours(destination: &mut dyn Destination, plan: &ImportPlan) -> Result<(), Failure> {
     let tables = destination.tables().await?;
     for table in plan.tables.iter().filter(|t| !plan.adopt.iter().any(|name| *name == *t.schema.table)) {
         migrate::check_ours(&tables, &table.schema).map_err(|e| Failure::misconfigured(e.to_string()))?;
@@ -189,7 +189,7 @@ pub async fn create_missing(destination: &mut dyn Destination, schemas: &[Arc<Ta
 }
 
 /// Creates and extends tables, and loads nothing.
-pub async fn shape(destination: &mut dyn Destination, plan: &Plan) -> Result<Vec<String>, Failure> {
+pub async fn shape(destination: &mut dyn Destination, plan: &ImportPlan) -> Result<Vec<String>, Failure> {
     check_ours(destination, plan).await?;
     let tables = destination.tables().await?;
     let mut done = Vec::new();
@@ -199,20 +199,20 @@ pub async fn shape(destination: &mut dyn Destination, plan: &Plan) -> Result<Vec
             done.push(step.to_string());
         }
     }
-    loader(destination)?.stamp(&snapshots(plan)).await?;
+    loader(destination)?.mark_current(&snapshots(plan)).await?;
     Ok(done)
 }
 
 /// Runs an import to its end.
-pub async fn run(parts: Parts) -> Result<Report, ImportError> {
-    let Parts { plan, connect, abilities, source, counts, stop } = parts;
+pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
+    let ImportDeps { plan, connect, abilities, source, counts, stop } = parts;
     let mut main = connect().await?;
     check_ours(&mut *main, &plan).await?;
     let schemas: Vec<Arc<TableSchema>> = plan.tables.iter().map(|t| t.schema.clone()).collect();
     let files: Vec<String> = plan.tables.iter().flat_map(|t| t.files.iter().cloned()).collect();
     let begun = match loader(&mut *main)?.begin(&plan.job, &schemas, &files, plan.anew).await? {
-        Standing::Done => return Ok(Report { was_done: true, ..Report::default() }),
-        Standing::Loading(files) => files,
+        JobStatus::Done => return Ok(Report { was_done: true, ..Report::default() }),
+        JobStatus::Loading(files) => files,
     };
     let done: HashSet<String> = begun.iter().filter(|f| f.done).map(|f| f.file.clone()).collect();
     let open_files = plan.tables.iter().map(|t| (t.schema.table.to_string(), t.files.iter().filter(|f| !done.contains(*f)).count())).collect();
@@ -220,7 +220,7 @@ pub async fn run(parts: Parts) -> Result<Report, ImportError> {
     let (sender, queue) = mpsc::channel(FILES_WAITING_MAX);
     // Rows that rules do not want are no bad ones, and were counted with them.
     let skipped = if plan.rules.is_some() { 0 } else { begun.iter().map(|f| f.skipped).sum() };
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ImportContext {
         plan,
         connect,
         abilities,
@@ -235,13 +235,13 @@ pub async fn run(parts: Parts) -> Result<Report, ImportError> {
         notices: Mutex::default(),
     });
     load_all(&shared, source(done, sender)).await?;
-    place::finish(&shared, main).await?;
+    swap::finish(&shared, main).await?;
     let report = Report { notices: locked(&shared.notices).clone(), bad_rows: locked(&shared.bad_rows).clone(), was_done: false };
     Ok(report)
 }
 
 /// Loads while the source brings files; the first failure ends all.
-async fn load_all(shared: &Arc<Shared>, source: BoxFuture<'static, Result<(), ImportError>>) -> Result<(), ImportError> {
+async fn load_all(shared: &Arc<ImportContext>, source: BoxFuture<'static, Result<(), ImportError>>) -> Result<(), ImportError> {
     let mut tasks = JoinSet::new();
     for _ in 0..shared.plan.loaders.min(shared.abilities.loaders_max).max(1) {
         tasks.spawn(work::run(shared.clone()));
@@ -255,7 +255,7 @@ async fn load_all(shared: &Arc<Shared>, source: BoxFuture<'static, Result<(), Im
         }
     });
     while let Some(ended) = tasks.join_next().await {
-        ended.map_err(|e| ImportError::Source(format!("a loader ended: {e}")))??;
+        ended.map_err(|e| ImportError::ExportSource(format!("a loader ended: {e}")))??;
     }
     if shared.is_stopped() { Err(ImportError::Stopped) } else { Ok(()) }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{BadRow, ImportError, Plan, TablePlan};
-use crate::change::decode::Order;
+use super::{BadRow, ImportError, ImportPlan, TablePlan};
+use crate::change::decode::ColumnOrder;
 use crate::change::{Change, Decoder, Event, Position, TableSchema, Version, json};
-use crate::destination::{Abilities, Keeps};
+use crate::destination::{Abilities, WriteMode};
 use crate::export::lines::{Block, Lines};
 use crate::export::{ExportFile, FileName};
 use crate::validator::Validator;
@@ -20,7 +20,7 @@ const CHUNK_BYTES: usize = 2 << 20;
 const CHUNK_ROWS: usize = 4_000;
 
 /// Rows of one file that follow each other.
-pub struct Chunk {
+pub struct RowChunk {
     /// Lines of the file up to its end.
     pub through_lines: u64,
     /// Each at the position of its line.
@@ -35,20 +35,20 @@ pub struct Chunk {
 }
 
 /// Reads `file` from behind `lines_done` on. The thread ends when nobody listens any more.
-pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &Plan, lines_done: u64) -> mpsc::Receiver<Result<Chunk, ImportError>> {
+pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &ImportPlan, lines_done: u64) -> mpsc::Receiver<Result<RowChunk, ImportError>> {
     let (sender, chunks) = mpsc::channel(1);
     let mut maker = Maker {
         decoder: Decoder::default(),
-        order: Order::default(),
+        order: ColumnOrder::default(),
         schema: table.schema.clone(),
         abilities,
         ignored: plan.ignored_columns.clone(),
         rules: plan.rules.clone(),
         name: file.name.clone(),
     };
-    let limits = match abilities.keeps {
-        Keeps::Rows => (CHUNK_BYTES, CHUNK_ROWS),
-        Keeps::Changes => (abilities.batch_bytes_max.min(CHUNK_BYTES), abilities.batch_changes_max.min(CHUNK_ROWS)),
+    let limits = match abilities.write_mode {
+        WriteMode::Upsert => (CHUNK_BYTES, CHUNK_ROWS),
+        WriteMode::Append => (abilities.batch_bytes_max.min(CHUNK_BYTES), abilities.batch_changes_max.min(CHUNK_ROWS)),
     };
     let path = file.path.clone();
     tokio::task::spawn_blocking(move || {
@@ -81,7 +81,7 @@ pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &P
 
 struct Maker {
     decoder: Decoder,
-    order: Order,
+    order: ColumnOrder,
     schema: Arc<TableSchema>,
     abilities: Abilities,
     ignored: BTreeSet<String>,
@@ -90,7 +90,7 @@ struct Maker {
 }
 
 impl Maker {
-    fn chunk(&mut self, block: Block, lines_done: u64, bytes: u64) -> Chunk {
+    fn chunk(&mut self, block: Block, lines_done: u64, bytes: u64) -> RowChunk {
         let through_lines = block.after_lines + block.lines.len() as u64;
         let mut changes = Vec::with_capacity(block.lines.len());
         let (mut bad, mut unwanted) = (Vec::new(), Vec::new());
@@ -104,19 +104,19 @@ impl Maker {
                 Err(why) => bad.push(BadRow { file: self.name.text.clone(), line: number, why }),
             }
         }
-        Chunk { through_lines, changes: Arc::new(changes), bad, unwanted, is_last: block.is_last, bytes }
+        RowChunk { through_lines, changes: Arc::new(changes), bad, unwanted, is_last: block.is_last, bytes }
     }
 
     /// The row of a line; `None` where it is not wanted.
     fn change(&mut self, line: Bytes, number: u64) -> Result<Option<Change>, String> {
         let row = |e: crate::change::Malformed| e.to_string().replacen("the message", "the line", 1).replacen("the event", "the row", 1);
         let event = self.decoder.decode_row(line).map_err(row)?;
-        if let Some(stray) = self.decoder.stray(&event, &self.schema, &mut self.order).filter(|name| !self.ignored.contains(name)) {
-            return Err(format!("the row has the column {stray:?}, which the schema of table {:?} lacks; --ignore-columns {stray} leaves it out", self.schema.table));
+        if let Some(unknown) = self.decoder.unknown_column(&event, &self.schema, &mut self.order).filter(|name| !self.ignored.contains(name)) {
+            return Err(format!("the row has the column {unknown:?}, which the schema of table {:?} lacks; --ignore-columns {unknown} leaves it out", self.schema.table));
         }
         let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
         let position = Position { sequence: number, time_ns: 0 };
-        if self.abilities.keeps == Keeps::Rows && self.rules.is_none() {
+        if self.abilities.write_mode == WriteMode::Upsert && self.rules.is_none() {
             return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
         }
         let tokens: Vec<&str> = slots[..self.schema.keys].iter().filter_map(|slot| slot.present(event.payload())).collect();
@@ -124,7 +124,7 @@ impl Maker {
         if self.rules.as_ref().is_some_and(|rules| !rules.wants(&self.schema.table, &text)) {
             return Ok(None);
         }
-        if self.abilities.keeps == Keeps::Rows {
+        if self.abilities.write_mode == WriteMode::Upsert {
             return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
         }
         let event = self.decoder.decode(text.into()).map_err(row)?;
@@ -169,7 +169,7 @@ mod tests {
         let json = r#"{"table":"t","modelVersion":"v","primaryKeys":["id"],"properties":{"id":{"type":"integer"},"companyId":{"type":"string"},"locationId":{"type":"string"}}}"#;
         let schema = Arc::new(TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")));
         let name = FileName { text: "f".into(), table: "t".into(), time: Version { nanos: 1_720_732_611_708_587_506, logical: 3 } };
-        Maker { decoder: Decoder::default(), order: Order::default(), schema, abilities, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
+        Maker { decoder: Decoder::default(), order: ColumnOrder::default(), schema, abilities, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
     }
 
     #[test]

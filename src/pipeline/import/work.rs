@@ -7,22 +7,22 @@ use std::sync::atomic::Ordering;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::rows::{self, Chunk};
-use super::{BAD_ROWS_LISTED_MAX, BadRow, ImportError, OUTAGE_WAIT_MAX, Shared, TablePlan, loader, locked};
-use crate::change::{Batch, Group, Position};
-use crate::destination::import::{FileProgress, Piece, Standing, another_import, staged};
-use crate::destination::{Destination, Failure, FailureKind, Keeps};
+use super::rows::{self, RowChunk};
+use super::{BAD_ROWS_LISTED_MAX, BadRow, ImportContext, ImportError, OUTAGE_WAIT_MAX, TablePlan, loader, locked};
+use crate::change::{Batch, Position, TableGroup};
+use crate::destination::import::{FilePiece, FileProgress, JobStatus, another_import, staged};
+use crate::destination::{Destination, Failure, FailureKind, WriteMode};
 use crate::export::ExportFile;
 use crate::pipeline::Backoff;
 
-struct Worker {
-    shared: Arc<Shared>,
+struct LoadWorker {
+    shared: Arc<ImportContext>,
     destination: Option<Box<dyn Destination>>,
 }
 
 /// Loads files until there are no more.
-pub async fn run(shared: Arc<Shared>) -> Result<(), ImportError> {
-    let mut worker = Worker { shared: shared.clone(), destination: None };
+pub async fn run(shared: Arc<ImportContext>) -> Result<(), ImportError> {
+    let mut worker = LoadWorker { shared: shared.clone(), destination: None };
     loop {
         let file = shared.queue.lock().await.recv().await;
         let Some(file) = file.filter(|_| !shared.is_stopped()) else { break };
@@ -39,16 +39,16 @@ pub async fn run(shared: Arc<Shared>) -> Result<(), ImportError> {
 }
 
 /// Makes the key of a table that is loaded; an outage is waited for.
-pub async fn seal(shared: &Arc<Shared>, destination: &mut Option<Box<dyn Destination>>, table: &TablePlan) -> Result<(), ImportError> {
+pub async fn finish_load(shared: &Arc<ImportContext>, destination: &mut Option<Box<dyn Destination>>, table: &TablePlan) -> Result<(), ImportError> {
     let name = &table.schema.table;
     if locked(&shared.sealed).contains(&**name) {
         return Ok(());
     }
-    shared.counts.sealing(name);
+    shared.counts.finishing(name);
     let mut outage = Outage::new(shared);
     let repeats = loop {
         let sealed = match open(shared, destination).await {
-            Ok(destination) => loader(destination)?.seal(&table.schema).await,
+            Ok(destination) => loader(destination)?.finish_load(&table.schema).await,
             Err(failure) => Err(failure),
         };
         match sealed {
@@ -64,10 +64,10 @@ pub async fn seal(shared: &Arc<Shared>, destination: &mut Option<Box<dyn Destina
     Ok(())
 }
 
-async fn open<'d>(shared: &Shared, destination: &'d mut Option<Box<dyn Destination>>) -> Result<&'d mut dyn Destination, Failure> {
+async fn open<'d>(shared: &ImportContext, destination: &'d mut Option<Box<dyn Destination>>) -> Result<&'d mut dyn Destination, Failure> {
     if destination.is_none() {
         let mut opened = (shared.connect)().await?;
-        loader(&mut *opened)?.enter().await?;
+        loader(&mut *opened)?.enter_load_mode().await?;
         *destination = Some(opened);
     }
     match destination {
@@ -81,13 +81,13 @@ const RESHAPES_MAX: u32 = 3;
 
 /// A destination that is away, and how long already.
 pub struct Outage {
-    shared: Arc<Shared>,
+    shared: Arc<ImportContext>,
     backoff: Backoff,
     since: Option<Instant>,
 }
 
 impl Outage {
-    pub fn new(shared: &Arc<Shared>) -> Outage {
+    pub fn new(shared: &Arc<ImportContext>) -> Outage {
         Outage { shared: shared.clone(), backoff: Backoff::default(), since: None }
     }
 
@@ -97,7 +97,7 @@ impl Outage {
             return Err(ImportError::Stopped);
         }
         // What a session remembers of tables may be out of date: a new one is worth a try.
-        let may_pass = failure.kind == FailureKind::Unavailable || (failure.kind == FailureKind::OutOfShape && self.backoff.tries() < RESHAPES_MAX);
+        let may_pass = failure.kind == FailureKind::Unavailable || (failure.kind == FailureKind::SchemaMismatch && self.backoff.tries() < RESHAPES_MAX);
         if !may_pass || self.since.get_or_insert_with(Instant::now).elapsed() > OUTAGE_WAIT_MAX {
             return Err(failure.into());
         }
@@ -116,12 +116,12 @@ impl Outage {
 type Span = (usize, usize);
 
 /// What came of a piece.
-enum Tried {
+enum LoadAttempt {
     Loaded,
     Refused(Failure),
 }
 
-impl Worker {
+impl LoadWorker {
     async fn file(&mut self, file: &ExportFile) -> Result<(), ImportError> {
         let shared = self.shared.clone();
         let Some(table) = shared.table(&file.name.table) else { return Ok(()) };
@@ -137,7 +137,7 @@ impl Worker {
             self.chunk(table, chunk?, &mut progress).await?;
         }
         if !progress.done {
-            return Err(ImportError::Source(format!("{} could not be read to its end", file.path.display())));
+            return Err(ImportError::ExportSource(format!("{} could not be read to its end", file.path.display())));
         }
         shared.counts.file_done(&file.name.table);
         let left = {
@@ -147,12 +147,12 @@ impl Worker {
             *left
         };
         if left == 0 {
-            seal(&shared, &mut self.destination, table).await?;
+            finish_load(&shared, &mut self.destination, table).await?;
         }
         Ok(())
     }
 
-    async fn chunk(&mut self, table: &TablePlan, chunk: Chunk, progress: &mut FileProgress) -> Result<(), ImportError> {
+    async fn chunk(&mut self, table: &TablePlan, chunk: RowChunk, progress: &mut FileProgress) -> Result<(), ImportError> {
         let mut bad_lines: BTreeSet<u64> = chunk.unwanted.iter().copied().collect();
         for bad in &chunk.bad {
             self.leave_out(bad.clone(), &mut bad_lines)?;
@@ -166,38 +166,38 @@ impl Worker {
             let rows = batch.groups.iter().map(|g| g.upserts.len()).sum::<usize>().max(batch.order.len()) as u64;
             let skipped = bad_lines.range(progress.lines + 1..lines + 1).count() as u64;
             let next = FileProgress { file: progress.file.clone(), lines, rows: progress.rows + rows, skipped: progress.skipped + skipped, done: chunk.is_last && to == end };
-            let piece = Piece { job: self.shared.plan.job.clone(), after_lines: progress.lines, progress: next };
+            let piece = FilePiece { job: self.shared.plan.job.clone(), after_lines: progress.lines, progress: next };
             match self.load(&batch, &piece, rows).await? {
-                Tried::Loaded => {
+                LoadAttempt::Loaded => {
                     self.shared.counts.loaded(&table.schema.table, rows, skipped, std::mem::take(&mut bytes));
                     *progress = piece.progress;
                 }
-                Tried::Refused(failure) => self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?,
+                LoadAttempt::Refused(failure) => self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?,
             }
         }
         Ok(())
     }
 
     /// The changes of the span that are not left out.
-    fn batch(&self, table: &TablePlan, chunk: &Chunk, (from, to): Span, bad_lines: &BTreeSet<u64>) -> Arc<Batch> {
+    fn batch(&self, table: &TablePlan, chunk: &RowChunk, (from, to): Span, bad_lines: &BTreeSet<u64>) -> Arc<Batch> {
         let kept = |i: &usize| !bad_lines.contains(&chunk.changes[*i].position.sequence);
         let indices: Vec<u32> = (from..to).filter(kept).map(|i| i as u32).collect();
-        let (groups, order) = match self.shared.abilities.keeps {
+        let (groups, order) = match self.shared.abilities.write_mode {
             _ if indices.is_empty() => (Vec::new(), Vec::new()),
-            Keeps::Rows => (vec![Group { schema: Arc::new(staged(&table.schema)), deletes: Vec::new(), upserts: indices }], Vec::new()),
-            Keeps::Changes => (Vec::new(), indices),
+            WriteMode::Upsert => (vec![TableGroup { schema: Arc::new(staged(&table.schema)), deletes: Vec::new(), upserts: indices }], Vec::new()),
+            WriteMode::Append => (Vec::new(), indices),
         };
         Arc::new(Batch::new(chunk.changes.clone(), groups, order, None, Position::default()))
     }
 
     /// Loads the piece, whatever it takes, unless its rows are refused.
-    async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece, rows: u64) -> Result<Tried, ImportError> {
+    async fn load(&mut self, batch: &Arc<Batch>, piece: &FilePiece, rows: u64) -> Result<LoadAttempt, ImportError> {
         let mut outage = Outage::new(&self.shared);
         let mut doubtful = false;
         loop {
             match self.try_load(batch, piece, doubtful).await {
-                Ok(()) => return Ok(Tried::Loaded),
-                Err(failure) if failure.kind == FailureKind::Refused && rows > 0 => return Ok(Tried::Refused(failure)),
+                Ok(()) => return Ok(LoadAttempt::Loaded),
+                Err(failure) if failure.kind == FailureKind::Rejected && rows > 0 => return Ok(LoadAttempt::Refused(failure)),
                 Err(failure) => outage.wait(failure, &mut self.destination).await?,
             }
             doubtful = true;
@@ -205,13 +205,13 @@ impl Worker {
     }
 
     /// `doubtful`: the answer to an earlier try was lost, and may have been a commit.
-    async fn try_load(&mut self, batch: &Arc<Batch>, piece: &Piece, doubtful: bool) -> Result<(), Failure> {
+    async fn try_load(&mut self, batch: &Arc<Batch>, piece: &FilePiece, doubtful: bool) -> Result<(), Failure> {
         let loader = loader(open(&self.shared, &mut self.destination).await?)?;
         if doubtful {
-            match loader.standing(&piece.job).await? {
-                Some(Standing::Loading(files)) if files.contains(&piece.progress) => return Ok(()),
-                Some(Standing::Loading(_)) => {}
-                Some(Standing::Done) | None => return Err(another_import()),
+            match loader.job_status(&piece.job).await? {
+                Some(JobStatus::Loading(files)) if files.contains(&piece.progress) => return Ok(()),
+                Some(JobStatus::Loading(_)) => {}
+                Some(JobStatus::Done) | None => return Err(another_import()),
             }
         }
         loader.load(batch, piece).await.map_err(|failure| self.named(failure, batch))
@@ -227,7 +227,7 @@ impl Worker {
     }
 
     /// Leaves the refused rows out, or halves the span until the one at fault stands alone.
-    fn narrow(&self, chunk: &Chunk, span: Span, failure: Failure, todo: &mut Vec<Span>, bad_lines: &mut BTreeSet<u64>, progress: &FileProgress) -> Result<(), ImportError> {
+    fn narrow(&self, chunk: &RowChunk, span: Span, failure: Failure, todo: &mut Vec<Span>, bad_lines: &mut BTreeSet<u64>, progress: &FileProgress) -> Result<(), ImportError> {
         let (from, to) = span;
         let mut culprits = failure.culprits;
         if culprits.is_empty() {

@@ -62,7 +62,7 @@ pub struct Faults {
     pub credential_life: Option<Duration>,
 }
 
-struct Job {
+struct SandboxJob {
     ordered: Instant,
     choice: Choice,
     cursor: String,
@@ -76,13 +76,13 @@ struct Inner {
     token: Option<String>,
     faults: Mutex<Faults>,
     refusals: AtomicU32,
-    jobs: Mutex<HashMap<String, Arc<Job>>>,
+    jobs: Mutex<HashMap<String, Arc<SandboxJob>>>,
     /// Downloads of each file, with the ranges that were asked for.
     downloads: Mutex<HashMap<String, Vec<u64>>>,
     looks: AtomicU32,
     base: String,
     #[cfg(feature = "jetstream")]
-    office: Mutex<sessions::Office>,
+    office: Mutex<sessions::SessionBook>,
 }
 
 impl Inner {
@@ -112,12 +112,12 @@ impl Inner {
 }
 
 /// The server; ends with its owner.
-pub struct Hq {
+pub struct SandboxHq {
     inner: Arc<Inner>,
     serving: JoinHandle<()>,
 }
 
-impl Drop for Hq {
+impl Drop for SandboxHq {
     fn drop(&mut self) {
         self.serving.abort();
     }
@@ -127,9 +127,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Hq {
+impl SandboxHq {
     /// Serves `shop` on `port` of this machine, 0 for a free one; files of exports go into `folder`.
-    pub async fn start(port: u16, shop: Arc<Mutex<Shop>>, folder: PathBuf, rows_per_file: usize, token: Option<String>) -> std::io::Result<Hq> {
+    pub async fn start(port: u16, shop: Arc<Mutex<Shop>>, folder: PathBuf, rows_per_file: usize, token: Option<String>) -> std::io::Result<SandboxHq> {
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
         let base = format!("http://{}", listener.local_addr()?);
         let inner = Arc::new(Inner {
@@ -167,7 +167,7 @@ impl Hq {
             // It ends with its owner only.
             let _ = axum::serve(listener, api).await;
         });
-        Ok(Hq { inner, serving })
+        Ok(SandboxHq { inner, serving })
     }
 
     pub fn url(&self) -> &str {
@@ -240,7 +240,7 @@ async fn order(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
     let written = tokio::task::spawn_blocking(move || export::write(&shop, &folder, &chosen, rows)).await;
     match written {
         Ok(Ok(files)) => {
-            locked(&hq.jobs).insert(id.clone(), Arc::new(Job { ordered, choice, cursor, files }));
+            locked(&hq.jobs).insert(id.clone(), Arc::new(SandboxJob { ordered, choice, cursor, files }));
             answer(StatusCode::OK, &json!({"success": true, "data": {"jobId": id}}))
         }
         _ => refused(StatusCode::INTERNAL_SERVER_ERROR, "the export cannot be written"),

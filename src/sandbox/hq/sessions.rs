@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 
-use super::{Hq, Inner, answer, locked, refused};
+use super::{Inner, SandboxHq, answer, locked, refused};
 use crate::feed::jetstream::identity::now;
 use crate::sandbox::account::Account;
 
@@ -32,7 +32,7 @@ pub struct Record {
 
 /// What HQ knows about servers.
 #[derive(Default)]
-pub struct Office {
+pub struct SessionBook {
     /// Codes that were not used yet, with the server they are for.
     codes: HashMap<String, String>,
     tokens: Vec<String>,
@@ -42,7 +42,7 @@ pub struct Office {
     releases: Option<PathBuf>,
 }
 
-impl Hq {
+impl SandboxHq {
     /// From now on sessions get credentials of `account` for these companies; without one they get none.
     pub fn employ(&self, account: Option<Arc<Account>>, companies: &[String]) {
         let mut office = locked(&self.inner.office);
@@ -70,7 +70,7 @@ impl Hq {
     }
 }
 
-impl Office {
+impl SessionBook {
     pub fn knows(&self, bearer: &str) -> bool {
         self.tokens.iter().any(|token| token == bearer)
     }

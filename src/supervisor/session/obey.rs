@@ -8,15 +8,15 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Config, Ending, Finished, Notice, Order, Session, Swap, UPDATE_WAIT_MAX, Update, Waiting, notice};
+use super::{Config, Ending, Finished, Notice, SessionLoop, Swap, UPDATE_WAIT_MAX, Update, Waiting, WorkerCommand, notice};
 use crate::control::post::said;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::form::{self, Filled};
 use crate::destination::{Driver, Settings};
 use crate::release;
 
-impl Session<'_> {
-    pub(super) async fn noticed(&mut self, message: Message) -> Option<Ending> {
+impl SessionLoop<'_> {
+    pub(super) async fn on_notice(&mut self, message: Message) -> Option<Ending> {
         let encoding = message.headers.as_ref().and_then(|headers| headers.get("content-encoding")).map(|value| value.as_str().to_owned());
         let notice = match notice::read(&message.payload, encoding.as_deref()) {
             Ok(notice) => notice,
@@ -54,7 +54,7 @@ impl Session<'_> {
         let action = if pause { "pause" } else { "unpause" };
         info!("HQ asks to {action}");
         self.supervisor.paused = pause;
-        if !self.order(Waiting::Respond(action), |id| if pause { Order::Pause { id } } else { Order::Unpause { id } }).await {
+        if !self.order(Waiting::Respond(action), |id| if pause { WorkerCommand::Pause { id } } else { WorkerCommand::Unpause { id } }).await {
             self.respond(action, &Ok(None)).await;
         }
     }
@@ -108,7 +108,7 @@ impl Session<'_> {
     async fn import(&mut self, backfill: bool) {
         info!("HQ asks for an import{}", if backfill { "" } else { " of the tables' shapes" });
         self.status("import").await;
-        if !self.order(Waiting::Respond("import"), |id| Order::Import { id, schema_only: !backfill }).await {
+        if !self.order(Waiting::Respond("import"), |id| WorkerCommand::Import { id, schema_only: !backfill }).await {
             self.respond("import", &Err("this server has no destination yet: configure it first".into())).await;
         }
     }
@@ -220,7 +220,7 @@ impl Session<'_> {
 }
 
 /// A genuine program of that version, at `staging`.
-async fn fetched(source: &release::Source, version: &str, staging: &Path) -> Result<(), String> {
+async fn fetched(source: &release::ReleaseSource, version: &str, staging: &Path) -> Result<(), String> {
     source.fetch(version, staging).await?;
     let found = release::version_of(staging).await?;
     let wanted = version.trim_start_matches('v');

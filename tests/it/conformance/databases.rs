@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use mysql_async::prelude::Queryable;
 use tempfile::TempDir;
 
-use super::{Database, Limits};
+use super::{Database, DatabaseLimits};
 use crate::services::{mysql, postgres, snowflake, tds};
 
 fn cast(columns: &[String], table: &str) -> String {
@@ -35,20 +35,20 @@ fn sorted(mut rows: Vec<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
     rows
 }
 
-pub struct Postgres {
+pub struct PostgresCase {
     name: String,
     url: String,
 }
 
-impl Postgres {
-    pub async fn fresh() -> Postgres {
+impl PostgresCase {
+    pub async fn fresh() -> PostgresCase {
         let (name, url) = postgres::shared().database().await;
-        Postgres { name, url }
+        PostgresCase { name, url }
     }
 }
 
 #[async_trait]
-impl Database for Postgres {
+impl Database for PostgresCase {
     fn url(&self) -> String {
         self.url.clone()
     }
@@ -68,26 +68,26 @@ impl Database for Postgres {
         postgres::shared().connect(&self.name).await.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     }
 
-    fn limits(&self) -> Limits {
-        Limits { without_nul: true, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: true }
+    fn limits(&self) -> DatabaseLimits {
+        DatabaseLimits { without_nul: true, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: true }
     }
 }
 
-pub struct MySql {
+pub struct MySqlCase {
     flavour: mysql::Flavour,
     name: String,
     url: String,
 }
 
-impl MySql {
-    pub async fn fresh(flavour: mysql::Flavour) -> MySql {
+impl MySqlCase {
+    pub async fn fresh(flavour: mysql::Flavour) -> MySqlCase {
         let (name, url) = mysql::shared(flavour).database().await;
-        MySql { flavour, name, url }
+        MySqlCase { flavour, name, url }
     }
 }
 
 #[async_trait]
-impl Database for MySql {
+impl Database for MySqlCase {
     fn url(&self) -> String {
         self.url.clone()
     }
@@ -112,21 +112,21 @@ impl Database for MySql {
         mysql::shared(self.flavour).connect(&self.name).await.query_drop(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> DatabaseLimits {
         let short_json_numbers = self.flavour == mysql::Flavour::MySql;
-        Limits { without_nul: false, short_json_numbers, pads_keys: false, key_characters_max: 64, bounds_enumerations: true }
+        DatabaseLimits { without_nul: false, short_json_numbers, pads_keys: false, key_characters_max: 64, bounds_enumerations: true }
     }
 }
 
 /// The stand-in for SQL Server, whose tables can be read behind its back.
-pub struct SqlServer {
+pub struct SqlServerCase {
     name: String,
 }
 
-impl SqlServer {
-    pub async fn fresh() -> SqlServer {
+impl SqlServerCase {
+    pub async fn fresh() -> SqlServerCase {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        SqlServer { name: format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)) }
+        SqlServerCase { name: format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)) }
     }
 
     fn open(&self) -> rusqlite::Connection {
@@ -135,7 +135,7 @@ impl SqlServer {
 }
 
 #[async_trait]
-impl Database for SqlServer {
+impl Database for SqlServerCase {
     fn url(&self) -> String {
         tds::shared().url(&self.name)
     }
@@ -152,19 +152,19 @@ impl Database for SqlServer {
         self.open().execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 
-    fn limits(&self) -> Limits {
-        Limits { without_nul: false, short_json_numbers: false, pads_keys: true, key_characters_max: 64, bounds_enumerations: true }
+    fn limits(&self) -> DatabaseLimits {
+        DatabaseLimits { without_nul: false, short_json_numbers: false, pads_keys: true, key_characters_max: 64, bounds_enumerations: true }
     }
 }
 
 /// The stand-in for Snowflake.
-pub struct Snowflake {
+pub struct SnowflakeCase {
     name: String,
 }
 
-impl Snowflake {
-    pub async fn fresh() -> Snowflake {
-        Snowflake { name: snowflake::shared().database() }
+impl SnowflakeCase {
+    pub async fn fresh() -> SnowflakeCase {
+        SnowflakeCase { name: snowflake::shared().database() }
     }
 
     /// Has somebody else end every transaction before its COMMIT.
@@ -174,7 +174,7 @@ impl Snowflake {
 }
 
 #[async_trait]
-impl Database for Snowflake {
+impl Database for SnowflakeCase {
     fn url(&self) -> String {
         snowflake::shared().url(&self.name, "&freshness=0")
     }
@@ -192,18 +192,18 @@ impl Database for Snowflake {
         snowflake::shared().sql(&self.name, sql);
     }
 
-    fn limits(&self) -> Limits {
-        Limits { without_nul: false, short_json_numbers: true, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
+    fn limits(&self) -> DatabaseLimits {
+        DatabaseLimits { without_nul: false, short_json_numbers: true, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
     }
 }
 
-pub struct Sqlite {
+pub struct SqliteCase {
     dir: TempDir,
 }
 
-impl Sqlite {
-    pub async fn fresh() -> Sqlite {
-        Sqlite { dir: TempDir::new().unwrap_or_else(|e| panic!("{e}")) }
+impl SqliteCase {
+    pub async fn fresh() -> SqliteCase {
+        SqliteCase { dir: TempDir::new().unwrap_or_else(|e| panic!("{e}")) }
     }
 
     fn open(&self) -> rusqlite::Connection {
@@ -212,7 +212,7 @@ impl Sqlite {
 }
 
 #[async_trait]
-impl Database for Sqlite {
+impl Database for SqliteCase {
     fn url(&self) -> String {
         format!("sqlite://{}", self.dir.path().join("shop.db").display())
     }
@@ -229,7 +229,7 @@ impl Database for Sqlite {
         self.open().execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 
-    fn limits(&self) -> Limits {
-        Limits { without_nul: false, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
+    fn limits(&self) -> DatabaseLimits {
+        DatabaseLimits { without_nul: false, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
     }
 }

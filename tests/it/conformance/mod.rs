@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::services::eds::replay_in;
-use eds::change::Kind;
+use eds::change::ColumnType;
 
 /// A fresh database on a real server.
 #[async_trait]
@@ -26,12 +26,12 @@ pub trait Database: Send + Sync {
     /// Runs a statement as the owner of the database.
     async fn run(&self, sql: &str);
     /// What the database itself cannot do.
-    fn limits(&self) -> Limits;
+    fn limits(&self) -> DatabaseLimits;
 }
 
 /// What a database itself cannot do, whoever writes to it; the documentation of each destination says so.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct DatabaseLimits {
     /// Text cannot hold NUL.
     pub without_nul: bool,
     /// Numbers within JSON are doubles or integers of 64 bits.
@@ -56,15 +56,15 @@ pub fn replayed(dir: &Path, database: &dyn Database, schemas: &Value, journal: &
 }
 
 /// A value as it was read, in one form for all databases: instants in UTC to the microsecond, JSON as JSON.
-pub fn canonical(kind: Kind, text: Option<&str>) -> Value {
+pub fn canonical(kind: ColumnType, text: Option<&str>) -> Value {
     let Some(text) = text else { return Value::Null };
     match kind {
-        Kind::Text | Kind::Enum => text.into(),
-        Kind::Integer => text.parse::<i64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no integer")),
-        Kind::Number => text.parse::<f64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no number")),
-        Kind::Boolean => matches!(text, "1" | "t" | "true").into(),
-        Kind::Object | Kind::Array => serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}")),
-        Kind::Time => instant(text).into(),
+        ColumnType::Text | ColumnType::Enum => text.into(),
+        ColumnType::Integer => text.parse::<i64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no integer")),
+        ColumnType::Number => text.parse::<f64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no number")),
+        ColumnType::Boolean => matches!(text, "1" | "t" | "true").into(),
+        ColumnType::Object | ColumnType::Array => serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}")),
+        ColumnType::Time => instant(text).into(),
     }
 }
 
@@ -108,16 +108,16 @@ macro_rules! conformance {
 }
 
 conformance! {
-    postgres => databases::Postgres::fresh();
-    mysql => databases::MySql::fresh(crate::services::mysql::Flavour::MySql);
-    mariadb => databases::MySql::fresh(crate::services::mysql::Flavour::MariaDb);
-    sqlite => databases::Sqlite::fresh();
-    sqlserver => databases::SqlServer::fresh();
-    snowflake => databases::Snowflake::fresh();
+    postgres => databases::PostgresCase::fresh();
+    mysql => databases::MySqlCase::fresh(crate::services::mysql::Flavour::MySql);
+    mariadb => databases::MySqlCase::fresh(crate::services::mysql::Flavour::MariaDb);
+    sqlite => databases::SqliteCase::fresh();
+    sqlserver => databases::SqlServerCase::fresh();
+    snowflake => databases::SnowflakeCase::fresh();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_void_commit_is_no_success_in_snowflake() {
-    let database = databases::Snowflake::fresh().await;
+    let database = databases::SnowflakeCase::fresh().await;
     promises::a_void_commit_is_no_success(&database, |all| database.steal_commits(all)).await;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use eds::change::decode::Order;
+use eds::change::decode::ColumnOrder;
 use eds::change::{Batch, Change, Decoder, Position, TableSchema, compact};
 use eds::destination::catalog::DRIVERS;
 use eds::destination::{Claim, Destination, Epoch, Failure, FailureKind, Migration, Settings, Target};
@@ -39,7 +39,7 @@ fn at(sequence: u64) -> Position {
 }
 
 fn batch(schema: &Arc<TableSchema>, events: &[Value], after: Option<Position>, through: Position) -> Arc<Batch> {
-    let (mut decoder, mut order) = (Decoder::default(), Order::default());
+    let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let changes: Vec<Change> = events
         .iter()
         .map(|event| {
@@ -68,17 +68,17 @@ fn word(n: usize, word: &str) -> Value {
 pub async fn a_bad_row_leaves_nothing(database: &dyn Database) {
     let (process, words) = (Process::new(database), words());
     let mut destination = process.connect().await;
-    assert_eq!(ok(destination.checkpoint(Claim::Take).await), None);
+    assert_eq!(ok(destination.checkpoint(Claim::Acquire).await), None);
     ok(destination.migrate(&Migration::CreateTable(words.clone())).await);
     for rows in [3, 20, 900] {
         let mut events: Vec<Value> = (0..rows).map(|n| word(n, "A")).collect();
         let bad = rows / 2;
         events[bad] = if database.limits().bounds_enumerations { word(bad, &"A".repeat(65)) } else { upsert("words", "1", json!({"id": "x", "n": 1.5})) };
         let failure = destination.apply(&batch(&words, &events, None, at(1))).await;
-        assert!(failure.as_ref().is_err_and(|e| e.kind == FailureKind::Refused && !e.text.contains("AAA")), "{failure:?}");
+        assert!(failure.as_ref().is_err_and(|e| e.kind == FailureKind::Rejected && !e.text.contains("AAA")), "{failure:?}");
         assert!(failure.as_ref().is_err_and(|e| e.text.contains("table \"words\"")), "{failure:?}");
         assert_eq!(database.read("words", &["id"]).await.len(), 0);
-        assert_eq!(ok(destination.checkpoint(Claim::Keep).await), None);
+        assert_eq!(ok(destination.checkpoint(Claim::Verify).await), None);
     }
     let events: Vec<Value> = (0..900).map(|n| word(n, "A")).collect();
     ok(destination.apply(&batch(&words, &events, None, at(1))).await);
@@ -90,14 +90,14 @@ pub async fn a_bad_row_leaves_nothing(database: &dyn Database) {
 pub async fn a_void_commit_is_no_success(database: &dyn Database, steal: impl Fn(bool)) {
     let (process, words) = (Process::new(database), words());
     let mut destination = process.connect().await;
-    assert_eq!(ok(destination.checkpoint(Claim::Take).await), None);
+    assert_eq!(ok(destination.checkpoint(Claim::Acquire).await), None);
     ok(destination.migrate(&Migration::CreateTable(words.clone())).await);
     let first = batch(&words, &[word(1, "A")], None, at(1));
     steal(true);
     let void = destination.apply(&first).await;
     assert!(void.as_ref().is_err_and(|e| e.kind == FailureKind::Unavailable), "{void:?}");
     steal(false);
-    assert_eq!(ok(destination.checkpoint(Claim::Keep).await), None);
+    assert_eq!(ok(destination.checkpoint(Claim::Verify).await), None);
     ok(destination.apply(&first).await);
     assert_eq!(database.read("words", &["word"]).await, [[Some("A".to_owned())]]);
 }
@@ -106,23 +106,23 @@ pub async fn a_void_commit_is_no_success(database: &dyn Database, steal: impl Fn
 pub async fn the_checkpoint_comes_back(database: &dyn Database) {
     let (process, words) = (Process::new(database), words());
     let mut destination = process.connect().await;
-    ok(destination.checkpoint(Claim::Take).await);
+    ok(destination.checkpoint(Claim::Acquire).await);
     ok(destination.migrate(&Migration::CreateTable(words.clone())).await);
     ok(destination.apply(&batch(&words, &[word(1, "A")], None, at(5))).await);
     ok(destination.apply(&batch(&words, &[word(1, "B")], Some(at(5)), at(9))).await);
     // The connection is lost without a goodbye.
     drop(destination);
     let mut destination = process.connect().await;
-    assert_eq!(ok(destination.checkpoint(Claim::Keep).await), Some(at(9)));
+    assert_eq!(ok(destination.checkpoint(Claim::Verify).await), Some(at(9)));
     let repeated = destination.apply(&batch(&words, &[word(1, "A")], Some(at(5)), at(9))).await;
     assert!(repeated.as_ref().is_err_and(|e| e.kind == FailureKind::Unavailable), "{repeated:?}");
     assert_eq!(database.read("words", &["word"]).await, [[Some("B".to_owned())]]);
     let later = Process::new(database);
     let mut destination = later.connect().await;
-    assert_eq!(ok(destination.checkpoint(Claim::Take).await), Some(at(9)));
+    assert_eq!(ok(destination.checkpoint(Claim::Acquire).await), Some(at(9)));
     // A stream that was made anew: a lower sequence, a later time; and a position that stays where it is.
     ok(destination.apply(&batch(&words, &[word(1, "C")], Some(at(9)), at(9))).await);
-    assert_eq!(ok(destination.checkpoint(Claim::Keep).await), Some(at(9)));
+    assert_eq!(ok(destination.checkpoint(Claim::Verify).await), Some(at(9)));
     assert!(later.epoch.get() > process.epoch.get());
 }
 
@@ -130,16 +130,16 @@ pub async fn the_checkpoint_comes_back(database: &dyn Database) {
 pub async fn the_replaced_commit_nothing(database: &dyn Database) {
     let (older, newer, words) = (Process::new(database), Process::new(database), words());
     let mut first = older.connect().await;
-    ok(first.checkpoint(Claim::Take).await);
+    ok(first.checkpoint(Claim::Acquire).await);
     ok(first.migrate(&Migration::CreateTable(words.clone())).await);
     ok(first.apply(&batch(&words, &[word(1, "A")], None, at(1))).await);
     let mut second = newer.connect().await;
-    assert_eq!(ok(second.checkpoint(Claim::Take).await), Some(at(1)));
+    assert_eq!(ok(second.checkpoint(Claim::Acquire).await), Some(at(1)));
     assert!(first.apply(&batch(&words, &[word(1, "Z"), word(2, "Z")], Some(at(1)), at(2))).await.is_err());
     ok(second.apply(&batch(&words, &[word(1, "B")], Some(at(1)), at(2))).await);
     let mut again = older.connect().await;
-    let failure = again.checkpoint(Claim::Keep).await;
-    assert!(failure.as_ref().is_err_and(|e| e.kind == FailureKind::Superseded && e.text.contains("another EDS has taken over")), "{failure:?}");
+    let failure = again.checkpoint(Claim::Verify).await;
+    assert!(failure.as_ref().is_err_and(|e| e.kind == FailureKind::Fenced && e.text.contains("another EDS has taken over")), "{failure:?}");
     assert_eq!(database.read("words", &["id", "word"]).await, [[Some("0001".to_owned()), Some("B".to_owned())]]);
 }
 
@@ -160,7 +160,7 @@ pub async fn steps_can_be_repeated(database: &dyn Database) {
     let shape = tables.get("t").cloned().unwrap_or_default();
     let nullable: Vec<(&str, bool)> = shape.columns.iter().map(|(name, nullable)| (name.as_str(), *nullable)).collect();
     assert_eq!(nullable, [("a", true), ("b", true), ("c", true), ("d", true), ("doc", true), ("e", true), ("id", false)]);
-    assert_eq!((shape.keys, shape.hindrance), (vec!["id".to_owned()], None));
+    assert_eq!((shape.keys, shape.write_blocker), (vec!["id".to_owned()], None));
 }
 
 /// With a prefix, tables of the same name that belong to somebody else are not touched.
@@ -171,7 +171,7 @@ pub async fn a_prefix_keeps_apart(database: &dyn Database) {
     let mut process = Process::new(database);
     process.url += if process.url.contains('?') { "&prefix=p_" } else { "?prefix=p_" };
     let mut destination = process.connect().await;
-    ok(destination.checkpoint(Claim::Take).await);
+    ok(destination.checkpoint(Claim::Acquire).await);
     assert!(ok(destination.tables().await).get("t").is_none());
     let mine = parse(&schema("t", "1", json!({"n": {"type": "integer"}})));
     ok(destination.migrate(&Migration::CreateTable(mine.clone())).await);
@@ -203,5 +203,5 @@ pub async fn a_dry_run_writes_nothing(database: &dyn Database) {
     }
     assert_eq!(database.read("t", &["id", "n"]).await, [[Some("a".to_owned()), Some("1".to_owned())]]);
     assert_eq!(database.read("_eds_checkpoint", &["consumer", "epoch", "stream_sequence"]).await, checkpoint);
-    assert!(!fresh.path().join("data/set-aside.jsonl").exists(), "the data directory is not written to either");
+    assert!(!fresh.path().join("data/dead-letters.jsonl").exists(), "the data directory is not written to either");
 }

@@ -1,6 +1,6 @@
 //! Tables, columns and keys of every shape.
 
-use eds::change::Kind;
+use eds::change::ColumnType;
 use serde_json::{Value, json};
 
 use super::{Database, WAYS, canonical, replayed};
@@ -31,7 +31,7 @@ pub async fn tables_follow_the_source(database: &dyn Database) {
     ];
     for way in WAYS {
         replayed(temp().path(), database, &schemas, &journal(&events), way);
-        let kinds = [Kind::Text, Kind::Text, Kind::Integer, Kind::Boolean, Kind::Time];
+        let kinds = [ColumnType::Text, ColumnType::Text, ColumnType::Integer, ColumnType::Boolean, ColumnType::Time];
         let rows = database.read("t", &["id", "gone", "strict", "fresh", "when"]).await;
         let read: Vec<Vec<Value>> = rows.iter().map(|row| row.iter().zip(kinds).map(|(v, kind)| canonical(kind, v.as_deref())).collect()).collect();
         let expected = [

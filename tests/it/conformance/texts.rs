@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use eds::change::Kind;
+use eds::change::ColumnType;
 use serde_json::{Value, json};
 
 use super::{Database, WAYS, canonical, replayed};
@@ -131,7 +131,7 @@ pub async fn arrive_unchanged(database: &dyn Database) {
         assert_eq!(rows.len(), texts.len());
         for (row, text) in rows.iter().zip(&texts) {
             let wanted = kept(text);
-            let json = |i: usize| canonical(Kind::Object, row[i].as_deref());
+            let json = |i: usize| canonical(ColumnType::Object, row[i].as_deref());
             assert_eq!((row[1].as_deref(), json(2), json(3)), (Some(wanted.as_str()), json!({"t": wanted}), json!([wanted])), "{text:?}");
         }
     }
@@ -158,11 +158,11 @@ pub async fn keys_are_told_apart(database: &dyn Database) {
     let left: Vec<Value> = database.read("keyed", &["id"]).await.into_iter().map(|row| row[0].clone().into()).collect();
     let expected: Vec<Value> = keys.iter().skip(1).step_by(2).map(|k| k.as_str().into()).collect();
     assert_eq!(left, expected);
-    // One that is too long for its column is set aside, with the cure.
+    // One that is too long for its column becomes a dead letter, with the cure.
     if limits.key_characters_max < 1_000 {
         let long = "k".repeat(limits.key_characters_max + 1);
         let journal = upsert("keyed", "1", json!({"id": long, "copy": "x"})).to_string() + "\n";
         let said = replayed(dir.path(), database, &schemas, &journal, WAYS[1]);
-        assert!(said.contains("set aside") && said.contains("ALTER TABLE") && !said.contains(&long), "{said}");
+        assert!(said.contains("dead letter") && said.contains("ALTER TABLE") && !said.contains(&long), "{said}");
     }
 }

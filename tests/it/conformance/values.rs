@@ -1,6 +1,6 @@
 //! JSON values in columns of every kind.
 
-use eds::change::Kind;
+use eds::change::ColumnType;
 use serde_json::{Value, json};
 
 use super::{Database, WAYS, canonical, replayed};
@@ -10,15 +10,15 @@ fn temp() -> tempfile::TempDir {
     tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"))
 }
 
-const KINDS: [(&str, Kind, &str); 8] = [
-    ("text", Kind::Text, r#"{"type":"string"}"#),
-    ("time", Kind::Time, r#"{"type":"string","format":"date-time"}"#),
-    ("integer", Kind::Integer, r#"{"type":"integer"}"#),
-    ("number", Kind::Number, r#"{"type":"number"}"#),
-    ("boolean", Kind::Boolean, r#"{"type":"boolean"}"#),
-    ("object", Kind::Object, r#"{"type":"object"}"#),
-    ("array", Kind::Array, r#"{"type":"array"}"#),
-    ("enumeration", Kind::Enum, r#"{"type":"array","items":{"enum":["A"]}}"#),
+const KINDS: [(&str, ColumnType, &str); 8] = [
+    ("text", ColumnType::Text, r#"{"type":"string"}"#),
+    ("time", ColumnType::Time, r#"{"type":"string","format":"date-time"}"#),
+    ("integer", ColumnType::Integer, r#"{"type":"integer"}"#),
+    ("number", ColumnType::Number, r#"{"type":"number"}"#),
+    ("boolean", ColumnType::Boolean, r#"{"type":"boolean"}"#),
+    ("object", ColumnType::Object, r#"{"type":"object"}"#),
+    ("array", ColumnType::Array, r#"{"type":"array"}"#),
+    ("enumeration", ColumnType::Enum, r#"{"type":"array","items":{"enum":["A"]}}"#),
 ];
 
 /// Token; as integer, as number, as boolean, as instant: `None` where the column refuses it.
@@ -53,15 +53,15 @@ const TOKENS: &[Row] = &[
     ("[\"x\"]", None, None, None, None),
 ];
 
-fn expected(kind: Kind, (token, integer, number, boolean, time): &Row) -> Option<Value> {
+fn expected(kind: ColumnType, (token, integer, number, boolean, time): &Row) -> Option<Value> {
     match kind {
-        Kind::Text | Kind::Enum => Some(serde_json::from_str::<String>(token).unwrap_or_else(|_| (*token).to_owned()).into()),
-        Kind::Integer => integer.map(Value::from),
-        Kind::Number => number.map(Value::from),
-        Kind::Boolean => boolean.map(Value::from),
-        Kind::Time => time.map(Value::from),
+        ColumnType::Text | ColumnType::Enum => Some(serde_json::from_str::<String>(token).unwrap_or_else(|_| (*token).to_owned()).into()),
+        ColumnType::Integer => integer.map(Value::from),
+        ColumnType::Number => number.map(Value::from),
+        ColumnType::Boolean => boolean.map(Value::from),
+        ColumnType::Time => time.map(Value::from),
         // A number that no double holds stays a number of the document; what the database makes of it is its own affair.
-        Kind::Object | Kind::Array => serde_json::from_str(token).ok(),
+        ColumnType::Object | ColumnType::Array => serde_json::from_str(token).ok(),
     }
 }
 
@@ -72,7 +72,7 @@ pub async fn scalars_meet_columns_of_every_kind(database: &dyn Database) {
     for (name, kind, property) in KINDS {
         schemas[name] = schema(name, "1", json!({"c": serde_json::from_str::<Value>(property).unwrap_or_default()}));
         for (n, row) in TOKENS.iter().enumerate() {
-            if matches!(kind, Kind::Object | Kind::Array) && row.0 == "1e400" {
+            if matches!(kind, ColumnType::Object | ColumnType::Array) && row.0 == "1e400" {
                 continue;
             }
             let id = format!("{n:02}");
@@ -99,8 +99,8 @@ pub async fn scalars_meet_columns_of_every_kind(database: &dyn Database) {
             };
             assert!(same && (found.0, &found.1) == (wanted.0, &wanted.1), "{found:?} instead of {wanted:?}");
         }
-        let aside = std::fs::read_to_string(dir.path().join("data/set-aside.jsonl")).unwrap_or_default();
-        assert_eq!(aside.lines().count(), refused, "{aside}");
+        let letters = std::fs::read_to_string(dir.path().join("data/dead-letters.jsonl")).unwrap_or_default();
+        assert_eq!(letters.lines().count(), refused, "{letters}");
     }
 }
 
@@ -119,7 +119,7 @@ pub async fn numbers_keep_every_digit(database: &dyn Database) {
         let rows = database.read("digits", &["id", "n", "x", "doc", "list"]).await;
         let integers: Vec<&str> = rows.iter().filter_map(|r| r[1].as_deref()).collect();
         assert_eq!(integers, ["9007199254740993", "-9223372036854775808", "1000"]);
-        let doubles: Vec<Value> = rows.iter().map(|r| canonical(Kind::Number, r[2].as_deref())).collect();
+        let doubles: Vec<Value> = rows.iter().map(|r| canonical(ColumnType::Number, r[2].as_deref())).collect();
         assert_eq!(doubles, [json!(0.1), json!(1.7976931348623157e308), json!(-2.2250738585072014e-308)]);
         let compact = |r: usize, c: usize| rows[r][c].as_deref().unwrap_or_default().replace(' ', "");
         assert_eq!((compact(0, 4), compact(1, 4), compact(1, 3)), ("[9007199254740993,7]".into(), "[18446744073709551615]".into(), r#"{"n":9223372036854775807}"#.into()));
@@ -148,7 +148,7 @@ pub async fn instants_keep_their_microseconds(database: &dyn Database) {
     for way in WAYS {
         replayed(temp().path(), database, &schemas, &journal, way);
         let rows = database.read("instants", &["id", "at"]).await;
-        let found: Vec<Value> = rows.iter().map(|row| canonical(Kind::Time, row[1].as_deref())).collect();
+        let found: Vec<Value> = rows.iter().map(|row| canonical(ColumnType::Time, row[1].as_deref())).collect();
         assert_eq!(found, cases.map(|(_, at)| Value::from(at)));
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use eds::sandbox::hq::Faults;
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use tokio::time::sleep;
 
 use super::{equal_in_sqlite, sqlite};
@@ -16,7 +16,7 @@ use crate::services::scene::{Keeper, assert_equal};
 
 /// A shop of this many orders, and some rows of all other tables.
 fn filled(orders: usize) -> Shop {
-    let mut shop = Shop::new(11, Habits::default());
+    let mut shop = Shop::new(11, ShopOptions::default());
     let names: Vec<&str> = shop.tables.iter().map(|t| t.name).collect();
     names.iter().for_each(|name| shop.fill(name, if *name == "order" { orders } else { 500 }));
     shop

@@ -1,8 +1,8 @@
 //! A full export into every kind of destination, through the real binary, from a stand-in for HQ.
 
+mod cutover;
 mod faults;
 mod flags;
-mod seam;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::services::hq::Importing;
 use crate::services::mysql::{self, Flavour};
 use crate::services::postgres;
 use crate::services::scene::{Keeper, assert_equal};
-use crate::services::tds::SqlServer;
+use crate::services::tds::FakeSqlServer;
 
 async fn an_export_arrives_whole_in(server: &dyn Keeper) {
     let (database, url) = server.fresh().await;
@@ -50,7 +50,7 @@ async fn an_export_arrives_whole_in_mariadb() {
 /// The stand-in is asked for everything that an import says to SQL Server, the second one over what is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_arrives_whole_in_sql_server() {
-    let server = SqlServer::start();
+    let server = FakeSqlServer::start();
     let (database, url) = ("imports", server.url("imports"));
     let importing = Importing::new(4, 1_500, 200).await;
     importing.import(&url, &[]).await;

@@ -131,14 +131,14 @@ async fn a_server_from_nothing_to_its_end() {
     site.publish(100).await;
     until_equal(&site, &database).await;
 
-    // A change that cannot be stored is set aside, and what its row holds is in no log.
+    // A change that cannot be stored becomes a dead letter, and what its row holds is in no log.
     let version = site.shop().tables.iter().find(|table| table.name == "order").map(|table| table.version.to_owned());
     let poison = json!({"operation": "INSERT", "id": "poison", "table": "order", "key": [], "modelVersion": version, "companyId": "c0", "after": {"note": ROW}});
     site.nats.publish(std::iter::once(("dbchange.order.INSERT.c0.lc0.PUBLIC.x".to_owned(), poison.to_string().into_bytes()))).await;
     let broken = format!("{{\"operation\":\"INSERT\",\"table\":\"order\",\"after\":{{\"id\":\"{ROW}\"");
     site.nats.publish(std::iter::once(("dbchange.order.INSERT.c0.lc0.PUBLIC.y".to_owned(), broken.into_bytes()))).await;
-    let aside = site.data_dir().join("set-aside.jsonl");
-    eventually("both are set aside", Duration::from_secs(30), async || std::fs::read_to_string(&aside).is_ok_and(|text| text.matches(ROW).count() == 2)).await;
+    let letters = site.data_dir().join("dead-letters.jsonl");
+    eventually("both become dead letters", Duration::from_secs(30), async || std::fs::read_to_string(&letters).is_ok_and(|text| text.matches(ROW).count() == 2)).await;
 
     let answer = site.order(&updated, "import", json!({"backfill": "false"})).await;
     assert_eq!(answer, json!({"success": true, "sessionId": updated}), "{}", site.log());
@@ -164,7 +164,7 @@ async fn a_server_from_nothing_to_its_end() {
     }
     let uploads: usize = records.iter().map(|record| record.uploads.len()).sum();
     assert!(uploads >= 3, "{uploads}");
-    for file in files(&site.data_dir()).iter().filter(|file| !file.ends_with("config.toml") && !file.ends_with("set-aside.jsonl")) {
+    for file in files(&site.data_dir()).iter().filter(|file| !file.ends_with("config.toml") && !file.ends_with("dead-letters.jsonl")) {
         assert!(!file.ends_with("nats.creds"), "credentials are left behind");
         secrets.assert_absent(&file.display().to_string(), &String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()));
     }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eds::sandbox::check;
-use eds::sandbox::hq::Hq;
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::hq::SandboxHq;
+use eds::sandbox::shop::{Shop, ShopOptions};
 
 use crate::services::eds::{Running, binary};
 use crate::services::{Server, eventually, free_port, installed, plain, send};
@@ -24,9 +24,9 @@ async fn an_old_script_runs_unchanged() {
     let stream = async_nats::jetstream::stream::Config { name: "dbchange".into(), subjects: vec!["dbchange.>".into()], ..Default::default() };
     js.create_stream(stream).await.unwrap_or_else(|e| panic!("{e}"));
 
-    let mut shop = Shop::new(79, Habits { rows: 100, repeats: 10 });
+    let mut shop = Shop::new(79, ShopOptions { rows: 100, repeats: 10 });
     shop.begin_now();
-    let hq = Hq::start(0, Arc::new(Mutex::new(shop.clone())), dir.path().join("exports"), 500, None).await.unwrap_or_else(|e| panic!("{e}"));
+    let hq = SandboxHq::start(0, Arc::new(Mutex::new(shop.clone())), dir.path().join("exports"), 500, None).await.unwrap_or_else(|e| panic!("{e}"));
     hq.code("L777", "script");
     let (data, url) = (dir.path().join("data").display().to_string(), format!("sqlite://{}", dir.path().join("shop.db").display()));
     let eds = |words: &[&str]| {

@@ -36,7 +36,7 @@ pub struct Received {
 
 /// How often, of a thousand batches, something goes wrong.
 #[derive(Clone, Copy, Default)]
-pub struct Habits {
+pub struct PeerHabits {
     pub busy: u32,
     pub release: u32,
     /// The link ends before the batch is stored.
@@ -46,9 +46,9 @@ pub struct Habits {
 }
 
 #[derive(Default)]
-struct Hub {
+struct PeerHub {
     received: Vec<Received>,
-    habits: Habits,
+    habits: PeerHabits,
     /// Batches that came, whatever became of them.
     batches: usize,
     connections: usize,
@@ -64,9 +64,9 @@ enum Fate {
     Lose,
 }
 
-impl Hub {
+impl PeerHub {
     fn fate(&mut self) -> Fate {
-        let Habits { busy, release, detach, lose } = self.habits;
+        let PeerHabits { busy, release, detach, lose } = self.habits;
         let dice = self.rng.get_or_insert_with(|| fastrand::Rng::with_seed(7)).u32(0..1_000);
         let mut limit = 0;
         for (share, fate) in [(busy, Fate::Busy), (release, Fate::Release), (detach, Fate::Detach), (lose, Fate::Lose)] {
@@ -82,17 +82,17 @@ impl Hub {
 /// The peer; it ends with the test's runtime.
 pub struct EventHubs {
     pub port: u16,
-    hub: Arc<Mutex<Hub>>,
+    hub: Arc<Mutex<PeerHub>>,
 }
 
-fn locked(hub: &Mutex<Hub>) -> MutexGuard<'_, Hub> {
+fn locked(hub: &Mutex<PeerHub>) -> MutexGuard<'_, PeerHub> {
     hub.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl EventHubs {
     /// With TLS where a certificate and its key are given.
     pub async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> EventHubs {
-        let hub = Arc::new(Mutex::new(Hub::default()));
+        let hub = Arc::new(Mutex::new(PeerHub::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
         let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
         let accepting = hub.clone();
@@ -115,7 +115,7 @@ impl EventHubs {
         EventHubs { port, hub }
     }
 
-    pub fn disturb(&self, habits: Habits) {
+    pub fn disturb(&self, habits: PeerHabits) {
         locked(&self.hub).habits = habits;
     }
 
@@ -141,7 +141,7 @@ impl EventHubs {
 }
 
 /// Serves over a pipe, so that the connection can break in mid-sentence.
-async fn connected<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, hub: Arc<Mutex<Hub>>) {
+async fn connected<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, hub: Arc<Mutex<PeerHub>>) {
     let (mut near, far) = tokio::io::duplex(64 << 10);
     let lost = Arc::new(tokio::sync::Notify::new());
     tokio::select! {
@@ -151,7 +151,7 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, hub: Arc<Mu
     }
 }
 
-async fn serve(stream: tokio::io::DuplexStream, hub: Arc<Mutex<Hub>>, lost: Arc<tokio::sync::Notify>) {
+async fn serve(stream: tokio::io::DuplexStream, hub: Arc<Mutex<PeerHub>>, lost: Arc<tokio::sync::Notify>) {
     let acceptor = ConnectionAcceptor::builder().container_id("hub").max_frame_size(65_536u32).channel_max(255).sasl_acceptor(SaslAnonymousMechanism {}).build();
     let Ok(mut connection) = acceptor.accept(stream).await else { return };
     let sessions = SessionAcceptor::new();
@@ -161,8 +161,8 @@ async fn serve(stream: tokio::io::DuplexStream, hub: Arc<Mutex<Hub>>, lost: Arc<
 }
 
 /// What the links of one connection share.
-struct Shared {
-    hub: Arc<Mutex<Hub>>,
+struct PeerState {
+    hub: Arc<Mutex<PeerHub>>,
     /// The hub that the token was for.
     allowed: Mutex<Option<String>>,
     /// Where answers go, by address.
@@ -170,8 +170,8 @@ struct Shared {
     lost: Arc<tokio::sync::Notify>,
 }
 
-async fn links(mut session: ListenerSessionHandle, hub: Arc<Mutex<Hub>>, lost: Arc<tokio::sync::Notify>) {
-    let shared = Arc::new(Shared { hub, allowed: Mutex::new(None), replies: AsyncMutex::default(), lost });
+async fn links(mut session: ListenerSessionHandle, hub: Arc<Mutex<PeerHub>>, lost: Arc<tokio::sync::Notify>) {
+    let shared = Arc::new(PeerState { hub, allowed: Mutex::new(None), replies: AsyncMutex::default(), lost });
     let acceptor = LinkAcceptor::builder().max_message_size(MESSAGE_BYTES_MAX).build();
     loop {
         match acceptor.accept(&mut session).await {
@@ -185,7 +185,7 @@ async fn links(mut session: ListenerSessionHandle, hub: Arc<Mutex<Hub>>, lost: A
     }
 }
 
-async fn listen(mut receiver: Receiver, shared: Arc<Shared>) {
+async fn listen(mut receiver: Receiver, shared: Arc<PeerState>) {
     let address = receiver.target().as_ref().and_then(|target| target.address.clone()).unwrap_or_default();
     let refuse = |condition: AmqpError, why: &str| Error::new(condition, Some(why.to_owned()), None);
     match address.split_once("/Partitions/") {
@@ -206,7 +206,7 @@ async fn listen(mut receiver: Receiver, shared: Arc<Shared>) {
 }
 
 /// Answers a request to `$cbs` or `$management`.
-async fn answer(node: &str, request: Message<Body<Value>>, shared: &Shared) {
+async fn answer(node: &str, request: Message<Body<Value>>, shared: &PeerState) {
     let asked = request.application_properties.unwrap_or_default();
     let text = |name: &str| if let Some(SimpleValue::String(text)) = asked.get(name) { text.clone() } else { String::new() };
     let header = request.properties.unwrap_or_default();
@@ -269,7 +269,7 @@ fn description() -> Value {
     Value::Map(map)
 }
 
-async fn events(mut receiver: Receiver, partition: usize, shared: &Shared) {
+async fn events(mut receiver: Receiver, partition: usize, shared: &PeerState) {
     while let Ok(delivery) = receiver.recv::<Body<Value>>().await {
         let fate = {
             let mut hub = locked(&shared.hub);

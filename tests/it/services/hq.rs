@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use eds::sandbox::hq::Hq;
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::hq::SandboxHq;
+use eds::sandbox::shop::{Shop, ShopOptions};
 use tempfile::TempDir;
 
 use super::eds::binary;
@@ -15,14 +15,14 @@ pub const KEY: &str = "k3y-of-the-shop";
 
 pub struct Importing {
     pub dir: TempDir,
-    pub hq: Hq,
+    pub hq: SandboxHq,
     pub shop: Arc<Mutex<Shop>>,
 }
 
 impl Importing {
     /// A shop that has seen so many events.
     pub async fn new(seed: u64, events: u64, rows_per_file: usize) -> Importing {
-        let mut shop = Shop::new(seed, Habits { rows: 3_000, repeats: 20 });
+        let mut shop = Shop::new(seed, ShopOptions { rows: 3_000, repeats: 20 });
         (0..events).for_each(|_| drop(shop.next_event()));
         Importing::of(shop, rows_per_file).await
     }
@@ -30,7 +30,7 @@ impl Importing {
     pub async fn of(shop: Shop, rows_per_file: usize) -> Importing {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let shop = Arc::new(Mutex::new(shop));
-        let hq = Hq::start(0, shop.clone(), dir.path().join("exports"), rows_per_file, Some(KEY.into())).await.unwrap_or_else(|e| panic!("{e}"));
+        let hq = SandboxHq::start(0, shop.clone(), dir.path().join("exports"), rows_per_file, Some(KEY.into())).await.unwrap_or_else(|e| panic!("{e}"));
         Importing { dir, hq, shop }
     }
 

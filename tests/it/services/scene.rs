@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eds::sandbox::check::{self, TableReport};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 
 use super::eds::Eds;
 use super::mysql::{MySql, RIGHTS};
@@ -96,7 +96,7 @@ impl Scene {
         let nats = Nats::start().await;
         let server = postgres::shared();
         let (database, url) = server.database().await;
-        let shop = Shop::new(seed, Habits::default());
+        let shop = Shop::new(seed, ShopOptions::default());
         let creds = nats.server_creds(name, COMPANIES, None);
         let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
         Scene { nats, server, database, url, shop, eds, name: name.to_owned(), creds }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use eds::sandbox::check::{self, TableReport};
 use eds::sandbox::console::Console;
-use eds::sandbox::hq::{Hq, Record};
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::hq::{Record, SandboxHq};
+use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -23,7 +23,7 @@ pub const CODE: &str = "L-one";
 
 pub struct Site {
     pub nats: Nats,
-    pub hq: Hq,
+    pub hq: SandboxHq,
     pub console: Console,
     shop: Arc<Mutex<Shop>>,
     pub dir: TempDir,
@@ -39,11 +39,11 @@ impl Site {
     pub async fn with_history(name: &str, seed: u64, events: u64) -> Site {
         let nats = Nats::start().await;
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let mut shop = Shop::new(seed, Habits { rows: 500, repeats: 20 });
+        let mut shop = Shop::new(seed, ShopOptions { rows: 500, repeats: 20 });
         (0..events).for_each(|_| drop(shop.next_event()));
         shop.begin_now();
         let shop = Arc::new(Mutex::new(shop));
-        let hq = Hq::start(0, shop.clone(), dir.path().join("exports"), 500, None).await.unwrap_or_else(|e| panic!("{e}"));
+        let hq = SandboxHq::start(0, shop.clone(), dir.path().join("exports"), 500, None).await.unwrap_or_else(|e| panic!("{e}"));
         hq.employ(Some(nats.account.clone()), &Shop::companies());
         hq.code(CODE, name);
         let admin = nats.account.admin_creds().unwrap_or_else(|e| panic!("{e}"));

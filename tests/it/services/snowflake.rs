@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use eds::sandbox::check::Found;
+use eds::sandbox::check::FoundRows;
 use eds::sandbox::shop::Shop;
-use eds::sandbox::tables::Kind;
+use eds::sandbox::tables::ShopKind;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -72,14 +72,14 @@ impl Snowflake {
     }
 
     /// A table of the shop, by id.
-    pub fn rows(&self, shop: &Shop, table: usize, database: &str) -> Found {
+    pub fn rows(&self, shop: &Shop, table: usize, database: &str) -> FoundRows {
         let spec = &shop.tables[table];
         let columns: Vec<String> = spec.columns.iter().map(|c| format!("\"{}\"", c.name)).collect();
         let rows = self.sql(database, &format!("SELECT {} FROM \"{}\"", columns.join(", "), spec.name));
-        let value = |kind: Kind, text: Option<String>| match (kind, text) {
+        let value = |kind: ShopKind, text: Option<String>| match (kind, text) {
             (_, None) => Value::Null,
-            (Kind::Date, Some(text)) => (text.replace(' ', "T") + "Z").into(),
-            (Kind::Integer(_) | Kind::Big | Kind::Cents | Kind::Decimal | Kind::Flag, Some(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
+            (ShopKind::Date, Some(text)) => (text.replace(' ', "T") + "Z").into(),
+            (ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents | ShopKind::Decimal | ShopKind::Flag, Some(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
             (_, Some(text)) => text.into(),
         };
         let keyed = |row: Vec<Option<String>>| -> (String, Map<String, Value>) {

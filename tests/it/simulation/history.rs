@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use eds::change::Version;
-use eds::change::seam::Snapshot;
-use eds::destination::memory::Row;
+use eds::change::cutover::TableSnapshot;
+use eds::destination::memory::MemoryRow;
 
-/// Rows by table and number.
-pub type Rows = BTreeMap<(&'static str, u64), Row>;
+/// SourceRows by table and number.
+pub type SourceRows = BTreeMap<(&'static str, u64), MemoryRow>;
 
 pub struct History {
     pub messages: Vec<String>,
     /// The source after so many messages.
-    pub source: Vec<Rows>,
-    /// How many messages have to be set aside.
+    pub source: Vec<SourceRows>,
+    /// How many messages have to become a dead letter.
     pub bad: usize,
 }
 
@@ -37,8 +37,8 @@ pub fn key(table: &str, number: u64) -> Vec<u8> {
 
 impl History {
     /// What must be in the tables at the end.
-    pub fn model(&self) -> BTreeMap<String, Vec<Row>> {
-        let mut model: BTreeMap<String, Vec<Row>> = ["a", "b"].map(|table| (table.to_owned(), Vec::new())).into();
+    pub fn model(&self) -> BTreeMap<String, Vec<MemoryRow>> {
+        let mut model: BTreeMap<String, Vec<MemoryRow>> = ["a", "b"].map(|table| (table.to_owned(), Vec::new())).into();
         for ((table, _), row) in self.source.last().into_iter().flatten() {
             model.entry((*table).to_owned()).or_default().push(row.clone());
         }
@@ -47,18 +47,18 @@ impl History {
     }
 
     /// An export of some tables after `through` messages.
-    pub fn snapshots(&self, tables: &[&str], through: u64, whole: bool) -> Vec<Snapshot> {
+    pub fn snapshots(&self, tables: &[&str], through: u64, whole: bool) -> Vec<TableSnapshot> {
         let at = Version { nanos: time(through) as u64, logical: 0 };
-        tables.iter().map(|table| Snapshot { table: (*table).to_owned(), at, whole }).collect()
+        tables.iter().map(|table| TableSnapshot { table: (*table).to_owned(), at, whole }).collect()
     }
 }
 
 /// A stream of changes.
 pub fn history(rng: &mut fastrand::Rng) -> History {
     let mut messages: Vec<String> = Vec::new();
-    let mut tables: BTreeMap<(&'static str, u64), (Option<Row>, u64)> = BTreeMap::new();
+    let mut tables: BTreeMap<(&'static str, u64), (Option<MemoryRow>, u64)> = BTreeMap::new();
     let mut sent: Vec<(u64, String)> = Vec::new();
-    let mut source = vec![Rows::new()];
+    let mut source = vec![SourceRows::new()];
     let mut bad = 0;
     for n in 0..rng.u64(20..220) {
         let version = time(n + 1) as u64;

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eds::change::filter::TableFilter;
-use eds::change::{Batch, Position, Seam, TableSchema};
-use eds::destination::memory::{ABILITIES, Memory, Row, SharedStore, Store};
+use eds::change::{Batch, Cutover, Position, TableSchema};
+use eds::destination::memory::{ABILITIES, MemoryDestination, MemoryRow, SharedStore, Store};
 use eds::destination::{Claim, Destination, Epoch, Failure, FailureKind, Migration, Tables};
 use eds::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
-use eds::pipeline::{Adoption, AsideLog, End, Engine, Halt, Options, Parts, Progress};
-use eds::registry::{Publisher, Registry};
+use eds::pipeline::{Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress};
+use eds::registry::{Registry, SchemaSource};
 use eds::state::State;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
@@ -46,7 +46,7 @@ struct World {
     history: History,
     store: SharedStore,
     state: State,
-    aside: Arc<Mutex<Vec<eds::pipeline::aside::Aside>>>,
+    dead_letter: Arc<Mutex<Vec<eds::pipeline::dead_letter::DeadLetter>>>,
     acknowledged: AtomicU64,
     /// Which opening of the feed is the current one.
     opening: AtomicU64,
@@ -69,7 +69,7 @@ impl World {
             history,
             store: SharedStore::default(),
             state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
-            aside: Arc::default(),
+            dead_letter: Arc::default(),
             acknowledged: AtomicU64::new(0),
             opening: AtomicU64::new(0),
             restores: AtomicU64::new(0),
@@ -118,7 +118,7 @@ struct SimFeed {
 
 #[async_trait]
 impl Feed for SimFeed {
-    async fn standing(&mut self) -> Result<Option<Position>, FeedError> {
+    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
         self.world.step().await;
         Ok(Some(Position { sequence: self.world.acknowledged.load(Ordering::Relaxed), time_ns: 0 }))
     }
@@ -194,7 +194,7 @@ impl Feed for SimFeed {
 /// The memory destination behind everything that can go wrong.
 struct Faulty {
     world: Arc<World>,
-    inner: Memory,
+    inner: MemoryDestination,
     epoch: Epoch,
     restores: u64,
     /// What the planted bug holds back.
@@ -248,7 +248,7 @@ impl Destination for Faulty {
             tokio::spawn(async move {
                 sleep(late).await;
                 if restores == world.restores.load(Ordering::Relaxed) {
-                    let _ = Memory::open(world.store.clone(), epoch).apply(&batch).await;
+                    let _ = MemoryDestination::open(world.store.clone(), epoch).apply(&batch).await;
                 }
             });
             return Err(broken());
@@ -269,7 +269,7 @@ impl Destination for Faulty {
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
         self.world.step().await;
         self.alive()?;
-        if claim == Claim::Keep && self.world.chance(8) {
+        if claim == Claim::Verify && self.world.chance(8) {
             return Err(broken());
         }
         let found = self.inner.checkpoint(claim).await;
@@ -277,10 +277,10 @@ impl Destination for Faulty {
         found
     }
 
-    async fn seam(&mut self) -> Result<Seam, Failure> {
+    async fn cutover(&mut self) -> Result<Cutover, Failure> {
         self.world.step().await;
         self.alive()?;
-        self.inner.seam().await
+        self.inner.cutover().await
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {
@@ -312,13 +312,13 @@ async fn process(world: &Arc<World>, until_caught_up: bool) -> Option<Result<End
             if world.chance(12) && epoch.get() > 0 {
                 return Err(broken());
             }
-            let inner = Memory::open(world.store.clone(), epoch.clone());
+            let inner = MemoryDestination::open(world.store.clone(), epoch.clone());
             let restores = world.restores.load(Ordering::Relaxed);
             Ok(Box::new(Faulty { world, inner, epoch, restores, held: None }) as Box<dyn Destination>)
         })
     };
     let (_stop, stop) = watch::channel(false);
-    let options = Options {
+    let options = EngineOptions {
         adoption: Adoption::Without,
         companies: "*".into(),
         rules: None,
@@ -332,13 +332,13 @@ async fn process(world: &Arc<World>, until_caught_up: bool) -> Option<Result<End
         events_max: usize::MAX,
         abilities: eds::destination::Abilities { batch_changes_max: 30, ..ABILITIES },
     };
-    let schemas = Publisher::Fixed(Arc::new(RwLock::new(SCHEMAS.iter().map(|s| (*s).to_owned()).collect())));
-    let parts = Parts {
+    let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(SCHEMAS.iter().map(|s| (*s).to_owned()).collect())));
+    let parts = EngineDeps {
         feed: Box::new(SimFeed { world: world.clone(), opening: 0, next: 1 }),
         open: Box::new(open),
         registry: Registry::new(schemas, world.state.clone()),
         state: world.state.clone(),
-        aside: AsideLog::Memory(world.aside.clone()),
+        dead_letters: DeadLetters::Memory(world.dead_letter.clone()),
         progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
         options,
         stop,
@@ -378,7 +378,7 @@ async fn imports(world: &Arc<World>) {
             let schema = Arc::new(TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}")));
             store.tables.take(&Migration::CreateTable(schema));
         }
-        let mut rows: BTreeMap<String, BTreeMap<Vec<u8>, Row>> = BTreeMap::new();
+        let mut rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>> = BTreeMap::new();
         for ((table, number), row) in world.history.source[through as usize].iter().filter(|((table, _), _)| tables.contains(table)) {
             rows.entry((*table).to_owned()).or_default().insert(key(table, *number), row.clone());
         }
@@ -431,7 +431,7 @@ async fn simulate(world: &Arc<World>) -> Result<(), String> {
 /// A process may end because another took over, or because it could not start.
 fn expected(halt: &Halt) -> Result<(), String> {
     match halt {
-        Halt::Destination(f) if matches!(f.kind, FailureKind::Superseded | FailureKind::Unavailable) => Ok(()),
+        Halt::Destination(f) if matches!(f.kind, FailureKind::Fenced | FailureKind::Unavailable) => Ok(()),
         Halt::Feed(FeedError::Unavailable(_)) => Ok(()),
         other => Err(format!("a process ended with {other:?}")),
     }
@@ -443,23 +443,23 @@ fn verdict(world: &World) -> Result<(), String> {
     }
     let store = world.store.lock();
     for (table, expected) in &world.history.model() {
-        let mut found: Vec<Row> = store.rows.get(table).map(|rows| rows.values().cloned().collect()).unwrap_or_default();
+        let mut found: Vec<MemoryRow> = store.rows.get(table).map(|rows| rows.values().cloned().collect()).unwrap_or_default();
         found.sort();
         if found != *expected {
             return Err(format!("table {table} holds {found:?} instead of {expected:?}"));
         }
     }
-    let aside = world.aside.lock().unwrap_or_else(|e| e.into_inner());
-    let mut positions: Vec<u64> = aside.iter().map(|a| a.position.sequence).collect();
+    let dead_letters = world.dead_letter.lock().unwrap_or_else(|e| e.into_inner());
+    let mut positions: Vec<u64> = dead_letters.iter().map(|a| a.position.sequence).collect();
     positions.sort_unstable();
     positions.dedup();
     let durable = store.position.map_or(0, |p| p.sequence);
     // What lies before an import is not read, bad or not.
     let bad = world.history.bad;
-    let all_aside = positions.len() == bad || (positions.len() < bad && world.imports.load(Ordering::Relaxed) > 0);
-    match (all_aside, durable == world.total()) {
+    let all_dead = positions.len() == bad || (positions.len() < bad && world.imports.load(Ordering::Relaxed) > 0);
+    match (all_dead, durable == world.total()) {
         (true, true) => Ok(()),
-        (false, _) => Err(format!("{} messages were set aside instead of {bad}", positions.len())),
+        (false, _) => Err(format!("{} messages were dead letters instead of {bad}", positions.len())),
         (_, false) => Err(format!("the checkpoint is at {durable} of {}", world.total())),
     }
 }

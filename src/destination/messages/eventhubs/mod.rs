@@ -22,7 +22,7 @@ use crate::change::{Batch, Change};
 use crate::destination::{Destination, Driver, Failure, FailureKind, Target, form};
 use namespace::Namespace;
 use partition::partition;
-use session::{Session, said};
+use session::{HubSession, said};
 
 pub const DRIVER: Driver = Driver {
     scheme: "eventhub",
@@ -57,14 +57,14 @@ const BUSY_MAX: u32 = 15;
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let namespace = Namespace::read(&target.settings)?;
-    let session = Session::open(&namespace).await?;
-    Ok(Box::new(Hub { namespace, session: Some(session) }))
+    let session = HubSession::open(&namespace).await?;
+    Ok(Box::new(EventHub { namespace, session: Some(session) }))
 }
 
-struct Hub {
+struct EventHub {
     namespace: Namespace,
     /// Absent where the last one was over and no new one came about.
-    session: Option<Session>,
+    session: Option<HubSession>,
 }
 
 /// A change as it is sent: the partition key, and the encoded message.
@@ -83,7 +83,7 @@ fn encoded(change: &Change) -> Result<(String, Vec<u8>), Failure> {
         .application_properties(ApplicationProperties::builder().insert("objectId", names.subject(&names.key)).build())
         .data(change.event.stored().into_bytes())
         .build();
-    let bytes = serde_amqp::to_vec(&Serializable(message)).map_err(|_| Failure::new(FailureKind::Refused, "the event cannot be encoded"))?;
+    let bytes = serde_amqp::to_vec(&Serializable(message)).map_err(|_| Failure::new(FailureKind::Rejected, "the event cannot be encoded"))?;
     Ok((shown, bytes))
 }
 
@@ -110,7 +110,7 @@ fn batches(batch: &Batch, partitions: usize, bytes_max: u64) -> Result<Vec<Vec<V
         }
     }
     // Before anything is sent, so that nothing overtakes what is left out.
-    if culprits.is_empty() { Ok(lanes.into_iter().map(|(lane, _)| lane).collect()) } else { Err(Failure::refused(culprits)) }
+    if culprits.is_empty() { Ok(lanes.into_iter().map(|(lane, _)| lane).collect()) } else { Err(Failure::rejected(culprits)) }
 }
 
 /// Sends the batches of a partition one after the other: nothing overtakes what failed.
@@ -151,13 +151,13 @@ async fn send(namespace: &Namespace, sender: &mut Sender, batch: &Sendable<Secti
 }
 
 #[async_trait]
-impl Destination for Hub {
+impl Destination for EventHub {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        if self.session.as_ref().is_none_or(Session::is_old) {
+        if self.session.as_ref().is_none_or(HubSession::is_old) {
             if let Some(old) = self.session.take() {
                 old.close().await;
             }
-            self.session = Some(Session::open(&self.namespace).await?);
+            self.session = Some(HubSession::open(&self.namespace).await?);
         }
         let Some(session) = &mut self.session else { return Err(Failure::unavailable("not connected")) };
         let lanes = batches(batch, session.senders.len(), session.message_bytes_max)?;

@@ -32,7 +32,7 @@ const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// A connection that is silent that long is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-pub struct Session {
+pub struct HubSession {
     pub connection: ConnectionHandle<()>,
     session: SessionHandle<()>,
     /// By partition.
@@ -43,14 +43,14 @@ pub struct Session {
     used: Instant,
 }
 
-impl Session {
-    pub async fn open(namespace: &Namespace) -> Result<Session, Failure> {
+impl HubSession {
+    pub async fn open(namespace: &Namespace) -> Result<HubSession, Failure> {
         let place = format!("{}:{}", namespace.host, namespace.port);
         let opened = timeout(OPEN_WAIT_MAX, Self::begin(namespace, &place)).await;
         opened.unwrap_or_else(|_| Err(Failure::unavailable(format!("Event Hubs at {place} gave no answer within {OPEN_WAIT_MAX:?}"))))
     }
 
-    async fn begin(namespace: &Namespace, place: &str) -> Result<Session, Failure> {
+    async fn begin(namespace: &Namespace, place: &str) -> Result<HubSession, Failure> {
         let unreachable = |why: String| Failure::unavailable(format!("Event Hubs at {place} cannot be reached: {why}"));
         let tcp = timeout(CONNECT_WAIT_MAX, TcpStream::connect((namespace.host.as_str(), namespace.port))).await;
         let tcp = tcp.map_err(|_| unreachable("no answer".into()))?.map_err(|e| unreachable(e.to_string()))?;
@@ -73,7 +73,7 @@ impl Session {
         }
         let message_bytes_max = senders.iter().filter_map(Sender::max_message_size).filter(|n| *n > 0).min().unwrap_or(MESSAGE_BYTES_MAX);
         let now = Instant::now();
-        Ok(Session { connection, session, senders, message_bytes_max, opened: now, used: now })
+        Ok(HubSession { connection, session, senders, message_bytes_max, opened: now, used: now })
     }
 
     /// Whether it is better not to be used any more.
@@ -141,13 +141,13 @@ async fn partitions(namespace: &Namespace, session: &mut SessionHandle<()>) -> R
     ids.filter(|ids| !ids.is_empty()).ok_or_else(|| Failure::unavailable(format!("Event Hubs names no partitions of hub {:?}", namespace.hub)))
 }
 
-struct Answer {
+struct CbsAnswer {
     status: i64,
     description: String,
     body: Value,
 }
 
-impl Answer {
+impl CbsAnswer {
     fn check(self, namespace: &Namespace, what: &str) -> Result<Value, Failure> {
         match self.status {
             200..=299 => Ok(self.body),
@@ -159,7 +159,7 @@ impl Answer {
 }
 
 /// One question and its answer, over links of their own.
-async fn ask(namespace: &Namespace, session: &mut SessionHandle<()>, node: &str, properties: ApplicationProperties, body: String) -> Result<Answer, Failure> {
+async fn ask(namespace: &Namespace, session: &mut SessionHandle<()>, node: &str, properties: ApplicationProperties, body: String) -> Result<CbsAnswer, Failure> {
     let failed = |e: &dyn std::fmt::Debug| said(namespace, node, &format!("{e:?}"));
     let id = Uuid::new_v4().to_string();
     let reply_to = format!("eds-{id}");
@@ -182,7 +182,7 @@ async fn ask(namespace: &Namespace, session: &mut SessionHandle<()>, node: &str,
     let description = if let Some(SimpleValue::String(text)) = found.get("status-description") { text.clone() } else { String::new() };
     let _ = sender.close().await;
     let _ = receiver.close().await;
-    Ok(Answer { status, description, body: if let Body::Value(AmqpValue(value)) = message.body { value } else { Value::Null } })
+    Ok(CbsAnswer { status, description, body: if let Body::Value(AmqpValue(value)) = message.body { value } else { Value::Null } })
 }
 
 /// What to do about what the service said; it says nothing of what events hold.
@@ -199,7 +199,7 @@ pub fn said(namespace: &Namespace, what: &str, text: &str) -> Failure {
             Failure::misconfigured(format!("Event Hubs at {host} has no hub {hub:?} to send to: {text}. Make it, or correct EntityPath"))
         }
         () if says(&["messagesizeexceeded", "argumenterror", "argumentoutofrange", "notallowed", "invalidfield", "decodeerror"]) => {
-            Failure::new(FailureKind::Refused, format!("Event Hubs does not take the event: {text}"))
+            Failure::new(FailureKind::Rejected, format!("Event Hubs does not take the event: {text}"))
         }
         () => Failure::unavailable(format!("Event Hubs at {host}, hub {hub:?}, {what}: {text}")),
     }

@@ -90,7 +90,7 @@ impl Cluster {
     }
 
     /// What to do about an error. `heard`: what the client itself complained of last.
-    pub fn failure(&self, error: &KafkaError, heard: &Heard) -> Failure {
+    pub fn failure(&self, error: &KafkaError, heard: &ClientErrors) -> Failure {
         let code = error.rdkafka_error_code();
         let said = heard.last();
         let Cluster { topic, brokers, .. } = self;
@@ -156,7 +156,7 @@ fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure>
 
 /// What a client complained of last: requests fail with less than that.
 #[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<Complaints>>);
+pub struct ClientErrors(Arc<Mutex<Complaints>>);
 
 #[derive(Default)]
 struct Complaints {
@@ -165,7 +165,7 @@ struct Complaints {
     all_down: bool,
 }
 
-impl Heard {
+impl ClientErrors {
     fn complaints(&self) -> MutexGuard<'_, Complaints> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,7 +186,7 @@ impl Heard {
     }
 }
 
-impl ClientContext for Heard {
+impl ClientContext for ClientErrors {
     fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
         tracing::debug!("Kafka: {fac} {message}");
     }

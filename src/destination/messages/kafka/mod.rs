@@ -19,8 +19,8 @@ use xxhash_rust::xxh64::xxh64;
 use super::{ABILITIES, Names};
 use crate::change::{Batch, Change};
 use crate::destination::{Destination, Driver, Failure, Settings, Target, form};
-use client::{Cluster, Heard, METADATA_WAIT_MAX, REQUEST_WAIT_MAX};
-use tail::Mark;
+use client::{ClientErrors, Cluster, METADATA_WAIT_MAX, REQUEST_WAIT_MAX};
+use tail::PositionHeader;
 
 pub const DRIVER: Driver = Driver {
     scheme: "kafka",
@@ -64,10 +64,10 @@ const POSITION_HEADER: &str = "eds-position";
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let cluster = Cluster::read(&target.settings)?;
-    let heard = Heard::default();
+    let heard = ClientErrors::default();
     let told = told_limit(&target.settings)?;
     let producer = |message_bytes_max| cluster.producer_config(message_bytes_max).create_with_context(heard.clone()).map_err(|e| unusable(&e));
-    let mut producer_of_limit: FutureProducer<Heard> = producer(told.unwrap_or(MESSAGE_BYTES_MAX))?;
+    let mut producer_of_limit: FutureProducer<ClientErrors> = producer(told.unwrap_or(MESSAGE_BYTES_MAX))?;
     let partitions = partitions(&producer_of_limit, &cluster, &heard).await?;
     // Only now there is certainly a topic, which may have a limit of its own.
     let asked = if told.is_none() { asked_limit(&cluster, &heard).await? } else { None };
@@ -91,8 +91,8 @@ fn told_limit(settings: &Settings) -> Result<Option<usize>, Failure> {
 }
 
 /// The topic's own limit, where the broker tells this user.
-async fn asked_limit(cluster: &Cluster, heard: &Heard) -> Result<Option<usize>, Failure> {
-    let admin: AdminClient<Heard> = cluster.config().create_with_context(heard.clone()).map_err(|e| unusable(&e))?;
+async fn asked_limit(cluster: &Cluster, heard: &ClientErrors) -> Result<Option<usize>, Failure> {
+    let admin: AdminClient<ClientErrors> = cluster.config().create_with_context(heard.clone()).map_err(|e| unusable(&e))?;
     let options = AdminOptions::new().request_timeout(Some(LIMIT_WAIT_MAX));
     let described = admin.describe_configs([&ResourceSpecifier::Topic(&cluster.topic)], &options).await;
     // The client's thread is waited for when it ends.
@@ -105,7 +105,7 @@ async fn asked_limit(cluster: &Cluster, heard: &Heard) -> Result<Option<usize>, 
 }
 
 /// How many partitions the topic has. A topic that is not there is made by asking, if the broker does such things.
-async fn partitions(producer: &FutureProducer<Heard>, cluster: &Cluster, heard: &Heard) -> Result<u32, Failure> {
+async fn partitions(producer: &FutureProducer<ClientErrors>, cluster: &Cluster, heard: &ClientErrors) -> Result<u32, Failure> {
     let (producer, cluster, heard) = (producer.clone(), cluster.clone(), heard.clone());
     let asked = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
@@ -146,9 +146,9 @@ fn fnv1a(text: &str) -> u32 {
 }
 
 struct Topic {
-    producer: FutureProducer<Heard>,
+    producer: FutureProducer<ClientErrors>,
     cluster: Cluster,
-    heard: Heard,
+    heard: ClientErrors,
     partitions: u32,
     /// When the partitions were counted last.
     looked: Instant,
@@ -156,23 +156,23 @@ struct Topic {
     consumer: String,
     /// What the topic has already of the batch, while one is tried; where an earlier try's end is not known, that was
     /// looked for.
-    known: Option<HashSet<Mark>>,
+    known: Option<HashSet<PositionHeader>>,
 }
 
 /// A change as it is sent.
-struct Message {
+struct PendingMessage {
     key: String,
     partition_key: String,
     value: String,
     /// None of an import, whose lines have no place in the stream.
-    mark: Option<Mark>,
+    mark: Option<PositionHeader>,
 }
 
-impl Message {
-    fn of(change: &Change, is_streamed: bool) -> Message {
+impl PendingMessage {
+    fn of(change: &Change, is_streamed: bool) -> PendingMessage {
         let names = Names::of(change);
-        let mark = is_streamed.then(|| Mark::of(change.position));
-        Message { key: names.subject(&change.event.id()), partition_key: names.partition_key(), value: change.event.stored(), mark }
+        let mark = is_streamed.then(|| PositionHeader::of(change.position));
+        PendingMessage { key: names.subject(&change.event.id()), partition_key: names.partition_key(), value: change.event.stored(), mark }
     }
 
     fn size(&self) -> usize {
@@ -182,10 +182,10 @@ impl Message {
 
 impl Topic {
     /// The messages of the batch that the topic does not have yet, oldest first.
-    fn missing(&self, batch: &Batch) -> Result<Vec<Message>, Failure> {
+    fn missing(&self, batch: &Batch) -> Result<Vec<PendingMessage>, Failure> {
         let (mut messages, mut culprits) = (Vec::with_capacity(batch.order.len()), Vec::new());
         for (index, change) in batch.ordered() {
-            let message = Message::of(change, !batch.is_import());
+            let message = PendingMessage::of(change, !batch.is_import());
             if message.size() > self.message_bytes_max {
                 culprits.push((index, format!("the message would have {} bytes, and the topic takes {}", message.size(), self.message_bytes_max)));
             } else if !message.mark.is_some_and(|mark| self.known.as_ref().is_some_and(|known| known.contains(&mark))) {
@@ -193,10 +193,10 @@ impl Topic {
             }
         }
         // Before anything is sent, so that nothing overtakes what is left out.
-        if culprits.is_empty() { Ok(messages) } else { Err(Failure::refused(culprits)) }
+        if culprits.is_empty() { Ok(messages) } else { Err(Failure::rejected(culprits)) }
     }
 
-    async fn send(&self, message: &Message) -> Result<DeliveryFuture, Failure> {
+    async fn send(&self, message: &PendingMessage) -> Result<DeliveryFuture, Failure> {
         let mut headers = OwnedHeaders::new_with_capacity(2).insert(Header { key: PARTITION_KEY_HEADER, value: Some(&message.partition_key) });
         if let Some(mark) = message.mark {
             headers = headers.insert(Header { key: POSITION_HEADER, value: Some(&mark.written(&self.consumer)) });
@@ -215,7 +215,7 @@ impl Topic {
     }
 
     /// Sends all, and waits until each is confirmed.
-    async fn deliver(&mut self, messages: &[Message]) -> Result<(), Failure> {
+    async fn deliver(&mut self, messages: &[PendingMessage]) -> Result<(), Failure> {
         let mut deliveries = Vec::with_capacity(messages.len());
         for message in messages {
             deliveries.push(self.send(message).await?);
@@ -251,7 +251,7 @@ impl Destination for Topic {
         self.heard.forget();
         self.count_partitions().await?;
         if self.known.is_none() {
-            self.known = Some(match batch.tried {
+            self.known = Some(match batch.unconfirmed_through {
                 Some(_) => tail::marks(&self.cluster, self.partitions, &self.consumer, batch.after, &self.heard).await?,
                 None => HashSet::new(),
             });

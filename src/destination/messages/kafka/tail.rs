@@ -10,7 +10,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::Offset;
 
 use super::POSITION_HEADER;
-use super::client::{Cluster, Heard, REQUEST_WAIT_MAX};
+use super::client::{ClientErrors, Cluster, REQUEST_WAIT_MAX};
 use crate::change::Position;
 use crate::destination::Failure;
 
@@ -23,14 +23,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The place of a message's change in the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Mark {
+pub struct PositionHeader {
     sequence: u64,
     time_ns: i64,
 }
 
-impl Mark {
-    pub fn of(position: Position) -> Mark {
-        Mark { sequence: position.sequence, time_ns: position.time_ns }
+impl PositionHeader {
+    pub fn of(position: Position) -> PositionHeader {
+        PositionHeader { sequence: position.sequence, time_ns: position.time_ns }
     }
 
     /// As a header: other consumers may write to the same topic.
@@ -38,10 +38,10 @@ impl Mark {
         format!("{} {} {consumer}", self.sequence, self.time_ns)
     }
 
-    fn read(text: &str, consumer: &str) -> Option<Mark> {
+    fn read(text: &str, consumer: &str) -> Option<PositionHeader> {
         let mut words = text.splitn(3, ' ');
         let (sequence, time_ns) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        (words.next() == Some(consumer)).then_some(Mark { sequence, time_ns })
+        (words.next() == Some(consumer)).then_some(PositionHeader { sequence, time_ns })
     }
 
     fn is_beyond(self, after: Option<Position>) -> bool {
@@ -50,7 +50,7 @@ impl Mark {
 }
 
 /// The messages of `consumer` beyond `after` that the topic has.
-pub async fn marks(cluster: &Cluster, partitions: u32, consumer: &str, after: Option<Position>, heard: &Heard) -> Result<HashSet<Mark>, Failure> {
+pub async fn marks(cluster: &Cluster, partitions: u32, consumer: &str, after: Option<Position>, heard: &ClientErrors) -> Result<HashSet<PositionHeader>, Failure> {
     let (cluster, consumer, heard) = (cluster.clone(), consumer.to_owned(), heard.clone());
     let read = tokio::task::spawn_blocking(move || {
         let found = Tail::open(&cluster).and_then(|tail| tail.marks(partitions, &consumer, after));
@@ -78,7 +78,7 @@ impl Tail {
         Ok(Tail { reader: config.create()?, topic: cluster.topic.clone() })
     }
 
-    fn marks(&self, partitions: u32, consumer: &str, after: Option<Position>) -> Result<HashSet<Mark>, KafkaError> {
+    fn marks(&self, partitions: u32, consumer: &str, after: Option<Position>) -> Result<HashSet<PositionHeader>, KafkaError> {
         let mut ends = BTreeMap::new();
         for partition in 0..partitions as i32 {
             let (low, high) = self.reader.fetch_watermarks(&self.topic, partition, REQUEST_WAIT_MAX)?;
@@ -137,10 +137,10 @@ impl Tail {
     }
 }
 
-fn mark(message: &BorrowedMessage<'_>, consumer: &str) -> Option<Mark> {
+fn mark(message: &BorrowedMessage<'_>, consumer: &str) -> Option<PositionHeader> {
     let headers = message.headers()?;
     let header = headers.iter().find(|header| header.key == POSITION_HEADER)?;
-    Mark::read(std::str::from_utf8(header.value?).ok()?, consumer)
+    PositionHeader::read(std::str::from_utf8(header.value?).ok()?, consumer)
 }
 
 #[cfg(test)]
@@ -149,11 +149,11 @@ mod tests {
 
     #[test]
     fn a_mark_reads_back_for_its_own_consumer_only() {
-        let mark = Mark::of(Position { sequence: 7, time_ns: 1_700_000_000_000_000_000 });
+        let mark = PositionHeader::of(Position { sequence: 7, time_ns: 1_700_000_000_000_000_000 });
         let text = mark.written("eds-one two");
-        assert_eq!(Mark::read(&text, "eds-one two"), Some(mark));
-        assert_eq!(Mark::read(&text, "eds-one"), None);
-        assert_eq!(Mark::read("7", "eds"), None);
+        assert_eq!(PositionHeader::read(&text, "eds-one two"), Some(mark));
+        assert_eq!(PositionHeader::read(&text, "eds-one"), None);
+        assert_eq!(PositionHeader::read("7", "eds"), None);
         assert!(mark.is_beyond(None) && mark.is_beyond(Some(Position { sequence: 6, time_ns: 0 })) && !mark.is_beyond(Some(Position { sequence: 7, time_ns: i64::MAX })));
     }
 }

@@ -1,5 +1,5 @@
 //! Whole tables into a SQL database: loaded beside the ones that are there, and put in their places together with the
-//! seam and every consumer's checkpoint.
+//! cutover and every consumer's checkpoint.
 
 pub mod statements;
 
@@ -10,34 +10,44 @@ use async_trait::async_trait;
 use super::dialect::Rename;
 use super::render::CHECKPOINT;
 use super::{Connection, Parameter, SqlDestination, void_commit};
-use crate::change::seam::{Seams, Snapshot};
+use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Position, TableSchema};
-use crate::destination::import::{FileProgress, How, Loader, NEW, Piece, Placement, Standing, another_import, staged};
-use crate::destination::{Destination, Failure, Tables};
-use statements::{OLD, PROGRESS, SEAM, WHOLE_JOB};
+use crate::destination::import::{FilePiece, FileProgress, How, JobStatus, Loader, NEW, Placement, another_import, staged};
+use crate::destination::{Destination, Failure, FailureKind, Tables};
+use statements::{CUTOVERS, OLD, PROGRESS, WHOLE_JOB};
 
 /// How often checkpoints that move meanwhile are read before they are not set back.
 const SET_BACKS_MAX: u32 = 10;
+
+/// The table of cutovers is there and has no such column: it was made before 0.1.0, when the column had another name.
+fn former_cutovers(table: &str, failure: &Failure) -> Failure {
+    Failure::misconfigured(format!(
+        "the table {table} was made by an EDS before 0.1.0 ({failure}): rename its column seam to cutover and start again, or, if nothing has been imported, drop the table"
+    ))
+}
 
 impl<C: Connection> SqlDestination<C> {
     /// The tables of EDS that are always there.
     pub(super) async fn make_own_tables(&mut self) -> Result<(), Failure> {
         self.connection.execute(&self.renderer.create_checkpoint(CHECKPOINT)).await?;
-        self.connection.execute(&self.renderer.create_seam(SEAM)).await
+        self.connection.execute(&self.renderer.create_cutovers(CUTOVERS)).await
     }
 
-    pub(super) async fn seams(&mut self) -> Result<Seams, Failure> {
-        let lines = self.connection.texts(&self.renderer.read_seam(), &[]).await?;
-        let lines = lines.into_iter().filter_map(|line| <[String; 3]>::try_from(line).ok()).map(|[consumer, table, seam]| (consumer, table, seam));
-        Seams::read(lines.collect())
+    pub(super) async fn cutovers(&mut self) -> Result<Cutovers, Failure> {
+        let lines = match self.connection.texts(&self.renderer.read_cutovers(), &[]).await {
+            Err(failure) if failure.kind == FailureKind::SchemaMismatch => return Err(former_cutovers(&self.renderer.table(CUTOVERS), &failure)),
+            lines => lines?,
+        };
+        let lines = lines.into_iter().filter_map(|line| <[String; 3]>::try_from(line).ok()).map(|[consumer, table, cutover]| (consumer, table, cutover));
+        Cutovers::read(lines.collect())
             .map_err(|_| Failure::misconfigured("the table _eds_import in the destination was written by another version of EDS, which has to be installed again"))
     }
 
-    async fn write_seams(&mut self, table: &str, seams: &Seams) -> Result<(), Failure> {
+    async fn write_cutovers(&mut self, table: &str, cutovers: &Cutovers) -> Result<(), Failure> {
         self.connection.change(&self.renderer.clear(table), &[]).await?;
-        for (consumer, table_name, seam) in seams.lines() {
-            let parameters = [consumer, table_name, seam].map(Parameter::Text);
-            self.connection.change(&self.renderer.insert_seam(table), &parameters).await?;
+        for (consumer, table_name, cutover) in cutovers.lines() {
+            let parameters = [consumer, table_name, cutover].map(Parameter::Text);
+            self.connection.change(&self.renderer.insert_cutover(table), &parameters).await?;
         }
         Ok(())
     }
@@ -69,12 +79,12 @@ impl<C: Connection> SqlDestination<C> {
 
     /// What was begun is rolled back, and a transaction begins.
     async fn begin_transaction(&mut self) -> Result<(), Failure> {
-        self.settle().await?;
+        self.roll_back_pending().await?;
         self.connection.execute(self.renderer.dialect.begin).await
     }
 
     /// Removes what an import has left: tables that were loaded, and old ones that were on their way out.
-    async fn sweep(&mut self, there: &Tables) -> Result<(), Failure> {
+    async fn remove_leftovers(&mut self, there: &Tables) -> Result<(), Failure> {
         for name in there.shapes.keys().filter(|name| name.starts_with(NEW) || name.starts_with(OLD)) {
             self.connection.execute(&self.renderer.drop_table(name)).await?;
         }
@@ -93,7 +103,7 @@ impl<C: Connection> SqlDestination<C> {
 
     async fn begin_anew(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], there: &Tables) -> Result<(), Failure> {
         self.connection.change(&self.renderer.clear(PROGRESS), &[]).await?;
-        self.sweep(there).await?;
+        self.remove_leftovers(there).await?;
         for schema in schemas {
             self.connection.execute(&self.renderer.create_staged(&staged(schema))).await?;
         }
@@ -110,7 +120,7 @@ impl<C: Connection> SqlDestination<C> {
         Ok(())
     }
 
-    async fn load_within(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure> {
+    async fn load_within(&mut self, batch: &Arc<Batch>, piece: &FilePiece) -> Result<(), Failure> {
         for group in 0..batch.groups.len() {
             self.connection.load(&self.renderer, batch, group).await?;
         }
@@ -133,7 +143,7 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     /// All of it in one transaction, where the database keeps its tables' names in one too.
-    async fn place_at_once(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+    async fn swap_in_transaction(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
         if self.renderer.dialect.rename == Rename::Never {
             // A new table is made before the transaction, which it would end.
             for placement in placements.iter().filter(|p| there.get(&p.schema.table).is_none()) {
@@ -141,20 +151,20 @@ impl<C: Connection> SqlDestination<C> {
             }
         }
         self.begin_transaction().await?;
-        let placed = self.place_within(Some(job), placements, there).await;
+        let placed = self.swap_in_within(Some(job), placements, there).await;
         self.end(placed).await
     }
 
-    async fn place_within(&mut self, job: Option<&str>, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+    async fn swap_in_within(&mut self, job: Option<&str>, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
         if let Some(job) = job {
             self.close_job(job).await?;
         }
         // Whoever streams is stopped first: what it has not committed by now is read again after the import.
         let stood = self.set_back().await?;
-        let snapshots: Vec<Snapshot> = placements.iter().map(|p| p.snapshot.clone()).collect();
-        let mut seams = self.seams().await?;
-        seams.import(&snapshots, &stood);
-        self.write_seams(SEAM, &seams).await?;
+        let snapshots: Vec<TableSnapshot> = placements.iter().map(|p| p.snapshot.clone()).collect();
+        let mut cutovers = self.cutovers().await?;
+        cutovers.import(&snapshots, &stood);
+        self.write_cutovers(CUTOVERS, &cutovers).await?;
         for placement in placements {
             let (schema, new) = (&placement.schema, staged(&placement.schema));
             if placement.how == How::Exchange && self.renderer.dialect.rename == Rename::Never {
@@ -164,7 +174,7 @@ impl<C: Connection> SqlDestination<C> {
                 continue;
             }
             if placement.how == How::Exchange {
-                let kept = self.connection.keepsakes(&self.renderer, schema, &new).await?;
+                let kept = self.connection.copied_ddl(&self.renderer, schema, &new).await?;
                 if there.get(&schema.table).is_some() {
                     self.connection.execute(&self.renderer.drop_table(&schema.table)).await?;
                 }
@@ -191,45 +201,48 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Where a change of a table's name ends the transaction: what stays in place first, then all names in one
     /// statement, those of EDS's own tables among them.
-    async fn place_by_names(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+    async fn swap_in_by_renames(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
         let (exchanged, others): (Vec<Placement>, Vec<Placement>) = placements.iter().cloned().partition(|p| p.how == How::Exchange);
         if !others.is_empty() {
             self.begin_transaction().await?;
-            let placed = self.place_within(None, &others, there).await;
+            let placed = self.swap_in_within(None, &others, there).await;
             self.end(placed).await?;
         }
         if exchanged.is_empty() {
             return self.close_job(job).await;
         }
-        if self.standing(job).await?.is_none() {
+        if self.job_status(job).await?.is_none() {
             return Err(another_import());
         }
         self.connection.change(&self.renderer.raise_epochs(), &[]).await?;
-        let snapshots: Vec<Snapshot> = exchanged.iter().map(|p| p.snapshot.clone()).collect();
-        let mut seams = self.seams().await?;
+        let snapshots: Vec<TableSnapshot> = exchanged.iter().map(|p| p.snapshot.clone()).collect();
+        let mut cutovers = self.cutovers().await?;
         let mut stood = Vec::new();
         for consumer in self.consumers().await? {
             let position = self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
             stood.push((consumer, position));
         }
-        seams.import(&snapshots, &stood);
+        cutovers.import(&snapshots, &stood);
         for placement in &exchanged {
             // An index that was made since the load was finished is given, too.
-            self.connection.seal(&self.renderer, &placement.schema, &staged(&placement.schema)).await?;
+            self.connection.finish_load(&self.renderer, &placement.schema, &staged(&placement.schema)).await?;
         }
-        let [seam, checkpoint, progress] = [SEAM, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
-        let created =
-            [(&seam, self.renderer.create_seam(&seam)), (&checkpoint, self.renderer.create_checkpoint(&checkpoint)), (&progress, self.renderer.create_progress(&progress))];
+        let [cutover, checkpoint, progress] = [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
+        let created = [
+            (&cutover, self.renderer.create_cutovers(&cutover)),
+            (&checkpoint, self.renderer.create_checkpoint(&checkpoint)),
+            (&progress, self.renderer.create_progress(&progress)),
+        ];
         for (name, create) in created {
             self.connection.execute(&self.renderer.drop_table(name)).await?;
             self.connection.execute(&create).await?;
         }
-        self.write_seams(&seam, &seams).await?;
+        self.write_cutovers(&cutover, &cutovers).await?;
         self.connection.change(&self.renderer.copy_checkpoints(&checkpoint), &[]).await?;
         self.connection.change(&self.renderer.insert_progress(&progress), &[job.into(), WHOLE_JOB.into(), 1.into()]).await?;
         let mut renames = Vec::new();
         let pairs = exchanged.iter().map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
-        let own = [SEAM, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
+        let own = [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
         for (new, name) in pairs.chain(own) {
             if there.get(&name).is_some() {
                 renames.push((name.clone(), format!("{OLD}{}", new.trim_start_matches(NEW))));
@@ -242,44 +255,44 @@ impl<C: Connection> SqlDestination<C> {
 
 #[async_trait]
 impl<C: Connection> Loader for SqlDestination<C> {
-    async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<Standing, Failure> {
-        self.connection.evict_loads().await?;
+    async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<JobStatus, Failure> {
+        self.connection.terminate_loads().await?;
         self.make_own_tables().await?;
         self.connection.execute(&self.renderer.create_progress(PROGRESS)).await?;
         // Whoever may not remove tables learns it now, and not after hours of loading.
         self.connection.execute(&self.renderer.drop_table(&format!("{OLD}{PROGRESS}"))).await?;
         let there = self.tables().await?;
-        match self.standing(job).await? {
-            Some(Standing::Done) if !anew => {
-                self.sweep(&there).await?;
-                Ok(Standing::Done)
+        match self.job_status(job).await? {
+            Some(JobStatus::Done) if !anew => {
+                self.remove_leftovers(&there).await?;
+                Ok(JobStatus::Done)
             }
-            Some(standing) if !anew => Ok(standing),
+            Some(status) if !anew => Ok(status),
             _ => {
                 self.begin_anew(job, schemas, files, &there).await?;
-                self.standing(job).await?.ok_or_else(void_commit)
+                self.job_status(job).await?.ok_or_else(void_commit)
             }
         }
     }
 
-    async fn standing(&mut self, job: &str) -> Result<Option<Standing>, Failure> {
+    async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure> {
         let Some(whole) = self.file_progress(job, WHOLE_JOB).await? else { return Ok(None) };
         if whole.done {
-            return Ok(Some(Standing::Done));
+            return Ok(Some(JobStatus::Done));
         }
         let names = self.connection.texts(&self.renderer.read_progress_names(), &[]).await?;
         let mut files = Vec::new();
         for name in names.into_iter().filter(|line| line.first().is_some_and(|j| j == job)).filter_map(|mut line| line.pop()).filter(|name| name != WHOLE_JOB) {
             files.extend(self.file_progress(job, &name).await?);
         }
-        Ok(Some(Standing::Loading(files)))
+        Ok(Some(JobStatus::Loading(files)))
     }
 
-    async fn enter(&mut self) -> Result<(), Failure> {
-        self.connection.enter_load().await
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
+        self.connection.enter_load_mode().await
     }
 
-    async fn load(&mut self, batch: &Arc<Batch>, piece: &Piece) -> Result<(), Failure> {
+    async fn load(&mut self, batch: &Arc<Batch>, piece: &FilePiece) -> Result<(), Failure> {
         for group in 0..batch.groups.len() {
             self.connection.prepare_load(&self.renderer, batch, group).await?;
         }
@@ -293,53 +306,53 @@ impl<C: Connection> Loader for SqlDestination<C> {
         }
     }
 
-    async fn seal(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure> {
-        self.settle().await?;
+    async fn finish_load(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure> {
+        self.roll_back_pending().await?;
         self.dirty = false;
-        self.connection.seal(&self.renderer, schema, &staged(schema)).await
+        self.connection.finish_load(&self.renderer, schema, &staged(schema)).await
     }
 
-    async fn obstacle(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
         let tables = self.tables().await?;
         let Some(shape) = tables.get(&schema.table) else { return Ok(None) };
         let own: Vec<&str> = shape.columns.keys().map(String::as_str).filter(|name| schema.column(name).is_none()).collect();
         if !own.is_empty() {
             return Ok(Some(format!("it has columns that the source lacks ({})", own.join(", "))));
         }
-        self.connection.obstacle(&self.renderer, schema).await
+        self.connection.swap_blocker(&self.renderer, schema).await
     }
 
-    async fn place(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure> {
+    async fn swap_in(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure> {
         let there = self.tables().await?;
         let placed = match self.renderer.dialect.rename {
-            Rename::ManyAtOnce => self.place_by_names(job, placements, &there).await,
-            Rename::AlterTable | Rename::Procedure | Rename::Never => self.place_at_once(job, placements, &there).await,
+            Rename::ManyAtOnce => self.swap_in_by_renames(job, placements, &there).await,
+            Rename::AlterTable | Rename::Procedure | Rename::Never => self.swap_in_transaction(job, placements, &there).await,
         };
         if let Err(failure) = placed {
             return Err(self.explained(failure, placements.iter().map(|p| p.schema.table.to_string()).collect()).await);
         }
-        if self.connection.commit_may_be_void() && self.standing(job).await? != Some(Standing::Done) {
+        if self.connection.commit_may_be_void() && self.job_status(job).await? != Some(JobStatus::Done) {
             return Err(void_commit());
         }
         // What is left over costs space and nothing else; the next import tries again.
         let there = self.tables().await?;
-        self.sweep(&there).await
+        self.remove_leftovers(&there).await
     }
 
-    async fn stamp(&mut self, snapshots: &[Snapshot]) -> Result<(), Failure> {
+    async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure> {
         self.make_own_tables().await?;
         let mut streamed = false;
         for consumer in self.consumers().await? {
             streamed |= self.read_checkpoint_of(&consumer).await?.is_some_and(|(_, position)| position.is_some());
         }
-        let mut seams = self.seams().await?;
-        let new: Vec<Snapshot> = snapshots.iter().filter(|s| !seams.has(&s.table)).cloned().collect();
+        let mut cutovers = self.cutovers().await?;
+        let new: Vec<TableSnapshot> = snapshots.iter().filter(|s| !cutovers.has(&s.table)).cloned().collect();
         if streamed || new.is_empty() {
             return Ok(());
         }
-        seams.import(&new, &[]);
+        cutovers.import(&new, &[]);
         self.begin_transaction().await?;
-        let written = self.write_seams(SEAM, &seams).await;
+        let written = self.write_cutovers(CUTOVERS, &cutovers).await;
         self.end(written).await
     }
 }

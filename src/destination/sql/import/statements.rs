@@ -4,8 +4,8 @@ use crate::change::TableSchema;
 use crate::destination::sql::dialect::{Dialect, Keys, Merge, Rename};
 use crate::destination::sql::render::{CHECKPOINT, FORMAT, Renderer};
 
-/// The name of the table that holds the seam.
-pub const SEAM: &str = "_eds_import";
+/// The name of the table that holds the cutover.
+pub const CUTOVERS: &str = "_eds_import";
 /// The name of the table that tells how far the files of an import are.
 pub const PROGRESS: &str = "_eds_import_progress";
 /// The line of [`PROGRESS`] that stands for the whole job.
@@ -18,10 +18,10 @@ impl Renderer {
         names.iter().map(|name| format!("{name} {} NOT NULL", self.dialect.integer)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Lines of the seam: consumer (empty: all), table, and what is known, as JSON.
-    pub fn create_seam(&self, name: &str) -> String {
+    /// Lines of the cutover: consumer (empty: all), table, and what is known, as JSON.
+    pub fn create_cutovers(&self, name: &str) -> String {
         let Dialect { consumer, text_key, types, .. } = self.dialect;
-        let columns = format!("consumer {consumer} NOT NULL, table_name {text_key} NOT NULL, seam {} NOT NULL, {}", types[0], self.numbers(&["format"]));
+        let columns = format!("consumer {consumer} NOT NULL, table_name {text_key} NOT NULL, cutover {} NOT NULL, {}", types[0], self.numbers(&["format"]));
         self.create(&self.table(name), &format!("{columns}, PRIMARY KEY (consumer, table_name)"))
     }
 
@@ -31,15 +31,15 @@ impl Renderer {
         self.create(&self.table(name), &format!("job {text_key} NOT NULL, file_name {consumer} NOT NULL, {numbers}, PRIMARY KEY (job, file_name)"))
     }
 
-    /// Columns: consumer, table, seam.
-    pub fn read_seam(&self) -> String {
-        format!("SELECT consumer, table_name, seam FROM {}", self.table(SEAM))
+    /// Columns: consumer, table, cutover.
+    pub fn read_cutovers(&self) -> String {
+        format!("SELECT consumer, table_name, cutover FROM {}", self.table(CUTOVERS))
     }
 
-    /// Parameters: consumer, table, seam.
-    pub fn insert_seam(&self, name: &str) -> String {
+    /// Parameters: consumer, table, cutover.
+    pub fn insert_cutover(&self, name: &str) -> String {
         let p = self.dialect.parameter;
-        format!("INSERT INTO {} (consumer, table_name, seam, format) VALUES ({}, {}, {}, {FORMAT})", self.table(name), p(1), p(2), p(3))
+        format!("INSERT INTO {} (consumer, table_name, cutover, format) VALUES ({}, {}, {}, {FORMAT})", self.table(name), p(1), p(2), p(3))
     }
 
     /// Columns: job, file.
@@ -118,7 +118,7 @@ impl Renderer {
     }
 
     pub fn add_key(&self, schema: &TableSchema) -> String {
-        let name = self.quoted(&key_name(&self.place.name_of(&schema.table)));
+        let name = self.quoted(&key_name(&self.namespace.name_of(&schema.table)));
         format!("ALTER TABLE {} ADD CONSTRAINT {name} PRIMARY KEY ({})", self.table(&schema.table), self.list(schema.key_columns()))
     }
 
@@ -129,8 +129,8 @@ impl Renderer {
     /// One table gets another name.
     pub fn rename(&self, from: &str, to: &str) -> String {
         match self.dialect.rename {
-            Rename::AlterTable => format!("ALTER TABLE {} RENAME TO {}", self.table(from), self.quoted(&self.place.name_of(to))),
-            Rename::Procedure => format!("EXEC sp_rename {}, {}", literal(&self.table(from)), literal(&self.place.name_of(to))),
+            Rename::AlterTable => format!("ALTER TABLE {} RENAME TO {}", self.table(from), self.quoted(&self.namespace.name_of(to))),
+            Rename::Procedure => format!("EXEC sp_rename {}, {}", literal(&self.table(from)), literal(&self.namespace.name_of(to))),
             Rename::ManyAtOnce | Rename::Never => self.rename_all(&[(from.to_owned(), to.to_owned())]),
         }
     }

@@ -9,17 +9,17 @@ use crate::destination::{Failure, FailureKind, Settings};
 fn kind(code: u16, state: &str) -> FailureKind {
     match code {
         // Missing table or column; a statement made before a table changed; a column that became NOT NULL.
-        1146 | 1054 | 1051 | 1615 | 1243 | 1136 | 1048 | 1364 => FailureKind::OutOfShape,
+        1146 | 1054 | 1051 | 1615 | 1243 | 1136 | 1048 | 1364 => FailureKind::SchemaMismatch,
         // Refused login or right, unknown database.
         1044 | 1045 | 1049 | 1142 | 1143 | 1227 | 1370 | 1410 | 1698 | 1130 | 1251 | 1820 | 3118 => FailureKind::Misconfigured,
         // Data too long, out of range, of the wrong form; broken keys and checks; rows and packets that are too large;
         // invalid or too deep JSON; a trigger's own refusal.
         1406 | 1264 | 1292 | 1366 | 1265 | 1690 | 1062 | 1586 | 1451 | 1452 | 1216 | 1217 | 3819 | 4025 | 1118 | 1153 | 3140 | 3141 | 3144 | 3157 | 1644 | 1367 | 1411 => {
-            FailureKind::Refused
+            FailureKind::Rejected
         }
         // Deadlock and lock wait have states of their own; everything else of these classes is about data.
         1205 | 1213 => FailureKind::Unavailable,
-        _ if state.starts_with("22") || state.starts_with("23") => FailureKind::Refused,
+        _ if state.starts_with("22") || state.starts_with("23") => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
     }
 }
@@ -53,7 +53,7 @@ fn column(message: &str) -> Option<&str> {
 
 /// MySQL quotes values in its messages about data: of those only number and names are shown.
 fn shown(error: &ServerError) -> String {
-    if kind(error.code, &error.state) != FailureKind::Refused {
+    if kind(error.code, &error.state) != FailureKind::Rejected {
         return format!("MySQL: {} ({})", error.message, error.code);
     }
     let column = column(&error.message).map(|name| format!(", column {name:?}")).unwrap_or_default();
@@ -63,7 +63,7 @@ fn shown(error: &ServerError) -> String {
 pub fn failure(error: &Error) -> Failure {
     match error {
         Error::Server(server) => Failure::new(kind(server.code, &server.state), shown(server)),
-        Error::Driver(DriverError::PacketTooLarge) => Failure::new(FailureKind::Refused, format!("MySQL refuses a value (1153, {})", meaning(1153))),
+        Error::Driver(DriverError::PacketTooLarge) => Failure::new(FailureKind::Rejected, format!("MySQL refuses a value (1153, {})", meaning(1153))),
         Error::Driver(DriverError::FromValue { .. } | DriverError::FromRow { .. }) => Failure::unavailable("MySQL answered in a form that EDS does not know"),
         other => Failure::unavailable(format!("the connection to MySQL broke: {}", cause(other))),
     }
@@ -119,10 +119,10 @@ mod tests {
             (1205, "HY000", FailureKind::Unavailable),
             (1290, "HY000", FailureKind::Unavailable),
             (1114, "HY000", FailureKind::Unavailable),
-            (1146, "42S02", FailureKind::OutOfShape),
-            (1054, "42S22", FailureKind::OutOfShape),
-            (1406, "22001", FailureKind::Refused),
-            (1062, "23000", FailureKind::Refused),
+            (1146, "42S02", FailureKind::SchemaMismatch),
+            (1054, "42S22", FailureKind::SchemaMismatch),
+            (1406, "22001", FailureKind::Rejected),
+            (1062, "23000", FailureKind::Rejected),
             (1045, "28000", FailureKind::Misconfigured),
             (1142, "42000", FailureKind::Misconfigured),
         ];

@@ -1,6 +1,6 @@
 //! What MySQL and MariaDB need to load whole tables: the indexes of the old one, and what an exchange would lose.
 
-use super::MySql;
+use super::MySqlConnection;
 use crate::change::TableSchema;
 use crate::destination::Failure;
 use crate::destination::sql::Parameter;
@@ -27,9 +27,9 @@ SELECT COUNT(*) FROM (
 
 const TABLE_IS_THERE: &str = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
 
-impl MySql {
-    pub(super) async fn find_obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
-        let place = &renderer.place;
+impl MySqlConnection {
+    pub(super) async fn find_swap_blocker(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+        let place = &renderer.namespace;
         let name = place.name_of(&schema.table);
         let database = Parameter::from(place.schema.as_deref().unwrap_or_default());
         if self.one(TABLE_IS_THERE, &[database.clone(), name.as_str().into()]).await? == 0 {
@@ -45,8 +45,8 @@ impl MySql {
 
     /// Gives the new table the indexes of the old one, in one statement.
     pub(super) async fn give_indexes(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<(), Failure> {
-        let name = renderer.place.name_of(&schema.table);
-        let old = [renderer.place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
+        let name = renderer.namespace.name_of(&schema.table);
+        let old = [renderer.namespace.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
         if self.one(TABLE_IS_THERE, &old).await? == 0 {
             return Ok(());
         }

@@ -14,8 +14,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 
 use super::dialect::{Dialect, MARIADB, MYSQL};
-use super::render::{Place, Renderer};
-use super::{ABILITIES, Connection, ListedColumn, Mark, Parameter, SqlDestination};
+use super::render::{Namespace, Renderer};
+use super::{ABILITIES, Connection, ListedColumn, Parameter, SessionTag, SqlDestination};
 use crate::change::{Batch, TableSchema};
 use crate::destination::{Destination, Driver, Failure, Target};
 use failure::failure;
@@ -69,7 +69,7 @@ const DDL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let conn = login::connect(settings).await?;
-    let mut connection = MySql { conn: Some(conn), statements: Statements::new(0) };
+    let mut connection = MySqlConnection { conn: Some(conn), statements: Statements::new(0) };
     let dialect = connection.set_up().await?;
     connection.statements = Statements::new(usize::try_from(connection.one("SELECT @@max_allowed_packet", &[]).await?).unwrap_or(0));
     let database = settings.path.trim_start_matches('/');
@@ -78,17 +78,17 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     if connection.one("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = ?", &[schema.as_str().into()]).await? == 0 {
         return Err(Failure::misconfigured(format!("{} has no database {schema:?} that this user can see: make it with CREATE DATABASE, or correct ?schema=", dialect.name)));
     }
-    let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case };
-    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect, place }, target)))
+    let namespace = Namespace { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case };
+    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect, namespace }, target)))
 }
 
 /// The connection is away while a call is under way; a call that was dropped half way takes it along.
-struct MySql {
+struct MySqlConnection {
     conn: Option<Conn>,
     statements: Statements,
 }
 
-impl MySql {
+impl MySqlConnection {
     async fn with<T, F>(&mut self, limit: Duration, call: F) -> Result<T, Failure>
     where
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, mysql_async::Result<T>> + Send,
@@ -171,7 +171,7 @@ impl From<&Parameter> for Value {
 }
 
 #[async_trait]
-impl Connection for MySql {
+impl Connection for MySqlConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         self.query(sql).await
     }
@@ -202,7 +202,7 @@ impl Connection for MySql {
         if let Some(conn) = &mut self.conn {
             self.statements.clear(conn).await;
         }
-        let place = &renderer.place;
+        let place = &renderer.namespace;
         let sql = "SELECT c.table_name, c.column_name, c.is_nullable = 'YES' OR c.column_default IS NOT NULL OR c.extra <> '', COALESCE(k.seq_in_index, 0), \
                    COALESCE(t.engine, t.table_type), u.name \
                    FROM information_schema.columns c \
@@ -218,8 +218,8 @@ impl Connection for MySql {
         let listed = rows.iter().filter_map(|row| {
             let table = place.source_of(&text(row, 0)?)?;
             let (nullable, key) = (row.get::<i64, _>(2)? != 0, row.get::<i64, _>(3)?);
-            let hindrance = hindrance(&text(row, 4)?, text(row, 5).as_deref());
-            Some(ListedColumn { table, column: text(row, 1)?, nullable, key, hindrance })
+            let write_blocker = write_blocker(&text(row, 4)?, text(row, 5).as_deref());
+            Some(ListedColumn { table, column: text(row, 1)?, nullable, key, write_blocker })
         });
         Ok(listed.collect())
     }
@@ -234,8 +234,8 @@ impl Connection for MySql {
     }
 
     /// Sessions are found by the lock that each has by name; a user may end sessions of their own.
-    async fn evict(&mut self, mark: Mark) -> Result<(), Failure> {
-        let held = self.rows("SELECT NULLIF(IS_USED_LOCK(?), CONNECTION_ID())", &[lock_name(mark).as_str().into()]).await?;
+    async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
+        let held = self.rows("SELECT NULLIF(IS_USED_LOCK(?), CONNECTION_ID())", &[lock_name(tag).as_str().into()]).await?;
         let Some(session) = held.first().and_then(|row| row.get::<Option<u64>, _>(0)).flatten() else { return Ok(()) };
         match self.query(&format!("KILL {session}")).await {
             // It ended by itself (1094), or belongs to somebody else (1095).
@@ -244,8 +244,8 @@ impl Connection for MySql {
         }
     }
 
-    async fn enter(&mut self, mark: Mark) -> Result<(), Failure> {
-        self.rows("SELECT GET_LOCK(?, 5)", &[lock_name(mark).as_str().into()]).await.map(drop)
+    async fn tag_session(&mut self, tag: SessionTag) -> Result<(), Failure> {
+        self.rows("SELECT GET_LOCK(?, 5)", &[lock_name(tag).as_str().into()]).await.map(drop)
     }
 
     fn is_lock_wait(&self, failure: &Failure) -> bool {
@@ -254,7 +254,7 @@ impl Connection for MySql {
 
     /// Told only where performance_schema is on and the user may read it.
     async fn lock_holders(&mut self, renderer: &Renderer, tables: &[String]) -> Result<Vec<String>, Failure> {
-        let place = &renderer.place;
+        let place = &renderer.namespace;
         let sql = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_host FROM performance_schema.metadata_locks m \
                    JOIN performance_schema.threads t ON t.thread_id = m.owner_thread_id \
                    WHERE m.object_schema = ? AND m.object_name = ? AND m.lock_status = 'GRANTED' AND t.processlist_id <> CONNECTION_ID()";
@@ -280,7 +280,7 @@ impl Connection for MySql {
         self.act(Action::Upsert, renderer, batch, group).await
     }
 
-    async fn enter_load(&mut self) -> Result<(), Failure> {
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         self.statements.keep_few();
         Ok(())
     }
@@ -289,13 +289,13 @@ impl Connection for MySql {
         self.act(Action::Insert, renderer, batch, group).await
     }
 
-    async fn seal(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+    async fn finish_load(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
         self.give_indexes(renderer, schema, staged).await?;
         Ok(0)
     }
 
-    async fn obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
-        self.find_obstacle(renderer, schema).await
+    async fn swap_blocker(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+        self.find_swap_blocker(renderer, schema).await
     }
 
     async fn close(self) -> Result<(), Failure> {
@@ -307,12 +307,12 @@ impl Connection for MySql {
 }
 
 /// Names of locks have at most 64 characters, and are the whole server's.
-fn lock_name(mark: Mark) -> String {
-    format!("eds-{:016x}", mark.0)
+fn lock_name(tag: SessionTag) -> String {
+    format!("eds-{:016x}", tag.0)
 }
 
 /// What keeps rows from being safe: no transactions, or an upsert that could meet another row than the key's.
-fn hindrance(engine: &str, unique: Option<&str>) -> Option<String> {
+fn write_blocker(engine: &str, unique: Option<&str>) -> Option<String> {
     match (engine, unique) {
         ("InnoDB", None) => None,
         ("InnoDB", Some(index)) => Some(format!(

@@ -103,7 +103,7 @@ impl Statements {
             && values.iter().map(wire_bytes).sum::<usize>() > self.packet_bytes_max
         {
             let why = format!("table {:?}: the row is larger than the server's max_allowed_packet of {} bytes; raise it", schema.table, self.packet_bytes_max);
-            return Err(Failure::refused(vec![(*index, why)]));
+            return Err(Failure::rejected(vec![(*index, why)]));
         }
         Ok(values)
     }
@@ -160,7 +160,7 @@ pub fn sql(renderer: &Renderer, schema: &TableSchema, action: Action, rows: usiz
 }
 
 /// The values of a row, in the form of the wire.
-pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<(), value::Unfit> {
+pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<(), value::TypeMismatch> {
     for (i, column) in columns.iter().enumerate() {
         out.push(match value::read(change.token(i), column)? {
             Value::Null => Wire::NULL,
@@ -168,7 +168,7 @@ pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<
             Value::Integer(n) => Wire::Int(n),
             Value::Number(n) => Wire::Double(n),
             Value::Text(text) => Wire::Bytes(text.into_owned().into_bytes()),
-            Value::Time(micros) => time(micros).ok_or_else(|| value::Unfit::of(column, value::Wanted::Time))?,
+            Value::Time(micros) => time(micros).ok_or_else(|| value::TypeMismatch::of(column, value::Wanted::Time))?,
             Value::Json(token) => Wire::Bytes(json::well_formed(token).into_owned().into_bytes()),
         });
     }

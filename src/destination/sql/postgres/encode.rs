@@ -7,7 +7,7 @@ use memchr::memchr;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use crate::change::value::Value;
-use crate::change::{Kind, json};
+use crate::change::{ColumnType, json};
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's times begin.
 const EPOCH_2000_MICROS: i64 = 946_684_800_000_000;
@@ -17,25 +17,25 @@ pub const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 pub const COPY_TRAILER: i16 = -1;
 
 /// The type in which a column of a kind travels.
-pub fn wire_type(kind: Kind) -> Type {
+pub fn wire_type(kind: ColumnType) -> Type {
     match kind {
-        Kind::Text | Kind::Enum => Type::TEXT,
-        Kind::Time => Type::TIMESTAMPTZ,
-        Kind::Integer => Type::INT8,
-        Kind::Number => Type::FLOAT8,
-        Kind::Boolean => Type::BOOL,
-        Kind::Object | Kind::Array => Type::JSONB,
+        ColumnType::Text | ColumnType::Enum => Type::TEXT,
+        ColumnType::Time => Type::TIMESTAMPTZ,
+        ColumnType::Integer => Type::INT8,
+        ColumnType::Number => Type::FLOAT8,
+        ColumnType::Boolean => Type::BOOL,
+        ColumnType::Object | ColumnType::Array => Type::JSONB,
     }
 }
 
-pub fn wire_array_type(kind: Kind) -> Type {
+pub fn wire_array_type(kind: ColumnType) -> Type {
     match kind {
-        Kind::Text | Kind::Enum => Type::TEXT_ARRAY,
-        Kind::Time => Type::TIMESTAMPTZ_ARRAY,
-        Kind::Integer => Type::INT8_ARRAY,
-        Kind::Number => Type::FLOAT8_ARRAY,
-        Kind::Boolean => Type::BOOL_ARRAY,
-        Kind::Object | Kind::Array => Type::JSONB_ARRAY,
+        ColumnType::Text | ColumnType::Enum => Type::TEXT_ARRAY,
+        ColumnType::Time => Type::TIMESTAMPTZ_ARRAY,
+        ColumnType::Integer => Type::INT8_ARRAY,
+        ColumnType::Number => Type::FLOAT8_ARRAY,
+        ColumnType::Boolean => Type::BOOL_ARRAY,
+        ColumnType::Object | ColumnType::Array => Type::JSONB_ARRAY,
     }
 }
 
@@ -76,9 +76,9 @@ pub fn put_field(value: &Value<'_>, out: &mut BytesMut) {
 
 /// A parameter of a prepared statement.
 #[derive(Debug)]
-pub struct Field<'a>(pub Value<'a>);
+pub struct CopyField<'a>(pub Value<'a>);
 
-impl ToSql for Field<'_> {
+impl ToSql for CopyField<'_> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         Ok(if put(&self.0, out) { IsNull::No } else { IsNull::Yes })
     }
@@ -90,9 +90,9 @@ impl ToSql for Field<'_> {
 
 /// One column of many rows: an array parameter.
 #[derive(Debug)]
-pub struct Fields<'a>(pub Vec<Value<'a>>);
+pub struct CopyFields<'a>(pub Vec<Value<'a>>);
 
-impl ToSql for Fields<'_> {
+impl ToSql for CopyFields<'_> {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         let tokio_postgres::types::Kind::Array(element) = ty.kind() else { return Err("not an array".into()) };
         out.put_i32(1);

@@ -9,12 +9,12 @@ use crate::destination::{Failure, FailureKind, Settings};
 fn kind(code: &str) -> FailureKind {
     match code {
         // Missing table, column or schema object; a plan made before a table changed; a column that became NOT NULL.
-        "42P01" | "42703" | "0A000" | "23502" => FailureKind::OutOfShape,
+        "42P01" | "42703" | "0A000" | "23502" => FailureKind::SchemaMismatch,
         // Refused login or right, unknown database or schema, no unique index for ON CONFLICT, wrong type of object.
         "42501" | "3D000" | "3F000" | "42P10" | "42809" | "42804" => FailureKind::Misconfigured,
         _ if code.starts_with("28") => FailureKind::Misconfigured,
         // Data exceptions, constraint violations, program limits.
-        _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => FailureKind::Refused,
+        _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
     }
 }
@@ -87,9 +87,9 @@ mod tests {
             ("40P01", FailureKind::Unavailable),
             ("57P01", FailureKind::Unavailable),
             ("XX000", FailureKind::Unavailable),
-            ("22001", FailureKind::Refused),
-            ("23505", FailureKind::Refused),
-            ("42P01", FailureKind::OutOfShape),
+            ("22001", FailureKind::Rejected),
+            ("23505", FailureKind::Rejected),
+            ("42P01", FailureKind::SchemaMismatch),
             ("42501", FailureKind::Misconfigured),
             ("28P01", FailureKind::Misconfigured),
         ];

@@ -81,19 +81,19 @@ pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {
 }
 
 fn place<'r>(renderer: &'r Renderer, table: &str) -> (&'r str, String) {
-    (renderer.place.schema.as_deref().unwrap_or_default(), renderer.place.name_of(table))
+    (renderer.namespace.schema.as_deref().unwrap_or_default(), renderer.namespace.name_of(table))
 }
 
-pub async fn obstacle(client: &Client, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+pub async fn swap_blocker(client: &Client, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
     let (schema_name, table) = place(renderer, &schema.table);
     let row = client.query_opt(OBSTACLES, &[&schema_name, &table]).await.map_err(|e| failure(&e))?;
     Ok(row.map(|row| row.get(0)))
 }
 
 /// The key, then what the old table has, all in one transaction: a table with a key is a finished one.
-pub async fn seal(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+pub async fn finish_load(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
     let (schema_name, new) = place(renderer, &staged.table);
-    let old = renderer.place.name_of(&schema.table);
+    let old = renderer.namespace.name_of(&schema.table);
     let row = client.query_one(HAS_KEY, &[&schema_name, &new]).await.map_err(|e| failure(&e))?;
     if row.get(0) {
         return Ok(0);
@@ -107,7 +107,7 @@ pub async fn seal(client: &Client, renderer: &Renderer, schema: &TableSchema, st
         let Err(e) = client.batch_execute(&statements.join(";\n")).await else { return Ok(repeats) };
         let failed = failure(&e);
         client.batch_execute("ROLLBACK").await.map_err(|e| failure(&e))?;
-        let repeated = failed.kind == FailureKind::Refused && failed.text.contains("23505") && failed.text.contains(&*key_name(&new));
+        let repeated = failed.kind == FailureKind::Rejected && failed.text.contains("23505") && failed.text.contains(&*key_name(&new));
         if !repeated || repeats > 0 {
             return Err(failed.of_table(&schema.table));
         }
@@ -119,7 +119,7 @@ pub async fn seal(client: &Client, renderer: &Renderer, schema: &TableSchema, st
 }
 
 /// The names that the new table's key and indexes are to have.
-pub async fn keepsakes(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
+pub async fn copied_ddl(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
     let (schema_name, old) = place(renderer, &schema.table);
     let rows = client.query(NAMES, &[&schema_name, &old]).await.map_err(|e| failure(&e))?;
     let mut statements: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
@@ -127,7 +127,7 @@ pub async fn keepsakes(client: &Client, renderer: &Renderer, schema: &TableSchem
     let own = client.query_one(HAS_KEY, &[&schema_name, &old]).await.map_err(|e| failure(&e))?;
     let free = client.query_one(IS_FREE, &[&schema_name, &wanted]).await.map_err(|e| failure(&e))?;
     if own.get(0) || free.get(0) {
-        let passing = format!("{}.{}", renderer.quoted(schema_name), renderer.quoted(&key_name(&renderer.place.name_of(&staged.table))));
+        let passing = format!("{}.{}", renderer.quoted(schema_name), renderer.quoted(&key_name(&renderer.namespace.name_of(&staged.table))));
         statements.push(format!("ALTER INDEX {passing} RENAME TO {}", renderer.quoted(&wanted)));
     }
     Ok(statements)

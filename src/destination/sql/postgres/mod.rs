@@ -20,11 +20,11 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
 use super::dialect::POSTGRES;
-use super::render::{Place, Renderer};
-use super::{ABILITIES, Connection, Fence, ListedColumn, Mark, Parameter, SqlDestination, unfit};
-use crate::change::{Batch, Column, Group, TableSchema, value};
+use super::render::{Namespace, Renderer};
+use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination, type_mismatches};
+use crate::change::{Batch, Column, TableGroup, TableSchema, value};
 use crate::destination::{Destination, Driver, Failure, Target};
-use encode::{COPY_HEADER, COPY_TRAILER, Field, Fields, put_field, wire_array_type, wire_type};
+use encode::{COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type};
 use failure::{failure, refused_connection};
 
 const EXAMPLE: &str = "postgres://user:password@localhost:5432/database";
@@ -66,17 +66,17 @@ const SILENCE_MAX: &str = "60s";
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
-    let connection = Postgres::connect(target).await?;
+    let connection = PostgresConnection::connect(target).await?;
     let schema = match settings.parameter("schema") {
         Some(schema) => connection.existing_schema(schema).await?,
         None => connection.current_schema().await?,
     };
-    let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
-    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &POSTGRES, place }, target)))
+    let namespace = Namespace { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
+    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &POSTGRES, namespace }, target)))
 }
 
 /// The client, and the task that moves its bytes; it ends with its owner.
-struct Postgres {
+struct PostgresConnection {
     client: Client,
     wire: Wire,
     statements: HashMap<String, Statement>,
@@ -92,8 +92,8 @@ impl Drop for Wire {
     }
 }
 
-impl Postgres {
-    async fn connect(target: &Target) -> Result<Postgres, Failure> {
+impl PostgresConnection {
+    async fn connect(target: &Target) -> Result<PostgresConnection, Failure> {
         let settings = &target.settings;
         let port = settings.port.unwrap_or(5432);
         let database = settings.path.trim_start_matches('/');
@@ -125,7 +125,7 @@ impl Postgres {
             let (client, wire) = config.connect(connector).await.map_err(refused)?;
             (client, tokio::spawn(async move { drop(wire.await) }))
         };
-        let connection = Postgres { client, wire: Wire(wire), statements: HashMap::new(), stages: HashMap::new() };
+        let connection = PostgresConnection { client, wire: Wire(wire), statements: HashMap::new(), stages: HashMap::new() };
         connection.set_up().await?;
         Ok(connection)
     }
@@ -162,7 +162,7 @@ impl Postgres {
     }
 
     /// One statement for all keys: as many array parameters as the key has columns.
-    async fn delete(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+    async fn delete(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
         let keys = group.schema.key_columns();
         let columns = arrays(batch, &group.deletes, keys)?;
         let types: Vec<Type> = keys.iter().map(|c| wire_array_type(c.kind)).collect();
@@ -172,7 +172,7 @@ impl Postgres {
         Ok(())
     }
 
-    async fn write_group(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+    async fn write_group(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
         if !group.deletes.is_empty() {
             self.delete(renderer, batch, group).await?;
         }
@@ -186,21 +186,21 @@ impl Postgres {
     }
 
     /// The statement for one row, and the parameters of each.
-    async fn single_upserts<'b>(&mut self, renderer: &Renderer, batch: &'b Batch, group: &'b Group) -> Result<(Statement, Vec<Vec<Field<'b>>>), Failure> {
+    async fn single_upserts<'b>(&mut self, renderer: &Renderer, batch: &'b Batch, group: &'b TableGroup) -> Result<(Statement, Vec<Vec<CopyField<'b>>>), Failure> {
         let schema = &group.schema;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
         let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
         let mut rows = Vec::with_capacity(group.upserts.len());
         for index in &group.upserts {
             let change = batch.change(*index);
-            let row: Result<Vec<Field<'_>>, _> = schema.columns.iter().enumerate().map(|(i, c)| value::read(change.token(i), c).map(Field)).collect();
-            rows.push(row.map_err(|_| unfit(batch))?);
+            let row: Result<Vec<CopyField<'_>>, _> = schema.columns.iter().enumerate().map(|(i, c)| value::read(change.token(i), c).map(CopyField)).collect();
+            rows.push(row.map_err(|_| type_mismatches(batch))?);
         }
         Ok((statement, rows))
     }
 
     /// Single upserts, sent one behind the other without waiting for answers.
-    async fn upsert_each(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+    async fn upsert_each(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
         let (statement, rows) = self.single_upserts(renderer, batch, group).await?;
         let client = &self.client;
         let sent = rows.iter().map(|row| client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync))));
@@ -209,7 +209,7 @@ impl Postgres {
     }
 
     /// One statement for all rows: an array parameter per column.
-    async fn upsert_by_arrays(&mut self, renderer: &Renderer, batch: &Batch, group: &Group) -> Result<(), Failure> {
+    async fn upsert_by_arrays(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
         let schema = &group.schema;
         let columns = arrays(batch, &group.upserts, &schema.columns)?;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
@@ -220,7 +220,7 @@ impl Postgres {
         Ok(())
     }
 
-    async fn upsert_by_copy(&mut self, renderer: &Renderer, batch: &Batch, group: &Group, stage: &str) -> Result<(), Failure> {
+    async fn upsert_by_copy(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup, stage: &str) -> Result<(), Failure> {
         self.copy_into(stage, batch, group).await?;
         let upsert = self.prepared(renderer.upsert_from(&group.schema, stage), &[]).await?;
         self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
@@ -228,7 +228,7 @@ impl Postgres {
     }
 
     /// The rows to write, into a table that has the schema's columns in its order.
-    async fn copy_into(&mut self, table: &str, batch: &Batch, group: &Group) -> Result<(), Failure> {
+    async fn copy_into(&mut self, table: &str, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
         let schema = &group.schema;
         let copy = self.prepared(format!("COPY {table} FROM STDIN (FORMAT binary)"), &[]).await?;
         let sink = self.client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failure(&e))?;
@@ -239,7 +239,7 @@ impl Postgres {
             let change = batch.change(*index);
             buffer.put_i16(schema.columns.len() as i16);
             for (i, column) in schema.columns.iter().enumerate() {
-                let value = value::read(change.token(i), column).map_err(|_| unfit(batch))?;
+                let value = value::read(change.token(i), column).map_err(|_| type_mismatches(batch))?;
                 put_field(&value, &mut buffer);
             }
             if buffer.len() >= CHUNK_BYTES {
@@ -255,9 +255,9 @@ impl Postgres {
 }
 
 /// The values of `columns`, an array for each, of the changes at `indices`.
-fn arrays<'b>(batch: &'b Batch, indices: &[u32], columns: &[Column]) -> Result<Vec<Fields<'b>>, Failure> {
+fn arrays<'b>(batch: &'b Batch, indices: &[u32], columns: &[Column]) -> Result<Vec<CopyFields<'b>>, Failure> {
     let array = |(i, column): (usize, &Column)| indices.iter().map(|index| value::read(batch.change(*index).token(i), column)).collect::<Result<Vec<_>, _>>();
-    columns.iter().enumerate().map(|numbered| array(numbered).map(Fields).map_err(|_| unfit(batch))).collect()
+    columns.iter().enumerate().map(|numbered| array(numbered).map(CopyFields).map_err(|_| type_mismatches(batch))).collect()
 }
 
 /// `$1, $2, …`
@@ -274,7 +274,7 @@ fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
 }
 
 #[async_trait]
-impl Connection for Postgres {
+impl Connection for PostgresConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         self.client.batch_execute(sql).await.map_err(|e| failure(&e))
     }
@@ -306,7 +306,7 @@ impl Connection for Postgres {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         // Whoever asks has reason to think that tables changed: plans made before are void.
         self.statements.clear();
-        let place = &renderer.place;
+        let place = &renderer.namespace;
         let sql = "SELECT c.relname::text, a.attname::text, NOT a.attnotnull OR a.atthasdef OR a.attidentity <> '', \
                    coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::int8, c.relkind NOT IN ('r', 'p') \
                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -317,24 +317,24 @@ impl Connection for Postgres {
         let rows = self.client.query(sql, &[&schema]).await.map_err(|e| failure(&e))?;
         let listed = rows.iter().filter_map(|row| {
             let table = place.source_of(row.get(0))?;
-            let hindrance = row.get::<_, bool>(4).then(|| "it is a view or a foreign table; choose another schema with ?schema=, or rename it".to_owned());
-            Some(ListedColumn { table, column: row.get(1), nullable: row.get(2), key: row.get(3), hindrance })
+            let write_blocker = row.get::<_, bool>(4).then(|| "it is a view or a foreign table; choose another schema with ?schema=, or rename it".to_owned());
+            Some(ListedColumn { table, column: row.get(1), nullable: row.get(2), key: row.get(3), write_blocker })
         });
         Ok(listed.collect())
     }
 
     /// Sessions are found by the advisory lock that they share.
-    async fn evict(&mut self, mark: Mark) -> Result<(), Failure> {
+    async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
         let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
                    JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = current_user \
                    WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
                    AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid <> pg_backend_pid()";
-        self.client.execute(sql, &[&(mark.0 as i64)]).await.map_err(|e| failure(&e))?;
+        self.client.execute(sql, &[&(tag.0 as i64)]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
 
-    async fn enter(&mut self, mark: Mark) -> Result<(), Failure> {
-        self.client.execute("SELECT pg_advisory_lock_shared($1)", &[&(mark.0 as i64)]).await.map_err(|e| failure(&e))?;
+    async fn tag_session(&mut self, tag: SessionTag) -> Result<(), Failure> {
+        self.client.execute("SELECT pg_advisory_lock_shared($1)", &[&(tag.0 as i64)]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
 
@@ -343,7 +343,7 @@ impl Connection for Postgres {
     }
 
     async fn lock_holders(&mut self, renderer: &Renderer, tables: &[String]) -> Result<Vec<String>, Failure> {
-        let place = &renderer.place;
+        let place = &renderer.namespace;
         let names: Vec<String> = tables.iter().map(|table| place.name_of(table)).collect();
         let sql = "SELECT DISTINCT format('session %s (user %s, %s, %s since %s)', a.pid, a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.state, a.state_change::timestamptz(0)) \
                    FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
@@ -392,7 +392,7 @@ impl Connection for Postgres {
     }
 
     /// The swap at the end is committed durably, and by that everything before it.
-    async fn enter_load(&mut self) -> Result<(), Failure> {
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         self.client.batch_execute("SET synchronous_commit = off").await.map_err(|e| failure(&e))
     }
 
@@ -405,20 +405,20 @@ impl Connection for Postgres {
         self.copy_into(&renderer.table(&group.schema.table), batch, group).await
     }
 
-    async fn seal(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
-        import::seal(&self.client, renderer, schema, staged).await
+    async fn finish_load(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+        import::finish_load(&self.client, renderer, schema, staged).await
     }
 
-    async fn obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
-        import::obstacle(&self.client, renderer, schema).await
+    async fn swap_blocker(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+        import::swap_blocker(&self.client, renderer, schema).await
     }
 
-    async fn keepsakes(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
-        import::keepsakes(&self.client, renderer, schema, staged).await
+    async fn copied_ddl(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
+        import::copied_ddl(&self.client, renderer, schema, staged).await
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let Postgres { client, mut wire, .. } = self;
+        let PostgresConnection { client, mut wire, .. } = self;
         drop(client);
         // The goodbye is sent by the task; a server that does not take it is left alone.
         let _ = tokio::time::timeout(Duration::from_secs(2), &mut wire.0).await;

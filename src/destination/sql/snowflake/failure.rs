@@ -11,7 +11,7 @@ pub const IN_PROGRESS: [&str; 2] = ["333333", "333334"];
 fn kind(code: u32) -> FailureKind {
     match code {
         // Missing table, column or stage; a column that became NOT NULL.
-        2003 | 2043 | 904 | 100_072 => FailureKind::OutOfShape,
+        2003 | 2043 | 904 | 100_072 => FailureKind::SchemaMismatch,
         // Rights, no warehouse, unknown database or schema.
         3001 | 606 | 90_105 | 90_106 => FailureKind::Misconfigured,
         // Login: wrong password, locked or disabled user, unknown role or database, network policy, bad key or token.
@@ -19,7 +19,7 @@ fn kind(code: u32) -> FailureKind {
             FailureKind::Misconfigured
         }
         // Not of the column's type, out of range, too long, too large, no JSON, one row twice.
-        100_033..=100_071 | 100_073..=100_099 | 100_132 | 100_145 | 100_183 | 100_316 => FailureKind::Refused,
+        100_033..=100_071 | 100_073..=100_099 | 100_132 | 100_145 | 100_183 | 100_316 => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
     }
 }
@@ -42,7 +42,7 @@ pub fn failure(code: &str, message: &str) -> Failure {
     let kind = kind(number);
     let message = message.replace('\n', " ");
     match kind {
-        FailureKind::Refused => Failure::new(kind, format!("Snowflake refuses a value ({code}, {})", meaning(number))),
+        FailureKind::Rejected => Failure::new(kind, format!("Snowflake refuses a value ({code}, {})", meaning(number))),
         // Any other error about data may quote it, too.
         FailureKind::Unavailable if (100_000..101_000).contains(&number) => Failure::new(kind, format!("Snowflake could not do it ({code})")),
         _ => Failure::new(kind, format!("Snowflake: {message} ({code})")),
@@ -73,13 +73,13 @@ mod tests {
     #[test]
     fn a_kind_says_what_to_do() {
         let cases = [
-            ("002003", FailureKind::OutOfShape),
-            ("000904", FailureKind::OutOfShape),
+            ("002003", FailureKind::SchemaMismatch),
+            ("000904", FailureKind::SchemaMismatch),
             ("003001", FailureKind::Misconfigured),
             ("000606", FailureKind::Misconfigured),
             ("390144", FailureKind::Misconfigured),
-            ("100038", FailureKind::Refused),
-            ("100078", FailureKind::Refused),
+            ("100038", FailureKind::Rejected),
+            ("100078", FailureKind::Rejected),
             ("000625", FailureKind::Unavailable),
             ("390112", FailureKind::Unavailable),
             ("090073", FailureKind::Unavailable),

@@ -17,13 +17,13 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::dialect::SNOWFLAKE;
-use super::render::{Place, Renderer};
-use super::{ABILITIES, Connection, Fence, ListedColumn, Mark, Parameter, SqlDestination};
+use super::render::{Namespace, Renderer};
+use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination};
 use crate::change::{Batch, TableSchema};
 use crate::destination::{Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, form};
 use login::Login;
-use rows::{LINES, MAKE_LINES, MAKE_STAGE, Way};
-use session::{Answer, Session};
+use rows::{LINES, MAKE_LINES, MAKE_STAGE, StagePath};
+use session::{QueryAnswer, SnowflakeSession};
 
 /// Up to so many bytes of events a batch goes along with its statements: a file costs three requests more.
 const BOUND_BYTES_MAX: usize = 128 << 10;
@@ -84,7 +84,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let newer_only = newer_only(settings)?;
     let login = Login::read(settings)?;
     let (database, schema) = (login.database.clone(), login.schema.clone());
-    let session = Session::open(login).await?;
+    let session = SnowflakeSession::open(login).await?;
     let info = session.info.clone();
     let may_not = |what: &str, name: &str| Failure::misconfigured(format!("Snowflake has no {what} {name:?} for user {:?}: make it, or GRANT USAGE on it", settings.user));
     let database = info.database_name.ok_or_else(|| may_not("database", &database))?;
@@ -93,21 +93,21 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         let text = format!("user {:?} has no warehouse in Snowflake: name one with ?warehouse=, or ALTER USER … SET DEFAULT_WAREHOUSE; the role needs USAGE on it", settings.user);
         return Err(Failure::misconfigured(text));
     }
-    let connection = Snowflake {
+    let connection = SnowflakeConnection {
         session,
         load_name: format!("eds_load_{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{database} {schema} {}", settings.parameter("prefix").unwrap_or_default()).as_bytes())),
         database,
-        mark: None,
+        tag: None,
         in_transaction: false,
         has_stage: false,
         is_staged: false,
         newer_only,
         consumer: target.consumer.clone(),
         epoch: target.epoch.clone(),
-        tag: String::new(),
+        query_tag: String::new(),
     };
-    let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
-    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &SNOWFLAKE, place }, target)))
+    let namespace = Namespace { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
+    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &SNOWFLAKE, namespace }, target)))
 }
 
 fn newer_only(settings: &Settings) -> Result<bool, Failure> {
@@ -118,11 +118,11 @@ fn newer_only(settings: &Settings) -> Result<bool, Failure> {
     }
 }
 
-struct Snowflake {
-    session: Session,
+struct SnowflakeConnection {
+    session: SnowflakeSession,
     database: String,
     /// By which this session's transactions are found, once it holds an epoch.
-    mark: Option<Mark>,
+    tag: Option<SessionTag>,
     /// What transactions of imports into this place are called.
     load_name: String,
     in_transaction: bool,
@@ -134,17 +134,17 @@ struct Snowflake {
     consumer: String,
     epoch: Epoch,
     /// What the account's query history shows.
-    tag: String,
+    query_tag: String,
 }
 
-impl Snowflake {
+impl SnowflakeConnection {
     /// The name of a transaction that `mark` finds, among those of all databases of the account.
-    fn transaction_name(&self, mark: Mark) -> String {
-        format!("eds_{:016x}", xxhash_rust::xxh3::xxh3_64_with_seed(self.database.as_bytes(), mark.0))
+    fn transaction_name(&self, tag: SessionTag) -> String {
+        format!("eds_{:016x}", xxhash_rust::xxh3::xxh3_64_with_seed(self.database.as_bytes(), tag.0))
     }
 
-    async fn run(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Answer, Failure> {
-        self.session.run(sql, parameters, &self.tag).await
+    async fn run(&mut self, sql: &str, parameters: &[Parameter]) -> Result<QueryAnswer, Failure> {
+        self.session.run(sql, parameters, &self.query_tag).await
     }
 
     /// A transaction that its client left is kept open for minutes, with its locks.
@@ -162,7 +162,7 @@ impl Snowflake {
     }
 
     /// What has to be true before a batch: no transaction is open, which a CREATE would commit, and the session lives.
-    async fn settle(&mut self) -> Result<(), Failure> {
+    async fn roll_back_pending(&mut self) -> Result<(), Failure> {
         if self.session.is_over() {
             // Nobody asked for it for hours, so nothing is open in it.
             self.session.log_in().await?;
@@ -196,17 +196,17 @@ impl Snowflake {
         Ok(())
     }
 
-    fn way(&self, group: usize) -> Way {
-        if self.is_staged { Way::Staged(group) } else { Way::Bound }
+    fn way(&self, group: usize) -> StagePath {
+        if self.is_staged { StagePath::Staged(group) } else { StagePath::Bound }
     }
 
     /// Runs a statement over the rows of a group.
     async fn over(&mut self, sql: &str, batch: &Batch, deletes: bool, group: usize) -> Result<(), Failure> {
         let found = &batch.groups[group];
         let parameters = match self.way(group) {
-            Way::Staged(_) => Vec::new(),
-            Way::Bound if deletes => vec![Parameter::Text(rows::bound(batch, &found.deletes, found.schema.key_columns())?)],
-            Way::Bound => vec![Parameter::Text(rows::bound(batch, &found.upserts, &found.schema.columns)?)],
+            StagePath::Staged(_) => Vec::new(),
+            StagePath::Bound if deletes => vec![Parameter::Text(rows::bound(batch, &found.deletes, found.schema.key_columns())?)],
+            StagePath::Bound => vec![Parameter::Text(rows::bound(batch, &found.upserts, &found.schema.columns)?)],
         };
         self.run(sql, &parameters).await.map(drop).map_err(|e| e.of_table(&found.schema.table))
     }
@@ -220,7 +220,7 @@ impl Snowflake {
 }
 
 #[async_trait]
-impl Connection for Snowflake {
+impl Connection for SnowflakeConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         // Whatever comes of it: a transaction that may be open is ended before the next batch.
         self.in_transaction |= sql.starts_with("BEGIN");
@@ -253,34 +253,34 @@ impl Connection for Snowflake {
     }
 
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
-        let place = &renderer.place;
+        let place = &renderer.namespace;
         let keys = self.keys(renderer).await?;
         let rows = self.run(rows::COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?.rows;
         let mut listed = Vec::with_capacity(rows.len());
         for row in rows {
             let [Some(name), Some(column), nullable, default, kind] = <[Option<String>; 5]>::try_from(row).unwrap_or_default() else { continue };
             let Some(table) = place.source_of(&name) else { continue };
-            let hindrance = kind
+            let write_blocker = kind
                 .is_some_and(|k| k.contains("VIEW") || k.contains("EXTERNAL"))
                 .then(|| "it is no table of its own; choose another schema with ?schema=, or rename it".to_owned());
             let key = keys.get(&(name, column.clone())).copied().unwrap_or(0);
-            listed.push(ListedColumn { table, column, nullable: nullable.as_deref() == Some("YES") || default.is_some(), key, hindrance });
+            listed.push(ListedColumn { table, column, nullable: nullable.as_deref() == Some("YES") || default.is_some(), key, write_blocker });
         }
         Ok(listed)
     }
 
-    async fn evict(&mut self, mark: Mark) -> Result<(), Failure> {
-        let name = self.transaction_name(mark);
+    async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
+        let name = self.transaction_name(tag);
         self.end_transactions(&name).await
     }
 
-    async fn evict_loads(&mut self) -> Result<(), Failure> {
+    async fn terminate_loads(&mut self) -> Result<(), Failure> {
         let name = self.load_name.clone();
         self.end_transactions(&name).await
     }
 
-    async fn enter(&mut self, mark: Mark) -> Result<(), Failure> {
-        self.mark = Some(mark);
+    async fn tag_session(&mut self, tag: SessionTag) -> Result<(), Failure> {
+        self.tag = Some(tag);
         Ok(())
     }
 
@@ -301,9 +301,9 @@ impl Connection for Snowflake {
         if group > 0 {
             return Ok(());
         }
-        self.settle().await?;
+        self.roll_back_pending().await?;
         self.is_staged = false;
-        self.tag = serde_json::json!({ "application": "eds", "consumer": self.consumer, "epoch": self.epoch.get(), "through": batch.through.sequence }).to_string();
+        self.query_tag = serde_json::json!({ "application": "eds", "consumer": self.consumer, "epoch": self.epoch.get(), "through": batch.through.sequence }).to_string();
         let size: usize = batch.groups.iter().flat_map(|g| g.deletes.iter().chain(&g.upserts)).map(|index| batch.change(*index).size()).sum();
         if size > BOUND_BYTES_MAX { self.stage(batch).await } else { Ok(()) }
     }
@@ -312,10 +312,10 @@ impl Connection for Snowflake {
     async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
         if batch.groups.is_empty() {
             // Only the checkpoint moves, so nothing was prepared.
-            self.settle().await?;
+            self.roll_back_pending().await?;
         }
         let begin = renderer.dialect.begin;
-        let begin = self.mark.map_or_else(|| begin.to_owned(), |mark| format!("{begin} NAME {}", self.transaction_name(mark)));
+        let begin = self.tag.map_or_else(|| begin.to_owned(), |tag| format!("{begin} NAME {}", self.transaction_name(tag)));
         self.transact_after_fence(renderer, batch, &begin, fence).await
     }
 
@@ -335,7 +335,7 @@ impl Connection for Snowflake {
     }
 
     /// No key keeps a row from being there twice, so that is looked for.
-    async fn seal(&mut self, renderer: &Renderer, _schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+    async fn finish_load(&mut self, renderer: &Renderer, _schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
         let repeats = self.integers(&rows::count_repeats(renderer, staged), &[]).await?;
         let repeats = repeats.first().and_then(|row| row.first()).copied().unwrap_or(0);
         if repeats > 0 {

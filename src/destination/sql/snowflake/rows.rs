@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::change::value::{self, Value};
-use crate::change::{Batch, Column, Kind, TableSchema, json};
+use crate::change::{Batch, Column, ColumnType, TableSchema, json};
 use crate::destination::Failure;
 use crate::destination::sql::refused;
 use crate::destination::sql::render::Renderer;
@@ -45,12 +45,12 @@ pub fn copy(file: &str) -> String {
 }
 
 pub fn primary_keys(renderer: &Renderer) -> String {
-    format!("SHOW PRIMARY KEYS IN SCHEMA {}", renderer.quoted(renderer.place.schema.as_deref().unwrap_or_default()))
+    format!("SHOW PRIMARY KEYS IN SCHEMA {}", renderer.quoted(renderer.namespace.schema.as_deref().unwrap_or_default()))
 }
 
 /// How the rows of one group reach a statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
+pub enum StagePath {
     /// As the statement's one parameter.
     Bound,
     /// In the temporary table, under the group's number.
@@ -58,34 +58,34 @@ pub enum Way {
 }
 
 /// A query that yields the columns c0, c1, …; of deletes, or of whole rows.
-pub fn source(way: Way, columns: &[Column], deletes: bool) -> String {
+pub fn source(way: StagePath, columns: &[Column], deletes: bool) -> String {
     let value = |i: usize| match way {
-        Way::Bound => format!("value[{i}]"),
-        Way::Staged(_) => format!("\"v\":r[{i}]"),
+        StagePath::Bound => format!("value[{i}]"),
+        StagePath::Staged(_) => format!("\"v\":r[{i}]"),
     };
     let typed: Vec<String> = columns.iter().enumerate().map(|(i, column)| format!("{} AS c{i}", typed(&value(i), column.kind))).collect();
     let from = match way {
-        Way::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
-        Way::Staged(group) => format!("{LINES} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}", if deletes { "TRUE" } else { "FALSE" }),
+        StagePath::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
+        StagePath::Staged(group) => format!("{LINES} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}", if deletes { "TRUE" } else { "FALSE" }),
     };
     format!("(SELECT {} FROM {from})", typed.join(", "))
 }
 
 /// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's null and a missing
 /// value stay apart, and of a key that is there twice the last counts.
-fn typed(value: &str, kind: Kind) -> String {
+fn typed(value: &str, kind: ColumnType) -> String {
     match kind {
-        Kind::Text | Kind::Enum | Kind::Object => format!("{value}::STRING"),
-        Kind::Time => format!("TO_TIMESTAMP_NTZ({value}::NUMBER(38, 0), 6)"),
-        Kind::Integer => format!("{value}::NUMBER(38, 0)"),
-        Kind::Number => format!("{value}::FLOAT"),
-        Kind::Boolean => format!("{value}::BOOLEAN"),
-        Kind::Array => format!("PARSE_JSON({value}::STRING, 'd')"),
+        ColumnType::Text | ColumnType::Enum | ColumnType::Object => format!("{value}::STRING"),
+        ColumnType::Time => format!("TO_TIMESTAMP_NTZ({value}::NUMBER(38, 0), 6)"),
+        ColumnType::Integer => format!("{value}::NUMBER(38, 0)"),
+        ColumnType::Number => format!("{value}::FLOAT"),
+        ColumnType::Boolean => format!("{value}::BOOLEAN"),
+        ColumnType::Array => format!("PARSE_JSON({value}::STRING, 'd')"),
     }
 }
 
 /// Writes whole rows, stream order deciding; with `newer_only` a row stays that has a later `updatedDate`.
-pub fn merge(renderer: &Renderer, schema: &TableSchema, way: Way, newer_only: bool) -> String {
+pub fn merge(renderer: &Renderer, schema: &TableSchema, way: StagePath, newer_only: bool) -> String {
     let column = |i: usize| format!("c{i}");
     let newer = schema.column(UPDATED).filter(|at| newer_only && *at >= schema.keys);
     let condition = newer.map(|at| format!("(t.{0} IS NULL OR s.c{at} IS NULL OR s.c{at} >= t.{0})", renderer.quoted(UPDATED)));
@@ -95,12 +95,12 @@ pub fn merge(renderer: &Renderer, schema: &TableSchema, way: Way, newer_only: bo
 /// By which `update_strategy=after` tells what is newer.
 const UPDATED: &str = "updatedDate";
 
-pub fn delete(renderer: &Renderer, schema: &TableSchema, way: Way) -> String {
+pub fn delete(renderer: &Renderer, schema: &TableSchema, way: StagePath) -> String {
     renderer.delete_using(schema, &source(way, schema.key_columns(), true))
 }
 
 /// Adds rows to a table that nobody else knows.
-pub fn insert(renderer: &Renderer, schema: &TableSchema, way: Way) -> String {
+pub fn insert(renderer: &Renderer, schema: &TableSchema, way: StagePath) -> String {
     renderer.insert(schema, &format!("SELECT * FROM {}", source(way, &schema.columns, false)))
 }
 

@@ -51,14 +51,14 @@ fn parameters() -> Value {
 
 /// What an answer brought.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub struct QueryAnswer {
     pub columns: Vec<String>,
     pub rows: Vec<Vec<Option<String>>>,
     /// Where a file is to be put, if that was asked.
     pub stage: Option<StageInfo>,
 }
 
-impl Answer {
+impl QueryAnswer {
     /// The values of the column of this name, in any case.
     pub fn column(&self, name: &str) -> impl Iterator<Item = &str> {
         let at = self.columns.iter().position(|column| column.eq_ignore_ascii_case(name));
@@ -67,7 +67,7 @@ impl Answer {
 }
 
 #[derive(Deserialize)]
-struct Envelope {
+struct QueryEnvelope {
     #[serde(default)]
     success: bool,
     #[serde(default)]
@@ -78,7 +78,7 @@ struct Envelope {
     data: Option<Box<RawValue>>,
 }
 
-impl Envelope {
+impl QueryEnvelope {
     fn code(&self) -> String {
         match &self.code {
             Value::String(code) => code.clone(),
@@ -130,7 +130,7 @@ struct Data {
     rowtype: Option<Vec<RowType>>,
     rowset: Option<Vec<Vec<Option<String>>>>,
     rowset_base64: Option<String>,
-    chunks: Option<Vec<Chunk>>,
+    chunks: Option<Vec<ResultChunk>>,
     chunk_headers: Option<BTreeMap<String, String>>,
     qrmk: Option<String>,
     get_result_url: Option<String>,
@@ -143,11 +143,11 @@ struct RowType {
 }
 
 #[derive(Deserialize)]
-struct Chunk {
+struct ResultChunk {
     url: String,
 }
 
-pub struct Session {
+pub struct SnowflakeSession {
     http: reqwest::Client,
     login: Login,
     token: SecretString,
@@ -161,13 +161,13 @@ pub struct Session {
 /// The four hours that Snowflake gives a session, where it does not say otherwise.
 const MASTER_TIME: u64 = 4 * 3600;
 
-impl Session {
-    pub async fn open(login: Login) -> Result<Session, Failure> {
+impl SnowflakeSession {
+    pub async fn open(login: Login) -> Result<SnowflakeSession, Failure> {
         let agent = concat!("EDS/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder().user_agent(agent).connect_timeout(Duration::from_secs(15)).timeout(REQUEST_WAIT_MAX).build();
         let http = http.map_err(|e| Failure::unavailable(format!("the HTTP client cannot be made: {e}")))?;
         let nobody = SecretString::from("");
-        let mut session = Session { http, login, token: nobody.clone(), master: nobody, until: Instant::now(), info: SessionInfo::default(), statements: 0 };
+        let mut session = SnowflakeSession { http, login, token: nobody.clone(), master: nobody, until: Instant::now(), info: SessionInfo::default(), statements: 0 };
         session.log_in().await?;
         Ok(session)
     }
@@ -193,7 +193,7 @@ impl Session {
     }
 
     /// Runs a statement to its end. `tag` is what the account's query history shows.
-    pub async fn run(&mut self, sql: &str, parameters: &[Parameter], tag: &str) -> Result<Answer, Failure> {
+    pub async fn run(&mut self, sql: &str, parameters: &[Parameter], tag: &str) -> Result<QueryAnswer, Failure> {
         self.statements += 1;
         let bindings: BTreeMap<String, Value> = parameters.iter().enumerate().map(|(i, p)| ((i + 1).to_string(), binding(p))).collect();
         let body = json!({
@@ -223,7 +223,7 @@ impl Session {
         self.answer(envelope.data()?).await
     }
 
-    async fn answer(&self, data: Data) -> Result<Answer, Failure> {
+    async fn answer(&self, data: Data) -> Result<QueryAnswer, Failure> {
         if data.rowset_base64.is_some_and(|rows| !rows.is_empty()) {
             return Err(Failure::unavailable("Snowflake answered in Arrow, though it was asked for JSON"));
         }
@@ -231,7 +231,7 @@ impl Session {
         for chunk in data.chunks.unwrap_or_default() {
             rows.extend(self.fetch(&chunk.url, data.chunk_headers.as_ref(), data.qrmk.as_deref()).await?);
         }
-        Ok(Answer { columns: data.rowtype.unwrap_or_default().into_iter().map(|t| t.name).collect(), rows, stage: data.stage_info })
+        Ok(QueryAnswer { columns: data.rowtype.unwrap_or_default().into_iter().map(|t| t.name).collect(), rows, stage: data.stage_info })
     }
 
     /// A further piece of a result: rows without the brackets around them, packed.
@@ -256,7 +256,7 @@ impl Session {
     }
 
     /// Asks in the name of the session, whose token is renewed where it has to be.
-    async fn ask(&mut self, path: &str, body: Option<&str>) -> Result<Envelope, Failure> {
+    async fn ask(&mut self, path: &str, body: Option<&str>) -> Result<QueryEnvelope, Failure> {
         let mut renewals = 0;
         loop {
             let envelope = self.send(path, body, Some(&self.token), RETRY_TIME_MAX).await?;
@@ -284,7 +284,7 @@ impl Session {
     }
 
     /// Sends one request, again and again where nobody answers or the answer is to come again.
-    async fn send(&self, path: &str, body: Option<&str>, token: Option<&SecretString>, time_max: Duration) -> Result<Envelope, Failure> {
+    async fn send(&self, path: &str, body: Option<&str>, token: Option<&SecretString>, time_max: Duration) -> Result<QueryEnvelope, Failure> {
         let (mut patience, started) = (Patience::new(time_max), millis());
         let mut reason = "0".to_owned();
         for retry in 0u32.. {

@@ -9,11 +9,11 @@ use crate::destination::{Failure, FailureKind, Settings};
 fn kind(code: u32) -> FailureKind {
     match code {
         // Missing table or column; a column that became NOT NULL; a temporary table that does not fit any more.
-        208 | 207 | 515 | 213 | 4902 | 4924 => FailureKind::OutOfShape,
+        208 | 207 | 515 | 213 | 4902 | 4924 => FailureKind::SchemaMismatch,
         // Refused login or right, unknown database or schema.
         18456 | 18452 | 18470 | 18487 | 18488 | 4060 | 911 | 229 | 230 | 262 | 300 | 916 | 2760 | 1088 | 15247 | 40615 => FailureKind::Misconfigured,
         // Too long, out of range, not of the column's type; broken keys and checks; rows that are too large; a trigger's refusal.
-        2628 | 8152 | 8115 | 220 | 232 | 241 | 242 | 245 | 295 | 8114 | 13609 | 2627 | 2601 | 547 | 511 | 1946 | 50000 | 3621 | 6522 => FailureKind::Refused,
+        2628 | 8152 | 8115 | 220 | 232 | 241 | 242 | 245 | 295 | 8114 | 13609 | 2627 | 2601 | 547 | 511 | 1946 | 50000 | 3621 | 6522 => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
     }
 }
@@ -34,7 +34,7 @@ fn meaning(code: u32) -> &'static str {
 /// SQL Server quotes values in its messages about data: of those only the number is shown, and the column where it is
 /// named in a fixed form.
 fn shown(error: &TokenError) -> String {
-    if kind(error.code()) != FailureKind::Refused {
+    if kind(error.code()) != FailureKind::Rejected {
         return format!("SQL Server: {} ({})", error.message(), error.code());
     }
     let column = error.message().split_once(", column '").and_then(|(_, rest)| rest.split('\'').next()).filter(|_| error.code() == 2628);
@@ -45,7 +45,7 @@ fn shown(error: &TokenError) -> String {
 pub fn failure(error: &Error) -> Failure {
     match error {
         Error::Server(server) => Failure::new(kind(server.code()), shown(server)),
-        Error::BulkInput(_) | Error::Encoding(_) => Failure::new(FailureKind::Refused, "SQL Server's client refuses a value: it does not fit its column"),
+        Error::BulkInput(_) | Error::Encoding(_) => Failure::new(FailureKind::Rejected, "SQL Server's client refuses a value: it does not fit its column"),
         // Text of these may quote what was read.
         Error::Conversion(_) | Error::Utf8 | Error::Utf16 | Error::ParseInt(_) => Failure::unavailable("SQL Server answered in a form that EDS does not know"),
         other => Failure::unavailable(format!("the connection to SQL Server broke: {other}")),
@@ -81,9 +81,9 @@ mod tests {
             (40613, FailureKind::Unavailable),
             (40501, FailureKind::Unavailable),
             (1105, FailureKind::Unavailable),
-            (2627, FailureKind::Refused),
-            (8152, FailureKind::Refused),
-            (208, FailureKind::OutOfShape),
+            (2627, FailureKind::Rejected),
+            (8152, FailureKind::Rejected),
+            (208, FailureKind::SchemaMismatch),
             (18456, FailureKind::Misconfigured),
         ];
         for (code, expected) in cases {

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::compat::Compat;
 
 use super::dialect::SQLSERVER;
-use super::render::{Place, Renderer};
+use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SqlDestination};
 use crate::change::{Batch, TableSchema};
 use crate::destination::{Destination, Driver, Failure, Target};
@@ -71,21 +71,21 @@ type Client = tiberius::Client<Compat<TcpStream>>;
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let client = Box::pin(login::connect(settings)).await?;
-    let mut connection = SqlServer { client: Some(client), stages: HashMap::new(), narrow: HashMap::new() };
+    let mut connection = SqlServerConnection { client: Some(client), stages: HashMap::new(), narrow: HashMap::new() };
     let own_schema = connection.set_up().await?;
     let schema = settings.parameter("schema").map_or(own_schema, str::to_owned);
     if connection.integers(SCHEMA_IS_THERE, &[schema.as_str().into()]).await? == [[0]] {
         return Err(Failure::misconfigured(format!("the database has no schema {schema:?}: make it with CREATE SCHEMA, or correct ?schema=")));
     }
-    let place = Place { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
-    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &SQLSERVER, place }, target)))
+    let namespace = Namespace { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
+    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &SQLSERVER, namespace }, target)))
 }
 
 /// What a temporary table is for: table, version, and whether it holds whole rows or keys.
 type StageKey = (Arc<str>, Arc<str>, bool);
 
 /// The client is away while a call is under way; a call that was dropped half way takes it along.
-struct SqlServer {
+struct SqlServerConnection {
     client: Option<Client>,
     /// Temporary tables of this session.
     stages: HashMap<StageKey, String>,
@@ -93,7 +93,7 @@ struct SqlServer {
     narrow: HashMap<String, Vec<String>>,
 }
 
-impl SqlServer {
+impl SqlServerConnection {
     async fn with<T: Send>(&mut self, limit: Duration, call: impl for<'c> FnOnce(&'c mut Client) -> BoxFuture<'c, tiberius::Result<T>> + Send) -> Result<T, Failure> {
         let mut client = self.client.take().ok_or_else(|| Failure::unavailable("the connection to SQL Server was given up half way"))?;
         let Ok(done) = tokio::time::timeout(limit, call(&mut client)).await else {
@@ -179,7 +179,7 @@ fn to_wire(parameter: &Parameter) -> &dyn ToSql {
 }
 
 #[async_trait]
-impl Connection for SqlServer {
+impl Connection for SqlServerConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         let sql = if sql == "ROLLBACK" { ROLLBACK } else { sql };
         self.batch(DDL_WAIT_MAX, sql.to_owned()).await
@@ -214,7 +214,7 @@ impl Connection for SqlServer {
             self.batch(ANSWER_WAIT_MAX, format!("DROP TABLE {stage}")).await?;
         }
         self.narrow.clear();
-        let place = &renderer.place;
+        let place = &renderer.namespace;
         let rows = self.rows(rows::COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?;
         let mut listed = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -223,15 +223,15 @@ impl Connection for SqlServer {
             if matches!(text(4), "varchar" | "char" | "text") {
                 self.narrow.entry(table.clone()).or_default().push(text(1).to_owned());
             }
-            let hindrance = (text(6) == "VIEW").then(|| "it is a view; choose another schema with ?schema=, or rename it".to_owned());
+            let write_blocker = (text(6) == "VIEW").then(|| "it is a view; choose another schema with ?schema=, or rename it".to_owned());
             let nullable = text(2) == "YES" || row.get::<&str, _>(3).is_some();
-            listed.push(ListedColumn { table, column: text(1).to_owned(), nullable, key: row.get::<i64, _>(5).unwrap_or(0), hindrance });
+            listed.push(ListedColumn { table, column: text(1).to_owned(), nullable, key: row.get::<i64, _>(5).unwrap_or(0), write_blocker });
         }
         Ok(listed)
     }
 
     async fn declared(&mut self, renderer: &Renderer, table: &str, column: &str) -> Result<String, Failure> {
-        let place = &renderer.place;
+        let place = &renderer.namespace;
         let parameters = [place.schema.as_deref().unwrap_or_default().into(), place.name_of(table).as_str().into(), column.into()];
         let rows = self.rows(rows::DECLARED, &parameters).await?;
         let row = rows.first().ok_or_else(|| Failure::unavailable(format!("column {column:?} of table {table:?} is not there any more")))?;
@@ -274,10 +274,10 @@ impl Connection for SqlServer {
     }
 
     /// Indexes, rights and what refers to a table are not looked up here: an old table always stays.
-    async fn obstacle(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
         let exists = "SELECT COUNT(*) FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2";
-        let name = renderer.place.name_of(&schema.table);
-        let there = self.integers(exists, &[renderer.place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()]).await?;
+        let name = renderer.namespace.name_of(&schema.table);
+        let there = self.integers(exists, &[renderer.namespace.schema.as_deref().unwrap_or_default().into(), name.as_str().into()]).await?;
         Ok((there != [[0]]).then(|| "in SQL Server a table that is there always stays".to_owned()))
     }
 

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use tiberius::{ColumnData, TokenRow};
 
 use super::Client;
-use crate::change::value::{self, Unfit, Value, Wanted};
-use crate::change::{Batch, Change, Column, Kind, TableSchema, json};
+use crate::change::value::{self, TypeMismatch, Value, Wanted};
+use crate::change::{Batch, Change, Column, ColumnType, TableSchema, json};
 use crate::destination::Failure;
 use crate::destination::sql::dialect::SQLSERVER;
 use crate::destination::sql::refused;
@@ -66,7 +66,7 @@ pub fn with_column(text: &str, schema: &TableSchema) -> String {
 }
 
 /// The type in which a value travels: text of any length, whatever the column takes of it.
-fn travelling(kind: Kind) -> &'static str {
+fn travelling(kind: ColumnType) -> &'static str {
     match SQLSERVER.type_of(kind) {
         "VARCHAR(64)" => "NVARCHAR(MAX)",
         other => other,
@@ -97,20 +97,20 @@ pub fn check(batch: &Batch, group: usize, indices: &[u32], columns: &[Column], n
             } else {
                 continue;
             };
-            return Err(Failure::refused(vec![(*index, format!("table {:?}: the value of column {:?} {why}", schema.table, column.name))]));
+            return Err(Failure::rejected(vec![(*index, format!("table {:?}: the value of column {:?} {why}", schema.table, column.name))]));
         }
     }
     Ok(())
 }
 
 /// The value of a column as SQL Server is to keep it.
-fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, Unfit> {
+fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, TypeMismatch> {
     match value::read(change.token(i), column)? {
         // An instant in UTC stays as it was written, as the predecessor of EDS stored it.
         Value::Time(micros) => {
             let written = change.token(i).map(json::text).filter(|text| text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T'));
             let text = written.or_else(|| value::utc(micros).map(|_| Cow::Owned(value::rfc3339(micros))));
-            text.map(Value::Text).ok_or_else(|| Unfit::of(column, Wanted::Time))
+            text.map(Value::Text).ok_or_else(|| TypeMismatch::of(column, Wanted::Time))
         }
         Value::Json(token) => Ok(Value::Text(json::well_formed(token))),
         other => Ok(other),
@@ -182,7 +182,7 @@ pub async fn bulk(client: &mut Client, stage: &str, rows: Vec<TokenRow<'static>>
     sent.and(ended)
 }
 
-fn token(value: &Value<'_>, kind: Kind) -> ColumnData<'static> {
+fn token(value: &Value<'_>, kind: ColumnType) -> ColumnData<'static> {
     match value {
         Value::Boolean(b) => ColumnData::Bit(Some(*b)),
         Value::Integer(n) => ColumnData::I64(Some(*n)),
@@ -191,9 +191,9 @@ fn token(value: &Value<'_>, kind: Kind) -> ColumnData<'static> {
         Value::Json(text) => ColumnData::String(Some(Cow::Owned((*text).to_owned()))),
         Value::Time(micros) => ColumnData::String(Some(Cow::Owned(value::rfc3339(*micros)))),
         Value::Null => match kind {
-            Kind::Integer => ColumnData::I64(None),
-            Kind::Number => ColumnData::F64(None),
-            Kind::Boolean => ColumnData::Bit(None),
+            ColumnType::Integer => ColumnData::I64(None),
+            ColumnType::Number => ColumnData::F64(None),
+            ColumnType::Boolean => ColumnData::Bit(None),
             _ => ColumnData::String(None),
         },
     }

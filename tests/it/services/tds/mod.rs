@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
-use engine::{Engine, Refused};
-use wire::{Answer, Cell, Channel, Kind, Message};
+use engine::{Refused, TdsEngine};
+use wire::{Channel, TdsAnswer, TdsCell, TdsKind, TdsMessage};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 
@@ -27,15 +27,15 @@ pub enum Fault {
 }
 
 #[derive(Default)]
-struct Shared {
+struct TdsShared {
     dir: PathBuf,
     statements: Mutex<Vec<String>>,
     faults: Mutex<Vec<Fault>>,
 }
 
-pub struct SqlServer {
+pub struct FakeSqlServer {
     pub port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<TdsShared>,
     _dir: TempDir,
     _runtime: Option<tokio::runtime::Runtime>,
 }
@@ -44,11 +44,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl SqlServer {
+impl FakeSqlServer {
     /// Its connections live on threads of its own, as SQLite blocks.
-    pub fn start() -> SqlServer {
+    pub fn start() -> FakeSqlServer {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let shared = Arc::new(Shared { dir: dir.path().to_owned(), ..Shared::default() });
+        let shared = Arc::new(TdsShared { dir: dir.path().to_owned(), ..TdsShared::default() });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
         listener.set_nonblocking(true).unwrap_or_else(|e| panic!("{e}"));
         let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
@@ -63,7 +63,7 @@ impl SqlServer {
                 });
             }
         });
-        SqlServer { port, shared, _dir: dir, _runtime: Some(runtime) }
+        FakeSqlServer { port, shared, _dir: dir, _runtime: Some(runtime) }
     }
 
     pub fn url(&self, database: &str) -> String {
@@ -85,7 +85,7 @@ impl SqlServer {
     }
 }
 
-impl Drop for SqlServer {
+impl Drop for FakeSqlServer {
     fn drop(&mut self) {
         // A runtime must not be dropped where futures run.
         if let Some(runtime) = self._runtime.take() {
@@ -95,12 +95,12 @@ impl Drop for SqlServer {
 }
 
 /// The peer that tests share, unless they order faults.
-pub fn shared() -> &'static SqlServer {
-    static SHARED: OnceLock<SqlServer> = OnceLock::new();
-    SHARED.get_or_init(SqlServer::start)
+pub fn shared() -> &'static FakeSqlServer {
+    static SHARED: OnceLock<FakeSqlServer> = OnceLock::new();
+    SHARED.get_or_init(FakeSqlServer::start)
 }
 
-impl Shared {
+impl TdsShared {
     /// The first fault that the statement meets.
     fn fault(&self, sql: &str) -> Option<Fault> {
         let mut faults = lock(&self.faults);
@@ -113,11 +113,11 @@ impl Shared {
     }
 }
 
-async fn session(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
     let mut channel = Channel::new(stream)?;
-    let Message::PreLogin = channel.receive().await? else { return Ok(()) };
+    let TdsMessage::PreLogin = channel.receive().await? else { return Ok(()) };
     channel.answer_prelogin().await?;
-    let Message::Login { user, password, database } = channel.receive().await? else { return Ok(()) };
+    let TdsMessage::Login { user, password, database } = channel.receive().await? else { return Ok(()) };
     if (user.as_str(), password.as_str()) != ("eds", PASSWORD) {
         return channel.refuse(&Refused::new(18456, format!("Login failed for user '{user}'."))).await;
     }
@@ -125,12 +125,12 @@ async fn session(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         return channel.refuse(&Refused::new(4060, format!("Cannot open database \"{database}\" requested by the login."))).await;
     }
     channel.answer_login(&database).await?;
-    let mut engine = Engine::open(&shared.dir, &database);
+    let mut engine = TdsEngine::open(&shared.dir, &database);
     loop {
         let (sql, parameters) = match channel.receive().await? {
-            Message::Batch(sql) => (sql, Vec::new()),
-            Message::Call(sql, parameters) => (sql, parameters),
-            Message::Bulk(rows) => {
+            TdsMessage::Batch(sql) => (sql, Vec::new()),
+            TdsMessage::Call(sql, parameters) => (sql, parameters),
+            TdsMessage::Bulk(rows) => {
                 let done = engine.bulk(rows);
                 channel.answer(&[done], false).await?;
                 continue;
@@ -157,6 +157,6 @@ async fn session(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
 }
 
 /// What a column of a result or of a table is.
-pub type Columns = Vec<(String, Kind)>;
-type Outcome = Result<Answer, Refused>;
-type Row = Vec<Cell>;
+pub type Columns = Vec<(String, TdsKind)>;
+type TdsOutcome = Result<TdsAnswer, Refused>;
+type TdsRow = Vec<TdsCell>;

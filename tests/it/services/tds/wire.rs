@@ -6,13 +6,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::engine::Refused;
-use super::{Columns, Outcome, Row};
+use super::{Columns, TdsOutcome, TdsRow};
 
 const COLLATION: [u8; 5] = [0x09, 0x04, 0xD0, 0x00, 0x34];
 const PACKET_BYTES: usize = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum TdsKind {
     Integer,
     Float,
     Bit,
@@ -22,26 +22,26 @@ pub enum Kind {
 }
 
 #[derive(Clone, PartialEq, Debug)]
-pub enum Cell {
+pub enum TdsCell {
     Null,
     Integer(i64),
     Float(f64),
     Text(String),
 }
 
-pub enum Answer {
+pub enum TdsAnswer {
     Done(u64),
-    Rows(Columns, Vec<Row>),
+    Rows(Columns, Vec<TdsRow>),
     /// A transaction began or ended.
     Transaction(bool),
 }
 
-pub enum Message {
+pub enum TdsMessage {
     PreLogin,
     Login { user: String, password: String, database: String },
     Batch(String),
-    Call(String, Vec<(String, Cell)>),
-    Bulk(Vec<Row>),
+    Call(String, Vec<(String, TdsCell)>),
+    Bulk(Vec<TdsRow>),
     Other,
 }
 
@@ -50,9 +50,9 @@ fn broken(what: &str) -> Error {
 }
 
 /// Reads little-endian values out of a message.
-struct Reader<'a>(&'a [u8]);
+struct TdsReader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl TdsReader<'_> {
     fn take(&mut self, n: usize) -> Result<&[u8]> {
         let (taken, rest) = self.0.split_at_checked(n).ok_or_else(|| broken("a message is too short"))?;
         self.0 = rest;
@@ -90,44 +90,44 @@ impl Reader<'_> {
         }
     }
 
-    fn kind(&mut self) -> Result<Kind> {
+    fn kind(&mut self) -> Result<TdsKind> {
         match self.u8()? {
-            0x26 => self.u8().map(|_| Kind::Integer),
-            0x6D => self.u8().map(|_| Kind::Float),
-            0x68 => self.u8().map(|_| Kind::Bit),
+            0x26 => self.u8().map(|_| TdsKind::Integer),
+            0x6D => self.u8().map(|_| TdsKind::Float),
+            0x68 => self.u8().map(|_| TdsKind::Bit),
             0xE7 => {
                 let bytes = self.number(2)? as u16;
                 self.take(5)?;
-                Ok(Kind::Wide((bytes != u16::MAX).then_some(bytes / 2)))
+                Ok(TdsKind::Wide((bytes != u16::MAX).then_some(bytes / 2)))
             }
             0xA7 => {
                 let bytes = self.number(2)? as u16;
                 self.take(5)?;
-                Ok(Kind::Narrow(bytes))
+                Ok(TdsKind::Narrow(bytes))
             }
             other => Err(broken(&format!("type {other:#x} is not known"))),
         }
     }
 
-    fn cell(&mut self, kind: Kind) -> Result<Cell> {
+    fn cell(&mut self, kind: TdsKind) -> Result<TdsCell> {
         match kind {
-            Kind::Integer | Kind::Bit => match self.u8()? {
-                0 => Ok(Cell::Null),
-                n => self.signed(usize::from(n)).map(Cell::Integer),
+            TdsKind::Integer | TdsKind::Bit => match self.u8()? {
+                0 => Ok(TdsCell::Null),
+                n => self.signed(usize::from(n)).map(TdsCell::Integer),
             },
-            Kind::Float => match self.u8()? {
-                0 => Ok(Cell::Null),
-                8 => self.number(8).map(|bits| Cell::Float(f64::from_bits(bits))),
+            TdsKind::Float => match self.u8()? {
+                0 => Ok(TdsCell::Null),
+                8 => self.number(8).map(|bits| TdsCell::Float(f64::from_bits(bits))),
                 _ => Err(broken("a float of four bytes")),
             },
-            Kind::Wide(None) => Ok(match self.pieces()? {
-                None => Cell::Null,
-                Some(bytes) => Cell::Text(utf16(&bytes)?),
+            TdsKind::Wide(None) => Ok(match self.pieces()? {
+                None => TdsCell::Null,
+                Some(bytes) => TdsCell::Text(utf16(&bytes)?),
             }),
-            Kind::Wide(Some(_)) | Kind::Narrow(_) => match self.number(2)? as usize {
-                0xFFFF => Ok(Cell::Null),
-                n if kind == Kind::Narrow(0) || matches!(kind, Kind::Narrow(_)) => Ok(Cell::Text(String::from_utf8_lossy(self.take(n)?).into_owned())),
-                n => self.utf16(n).map(Cell::Text),
+            TdsKind::Wide(Some(_)) | TdsKind::Narrow(_) => match self.number(2)? as usize {
+                0xFFFF => Ok(TdsCell::Null),
+                n if kind == TdsKind::Narrow(0) || matches!(kind, TdsKind::Narrow(_)) => Ok(TdsCell::Text(String::from_utf8_lossy(self.take(n)?).into_owned())),
+                n => self.utf16(n).map(TdsCell::Text),
             },
         }
     }
@@ -158,7 +158,7 @@ impl Channel {
     }
 
     /// The next message, of as many packets as it has.
-    pub async fn receive(&mut self) -> Result<Message> {
+    pub async fn receive(&mut self) -> Result<TdsMessage> {
         let (mut kind, mut data) = (0, Vec::new());
         loop {
             let mut header = [0u8; 8];
@@ -173,16 +173,16 @@ impl Channel {
             }
         }
         match kind {
-            0x12 => Ok(Message::PreLogin),
+            0x12 => Ok(TdsMessage::PreLogin),
             0x10 => login(&data),
             0x01 => {
-                let mut reader = Reader(&data);
+                let mut reader = TdsReader(&data);
                 headers(&mut reader)?;
-                utf16(reader.0).map(Message::Batch)
+                utf16(reader.0).map(TdsMessage::Batch)
             }
             0x03 => call(&data),
             0x07 => bulk(&data),
-            _ => Ok(Message::Other),
+            _ => Ok(TdsMessage::Other),
         }
     }
 
@@ -236,19 +236,19 @@ impl Channel {
     }
 
     /// One answer for each statement of a batch or call; the first error ends it.
-    pub async fn answer(&mut self, answers: &[Outcome], is_call: bool) -> Result<()> {
+    pub async fn answer(&mut self, answers: &[TdsOutcome], is_call: bool) -> Result<()> {
         let mut out = Vec::new();
         let mut failed = false;
         for (n, answer) in answers.iter().enumerate() {
             let more = u16::from(is_call || n + 1 < answers.len());
             let done = if is_call { 0xFF } else { 0xFD };
             match answer {
-                Ok(Answer::Done(rows)) => put_done(&mut out, done, more, Some(*rows)),
-                Ok(Answer::Rows(columns, rows)) => {
+                Ok(TdsAnswer::Done(rows)) => put_done(&mut out, done, more, Some(*rows)),
+                Ok(TdsAnswer::Rows(columns, rows)) => {
                     put_rows(&mut out, columns, rows);
                     put_done(&mut out, done, more, Some(rows.len() as u64));
                 }
-                Ok(Answer::Transaction(began)) => {
+                Ok(TdsAnswer::Transaction(began)) => {
                     let descriptor = [8, 1, 0, 0, 0, 0, 0, 0, 0];
                     let body = if *began { [&[8][..], &descriptor, &[0]].concat() } else { [&[9, 0][..], &descriptor].concat() };
                     put_token(&mut out, 0xE3, &body);
@@ -294,22 +294,22 @@ fn put_error(out: &mut Vec<u8>, refused: &Refused) {
     put_token(out, 0xAA, &body);
 }
 
-fn put_rows(out: &mut Vec<u8>, columns: &Columns, rows: &[Row]) {
+fn put_rows(out: &mut Vec<u8>, columns: &Columns, rows: &[TdsRow]) {
     out.push(0x81);
     out.extend_from_slice(&(columns.len() as u16).to_le_bytes());
     for (name, kind) in columns {
         // User type; nullable and updatable.
         out.extend_from_slice(&[0, 0, 0, 0, 0x09, 0]);
         match kind {
-            Kind::Integer => out.extend_from_slice(&[0x26, 8]),
-            Kind::Float => out.extend_from_slice(&[0x6D, 8]),
-            Kind::Bit => out.extend_from_slice(&[0x68, 1]),
-            Kind::Wide(limit) => {
+            TdsKind::Integer => out.extend_from_slice(&[0x26, 8]),
+            TdsKind::Float => out.extend_from_slice(&[0x6D, 8]),
+            TdsKind::Bit => out.extend_from_slice(&[0x68, 1]),
+            TdsKind::Wide(limit) => {
                 out.push(0xE7);
                 out.extend_from_slice(&limit.map_or(u16::MAX, |n| n * 2).to_le_bytes());
                 out.extend_from_slice(&COLLATION);
             }
-            Kind::Narrow(limit) => {
+            TdsKind::Narrow(limit) => {
                 out.push(0xA7);
                 out.extend_from_slice(&limit.to_le_bytes());
                 out.extend_from_slice(&COLLATION);
@@ -324,41 +324,41 @@ fn put_rows(out: &mut Vec<u8>, columns: &Columns, rows: &[Row]) {
 }
 
 /// Results of queries have integers and text of limited length only.
-fn put_cell(out: &mut Vec<u8>, cell: &Cell, kind: Kind) {
+fn put_cell(out: &mut Vec<u8>, cell: &TdsCell, kind: TdsKind) {
     match (cell, kind) {
-        (Cell::Integer(n), _) => {
+        (TdsCell::Integer(n), _) => {
             out.push(8);
             out.extend_from_slice(&n.to_le_bytes());
         }
-        (Cell::Text(text), _) => {
+        (TdsCell::Text(text), _) => {
             out.extend_from_slice(&((text.encode_utf16().count() * 2) as u16).to_le_bytes());
             put_text(out, text);
         }
-        (_, Kind::Wide(_) | Kind::Narrow(_)) => out.extend_from_slice(&[0xFF, 0xFF]),
+        (_, TdsKind::Wide(_) | TdsKind::Narrow(_)) => out.extend_from_slice(&[0xFF, 0xFF]),
         _ => out.push(0),
     }
 }
 
 /// What precedes a request: its own length is all that matters here.
-fn headers(reader: &mut Reader<'_>) -> Result<()> {
+fn headers(reader: &mut TdsReader<'_>) -> Result<()> {
     let length = reader.number(4)? as usize;
     reader.take(length.checked_sub(4).ok_or_else(|| broken("headers are too short"))?).map(drop)
 }
 
-fn login(data: &[u8]) -> Result<Message> {
+fn login(data: &[u8]) -> Result<TdsMessage> {
     let field = |n: usize| -> Result<&[u8]> {
-        let mut at = Reader(data.get(36 + n * 4..).ok_or_else(|| broken("the login is too short"))?);
+        let mut at = TdsReader(data.get(36 + n * 4..).ok_or_else(|| broken("the login is too short"))?);
         let (offset, characters) = (at.number(2)? as usize, at.number(2)? as usize);
         data.get(offset..offset + characters * 2).ok_or_else(|| broken("the login is too short"))
     };
     // Host, user, password, application, server, extension, library, language, database.
     let hidden: Vec<u8> = field(2)?.iter().map(|b| (b ^ 0xA5).rotate_left(4)).collect();
-    Ok(Message::Login { user: utf16(field(1)?)?, password: utf16(&hidden)?, database: utf16(field(8)?)? })
+    Ok(TdsMessage::Login { user: utf16(field(1)?)?, password: utf16(&hidden)?, database: utf16(field(8)?)? })
 }
 
 /// sp_executesql: the statement, the declaration of its parameters, then these.
-fn call(data: &[u8]) -> Result<Message> {
-    let mut reader = Reader(data);
+fn call(data: &[u8]) -> Result<TdsMessage> {
+    let mut reader = TdsReader(data);
     headers(&mut reader)?;
     if (reader.number(2)?, reader.number(2)?) != (0xFFFF, 10) {
         return Err(broken("only sp_executesql can be called"));
@@ -371,12 +371,12 @@ fn call(data: &[u8]) -> Result<Message> {
         let kind = reader.kind()?;
         values.push((name, reader.cell(kind)?));
     }
-    let Some((_, Cell::Text(sql))) = values.first().cloned() else { return Err(broken("a call without a statement")) };
-    Ok(Message::Call(sql, values.split_off(2.min(values.len()))))
+    let Some((_, TdsCell::Text(sql))) = values.first().cloned() else { return Err(broken("a call without a statement")) };
+    Ok(TdsMessage::Call(sql, values.split_off(2.min(values.len()))))
 }
 
-fn bulk(data: &[u8]) -> Result<Message> {
-    let mut reader = Reader(data);
+fn bulk(data: &[u8]) -> Result<TdsMessage> {
+    let mut reader = TdsReader(data);
     if reader.u8()? != 0x81 {
         return Err(broken("a bulk load without columns"));
     }
@@ -389,8 +389,8 @@ fn bulk(data: &[u8]) -> Result<Message> {
     let mut rows = Vec::new();
     loop {
         match reader.u8()? {
-            0xD1 => rows.push(kinds.iter().map(|kind| reader.cell(*kind)).collect::<Result<Row>>()?),
-            0xFD => return Ok(Message::Bulk(rows)),
+            0xD1 => rows.push(kinds.iter().map(|kind| reader.cell(*kind)).collect::<Result<TdsRow>>()?),
+            0xFD => return Ok(TdsMessage::Bulk(rows)),
             other => return Err(broken(&format!("token {other:#x} within a bulk load"))),
         }
     }

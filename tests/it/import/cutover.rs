@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eds::sandbox::shop::{Habits, Shop};
+use eds::sandbox::shop::{Shop, ShopOptions};
 
 use crate::services::eds::Eds;
 use crate::services::eventually;
@@ -26,7 +26,7 @@ impl<'s> Place<'s> {
     async fn new(server: &'s dyn Keeper, seed: u64, name: &str) -> Place<'s> {
         let nats = Nats::start().await;
         // Times of changes are those of today, as those of messages are.
-        let mut shop = Shop::new(seed, Habits { rows: 2_000, repeats: 0 });
+        let mut shop = Shop::new(seed, ShopOptions { rows: 2_000, repeats: 0 });
         shop.begin_now();
         let importing = Importing::of(shop, 200).await;
         let (database, url) = server.fresh().await;
@@ -65,7 +65,7 @@ impl<'s> Place<'s> {
     }
 }
 
-async fn nothing_is_lost_at_the_seam(server: &dyn Keeper, name: &str) {
+async fn nothing_is_lost_at_the_cutover(server: &dyn Keeper, name: &str) {
     let place = Place::new(server, 41, name).await;
     place.changes(2_000).await;
     // First of all an import, with changes under way; the stream begins where its snapshot was.
@@ -92,18 +92,18 @@ async fn nothing_is_lost_at_the_seam(server: &dyn Keeper, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_at_the_seam_in_postgres() {
-    nothing_is_lost_at_the_seam(postgres::shared(), "seam-p").await;
+async fn nothing_is_lost_at_the_cutover_in_postgres() {
+    nothing_is_lost_at_the_cutover(postgres::shared(), "cutover-p").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_at_the_seam_in_mysql() {
-    nothing_is_lost_at_the_seam(mysql::shared(Flavour::MySql), "seam-m").await;
+async fn nothing_is_lost_at_the_cutover_in_mysql() {
+    nothing_is_lost_at_the_cutover(mysql::shared(Flavour::MySql), "cutover-m").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_at_the_seam_in_mariadb() {
-    nothing_is_lost_at_the_seam(mysql::shared(Flavour::MariaDb), "seam-a").await;
+async fn nothing_is_lost_at_the_cutover_in_mariadb() {
+    nothing_is_lost_at_the_cutover(mysql::shared(Flavour::MariaDb), "cutover-a").await;
 }
 
 /// A server that streams into the tables meanwhile, from another data directory, is stopped by the import, and what it
@@ -111,7 +111,7 @@ async fn nothing_is_lost_at_the_seam_in_mariadb() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
     for server in [postgres::shared() as &dyn Keeper, mysql::shared(Flavour::MySql)] {
-        let place = Place::new(server, 42, "seam-r").await;
+        let place = Place::new(server, 42, "cutover-r").await;
         place.changes(1_000).await;
         let mut running = place.eds.start(&["--restart"]);
         eventually("it streams", Duration::from_secs(30), async || running.log().contains("streaming eds-")).await;
@@ -128,7 +128,7 @@ async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
 /// Changes after the snapshot are no longer in the stream: that is said aloud, and another import cures it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_is_too_old_for_the_stream_is_said_aloud() {
-    let place = Place::new(postgres::shared(), 43, "seam-g").await;
+    let place = Place::new(postgres::shared(), 43, "cutover-g").await;
     // An export of long ago.
     {
         let mut shop = place.importing.shop.lock().unwrap_or_else(|e| panic!("{e}"));

@@ -1,4 +1,4 @@
-//! The seam between an import and the stream: which events an imported table already contains, and from where the
+//! The cutover between an import and the stream: which events an imported table already contains, and from where the
 //! stream has to be read after an import.
 
 use std::collections::BTreeMap;
@@ -22,9 +22,9 @@ pub struct Imported {
     pub since_ns: i64,
 }
 
-/// A table's snapshot on its way into the seam.
+/// A table's snapshot on its way into the cutover.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Snapshot {
+pub struct TableSnapshot {
     pub table: String,
     pub at: Version,
     /// Whether the table holds nothing but the snapshot.
@@ -33,7 +33,7 @@ pub struct Snapshot {
 
 /// Where the stream has to be read from, where no checkpoint says so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
+pub enum ResumePoint {
     After(Position),
     /// Unix nanoseconds.
     Since(i64),
@@ -41,13 +41,13 @@ pub enum Origin {
 
 /// What one consumer has to know.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Seam {
+pub struct Cutover {
     pub imported: BTreeMap<String, Imported>,
     /// Up to where the events of a table were applied before an import set the consumer back.
     pub applied: BTreeMap<String, Position>,
 }
 
-impl Seam {
+impl Cutover {
     fn applied_to(&self, table: &str) -> Position {
         self.applied.get(table).or_else(|| self.applied.get(OTHERS)).copied().unwrap_or_default()
     }
@@ -72,14 +72,14 @@ impl Seam {
     }
 
     /// The lowest place from which some table still needs its events; `None` where nothing was imported.
-    pub fn origin(&self) -> Option<Origin> {
+    pub fn resume_point(&self) -> Option<ResumePoint> {
         let unread = self.imported.iter().filter(|(table, _)| self.applied_to(table) == Position::default());
         let since = unread.map(|(_, imported)| imported.since_ns - CLOCKS_APART_MAX_NS).min();
         let after = self.applied.values().filter(|p| p.sequence > 0).min_by_key(|p| p.sequence);
         match (since, after) {
-            (Some(since), Some(after)) if after.time_ns > since || after.time_ns == 0 => Some(Origin::Since(since)),
-            (_, Some(after)) => Some(Origin::After(*after)),
-            (Some(since), None) => Some(Origin::Since(since)),
+            (Some(since), Some(after)) if after.time_ns > since || after.time_ns == 0 => Some(ResumePoint::Since(since)),
+            (_, Some(after)) => Some(ResumePoint::After(*after)),
+            (Some(since), None) => Some(ResumePoint::Since(since)),
             (None, None) => None,
         }
     }
@@ -87,17 +87,17 @@ impl Seam {
 
 /// What all consumers of a destination have to know.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Seams {
+pub struct Cutovers {
     imported: BTreeMap<String, Imported>,
     applied: BTreeMap<String, BTreeMap<String, Position>>,
 }
 
-/// A line of the table of seams: consumer (empty: all), table, and what is known.
+/// A line of the table of cutovers: consumer (empty: all), table, and what is known.
 pub type Line = (String, String, String);
 
 #[derive(Serialize, Deserialize, Default)]
 #[serde(default)]
-struct Words {
+struct CutoverText {
     #[serde(skip_serializing_if = "Option::is_none")]
     imported_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,40 +108,40 @@ struct Words {
     stream_time_ns: Option<i64>,
 }
 
-impl Seams {
-    /// Reads lines as [`Seams::lines`] gives them.
-    pub fn read(lines: Vec<Line>) -> Result<Seams, serde_json::Error> {
-        let mut seams = Seams::default();
+impl Cutovers {
+    /// Reads lines as [`Cutovers::lines`] gives them.
+    pub fn read(lines: Vec<Line>) -> Result<Cutovers, serde_json::Error> {
+        let mut cutovers = Cutovers::default();
         for (consumer, table, words) in lines {
-            let words: Words = serde_json::from_str(&words)?;
+            let words: CutoverText = serde_json::from_str(&words)?;
             if consumer.is_empty() {
-                let at = words.imported_at.as_deref().and_then(Version::plausible);
-                seams.imported.insert(table, Imported { at, since_ns: words.since_ns.unwrap_or_default() });
+                let at = words.imported_at.as_deref().and_then(Version::parse);
+                cutovers.imported.insert(table, Imported { at, since_ns: words.since_ns.unwrap_or_default() });
             } else {
                 let position = Position { sequence: words.stream_sequence.unwrap_or_default(), time_ns: words.stream_time_ns.unwrap_or_default() };
-                seams.applied.entry(consumer).or_default().insert(table, position);
+                cutovers.applied.entry(consumer).or_default().insert(table, position);
             }
         }
-        Ok(seams)
+        Ok(cutovers)
     }
 
     pub fn lines(&self) -> Vec<Line> {
-        let text = |words: &Words| serde_json::to_string(words).unwrap_or_default();
+        let text = |words: &CutoverText| serde_json::to_string(words).unwrap_or_default();
         let imported = self.imported.iter().map(|(table, i)| {
-            let words = Words { imported_at: i.at.map(|v| v.to_string()), since_ns: Some(i.since_ns), ..Words::default() };
+            let words = CutoverText { imported_at: i.at.map(|v| v.to_string()), since_ns: Some(i.since_ns), ..CutoverText::default() };
             (String::new(), table.clone(), text(&words))
         });
         let applied = self.applied.iter().flat_map(|(consumer, tables)| {
             tables.iter().map(move |(table, p)| {
-                let words = Words { stream_sequence: Some(p.sequence), stream_time_ns: Some(p.time_ns), ..Words::default() };
+                let words = CutoverText { stream_sequence: Some(p.sequence), stream_time_ns: Some(p.time_ns), ..CutoverText::default() };
                 (consumer.clone(), table.clone(), text(&words))
             })
         });
         imported.chain(applied).collect()
     }
 
-    pub fn of(&self, consumer: &str) -> Seam {
-        Seam { imported: self.imported.clone(), applied: self.applied.get(consumer).cloned().unwrap_or_default() }
+    pub fn of(&self, consumer: &str) -> Cutover {
+        Cutover { imported: self.imported.clone(), applied: self.applied.get(consumer).cloned().unwrap_or_default() }
     }
 
     pub fn has(&self, table: &str) -> bool {
@@ -150,10 +150,10 @@ impl Seams {
 
     /// Takes note of imported tables, and sets all consumers back from where they stood. A consumer without a position
     /// had none, or was set back before and has not moved since.
-    pub fn import(&mut self, snapshots: &[Snapshot], stood: &[(String, Option<Position>)]) {
+    pub fn import(&mut self, snapshots: &[TableSnapshot], stood: &[(String, Option<Position>)]) {
         // What an earlier import left to be read still is, where rows are only added to it.
         let unmoved = stood.is_empty() || stood.iter().any(|(_, position)| position.is_none());
-        for Snapshot { table, at, whole } in snapshots {
+        for TableSnapshot { table, at, whole } in snapshots {
             let since_ns = at.nanos as i64;
             let earlier = self.imported.get(table).copied();
             // Rows of an older snapshot that are added take newer ones back.
@@ -169,7 +169,7 @@ impl Seams {
     }
 
     /// The imported tables need their events from the snapshot on; the others go on from `position`.
-    fn set_back(&mut self, consumer: &str, position: Option<Position>, snapshots: &[Snapshot]) {
+    fn set_back(&mut self, consumer: &str, position: Option<Position>, snapshots: &[TableSnapshot]) {
         let applied = self.applied.entry(consumer.to_owned()).or_default();
         if let Some(position) = position {
             applied.entry(OTHERS.to_owned()).or_default();
@@ -196,74 +196,74 @@ mod tests {
         Decoder::default().decode(text.into()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    fn snapshots(tables: &[&str], nanos: u64, whole: bool) -> Vec<Snapshot> {
-        tables.iter().map(|t| Snapshot { table: (*t).into(), at: Version { nanos, logical: 1 }, whole }).collect()
+    fn snapshots(tables: &[&str], nanos: u64, whole: bool) -> Vec<TableSnapshot> {
+        tables.iter().map(|t| TableSnapshot { table: (*t).into(), at: Version { nanos, logical: 1 }, whole }).collect()
     }
 
     #[test]
     fn an_event_is_contained_up_to_the_snapshot() {
-        let mut seams = Seams::default();
-        seams.import(&snapshots(&["a"], T, true), &[]);
-        let seam = seams.of("c");
-        let contains = |mvcc: String, ms| seam.contains(&event("a", &mvcc, ms), at(1));
+        let mut cutovers = Cutovers::default();
+        cutovers.import(&snapshots(&["a"], T, true), &[]);
+        let cutover = cutovers.of("c");
+        let contains = |mvcc: String, ms| cutover.contains(&event("a", &mvcc, ms), at(1));
         assert!(contains(format!("{}.0", T - 1), 0) && contains(format!("{T}.0000000001"), 0));
         assert!(!contains(format!("{T}.0000000002"), 0) && !contains(format!("{}", T + 1), 0));
         assert!(contains("7".into(), T / 1_000_000 - 1));
         assert!(!contains("7".into(), T / 1_000_000) && !contains("7".into(), 0));
-        assert!(!seam.contains(&event("b", &format!("{}", T - 1), 0), at(1)));
-        assert_eq!(seam.origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        assert!(!cutover.contains(&event("b", &format!("{}", T - 1), 0), at(1)));
+        assert_eq!(cutover.resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
     }
 
     #[test]
     fn rows_that_were_only_added_skip_nothing() {
-        let mut seams = Seams::default();
-        seams.import(&snapshots(&["a"], T, false), &[]);
-        assert!(!seams.of("c").contains(&event("a", &format!("{}", T - 1), 0), at(1)));
+        let mut cutovers = Cutovers::default();
+        cutovers.import(&snapshots(&["a"], T, false), &[]);
+        assert!(!cutovers.of("c").contains(&event("a", &format!("{}", T - 1), 0), at(1)));
         // What was deleted between two imports is known from the stream alone.
-        seams.import(&snapshots(&["a"], T + 9, false), &[("c".into(), None)]);
-        assert_eq!(seams.of("c").origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        cutovers.import(&snapshots(&["a"], T + 9, false), &[("c".into(), None)]);
+        assert_eq!(cutovers.of("c").resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
     }
 
     #[test]
     fn a_consumer_that_moved_on_reads_the_imported_table_again_and_no_other() {
-        let mut seams = Seams::default();
+        let mut cutovers = Cutovers::default();
         let one = snapshots(&["a"], T, true);
-        seams.import(&one, &[("c".into(), Some(at(1000)))]);
-        let seam = seams.of("c");
+        cutovers.import(&one, &[("c".into(), Some(at(1000)))]);
+        let cutover = cutovers.of("c");
         let new = format!("{}", T + 5);
-        assert!(!seam.contains(&event("a", &new, 0), at(900)));
-        assert!(seam.contains(&event("b", &new, 0), at(900)));
-        assert!(!seam.contains(&event("b", &new, 0), at(1001)));
-        assert_eq!(seam.origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
-        assert_eq!(seams.of("another").origin(), Some(Origin::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        assert!(!cutover.contains(&event("a", &new, 0), at(900)));
+        assert!(cutover.contains(&event("b", &new, 0), at(900)));
+        assert!(!cutover.contains(&event("b", &new, 0), at(1001)));
+        assert_eq!(cutover.resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        assert_eq!(cutovers.of("another").resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
     }
 
     #[test]
     fn a_consumer_that_stopped_before_the_snapshot_goes_on_where_it_was() {
-        let mut seams = Seams::default();
+        let mut cutovers = Cutovers::default();
         let later = snapshots(&["a"], T + 2 * CLOCKS_APART_MAX_NS as u64, true);
-        seams.import(&later, &[("c".into(), Some(at(1000)))]);
-        assert_eq!(seams.of("c").origin(), Some(Origin::After(at(1000))));
+        cutovers.import(&later, &[("c".into(), Some(at(1000)))]);
+        assert_eq!(cutovers.of("c").resume_point(), Some(ResumePoint::After(at(1000))));
     }
 
     /// Import all, stream to 700 of what had been applied to 1000, then import one table.
     #[test]
     fn a_second_import_keeps_what_the_first_one_left_open() {
-        let mut seams = Seams::default();
+        let mut cutovers = Cutovers::default();
         let first = snapshots(&["a", "b"], T, true);
-        seams.import(&first, &[("c".into(), Some(at(1000)))]);
+        cutovers.import(&first, &[("c".into(), Some(at(1000)))]);
         let second = snapshots(&["a"], T + 1, true);
-        seams.import(&second, &[("c".into(), Some(at(700)))]);
-        let seam = seams.of("c");
+        cutovers.import(&second, &[("c".into(), Some(at(700)))]);
+        let cutover = cutovers.of("c");
         let new = format!("{}", T + 5);
-        let contains = |table: &str, sequence| seam.contains(&event(table, &new, 0), at(sequence));
+        let contains = |table: &str, sequence| cutover.contains(&event(table, &new, 0), at(sequence));
         assert!(contains("b", 700) && !contains("b", 701));
         assert!(contains("others", 1000) && !contains("others", 1001));
         assert!(!contains("a", 1));
         // Not yet moved since: everything stays as it was.
-        let mut again = seams.clone();
+        let mut again = cutovers.clone();
         again.import(&second, &[("c".into(), None)]);
-        assert_eq!(again, seams);
-        assert_eq!(Seams::read(seams.lines()).unwrap_or_else(|e| panic!("{e}")), seams);
+        assert_eq!(again, cutovers);
+        assert_eq!(Cutovers::read(cutovers.lines()).unwrap_or_else(|e| panic!("{e}")), cutovers);
     }
 }

@@ -4,25 +4,25 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use super::work::{Outage, seal};
-use super::{ImportError, Mode, Shared, loader, locked, snapshots};
-use crate::destination::import::{How, Placement, Standing, another_import};
+use super::work::{Outage, finish_load};
+use super::{ImportContext, ImportError, Mode, loader, locked, snapshots};
+use crate::destination::import::{How, JobStatus, Placement, another_import};
 use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
 
 /// Seals what is not sealed yet, and puts the tables in their places; an outage, a lock among them, is waited for.
-pub async fn finish(shared: &Arc<Shared>, main: Box<dyn Destination>) -> Result<(), ImportError> {
-    let mut sealing = None;
+pub async fn finish(shared: &Arc<ImportContext>, main: Box<dyn Destination>) -> Result<(), ImportError> {
+    let mut finishing = None;
     for table in &shared.plan.tables {
-        seal(shared, &mut sealing, table).await?;
+        finish_load(shared, &mut finishing, table).await?;
     }
-    if let Some(destination) = sealing {
+    if let Some(destination) = finishing {
         let _ = destination.close().await;
     }
     let mut main = Some(main);
     let mut outage = Outage::new(shared);
     loop {
-        match place(shared, &mut main).await {
+        match swap_in(shared, &mut main).await {
             Ok(()) => break,
             // A view that was made meanwhile, or a table that was altered, is looked at again.
             Err(failure) => outage.wait(failure, &mut main).await?,
@@ -35,17 +35,17 @@ pub async fn finish(shared: &Arc<Shared>, main: Box<dyn Destination>) -> Result<
     Ok(())
 }
 
-async fn place(shared: &Arc<Shared>, main: &mut Option<Box<dyn Destination>>) -> Result<(), Failure> {
+async fn swap_in(shared: &Arc<ImportContext>, main: &mut Option<Box<dyn Destination>>) -> Result<(), Failure> {
     let destination = match main {
         Some(destination) => destination,
         None => {
             let mut opened = (shared.connect)().await?;
             // The answer that was lost may have been a commit.
-            let standing = loader(&mut *opened)?.standing(&shared.plan.job).await?;
+            let status = loader(&mut *opened)?.job_status(&shared.plan.job).await?;
             let destination = main.insert(opened);
-            match standing {
-                Some(Standing::Done) => return Ok(()),
-                Some(Standing::Loading(_)) => destination,
+            match status {
+                Some(JobStatus::Done) => return Ok(()),
+                Some(JobStatus::Loading(_)) => destination,
                 None => return Err(another_import()),
             }
         }
@@ -54,7 +54,7 @@ async fn place(shared: &Arc<Shared>, main: &mut Option<Box<dyn Destination>>) ->
     let mut placements = Vec::new();
     let mut notices = Vec::new();
     for (table, snapshot) in shared.plan.tables.iter().zip(snapshots(&shared.plan)) {
-        let (how, notice) = how(shared.plan.mode, &tables, &table.schema.table, loader(&mut **destination)?.obstacle(&table.schema).await?);
+        let (how, notice) = how(shared.plan.mode, &tables, &table.schema.table, loader(&mut **destination)?.swap_blocker(&table.schema).await?);
         if how != How::Exchange {
             for step in migrate::plan(&tables, &table.schema) {
                 info!("schema: {step}");
@@ -64,13 +64,13 @@ async fn place(shared: &Arc<Shared>, main: &mut Option<Box<dyn Destination>>) ->
         notices.extend(notice);
         placements.push(Placement { schema: table.schema.clone(), how, snapshot });
     }
-    loader(&mut **destination)?.place(&shared.plan.job, &placements).await?;
+    loader(&mut **destination)?.swap_in(&shared.plan.job, &placements).await?;
     locked(&shared.notices).extend(notices);
     Ok(())
 }
 
-fn how(mode: Mode, tables: &Tables, table: &str, obstacle: Option<String>) -> (How, Option<String>) {
-    match (mode, tables.get(table), obstacle) {
+fn how(mode: Mode, tables: &Tables, table: &str, swap_blocker: Option<String>) -> (How, Option<String>) {
+    match (mode, tables.get(table), swap_blocker) {
         (_, None, _) => (How::Exchange, None),
         (Mode::Keep, ..) => (How::Added, None),
         (Mode::Replace, _, None) => (How::Exchange, None),
