@@ -31,19 +31,25 @@ use tempfile::TempDir;
 async fn main() {
     let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(100_000);
     println!("{events} events of each kind; all servers and clients share this machine\n");
-    println!("| destination | table | EDS events/s | of | reach | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| destination | table | EDS events/s | of | reach | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- | --- |"
+    );
     let kafka = Kafka::start();
     for table in ["order", "customer"] {
-        let (schema, payloads) = events_of(&mut Shop::new(1, ShopOptions::default()), table, events);
+        let (schema, payloads) =
+            events_of(&mut Shop::new(1, ShopOptions::default()), table, events);
         let schema = Arc::new(schema);
         let bare = bare_producer(&kafka, &payloads);
-        line("kafka", table, &kafka.url(&kafka.topic()), ("a bare producer", bare), &payloads).await;
+        line("kafka", table, &kafka.url(&kafka.topic()), ("a bare producer", bare), &payloads)
+            .await;
         let (eds, alone) = (EventHubs::start(None).await, EventHubs::start(None).await);
         let seconds = written(&alone.url(), &schema, &payloads).await;
         line("eventhub", table, &eds.url(), ("its sender alone", seconds), &payloads).await;
         for format in ["ndjson", "parquet"] {
             let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-            let url = |name: &str| format!("file://{}?format={format}&freshness=0s", dir.path().join(name).display());
+            let url = |name: &str| {
+                format!("file://{}?format={format}&freshness=0s", dir.path().join(name).display())
+            };
             let seconds = written(&url("alone"), &schema, &payloads).await;
             line(format, table, &url("eds"), ("its writer alone", seconds), &payloads).await;
         }
@@ -51,12 +57,23 @@ async fn main() {
 }
 
 /// Streams the backlog, and compares with what the other client took.
-async fn line(destination: &str, table: &str, url: &str, (who, seconds): (&str, f64), made: &[(String, String)]) {
+async fn line(
+    destination: &str,
+    table: &str,
+    url: &str,
+    (who, seconds): (&str, f64),
+    made: &[(String, String)],
+) {
     let nats = Nats::start().await;
-    nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
+    nats.publish(
+        made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes())),
+    )
+    .await;
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
     let schemas = Shop::new(1, ShopOptions::default()).schema_map();
-    let cost = run(&Eds::stream(&nats, &creds, url, &schemas).with(&["--restart", "--until-caught-up"])).await;
+    let cost =
+        run(&Eds::stream(&nats, &creds, url, &schemas).with(&["--restart", "--until-caught-up"]))
+            .await;
     let events = made.len() as f64;
     println!(
         "| {destination} | {table} | {:.0} | {:.2} of {:.0} | {who} | {:.0} MiB | {:.1} µs |",
@@ -72,8 +89,13 @@ async fn line(destination: &str, table: &str, url: &str, (who, seconds): (&str, 
 fn bare_producer(kafka: &Kafka, made: &[(String, String)]) -> f64 {
     let topic = kafka.topic();
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", kafka.brokers()).set("enable.idempotence", "true").set("acks", "all").set("compression.type", "lz4");
-    let producer: ThreadedProducer<DefaultProducerContext> = config.create().unwrap_or_else(|e| panic!("{e}"));
+    config
+        .set("bootstrap.servers", kafka.brokers())
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("compression.type", "lz4");
+    let producer: ThreadedProducer<DefaultProducerContext> =
+        config.create().unwrap_or_else(|e| panic!("{e}"));
     let started = Instant::now();
     for (subject, payload) in made {
         let mut record = BaseRecord::to(&topic).key(subject).payload(payload);
@@ -91,21 +113,40 @@ fn bare_producer(kafka: &Kafka, made: &[(String, String)]) -> f64 {
 async fn written(url: &str, schema: &Arc<TableSchema>, made: &[(String, String)]) -> f64 {
     let (settings, driver) = Settings::parse(url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
     let abilities = driver.abilities_for(&settings);
-    let mut destination = (driver.open)(&Target::unclaimed(&settings)).await.unwrap_or_else(|e| panic!("{e}"));
+    let mut destination =
+        (driver.open)(&Target::unclaimed(&settings)).await.unwrap_or_else(|e| panic!("{e}"));
     let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let mut seconds = 0.0;
     let (mut piece, mut bytes) = (Vec::new(), 0);
     for (number, (_, payload)) in (1u64..).zip(made) {
-        let event = decoder.decode(Bytes::copy_from_slice(payload.as_bytes())).unwrap_or_else(|e| panic!("{e}"));
+        let event = decoder
+            .decode(Bytes::copy_from_slice(payload.as_bytes()))
+            .unwrap_or_else(|e| panic!("{e}"));
         let (row, key) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
         let typed = abilities.needs_schemas().then(|| schema.clone());
-        piece.push(Change { event, subject: "".into(), position: Position { sequence: number, time_ns: 1 }, schema: typed, row, key });
+        piece.push(Change {
+            event,
+            subject: "".into(),
+            position: Position { sequence: number, time_ns: 1 },
+            schema: typed,
+            row,
+            key,
+        });
         bytes += payload.len();
-        if piece.len() < abilities.batch_changes_max && bytes < abilities.batch_bytes_max && number < made.len() as u64 {
+        if piece.len() < abilities.batch_changes_max
+            && bytes < abilities.batch_bytes_max
+            && number < made.len() as u64
+        {
             continue;
         }
         let order = (0..piece.len() as u32).collect();
-        let batch = Arc::new(Batch::new(Arc::new(std::mem::take(&mut piece)), Vec::new(), order, None, Position { sequence: number, time_ns: 1 }));
+        let batch = Arc::new(Batch::new(
+            Arc::new(std::mem::take(&mut piece)),
+            Vec::new(),
+            order,
+            None,
+            Position { sequence: number, time_ns: 1 },
+        ));
         bytes = 0;
         let started = Instant::now();
         destination.apply(&batch).await.unwrap_or_else(|e| panic!("{e}"));

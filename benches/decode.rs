@@ -27,10 +27,18 @@ struct SerdeEnvelope<'a> {
 
 fn main() {
     let mut shop = Shop::new(1, ShopOptions::default());
-    println!("| table | bytes | EDS events/s | serde_json events/s | ratio |\n| --- | --- | --- | --- | --- |");
+    println!(
+        "| table | bytes | EDS events/s | serde_json events/s | ratio |\n| --- | --- | --- | --- | --- |"
+    );
     for table in ["order", "customer"] {
-        let schema = shop.schemas().iter().filter_map(|j| TableSchema::parse(j).ok()).find(|s| *s.table == *table).unwrap_or_else(|| panic!("no table {table}"));
-        let payloads: Vec<Bytes> = (0..20_000).filter_map(|_| shop.insert_into(table)).map(|e| e.payload.into()).collect();
+        let schema = shop
+            .schemas()
+            .iter()
+            .filter_map(|j| TableSchema::parse(j).ok())
+            .find(|s| *s.table == *table)
+            .unwrap_or_else(|| panic!("no table {table}"));
+        let payloads: Vec<Bytes> =
+            (0..20_000).filter_map(|_| shop.insert_into(table)).map(|e| e.payload.into()).collect();
         let bytes = payloads.iter().map(Bytes::len).sum::<usize>() / payloads.len();
         let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
         let own = rate(&payloads, |payload| {
@@ -38,8 +46,11 @@ fn main() {
             decoder.row(&event, &schema, &mut order).map(|(row, _)| row.len()).unwrap_or_default()
         });
         let library = rate(&payloads, |payload| {
-            let envelope: SerdeEnvelope<'_> = serde_json::from_slice(payload).unwrap_or_else(|e| panic!("{e}"));
-            envelope.after.map_or(0, |after| schema.columns.iter().filter(|c| after.contains_key(&*c.name)).count())
+            let envelope: SerdeEnvelope<'_> =
+                serde_json::from_slice(payload).unwrap_or_else(|e| panic!("{e}"));
+            envelope.after.map_or(0, |after| {
+                schema.columns.iter().filter(|c| after.contains_key(&*c.name)).count()
+            })
         });
         println!("| {table} | {bytes} | {own:.0} | {library:.0} | {:.2} |", own / library);
     }

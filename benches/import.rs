@@ -47,10 +47,17 @@ struct ImportCost {
 async fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let orders: usize = args.iter().find_map(|a| a.parse().ok()).unwrap_or(200_000);
-    let chosen = |name: &str| args.iter().all(|a| a.parse::<usize>().is_ok()) || args.iter().any(|a| a == name);
+    let chosen = |name: &str| {
+        args.iter().all(|a| a.parse::<usize>().is_ok()) || args.iter().any(|a| a == name)
+    };
     let bench = Bench::new(orders);
-    println!("{orders} orders, {} rows of 12 tables in all; server and clients share this machine\n", bench.rows);
-    println!("| server | EDS rows/s | of its own loader | peak memory |\n| --- | --- | --- | --- |");
+    println!(
+        "{orders} orders, {} rows of 12 tables in all; server and clients share this machine\n",
+        bench.rows
+    );
+    println!(
+        "| server | EDS rows/s | of its own loader | peak memory |\n| --- | --- | --- | --- |"
+    );
     if chosen("postgres") {
         bench.postgres().await;
     }
@@ -72,13 +79,29 @@ impl Bench {
         for name in names {
             shop.fill(name, if name == "order" { orders } else { orders / 50 });
         }
-        export::write(&shop, &dir.path().join("export"), &Choice::default(), ROWS_PER_FILE).unwrap_or_else(|e| panic!("{e}"));
-        std::fs::write(dir.path().join("schema.json"), shop.schema_map()).unwrap_or_else(|e| panic!("{e}"));
-        let schemas = shop.schemas().iter().map(|json| TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}"))).collect();
+        export::write(&shop, &dir.path().join("export"), &Choice::default(), ROWS_PER_FILE)
+            .unwrap_or_else(|e| panic!("{e}"));
+        std::fs::write(dir.path().join("schema.json"), shop.schema_map())
+            .unwrap_or_else(|e| panic!("{e}"));
+        let schemas = shop
+            .schemas()
+            .iter()
+            .map(|json| TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")))
+            .collect();
         let mut expected = Vec::new();
         for (index, table) in shop.tables.iter().enumerate() {
-            let row = |(n, revision)| check::fingerprint(table, &serde_json::from_str(&shop.row(index, n, revision)).unwrap_or_else(|e| panic!("{e}")));
-            expected.push(shop.alive(index).map(row).fold((0, 0u64), |(count, sum), print| (count + 1, sum.wrapping_add(print))));
+            let row = |(n, revision)| {
+                check::fingerprint(
+                    table,
+                    &serde_json::from_str(&shop.row(index, n, revision))
+                        .unwrap_or_else(|e| panic!("{e}")),
+                )
+            };
+            expected.push(
+                shop.alive(index)
+                    .map(row)
+                    .fold((0, 0u64), |(count, sum), print| (count + 1, sum.wrapping_add(print))),
+            );
         }
         let rows = expected.iter().map(|(count, _)| count).sum();
         Bench { dir, shop, schemas, rows, expected }
@@ -86,7 +109,13 @@ impl Bench {
 
     fn report(&self, server: &str, cost: &ImportCost, own: f64) {
         let rate = |seconds: f64| self.rows as f64 / seconds;
-        println!("| {server} | {:.0} | {:.2} of {:.0} | {:.0} MiB |", rate(cost.seconds), own / cost.seconds, rate(own), cost.peak_mib);
+        println!(
+            "| {server} | {:.0} | {:.2} of {:.0} | {:.0} MiB |",
+            rate(cost.seconds),
+            own / cost.seconds,
+            rate(own),
+            cost.peak_mib
+        );
     }
 
     /// Runs the real binary from its start to its end.
@@ -108,9 +137,13 @@ impl Bench {
             if let Ok(Some(status)) = child.try_wait() {
                 break status;
             }
-            let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            let text =
+                std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
             let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            peak_kib = peak_kib.max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0));
+            peak_kib = peak_kib.max(
+                line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok())
+                    .unwrap_or(0),
+            );
             std::thread::sleep(Duration::from_millis(20));
         };
         assert!(status.success());
@@ -126,16 +159,30 @@ impl Bench {
     /// The rows of a table as tab separated text, in the form that COPY and LOAD DATA share.
     fn text(&self, index: usize, dialect: &Dialect) -> PathBuf {
         let path = self.dir.path().join("rows.txt");
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&path).unwrap_or_else(|e| panic!("{e}")));
+        let mut out = BufWriter::with_capacity(
+            1 << 20,
+            File::create(&path).unwrap_or_else(|e| panic!("{e}")),
+        );
         let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
         let schema = &self.schemas[index];
-        let mut rows: Vec<(String, u64)> = self.shop.alive(index).map(|(n, _)| (self.shop.id(index, n), n)).collect();
+        let mut rows: Vec<(String, u64)> =
+            self.shop.alive(index).map(|(n, _)| (self.shop.id(index, n), n)).collect();
         rows.sort_unstable();
         for (_, n) in rows {
-            let event = decoder.decode_row(self.shop.row(index, n, 0).into()).unwrap_or_else(|e| panic!("{e}"));
-            let (row, _) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-            let cells = row.iter().zip(&schema.columns).map(|(slot, column)| cell(&value::read(slot.present(event.payload()), column).unwrap_or_else(|e| panic!("{e}")), dialect));
-            writeln!(out, "{}", cells.collect::<Vec<_>>().join("\t")).unwrap_or_else(|e| panic!("{e}"));
+            let event = decoder
+                .decode_row(self.shop.row(index, n, 0).into())
+                .unwrap_or_else(|e| panic!("{e}"));
+            let (row, _) =
+                decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
+            let cells = row.iter().zip(&schema.columns).map(|(slot, column)| {
+                cell(
+                    &value::read(slot.present(event.payload()), column)
+                        .unwrap_or_else(|e| panic!("{e}")),
+                    dialect,
+                )
+            });
+            writeln!(out, "{}", cells.collect::<Vec<_>>().join("\t"))
+                .unwrap_or_else(|e| panic!("{e}"));
         }
         out.flush().unwrap_or_else(|e| panic!("{e}"));
         path
@@ -148,24 +195,54 @@ impl Bench {
         let client = server.connect(&database).await;
         let mut found = Vec::new();
         for table in &self.shop.tables {
-            let rows = client.query_raw(&format!("SELECT to_jsonb(t)::text FROM \"{}\" t", table.name), Vec::<String>::new()).await.unwrap_or_else(|e| panic!("{e}"));
+            let rows = client
+                .query_raw(
+                    &format!("SELECT to_jsonb(t)::text FROM \"{}\" t", table.name),
+                    Vec::<String>::new(),
+                )
+                .await
+                .unwrap_or_else(|e| panic!("{e}"));
             pin_mut!(rows);
             let mut sum = (0, 0u64);
             while let Some(row) = rows.next().await {
                 let text: String = row.map(|row| row.get(0)).unwrap_or_else(|e| panic!("{e}"));
-                sum = (sum.0 + 1, sum.1.wrapping_add(check::fingerprint(table, &serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}")))));
+                sum = (
+                    sum.0 + 1,
+                    sum.1.wrapping_add(check::fingerprint(
+                        table,
+                        &serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}")),
+                    )),
+                );
             }
             found.push(sum);
         }
         self.assert_equal(&found);
-        client.batch_execute(&self.shop.tables.iter().map(|t| format!("DROP TABLE \"{}\";", t.name)).collect::<String>()).await.unwrap_or_else(|e| panic!("{e}"));
+        client
+            .batch_execute(
+                &self
+                    .shop
+                    .tables
+                    .iter()
+                    .map(|t| format!("DROP TABLE \"{}\";", t.name))
+                    .collect::<String>(),
+            )
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
         let renderer = Renderer { dialect: &POSTGRES, namespace: Namespace::default() };
         let mut own = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, &POSTGRES);
-            client.batch_execute(&renderer.create_staged(schema)).await.unwrap_or_else(|e| panic!("{e}"));
+            client
+                .batch_execute(&renderer.create_staged(schema))
+                .await
+                .unwrap_or_else(|e| panic!("{e}"));
             let columns = renderer.list(&schema.columns);
-            let script = format!("\\copy {} ({columns}) from '{}'\n{};\n", renderer.table(&schema.table), text.display(), renderer.add_key(schema));
+            let script = format!(
+                "\\copy {} ({columns}) from '{}'\n{};\n",
+                renderer.table(&schema.table),
+                text.display(),
+                renderer.add_key(schema)
+            );
             own += timed("psql", &["-q", "-v", "ON_ERROR_STOP=1", &url], &script);
         }
         self.report("PostgreSQL", &cost, own);
@@ -181,9 +258,15 @@ impl Bench {
         let mut found = Vec::new();
         for table in &self.shop.tables {
             let mut sum = (0, 0u64);
-            let mut rows = conn.query_iter(format!("SELECT * FROM `{}`", table.name)).await.unwrap_or_else(|e| panic!("{e}"));
+            let mut rows = conn
+                .query_iter(format!("SELECT * FROM `{}`", table.name))
+                .await
+                .unwrap_or_else(|e| panic!("{e}"));
             while let Some(row) = rows.next().await.unwrap_or_else(|e| panic!("{e}")) {
-                sum = (sum.0 + 1, sum.1.wrapping_add(check::fingerprint(table, &check::mysql_row(table, &row))));
+                sum = (
+                    sum.0 + 1,
+                    sum.1.wrapping_add(check::fingerprint(table, &check::mysql_row(table, &row))),
+                );
             }
             found.push(sum);
         }
@@ -193,12 +276,31 @@ impl Bench {
         let mut own = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, dialect);
-            conn.query_drop(format!("DROP TABLE {}", renderer.table(&schema.table))).await.unwrap_or_else(|e| panic!("{e}"));
+            conn.query_drop(format!("DROP TABLE {}", renderer.table(&schema.table)))
+                .await
+                .unwrap_or_else(|e| panic!("{e}"));
             conn.query_drop(renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
             let (table, columns) = (renderer.table(&schema.table), renderer.list(&schema.columns));
-            let script = format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE {table} CHARACTER SET utf8mb4 ({columns});\n", text.display());
+            let script = format!(
+                "LOAD DATA LOCAL INFILE '{}' INTO TABLE {table} CHARACTER SET utf8mb4 ({columns});\n",
+                text.display()
+            );
             let port = server.port.to_string();
-            own += timed("mariadb", &["--local-infile=1", "--skip-ssl", "-h", "127.0.0.1", "-P", &port, "-u", "root", &database], &script);
+            own += timed(
+                "mariadb",
+                &[
+                    "--local-infile=1",
+                    "--skip-ssl",
+                    "-h",
+                    "127.0.0.1",
+                    "-P",
+                    &port,
+                    "-u",
+                    "root",
+                    &database,
+                ],
+                &script,
+            );
         }
         self.report(dialect.name, &cost, own);
     }
@@ -209,8 +311,10 @@ impl Bench {
         let mut found = Vec::new();
         for (index, table) in self.shop.tables.iter().enumerate() {
             let mut sum = (0, 0u64);
-            check::sqlite_rows(&self.shop, index, &file.display().to_string(), |row| sum = (sum.0 + 1, sum.1.wrapping_add(check::fingerprint(table, &row))))
-                .unwrap_or_else(|e| panic!("{e}"));
+            check::sqlite_rows(&self.shop, index, &file.display().to_string(), |row| {
+                sum = (sum.0 + 1, sum.1.wrapping_add(check::fingerprint(table, &row)))
+            })
+            .unwrap_or_else(|e| panic!("{e}"));
             found.push(sum);
         }
         self.assert_equal(&found);
@@ -220,7 +324,11 @@ impl Bench {
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, &SQLITE);
             let create = renderer.create_table(schema).replace(" NOT NULL", "");
-            let script = format!("PRAGMA journal_mode = WAL;\nPRAGMA cache_size = -32768;\n{create};\n.mode tabs\n.import {} {}\n", text.display(), schema.table);
+            let script = format!(
+                "PRAGMA journal_mode = WAL;\nPRAGMA cache_size = -32768;\n{create};\n.mode tabs\n.import {} {}\n",
+                text.display(),
+                schema.table
+            );
             seconds += timed("sqlite3", &[&own.display().to_string()], &script);
         }
         self.report("SQLite", &cost, seconds);
@@ -231,7 +339,12 @@ impl Bench {
 /// Seconds that a program takes for a script.
 fn timed(program: &str, args: &[&str], script: &str) -> f64 {
     let started = Instant::now();
-    let mut child = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{program}: {e}"));
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(script.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -241,7 +354,9 @@ fn timed(program: &str, args: &[&str], script: &str) -> f64 {
 }
 
 fn cell(value: &Value<'_>, dialect: &Dialect) -> String {
-    let escaped = |text: &str| text.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r");
+    let escaped = |text: &str| {
+        text.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r")
+    };
     match value {
         Value::Null => "\\N".into(),
         Value::Boolean(b) => u8::from(*b).to_string(),

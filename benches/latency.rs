@@ -25,17 +25,25 @@ async fn main() {
     let creds = nats.server_creds("latency", &["c0", "c1", "c2"], None);
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart"]);
     let running = eds.start(&[]);
-    services::eventually("it streams", Duration::from_secs(30), async || running.log().contains("streaming eds-")).await;
+    services::eventually("it streams", Duration::from_secs(30), async || {
+        running.log().contains("streaming eds-")
+    })
+    .await;
     let client = server.connect(&database).await;
-    let visible = client.prepare("SELECT stream_sequence FROM _eds_checkpoint").await.unwrap_or_else(|e| panic!("{e}"));
+    let visible = client
+        .prepare("SELECT stream_sequence FROM _eds_checkpoint")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let js = nats.admin().await;
     let mut waits = Vec::new();
     for sequence in 1..=CHANGES as i64 {
         let Some(event) = shop.insert_into("order") else { continue };
         tokio::time::sleep(Duration::from_millis(30)).await;
         let started = Instant::now();
-        let ack = js.publish(event.subject, event.payload.into()).await.unwrap_or_else(|e| panic!("{e}"));
-        while client.query_one(&visible, &[]).await.is_ok_and(|row| row.get::<_, i64>(0) < sequence) {
+        let ack =
+            js.publish(event.subject, event.payload.into()).await.unwrap_or_else(|e| panic!("{e}"));
+        while client.query_one(&visible, &[]).await.is_ok_and(|row| row.get::<_, i64>(0) < sequence)
+        {
             tokio::time::sleep(POLL).await;
         }
         // The first one makes the tables' plans.
@@ -55,13 +63,25 @@ async fn main() {
 fn show(what: &str, mut waits: Vec<Duration>) {
     waits.sort();
     let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-    println!("{what}: p50 {:.1?}, p90 {:.1?}, p99 {:.1?} of {}", at(50), at(90), at(99), waits.len());
+    println!(
+        "{what}: p50 {:.1?}, p90 {:.1?}, p99 {:.1?} of {}",
+        at(50),
+        at(90),
+        at(99),
+        waits.len()
+    );
 }
 
 /// What the database alone takes on this machine.
 async fn bare_commits(client: &tokio_postgres::Client) -> Vec<Duration> {
-    client.batch_execute("CREATE TABLE bare (n int PRIMARY KEY, t text)").await.unwrap_or_else(|e| panic!("{e}"));
-    let insert = client.prepare("INSERT INTO bare VALUES ($1, repeat('x', 3900))").await.unwrap_or_else(|e| panic!("{e}"));
+    client
+        .batch_execute("CREATE TABLE bare (n int PRIMARY KEY, t text)")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
+    let insert = client
+        .prepare("INSERT INTO bare VALUES ($1, repeat('x', 3900))")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let mut waits = Vec::new();
     for n in 0..CHANGES as i32 {
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -75,5 +95,12 @@ async fn bare_commits(client: &tokio_postgres::Client) -> Vec<Duration> {
 /// User and system time in hundredths of a second.
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum()
+    stat.rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|f| f.parse::<u64>().ok())
+        .sum()
 }

@@ -39,7 +39,9 @@ enum Way {
 
 #[tokio::main]
 async fn main() {
-    println!("rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}; and what the prepared statements cost the server\n");
+    println!(
+        "rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}; and what the prepared statements cost the server\n"
+    );
     println!(
         "| server | columns | 1 row | 16 rows | 64 rows | 256 rows | 1024 rows | bulk | LOAD DATA | JSON_TABLE |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     );
@@ -47,9 +49,20 @@ async fn main() {
         let server = MySql::start(flavour).await;
         for columns in [20, 90] {
             let mut line = format!("| {flavour:?} | {columns} |");
-            let ways = [Way::Prepared(1), Way::Prepared(16), Way::Prepared(64), Way::Prepared(256), Way::Prepared(1024), Way::Bulk, Way::LoadData, Way::JsonTable];
+            let ways = [
+                Way::Prepared(1),
+                Way::Prepared(16),
+                Way::Prepared(64),
+                Way::Prepared(256),
+                Way::Prepared(1024),
+                Way::Bulk,
+                Way::LoadData,
+                Way::JsonTable,
+            ];
             for way in ways {
-                if matches!((flavour, way), (Flavour::MySql, Way::Bulk)) || matches!((way, columns), (Way::Prepared(1024), 90)) {
+                if matches!((flavour, way), (Flavour::MySql, Way::Bulk))
+                    || matches!((way, columns), (Way::Prepared(1024), 90))
+                {
                     line += " – |";
                     continue;
                 }
@@ -66,16 +79,25 @@ async fn main() {
 /// The first columns of the shop's widest table.
 fn rows(columns: usize, count: usize) -> (TableSchema, Vec<Change>) {
     let mut shop = Shop::new(3, ShopOptions::default());
-    let table = shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
+    let table =
+        shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
     table.columns.truncate(columns);
-    let schema = TableSchema::parse(&shop.schemas().swap_remove(2)).unwrap_or_else(|e| panic!("{e}"));
+    let schema =
+        TableSchema::parse(&shop.schemas().swap_remove(2)).unwrap_or_else(|e| panic!("{e}"));
     let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let mut changes = Vec::new();
     for _ in 0..count {
         let Some(event) = shop.insert_into("order") else { continue };
         let event = decoder.decode(event.payload.into()).unwrap_or_else(|e| panic!("{e}"));
         let (row, key) = decoder.row(&event, &schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-        changes.push(Change { event, subject: "".into(), position: Position::default(), schema: None, row, key });
+        changes.push(Change {
+            event,
+            subject: "".into(),
+            position: Position::default(),
+            schema: None,
+            row,
+            key,
+        });
     }
     (schema, changes)
 }
@@ -85,9 +107,16 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
     let (database, _) = server.database().await;
     let mut conn = server.connect(&database).await;
     let dialect = if server.flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-    let renderer = Renderer { dialect, namespace: Namespace { schema: Some(database), ..Namespace::default() } };
+    let renderer = Renderer {
+        dialect,
+        namespace: Namespace { schema: Some(database), ..Namespace::default() },
+    };
     conn.query_drop(renderer.create_table(&schema)).await?;
-    conn.query_drop(format!("CREATE TEMPORARY TABLE stage ({}) ENGINE=InnoDB CHARACTER SET utf8mb4", renderer.stage_columns(&schema))).await?;
+    conn.query_drop(format!(
+        "CREATE TEMPORARY TABLE stage ({}) ENGINE=InnoDB CHARACTER SET utf8mb4",
+        renderer.stage_columns(&schema)
+    ))
+    .await?;
     let mut rates = [0.0; 2];
     // First into an empty table, then over the same rows.
     for rate in &mut rates {
@@ -98,7 +127,8 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
                 Way::Prepared(rows) => prepared(&mut conn, &renderer, &schema, piece, rows).await?,
                 Way::Bulk => {
                     let statement = conn.prep(sql(&renderer, &schema, Action::Upsert, 1)).await?;
-                    let rows = piece.iter().map(|change| values(std::slice::from_ref(change), &schema));
+                    let rows =
+                        piece.iter().map(|change| values(std::slice::from_ref(change), &schema));
                     conn.exec_batch(statement, rows).await?;
                 }
                 Way::LoadData => load_data(&mut conn, &renderer, &schema, piece).await?,
@@ -113,11 +143,19 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
 
 fn values(changes: &[Change], schema: &TableSchema) -> Vec<Wire> {
     let mut out = Vec::new();
-    changes.iter().for_each(|change| bind(change, &schema.columns, &mut out).unwrap_or_else(|e| panic!("{e}")));
+    changes.iter().for_each(|change| {
+        bind(change, &schema.columns, &mut out).unwrap_or_else(|e| panic!("{e}"))
+    });
     out
 }
 
-async fn prepared(conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, piece: &[Change], rows: usize) -> Result<(), Error> {
+async fn prepared(
+    conn: &mut Conn,
+    renderer: &Renderer,
+    schema: &TableSchema,
+    piece: &[Change],
+    rows: usize,
+) -> Result<(), Error> {
     for chunk in piece.chunks(rows) {
         let statement = conn.prep(sql(renderer, schema, Action::Upsert, chunk.len())).await?;
         conn.exec_drop(statement, values(chunk, schema)).await?;
@@ -138,7 +176,9 @@ fn text(changes: &[Change], schema: &TableSchema) -> Vec<u8> {
                 Value::Boolean(b) => out.push(b'0' + u8::from(b)),
                 Value::Integer(n) => out.extend_from_slice(n.to_string().as_bytes()),
                 Value::Number(n) => out.extend_from_slice(n.to_string().as_bytes()),
-                Value::Time(micros) => out.extend_from_slice(value::rfc3339(micros).trim_end_matches('Z').as_bytes()),
+                Value::Time(micros) => {
+                    out.extend_from_slice(value::rfc3339(micros).trim_end_matches('Z').as_bytes())
+                }
                 Value::Text(text) => escape(text.as_bytes(), &mut out),
                 Value::Json(token) => escape(token.as_bytes(), &mut out),
             }
@@ -160,23 +200,45 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-async fn load_data(conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, piece: &[Change]) -> Result<(), Error> {
+async fn load_data(
+    conn: &mut Conn,
+    renderer: &Renderer,
+    schema: &TableSchema,
+    piece: &[Change],
+) -> Result<(), Error> {
     let data = Bytes::from(text(piece, schema));
-    conn.set_infile_handler(async move { Ok(futures::stream::once(async move { Ok(data) }).boxed()) });
+    conn.set_infile_handler(
+        async move { Ok(futures::stream::once(async move { Ok(data) }).boxed()) },
+    );
     conn.query_drop("LOAD DATA LOCAL INFILE 'rows' INTO TABLE stage CHARACTER SET utf8mb4").await?;
     conn.query_drop(renderer.upsert_from(schema, "stage")).await?;
     conn.query_drop("DELETE FROM stage").await
 }
 
-async fn json_table(conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, piece: &[Change]) -> Result<(), Error> {
-    let columns: Vec<String> = schema.columns.iter().enumerate().map(|(i, c)| format!("c{i} {} PATH '$[{i}]'", renderer.dialect.type_of(c.kind))).collect();
-    let source = format!("SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS ({})) AS j", columns.join(", "));
+async fn json_table(
+    conn: &mut Conn,
+    renderer: &Renderer,
+    schema: &TableSchema,
+    piece: &[Change],
+) -> Result<(), Error> {
+    let columns: Vec<String> = schema
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(i, c)| format!("c{i} {} PATH '$[{i}]'", renderer.dialect.type_of(c.kind)))
+        .collect();
+    let source =
+        format!("SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS ({})) AS j", columns.join(", "));
     let statement = conn.prep(renderer.upsert(schema, &source)).await?;
     // One document below the smallest max_allowed_packet.
     for piece in piece.chunks(1000) {
         let rows = piece.iter().map(|change| {
-            let cell = |(i, column)| match value::read(change.token(i), column).unwrap_or_else(|e| panic!("{e}")) {
-                Value::Time(micros) => serde_json::json!(value::rfc3339(micros).trim_end_matches('Z')),
+            let cell = |(i, column)| match value::read(change.token(i), column)
+                .unwrap_or_else(|e| panic!("{e}"))
+            {
+                Value::Time(micros) => {
+                    serde_json::json!(value::rfc3339(micros).trim_end_matches('Z'))
+                }
                 Value::Boolean(b) => serde_json::json!(i64::from(b)),
                 _ => change.token(i).and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default(),
             };

@@ -13,7 +13,9 @@ use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
 use eds::destination::sql::dialect::POSTGRES;
-use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type};
+use eds::destination::sql::postgres::encode::{
+    COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
+};
 use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::future::try_join_all;
@@ -29,7 +31,9 @@ const ROWS: usize = 10_000;
 async fn main() {
     let server = Postgres::start().await;
     println!("rows per second, insert / update, of {ROWS} rows (300 where a batch is one row)\n");
-    println!("| columns | batch | single statements | unnest | text COPY | binary COPY |\n| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| columns | batch | single statements | unnest | text COPY | binary COPY |\n| --- | --- | --- | --- | --- | --- |"
+    );
     for columns in [20, 50, 90] {
         for batch in [1, 10, 30, 100, 1000, 5000] {
             let rows = if batch == 1 { 300 } else { ROWS };
@@ -39,7 +43,9 @@ async fn main() {
                     line += " – |";
                     continue;
                 }
-                let (insert, update) = measure(&server, way, columns, batch, rows).await.unwrap_or_else(|e| panic!("{way:?}: {e}"));
+                let (insert, update) = measure(&server, way, columns, batch, rows)
+                    .await
+                    .unwrap_or_else(|e| panic!("{way:?}: {e}"));
                 let _ = write!(line, " {insert:.0} / {update:.0} |");
             }
             println!("{line}");
@@ -58,7 +64,8 @@ enum Way {
 /// The first columns of the shop's widest table.
 fn rows(columns: usize, count: usize) -> (TableSchema, Vec<Change>) {
     let mut shop = Shop::new(3, ShopOptions::default());
-    let table = shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
+    let table =
+        shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
     table.columns.truncate(columns);
     let json = shop.schemas().swap_remove(2);
     let schema = TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}"));
@@ -68,18 +75,43 @@ fn rows(columns: usize, count: usize) -> (TableSchema, Vec<Change>) {
         let Some(event) = shop.insert_into("order") else { continue };
         let event = decoder.decode(event.payload.into()).unwrap_or_else(|e| panic!("{e}"));
         let (row, key) = decoder.row(&event, &schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-        changes.push(Change { event, subject: "".into(), position: Position::default(), schema: None, row, key });
+        changes.push(Change {
+            event,
+            subject: "".into(),
+            position: Position::default(),
+            schema: None,
+            row,
+            key,
+        });
     }
     (schema, changes)
 }
 
-async fn measure(server: &Postgres, way: Way, columns: usize, batch: usize, count: usize) -> Result<(f64, f64), Error> {
+async fn measure(
+    server: &Postgres,
+    way: Way,
+    columns: usize,
+    batch: usize,
+    count: usize,
+) -> Result<(f64, f64), Error> {
     let (schema, changes) = rows(columns, count);
     let (database, _) = server.database().await;
     let client = server.connect(&database).await;
-    let renderer = Renderer { dialect: &POSTGRES, namespace: Namespace { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
+    let renderer = Renderer {
+        dialect: &POSTGRES,
+        namespace: Namespace {
+            schema: Some("public".into()),
+            prefix: String::new(),
+            lower_case: false,
+        },
+    };
     client.batch_execute(&renderer.create_table(&schema)).await?;
-    client.batch_execute(&format!("CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS", renderer.stage_columns(&schema))).await?;
+    client
+        .batch_execute(&format!(
+            "CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS",
+            renderer.stage_columns(&schema)
+        ))
+        .await?;
     let statement = prepared(&client, &renderer, &schema, way).await?;
     let mut rates = [0.0; 2];
     // First into an empty table, then over the same rows.
@@ -99,7 +131,12 @@ async fn measure(server: &Postgres, way: Way, columns: usize, batch: usize, coun
     Ok((rates[0], rates[1]))
 }
 
-async fn prepared(client: &Client, renderer: &Renderer, schema: &TableSchema, way: Way) -> Result<Statement, Error> {
+async fn prepared(
+    client: &Client,
+    renderer: &Renderer,
+    schema: &TableSchema,
+    way: Way,
+) -> Result<Statement, Error> {
     match way {
         Way::Single => {
             let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
@@ -108,24 +145,52 @@ async fn prepared(client: &Client, renderer: &Renderer, schema: &TableSchema, wa
         Way::Unnest => {
             let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
             let arrays: Vec<String> = (1..=types.len()).map(|n| format!("${n}")).collect();
-            client.prepare_typed(&renderer.upsert(schema, &format!("SELECT * FROM unnest({})", arrays.join(", "))), &types).await
+            client
+                .prepare_typed(
+                    &renderer
+                        .upsert(schema, &format!("SELECT * FROM unnest({})", arrays.join(", "))),
+                    &types,
+                )
+                .await
         }
-        Way::Text | Way::Binary => client.prepare(&renderer.upsert_from(schema, "pg_temp.stage")).await,
+        Way::Text | Way::Binary => {
+            client.prepare(&renderer.upsert_from(schema, "pg_temp.stage")).await
+        }
     }
 }
 
 fn read<'a>(change: &'a Change, schema: &'a TableSchema) -> impl Iterator<Item = Value<'a>> {
-    schema.columns.iter().enumerate().map(|(i, c)| value::read(change.token(i), c).unwrap_or_else(|e| panic!("{e}")))
+    schema
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(i, c)| value::read(change.token(i), c).unwrap_or_else(|e| panic!("{e}")))
 }
 
-async fn single(client: &Client, statement: &Statement, schema: &TableSchema, piece: &[Change]) -> Result<(), Error> {
-    let rows: Vec<Vec<CopyField<'_>>> = piece.iter().map(|change| read(change, schema).map(CopyField).collect()).collect();
-    try_join_all(rows.iter().map(|row| client.execute_raw(statement, row.iter().map(|f| f as &(dyn ToSql + Sync))))).await?;
+async fn single(
+    client: &Client,
+    statement: &Statement,
+    schema: &TableSchema,
+    piece: &[Change],
+) -> Result<(), Error> {
+    let rows: Vec<Vec<CopyField<'_>>> =
+        piece.iter().map(|change| read(change, schema).map(CopyField).collect()).collect();
+    try_join_all(
+        rows.iter()
+            .map(|row| client.execute_raw(statement, row.iter().map(|f| f as &(dyn ToSql + Sync)))),
+    )
+    .await?;
     Ok(())
 }
 
-async fn unnest(client: &Client, statement: &Statement, schema: &TableSchema, piece: &[Change]) -> Result<(), Error> {
-    let mut columns: Vec<CopyFields<'_>> = schema.columns.iter().map(|_| CopyFields(Vec::with_capacity(piece.len()))).collect();
+async fn unnest(
+    client: &Client,
+    statement: &Statement,
+    schema: &TableSchema,
+    piece: &[Change],
+) -> Result<(), Error> {
+    let mut columns: Vec<CopyFields<'_>> =
+        schema.columns.iter().map(|_| CopyFields(Vec::with_capacity(piece.len()))).collect();
     for change in piece {
         read(change, schema).zip(&mut columns).for_each(|(value, column)| column.0.push(value));
     }
@@ -134,9 +199,17 @@ async fn unnest(client: &Client, statement: &Statement, schema: &TableSchema, pi
     Ok(())
 }
 
-async fn copy(client: &Client, upsert: &Statement, schema: &TableSchema, piece: &[Change], way: Way) -> Result<(), Error> {
+async fn copy(
+    client: &Client,
+    upsert: &Statement,
+    schema: &TableSchema,
+    piece: &[Change],
+    way: Way,
+) -> Result<(), Error> {
     let format = if way == Way::Binary { "binary" } else { "text" };
-    let sink = client.copy_in::<_, Bytes>(&format!("COPY pg_temp.stage FROM STDIN (FORMAT {format})")).await?;
+    let sink = client
+        .copy_in::<_, Bytes>(&format!("COPY pg_temp.stage FROM STDIN (FORMAT {format})"))
+        .await?;
     pin_mut!(sink);
     let mut buffer = BytesMut::with_capacity(160 << 10);
     if way == Way::Binary {

@@ -17,19 +17,27 @@ const BATCH: usize = 5_000;
 
 fn main() {
     println!("rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}\n");
-    println!("| columns | one statement a row | 10 rows a statement | JSON parameter |\n| --- | --- | --- | --- |");
+    println!(
+        "| columns | one statement a row | 10 rows a statement | JSON parameter |\n| --- | --- | --- | --- |"
+    );
     for columns in [20, 90] {
         let (schema, rows) = rows(columns);
-        let rates = [1, 10, 0].map(|at_once| measure(&schema, &rows, at_once).unwrap_or_else(|e| panic!("{e}")));
-        println!("| {columns} | {} |", rates.map(|[insert, update]| format!("{insert:.0} / {update:.0}")).join(" | "));
+        let rates = [1, 10, 0]
+            .map(|at_once| measure(&schema, &rows, at_once).unwrap_or_else(|e| panic!("{e}")));
+        println!(
+            "| {columns} | {} |",
+            rates.map(|[insert, update]| format!("{insert:.0} / {update:.0}")).join(" | ")
+        );
     }
 }
 
 fn rows(columns: usize) -> (TableSchema, Vec<Vec<Bound>>) {
     let mut shop = Shop::new(3, ShopOptions::default());
-    let table = shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
+    let table =
+        shop.tables.iter_mut().find(|t| t.name == "order").unwrap_or_else(|| panic!("no orders"));
     table.columns.truncate(columns);
-    let schema = TableSchema::parse(&shop.schemas().swap_remove(2)).unwrap_or_else(|e| panic!("{e}"));
+    let schema =
+        TableSchema::parse(&shop.schemas().swap_remove(2)).unwrap_or_else(|e| panic!("{e}"));
     let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let bound = |value: Value<'_>| match value {
         Value::Null => Bound::Null,
@@ -44,14 +52,20 @@ fn rows(columns: usize) -> (TableSchema, Vec<Vec<Bound>>) {
     for event in (0..ROWS).filter_map(|_| shop.insert_into("order")) {
         let event = decoder.decode(event.payload.into()).unwrap_or_else(|e| panic!("{e}"));
         let (row, _) = decoder.row(&event, &schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-        let cells = row.iter().zip(&schema.columns).map(|(slot, c)| value::read(slot.present(event.payload()), c).unwrap_or_else(|e| panic!("{e}")));
+        let cells = row.iter().zip(&schema.columns).map(|(slot, c)| {
+            value::read(slot.present(event.payload()), c).unwrap_or_else(|e| panic!("{e}"))
+        });
         rows.push(cells.map(bound).collect());
     }
     (schema, rows)
 }
 
 /// `at_once`: rows of one statement; 0 for all rows of a batch as one JSON parameter.
-fn measure(schema: &TableSchema, rows: &[Vec<Bound>], at_once: usize) -> rusqlite::Result<[f64; 2]> {
+fn measure(
+    schema: &TableSchema,
+    rows: &[Vec<Bound>],
+    at_once: usize,
+) -> rusqlite::Result<[f64; 2]> {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let db = Connection::open(dir.path().join("bench.db"))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
@@ -60,7 +74,13 @@ fn measure(schema: &TableSchema, rows: &[Vec<Bound>], at_once: usize) -> rusqlit
     db.execute_batch(&renderer.create_table(schema))?;
     let row = format!("({})", vec!["?"; schema.columns.len()].join(","));
     let source = match at_once {
-        0 => format!("SELECT {} FROM json_each(?) WHERE true", (0..schema.columns.len()).map(|i| format!("value ->> {i}")).collect::<Vec<_>>().join(", ")),
+        0 => format!(
+            "SELECT {} FROM json_each(?) WHERE true",
+            (0..schema.columns.len())
+                .map(|i| format!("value ->> {i}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
         n => format!("VALUES {}", vec![row.as_str(); n].join(",")),
     };
     let mut statement = db.prepare(&renderer.upsert(schema, &source))?;
@@ -73,7 +93,9 @@ fn measure(schema: &TableSchema, rows: &[Vec<Bound>], at_once: usize) -> rusqlit
             if at_once == 0 {
                 statement.execute([json(batch)])?;
             } else {
-                batch.chunks(at_once).try_for_each(|rows| statement.execute(rusqlite::params_from_iter(rows.iter().flatten())).map(drop))?;
+                batch.chunks(at_once).try_for_each(|rows| {
+                    statement.execute(rusqlite::params_from_iter(rows.iter().flatten())).map(drop)
+                })?;
             }
             db.execute_batch("COMMIT")?;
         }

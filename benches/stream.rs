@@ -32,13 +32,19 @@ const ROWS_PER_UPSERT: usize = 5_000;
 #[tokio::main]
 async fn main() {
     let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(200_000);
-    println!("{events} events of each kind; PostgreSQL, nats-server and all clients share this machine\n");
-    println!("| table | bytes per event | EDS events/s | of one bare connection | of two | peak memory | CPU per event |");
+    println!(
+        "{events} events of each kind; PostgreSQL, nats-server and all clients share this machine\n"
+    );
+    println!(
+        "| table | bytes per event | EDS events/s | of one bare connection | of two | peak memory | CPU per event |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for table in ["order", "customer"] {
         measure(table, events).await;
     }
-    println!("\n| server | table | EDS events/s | of one bare connection | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "\n| server | table | EDS events/s | of one bare connection | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- |"
+    );
     for flavour in [Flavour::MySql, Flavour::MariaDb] {
         for table in ["order", "customer"] {
             measure_mysql(flavour, table, events).await;
@@ -51,11 +57,21 @@ async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
     let nats = Nats::start().await;
     let mut shop = Shop::new(1, ShopOptions::default());
     let (schema, made) = events_of(&mut shop, table, events);
-    nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
+    nats.publish(
+        made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes())),
+    )
+    .await;
     let (database, url) = server.database().await;
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
-    let cost = run(&Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart", "--until-caught-up"])).await;
-    let there: Option<i64> = server.connect(&database).await.query_first(format!("SELECT COUNT(*) FROM `{table}`")).await.unwrap_or_else(|e| panic!("{e}"));
+    let cost = run(&Eds::stream(&nats, &creds, &url, &shop.schema_map())
+        .with(&["--restart", "--until-caught-up"]))
+    .await;
+    let there: Option<i64> = server
+        .connect(&database)
+        .await
+        .query_first(format!("SELECT COUNT(*) FROM `{table}`"))
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(there, Some(events as i64), "EDS wrote every row");
     let bare = bare_mysql(&server, &schema, &made).await;
     println!(
@@ -74,7 +90,10 @@ async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, Strin
     let (database, _) = server.database().await;
     let mut conn = server.connect(&database).await;
     let dialect = if server.flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-    let renderer = Renderer { dialect, namespace: Namespace { schema: Some(database), ..Namespace::default() } };
+    let renderer = Renderer {
+        dialect,
+        namespace: Namespace { schema: Some(database), ..Namespace::default() },
+    };
     conn.query_drop(renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
     let mut seconds = 0.0;
     for piece in made.chunks(ROWS_PER_UPSERT) {
@@ -83,9 +102,19 @@ async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, Strin
             .map(|rows| {
                 let mut values = Vec::new();
                 for (_, payload) in rows {
-                    let event = decoder.decode(Bytes::copy_from_slice(payload.as_bytes())).unwrap_or_else(|e| panic!("{e}"));
-                    let (row, key) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-                    let change = Change { event, subject: "".into(), position: Position::default(), schema: None, row, key };
+                    let event = decoder
+                        .decode(Bytes::copy_from_slice(payload.as_bytes()))
+                        .unwrap_or_else(|e| panic!("{e}"));
+                    let (row, key) =
+                        decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
+                    let change = Change {
+                        event,
+                        subject: "".into(),
+                        position: Position::default(),
+                        schema: None,
+                        row,
+                        key,
+                    };
                     bind(&change, &schema.columns, &mut values).unwrap_or_else(|e| panic!("{e}"));
                 }
                 (rows.len(), values)
@@ -94,7 +123,10 @@ async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, Strin
         let started = Instant::now();
         conn.query_drop("START TRANSACTION").await.unwrap_or_else(|e| panic!("{e}"));
         for (rows, values) in statements {
-            let statement = conn.prep(sql(&renderer, schema, Action::Upsert, rows)).await.unwrap_or_else(|e| panic!("{e}"));
+            let statement = conn
+                .prep(sql(&renderer, schema, Action::Upsert, rows))
+                .await
+                .unwrap_or_else(|e| panic!("{e}"));
             conn.exec_drop(statement, values).await.unwrap_or_else(|e| panic!("{e}"));
         }
         conn.query_drop("COMMIT").await.unwrap_or_else(|e| panic!("{e}"));
@@ -109,14 +141,22 @@ async fn measure(table: &str, events: usize) {
     let mut shop = Shop::new(1, ShopOptions::default());
     let (schema, made) = events_of(&mut shop, table, events);
     let bytes = made.iter().map(|(_, payload)| payload.len()).sum::<usize>() / events.max(1);
-    nats.publish(made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes()))).await;
+    nats.publish(
+        made.iter().map(|(subject, payload)| (subject.clone(), payload.clone().into_bytes())),
+    )
+    .await;
     let payloads: Vec<String> = made.into_iter().map(|(_, payload)| payload).collect();
 
     let (database, url) = server.database().await;
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart", "--until-caught-up"]);
+    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map())
+        .with(&["--restart", "--until-caught-up"]);
     let cost = run(&eds).await;
-    assert_eq!(count(&server.connect(&database).await, table).await, events as i64, "EDS wrote every row");
+    assert_eq!(
+        count(&server.connect(&database).await, table).await,
+        events as i64,
+        "EDS wrote every row"
+    );
 
     let one = bare(&server, &schema, &payloads, 1).await;
     let two = bare(&server, &schema, &payloads, 2).await;
@@ -134,7 +174,11 @@ async fn measure(table: &str, events: usize) {
 }
 
 async fn count(client: &Client, table: &str) -> i64 {
-    client.query_one(&format!("SELECT count(*) FROM \"{table}\""), &[]).await.map(|row| row.get(0)).unwrap_or_else(|e| panic!("{e}"))
+    client
+        .query_one(&format!("SELECT count(*) FROM \"{table}\""), &[])
+        .await
+        .map(|row| row.get(0))
+        .unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The rows as one binary COPY per upsert.
@@ -146,11 +190,18 @@ fn encoded(schema: &Arc<TableSchema>, payloads: &[String]) -> Vec<Vec<Bytes>> {
         let mut buffer = BytesMut::new();
         buffer.put_slice(COPY_HEADER);
         for payload in piece {
-            let event = decoder.decode(Bytes::copy_from_slice(payload.as_bytes())).unwrap_or_else(|e| panic!("{e}"));
-            let (row, _) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
+            let event = decoder
+                .decode(Bytes::copy_from_slice(payload.as_bytes()))
+                .unwrap_or_else(|e| panic!("{e}"));
+            let (row, _) =
+                decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
             buffer.put_i16(schema.columns.len() as i16);
             for (slot, column) in row.iter().zip(&schema.columns) {
-                put_field(&value::read(slot.present(event.payload()), column).unwrap_or_else(|e| panic!("{e}")), &mut buffer);
+                put_field(
+                    &value::read(slot.present(event.payload()), column)
+                        .unwrap_or_else(|e| panic!("{e}")),
+                    &mut buffer,
+                );
             }
         }
         buffer.put_i16(COPY_TRAILER);
@@ -165,27 +216,62 @@ fn encoded(schema: &Arc<TableSchema>, payloads: &[String]) -> Vec<Vec<Bytes>> {
 }
 
 /// Seconds that a client takes which has nothing to do but send.
-async fn bare(server: &Postgres, schema: &TableSchema, payloads: &[String], connections: usize) -> f64 {
+async fn bare(
+    server: &Postgres,
+    schema: &TableSchema,
+    payloads: &[String],
+    connections: usize,
+) -> f64 {
     let json_schema = Arc::new(
-        Shop::new(1, ShopOptions::default()).schemas().iter().filter_map(|j| TableSchema::parse(j).ok()).find(|s| s.table == schema.table).unwrap_or_else(|| panic!("schema")),
+        Shop::new(1, ShopOptions::default())
+            .schemas()
+            .iter()
+            .filter_map(|j| TableSchema::parse(j).ok())
+            .find(|s| s.table == schema.table)
+            .unwrap_or_else(|| panic!("schema")),
     );
     let pieces = encoded(&json_schema, payloads);
     let (database, _) = server.database().await;
-    let renderer = Renderer { dialect: &POSTGRES, namespace: Namespace { schema: Some("public".into()), prefix: String::new(), lower_case: false } };
-    server.connect(&database).await.batch_execute(&renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
+    let renderer = Renderer {
+        dialect: &POSTGRES,
+        namespace: Namespace {
+            schema: Some("public".into()),
+            prefix: String::new(),
+            lower_case: false,
+        },
+    };
+    server
+        .connect(&database)
+        .await
+        .batch_execute(&renderer.create_table(schema))
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let share = pieces.len().div_ceil(connections);
     let mut clients = Vec::new();
     for _ in 0..connections {
         let client = server.connect(&database).await;
-        client.batch_execute(&format!("CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS", renderer.stage_columns(schema))).await.unwrap_or_else(|e| panic!("{e}"));
+        client
+            .batch_execute(&format!(
+                "CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS",
+                renderer.stage_columns(schema)
+            ))
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
         clients.push(client);
     }
     let upsert = renderer.upsert_from(schema, "pg_temp.stage");
     let started = Instant::now();
-    let sending = clients.iter().zip(pieces.chunks(share)).map(|(client, pieces)| send(client, &upsert, pieces));
+    let sending = clients
+        .iter()
+        .zip(pieces.chunks(share))
+        .map(|(client, pieces)| send(client, &upsert, pieces));
     futures::future::join_all(sending).await;
     let seconds = started.elapsed().as_secs_f64();
-    assert_eq!(count(&server.connect(&database).await, &schema.table).await, payloads.len() as i64, "the bare client wrote every row");
+    assert_eq!(
+        count(&server.connect(&database).await, &schema.table).await,
+        payloads.len() as i64,
+        "the bare client wrote every row"
+    );
     seconds
 }
 
@@ -193,7 +279,8 @@ async fn send(client: &Client, upsert: &str, pieces: &[Vec<Bytes>]) {
     let done = async {
         for chunks in pieces {
             client.batch_execute("BEGIN").await?;
-            let sink = client.copy_in::<_, Bytes>("COPY pg_temp.stage FROM STDIN (FORMAT binary)").await?;
+            let sink =
+                client.copy_in::<_, Bytes>("COPY pg_temp.stage FROM STDIN (FORMAT binary)").await?;
             pin_mut!(sink);
             for chunk in chunks {
                 sink.send(chunk.clone()).await?;

@@ -46,8 +46,18 @@ impl Config {
     /// Reads the file, if there is one.
     pub fn read(data_dir: &Path) -> Result<Config, ConfigError> {
         let document = document(&data_dir.join(FILE_NAME))?;
-        let word = |key: &str| document.get(key).and_then(|item| item.as_str()).filter(|text| !text.is_empty()).map(str::to_owned);
-        let flag = |key: &str| document.get(key).is_some_and(|item| item.as_bool().unwrap_or_else(|| item.as_str() == Some("true")));
+        let word = |key: &str| {
+            document
+                .get(key)
+                .and_then(|item| item.as_str())
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        };
+        let flag = |key: &str| {
+            document
+                .get(key)
+                .is_some_and(|item| item.as_bool().unwrap_or_else(|| item.as_str() == Some("true")))
+        };
         Ok(Config {
             token: word("token").map(SecretString::from),
             server_id: word("server_id"),
@@ -81,7 +91,9 @@ impl Config {
         let unfinished = data_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
         let _ = std::fs::remove_file(&unfinished);
         let written = private(&unfinished)
-            .and_then(|mut file| file.write_all(document.to_string().as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|mut file| {
+                file.write_all(document.to_string().as_bytes()).and_then(|()| file.sync_all())
+            })
             .and_then(|()| std::fs::rename(&unfinished, &path));
         if written.is_err() {
             let _ = std::fs::remove_file(&unfinished);
@@ -118,11 +130,20 @@ mod tests {
     fn a_broken_file_is_named_without_what_it_holds() -> Tested {
         let dir = tempfile::tempdir()?;
         assert!(Config::read(dir.path())?.url.is_none());
-        std::fs::write(dir.path().join(FILE_NAME), "# mine\ntoken = \"s3cret\"\nurl = \"sqlite://x.db\"\nkeep_logs = true\n")?;
+        std::fs::write(
+            dir.path().join(FILE_NAME),
+            "# mine\ntoken = \"s3cret\"\nurl = \"sqlite://x.db\"\nkeep_logs = true\n",
+        )?;
         let config = Config::read(dir.path())?;
-        assert!(config.url() == Some("sqlite://x.db") && config.token.is_some() && config.keep_logs);
+        assert!(
+            config.url() == Some("sqlite://x.db") && config.token.is_some() && config.keep_logs
+        );
         std::fs::write(dir.path().join(FILE_NAME), "token = s3cret\n")?;
-        assert!(Config::read(dir.path()).is_err_and(|e| !e.to_string().contains("s3cret") && e.to_string().contains(FILE_NAME)));
+        assert!(
+            Config::read(dir.path()).is_err_and(
+                |e| !e.to_string().contains("s3cret") && e.to_string().contains(FILE_NAME)
+            )
+        );
         Ok(())
     }
 
@@ -130,10 +151,21 @@ mod tests {
     fn what_a_person_wrote_stays() -> Tested {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join(FILE_NAME);
-        std::fs::write(&path, "# the shop in Dresden\ntoken = \"old\" # from May\nserver_id = \"s1\"\n\n# keep them\nkeep_logs = true\nmine = [1, 2]\n")?;
-        Config::write(dir.path(), &[("token", Some("new\"\n")), ("server_id", None), ("url", Some("sqlite://x.db"))])?;
+        std::fs::write(
+            &path,
+            "# the shop in Dresden\ntoken = \"old\" # from May\nserver_id = \"s1\"\n\n# keep them\nkeep_logs = true\nmine = [1, 2]\n",
+        )?;
+        Config::write(
+            dir.path(),
+            &[("token", Some("new\"\n")), ("server_id", None), ("url", Some("sqlite://x.db"))],
+        )?;
         let text = std::fs::read_to_string(&path)?;
-        for kept in ["# the shop in Dresden\n", "# from May\n", "# keep them\nkeep_logs = true\n", "mine = [1, 2]\n"] {
+        for kept in [
+            "# the shop in Dresden\n",
+            "# from May\n",
+            "# keep them\nkeep_logs = true\n",
+            "mine = [1, 2]\n",
+        ] {
             assert!(text.contains(kept), "{text}");
         }
         let config = Config::read(dir.path())?;

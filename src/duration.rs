@@ -13,7 +13,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
         let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |i| digits + i);
+        let unit_end =
+            rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |i| digits + i);
         let unit = match &rest[digits..unit_end] {
             "ns" => 1e-9,
             "us" | "µs" | "μs" => 1e-6,
@@ -26,7 +27,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         seconds += number * unit;
         rest = &rest[unit_end..];
     }
-    if text.is_empty() { Err(wrong()) } else { Duration::try_from_secs_f64(seconds).map_err(|_| wrong()) }
+    if text.is_empty() {
+        Err(wrong())
+    } else {
+        Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+    }
 }
 
 #[cfg(test)]
@@ -35,7 +40,15 @@ mod tests {
 
     #[test]
     fn reads_what_go_writes() {
-        for (text, millis) in [("1ms", 1), ("2s", 2000), ("1h30m", 5_400_000), ("1.5s", 1500), ("0", 0), ("0s", 0), ("1m0.5s", 60_500)] {
+        for (text, millis) in [
+            ("1ms", 1),
+            ("2s", 2000),
+            ("1h30m", 5_400_000),
+            ("1.5s", 1500),
+            ("0", 0),
+            ("0s", 0),
+            ("1m0.5s", 60_500),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for bad in ["", "1", "s", "1 s", "-1s", "1d", "1.2.3s", "ms1"] {

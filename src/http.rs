@@ -57,8 +57,14 @@ pub struct Http {
 impl Http {
     pub fn new() -> Result<Http, String> {
         let agent = concat!("Shopmonkey EDS Server/", env!("CARGO_PKG_VERSION"));
-        let client = reqwest::Client::builder().user_agent(agent).connect_timeout(REQUEST_WAIT_MAX).read_timeout(REQUEST_WAIT_MAX).build();
-        client.map(|client| Http { client }).map_err(|e| format!("the HTTP client cannot be made: {e}"))
+        let client = reqwest::Client::builder()
+            .user_agent(agent)
+            .connect_timeout(REQUEST_WAIT_MAX)
+            .read_timeout(REQUEST_WAIT_MAX)
+            .build();
+        client
+            .map(|client| Http { client })
+            .map_err(|e| format!("the HTTP client cannot be made: {e}"))
     }
 
     /// Sends the request, again and again for [`RETRY_TIME_MAX`] where nobody answers or the answer is to come again.
@@ -77,7 +83,11 @@ impl Http {
     }
 
     async fn send_once(&self, request: &Request<'_>) -> reqwest::Result<(Reply, Option<Duration>)> {
-        let mut built = self.client.request(request.method.clone(), request.url).header("Content-Type", "application/json").timeout(REQUEST_WAIT_MAX);
+        let mut built = self
+            .client
+            .request(request.method.clone(), request.url)
+            .header("Content-Type", "application/json")
+            .timeout(REQUEST_WAIT_MAX);
         if let Some(token) = request.token {
             built = built.bearer_auth(token.expose_secret());
         }
@@ -86,7 +96,8 @@ impl Http {
         }
         let response = built.send().await?;
         let asked = asked_wait(&response);
-        let request_id = response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let request_id =
+            response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(str::to_owned);
         let status = response.status();
         Ok((Reply { status, text: response.text().await?, request_id }, asked))
     }
@@ -102,16 +113,32 @@ impl Http {
 
     /// Uploads `content` to an address that was given out for it; the address may hold a signature and is not shown.
     #[cfg(any(feature = "server", feature = "snowflake"))]
-    pub async fn put(&self, url: &str, content: bytes::Bytes, content_type: &str) -> Result<(), String> {
-        let built = self.client.put(url).header("Content-Type", content_type).timeout(UPLOAD_WAIT_MAX).body(content);
-        let response = built.send().await.map_err(|e| format!("no answer: {}", chain(&e.without_url())))?;
-        if response.status().is_success() { Ok(()) } else { Err(format!("it answered {}", response.status())) }
+    pub async fn put(
+        &self,
+        url: &str,
+        content: bytes::Bytes,
+        content_type: &str,
+    ) -> Result<(), String> {
+        let built = self
+            .client
+            .put(url)
+            .header("Content-Type", content_type)
+            .timeout(UPLOAD_WAIT_MAX)
+            .body(content);
+        let response =
+            built.send().await.map_err(|e| format!("no answer: {}", chain(&e.without_url())))?;
+        if response.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("it answered {}", response.status()))
+        }
     }
 
     /// All of what is at `url`, if it is not more than `bytes_max`.
     #[cfg(feature = "server")]
     pub async fn download(&self, url: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
-        let failed = |e: reqwest::Error| format!("{url} cannot be downloaded: {}", chain(&e.without_url()));
+        let failed =
+            |e: reqwest::Error| format!("{url} cannot be downloaded: {}", chain(&e.without_url()));
         let mut response = self.client.get(url).send().await.map_err(failed)?;
         if !response.status().is_success() {
             return Err(format!("{url} cannot be downloaded: it answered {}", response.status()));
@@ -127,19 +154,41 @@ impl Http {
     }
 
     pub async fn get(&self, url: &str) -> HttpAnswer {
-        let response = match self.client.get(url).header("Content-Type", "application/json").timeout(REQUEST_WAIT_MAX).send().await {
+        let response = match self
+            .client
+            .get(url)
+            .header("Content-Type", "application/json")
+            .timeout(REQUEST_WAIT_MAX)
+            .send()
+            .await
+        {
             Ok(response) => response,
-            Err(e) => return HttpAnswer::Unavailable(format!("no answer: {}", chain(&e.without_url()))),
+            Err(e) => {
+                return HttpAnswer::Unavailable(format!("no answer: {}", chain(&e.without_url())));
+            }
         };
         let status = response.status();
-        let id = response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(|id| format!(", request {id}")).unwrap_or_default();
+        let id = response
+            .headers()
+            .get("X-Request-Id")
+            .and_then(|v| v.to_str().ok())
+            .map(|id| format!(", request {id}"))
+            .unwrap_or_default();
         if status == StatusCode::NOT_FOUND {
             return HttpAnswer::NotFound;
         }
         if !status.is_success() {
             return HttpAnswer::Unavailable(format!("it answered {status}{id}"));
         }
-        response.text().await.map_or_else(|e| HttpAnswer::Unavailable(format!("its answer broke off: {}{id}", chain(&e.without_url()))), HttpAnswer::Body)
+        response.text().await.map_or_else(
+            |e| {
+                HttpAnswer::Unavailable(format!(
+                    "its answer broke off: {}{id}",
+                    chain(&e.without_url())
+                ))
+            },
+            HttpAnswer::Body,
+        )
     }
 }
 
@@ -156,7 +205,8 @@ impl Patience {
 
     /// Waits, as long as the server asked for where it did; `false` where patience is at its end.
     pub async fn pause(&mut self, asked: Option<Duration>) -> bool {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let spread = self.wait.mul_f64(f64::from(now.subsec_micros() % 256) / 1024.0);
         let next = asked.unwrap_or(self.wait - spread).min(RETRY_WAIT_MAX);
         self.wait = (self.wait * 2).min(RETRY_WAIT_MAX);
@@ -170,7 +220,12 @@ impl Patience {
 
 /// How long the server asks to wait before the next try.
 pub fn asked_wait(response: &reqwest::Response) -> Option<Duration> {
-    response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok()).map(Duration::from_secs)
+    response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse().ok())
+        .map(Duration::from_secs)
 }
 
 /// Whether the answer means to come again a little later.

@@ -56,7 +56,11 @@ impl LogFiles {
     pub fn append_to(&self, path: &Path) -> io::Result<()> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let bytes = file.metadata()?.len();
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let dir = path
+            .parent()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+            .to_owned();
         *self.current() = Some(Current { dir, path: path.to_owned(), file, bytes });
         Ok(())
     }
@@ -162,11 +166,20 @@ mod tests {
         logs.write_all(b"1\n")?;
         let first = logs.rotate()?;
         logs.write_all(b"2\n")?;
-        assert_eq!(first.as_deref().map(std::fs::read_to_string).transpose()?.as_deref(), Some("1\n"));
+        assert_eq!(
+            first.as_deref().map(std::fs::read_to_string).transpose()?.as_deref(),
+            Some("1\n")
+        );
         let all = files(dir.path())?;
-        assert_eq!(all.iter().map(|(path, _)| Some(path.clone())).collect::<Vec<_>>(), [first.clone(), logs.path()]);
+        assert_eq!(
+            all.iter().map(|(path, _)| Some(path.clone())).collect::<Vec<_>>(),
+            [first.clone(), logs.path()]
+        );
         mark_sent(&first.unwrap_or_default())?;
-        assert_eq!(files(dir.path())?.iter().map(|(path, _)| is_sent(path)).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(
+            files(dir.path())?.iter().map(|(path, _)| is_sent(path)).collect::<Vec<_>>(),
+            [true, false]
+        );
         prune(dir.path(), 2)?;
         assert_eq!(files(dir.path())?.len(), 1);
         Ok(())

@@ -16,7 +16,10 @@ pub fn hostname() -> String {
 /// A private address of this machine; loopback where it has none.
 pub fn ip_address() -> IpAddr {
     let networks = Networks::new_with_refreshed_list();
-    let mut addresses: Vec<IpAddr> = networks.values().flat_map(|data| data.ip_networks().iter().map(|network| network.addr)).collect();
+    let mut addresses: Vec<IpAddr> = networks
+        .values()
+        .flat_map(|data| data.ip_networks().iter().map(|network| network.addr))
+        .collect();
     addresses.sort();
     let private = |ip: &&IpAddr| matches!(ip, IpAddr::V4(v4) if v4.is_private());
     addresses.iter().find(private).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
@@ -75,7 +78,9 @@ pub struct Load {
 }
 
 pub fn memory() -> MemoryUse {
-    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()));
+    let system = System::new_with_specifics(
+        RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()),
+    );
     let (total, used) = (system.total_memory(), system.used_memory());
     MemoryUse {
         total,
@@ -95,8 +100,13 @@ pub fn load() -> Load {
 
 /// Whether this is the inside of a container, whose program is replaced with its image and not by itself.
 pub fn is_container() -> bool {
-    let marked = ["/.dockerenv", "/run/.containerenv"].iter().any(|path| std::path::Path::new(path).exists());
-    marked || ["KUBERNETES_SERVICE_HOST", "container"].iter().any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
+    let marked = ["/.dockerenv", "/run/.containerenv"]
+        .iter()
+        .any(|path| std::path::Path::new(path).exists());
+    marked
+        || ["KUBERNETES_SERVICE_HOST", "container"]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
 }
 
 #[cfg(test)]

@@ -63,7 +63,13 @@ pub struct Registry {
 
 impl Registry {
     pub fn new(publisher: SchemaSource, state: State) -> Registry {
-        let mut registry = Registry { publisher, state, known: HashMap::new(), objects: HashMap::new(), unknown: HashMap::new() };
+        let mut registry = Registry {
+            publisher,
+            state,
+            known: HashMap::new(),
+            objects: HashMap::new(),
+            unknown: HashMap::new(),
+        };
         let cached = registry.state.schemas().unwrap_or_else(|e| {
             warn!("{e}; schemas will be asked for again");
             Vec::new()
@@ -102,32 +108,52 @@ impl Registry {
                 self.store("", "", SchemaAnswer::Schemas(all));
                 Ok(current)
             }
-            Asked::SchemaAnswer(SchemaAnswer::Unknown) => {
-                Err(format!("{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file of that form?", self.publisher.name()))
-            }
+            Asked::SchemaAnswer(SchemaAnswer::Unknown) => Err(format!(
+                "{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file of that form?",
+                self.publisher.name()
+            )),
             // HQ away is an outage; what was seen before will do until a new version appears.
             Asked::Unavailable(why) if self.publisher.may_be_away() && !self.known.is_empty() => {
-                warn!("the table schemas cannot be had from {}: {why}; going on with those that were seen before", self.publisher.name());
+                warn!(
+                    "the table schemas cannot be had from {}: {why}; going on with those that were seen before",
+                    self.publisher.name()
+                );
                 Ok(self.known.values().filter_map(|versions| versions.last().cloned()).collect())
             }
-            Asked::Unavailable(why) => Err(format!("the table schemas cannot be had from {}: {why}", self.publisher.name())),
+            Asked::Unavailable(why) => Err(format!(
+                "the table schemas cannot be had from {}: {why}",
+                self.publisher.name()
+            )),
         }
     }
 
     /// Asks for one version until there is an answer; how long is up to the publisher.
     pub fn ask(&self, table: &str, version: &str) -> BoxFuture<'static, SchemaAnswer> {
         let publisher = self.publisher.clone();
-        let (object, table, version) = (self.objects.get(table).cloned().unwrap_or_else(|| table.to_owned()), table.to_owned(), version.to_owned());
+        let (object, table, version) = (
+            self.objects.get(table).cloned().unwrap_or_else(|| table.to_owned()),
+            table.to_owned(),
+            version.to_owned(),
+        );
         Box::pin(async move {
             let started = Instant::now();
             loop {
                 match publisher.version(&object, &table, &version).await {
-                    Asked::SchemaAnswer(SchemaAnswer::Schemas(all)) if all.iter().any(|p| *p.schema.table == *table && *p.schema.version == *version) => {
+                    Asked::SchemaAnswer(SchemaAnswer::Schemas(all))
+                        if all.iter().any(|p| {
+                            *p.schema.table == *table && *p.schema.version == *version
+                        }) =>
+                    {
                         return SchemaAnswer::Schemas(all);
                     }
-                    Asked::SchemaAnswer(_) if started.elapsed() >= publisher.unknown_wait() => return SchemaAnswer::Unknown,
+                    Asked::SchemaAnswer(_) if started.elapsed() >= publisher.unknown_wait() => {
+                        return SchemaAnswer::Unknown;
+                    }
                     Asked::SchemaAnswer(_) => {}
-                    Asked::Unavailable(why) => warn!("the schema of table {table:?}, version {version:?}, cannot be had from {}: {why}; asking again", publisher.name()),
+                    Asked::Unavailable(why) => warn!(
+                        "the schema of table {table:?}, version {version:?}, cannot be had from {}: {why}; asking again",
+                        publisher.name()
+                    ),
                 }
                 sleep(ASK_AGAIN).await;
             }
@@ -145,11 +171,19 @@ impl Registry {
                 for published in all {
                     let schema = published.schema;
                     self.objects.insert(schema.table.to_string(), published.object);
-                    if self.cached(&schema.table, &schema.version).is_some_and(|known| known == schema) {
+                    if self
+                        .cached(&schema.table, &schema.version)
+                        .is_some_and(|known| known == schema)
+                    {
                         continue;
                     }
-                    if let Err(e) = self.state.save_schema(&schema.table, &schema.version, &published.json) {
-                        warn!("{e}; the schema of {:?} will be asked for again after a restart", schema.table);
+                    if let Err(e) =
+                        self.state.save_schema(&schema.table, &schema.version, &published.json)
+                    {
+                        warn!(
+                            "{e}; the schema of {:?} will be asked for again after a restart",
+                            schema.table
+                        );
                     }
                     self.insert(schema);
                 }
@@ -163,7 +197,8 @@ impl SchemaSource {
         match self {
             SchemaSource::File(path) => path.display().to_string(),
             #[cfg(feature = "http")]
-            SchemaSource::Url(_, url) | SchemaSource::Hq(_, url) => url::Url::parse(url).map_or_else(|_| "the schema URL".into(), |u| crate::secret::mask_url(&u)),
+            SchemaSource::Url(_, url) | SchemaSource::Hq(_, url) => url::Url::parse(url)
+                .map_or_else(|_| "the schema URL".into(), |u| crate::secret::mask_url(&u)),
             SchemaSource::Fixed(_) => "the program".into(),
         }
     }
@@ -186,10 +221,17 @@ impl SchemaSource {
             #[cfg(feature = "http")]
             SchemaSource::Url(http, url) => read_answer(http.get(url).await, read_map),
             #[cfg(feature = "http")]
-            SchemaSource::Hq(http, base) => read_answer(http.get(&format!("{base}/v3/schema")).await, read_map),
+            SchemaSource::Hq(http, base) => {
+                read_answer(http.get(&format!("{base}/v3/schema")).await, read_map)
+            }
             SchemaSource::Fixed(all) => {
                 let all = all.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                all.iter().map(|json| read_one("", json)).collect::<Result<Vec<_>, _>>().map_or_else(Asked::Unavailable, |all| Asked::SchemaAnswer(SchemaAnswer::Schemas(all)))
+                all.iter()
+                    .map(|json| read_one("", json))
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_or_else(Asked::Unavailable, |all| {
+                        Asked::SchemaAnswer(SchemaAnswer::Schemas(all))
+                    })
             }
         }
     }
@@ -198,9 +240,16 @@ impl SchemaSource {
         match self {
             #[cfg(feature = "http")]
             SchemaSource::Hq(http, base) => {
-                let part = |s: &str| percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC).to_string();
+                let part = |s: &str| {
+                    percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC)
+                        .to_string()
+                };
                 let url = format!("{base}/v3/schema/{}/{}", part(object), part(version));
-                let read = |text: &str| read_one(object, text).map_or_else(Asked::Unavailable, |one| Asked::SchemaAnswer(SchemaAnswer::Schemas(vec![one])));
+                let read = |text: &str| {
+                    read_one(object, text).map_or_else(Asked::Unavailable, |one| {
+                        Asked::SchemaAnswer(SchemaAnswer::Schemas(vec![one]))
+                    })
+                };
                 read_answer(http.get(&url).await, read)
             }
             _ => {

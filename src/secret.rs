@@ -29,7 +29,8 @@ pub fn mask_url(url: &Url) -> String {
         out += "/";
         out += &mask(&plain(url.path().trim_start_matches('/')));
     }
-    let pairs: Vec<String> = url.query_pairs().map(|(key, value)| format!("{key}={}", mask(&value))).collect();
+    let pairs: Vec<String> =
+        url.query_pairs().map(|(key, value)| format!("{key}={}", mask(&value))).collect();
     if !pairs.is_empty() {
         out += "?";
         out += &pairs.join("&");

@@ -15,9 +15,20 @@ pub struct Cost {
 }
 
 /// New rows of one table of the shop: its schema, subjects and payloads.
-pub fn events_of(shop: &mut Shop, table: &str, events: usize) -> (TableSchema, Vec<(String, String)>) {
-    let made = (0..events).filter_map(|_| shop.insert_into(table)).map(|e| (e.subject, e.payload)).collect();
-    let schema = shop.schemas().iter().filter_map(|json| TableSchema::parse(json).ok()).find(|s| *s.table == *table);
+pub fn events_of(
+    shop: &mut Shop,
+    table: &str,
+    events: usize,
+) -> (TableSchema, Vec<(String, String)>) {
+    let made = (0..events)
+        .filter_map(|_| shop.insert_into(table))
+        .map(|e| (e.subject, e.payload))
+        .collect();
+    let schema = shop
+        .schemas()
+        .iter()
+        .filter_map(|json| TableSchema::parse(json).ok())
+        .find(|s| *s.table == *table);
     (schema.unwrap_or_else(|| panic!("no table {table}")), made)
 }
 
@@ -29,10 +40,19 @@ pub async fn run(eds: &Eds) -> Cost {
     while running.is_running() {
         if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", running.pid())) {
             let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            peak_kib = peak_kib.max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
+            peak_kib = peak_kib
+                .max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
         }
         if let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", running.pid())) {
-            let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+            let fields: Vec<u64> = stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .split_whitespace()
+                .skip(11)
+                .take(2)
+                .filter_map(|f| f.parse().ok())
+                .collect();
             ticks = ticks.max(fields.iter().sum());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

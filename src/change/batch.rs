@@ -31,7 +31,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new(changes: Arc<Vec<Change>>, groups: Vec<TableGroup>, order: Vec<u32>, after: Option<Position>, through: Position) -> Batch {
+    pub fn new(
+        changes: Arc<Vec<Change>>,
+        groups: Vec<TableGroup>,
+        order: Vec<u32>,
+        after: Option<Position>,
+        through: Position,
+    ) -> Batch {
         Batch { changes, groups, order, after, through, unconfirmed_through: None }
     }
 
@@ -56,7 +62,11 @@ impl Batch {
 
     /// The indices of the changes that are given to the destination.
     pub fn offered(&self) -> impl Iterator<Item = u32> {
-        self.groups.iter().flat_map(|group| group.deletes.iter().chain(&group.upserts)).chain(&self.order).copied()
+        self.groups
+            .iter()
+            .flat_map(|group| group.deletes.iter().chain(&group.upserts))
+            .chain(&self.order)
+            .copied()
     }
 
     /// All changes with a schema whose values do not fit their columns, by index, each with the reason.
@@ -64,8 +74,11 @@ impl Batch {
         let mut mismatch = Vec::new();
         let mut look = |indices: &[u32], schema: &TableSchema, columns: &[Column]| {
             for index in indices {
-                let wrong = columns.iter().enumerate().find_map(|(i, column)| value::read(self.change(*index).token(i), column).err());
-                mismatch.extend(wrong.map(|why| (*index, format!("table {:?}: {why}", schema.table))));
+                let wrong = columns.iter().enumerate().find_map(|(i, column)| {
+                    value::read(self.change(*index).token(i), column).err()
+                });
+                mismatch
+                    .extend(wrong.map(|why| (*index, format!("table {:?}: {why}", schema.table))));
             }
         };
         for TableGroup { schema, deletes, upserts } in &self.groups {
@@ -74,7 +87,11 @@ impl Batch {
         }
         for (index, change) in self.ordered() {
             if let Some(schema) = &change.schema {
-                look(&[index], schema, if change.is_delete() { schema.key_columns() } else { &schema.columns });
+                look(
+                    &[index],
+                    schema,
+                    if change.is_delete() { schema.key_columns() } else { &schema.columns },
+                );
             }
         }
         mismatch.sort_unstable_by_key(|(index, _)| *index);

@@ -31,7 +31,12 @@ struct Last {
 /// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a change whose row
 /// is already there under a version with columns that the new one lacks: applied one by one, those columns would keep
 /// the earlier values, so the change belongs to a further batch. Returns the groups and where it stopped.
-pub fn compact(changes: &[Change], from: usize, to: usize, skipped: &[usize]) -> (Vec<TableGroup>, usize) {
+pub fn compact(
+    changes: &[Change],
+    from: usize,
+    to: usize,
+    skipped: &[usize],
+) -> (Vec<TableGroup>, usize) {
     let mut rows: HashMap<(&str, &[u8]), Last, BuildHasherDefault<KeyHasher>> = HashMap::default();
     let mut end = to;
     for (index, change) in changes.iter().enumerate().take(to).skip(from) {
@@ -61,7 +66,9 @@ pub fn compact(changes: &[Change], from: usize, to: usize, skipped: &[usize]) ->
 }
 
 fn replaces(change: &Change, schema: &Arc<TableSchema>, earlier: &Change) -> bool {
-    change.is_delete() || earlier.is_delete() || earlier.schema.as_ref().is_none_or(|s| Arc::ptr_eq(s, schema) || schema.covers(s))
+    change.is_delete()
+        || earlier.is_delete()
+        || earlier.schema.as_ref().is_none_or(|s| Arc::ptr_eq(s, schema) || schema.covers(s))
 }
 
 fn grouped(changes: &[Change], lasts: &[Last]) -> Vec<TableGroup> {
@@ -69,9 +76,16 @@ fn grouped(changes: &[Change], lasts: &[Last]) -> Vec<TableGroup> {
     for last in lasts {
         let change = &changes[last.index as usize];
         let Some(schema) = &change.schema else { continue };
-        let found = groups.iter().position(|g| Arc::ptr_eq(&g.schema, schema) || (g.schema.table == schema.table && g.schema.version == schema.version));
+        let found = groups.iter().position(|g| {
+            Arc::ptr_eq(&g.schema, schema)
+                || (g.schema.table == schema.table && g.schema.version == schema.version)
+        });
         let at = found.unwrap_or_else(|| {
-            groups.push(TableGroup { schema: schema.clone(), deletes: Vec::new(), upserts: Vec::new() });
+            groups.push(TableGroup {
+                schema: schema.clone(),
+                deletes: Vec::new(),
+                upserts: Vec::new(),
+            });
             groups.len() - 1
         });
         if change.is_delete() || last.recreated {
@@ -94,22 +108,39 @@ mod tests {
 
     fn schemas() -> Vec<Arc<TableSchema>> {
         let of = |version: &str, columns: &str| {
-            let json = format!(r#"{{"table":"t","modelVersion":"{version}","primaryKeys":["id"],"properties":{{"id":{{"type":"string"}},{columns}}}}}"#);
+            let json = format!(
+                r#"{{"table":"t","modelVersion":"{version}","primaryKeys":["id"],"properties":{{"id":{{"type":"string"}},{columns}}}}}"#
+            );
             Arc::new(TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}")))
         };
-        vec![of("1", r#""a":{"type":"integer"}"#), of("2", r#""a":{"type":"integer"},"b":{"type":"integer"}"#), of("3", r#""b":{"type":"integer"}"#)]
+        vec![
+            of("1", r#""a":{"type":"integer"}"#),
+            of("2", r#""a":{"type":"integer"},"b":{"type":"integer"}"#),
+            of("3", r#""b":{"type":"integer"}"#),
+        ]
     }
 
     fn change(schema: &Arc<TableSchema>, delete: bool, key: u8, n: u8) -> Change {
         let text = if delete {
             format!(r#"{{"operation":"DELETE","table":"t","key":["{key}"]}}"#)
         } else {
-            format!(r#"{{"operation":"UPDATE","table":"t","after":{{"id":"{key}","a":{n},"b":{n}}}}}"#)
+            format!(
+                r#"{{"operation":"UPDATE","table":"t","after":{{"id":"{key}","a":{n},"b":{n}}}}}"#
+            )
         };
         let mut decoder = Decoder::default();
         let event = decoder.decode(text.into()).unwrap_or_else(|e| panic!("{e}"));
-        let (row, key) = decoder.row(&event, schema, &mut ColumnOrder::default()).unwrap_or_else(|e| panic!("{e}"));
-        Change { event, subject: "".into(), position: Position::default(), schema: Some(schema.clone()), row, key }
+        let (row, key) = decoder
+            .row(&event, schema, &mut ColumnOrder::default())
+            .unwrap_or_else(|e| panic!("{e}"));
+        Change {
+            event,
+            subject: "".into(),
+            position: Position::default(),
+            schema: Some(schema.clone()),
+            row,
+            key,
+        }
     }
 
     type TableRows = BTreeMap<String, BTreeMap<String, String>>;

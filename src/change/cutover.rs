@@ -59,10 +59,12 @@ impl Cutover {
             return false;
         }
         let table = event.table();
-        let in_snapshot = self.imported.get(&*table).and_then(|imported| imported.at).is_some_and(|at| match event.version() {
-            Some(version) => version <= at,
-            None => (1..(at.nanos / 1_000_000) as i64).contains(&event.timestamp_ms()),
-        });
+        let in_snapshot = self.imported.get(&*table).and_then(|imported| imported.at).is_some_and(
+            |at| match event.version() {
+                Some(version) => version <= at,
+                None => (1..(at.nanos / 1_000_000) as i64).contains(&event.timestamp_ms()),
+            },
+        );
         in_snapshot || self.applied_to(&table).contains(position)
     }
 
@@ -73,11 +75,14 @@ impl Cutover {
 
     /// The lowest place from which some table still needs its events; `None` where nothing was imported.
     pub fn resume_point(&self) -> Option<ResumePoint> {
-        let unread = self.imported.iter().filter(|(table, _)| self.applied_to(table) == Position::default());
+        let unread =
+            self.imported.iter().filter(|(table, _)| self.applied_to(table) == Position::default());
         let since = unread.map(|(_, imported)| imported.since_ns - CLOCKS_APART_MAX_NS).min();
         let after = self.applied.values().filter(|p| p.sequence > 0).min_by_key(|p| p.sequence);
         match (since, after) {
-            (Some(since), Some(after)) if after.time_ns > since || after.time_ns == 0 => Some(ResumePoint::Since(since)),
+            (Some(since), Some(after)) if after.time_ns > since || after.time_ns == 0 => {
+                Some(ResumePoint::Since(since))
+            }
             (_, Some(after)) => Some(ResumePoint::After(*after)),
             (Some(since), None) => Some(ResumePoint::Since(since)),
             (None, None) => None,
@@ -116,9 +121,14 @@ impl Cutovers {
             let words: CutoverText = serde_json::from_str(&words)?;
             if consumer.is_empty() {
                 let at = words.imported_at.as_deref().and_then(Version::parse);
-                cutovers.imported.insert(table, Imported { at, since_ns: words.since_ns.unwrap_or_default() });
+                cutovers
+                    .imported
+                    .insert(table, Imported { at, since_ns: words.since_ns.unwrap_or_default() });
             } else {
-                let position = Position { sequence: words.stream_sequence.unwrap_or_default(), time_ns: words.stream_time_ns.unwrap_or_default() };
+                let position = Position {
+                    sequence: words.stream_sequence.unwrap_or_default(),
+                    time_ns: words.stream_time_ns.unwrap_or_default(),
+                };
                 cutovers.applied.entry(consumer).or_default().insert(table, position);
             }
         }
@@ -128,12 +138,20 @@ impl Cutovers {
     pub fn lines(&self) -> Vec<Line> {
         let text = |words: &CutoverText| serde_json::to_string(words).unwrap_or_default();
         let imported = self.imported.iter().map(|(table, i)| {
-            let words = CutoverText { imported_at: i.at.map(|v| v.to_string()), since_ns: Some(i.since_ns), ..CutoverText::default() };
+            let words = CutoverText {
+                imported_at: i.at.map(|v| v.to_string()),
+                since_ns: Some(i.since_ns),
+                ..CutoverText::default()
+            };
             (String::new(), table.clone(), text(&words))
         });
         let applied = self.applied.iter().flat_map(|(consumer, tables)| {
             tables.iter().map(move |(table, p)| {
-                let words = CutoverText { stream_sequence: Some(p.sequence), stream_time_ns: Some(p.time_ns), ..CutoverText::default() };
+                let words = CutoverText {
+                    stream_sequence: Some(p.sequence),
+                    stream_time_ns: Some(p.time_ns),
+                    ..CutoverText::default()
+                };
                 (consumer.clone(), table.clone(), text(&words))
             })
         });
@@ -141,7 +159,10 @@ impl Cutovers {
     }
 
     pub fn of(&self, consumer: &str) -> Cutover {
-        Cutover { imported: self.imported.clone(), applied: self.applied.get(consumer).cloned().unwrap_or_default() }
+        Cutover {
+            imported: self.imported.clone(),
+            applied: self.applied.get(consumer).cloned().unwrap_or_default(),
+        }
     }
 
     pub fn has(&self, table: &str) -> bool {
@@ -160,7 +181,9 @@ impl Cutovers {
             let contained = earlier.and_then(|e| e.at).map(|earlier| earlier.min(*at));
             let imported = match (whole, earlier) {
                 (true, _) => Imported { at: Some(*at), since_ns },
-                (false, Some(earlier)) if unmoved => Imported { at: contained, since_ns: earlier.since_ns.min(since_ns) },
+                (false, Some(earlier)) if unmoved => {
+                    Imported { at: contained, since_ns: earlier.since_ns.min(since_ns) }
+                }
                 (false, _) => Imported { at: contained, since_ns },
             };
             self.imported.insert(table.clone(), imported);
@@ -169,11 +192,22 @@ impl Cutovers {
     }
 
     /// The imported tables need their events from the snapshot on; the others go on from `position`.
-    fn set_back(&mut self, consumer: &str, position: Option<Position>, snapshots: &[TableSnapshot]) {
+    fn set_back(
+        &mut self,
+        consumer: &str,
+        position: Option<Position>,
+        snapshots: &[TableSnapshot],
+    ) {
         let applied = self.applied.entry(consumer.to_owned()).or_default();
         if let Some(position) = position {
             applied.entry(OTHERS.to_owned()).or_default();
-            let later = |p: &mut Position| *p = if (p.time_ns, p.sequence) < (position.time_ns, position.sequence) { position } else { *p };
+            let later = |p: &mut Position| {
+                *p = if (p.time_ns, p.sequence) < (position.time_ns, position.sequence) {
+                    position
+                } else {
+                    *p
+                }
+            };
             applied.values_mut().for_each(later);
         }
         applied.extend(snapshots.iter().map(|s| (s.table.clone(), Position::default())));
@@ -192,12 +226,17 @@ mod tests {
     }
 
     fn event(table: &str, mvcc: &str, timestamp: u64) -> Event {
-        let text = format!(r#"{{"operation":"INSERT","table":"{table}","after":{{}},"timestamp":{timestamp},"mvccTimestamp":"{mvcc}"}}"#);
+        let text = format!(
+            r#"{{"operation":"INSERT","table":"{table}","after":{{}},"timestamp":{timestamp},"mvccTimestamp":"{mvcc}"}}"#
+        );
         Decoder::default().decode(text.into()).unwrap_or_else(|e| panic!("{e}"))
     }
 
     fn snapshots(tables: &[&str], nanos: u64, whole: bool) -> Vec<TableSnapshot> {
-        tables.iter().map(|t| TableSnapshot { table: (*t).into(), at: Version { nanos, logical: 1 }, whole }).collect()
+        tables
+            .iter()
+            .map(|t| TableSnapshot { table: (*t).into(), at: Version { nanos, logical: 1 }, whole })
+            .collect()
     }
 
     #[test]
@@ -211,7 +250,10 @@ mod tests {
         assert!(contains("7".into(), T / 1_000_000 - 1));
         assert!(!contains("7".into(), T / 1_000_000) && !contains("7".into(), 0));
         assert!(!cutover.contains(&event("b", &format!("{}", T - 1), 0), at(1)));
-        assert_eq!(cutover.resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        assert_eq!(
+            cutover.resume_point(),
+            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
+        );
     }
 
     #[test]
@@ -221,7 +263,10 @@ mod tests {
         assert!(!cutovers.of("c").contains(&event("a", &format!("{}", T - 1), 0), at(1)));
         // What was deleted between two imports is known from the stream alone.
         cutovers.import(&snapshots(&["a"], T + 9, false), &[("c".into(), None)]);
-        assert_eq!(cutovers.of("c").resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        assert_eq!(
+            cutovers.of("c").resume_point(),
+            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
+        );
     }
 
     #[test]
@@ -234,8 +279,14 @@ mod tests {
         assert!(!cutover.contains(&event("a", &new, 0), at(900)));
         assert!(cutover.contains(&event("b", &new, 0), at(900)));
         assert!(!cutover.contains(&event("b", &new, 0), at(1001)));
-        assert_eq!(cutover.resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
-        assert_eq!(cutovers.of("another").resume_point(), Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS)));
+        assert_eq!(
+            cutover.resume_point(),
+            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
+        );
+        assert_eq!(
+            cutovers.of("another").resume_point(),
+            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
+        );
     }
 
     #[test]
@@ -256,7 +307,8 @@ mod tests {
         cutovers.import(&second, &[("c".into(), Some(at(700)))]);
         let cutover = cutovers.of("c");
         let new = format!("{}", T + 5);
-        let contains = |table: &str, sequence| cutover.contains(&event(table, &new, 0), at(sequence));
+        let contains =
+            |table: &str, sequence| cutover.contains(&event(table, &new, 0), at(sequence));
         assert!(contains("b", 700) && !contains("b", 701));
         assert!(contains("others", 1000) && !contains("others", 1001));
         assert!(!contains("a", 1));

@@ -132,10 +132,14 @@ impl Event {
     /// The record's primary key for keepers of changes: the last element of `key`, else the `id` of `after`, else of
     /// `before`.
     pub fn record_key(&self) -> Result<String, Malformed> {
-        let from_row = |row: Slot| row.present(&self.payload).and_then(|object| member(object, "id"));
+        let from_row =
+            |row: Slot| row.present(&self.payload).and_then(|object| member(object, "id"));
         let last = self.key_tokens().last().and_then(|slot| slot.present(&self.payload));
         let token = last.or_else(|| from_row(self.after)).or_else(|| from_row(self.before));
-        token.map(|t| json::text(t).into_owned()).filter(|key| !key.is_empty()).ok_or(Malformed::NoKey)
+        token
+            .map(|t| json::text(t).into_owned())
+            .filter(|key| !key.is_empty())
+            .ok_or(Malformed::NoKey)
     }
 
     /// The event as a destination that keeps changes stores it: known fields in the contract's order, each value byte
@@ -224,7 +228,13 @@ impl Decoder {
         fields.event(payload)
     }
 
-    fn field(&mut self, payload: &str, fields: &mut EventFields, cursor: &mut Cursor<'_>, key: Slot) -> Result<(), Malformed> {
+    fn field(
+        &mut self,
+        payload: &str,
+        fields: &mut EventFields,
+        cursor: &mut Cursor<'_>,
+        key: Slot,
+    ) -> Result<(), Malformed> {
         let known = match key.of(payload).map(json::text).as_deref() {
             Some("operation") => &mut fields.operation,
             Some("id") => &mut fields.id,
@@ -273,24 +283,39 @@ impl Decoder {
     }
 
     /// The first column of the last event's row that `schema` lacks and that is not null.
-    pub fn unknown_column(&self, event: &Event, schema: &TableSchema, order: &mut ColumnOrder) -> Option<String> {
+    pub fn unknown_column(
+        &self,
+        event: &Event,
+        schema: &TableSchema,
+        order: &mut ColumnOrder,
+    ) -> Option<String> {
         let unknown = self.members.iter().enumerate().find(|(place, (key, value))| {
-            let is_known = order.column(schema, *place, key.of(event.payload()).unwrap_or_default()).is_some();
+            let is_known =
+                order.column(schema, *place, key.of(event.payload()).unwrap_or_default()).is_some();
             !is_known && value.present(event.payload()).is_some()
         });
-        unknown.and_then(|(_, (key, _))| key.of(event.payload())).map(|token| json::text(token).into_owned())
+        unknown
+            .and_then(|(_, (key, _))| key.of(event.payload()))
+            .map(|token| json::text(token).into_owned())
     }
 
     /// The columns of the last event's row in the order of `schema`, and the canonical form of its key. Members that
     /// the schema does not list are dropped. `order` remembers which column came at which place, for the next event.
-    pub fn row(&self, event: &Event, schema: &TableSchema, order: &mut ColumnOrder) -> Result<(Box<[Slot]>, Bytes), Malformed> {
+    pub fn row(
+        &self,
+        event: &Event,
+        schema: &TableSchema,
+        order: &mut ColumnOrder,
+    ) -> Result<(Box<[Slot]>, Bytes), Malformed> {
         let mut row = match event.operation {
             Operation::Delete => vec![Slot::MISSING; schema.keys],
             _ => vec![Slot::MISSING; schema.columns.len()],
         };
         if event.operation != Operation::Delete {
             for (place, (key, value)) in self.members.iter().enumerate() {
-                if let Some(column) = order.column(schema, place, key.of(event.payload()).unwrap_or_default()) {
+                if let Some(column) =
+                    order.column(schema, place, key.of(event.payload()).unwrap_or_default())
+                {
                     row[column] = *value;
                 }
             }
@@ -318,7 +343,8 @@ fn fill_key(event: &Event, schema: &TableSchema, row: &mut [Slot]) -> Result<(),
         let from_before = || {
             let before = event.before.present(event.payload())?;
             let token = member(before, &schema.columns[i].name)?;
-            let start = event.before.range().start + (token.as_ptr() as usize - before.as_ptr() as usize);
+            let start =
+                event.before.range().start + (token.as_ptr() as usize - before.as_ptr() as usize);
             Some(Slot::at(start, token.len()))
         };
         row[i] = from_key.or_else(from_before).ok_or(Malformed::NoKey)?;
@@ -332,8 +358,15 @@ fn canonical_key(event: &Event, schema: &TableSchema, row: &[Slot]) -> Result<By
         let token = row[i].present(event.payload()).ok_or(Malformed::NoKey)?;
         Ok(match schema.columns[i].kind {
             super::ColumnType::Integer => {
-                let mismatch = || Malformed::KeyTypeMismatch(value::TypeMismatch::of(&schema.columns[i], value::Wanted::Integer));
-                Cow::Owned(value::integer(json::text(token).trim()).ok_or_else(mismatch)?.to_string())
+                let mismatch = || {
+                    Malformed::KeyTypeMismatch(value::TypeMismatch::of(
+                        &schema.columns[i],
+                        value::Wanted::Integer,
+                    ))
+                };
+                Cow::Owned(
+                    value::integer(json::text(token).trim()).ok_or_else(mismatch)?.to_string(),
+                )
             }
             _ => json::text(token),
         })
@@ -398,7 +431,22 @@ struct EventFields {
 impl Default for EventFields {
     fn default() -> Self {
         let m = Slot::MISSING;
-        EventFields { operation: m, id: m, table: m, key: m, model_version: m, company: m, location: m, user: m, before: m, after: m, diff: m, timestamp: m, mvcc: m, imported: m }
+        EventFields {
+            operation: m,
+            id: m,
+            table: m,
+            key: m,
+            model_version: m,
+            company: m,
+            location: m,
+            user: m,
+            before: m,
+            after: m,
+            diff: m,
+            timestamp: m,
+            mvcc: m,
+            imported: m,
+        }
     }
 }
 
@@ -442,8 +490,39 @@ impl EventFields {
     }
 
     fn into_event(self, payload: ByteString, operation: Operation) -> Event {
-        let EventFields { id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, imported, .. } = self;
-        Event { payload, operation, id, table, key, model_version, company, location, user, before, after, diff, timestamp, mvcc, imported }
+        let EventFields {
+            id,
+            table,
+            key,
+            model_version,
+            company,
+            location,
+            user,
+            before,
+            after,
+            diff,
+            timestamp,
+            mvcc,
+            imported,
+            ..
+        } = self;
+        Event {
+            payload,
+            operation,
+            id,
+            table,
+            key,
+            model_version,
+            company,
+            location,
+            user,
+            before,
+            after,
+            diff,
+            timestamp,
+            mvcc,
+            imported,
+        }
     }
 }
 
@@ -452,8 +531,9 @@ mod tests {
     use super::*;
 
     fn schema(keys: &str) -> TableSchema {
-        let json =
-            format!(r#"{{"table":"t","modelVersion":"1","primaryKeys":[{keys}],"properties":{{"id":{{"type":"string"}},"n":{{"type":"integer"}},"note":{{"type":"string"}}}}}}"#);
+        let json = format!(
+            r#"{{"table":"t","modelVersion":"1","primaryKeys":[{keys}],"properties":{{"id":{{"type":"string"}},"n":{{"type":"integer"}},"note":{{"type":"string"}}}}}}"#
+        );
         TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}"))
     }
 
@@ -473,14 +553,24 @@ mod tests {
     fn a_row_is_slices_in_the_order_of_the_schema() -> Result<(), Malformed> {
         let text = r#"{"region":"x","after":{"zzz":[1],"note":"a\"b","n":9007199254740993,"\u0069d":"k"},"operation":"UPDATE","table":"t","key":["k"]}"#;
         let (row, key) = tokens(text, &schema("\"id\""))?;
-        assert_eq!(row, [Some("\"k\"".to_owned()), Some("9007199254740993".to_owned()), Some(r#""a\"b""#.to_owned())]);
+        assert_eq!(
+            row,
+            [
+                Some("\"k\"".to_owned()),
+                Some("9007199254740993".to_owned()),
+                Some(r#""a\"b""#.to_owned())
+            ]
+        );
         assert_eq!(&key[..], b"k");
         Ok(())
     }
 
     #[test]
     fn a_key_is_matched_from_the_right_end() -> Result<(), Malformed> {
-        let (row, key) = tokens(r#"{"operation":"DELETE","table":"t","key":["gcp-us-west1","abc"]}"#, &schema("\"id\""))?;
+        let (row, key) = tokens(
+            r#"{"operation":"DELETE","table":"t","key":["gcp-us-west1","abc"]}"#,
+            &schema("\"id\""),
+        )?;
         assert_eq!(row, [Some("\"abc\"".to_owned())]);
         assert_eq!(&key[..], b"abc");
         Ok(())
@@ -489,9 +579,14 @@ mod tests {
     #[test]
     fn keys_of_both_operations_agree() -> Result<(), Malformed> {
         let schema = schema("\"n\",\"id\"");
-        let (_, upsert) = tokens(r#"{"operation":"INSERT","table":"t","key":["7","x"],"after":{"n":7.0,"id":"x"}}"#, &schema)?;
-        let (_, delete) = tokens(r#"{"operation":"DELETE","table":"t","key":["eu","7","x"]}"#, &schema)?;
-        let (_, before) = tokens(r#"{"operation":"DELETE","table":"t","before":{"n":7,"id":"x"}}"#, &schema)?;
+        let (_, upsert) = tokens(
+            r#"{"operation":"INSERT","table":"t","key":["7","x"],"after":{"n":7.0,"id":"x"}}"#,
+            &schema,
+        )?;
+        let (_, delete) =
+            tokens(r#"{"operation":"DELETE","table":"t","key":["eu","7","x"]}"#, &schema)?;
+        let (_, before) =
+            tokens(r#"{"operation":"DELETE","table":"t","before":{"n":7,"id":"x"}}"#, &schema)?;
         assert_eq!(upsert, delete);
         assert_eq!(upsert, before);
         Ok(())
@@ -512,8 +607,15 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(decode(text).err(), Some(expected), "{text}");
         }
-        assert_eq!(tokens(r#"{"operation":"DELETE","table":"t","key":[]}"#, &schema("\"id\"")).err(), Some(Malformed::NoKey));
-        assert_eq!(tokens(r#"{"operation":"INSERT","table":"t","after":{"n":1}}"#, &schema("\"id\"")).err(), Some(Malformed::NoKey));
+        assert_eq!(
+            tokens(r#"{"operation":"DELETE","table":"t","key":[]}"#, &schema("\"id\"")).err(),
+            Some(Malformed::NoKey)
+        );
+        assert_eq!(
+            tokens(r#"{"operation":"INSERT","table":"t","after":{"n":1}}"#, &schema("\"id\""))
+                .err(),
+            Some(Malformed::NoKey)
+        );
     }
 
     #[test]

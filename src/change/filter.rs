@@ -11,7 +11,8 @@ pub struct TableFilter {
 impl TableFilter {
     /// Reads `a,b`; nothing named means all.
     pub fn parse(list: &str) -> TableFilter {
-        let names: BTreeSet<String> = list.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
+        let names: BTreeSet<String> =
+            list.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
         TableFilter { only: (!names.is_empty()).then_some(names) }
     }
 

@@ -63,7 +63,10 @@ impl<'a> Cursor<'a> {
     }
 
     /// Calls `each(cursor, key)` for every member of the object that starts here; `each` consumes the value.
-    pub fn object<E: From<NotJson>>(&mut self, mut each: impl FnMut(&mut Self, Slot) -> Result<(), E>) -> Result<(), E> {
+    pub fn object<E: From<NotJson>>(
+        &mut self,
+        mut each: impl FnMut(&mut Self, Slot) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.expect(b'{')?;
         if self.taken(b'}') {
             return Ok(());
@@ -80,7 +83,10 @@ impl<'a> Cursor<'a> {
     }
 
     /// Calls `each` for every element of the array that starts here.
-    pub fn array<E: From<NotJson>>(&mut self, mut each: impl FnMut(Slot) -> Result<(), E>) -> Result<(), E> {
+    pub fn array<E: From<NotJson>>(
+        &mut self,
+        mut each: impl FnMut(Slot) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.expect(b'[')?;
         if self.taken(b']') {
             return Ok(());
@@ -233,7 +239,9 @@ impl<'a> Cursor<'a> {
             let word = u64::from_le_bytes(*chunk);
             let quote = word ^ (ONES * u64::from(b'"'));
             let slash = word ^ (ONES * u64::from(b'\\'));
-            let special = (quote.wrapping_sub(ONES) & !quote) | (slash.wrapping_sub(ONES) & !slash) | (word.wrapping_sub(ONES * 0x20) & !word);
+            let special = (quote.wrapping_sub(ONES) & !quote)
+                | (slash.wrapping_sub(ONES) & !slash)
+                | (word.wrapping_sub(ONES * 0x20) & !word);
             // The lowest marked byte is exact; a borrow can only mark bytes above it.
             if special & HIGH != 0 {
                 self.at += ((special & HIGH).trailing_zeros() / 8) as usize;
@@ -249,7 +257,14 @@ impl<'a> Cursor<'a> {
     fn escape(&mut self) -> Result<(), NotJson> {
         match self.bytes.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
-            Some(b'u') if self.bytes.get(self.at + 2..self.at + 6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => self.at += 6,
+            Some(b'u')
+                if self
+                    .bytes
+                    .get(self.at + 2..self.at + 6)
+                    .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) =>
+            {
+                self.at += 6
+            }
             _ => return Err(self.wrong()),
         }
         Ok(())
@@ -352,10 +367,36 @@ mod tests {
 
     #[test]
     fn takes_and_refuses_what_the_rfc_says() {
-        for good in ["0", "-0.5e+3", "1E+3", "\"\\u00e9\\n\"", "[1,[],{}]", " {\"a\" : null } ", "\"\u{7f}é😀\"", "12345678901234567890"] {
+        for good in [
+            "0",
+            "-0.5e+3",
+            "1E+3",
+            "\"\\u00e9\\n\"",
+            "[1,[],{}]",
+            " {\"a\" : null } ",
+            "\"\u{7f}é😀\"",
+            "12345678901234567890",
+        ] {
             assert!(accepts(good), "{good}");
         }
-        for bad in ["", "01", "1.", ".5", "+1", "nul", "\"a", "\"\n\"", "\"\\x\"", "\"\\u12g4\"", "[1,]", "{\"a\":1,}", "{a:1}", "1 2", "[", "{\"a\"}"] {
+        for bad in [
+            "",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "nul",
+            "\"a",
+            "\"\n\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "[1,]",
+            "{\"a\":1,}",
+            "{a:1}",
+            "1 2",
+            "[",
+            "{\"a\"}",
+        ] {
             assert!(!accepts(bad), "{bad}");
         }
         assert!(accepts(&("[".repeat(100) + &"]".repeat(100))));
@@ -368,7 +409,10 @@ mod tests {
         assert_eq!(text(r#""\ud83dx\ude00""#), "\u{FFFD}x\u{FFFD}");
         assert_eq!(text("1.50"), "1.50");
         assert_eq!(well_formed(r#"{"a\u0000":"\ud800"}"#), "{\"a\\u0000\":\"\u{FFFD}\"}");
-        assert_eq!(storable(r#"{"a\u0000":"\\u0000 \ud800 \u00e9"}"#), "{\"a\":\"\\\\u0000 \u{FFFD} \\u00e9\"}");
+        assert_eq!(
+            storable(r#"{"a\u0000":"\\u0000 \ud800 \u00e9"}"#),
+            "{\"a\":\"\\\\u0000 \u{FFFD} \\u00e9\"}"
+        );
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {
@@ -383,7 +427,8 @@ mod tests {
         leaf.prop_recursive(4, 32, 6, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::btree_map(any::<String>(), inner, 0..6).prop_map(|m| Value::Object(m.into_iter().collect()))
+                prop::collection::btree_map(any::<String>(), inner, 0..6)
+                    .prop_map(|m| Value::Object(m.into_iter().collect()))
             ]
         })
     }

@@ -88,6 +88,9 @@ impl Change {
 
     /// What the change occupies in memory, for the byte budget.
     pub fn size(&self) -> usize {
-        size_of::<Change>() + self.subject.len() + self.event.payload().len() + self.row.len() * size_of::<Slot>()
+        size_of::<Change>()
+            + self.subject.len()
+            + self.event.payload().len()
+            + self.row.len() * size_of::<Slot>()
     }
 }

@@ -21,8 +21,16 @@ pub enum ColumnType {
 }
 
 impl ColumnType {
-    pub const ALL: [ColumnType; 8] =
-        [ColumnType::Text, ColumnType::Time, ColumnType::Integer, ColumnType::Number, ColumnType::Boolean, ColumnType::Object, ColumnType::Array, ColumnType::Enum];
+    pub const ALL: [ColumnType; 8] = [
+        ColumnType::Text,
+        ColumnType::Time,
+        ColumnType::Integer,
+        ColumnType::Number,
+        ColumnType::Boolean,
+        ColumnType::Object,
+        ColumnType::Array,
+        ColumnType::Enum,
+    ];
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,7 +105,9 @@ pub enum BadSchema {
     Form(#[from] serde_json::Error),
     #[error("the schema of table {0:?} names no primary key")]
     NoKey(String),
-    #[error("the schema of table {table:?} has the primary key {key:?} that is not among its properties")]
+    #[error(
+        "the schema of table {table:?} has the primary key {key:?} that is not among its properties"
+    )]
     KeyUnknown { table: String, key: String },
     #[error("the schema of table {0:?} has more columns than any destination takes")]
     TooWide(String),
@@ -129,14 +139,31 @@ impl TableSchema {
             };
             columns.push(Column { nullable: false, ..column(key, property) });
         }
-        columns.extend(wire.properties.iter().filter(|(name, _)| !wire.primary_keys.contains(name)).map(|(name, p)| column(name, p)));
+        columns.extend(
+            wire.properties
+                .iter()
+                .filter(|(name, _)| !wire.primary_keys.contains(name))
+                .map(|(name, p)| column(name, p)),
+        );
         let index = columns.iter().enumerate().map(|(i, c)| (c.name.clone(), i as u16)).collect();
-        Ok(TableSchema { table: wire.table.into(), version: wire.model_version.into(), columns: columns.into(), keys: wire.primary_keys.len(), index })
+        Ok(TableSchema {
+            table: wire.table.into(),
+            version: wire.model_version.into(),
+            columns: columns.into(),
+            keys: wire.primary_keys.len(),
+            index,
+        })
     }
 
     /// The same columns under another name of the table.
     pub fn renamed(&self, table: &str) -> TableSchema {
-        TableSchema { table: table.into(), version: self.version.clone(), columns: self.columns.clone(), keys: self.keys, index: self.index.clone() }
+        TableSchema {
+            table: table.into(),
+            version: self.version.clone(),
+            columns: self.columns.clone(),
+            keys: self.keys,
+            index: self.index.clone(),
+        }
     }
 
     /// Where the column of this name stands.
@@ -186,8 +213,16 @@ mod tests {
 
     #[test]
     fn refuses_a_schema_without_a_usable_key() {
-        assert!(matches!(TableSchema::parse(r#"{"table":"t","modelVersion":"1"}"#), Err(BadSchema::NoKey(_))));
-        assert!(matches!(TableSchema::parse(r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{}}"#), Err(BadSchema::KeyUnknown { .. })));
+        assert!(matches!(
+            TableSchema::parse(r#"{"table":"t","modelVersion":"1"}"#),
+            Err(BadSchema::NoKey(_))
+        ));
+        assert!(matches!(
+            TableSchema::parse(
+                r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{}}"#
+            ),
+            Err(BadSchema::KeyUnknown { .. })
+        ));
         assert!(matches!(TableSchema::parse("[]"), Err(BadSchema::Form(_))));
     }
 }

@@ -57,14 +57,20 @@ pub fn read<'a>(token: Option<&'a str>, column: &Column) -> Result<Value<'a>, Ty
     match column.kind {
         ColumnType::Text | ColumnType::Enum => Ok(Value::Text(json::text(token))),
         ColumnType::Object | ColumnType::Array => Ok(Value::Json(token)),
-        ColumnType::Integer => integer(scalar().trim()).map(Value::Integer).ok_or_else(|| mismatch(Wanted::Integer)),
-        ColumnType::Number => number(scalar().trim()).map(Value::Number).ok_or_else(|| mismatch(Wanted::Number)),
+        ColumnType::Integer => {
+            integer(scalar().trim()).map(Value::Integer).ok_or_else(|| mismatch(Wanted::Integer))
+        }
+        ColumnType::Number => {
+            number(scalar().trim()).map(Value::Number).ok_or_else(|| mismatch(Wanted::Number))
+        }
         ColumnType::Boolean => match &*scalar() {
             "true" => Ok(Value::Boolean(true)),
             "false" => Ok(Value::Boolean(false)),
             _ => Err(mismatch(Wanted::Boolean)),
         },
-        ColumnType::Time if token.starts_with('"') => time(scalar().trim()).map(Value::Time).ok_or_else(|| mismatch(Wanted::Time)),
+        ColumnType::Time if token.starts_with('"') => {
+            time(scalar().trim()).map(Value::Time).ok_or_else(|| mismatch(Wanted::Time))
+        }
         ColumnType::Time => Err(mismatch(Wanted::Time)),
     }
 }
@@ -115,7 +121,8 @@ pub fn integer(token: &str) -> Option<i64> {
 }
 
 fn number(token: &str) -> Option<f64> {
-    let numeric = token.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
+    let numeric =
+        token.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
     token.parse::<f64>().ok().filter(|n| numeric && n.is_finite())
 }
 
@@ -126,23 +133,30 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 fn time(text: &str) -> Option<i64> {
     let pieces = jiff::fmt::temporal::DateTimeParser::new().parse_pieces(text).ok()?;
     let offset = match pieces.offset() {
-        Some(jiff::fmt::temporal::PiecesOffset::Numeric(offset)) => i64::from(offset.offset().seconds()),
+        Some(jiff::fmt::temporal::PiecesOffset::Numeric(offset)) => {
+            i64::from(offset.offset().seconds())
+        }
         _ if pieces.time_zone_annotation().is_some() => return None,
         _ => 0,
     };
     let day = i64::from(jiff::civil::date(1970, 1, 1).until(pieces.date()).ok()?.get_days());
     let at = pieces.time().unwrap_or(jiff::civil::Time::midnight());
-    let seconds = i64::from(at.hour()) * 3600 + i64::from(at.minute()) * 60 + i64::from(at.second()) - offset;
-    let micros = day * MICROS_PER_DAY + seconds * 1_000_000 + i64::from(at.subsec_nanosecond() / 1000);
+    let seconds =
+        i64::from(at.hour()) * 3600 + i64::from(at.minute()) * 60 + i64::from(at.second()) - offset;
+    let micros =
+        day * MICROS_PER_DAY + seconds * 1_000_000 + i64::from(at.subsec_nanosecond() / 1000);
     utc(micros).map(|_| micros)
 }
 
 /// Date and time in UTC of an instant; years from -9999 to 9999.
 pub fn utc(micros: i64) -> Option<jiff::civil::DateTime> {
     let day = i32::try_from(micros.div_euclid(MICROS_PER_DAY)).ok()?;
-    let date = jiff::civil::date(1970, 1, 1).checked_add(jiff::Span::new().try_days(day).ok()?).ok()?;
+    let date =
+        jiff::civil::date(1970, 1, 1).checked_add(jiff::Span::new().try_days(day).ok()?).ok()?;
     let nanos = micros.rem_euclid(MICROS_PER_DAY) * 1000;
-    Some(date.to_datetime(jiff::civil::Time::midnight().checked_add(jiff::SignedDuration::from_nanos(nanos)).ok()?))
+    Some(date.to_datetime(
+        jiff::civil::Time::midnight().checked_add(jiff::SignedDuration::from_nanos(nanos)).ok()?,
+    ))
 }
 
 /// `2024-01-02T03:04:05.000006Z`: how an instant is written where a database has no type for it.
@@ -188,13 +202,30 @@ mod tests {
     #[test]
     fn times_are_read_to_the_microsecond() {
         let read = |s: &str| time(s).map(rfc3339);
-        assert_eq!(read("2024-07-11T21:16:51.708587506Z").as_deref(), Some("2024-07-11T21:16:51.708587Z"));
-        assert_eq!(read("1969-12-31T23:59:59.9999999+02:00").as_deref(), Some("1969-12-31T21:59:59.999999Z"));
-        assert_eq!(read("9999-12-31T23:59:59.999999999Z").as_deref(), Some("9999-12-31T23:59:59.999999Z"));
+        assert_eq!(
+            read("2024-07-11T21:16:51.708587506Z").as_deref(),
+            Some("2024-07-11T21:16:51.708587Z")
+        );
+        assert_eq!(
+            read("1969-12-31T23:59:59.9999999+02:00").as_deref(),
+            Some("1969-12-31T21:59:59.999999Z")
+        );
+        assert_eq!(
+            read("9999-12-31T23:59:59.999999999Z").as_deref(),
+            Some("9999-12-31T23:59:59.999999Z")
+        );
         assert_eq!(read("0001-01-01T00:00:00Z").as_deref(), Some("0001-01-01T00:00:00.000000Z"));
         assert_eq!(read("2039-01-01 00:00:00").as_deref(), Some("2039-01-01T00:00:00.000000Z"));
         assert_eq!(read("2039-01-01").as_deref(), Some("2039-01-01T00:00:00.000000Z"));
-        for bad in ["", "now", "infinity", "12", "2024-13-01T00:00:00Z", "yesterday", "9999-12-31T23:59:59-01:00"] {
+        for bad in [
+            "",
+            "now",
+            "infinity",
+            "12",
+            "2024-13-01T00:00:00Z",
+            "yesterday",
+            "9999-12-31T23:59:59-01:00",
+        ] {
             assert_eq!(read(bad), None, "{bad}");
         }
     }
@@ -205,8 +236,14 @@ mod tests {
         assert_eq!(read(None, &column(ColumnType::Array, false)), Ok(Value::Json("[]")));
         assert_eq!(read(None, &column(ColumnType::Array, true)), Ok(Value::Null));
         assert_eq!(read(None, &column(ColumnType::Time, false)), Ok(Value::Time(0)));
-        assert!(read(Some("\"twelve\""), &column(ColumnType::Integer, true)).is_err_and(|e| e.to_string().contains("column \"c\"")));
-        assert_eq!(read(Some("{\"a\":1}"), &column(ColumnType::Text, true)), Ok(Value::Text("{\"a\":1}".into())));
+        assert!(
+            read(Some("\"twelve\""), &column(ColumnType::Integer, true))
+                .is_err_and(|e| e.to_string().contains("column \"c\""))
+        );
+        assert_eq!(
+            read(Some("{\"a\":1}"), &column(ColumnType::Text, true)),
+            Ok(Value::Text("{\"a\":1}".into()))
+        );
     }
 
     proptest! {

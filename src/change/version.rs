@@ -18,7 +18,10 @@ impl Version {
     /// have 19 digits: a tool's small number says nothing about age.
     pub fn parse(text: &str) -> Option<Version> {
         let (nanos, logical) = text.split_once('.').unwrap_or((text, "0"));
-        if nanos.len() != 19 || !nanos.bytes().all(|b| b.is_ascii_digit()) || !logical.bytes().all(|b| b.is_ascii_digit()) {
+        if nanos.len() != 19
+            || !nanos.bytes().all(|b| b.is_ascii_digit())
+            || !logical.bytes().all(|b| b.is_ascii_digit())
+        {
             return None;
         }
         Some(Version { nanos: nanos.parse().ok()?, logical: logical.parse().ok()? })
@@ -41,7 +44,15 @@ mod tests {
         assert!(v("1720732611708587506.0000000001") > v("1720732611708587506.0000000000"));
         assert!(v("1720732611708587507.0000000000") > v("1720732611708587506.9999999999"));
         assert_eq!(v("1720732611708587506"), v("1720732611708587506.0000000000"));
-        for odd in ["", "1", "172073261170858750", "17207326117085875060", "abc", "1720732611708587506.x", "1720732611708587506.0.1"] {
+        for odd in [
+            "",
+            "1",
+            "172073261170858750",
+            "17207326117085875060",
+            "abc",
+            "1720732611708587506.x",
+            "1720732611708587506.0.1",
+        ] {
             assert_eq!(v(odd), None, "{odd}");
         }
     }

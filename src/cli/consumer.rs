@@ -72,13 +72,16 @@ impl Consumer {
                 Ok(())
             }
             ConsumerTask::HandBack(reach) => {
-                let _lock = Lock::take(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?;
+                let _lock =
+                    Lock::take(&global.data_dir).map_err(|e| Exit::Failed(e.to_string()))?;
                 let (mut stream, session) = reach.stream(&global).await?;
                 let handed = stream.hand_back().await;
                 end(session).await;
                 let (since, info) = handed?;
                 described(&info).iter().for_each(|line| println!("{line}"));
-                println!("\nThe Go program can go on with what was published from {since} on. Do not start EDS meanwhile: it would take the consumer back.");
+                println!(
+                    "\nThe Go program can go on with what was published from {since} on. Do not start EDS meanwhile: it would take the consumer back."
+                );
                 Ok(())
             }
         }
@@ -94,19 +97,30 @@ async fn end(credential_session: Option<CredentialSession>) {
 }
 
 impl Reach {
-    async fn stream(&self, global: &Global) -> Result<(JetStream, Option<CredentialSession>), Exit> {
+    async fn stream(
+        &self,
+        global: &Global,
+    ) -> Result<(JetStream, Option<CredentialSession>), Exit> {
         let config = Config::read(&global.data_dir)?;
         let api_url = self.api_url.clone().or_else(|| config.token.as_ref().and_then(api_of));
         let urls = servers(self.server.as_ref(), api_url.as_deref());
         let file = self.creds.clone().or_else(|| of_running(&global.data_dir));
         let (identity, creds, session) = match (file, api_url, &config.token) {
-            (None, Some(api_url), Some(token)) => self.ask(&api_url, token, config.server_id.as_deref().unwrap_or_default(), &urls).await?,
+            (None, Some(api_url), Some(token)) => {
+                self.ask(&api_url, token, config.server_id.as_deref().unwrap_or_default(), &urls)
+                    .await?
+            }
             (file, ..) => {
                 let (identity, creds) = identity(file.as_ref(), &urls)?;
                 (identity, creds, None)
             }
         };
-        let servers = Servers { urls, creds, certificate_authority: self.nats_ca.clone(), name: format!("eds-{}", identity.server_id) };
+        let servers = Servers {
+            urls,
+            creds,
+            certificate_authority: self.nats_ca.clone(),
+            name: format!("eds-{}", identity.server_id),
+        };
         let settings = JetStreamSettings {
             durable: identity.consumer(self.consumer_suffix.as_deref()),
             companies: identity.companies,
@@ -124,15 +138,25 @@ impl Reach {
         }
     }
 
-    async fn ask(&self, api_url: &str, token: &SecretString, server_id: &str, urls: &str) -> Result<(Identity, Option<SecretString>, Option<CredentialSession>), Exit> {
+    async fn ask(
+        &self,
+        api_url: &str,
+        token: &SecretString,
+        server_id: &str,
+        urls: &str,
+    ) -> Result<(Identity, Option<SecretString>, Option<CredentialSession>), Exit> {
         let hq = Hq::new(Http::new().map_err(Exit::Failed)?, api_url, Some(token.clone()));
         let session = session::start(&hq, server_id, &[], None).await.map_err(|e| match e {
-            NoSession::Conflict(e) => Exit::Failed(format!("{e}: a server runs elsewhere; ask there, or end it first")),
+            NoSession::Conflict(e) => {
+                Exit::Failed(format!("{e}: a server runs elsewhere; ask there, or end it first"))
+            }
             NoSession::Unavailable(e) | NoSession::Refused(e) => Exit::Failed(e.to_string()),
         })?;
         let opened = Some(CredentialSession { hq, id: session.id.clone() });
         let read = match &session.credential {
-            Some(credential) => session::credential_text(credential).and_then(|text| Ok((Identity::from_hq(text.expose_secret())?, Some(text)))).map_err(Exit::Failed),
+            Some(credential) => session::credential_text(credential)
+                .and_then(|text| Ok((Identity::from_hq(text.expose_secret())?, Some(text))))
+                .map_err(Exit::Failed),
             None => identity(None, urls),
         };
         match read {
@@ -147,6 +171,11 @@ impl Reach {
 
 /// The credentials of the server that runs with this data directory.
 fn of_running(data_dir: &Path) -> Option<PathBuf> {
-    let sessions = std::fs::read_dir(data_dir).ok()?.flatten().map(|entry| entry.path().join(crate::supervisor::CREDS));
-    sessions.filter(|creds| creds.is_file()).max_by_key(|creds| std::fs::metadata(creds).and_then(|m| m.modified()).ok())
+    let sessions = std::fs::read_dir(data_dir)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path().join(crate::supervisor::CREDS));
+    sessions
+        .filter(|creds| creds.is_file())
+        .max_by_key(|creds| std::fs::metadata(creds).and_then(|m| m.modified()).ok())
 }

@@ -84,13 +84,23 @@ enum Transport {
 
 impl Demo {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
-        logging::start(&Global { silent: global.silent || !global.verbose, ..global.clone() }, None)?;
-        let folder = std::env::current_dir().map_err(|e| Exit::Failed(e.to_string()))?.join("eds-demo");
+        logging::start(
+            &Global { silent: global.silent || !global.verbose, ..global.clone() },
+            None,
+        )?;
+        let folder =
+            std::env::current_dir().map_err(|e| Exit::Failed(e.to_string()))?.join("eds-demo");
         if self.url.is_none() && folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|e| Exit::Failed(format!("{} cannot be cleared: {e}", folder.display())))?;
+            std::fs::remove_dir_all(&folder).map_err(|e| {
+                Exit::Failed(format!("{} cannot be cleared: {e}", folder.display()))
+            })?;
         }
-        std::fs::create_dir_all(&folder).map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
-        let url = self.url.clone().unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
+        let url = self
+            .url
+            .clone()
+            .unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
         let to = To {
             place: DestinationArgs { url: Some(url.clone()), url_file: None },
             schema: None,
@@ -112,7 +122,8 @@ impl Demo {
         let begin = if self.imports() { HISTORY } else { 0 };
         let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
         let (due_sender, due) = watch::channel(0);
-        let DemoSource { feed, road, consumer, _server } = self.source(&folder, due.clone()).await?;
+        let DemoSource { feed, road, consumer, _server } =
+            self.source(&folder, due.clone()).await?;
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
         let (stop_sender, stop) = watch::channel(false);
         let shop = Shop::new(self.seed, ShopOptions::default());
@@ -130,7 +141,8 @@ impl Demo {
         };
         let data = Global { data_dir: folder.join("data"), ..global };
         // An old shop goes on changing while it is exported and loaded.
-        let mut pacing = self.imports().then(|| tokio::spawn(pace(self.rate, begin, total, due_sender.clone())));
+        let mut pacing =
+            self.imports().then(|| tokio::spawn(pace(self.rate, begin, total, due_sender.clone())));
         #[cfg(feature = "http")]
         if self.import {
             self.import(&folder, &data, &url, due.clone()).await?;
@@ -138,7 +150,9 @@ impl Demo {
         let data = DataDir::take(&data.data_dir, false)?;
         let engine = run::start(&data, &to, settings.clone(), driver, plan).await?;
         let closing = run::stop_on_signal();
-        let pacing = pacing.take().unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
+        let pacing = pacing
+            .take()
+            .unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
         let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
         let running = tokio::spawn(engine.run());
         let screen = Screen::new();
@@ -151,14 +165,18 @@ impl Demo {
         }
         pacing.abort();
         let _ = pacing.await;
-        let made = publishing.await.map_err(|e| Exit::Failed(e.to_string()))??.unwrap_or(*due.borrow());
+        let made =
+            publishing.await.map_err(|e| Exit::Failed(e.to_string()))??.unwrap_or(*due.borrow());
         let applied = wait_until_applied(&progress, made, &running, &screen).await;
         stop_sender.send_replace(true);
         running.await.map_err(|e| Exit::Failed(e.to_string()))??;
         if !applied {
             let now = progress.snapshot();
             let why = now.last_error.map_or(String::new(), |e| format!(": {}", e.text));
-            return Err(Exit::Failed(format!("of {made} changes {} were applied, and no more within {APPLY_WAIT_MAX:?}{why}", now.done)));
+            return Err(Exit::Failed(format!(
+                "of {made} changes {} were applied, and no more within {APPLY_WAIT_MAX:?}{why}",
+                now.done
+            )));
         }
         screen.show(&progress.snapshot());
         verdict(&self.shop_after(made), &settings, &url).await
@@ -174,13 +192,22 @@ impl Demo {
 
     /// Loads an export of the shop as it is now, from a stand-in for HQ.
     #[cfg(feature = "http")]
-    async fn import(&self, folder: &Path, global: &Global, url: &str, mut due: watch::Receiver<u64>) -> Result<(), Exit> {
+    async fn import(
+        &self,
+        folder: &Path,
+        global: &Global,
+        url: &str,
+        mut due: watch::Receiver<u64>,
+    ) -> Result<(), Exit> {
         let now = due.wait_for(|due| *due >= HISTORY).await.map_or(HISTORY, |due| *due);
         let shop = Arc::new(std::sync::Mutex::new(self.shop_after(now)));
-        let hq = crate::sandbox::hq::SandboxHq::start(0, shop, folder.join("exports"), 5_000, None).await.map_err(|e| Exit::Failed(e.to_string()))?;
+        let hq = crate::sandbox::hq::SandboxHq::start(0, shop, folder.join("exports"), 5_000, None)
+            .await
+            .map_err(|e| Exit::Failed(e.to_string()))?;
         println!("After {now} changes it is exported, and goes on changing:\n");
         let words = ["eds", "--no-confirm", "--url", url, "--api-url", hq.url()];
-        let import = ImportWords::try_parse_from(words).map_err(|e| Exit::Failed(e.to_string()))?.import;
+        let import =
+            ImportWords::try_parse_from(words).map_err(|e| Exit::Failed(e.to_string()))?.import;
         Box::new(import).run(global.clone()).await?;
         println!();
         Ok(())
@@ -194,15 +221,26 @@ impl Demo {
 
     async fn source(&self, folder: &Path, due: watch::Receiver<u64>) -> Result<DemoSource, Exit> {
         #[cfg(feature = "jetstream")]
-        if let Some(nats) = crate::sandbox::nats::NatsServer::find(self.server.as_deref(), self.no_nats, folder).await.map_err(Exit::Failed)? {
+        if let Some(nats) =
+            crate::sandbox::nats::NatsServer::find(self.server.as_deref(), self.no_nats, folder)
+                .await
+                .map_err(Exit::Failed)?
+        {
             println!("Through NATS JetStream at {}.", nats.url());
             let (feed, publisher, consumer) = nats.road().await?;
-            return Ok(DemoSource { feed, road: Transport::Nats(Box::new(publisher)), consumer, _server: Some(nats) });
+            return Ok(DemoSource {
+                feed,
+                road: Transport::Nats(Box::new(publisher)),
+                consumer,
+                _server: Some(nats),
+            });
         }
         if self.server.is_some() {
             return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
         }
-        println!("Without NATS: there is no nats-server on the PATH, so the shop feeds the pipeline directly.");
+        println!(
+            "Without NATS: there is no nats-server on the PATH, so the shop feeds the pipeline directly."
+        );
         let _ = folder;
         let feed = Box::new(ShopFeed::new(self.seed, ShopOptions::default(), due));
         Ok(DemoSource { feed, road: Transport::Direct, consumer: "eds-demo".into(), _server: None })
@@ -218,13 +256,22 @@ impl Transport {
                 Ok(None)
             }
             #[cfg(feature = "jetstream")]
-            Transport::Nats(publisher) => publisher.publish(Shop::new(seed, ShopOptions::default()), due).await.map(Some).map_err(Exit::Failed),
+            Transport::Nats(publisher) => publisher
+                .publish(Shop::new(seed, ShopOptions::default()), due)
+                .await
+                .map(Some)
+                .map_err(Exit::Failed),
         }
     }
 }
 
 /// Whether all that was made is applied; not where nothing moves for [`APPLY_WAIT_MAX`].
-async fn wait_until_applied<T>(progress: &Progress, made: u64, running: &tokio::task::JoinHandle<T>, screen: &Screen) -> bool {
+async fn wait_until_applied<T>(
+    progress: &Progress,
+    made: u64,
+    running: &tokio::task::JoinHandle<T>,
+    screen: &Screen,
+) -> bool {
     let (mut done, mut moved_at) = (0, Instant::now());
     while done < made && !running.is_finished() && moved_at.elapsed() < APPLY_WAIT_MAX {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -240,7 +287,9 @@ async fn wait_until_applied<T>(progress: &Progress, made: u64, running: &tokio::
 /// Compares and says so; a difference is an error.
 async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit> {
     let started = Instant::now();
-    let reports = reports(shop, settings, url).await.map_err(|e| Exit::Failed(format!("the destination cannot be read back: {e}")))?;
+    let reports = reports(shop, settings, url)
+        .await
+        .map_err(|e| Exit::Failed(format!("the destination cannot be read back: {e}")))?;
     println!("\nThe destination compared with the shop, row by row:");
     reports.iter().for_each(|r| println!("  {}", check::line(r)));
     let wrong = reports.iter().filter(|r| !r.is_equal()).count();
@@ -248,19 +297,29 @@ async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit
     if wrong > 0 {
         return Err(Exit::Failed(format!("{wrong} tables differ from the shop")));
     }
-    println!("Every table is equal: {rows} rows in {} tables, compared in {:.1?}.", reports.len(), started.elapsed());
+    println!(
+        "Every table is equal: {rows} rows in {} tables, compared in {:.1?}.",
+        reports.len(),
+        started.elapsed()
+    );
     Ok(())
 }
 
 /// Reads the destination back, with its own client.
-pub async fn reports(shop: &Shop, settings: &Settings, url: &str) -> Result<Vec<TableReport>, String> {
+pub async fn reports(
+    shop: &Shop,
+    settings: &Settings,
+    url: &str,
+) -> Result<Vec<TableReport>, String> {
     let _ = url;
     match settings.scheme.as_str() {
         "sqlite" => check::sqlite(shop, &settings.path),
         "file" => check::files(shop, &PathBuf::from(&settings.path)),
         #[cfg(feature = "postgres")]
         "postgres" => {
-            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(|e| e.to_string())?;
+            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+                .await
+                .map_err(|e| e.to_string())?;
             let connection = tokio::spawn(connection);
             let reports = check::postgres(shop, &client).await;
             connection.abort();
@@ -269,7 +328,9 @@ pub async fn reports(shop: &Shop, settings: &Settings, url: &str) -> Result<Vec<
         #[cfg(feature = "mysql")]
         "mysql" => {
             let mut conn = mysql_async::Conn::from_url(url).await.map_err(|e| e.to_string())?;
-            mysql_async::prelude::Queryable::query_drop(&mut conn, "SET time_zone = '+00:00'").await.map_err(|e| e.to_string())?;
+            mysql_async::prelude::Queryable::query_drop(&mut conn, "SET time_zone = '+00:00'")
+                .await
+                .map_err(|e| e.to_string())?;
             check::mysql(shop, &mut conn).await
         }
         other => Err(format!("the demo cannot read {other} back")),
@@ -284,7 +345,10 @@ struct Screen {
 
 impl Screen {
     fn new() -> Screen {
-        Screen { live: std::io::stdout().is_terminal(), last: std::sync::Mutex::new((Instant::now(), 0, 0)) }
+        Screen {
+            live: std::io::stdout().is_terminal(),
+            last: std::sync::Mutex::new((Instant::now(), 0, 0)),
+        }
     }
 
     fn interval(&self) -> Duration {
@@ -293,21 +357,28 @@ impl Screen {
 
     fn show(&self, now: &Snapshot) {
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let rate = now.done.saturating_sub(last.1) as f64 / last.0.elapsed().as_secs_f64().max(0.001);
-        let summary = format!("{} events applied, {rate:.0} per second, lag {} events / {:.2} s", now.done, now.lag_events, now.lag_seconds);
+        let rate =
+            now.done.saturating_sub(last.1) as f64 / last.0.elapsed().as_secs_f64().max(0.001);
+        let summary = format!(
+            "{} events applied, {rate:.0} per second, lag {} events / {:.2} s",
+            now.done, now.lag_events, now.lag_seconds
+        );
         let mut out = String::new();
         if self.live {
             if last.2 > 0 {
                 out += &format!("\x1b[{}A\x1b[J", last.2);
             }
             out += &format!("\n  {:<16} {:>10} {:>9}\n", "table", "upserts", "deletes");
-            now.tables.iter().for_each(|(name, counts)| out += &format!("  {name:<16} {:>10} {:>9}\n", counts.upserts, counts.deletes));
+            now.tables.iter().for_each(|(name, counts)| {
+                out += &format!("  {name:<16} {:>10} {:>9}\n", counts.upserts, counts.deletes)
+            });
             out += &format!("  {summary}\n");
         } else {
             out = format!("  {summary}\n");
         }
         let lines = out.matches('\n').count();
         *last = (Instant::now(), now.done, lines);
-        let _ = std::io::stdout().write_all(out.as_bytes()).and_then(|()| std::io::stdout().flush());
+        let _ =
+            std::io::stdout().write_all(out.as_bytes()).and_then(|()| std::io::stdout().flush());
     }
 }

@@ -22,8 +22,15 @@ pub struct Releases {
 
 impl Releases {
     pub fn source(&self) -> Result<ReleaseSource, String> {
-        let read = |file: &PathBuf| std::fs::read_to_string(file).map_err(|e| format!("the key {} cannot be read: {e}", file.display()));
-        ReleaseSource::new(Http::new()?, self.release_url.as_deref(), self.release_key.as_ref().map(read).transpose()?)
+        let read = |file: &PathBuf| {
+            std::fs::read_to_string(file)
+                .map_err(|e| format!("the key {} cannot be read: {e}", file.display()))
+        };
+        ReleaseSource::new(
+            Http::new()?,
+            self.release_url.as_deref(),
+            self.release_key.as_ref().map(read).transpose()?,
+        )
     }
 }
 

@@ -25,7 +25,10 @@ impl Enroll {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
         let server_id = enrol(&global.data_dir, self.code.trim(), self.api_url.as_deref()).await?;
-        println!("Enrolled as server {server_id}; {} says so. `eds server` starts it.", global.data_dir.join(FILE_NAME).display());
+        println!(
+            "Enrolled as server {server_id}; {} says so. `eds server` starts it.",
+            global.data_dir.join(FILE_NAME).display()
+        );
         Ok(())
     }
 }
@@ -34,10 +37,19 @@ impl Enroll {
 pub async fn enrol(data_dir: &Path, code: &str, api_url: Option<&str>) -> Result<String, Exit> {
     let base = api_url.or_else(|| api_of_code(code));
     let Some(base) = base else {
-        return Err(Exit::Usage(format!("the code {:?} does not say which HQ it is of: a code begins with P, S, E or L; is it complete?", crate::secret::mask(code))));
+        return Err(Exit::Usage(format!(
+            "the code {:?} does not say which HQ it is of: a code begins with P, S, E or L; is it complete?",
+            crate::secret::mask(code)
+        )));
     };
     let hq = Hq::new(Http::new().map_err(Exit::Failed)?, base, None);
     let enrolled = enroll(&hq, code).await.map_err(Exit::Failed)?;
-    Config::write(data_dir, &[("token", Some(enrolled.token.expose_secret())), ("server_id", Some(&enrolled.server_id))])?;
+    Config::write(
+        data_dir,
+        &[
+            ("token", Some(enrolled.token.expose_secret())),
+            ("server_id", Some(&enrolled.server_id)),
+        ],
+    )?;
     Ok(enrolled.server_id)
 }

@@ -35,7 +35,11 @@ impl Exit {
 
     pub fn text(&self) -> &str {
         match self {
-            Exit::Failed(text) | Exit::Fenced(text) | Exit::Unavailable(text) | Exit::Usage(text) | Exit::Disconnected(text) => text,
+            Exit::Failed(text)
+            | Exit::Fenced(text)
+            | Exit::Unavailable(text)
+            | Exit::Usage(text)
+            | Exit::Disconnected(text) => text,
         }
     }
 

@@ -64,7 +64,12 @@ impl Worker {
         worked
     }
 
-    async fn work(self: Box<Self>, global: Global, logs: Option<LogFiles>, news: mpsc::Sender<WorkerEvent>) -> Result<(), Exit> {
+    async fn work(
+        self: Box<Self>,
+        global: Global,
+        logs: Option<LogFiles>,
+        news: mpsc::Sender<WorkerEvent>,
+    ) -> Result<(), Exit> {
         let mut orders = orders();
         let first = timeout_at(Instant::now() + BEGIN_WAIT_MAX, orders.recv()).await;
         let Ok(Some(WorkerCommand::Begin { url, token, api_url })) = first else {
@@ -72,11 +77,22 @@ impl Worker {
         };
         let mut stream = self.stream;
         stream.streaming.to.api_url = api_url.clone();
-        let (destination, driver) = stream.streaming.to.place.destination(Some(url.expose_secret()))?;
+        let (destination, driver) =
+            stream.streaming.to.place.destination(Some(url.expose_secret()))?;
         let station = stream.open(&global, destination, driver, PREDECESSOR_WAIT_MAX).await?;
         let restart = stream.streaming.to.restart;
         let office = WorkerContext { stream, station, global, token, api_url, news, logs };
-        WorkerLoop { office: Arc::new(office), restart, paused_since: None, unpausing: Vec::new(), pausing: Vec::new(), import: None, stop: false }.run(orders).await
+        WorkerLoop {
+            office: Arc::new(office),
+            restart,
+            paused_since: None,
+            unpausing: Vec::new(),
+            pausing: Vec::new(),
+            import: None,
+            stop: false,
+        }
+        .run(orders)
+        .await
     }
 }
 
@@ -179,13 +195,17 @@ impl WorkerLoop {
 
     async fn ordered(&mut self, order: WorkerCommand) {
         match order {
-            WorkerCommand::Pause { id } if self.paused_since.is_some() => self.office.done(id, Ok(None)).await,
+            WorkerCommand::Pause { id } if self.paused_since.is_some() => {
+                self.office.done(id, Ok(None)).await
+            }
             WorkerCommand::Pause { id } => {
                 info!("paused");
                 self.paused_since = Some(now_ns());
                 self.pausing.push(id);
             }
-            WorkerCommand::Unpause { id } if self.paused_since.is_none() => self.office.done(id, Ok(None)).await,
+            WorkerCommand::Unpause { id } if self.paused_since.is_none() => {
+                self.office.done(id, Ok(None)).await
+            }
             WorkerCommand::Unpause { id } => {
                 info!("going on");
                 self.paused_since = None;
@@ -194,12 +214,21 @@ impl WorkerLoop {
                 }
                 self.unpausing.push(id);
             }
-            WorkerCommand::Import { id, .. } if self.import.is_some() => self.office.done(id, Err("an import is running already".into())).await,
+            WorkerCommand::Import { id, .. } if self.import.is_some() => {
+                self.office.done(id, Err("an import is running already".into())).await
+            }
             WorkerCommand::Import { id, schema_only } => self.import = Some((id, schema_only)),
             WorkerCommand::RotateLog { id } => {
                 let rotated = self.office.logs.as_ref().map_or(Ok(None), LogFiles::rotate);
                 let open = self.office.logs.as_ref().and_then(LogFiles::path);
-                self.office.done(id, rotated.map(|_| open).map_err(|e| format!("the log cannot be rotated: {e}"))).await;
+                self.office
+                    .done(
+                        id,
+                        rotated
+                            .map(|_| open)
+                            .map_err(|e| format!("the log cannot be rotated: {e}")),
+                    )
+                    .await;
             }
             WorkerCommand::Stop => self.stop = true,
             WorkerCommand::Begin { .. } => warn!("the worker has begun already"),
@@ -236,11 +265,19 @@ impl WorkerContext {
     }
 
     async fn beat(&self, paused_since: Option<i64>) {
-        let _ = self.news.send(WorkerEvent::Beat { metrics: metrics(&self.station.progress), paused_since }).await;
+        let _ = self
+            .news
+            .send(WorkerEvent::Beat { metrics: metrics(&self.station.progress), paused_since })
+            .await;
     }
 
     /// Streams until it is told to stop. What is away is waited for: a server starts before its database, now and then.
-    async fn stream(self: Arc<Self>, restart: bool, waiting: Vec<u64>, mut stop: watch::Receiver<bool>) -> Result<(), Exit> {
+    async fn stream(
+        self: Arc<Self>,
+        restart: bool,
+        waiting: Vec<u64>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), Exit> {
         let mut backoff = Backoff::default();
         let engine = loop {
             let started = tokio::select! {
@@ -267,9 +304,17 @@ impl WorkerContext {
         run::finish(engine, &self.station.progress, false).await.map(drop)
     }
 
-    async fn import(self: Arc<Self>, schema_only: bool, stop: watch::Receiver<bool>) -> Result<(), Exit> {
+    async fn import(
+        self: Arc<Self>,
+        schema_only: bool,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), Exit> {
         self.station.progress.phase(Phase::Waiting("an import is running".into()));
-        let Some(base) = &self.api_url else { return Err(Exit::Usage("an export is ordered from HQ, and this server knows none".into())) };
+        let Some(base) = &self.api_url else {
+            return Err(Exit::Usage(
+                "an export is ordered from HQ, and this server knows none".into(),
+            ));
+        };
         let hq = Hq::new(Http::new().map_err(Exit::Failed)?, base, self.token.clone());
         let import = Import::ordered(schema_only, &self.stream.streaming)?;
         let target = (self.station.destination.clone(), self.station.driver);
@@ -279,7 +324,13 @@ impl WorkerContext {
 
 fn metrics(progress: &Progress) -> Metrics {
     let [flushes, durations, processed, pending, events] = progress.counts().map(|n| n as f64);
-    Metrics { flush_count: flushes, flush_duration: durations, processing_duration: processed, pending_events: pending, total_events: events }
+    Metrics {
+        flush_count: flushes,
+        flush_duration: durations,
+        processing_duration: processed,
+        pending_events: pending,
+        total_events: events,
+    }
 }
 
 /// A signal to the whole group of processes (Ctrl-C, the end of a service) reaches the supervisor too, which says in

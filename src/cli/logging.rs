@@ -39,7 +39,9 @@ pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
     let files = match (files, &global.log_file_sink) {
         (None, Some(path)) => {
             let files = LogFiles::default();
-            files.append_to(path).map_err(|e| Exit::Failed(format!("no log can be written to {}: {e}", path.display())))?;
+            files.append_to(path).map_err(|e| {
+                Exit::Failed(format!("no log can be written to {}: {e}", path.display()))
+            })?;
             Some(files)
         }
         (files, _) => files,
@@ -52,12 +54,24 @@ pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
     let libraries = if global.verbose { LevelFilter::INFO } else { LevelFilter::ERROR };
     // One filter for all: with one of its own for each layer, a record of a library's that is filtered out takes the next
     // line of ours with it (tracing-subscriber 0.3).
-    let filter = EnvFilter::builder().with_default_directive(libraries.into()).parse_lossy(format!("eds={level}"));
+    let filter = EnvFilter::builder()
+        .with_default_directive(libraries.into())
+        .parse_lossy(format!("eds={level}"));
     let prefix = Prefix { time: global.timestamp, label: global.log_label.clone() };
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // Whoever read the lines may be gone: that is no reason to fall over.
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_ansi(ansi).with_target(false).with_timer(prefix);
-    let files = files.map(|files| tracing_subscriber::fmt::layer().json().with_writer(move || files.clone()).log_internal_errors(false));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .with_ansi(ansi)
+        .with_target(false)
+        .with_timer(prefix);
+    let files = files.map(|files| {
+        tracing_subscriber::fmt::layer()
+            .json()
+            .with_writer(move || files.clone())
+            .log_internal_errors(false)
+    });
     // A second start, as in tests, keeps the first.
     let _ = tracing_subscriber::registry().with(filter).with(lines).with(files).try_init();
     Ok(())
@@ -68,7 +82,10 @@ pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
 pub fn start_in(global: &Global, dir: Option<&Path>) -> Result<Option<LogFiles>, Exit> {
     let files = dir.map(|dir| {
         let files = LogFiles::default();
-        files.open_in(dir).map(|()| files).map_err(|e| Exit::Failed(format!("no log can be written to {}: {e}", dir.display())))
+        files
+            .open_in(dir)
+            .map(|()| files)
+            .map_err(|e| Exit::Failed(format!("no log can be written to {}: {e}", dir.display())))
     });
     let files = files.transpose()?;
     start(global, files.clone())?;

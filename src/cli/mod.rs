@@ -73,8 +73,14 @@ struct Global {
 impl Global {
     /// The user's rules, if there are any.
     fn rules(&self) -> Result<Option<Arc<Validator>>, Exit> {
-        let wrong = |why: String| Exit::Usage(format!("the rules of --schema-validator cannot be used: {why}"));
-        self.schema_validator.as_deref().map(|dir| Validator::load(dir).map(Arc::new)).transpose().map_err(wrong)
+        let wrong = |why: String| {
+            Exit::Usage(format!("the rules of --schema-validator cannot be used: {why}"))
+        };
+        self.schema_validator
+            .as_deref()
+            .map(|dir| Validator::load(dir).map(Arc::new))
+            .transpose()
+            .map_err(wrong)
     }
 }
 
@@ -181,8 +187,10 @@ fn block_on(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit>
     // Several rustls users share one provider; a second installation would fail, and that is fine.
     #[cfg(feature = "tls")]
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|e| Exit::Failed(format!("the runtime cannot be started: {e}")))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        runtime.map_err(|e| Exit::Failed(format!("the runtime cannot be started: {e}")))?;
     let done = runtime.block_on(command);
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     done

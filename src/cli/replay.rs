@@ -31,7 +31,11 @@ impl Replay {
         let is_stdin = self.journal.as_os_str() == "-";
         // Standard input has no position to go on from.
         self.to.restart |= is_stdin;
-        let name = self.journal.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let name = self
+            .journal
+            .canonicalize()
+            .ok()
+            .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         let consumer = format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into()));
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
         let plan = RunSpec {
@@ -49,7 +53,10 @@ impl Replay {
         let data = DataDir::take(&global.data_dir, self.dry_run)?;
         let engine = run::start(&data, &self.to, settings, driver, plan).await?;
         if let Some(position) = engine.position().filter(|position| position.sequence > 0) {
-            info!("the journal was applied up to line {} before: going on there; --restart applies all of it again", position.sequence);
+            info!(
+                "the journal was applied up to line {} before: going on there; --restart applies all of it again",
+                position.sequence
+            );
         }
         run::finish(engine, &progress, self.dry_run).await?;
         Ok(())

@@ -64,7 +64,10 @@ pub struct To {
 impl DestinationArgs {
     /// The destination's URL; `fallback` is what the configuration names.
     pub fn text(&self, fallback: Option<&str>) -> Result<String, Exit> {
-        let named = std::env::var("EDS_URL").ok().filter(|u| !u.is_empty()).or_else(|| fallback.map(str::to_owned));
+        let named = std::env::var("EDS_URL")
+            .ok()
+            .filter(|u| !u.is_empty())
+            .or_else(|| fallback.map(str::to_owned));
         match (&self.url, &self.url_file, named) {
             (Some(url), ..) => Ok(url.clone()),
             (None, Some(file), _) => {
@@ -78,9 +81,12 @@ impl DestinationArgs {
 
     /// Its settings and driver.
     pub fn destination(&self, fallback: Option<&str>) -> Result<(Settings, &'static Driver), Exit> {
-        let (settings, driver) = Settings::parse(&self.text(fallback)?, DRIVERS).map_err(|e| Exit::Usage(e.to_string()))?;
+        let (settings, driver) = Settings::parse(&self.text(fallback)?, DRIVERS)
+            .map_err(|e| Exit::Usage(e.to_string()))?;
         if self.url.is_some() && settings.password.is_some() {
-            warn!("the password in --url can be read by every user of this machine in the process list: EDS_URL or --url-file keep it private");
+            warn!(
+                "the password in --url can be read by every user of this machine in the process list: EDS_URL or --url-file keep it private"
+            );
         }
         Ok((settings, driver))
     }
@@ -106,11 +112,18 @@ impl To {
         match (&self.schema, &self.api_url) {
             (Some(place), _) if !place.contains("://") => Ok(SchemaSource::File(place.into())),
             #[cfg(feature = "http")]
-            (Some(url), _) => Ok(SchemaSource::Url(crate::http::Http::new().map_err(Exit::Failed)?, url.clone())),
+            (Some(url), _) => {
+                Ok(SchemaSource::Url(crate::http::Http::new().map_err(Exit::Failed)?, url.clone()))
+            }
             #[cfg(feature = "http")]
-            (None, Some(url)) => Ok(SchemaSource::Hq(crate::http::Http::new().map_err(Exit::Failed)?, url.trim_end_matches('/').to_owned())),
+            (None, Some(url)) => Ok(SchemaSource::Hq(
+                crate::http::Http::new().map_err(Exit::Failed)?,
+                url.trim_end_matches('/').to_owned(),
+            )),
             #[cfg(not(feature = "http"))]
-            (Some(_), _) | (None, Some(_)) => Err(Exit::Usage("this build cannot ask over HTTP (feature http): name a file with --schema".into())),
+            (Some(_), _) | (None, Some(_)) => Err(Exit::Usage(
+                "this build cannot ask over HTTP (feature http): name a file with --schema".into(),
+            )),
             (None, None) => Ok(SchemaSource::Fixed(Arc::default())),
         }
     }
@@ -141,7 +154,11 @@ pub struct DataDir {
 impl DataDir {
     pub fn take(path: &Path, dry_run: bool) -> Result<DataDir, Exit> {
         if dry_run {
-            return Ok(DataDir { state: State::in_memory().map_err(|e| Exit::Failed(e.to_string()))?, path: None, _lock: None });
+            return Ok(DataDir {
+                state: State::in_memory().map_err(|e| Exit::Failed(e.to_string()))?,
+                path: None,
+                _lock: None,
+            });
         }
         DataDir::owned(path, Lock::take(path))
     }
@@ -152,7 +169,9 @@ impl DataDir {
         let until = tokio::time::Instant::now() + wait_max;
         loop {
             match Lock::take(path) {
-                Err(InUse::Owned { .. }) if tokio::time::Instant::now() < until => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(InUse::Owned { .. }) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(200)).await
+                }
                 lock => return DataDir::owned(path, lock),
             }
         }
@@ -160,22 +179,46 @@ impl DataDir {
 
     fn owned(path: &Path, lock: Result<Lock, InUse>) -> Result<DataDir, Exit> {
         let lock = lock.map_err(|e| Exit::Failed(e.to_string()))?;
-        Ok(DataDir { state: State::open(path).map_err(|e| Exit::Failed(e.to_string()))?, path: Some(path.to_owned()), _lock: Some(lock) })
+        Ok(DataDir {
+            state: State::open(path).map_err(|e| Exit::Failed(e.to_string()))?,
+            path: Some(path.to_owned()),
+            _lock: Some(lock),
+        })
     }
 }
 
 /// Starts the engine; errors of the start are the user's to cure.
-pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static Driver, plan: RunSpec) -> Result<Engine, Exit> {
+pub async fn start(
+    data: &DataDir,
+    to: &To,
+    settings: Settings,
+    driver: &'static Driver,
+    plan: RunSpec,
+) -> Result<Engine, Exit> {
     let abilities = driver.abilities_for(&settings);
-    if matches!(plan.publisher, SchemaSource::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty())) && abilities.needs_schemas() {
-        let what = settings.parameter("format").map_or_else(|| driver.title.to_owned(), |format| format!("format={format}"));
-        return Err(Exit::Usage(format!("{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url")));
+    if matches!(plan.publisher, SchemaSource::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty()))
+        && abilities.needs_schemas()
+    {
+        let what = settings
+            .parameter("format")
+            .map_or_else(|| driver.title.to_owned(), |format| format!("format={format}"));
+        return Err(Exit::Usage(format!(
+            "{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url"
+        )));
     }
-    let flush_interval = settings.flush_interval(abilities.flush_interval_preferred).map_err(Exit::Usage)?;
+    let flush_interval =
+        settings.flush_interval(abilities.flush_interval_preferred).map_err(Exit::Usage)?;
     let state = data.state.clone();
     let dry_run = data.path.is_none();
-    let dead_letters = data.path.as_ref().map_or(DeadLetters::Nowhere, |path| DeadLetters::in_directory(path));
-    let target = Target { settings, consumer: plan.consumer.clone(), epoch: Epoch::default(), companies: plan.companies.clone(), rules: plan.rules.clone() };
+    let dead_letters =
+        data.path.as_ref().map_or(DeadLetters::Nowhere, |path| DeadLetters::in_directory(path));
+    let target = Target {
+        settings,
+        consumer: plan.consumer.clone(),
+        epoch: Epoch::default(),
+        companies: plan.companies.clone(),
+        rules: plan.rules.clone(),
+    };
     let open = move || -> futures::future::BoxFuture<'static, _> {
         let target = target.clone();
         Box::pin(async move {
@@ -214,11 +257,18 @@ pub async fn start(data: &DataDir, to: &To, settings: Settings, driver: &'static
 pub async fn finish(engine: Engine, progress: &Progress, dry_run: bool) -> Result<End, Exit> {
     let end = engine.run().await?;
     let done = progress.snapshot();
-    let dead = if done.dead_letters > 0 { format!(", {} dead letters", done.dead_letters) } else { String::new() };
+    let dead = if done.dead_letters > 0 {
+        format!(", {} dead letters", done.dead_letters)
+    } else {
+        String::new()
+    };
     let events = done.done - done.seen_before;
     match dry_run {
         true => info!("dry run of {events} events{dead}: nothing was written"),
-        false => info!("done: {events} events in {} batches{dead}; the destination is at stream sequence {}", done.batches, done.stream_sequence),
+        false => info!(
+            "done: {events} events in {} batches{dead}; the destination is at stream sequence {}",
+            done.batches, done.stream_sequence
+        ),
     }
     Ok(end)
 }
@@ -241,7 +291,9 @@ async fn signalled() {
     {
         use tokio::signal::unix::{SignalKind, signal};
         // A terminal that is closed hangs up.
-        if let (Ok(mut term), Ok(mut hangup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) {
+        if let (Ok(mut term), Ok(mut hangup)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+        {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
                 _ = term.recv() => {}

@@ -72,7 +72,10 @@ struct Stage {
 
 impl Sandbox {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
-        logging::start(&Global { silent: global.silent || !global.verbose, ..global.clone() }, None)?;
+        logging::start(
+            &Global { silent: global.silent || !global.verbose, ..global.clone() },
+            None,
+        )?;
         let folder = std::env::temp_dir().join(format!("eds-sandbox-{}", std::process::id()));
         let ended = self.play(folder.clone()).await;
         let _ = std::fs::remove_dir_all(folder);
@@ -81,15 +84,22 @@ impl Sandbox {
 
     async fn play(self, folder: PathBuf) -> Result<(), Exit> {
         let account = Arc::new(Account::default());
-        let nats = NatsServer::guarded(&account, self.nats_port, &folder).await.map_err(Exit::Usage)?;
+        let nats =
+            NatsServer::guarded(&account, self.nats_port, &folder).await.map_err(Exit::Usage)?;
         let admin = account.admin_creds().map_err(Exit::Failed)?;
         let console = Console::connect(nats.url(), Some(&admin)).await.map_err(Exit::Failed)?;
         let mut shop = Shop::new(self.seed, ShopOptions::default());
         (0..HISTORY).for_each(|_| drop(shop.next_event()));
         shop.begin_now();
         let shop = Arc::new(Mutex::new(shop));
-        let hq = SandboxHq::start(self.port, shop.clone(), folder.join("exports"), 5_000, None).await;
-        let hq = hq.map_err(|e| Exit::Usage(format!("port {} of this machine cannot be had: {e}; choose another --port", self.port)))?;
+        let hq =
+            SandboxHq::start(self.port, shop.clone(), folder.join("exports"), 5_000, None).await;
+        let hq = hq.map_err(|e| {
+            Exit::Usage(format!(
+                "port {} of this machine cannot be had: {e}; choose another --port",
+                self.port
+            ))
+        })?;
         hq.employ(Some(account), &Shop::companies());
         hq.code(CODE, SERVER_ID);
         if let Some(releases) = self.releases.clone() {
@@ -97,7 +107,12 @@ impl Sandbox {
         }
         let stage = Stage { hq, console, shop, rate: Arc::new(Mutex::new(self.rate)) };
         self.welcome(&nats);
-        let publishing = tokio::spawn(publish(nats.url().to_owned(), admin, stage.shop.clone(), stage.rate.clone()));
+        let publishing = tokio::spawn(publish(
+            nats.url().to_owned(),
+            admin,
+            stage.shop.clone(),
+            stage.rate.clone(),
+        ));
         let mut stop = run::stop_on_signal();
         let mut lines = lines();
         let (mut told, mut is_silent) = (0, false);
@@ -122,10 +137,25 @@ impl Sandbox {
     }
 
     fn welcome(&self, nats: &NatsServer) {
-        let api = if self.port == 3101 { String::new() } else { format!(" --api-url http://127.0.0.1:{}", self.port) };
-        let server = if self.nats_port == 4222 { String::new() } else { format!(" --server {}", nats.url()) };
-        println!("HQ listens on http://127.0.0.1:{}, NATS on {}; a shop changes {} times a second.\n", self.port, nats.url(), self.rate);
-        println!("In another terminal, in an empty directory:\n\n  eds enroll {CODE}{api}\n  eds server{server}\n\nThen say here what HQ shall do:\n\n{WORDS}\n");
+        let api = if self.port == 3101 {
+            String::new()
+        } else {
+            format!(" --api-url http://127.0.0.1:{}", self.port)
+        };
+        let server = if self.nats_port == 4222 {
+            String::new()
+        } else {
+            format!(" --server {}", nats.url())
+        };
+        println!(
+            "HQ listens on http://127.0.0.1:{}, NATS on {}; a shop changes {} times a second.\n",
+            self.port,
+            nats.url(),
+            self.rate
+        );
+        println!(
+            "In another terminal, in an empty directory:\n\n  eds enroll {CODE}{api}\n  eds server{server}\n\nThen say here what HQ shall do:\n\n{WORDS}\n"
+        );
     }
 }
 
@@ -143,10 +173,20 @@ fn lines() -> mpsc::Receiver<String> {
 }
 
 /// Publishes the shop's changes.
-async fn publish(url: String, creds: String, shop: Arc<Mutex<Shop>>, rate: Arc<Mutex<f64>>) -> Result<(), String> {
-    let options = async_nats::ConnectOptions::new().credentials(&creds).map_err(|e| e.to_string())?;
+async fn publish(
+    url: String,
+    creds: String,
+    shop: Arc<Mutex<Shop>>,
+    rate: Arc<Mutex<f64>>,
+) -> Result<(), String> {
+    let options =
+        async_nats::ConnectOptions::new().credentials(&creds).map_err(|e| e.to_string())?;
     let js = jetstream::new(options.connect(url).await.map_err(|e| e.to_string())?);
-    let config = jetstream::stream::Config { name: STREAM.into(), subjects: vec![format!("{STREAM}.>")], ..Default::default() };
+    let config = jetstream::stream::Config {
+        name: STREAM.into(),
+        subjects: vec![format!("{STREAM}.>")],
+        ..Default::default()
+    };
     js.get_or_create_stream(config).await.map_err(|e| e.to_string())?;
     let mut due = 0.0;
     let mut tick = tokio::time::interval(Duration::from_millis(50));
@@ -157,7 +197,9 @@ async fn publish(url: String, creds: String, shop: Arc<Mutex<Shop>>, rate: Arc<M
         while due >= 1.0 {
             due -= 1.0;
             let event = shop.lock().unwrap_or_else(PoisonError::into_inner).next_event();
-            sent.push(js.publish(event.subject, event.payload.into()).await.map_err(|e| e.to_string())?);
+            sent.push(
+                js.publish(event.subject, event.payload.into()).await.map_err(|e| e.to_string())?,
+            );
         }
         for confirmation in sent {
             confirmation.await.map_err(|e| e.to_string())?;
@@ -175,7 +217,13 @@ impl Stage {
                 "heartbeat" => {
                     let stats = &document["stats"]["metrics"];
                     let paused = if document["paused"].is_string() { ", paused" } else { "" };
-                    println!("« heartbeat {}: up {} s, {} events, {} pending{paused}", document["offset"], document["uptime"], stats["totalEvents"], stats["pendingEvents"]);
+                    println!(
+                        "« heartbeat {}: up {} s, {} events, {} pending{paused}",
+                        document["offset"],
+                        document["uptime"],
+                        stats["totalEvents"],
+                        stats["pendingEvents"]
+                    );
                 }
                 topic => println!("« {topic} {document}"),
             }
@@ -184,8 +232,15 @@ impl Stage {
     }
 
     async fn obey(&self, line: &str) {
-        let (word, rest) = line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim()));
-        let session = self.hq.sessions().into_iter().rev().find(|session| session.ended.is_none()).map(|session| session.id);
+        let (word, rest) =
+            line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim()));
+        let session = self
+            .hq
+            .sessions()
+            .into_iter()
+            .rev()
+            .find(|session| session.ended.is_none())
+            .map(|session| session.id);
         let done = match (word, session) {
             ("", _) => Ok(()),
             ("help" | "?", _) => {
@@ -197,7 +252,12 @@ impl Stage {
                 Ok(())
             }
             ("check", _) => self.check(rest).await,
-            ("rate", _) => rest.parse().map(|rate: f64| *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate.clamp(0.0, 1e5)).map_err(|e| e.to_string()),
+            ("rate", _) => rest
+                .parse()
+                .map(|rate: f64| {
+                    *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate.clamp(0.0, 1e5)
+                })
+                .map_err(|e| e.to_string()),
             (_, None) => Err("no server has a session".into()),
             (word, Some(session)) => self.notify(&session, word, rest).await,
         };
@@ -210,7 +270,13 @@ impl Stage {
         let console = &self.console;
         match word {
             "configure" => {
-                let reply = console.ask(session, word, json!({ "url": rest, "backfill": true, "updateStrategy": "standard" })).await?;
+                let reply = console
+                    .ask(
+                        session,
+                        word,
+                        json!({ "url": rest, "backfill": true, "updateStrategy": "standard" }),
+                    )
+                    .await?;
                 println!("« {reply}");
                 Ok(())
             }
@@ -225,8 +291,18 @@ impl Stage {
             }
             "import" => console.send(session, word, json!({ "backfill": rest != "shapes" })).await,
             "upgrade" => console.send(session, word, json!({ "version": rest })).await,
-            "shutdown" => console.send(session, word, json!({ "message": "the sandbox says so", "deleted": false })).await,
-            "pause" | "unpause" | "restart" | "sendlogs" => console.send(session, word, Value::Null).await,
+            "shutdown" => {
+                console
+                    .send(
+                        session,
+                        word,
+                        json!({ "message": "the sandbox says so", "deleted": false }),
+                    )
+                    .await
+            }
+            "pause" | "unpause" | "restart" | "sendlogs" => {
+                console.send(session, word, Value::Null).await
+            }
             other => Err(format!("{other:?} is not known; `help` shows what is")),
         }
     }
@@ -238,7 +314,11 @@ impl Stage {
                 Some(false) => "ended",
                 Some(true) => "ended in error",
             };
-            let uploads: Vec<String> = session.uploads.iter().map(|(kind, _, bytes)| format!("{kind} ({} bytes)", bytes.len())).collect();
+            let uploads: Vec<String> = session
+                .uploads
+                .iter()
+                .map(|(kind, _, bytes)| format!("{kind} ({} bytes)", bytes.len()))
+                .collect();
             println!(
                 "{} of {}: {state}; version {}, destination {}; uploads: {}",
                 session.id,
@@ -253,7 +333,8 @@ impl Stage {
     /// The shop stands still meanwhile, and what it published last may still be on its way.
     async fn check(&self, url: &str) -> Result<(), String> {
         let (settings, _) = Settings::parse(url, DRIVERS).map_err(|e| e.to_string())?;
-        let rate = std::mem::replace(&mut *self.rate.lock().unwrap_or_else(PoisonError::into_inner), 0.0);
+        let rate =
+            std::mem::replace(&mut *self.rate.lock().unwrap_or_else(PoisonError::into_inner), 0.0);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let shop = self.shop.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let reports = demo::reports(&shop, &settings, url).await;

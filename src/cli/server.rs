@@ -110,12 +110,20 @@ impl ServerCommand {
     /// The configuration; somebody at a terminal is asked for the code where this server is not enrolled yet.
     async fn enrolled(&self, global: &Global) -> Result<Config, Exit> {
         let config = Config::read(&global.data_dir)?;
-        if self.api_key.is_some() || (config.token.is_some() && config.server_id.is_some()) || (config.token.is_some() && self.eds_id.is_some()) {
+        if self.api_key.is_some()
+            || (config.token.is_some() && config.server_id.is_some())
+            || (config.token.is_some() && self.eds_id.is_some())
+        {
             return Ok(config);
         }
-        let missing = format!("this server is not enrolled: {} has no token and server_id", global.data_dir.join(FILE_NAME).display());
+        let missing = format!(
+            "this server is not enrolled: {} has no token and server_id",
+            global.data_dir.join(FILE_NAME).display()
+        );
         if !std::io::stdin().is_terminal() {
-            return Err(Exit::Usage(format!("{missing}; `eds enroll CODE` enrols it, with the code that HQ shows")));
+            return Err(Exit::Usage(format!(
+                "{missing}; `eds enroll CODE` enrols it, with the code that HQ shows"
+            )));
         }
         eprint!("This server is not enrolled yet.\nThe code that HQ shows: ");
         let _ = std::io::stderr().flush();
@@ -124,14 +132,22 @@ impl ServerCommand {
         if code.trim().is_empty() {
             return Err(Exit::Usage(missing));
         }
-        let id = enroll::enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref()).await?;
+        let id = enroll::enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref())
+            .await?;
         info!("enrolled as server {id}");
         Ok(Config::read(&global.data_dir)?)
     }
 
-    fn options(&self, global: &Global, config: Config, logs: LogFiles) -> Result<ServerOptions, Exit> {
+    fn options(
+        &self,
+        global: &Global,
+        config: Config,
+        logs: LogFiles,
+    ) -> Result<ServerOptions, Exit> {
         let place = &self.streaming.to.place;
-        let given = place.url.is_some() || place.url_file.is_some() || std::env::var("EDS_URL").is_ok_and(|u| !u.is_empty());
+        let given = place.url.is_some()
+            || place.url_file.is_some()
+            || std::env::var("EDS_URL").is_ok_and(|u| !u.is_empty());
         let url = match (given, config.url()) {
             (false, None) => None,
             (_, fallback) => {
@@ -140,14 +156,28 @@ impl ServerCommand {
                 Some(SecretString::from(place.text(fallback)?))
             }
         };
-        let token = self.api_key.clone().filter(|key| !key.is_empty()).map(SecretString::from).or(config.token);
+        let token = self
+            .api_key
+            .clone()
+            .filter(|key| !key.is_empty())
+            .map(SecretString::from)
+            .or(config.token);
         let api_url = self.streaming.to.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
-        let Some(api_url) = api_url else { return Err(Exit::Usage("HQ's address is not known: the token does not name it; give it with --api-url".into())) };
+        let Some(api_url) = api_url else {
+            return Err(Exit::Usage(
+                "HQ's address is not known: the token does not name it; give it with --api-url"
+                    .into(),
+            ));
+        };
         let server_id = self.eds_id.clone().or(config.server_id).unwrap_or_default();
         let servers = servers(self.streaming.server.as_ref(), Some(&api_url));
         let no_update = match self.self_update {
-            SelfUpdate::Never => Some("updates are switched off here (--self-update never)".to_owned()),
-            SelfUpdate::Auto if machine::is_container() => Some("this is a container: its image is what has to be replaced".to_owned()),
+            SelfUpdate::Never => {
+                Some("updates are switched off here (--self-update never)".to_owned())
+            }
+            SelfUpdate::Auto if machine::is_container() => {
+                Some("this is a container: its image is what has to be replaced".to_owned())
+            }
             _ => None,
         };
         Ok(ServerOptions {
@@ -155,7 +185,13 @@ impl ServerCommand {
             api_url,
             token,
             server_id,
-            companies: self.streaming.company_ids.iter().filter(|c| !c.is_empty()).cloned().collect(),
+            companies: self
+                .streaming
+                .company_ids
+                .iter()
+                .filter(|c| !c.is_empty())
+                .cloned()
+                .collect(),
             url,
             url_is_given: given,
             servers,
@@ -175,13 +211,25 @@ impl ServerCommand {
     /// What every worker is started with.
     fn words(&self, global: &Global, configured: Option<&str>) -> Vec<OsString> {
         let mut words = self.streaming.words();
-        let after = self.streaming.update_strategy.map_or(configured == Some("after"), |strategy| strategy == UpdateStrategy::After);
+        let after = self
+            .streaming
+            .update_strategy
+            .map_or(configured == Some("after"), |strategy| strategy == UpdateStrategy::After);
         if after {
             words.push("--update-strategy=after".into());
         }
-        let flags = [(global.verbose, "--verbose"), (global.silent, "--silent"), (global.timestamp, "--timestamp")];
+        let flags = [
+            (global.verbose, "--verbose"),
+            (global.silent, "--silent"),
+            (global.timestamp, "--timestamp"),
+        ];
         words.extend(flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.into()));
-        words.extend(global.schema_validator.iter().flat_map(|dir| [OsString::from("--schema-validator"), dir.into()]));
+        words.extend(
+            global
+                .schema_validator
+                .iter()
+                .flat_map(|dir| [OsString::from("--schema-validator"), dir.into()]),
+        );
         words.extend(global.log_label.iter().map(|label| format!("--log-label={label}").into()));
         words
     }
@@ -189,11 +237,21 @@ impl ServerCommand {
 
 /// This process becomes what its file holds by now, with the same words.
 fn begin_anew(paused: bool) -> Result<(), Exit> {
-    let failed = |e: std::io::Error| Exit::Failed(format!("the new program cannot be started: {e}"));
-    let program: PathBuf = std::env::args_os().next().map(PathBuf::from).filter(|p| p.is_absolute()).map_or_else(own_file, Ok).map_err(failed)?;
+    let failed =
+        |e: std::io::Error| Exit::Failed(format!("the new program cannot be started: {e}"));
+    let program: PathBuf = std::env::args_os()
+        .next()
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute())
+        .map_or_else(own_file, Ok)
+        .map_err(failed)?;
     let mut command = std::process::Command::new(program);
     // What was meant for the first start only is not said again.
-    let once = |word: &OsString| word.to_str().is_some_and(|word| ["--paused", "--restart"].iter().any(|flag| word.split('=').next() == Some(*flag)));
+    let once = |word: &OsString| {
+        word.to_str().is_some_and(|word| {
+            ["--paused", "--restart"].iter().any(|flag| word.split('=').next() == Some(*flag))
+        })
+    };
     command.args(std::env::args_os().skip(1).filter(|word| !once(word)));
     if paused {
         command.arg("--paused");

@@ -23,15 +23,26 @@ enum StateTask {
 impl StateCommand {
     pub fn run(&self, global: &Global) -> Result<(), Exit> {
         if !global.data_dir.join(FILE_NAME).exists() {
-            return Err(Exit::Failed(format!("{} holds no state yet; another place is named with --data-dir", global.data_dir.display())));
+            return Err(Exit::Failed(format!(
+                "{} holds no state yet; another place is named with --data-dir",
+                global.data_dir.display()
+            )));
         }
         let failed = |e: StateError| Exit::Failed(e.to_string());
         let state = State::open(&global.data_dir).map_err(failed)?;
         match &self.what {
-            StateTask::List => state.list().map_err(failed)?.iter().for_each(|(name, what)| println!("{name:<48} {what}")),
+            StateTask::List => state
+                .list()
+                .map_err(failed)?
+                .iter()
+                .for_each(|(name, what)| println!("{name:<48} {what}")),
             StateTask::Get { name } => match state.get(name).map_err(failed)? {
                 Some(value) => println!("{value}"),
-                None => return Err(Exit::Failed(format!("there is no entry {name:?}; `eds state list` shows what there is"))),
+                None => {
+                    return Err(Exit::Failed(format!(
+                        "there is no entry {name:?}; `eds state list` shows what there is"
+                    )));
+                }
             },
         }
         Ok(())

@@ -124,7 +124,9 @@ impl Streaming {
             ("consumer-suffix", self.consumer_suffix.clone()),
             ("adopt-checkpoint", to.adopt_checkpoint.clone()),
         ];
-        texts.into_iter().for_each(|(flag, text)| text.into_iter().for_each(|text| say(flag, text.into())));
+        texts
+            .into_iter()
+            .for_each(|(flag, text)| text.into_iter().for_each(|text| say(flag, text.into())));
         to.adopt.iter().for_each(|table| say("adopt", table.into()));
         to.pending_latency_min.iter().for_each(|d| say("minPendingLatency", millis(d).into()));
         to.pending_latency_max.iter().for_each(|d| say("maxPendingLatency", millis(d).into()));
@@ -142,13 +144,17 @@ impl Streaming {
 
     /// The companies of the credentials, or those of them that were chosen.
     fn companies(&self, identity: &Identity) -> Result<Vec<String>, Exit> {
-        let mut chosen: Vec<String> = self.company_ids.iter().filter(|c| !c.is_empty()).cloned().collect();
+        let mut chosen: Vec<String> =
+            self.company_ids.iter().filter(|c| !c.is_empty()).cloned().collect();
         if chosen.is_empty() {
             return Ok(identity.companies.clone());
         }
         let all = identity.companies.iter().any(|c| c == "*");
         if let Some(foreign) = chosen.iter().find(|c| !all && !identity.companies.contains(c)) {
-            return Err(Exit::Usage(format!("the credentials do not cover company {foreign:?}; they cover: {}", identity.companies.join(", "))));
+            return Err(Exit::Usage(format!(
+                "the credentials do not cover company {foreign:?}; they cover: {}",
+                identity.companies.join(", ")
+            )));
         }
         chosen.sort();
         chosen.dedup();
@@ -171,12 +177,19 @@ impl Streaming {
 }
 
 /// The identity that a credentials file gives; a server on this machine may do without.
-pub fn identity(creds: Option<&PathBuf>, servers: &str) -> Result<(Identity, Option<secrecy::SecretString>), Exit> {
+pub fn identity(
+    creds: Option<&PathBuf>,
+    servers: &str,
+) -> Result<(Identity, Option<secrecy::SecretString>), Exit> {
     if let Some(file) = creds {
         let (identity, text) = Identity::from_file(file)?;
         return Ok((identity, Some(text.into())));
     }
-    if is_local(servers) { Ok((Identity::local(), None)) } else { Err(Exit::Usage(format!("NATS at {servers} needs credentials: name the file with --creds"))) }
+    if is_local(servers) {
+        Ok((Identity::local(), None))
+    } else {
+        Err(Exit::Usage(format!("NATS at {servers} needs credentials: name the file with --creds")))
+    }
 }
 
 /// The servers of NATS: those that were given, else those of the HQ at `api_url`.
@@ -187,7 +200,9 @@ pub fn servers(given: Option<&String>, api_url: Option<&str>) -> String {
 
 /// Whether all of these servers are on this machine.
 fn is_local(servers: &str) -> bool {
-    servers.split(',').all(|url| ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| url.contains(host)))
+    servers
+        .split(',')
+        .all(|url| ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| url.contains(host)))
 }
 
 impl Stream {
@@ -205,12 +220,26 @@ impl Stream {
     }
 
     /// Connects to NATS, serves the status, takes the data directory, for which another owner may be waited for.
-    pub async fn open(&self, global: &Global, mut destination: Settings, driver: &'static Driver, lock_wait_max: Duration) -> Result<StreamContext, Exit> {
+    pub async fn open(
+        &self,
+        global: &Global,
+        mut destination: Settings,
+        driver: &'static Driver,
+        lock_wait_max: Duration,
+    ) -> Result<StreamContext, Exit> {
         let streaming = &self.streaming;
         if streaming.update_strategy == Some(UpdateStrategy::After) {
             match driver.parameters.iter().any(|(key, _)| *key == UPDATE_STRATEGY) {
-                true => drop(destination.parameters.entry(UPDATE_STRATEGY.into()).or_insert_with(|| "after".into())),
-                false => warn!("--update-strategy after is about Snowflake; {} keeps whole rows in stream order", driver.title),
+                true => drop(
+                    destination
+                        .parameters
+                        .entry(UPDATE_STRATEGY.into())
+                        .or_insert_with(|| "after".into()),
+                ),
+                false => warn!(
+                    "--update-strategy after is about Snowflake; {} keeps whole rows in stream order",
+                    driver.title
+                ),
             }
         }
         let rules = global.rules()?;
@@ -218,16 +247,38 @@ impl Stream {
         let (identity, creds) = identity(self.creds.as_ref(), &urls)?;
         let companies = streaming.companies(&identity)?;
         let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
-        let status = StatusServer::start(streaming.bind, streaming.port, progress.clone()).await.map_err(Exit::Failed)?;
-        let servers = Servers { urls, creds, certificate_authority: streaming.nats_ca.clone(), name: format!("eds-{}", identity.server_id) };
+        let status = StatusServer::start(streaming.bind, streaming.port, progress.clone())
+            .await
+            .map_err(Exit::Failed)?;
+        let servers = Servers {
+            urls,
+            creds,
+            certificate_authority: streaming.nats_ca.clone(),
+            name: format!("eds-{}", identity.server_id),
+        };
         let link = Link::connect(&servers).await?;
         let durable = identity.consumer(streaming.consumer_suffix.as_deref());
         let data = DataDir::take_within(&global.data_dir, lock_wait_max).await?;
-        Ok(StreamContext { destination, driver, progress, data, durable, status, companies, rules, link })
+        Ok(StreamContext {
+            destination,
+            driver,
+            progress,
+            data,
+            durable,
+            status,
+            companies,
+            rules,
+            link,
+        })
     }
 
     /// Opens the destination, and the feed where the destination stands.
-    pub async fn start(&self, station: &StreamContext, restart: bool, stop: watch::Receiver<bool>) -> Result<Engine, Exit> {
+    pub async fn start(
+        &self,
+        station: &StreamContext,
+        restart: bool,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Engine, Exit> {
         let to = To { restart, ..self.streaming.to.clone() };
         let consumer = self.streaming.consumer(&station.durable, &station.companies, restart);
         let plan = RunSpec {
@@ -242,9 +293,16 @@ impl Stream {
             stop,
             feed: Box::new(JetStream::new(station.link.clone(), consumer)),
         };
-        let engine = run::start(&station.data, &to, station.destination.clone(), station.driver, plan).await?;
-        let at = engine.position().map_or_else(|| "its start".to_owned(), |p| format!("sequence {}", p.sequence));
-        info!("streaming {} into {} from {at}; status at http://{}/status.json", station.durable, station.destination, station.status.address);
+        let engine =
+            run::start(&station.data, &to, station.destination.clone(), station.driver, plan)
+                .await?;
+        let at = engine
+            .position()
+            .map_or_else(|| "its start".to_owned(), |p| format!("sequence {}", p.sequence));
+        info!(
+            "streaming {} into {} from {at}; status at http://{}/status.json",
+            station.durable, station.destination, station.status.address
+        );
         Ok(engine)
     }
 }

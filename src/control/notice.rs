@@ -49,7 +49,10 @@ fn unpack(payload: &[u8], encoding: Option<&str>) -> Result<Value, String> {
         "msgpack" => rmp_serde::from_slice(payload).map_err(|e| format!("not msgpack: {e}")),
         "gzip/json" => {
             let mut text = Vec::new();
-            flate2::read::GzDecoder::new(payload).take(BYTES_MAX + 1).read_to_end(&mut text).map_err(|e| format!("not gzip: {e}"))?;
+            flate2::read::GzDecoder::new(payload)
+                .take(BYTES_MAX + 1)
+                .read_to_end(&mut text)
+                .map_err(|e| format!("not gzip: {e}"))?;
             if text.len() as u64 > BYTES_MAX {
                 return Err(format!("more than {BYTES_MAX} bytes"));
             }
@@ -62,7 +65,8 @@ fn unpack(payload: &[u8], encoding: Option<&str>) -> Result<Value, String> {
 
 // What the parser says could show a secret.
 fn json(text: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice(text).map_err(|e| format!("not JSON at line {}, column {}", e.line(), e.column()))
+    serde_json::from_slice(text)
+        .map_err(|e| format!("not JSON at line {}, column {}", e.line(), e.column()))
 }
 
 fn flag(data: &Value, key: &str) -> bool {
@@ -81,14 +85,24 @@ fn word(data: &Value, key: &str) -> Option<String> {
 pub fn read(payload: &[u8], encoding: Option<&str>) -> Result<Notice, BadNotice> {
     let document = unpack(payload, encoding).map_err(BadNotice::Unreadable)?;
     // A list would be taken for the fields in their order.
-    let envelope = document.is_object().then(|| NoticeEnvelope::deserialize(document).ok()).flatten();
-    let Some(NoticeEnvelope { action, data }) = envelope else { return Err(BadNotice::Unreadable("it has no action".into())) };
+    let envelope =
+        document.is_object().then(|| NoticeEnvelope::deserialize(document).ok()).flatten();
+    let Some(NoticeEnvelope { action, data }) = envelope else {
+        return Err(BadNotice::Unreadable("it has no action".into()));
+    };
     Ok(match action.as_str() {
-        "ping" => Notice::Ping { subject: word(&data, "subject").filter(|s| publishable(s)).ok_or(BadNotice::Lacks("ping", "subject"))? },
+        "ping" => Notice::Ping {
+            subject: word(&data, "subject")
+                .filter(|s| publishable(s))
+                .ok_or(BadNotice::Lacks("ping", "subject"))?,
+        },
         "restart" => Notice::Restart,
         "pause" => Notice::Pause,
         "unpause" => Notice::Unpause,
-        "shutdown" => Notice::Shutdown { message: word(&data, "message").unwrap_or_default(), deleted: flag(&data, "deleted") },
+        "shutdown" => Notice::Shutdown {
+            message: word(&data, "message").unwrap_or_default(),
+            deleted: flag(&data, "deleted"),
+        },
         "sendlogs" => Notice::SendLogs,
         "configure" => Notice::Configure {
             url: word(&data, "url").ok_or(BadNotice::Lacks("configure", "url"))?.into(),
@@ -99,16 +113,25 @@ pub fn read(payload: &[u8], encoding: Option<&str>) -> Result<Notice, BadNotice>
         "driverconfig" => Notice::DriverConfig,
         "validate" => Notice::Validate {
             driver: word(&data, "driver").ok_or(BadNotice::Lacks("validate", "driver"))?,
-            config: data["config"].as_object().ok_or(BadNotice::Lacks("validate", "config"))?.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            config: data["config"]
+                .as_object()
+                .ok_or(BadNotice::Lacks("validate", "config"))?
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
         },
-        "upgrade" => Notice::Upgrade { version: word(&data, "version").ok_or(BadNotice::Lacks("upgrade", "version"))? },
+        "upgrade" => Notice::Upgrade {
+            version: word(&data, "version").ok_or(BadNotice::Lacks("upgrade", "version"))?,
+        },
         _ => return Err(BadNotice::Unknown(action)),
     })
 }
 
 /// Whether a subject can be published to: no wildcards, no spaces, no empty tokens.
 fn publishable(subject: &str) -> bool {
-    subject.split('.').all(|token| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>'))
+    subject.split('.').all(|token| {
+        !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>')
+    })
 }
 
 #[cfg(test)]
@@ -129,21 +152,36 @@ mod tests {
         let document = json!({"action": "configure", "data": {"url": "sqlite://x.db", "backfill": "true", "updateStrategy": "after", "more": 1}});
         let text = document.to_string();
         let packed = rmp_serde::to_vec_named(&document).unwrap_or_default();
-        for (payload, encoding) in
-            [(text.clone().into_bytes(), None), (text.clone().into_bytes(), Some("json")), (gzip(text.as_bytes()), Some("gzip/json")), (packed, Some("msgpack"))]
-        {
+        for (payload, encoding) in [
+            (text.clone().into_bytes(), None),
+            (text.clone().into_bytes(), Some("json")),
+            (gzip(text.as_bytes()), Some("gzip/json")),
+            (packed, Some("msgpack")),
+        ] {
             let notice = read(&payload, encoding);
-            let Ok(Notice::Configure { url, backfill: true, update_strategy }) = notice else { panic!("{notice:?}") };
+            let Ok(Notice::Configure { url, backfill: true, update_strategy }) = notice else {
+                panic!("{notice:?}")
+            };
             assert_eq!((url.expose_secret(), update_strategy.as_str()), ("sqlite://x.db", "after"));
         }
     }
 
     #[test]
     fn what_is_wrong_is_named_without_what_it_holds() {
-        let said = |text: &str| read(text.as_bytes(), None).err().map(|e| e.to_string()).unwrap_or_default();
+        let said = |text: &str| {
+            read(text.as_bytes(), None).err().map(|e| e.to_string()).unwrap_or_default()
+        };
         assert!(said(r#"{"action":"explode"}"#).contains("\"explode\""));
-        assert!(said(r#"{"action":"configure","data":{"url":{"password":"s3cret"}}}"#).contains("lacks url"));
-        for text in [r#"{"url":"s3cret"}"#, r#"{"action":"configure","data":"s3cret"#, r#"["s3cret"]"#, r#"{"action":["s3cret"]}"#] {
+        assert!(
+            said(r#"{"action":"configure","data":{"url":{"password":"s3cret"}}}"#)
+                .contains("lacks url")
+        );
+        for text in [
+            r#"{"url":"s3cret"}"#,
+            r#"{"action":"configure","data":"s3cret"#,
+            r#"["s3cret"]"#,
+            r#"{"action":["s3cret"]}"#,
+        ] {
             let said = said(text);
             assert!(!said.is_empty() && !said.contains("s3cret"), "{said}");
         }

@@ -82,7 +82,11 @@ mod tests {
     /// An older supervisor speaks to a newer worker during an update: what it says must be understood for ever.
     #[test]
     fn the_language_of_the_pipe_stays() -> Result<(), serde_json::Error> {
-        let begin = WorkerCommand::Begin { url: "sqlite://x".to_owned().into(), token: Some("t".to_owned().into()), api_url: None };
+        let begin = WorkerCommand::Begin {
+            url: "sqlite://x".to_owned().into(),
+            token: Some("t".to_owned().into()),
+            api_url: None,
+        };
         let orders = [
             begin,
             WorkerCommand::Pause { id: 1 },
@@ -91,7 +95,8 @@ mod tests {
             WorkerCommand::RotateLog { id: 4 },
             WorkerCommand::Stop,
         ];
-        let said: Vec<String> = orders.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let said: Vec<String> =
+            orders.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         let expected = [
             r#"{"order":"begin","url":"sqlite://x","token":"t","api_url":null}"#,
             r#"{"order":"pause","id":1}"#,

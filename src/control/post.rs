@@ -41,15 +41,24 @@ pub struct Stats {
 }
 
 impl Post {
-    pub async fn connect(servers: &Servers, session: &str) -> Result<(Post, Subscriber), FeedError> {
+    pub async fn connect(
+        servers: &Servers,
+        session: &str,
+    ) -> Result<(Post, Subscriber), FeedError> {
         let link = Link::connect(servers).await?;
-        let notices = link.client.subscribe(format!("eds.notify.{session}.>")).await.map_err(|e| FeedError::Unavailable(format!("notifications of HQ cannot be had: {e}")))?;
+        let notices =
+            link.client.subscribe(format!("eds.notify.{session}.>")).await.map_err(|e| {
+                FeedError::Unavailable(format!("notifications of HQ cannot be had: {e}"))
+            })?;
         Ok((Post { link, session: session.to_owned() }, notices))
     }
 
     /// Whether NATS lets this session's credentials in no more.
     pub fn is_locked_out(&self) -> bool {
-        !self.link.is_connected() && self.link.complaint().is_some_and(|said| ["uthorization", "uthentication", "xpired"].iter().any(|word| said.contains(word)))
+        !self.link.is_connected()
+            && self.link.complaint().is_some_and(|said| {
+                ["uthorization", "uthentication", "xpired"].iter().any(|word| said.contains(word))
+            })
     }
 
     /// Publishes `document` in msgpack on `eds.client.<session>.<topic>`.
@@ -59,7 +68,12 @@ impl Post {
         headers.insert("content-encoding", "msgpack");
         let subject = format!("eds.client.{}.{topic}", self.session);
         let sent = match rmp_serde::to_vec_named(document) {
-            Ok(payload) => self.link.client.publish_with_headers(subject, headers, payload.into()).await.map_err(|e| e.to_string()),
+            Ok(payload) => self
+                .link
+                .client
+                .publish_with_headers(subject, headers, payload.into())
+                .await
+                .map_err(|e| e.to_string()),
             Err(e) => Err(e.to_string()),
         };
         if let Err(e) = sent {
@@ -68,7 +82,13 @@ impl Post {
     }
 
     /// `{success, message?, sessionId, action}` with `more`, as status or response to `action`.
-    pub async fn answer(&self, action: &str, kind: &str, outcome: &Result<Option<String>, String>, more: Map<String, Value>) {
+    pub async fn answer(
+        &self,
+        action: &str,
+        kind: &str,
+        outcome: &Result<Option<String>, String>,
+        more: Map<String, Value>,
+    ) {
         let mut document = said(outcome);
         document.insert("sessionId".into(), self.session.clone().into());
         document.extend(more);
@@ -78,7 +98,9 @@ impl Post {
     /// Answers the sender of `message` in JSON.
     pub async fn reply(&self, message: &Message, mut document: Map<String, Value>) {
         document.insert("sessionId".into(), self.session.clone().into());
-        let Some(reply) = message.reply.clone() else { return warn!("HQ asked without saying where the answer is to go: {}", message.subject) };
+        let Some(reply) = message.reply.clone() else {
+            return warn!("HQ asked without saying where the answer is to go: {}", message.subject);
+        };
         self.say(reply.to_string(), Value::Object(document).to_string()).await;
     }
 
@@ -91,7 +113,8 @@ impl Post {
 
     /// Waits until all that was said is on its way.
     pub async fn flush(&self) {
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), self.link.client.flush()).await;
+        let _ =
+            tokio::time::timeout(std::time::Duration::from_secs(2), self.link.client.flush()).await;
     }
 }
 

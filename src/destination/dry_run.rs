@@ -60,7 +60,13 @@ impl Destination for DryRun {
 
 #[async_trait]
 impl Loader for DryRun {
-    async fn begin(&mut self, _job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], _anew: bool) -> Result<JobStatus, Failure> {
+    async fn begin(
+        &mut self,
+        _job: &str,
+        _schemas: &[Arc<TableSchema>],
+        _files: &[String],
+        _anew: bool,
+    ) -> Result<JobStatus, Failure> {
         Ok(JobStatus::Loading(Vec::new()))
     }
     async fn job_status(&mut self, _job: &str) -> Result<Option<JobStatus>, Failure> {

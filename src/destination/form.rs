@@ -45,9 +45,21 @@ pub const fn database(port: &'static str) -> [FormField; 5] {
     [
         text("Database", "The name of the database", true),
         text("Username", "The user to log in as", false),
-        FormField { name: "Password", kind: FieldKind::Password, default: None, description: "That user's password", required: false },
+        FormField {
+            name: "Password",
+            kind: FieldKind::Password,
+            default: None,
+            description: "That user's password",
+            required: false,
+        },
         text("Hostname", "The host of the database server, by name or address", true),
-        FormField { name: "Port", kind: FieldKind::Number, default: Some(port), description: "The port of the database server", required: false },
+        FormField {
+            name: "Port",
+            kind: FieldKind::Number,
+            default: Some(port),
+            description: "The port of the database server",
+            required: false,
+        },
     ]
 }
 
@@ -55,7 +67,13 @@ pub const fn database(port: &'static str) -> [FormField; 5] {
 pub const WAREHOUSE: [FormField; 4] = [
     text("Database", "The name of the database", true),
     text("Username", "The user to log in as", false),
-    FormField { name: "Password", kind: FieldKind::Password, default: None, description: "That user's password", required: false },
+    FormField {
+        name: "Password",
+        kind: FieldKind::Password,
+        default: None,
+        description: "That user's password",
+        required: false,
+    },
     text("Hostname", "The account, or the host that it is reached at", true),
 ];
 
@@ -78,29 +96,50 @@ pub const BUCKET: [FormField; 6] = [
     text("Bucket", "The name of the bucket", true),
     text("Prefix", "The folder in the bucket", false),
     text("Region", "The region of the bucket", false),
-    text("Access Key ID", "The name of the access key; without it the machine's own role is used", false),
-    FormField { name: "Secret Access Key", kind: FieldKind::Password, default: None, description: "The access key", required: false },
+    text(
+        "Access Key ID",
+        "The name of the access key; without it the machine's own role is used",
+        false,
+    ),
+    FormField {
+        name: "Secret Access Key",
+        kind: FieldKind::Password,
+        default: None,
+        description: "The access key",
+        required: false,
+    },
     text("Endpoint", "The host of the service, if it is not Amazon's", false),
 ];
 
 /// A topic of a cluster.
 pub const TOPIC: [FormField; 3] = [
     text("Hostname", "The host of a broker; of several, with ports, separated by commas", true),
-    FormField { name: "Port", kind: FieldKind::Number, default: Some("9092"), description: "The port of the broker", required: false },
+    FormField {
+        name: "Port",
+        kind: FieldKind::Number,
+        default: Some("9092"),
+        description: "The port of the broker",
+        required: false,
+    },
     text("Topic", "The topic to write to", true),
 ];
 
 /// What a cloud's console shows to be copied.
-pub const CONNECTION: [FormField; 1] =
-    [FormField {
-        name: "Connection String", kind: FieldKind::Password, default: None, description: "The hub's connection string: Endpoint=sb://…;EntityPath=…", required: true
-    }];
+pub const CONNECTION: [FormField; 1] = [FormField {
+    name: "Connection String",
+    kind: FieldKind::Password,
+    default: None,
+    description: "The hub's connection string: Endpoint=sb://…;EntityPath=…",
+    required: true,
+}];
 
 /// A directory on this machine.
-pub const DIRECTORY: [FormField; 1] = [text("Directory", "The directory to write to; its parent has to be writable", true)];
+pub const DIRECTORY: [FormField; 1] =
+    [text("Directory", "The directory to write to; its parent has to be writable", true)];
 
 /// A file on this machine.
-pub const FILE: [FormField; 1] = [text("File", "The file of the database; its directory has to exist", true)];
+pub const FILE: [FormField; 1] =
+    [text("File", "The file of the database; its directory has to exist", true)];
 
 fn word(filled: &Filled, field: &FormField) -> Option<String> {
     let given = match filled.get(field.name) {
@@ -117,10 +156,15 @@ pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError
     let mut errors = Vec::new();
     let mut words: BTreeMap<&str, String> = BTreeMap::new();
     for field in driver.fields {
-        let mut wrong = |error: &str| errors.push(FieldError { field: field.name.into(), error: error.into() });
+        let mut wrong =
+            |error: &str| errors.push(FieldError { field: field.name.into(), error: error.into() });
         match word(filled, field) {
             None if field.required => wrong("it is required"),
-            Some(text) if field.kind == FieldKind::Number && !text.parse::<u16>().is_ok_and(|n| n > 0) => wrong("it is a number from 1 to 65535"),
+            Some(text)
+                if field.kind == FieldKind::Number && !text.parse::<u16>().is_ok_and(|n| n > 0) =>
+            {
+                wrong("it is a number from 1 to 65535")
+            }
             Some(text) if text.contains(char::is_control) => wrong("it has control characters"),
             Some(text) => drop(words.insert(field.name, text)),
             None => {}
@@ -133,14 +177,20 @@ pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError
     match (is("Hostname"), is("Directory")) {
         _ if is("Connection String") => {
             let wrong = |error| vec![FieldError { field: "Connection String".into(), error }];
-            connection_url(driver.scheme, words.get("Connection String").map_or("", String::as_str)).map_err(wrong)
+            connection_url(driver.scheme, words.get("Connection String").map_or("", String::as_str))
+                .map_err(wrong)
         }
         _ if is("Topic") => Ok(topic_url(driver.scheme, &words)),
         _ if is("Bucket") => Ok(bucket_url(driver.scheme, &words)),
         _ if is("Account") => Ok(key_pair_url(driver.scheme, &words)),
         (true, _) => Ok(server_url(driver.scheme, &words)),
-        (false, true) => directory_url(words.get("Directory").map_or("", String::as_str)).map_err(|error| vec![FieldError { field: "Directory".into(), error }]),
-        _ => Ok(format!("{}://{}", driver.scheme, path(words.get("File").map_or("", String::as_str)))),
+        (false, true) => directory_url(words.get("Directory").map_or("", String::as_str))
+            .map_err(|error| vec![FieldError { field: "Directory".into(), error }]),
+        _ => Ok(format!(
+            "{}://{}",
+            driver.scheme,
+            path(words.get("File").map_or("", String::as_str))
+        )),
     }
 }
 
@@ -157,18 +207,32 @@ fn server_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     let part = |name: &str| words.get(name).map(|text| encoded(text)).unwrap_or_default();
     let host = words.get("Hostname").cloned().unwrap_or_default();
     // An IPv6 address stands in brackets.
-    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { encoded(&host) };
-    let login = if words.contains_key("Username") { format!("{}:{}@", part("Username"), part("Password")) } else { String::new() };
-    let port = if words.contains_key("Port") { format!(":{}", part("Port")) } else { String::new() };
+    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() {
+        format!("[{host}]")
+    } else {
+        encoded(&host)
+    };
+    let login = if words.contains_key("Username") {
+        format!("{}:{}@", part("Username"), part("Password"))
+    } else {
+        String::new()
+    };
+    let port =
+        if words.contains_key("Port") { format!(":{}", part("Port")) } else { String::new() };
     format!("{scheme}://{login}{host}{port}/{}", part("Database"))
 }
 
 /// The endpoint's host is the URL's, what follows stays as it is.
 fn connection_url(scheme: &str, text: &str) -> Result<String, String> {
     let mut parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
-    let endpoint = parts.next().and_then(|first| first.strip_prefix("Endpoint=sb://")).map(|host| host.trim_end_matches('/'));
-    let host = endpoint.filter(|host| !host.is_empty()).ok_or("it does not begin with Endpoint=sb://")?;
-    let rest: Vec<String> = parts.map(|part| part.split('=').map(encoded).collect::<Vec<_>>().join("=")).collect();
+    let endpoint = parts
+        .next()
+        .and_then(|first| first.strip_prefix("Endpoint=sb://"))
+        .map(|host| host.trim_end_matches('/'));
+    let host =
+        endpoint.filter(|host| !host.is_empty()).ok_or("it does not begin with Endpoint=sb://")?;
+    let rest: Vec<String> =
+        parts.map(|part| part.split('=').map(encoded).collect::<Vec<_>>().join("=")).collect();
     if !rest.iter().any(|part| part.starts_with("EntityPath=")) {
         return Err("it has no EntityPath: copy the connection string of the hub, not that of the namespace".into());
     }
@@ -180,18 +244,31 @@ fn topic_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     let word = |name: &str| words.get(name).map(String::as_str).unwrap_or_default();
     let port = word("Port");
     let host = |host: &str| match host.rsplit_once(':') {
-        Some((name, own)) if own.parse::<u16>().is_ok() && !name.contains(':') => format!("{}:{own}", encoded(name)),
+        Some((name, own)) if own.parse::<u16>().is_ok() && !name.contains(':') => {
+            format!("{}:{own}", encoded(name))
+        }
         _ if host.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{host}]:{port}"),
         _ => format!("{}:{port}", encoded(host)),
     };
-    let hosts: Vec<String> = word("Hostname").split(',').map(str::trim).filter(|name| !name.is_empty()).map(host).collect();
+    let hosts: Vec<String> = word("Hostname")
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(host)
+        .collect();
     format!("{scheme}://{}/{}", hosts.join(","), encoded(word("Topic").trim_matches('/')))
 }
 
 fn key_pair_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     let part = |name: &str| words.get(name).map(|text| encoded(text)).unwrap_or_default();
-    let database = words.get("Database").map(|text| path(text.trim_matches('/'))).unwrap_or_default();
-    format!("{scheme}://{}@{}/{database}?secret-key={}", part("Username"), part("Account"), part("Secret"))
+    let database =
+        words.get("Database").map(|text| path(text.trim_matches('/'))).unwrap_or_default();
+    format!(
+        "{scheme}://{}@{}/{database}?secret-key={}",
+        part("Username"),
+        part("Account"),
+        part("Secret")
+    )
 }
 
 /// Hosts of Google and this machine stand in front, as they do with the predecessor; others are an option.
@@ -199,8 +276,10 @@ fn bucket_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     let word = |name: &str| words.get(name).map(|text| text.trim_matches('/')).unwrap_or_default();
     let (bucket, prefix, endpoint) = (word("Bucket"), word("Prefix"), word("Endpoint"));
     let plain = endpoint.trim_start_matches("https://").trim_start_matches("http://");
-    let is_in_front = plain.ends_with("googleapis.com") || ["localhost", "127.0.0.1"].contains(&plain.split(':').next().unwrap_or_default());
-    let mut place = if is_in_front { format!("{plain}/{}", encoded(bucket)) } else { encoded(bucket) };
+    let is_in_front = plain.ends_with("googleapis.com")
+        || ["localhost", "127.0.0.1"].contains(&plain.split(':').next().unwrap_or_default());
+    let mut place =
+        if is_in_front { format!("{plain}/{}", encoded(bucket)) } else { encoded(bucket) };
     if !prefix.is_empty() {
         place += &format!("/{}", path(prefix));
     }
@@ -210,7 +289,11 @@ fn bucket_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
         ("region", word("Region")),
         ("secret-access-key", words.get("Secret Access Key").map_or("", String::as_str)),
     ];
-    let options: Vec<String> = options.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| format!("{key}={}", encoded(value))).collect();
+    let options: Vec<String> = options
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}={}", encoded(value)))
+        .collect();
     format!("{scheme}://{place}{}{}", if options.is_empty() { "" } else { "?" }, options.join("&"))
 }
 
@@ -224,7 +307,11 @@ fn directory_url(directory: &str) -> Result<String, String> {
     }
     let Some(parent) = place.parent() else { return Err("it must not be /".into()) };
     let writable = place.is_dir() || is_writable(parent);
-    if writable { Ok(format!("file://{}", path(directory))) } else { Err(format!("{} cannot be written to", parent.display())) }
+    if writable {
+        Ok(format!("file://{}", path(directory)))
+    } else {
+        Err(format!("{} cannot be written to", parent.display()))
+    }
 }
 
 /// Whether something can be made in `dir`.
@@ -280,7 +367,10 @@ mod tests {
     }
 
     fn filled(value: Value) -> Filled {
-        value.as_object().map(|map| map.iter().map(|(k, v)| (k.clone(), v.clone())).collect()).unwrap_or_default()
+        value
+            .as_object()
+            .map(|map| map.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
+            .unwrap_or_default()
     }
 
     #[cfg(feature = "postgres")]
@@ -288,9 +378,18 @@ mod tests {
     fn a_form_comes_to_the_url_that_the_contract_shows() -> Result<(), String> {
         let postgres = driver("postgres").ok_or("postgres")?;
         let url = |value: Value| url_of(postgres, &filled(value));
-        assert_eq!(url(json!({"Database": "db", "Hostname": "h"})), Ok("postgres://h:5432/db".into()));
-        assert_eq!(url(json!({"Database": "db", "Hostname": "h", "Username": "user"})), Ok("postgres://user:@h:5432/db".into()));
-        assert_eq!(url(json!({"Database": "db", "Hostname": "::1", "Port": 6543})), Ok("postgres://[::1]:6543/db".into()));
+        assert_eq!(
+            url(json!({"Database": "db", "Hostname": "h"})),
+            Ok("postgres://h:5432/db".into())
+        );
+        assert_eq!(
+            url(json!({"Database": "db", "Hostname": "h", "Username": "user"})),
+            Ok("postgres://user:@h:5432/db".into())
+        );
+        assert_eq!(
+            url(json!({"Database": "db", "Hostname": "::1", "Port": 6543})),
+            Ok("postgres://[::1]:6543/db".into())
+        );
         let errors = url(json!({"Username": "user", "Port": "many"})).err().unwrap_or_default();
         let of: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
         assert_eq!(of, ["Database", "Hostname", "Port"]);
@@ -302,10 +401,19 @@ mod tests {
     fn a_bucket_is_named_as_the_contract_shows() -> Result<(), String> {
         let s3 = driver("s3").ok_or("s3")?;
         let url = |value: Value| url_of(s3, &filled(value)).map_err(|e| format!("{e:?}"));
-        assert_eq!(url(json!({"Bucket": "b", "Prefix": "/p", "Endpoint": "storage.googleapis.com"}))?, "s3://storage.googleapis.com/b/p");
-        assert_eq!(url(json!({"Bucket": "b", "Endpoint": "http://localhost:4566"}))?, "s3://localhost:4566/b");
+        assert_eq!(
+            url(json!({"Bucket": "b", "Prefix": "/p", "Endpoint": "storage.googleapis.com"}))?,
+            "s3://storage.googleapis.com/b/p"
+        );
+        assert_eq!(
+            url(json!({"Bucket": "b", "Endpoint": "http://localhost:4566"}))?,
+            "s3://localhost:4566/b"
+        );
         let whole = json!({"Bucket": "b", "Prefix": "a b/c", "Region": "eu-west-1", "Access Key ID": "K", "Secret Access Key": "s/+=", "Endpoint": "https://minio.example:9000"});
-        assert_eq!(url(whole)?, "s3://b/a%20b/c?access-key-id=K&endpoint=https%3A%2F%2Fminio.example%3A9000&region=eu-west-1&secret-access-key=s%2F%2B%3D");
+        assert_eq!(
+            url(whole)?,
+            "s3://b/a%20b/c?access-key-id=K&endpoint=https%3A%2F%2Fminio.example%3A9000&region=eu-west-1&secret-access-key=s%2F%2B%3D"
+        );
         assert!(url(json!({"Prefix": "p"})).is_err());
         Ok(())
     }
@@ -315,8 +423,14 @@ mod tests {
     fn brokers_keep_the_ports_that_they_come_with() -> Result<(), String> {
         let kafka = driver("kafka").ok_or("kafka")?;
         let url = |value: Value| url_of(kafka, &filled(value)).map_err(|e| format!("{e:?}"));
-        assert_eq!(url(json!({"Hostname": "kafka", "Topic": "topic"}))?, "kafka://kafka:9092/topic");
-        assert_eq!(url(json!({"Hostname": "a:1, b", "Port": 9093, "Topic": "t"}))?, "kafka://a:1,b:9093/t");
+        assert_eq!(
+            url(json!({"Hostname": "kafka", "Topic": "topic"}))?,
+            "kafka://kafka:9092/topic"
+        );
+        assert_eq!(
+            url(json!({"Hostname": "a:1, b", "Port": 9093, "Topic": "t"}))?,
+            "kafka://a:1,b:9093/t"
+        );
         assert!(url(json!({"Hostname": "a"})).is_err());
         Ok(())
     }
@@ -325,9 +439,16 @@ mod tests {
     #[test]
     fn a_connection_string_becomes_a_url() -> Result<(), String> {
         let hub = driver("eventhub").ok_or("eventhub")?;
-        let url = |text: &str| url_of(hub, &filled(json!({ "Connection String": text }))).map_err(|e| format!("{e:?}"));
-        let whole = url("Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a/b+c==;EntityPath=hub")?;
-        assert_eq!(whole, "eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a%2Fb%2Bc==;EntityPath=hub");
+        let url = |text: &str| {
+            url_of(hub, &filled(json!({ "Connection String": text }))).map_err(|e| format!("{e:?}"))
+        };
+        let whole = url(
+            "Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a/b+c==;EntityPath=hub",
+        )?;
+        assert_eq!(
+            whole,
+            "eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a%2Fb%2Bc==;EntityPath=hub"
+        );
         assert!(url("Endpoint=sb://ns/;SharedAccessKeyName=Root;SharedAccessKey=k").is_err());
         assert!(url("https://ns").is_err());
         Ok(())
@@ -337,15 +458,31 @@ mod tests {
     #[test]
     fn snowflake_is_named_by_account_and_key_variable() -> Result<(), String> {
         let password = driver("snowflake").ok_or("snowflake")?;
-        let url = url_of(password, &filled(json!({"Database": "DB", "Hostname": "org-account", "Username": "me", "Password": "p@ss"})));
+        let url = url_of(
+            password,
+            &filled(
+                json!({"Database": "DB", "Hostname": "org-account", "Username": "me", "Password": "p@ss"}),
+            ),
+        );
         assert_eq!(url, Ok("snowflake://me:p%40ss@org-account/DB".into()));
         let key = driver("snowflake-keypair").ok_or("snowflake-keypair")?;
         let url = |value: Value| url_of(key, &filled(value));
-        let named = url(json!({"Database": "DB/SCHEMA", "Username": "me", "Account": "org-my_account", "Secret": "MY_KEY"}));
-        assert_eq!(named, Ok("snowflake-keypair://me@org-my_account/DB/SCHEMA?secret-key=MY_KEY".into()));
-        assert_eq!(url(json!({"Database": "DB", "Username": "me", "Account": "a"})), Ok("snowflake-keypair://me@a/DB?secret-key=SNOWFLAKE_SECRET_ACCESS_KEY".into()));
+        let named = url(
+            json!({"Database": "DB/SCHEMA", "Username": "me", "Account": "org-my_account", "Secret": "MY_KEY"}),
+        );
+        assert_eq!(
+            named,
+            Ok("snowflake-keypair://me@org-my_account/DB/SCHEMA?secret-key=MY_KEY".into())
+        );
+        assert_eq!(
+            url(json!({"Database": "DB", "Username": "me", "Account": "a"})),
+            Ok("snowflake-keypair://me@a/DB?secret-key=SNOWFLAKE_SECRET_ACCESS_KEY".into())
+        );
         let errors = url(json!({})).err().unwrap_or_default();
-        assert_eq!(errors.iter().map(|e| e.field.as_str()).collect::<Vec<_>>(), ["Database", "Username", "Account"]);
+        assert_eq!(
+            errors.iter().map(|e| e.field.as_str()).collect::<Vec<_>>(),
+            ["Database", "Username", "Account"]
+        );
         Ok(())
     }
 
@@ -357,7 +494,11 @@ mod tests {
         for password in ["p@ss/w:rd%", "100%", "a b+c", "ünïcode?#&", "%40"] {
             let url = url_of(postgres, &filled(json!({"Database": "d/b", "Hostname": "h", "Username": "me@x", "Password": password}))).map_err(|e| format!("{e:?}"))?;
             let (settings, _) = Settings::parse(&url, DRIVERS).map_err(|e| e.to_string())?;
-            let found = (settings.user.as_str(), settings.password.as_ref().map(|p| p.expose_secret().to_owned()), settings.path.as_str());
+            let found = (
+                settings.user.as_str(),
+                settings.password.as_ref().map(|p| p.expose_secret().to_owned()),
+                settings.path.as_str(),
+            );
             assert_eq!(found, ("me@x", Some(password.to_owned()), "/d/b"), "{url}");
         }
         Ok(())
@@ -370,7 +511,10 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let url = |place: &str| url_of(file, &filled(json!({ "Directory": place })));
         let good = dir.path().join("a b");
-        assert_eq!(url(&good.to_string_lossy()), Ok(format!("file://{}/a%20b", dir.path().display())));
+        assert_eq!(
+            url(&good.to_string_lossy()),
+            Ok(format!("file://{}/a%20b", dir.path().display()))
+        );
         for wrong in ["/", "relative", "/no/such/parent", "/tmp/../etc"] {
             assert!(url(wrong).is_err(), "{wrong}");
         }

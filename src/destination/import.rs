@@ -18,7 +18,8 @@ pub fn staged(schema: &TableSchema) -> TableSchema {
     let name = format!("{NEW}{}", schema.table);
     match name.len() <= NAME_BYTES_MAX {
         true => schema.renamed(&name),
-        false => schema.renamed(&format!("{NEW}{:016x}", xxhash_rust::xxh3::xxh3_64(schema.table.as_bytes()))),
+        false => schema
+            .renamed(&format!("{NEW}{:016x}", xxhash_rust::xxh3::xxh3_64(schema.table.as_bytes()))),
     }
 }
 
@@ -54,7 +55,10 @@ pub enum JobStatus {
 
 /// What an import is told that another one has overtaken.
 pub fn another_import() -> Failure {
-    Failure::new(FailureKind::Fenced, "another import into this destination has begun: this one ends")
+    Failure::new(
+        FailureKind::Fenced,
+        "another import into this destination has begun: this one ends",
+    )
 }
 
 /// How a loaded table comes into its place.
@@ -81,7 +85,13 @@ pub struct Placement {
 pub trait Loader: Send {
     /// Makes ready for `job`, which has these files: fresh tables for `schemas`, or those that it has filled so far. What
     /// another job left, or this one if it is to begin `anew`, is removed.
-    async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<JobStatus, Failure>;
+    async fn begin(
+        &mut self,
+        job: &str,
+        schemas: &[Arc<TableSchema>],
+        files: &[String],
+        anew: bool,
+    ) -> Result<JobStatus, Failure>;
 
     /// What is recorded of `job`; `None` where nothing is, because another one has begun. Changes nothing.
     async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure>;

@@ -59,11 +59,19 @@ impl Store {
     /// Writes the rows of one group.
     pub fn write(&mut self, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
         let schema = &group.schema;
-        let gone = || Failure::new(FailureKind::SchemaMismatch, format!("table {:?} is not there", schema.table));
+        let gone = || {
+            Failure::new(
+                FailureKind::SchemaMismatch,
+                format!("table {:?} is not there", schema.table),
+            )
+        };
         let shape = self.tables.get(&schema.table).ok_or_else(gone)?;
         let rows = self.rows.entry(schema.table.to_string()).or_default();
         if schema.columns.iter().any(|c| !shape.columns.contains_key(&*c.name)) {
-            return Err(Failure::new(FailureKind::SchemaMismatch, format!("table {:?} lacks a column", schema.table)));
+            return Err(Failure::new(
+                FailureKind::SchemaMismatch,
+                format!("table {:?} lacks a column", schema.table),
+            ));
         }
         for index in &group.deletes {
             rows.remove(&batch.change(*index).key[..]);
@@ -72,7 +80,8 @@ impl Store {
             let change = batch.change(*index);
             let row = rows.entry(change.key.to_vec()).or_default();
             for (i, column) in schema.columns.iter().enumerate() {
-                value::read(change.token(i), column).map_err(|mismatch| Failure::rejected(vec![(*index, mismatch.to_string())]))?;
+                value::read(change.token(i), column)
+                    .map_err(|mismatch| Failure::rejected(vec![(*index, mismatch.to_string())]))?;
                 row.insert(column.name.to_string(), change.token(i).unwrap_or("null").to_owned());
             }
         }
@@ -80,7 +89,11 @@ impl Store {
     }
 
     /// Puts imported rows in their place: whoever streams can commit no more, and is set back.
-    pub fn import(&mut self, mut rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>>, snapshots: &[TableSnapshot]) {
+    pub fn import(
+        &mut self,
+        mut rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>>,
+        snapshots: &[TableSnapshot],
+    ) {
         for snapshot in snapshots {
             let new = rows.remove(&snapshot.table).unwrap_or_default();
             let there = self.rows.entry(snapshot.table.clone()).or_default();

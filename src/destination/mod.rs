@@ -121,8 +121,13 @@ impl Driver {
     /// Opens the destination and closes it: whether it can be used.
     pub async fn test(&self, settings: &Settings) -> Result<(), Failure> {
         let target = Target::unclaimed(settings);
-        let tested = tokio::time::timeout(TEST_WAIT_MAX, async { (self.open)(&target).await?.close().await }).await;
-        tested.unwrap_or_else(|_| Err(Failure::unavailable(format!("{settings} gave no answer within {TEST_WAIT_MAX:?}"))))
+        let tested = tokio::time::timeout(TEST_WAIT_MAX, async {
+            (self.open)(&target).await?.close().await
+        })
+        .await;
+        tested.unwrap_or_else(|_| {
+            Err(Failure::unavailable(format!("{settings} gave no answer within {TEST_WAIT_MAX:?}")))
+        })
     }
 }
 
@@ -143,7 +148,13 @@ pub struct Target {
 impl Target {
     /// For one who streams nothing, and so has no checkpoint of its own: an import, a test.
     pub fn unclaimed(settings: &Settings) -> Target {
-        Target { settings: settings.clone(), consumer: "eds-import".into(), epoch: Epoch::default(), companies: String::new(), rules: None }
+        Target {
+            settings: settings.clone(),
+            consumer: "eds-import".into(),
+            epoch: Epoch::default(),
+            companies: String::new(),
+            rules: None,
+        }
     }
 }
 
@@ -269,21 +280,32 @@ pub struct Tables {
 impl Tables {
     /// What they are after `step`.
     pub fn take(&mut self, step: &Migration) {
-        let name = if self.lower_case { step.table().to_lowercase() } else { step.table().to_owned() };
+        let name =
+            if self.lower_case { step.table().to_lowercase() } else { step.table().to_owned() };
         let shape = self.shapes.entry(name).or_default();
         match step {
             Migration::CreateTable(schema) => {
                 shape.keys = schema.key_columns().iter().map(|c| c.name.to_string()).collect();
-                shape.columns.extend(schema.columns.iter().map(|c| (c.name.to_string(), c.nullable)));
+                shape
+                    .columns
+                    .extend(schema.columns.iter().map(|c| (c.name.to_string(), c.nullable)));
             }
-            Migration::AddColumns(schema, columns) => shape.columns.extend(columns.iter().map(|i| (schema.columns[*i].name.to_string(), true))),
-            Migration::DropNotNull { columns, .. } => shape.columns.extend(columns.iter().map(|name| (name.clone(), true))),
+            Migration::AddColumns(schema, columns) => shape
+                .columns
+                .extend(columns.iter().map(|i| (schema.columns[*i].name.to_string(), true))),
+            Migration::DropNotNull { columns, .. } => {
+                shape.columns.extend(columns.iter().map(|name| (name.clone(), true)))
+            }
         }
     }
 
     /// The table that keeps the rows of the source's `table`.
     pub fn get(&self, table: &str) -> Option<&TableShape> {
-        if self.lower_case { self.shapes.get(&table.to_lowercase()) } else { self.shapes.get(table) }
+        if self.lower_case {
+            self.shapes.get(&table.to_lowercase())
+        } else {
+            self.shapes.get(table)
+        }
     }
 }
 
@@ -321,12 +343,16 @@ impl Migration {
 impl std::fmt::Display for Migration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Migration::CreateTable(schema) => write!(f, "create table {:?} with {} columns", schema.table, schema.columns.len()),
+            Migration::CreateTable(schema) => {
+                write!(f, "create table {:?} with {} columns", schema.table, schema.columns.len())
+            }
             Migration::AddColumns(schema, columns) => {
                 let names: Vec<&str> = columns.iter().map(|i| &*schema.columns[*i].name).collect();
                 write!(f, "add to table {:?}: {}", schema.table, names.join(", "))
             }
-            Migration::DropNotNull { table, columns } => write!(f, "let columns of table {table:?} be null: {}", columns.join(", ")),
+            Migration::DropNotNull { table, columns } => {
+                write!(f, "let columns of table {table:?} be null: {}", columns.join(", "))
+            }
         }
     }
 }

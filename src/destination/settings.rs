@@ -45,7 +45,9 @@ impl fmt::Display for Settings {
 /// A URL that cannot be used, with what would cure it. Never shows the URL itself: it may hold a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
-    #[error("the destination URL is not a URL ({0}); it looks like {1}. Characters such as @ / : % in a password are written percent-encoded (%40 %2F %3A %25)")]
+    #[error(
+        "the destination URL is not a URL ({0}); it looks like {1}. Characters such as @ / : % in a password are written percent-encoded (%40 %2F %3A %25)"
+    )]
     NotAUrl(url::ParseError, String),
     #[error("the destination {0:?} is not known to this build; it knows: {1}")]
     UnknownScheme(String, String),
@@ -63,13 +65,28 @@ impl Settings {
         let Some((scheme, _)) = url.split_once(':') else {
             return Err(BadUrl::NotAUrl(url::ParseError::RelativeUrlWithoutBase, example()));
         };
-        let by_name = |d: &&Driver| d.scheme.eq_ignore_ascii_case(scheme) || d.aliases.iter().any(|a| a.eq_ignore_ascii_case(scheme));
-        let driver = drivers.iter().find(by_name).ok_or_else(|| BadUrl::UnknownScheme(scheme.to_owned(), known()))?;
+        let by_name = |d: &&Driver| {
+            d.scheme.eq_ignore_ascii_case(scheme)
+                || d.aliases.iter().any(|a| a.eq_ignore_ascii_case(scheme))
+        };
+        let driver = drivers
+            .iter()
+            .find(by_name)
+            .ok_or_else(|| BadUrl::UnknownScheme(scheme.to_owned(), known()))?;
         let settings = Self::read(url, driver)?;
-        if let Some(key) = settings.parameters.keys().find(|key| !driver.parameters.iter().any(|(name, _)| name == key)) {
-            let known = driver.parameters.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        if let Some(key) = settings
+            .parameters
+            .keys()
+            .find(|key| !driver.parameters.iter().any(|(name, _)| name == key))
+        {
+            let known =
+                driver.parameters.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             let known = if known.is_empty() { "none".to_owned() } else { known };
-            return Err(BadUrl::UnknownParameter { scheme: driver.scheme.to_owned(), key: key.clone(), known });
+            return Err(BadUrl::UnknownParameter {
+                scheme: driver.scheme.to_owned(),
+                key: key.clone(),
+                known,
+            });
         }
         Ok((settings, driver))
     }
@@ -81,7 +98,10 @@ impl Settings {
             let rest = text.split_once(':').map_or("", |(_, rest)| rest);
             let rest = rest.strip_prefix("//").unwrap_or(rest);
             // Options follow a question mark; one that no option follows belongs to the name.
-            let (path, query) = rest.rsplit_once('?').filter(|(_, query)| query.contains('=')).unwrap_or((rest, ""));
+            let (path, query) = rest
+                .rsplit_once('?')
+                .filter(|(_, query)| query.contains('='))
+                .unwrap_or((rest, ""));
             let path = decoded(path);
             let parameters = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
             if path.is_empty() {
@@ -89,11 +109,26 @@ impl Settings {
             }
             let place = format!("{}://{path}", driver.scheme);
             let scheme = driver.scheme.to_owned();
-            return Ok(Settings { place, scheme, host: String::new(), port: None, other_hosts: Vec::new(), user: String::new(), password: None, path, parameters });
+            return Ok(Settings {
+                place,
+                scheme,
+                host: String::new(),
+                port: None,
+                other_hosts: Vec::new(),
+                user: String::new(),
+                password: None,
+                path,
+                parameters,
+            });
         }
-        let (text, other_hosts) = if driver.scheme == "kafka" { first_host(text) } else { (text.to_owned(), Vec::new()) };
+        let (text, other_hosts) =
+            if driver.scheme == "kafka" { first_host(text) } else { (text.to_owned(), Vec::new()) };
         let url = Url::parse(&text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
-        let host = url.host_str().filter(|h| !h.is_empty()).ok_or(BadUrl::Missing(driver.title, "host", driver.example))?;
+        let host = url.host_str().filter(|h| !h.is_empty()).ok_or(BadUrl::Missing(
+            driver.title,
+            "host",
+            driver.example,
+        ))?;
         Ok(Settings {
             place: place(&url),
             scheme: driver.scheme.to_owned(),
@@ -116,14 +151,17 @@ impl Settings {
         match self.parameter("freshness").map(crate::duration::parse) {
             None => Ok(preferred),
             Some(Ok(chosen)) if chosen <= FLUSH_INTERVAL_MAX => Ok(chosen),
-            Some(Ok(_)) => Err(format!("freshness is at most {FLUSH_INTERVAL_MAX:?}: NATS delivers again what is not acknowledged for five minutes")),
+            Some(Ok(_)) => Err(format!(
+                "freshness is at most {FLUSH_INTERVAL_MAX:?}: NATS delivers again what is not acknowledged for five minutes"
+            )),
             Some(Err(why)) => Err(format!("freshness: {why}")),
         }
     }
 
     /// Whether the host is this machine, where TLS is off unless asked for.
     pub fn is_local(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        self.host == "localhost"
+            || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -139,7 +177,13 @@ fn first_host(text: &str) -> (String, Vec<String>) {
 
 /// `mysql://user@host:3306/database`
 fn place(url: &Url) -> String {
-    let user = if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
+    let user =
+        if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
     let port = url.port().map_or(String::new(), |port| format!(":{port}"));
-    format!("{}://{user}{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path().split(';').next().unwrap_or_default())
+    format!(
+        "{}://{user}{}{port}{}",
+        url.scheme(),
+        url.host_str().unwrap_or_default(),
+        url.path().split(';').next().unwrap_or_default()
+    )
 }

@@ -36,12 +36,19 @@ enum FetchAttempt {
 }
 
 /// Brings `url` to the file `to`; `tell` hears how many more bytes have come (fewer, where it begins again).
-pub async fn fetch(http: &Http, url: &str, to: &Path, tell: &(dyn Fn(i64) + Sync)) -> Result<(), FetchError> {
+pub async fn fetch(
+    http: &Http,
+    url: &str,
+    to: &Path,
+    tell: &(dyn Fn(i64) + Sync),
+) -> Result<(), FetchError> {
     let part = to.with_extension(match to.extension() {
         Some(ending) => format!("{}.{PART}", ending.to_string_lossy()),
         None => PART.to_owned(),
     });
-    let failed = |e: std::io::Error| FetchError::Failed(format!("{} cannot be written: {e}", part.display()));
+    let failed = |e: std::io::Error| {
+        FetchError::Failed(format!("{} cannot be written: {e}", part.display()))
+    };
     let (mut fruitless, mut wait) = (0, RETRY_WAIT_MIN);
     let there = fs::metadata(&part).await.map_or(0, |m| m.len());
     tell(there as i64);
@@ -49,7 +56,9 @@ pub async fn fetch(http: &Http, url: &str, to: &Path, tell: &(dyn Fn(i64) + Sync
         match try_once(http, url, &part, tell).await? {
             FetchAttempt::Complete => break,
             FetchAttempt::Broken(_, true) => (fruitless, wait) = (0, RETRY_WAIT_MIN),
-            FetchAttempt::Broken(why, false) if fruitless >= FRUITLESS_TRIES_MAX => return Err(FetchError::Failed(why)),
+            FetchAttempt::Broken(why, false) if fruitless >= FRUITLESS_TRIES_MAX => {
+                return Err(FetchError::Failed(why));
+            }
             FetchAttempt::Broken(why, false) => {
                 debug!("{}: {why}; trying again", part.display());
                 fruitless += 1;
@@ -62,12 +71,24 @@ pub async fn fetch(http: &Http, url: &str, to: &Path, tell: &(dyn Fn(i64) + Sync
     fs::rename(&part, to).await.map_err(failed)
 }
 
-async fn try_once(http: &Http, url: &str, part: &Path, tell: &(dyn Fn(i64) + Sync)) -> Result<FetchAttempt, FetchError> {
-    let failed = |e: std::io::Error| FetchError::Failed(format!("{} cannot be written: {e}", part.display()));
+async fn try_once(
+    http: &Http,
+    url: &str,
+    part: &Path,
+    tell: &(dyn Fn(i64) + Sync),
+) -> Result<FetchAttempt, FetchError> {
+    let failed = |e: std::io::Error| {
+        FetchError::Failed(format!("{} cannot be written: {e}", part.display()))
+    };
     let there = fs::metadata(part).await.map_or(0, |m| m.len());
     let mut response = match http.fetch(url, there).await {
         Ok(response) => response,
-        Err(e) => return Ok(FetchAttempt::Broken(format!("no answer: {}", chain(&e.without_url())), false)),
+        Err(e) => {
+            return Ok(FetchAttempt::Broken(
+                format!("no answer: {}", chain(&e.without_url())),
+                false,
+            ));
+        }
     };
     let status = response.status();
     let total = total(&response, there);
@@ -75,14 +96,18 @@ async fn try_once(http: &Http, url: &str, part: &Path, tell: &(dyn Fn(i64) + Syn
         StatusCode::PARTIAL_CONTENT if total.is_some_and(|total| total >= there) => there,
         // The server does not resume: from the beginning.
         StatusCode::OK => 0,
-        StatusCode::RANGE_NOT_SATISFIABLE if total == Some(there) => return Ok(FetchAttempt::Complete),
+        StatusCode::RANGE_NOT_SATISFIABLE if total == Some(there) => {
+            return Ok(FetchAttempt::Complete);
+        }
         // What is there is not a part of what is offered now.
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
             fs::remove_file(part).await.map_err(failed)?;
             tell(-(there as i64));
             return Ok(FetchAttempt::Broken("what was there did not fit".into(), false));
         }
-        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => return Err(FetchError::Expired(status.as_u16())),
+        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
+            return Err(FetchError::Expired(status.as_u16()));
+        }
         other => return Ok(FetchAttempt::Broken(format!("the server answers {other}"), false)),
     };
     let mut options = OpenOptions::new();
@@ -113,7 +138,10 @@ fn total(response: &reqwest::Response, from: u64) -> Option<u64> {
     let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
     match response.status() {
         StatusCode::OK => header("Content-Length").and_then(|v| v.parse().ok()),
-        _ => match header("Content-Range").and_then(|v| v.rsplit_once('/')).map(|(_, total)| total.parse::<u64>()) {
+        _ => match header("Content-Range")
+            .and_then(|v| v.rsplit_once('/'))
+            .map(|(_, total)| total.parse::<u64>())
+        {
             Some(Ok(total)) => Some(total),
             _ => response.content_length().map(|rest| from + rest),
         },

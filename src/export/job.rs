@@ -73,7 +73,8 @@ impl JobTable {
     /// The files of the table; an error names one whose name cannot be read.
     pub fn files(&self) -> Result<Vec<RemoteFile>, String> {
         let file = |url: &String| {
-            let parsed = url::Url::parse(url).map_err(|e| format!("HQ names a file by what is no URL: {e}"))?;
+            let parsed = url::Url::parse(url)
+                .map_err(|e| format!("HQ names a file by what is no URL: {e}"))?;
             let text = parsed.path().rsplit('/').next().unwrap_or_default();
             let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
             let safe = !text.contains(['/', '\\']) && !text.starts_with('.');
@@ -91,12 +92,17 @@ pub async fn order(hq: &Hq, order: &ExportRequest) -> Result<String, HqError> {
     if let Some(ms) = order.time_offset_ms {
         body.insert("timeOffset".into(), json!(ms));
     }
-    for (name, all) in [("companyIds", &order.companies), ("locationIds", &order.locations), ("tables", &order.tables)] {
+    for (name, all) in [
+        ("companyIds", &order.companies),
+        ("locationIds", &order.locations),
+        ("tables", &order.tables),
+    ] {
         if !all.is_empty() {
             body.insert(name.into(), json!(all));
         }
     }
-    let ordered: Ordered = hq.call(Method::POST, "/v3/export/bulk", Some(Value::Object(body))).await?;
+    let ordered: Ordered =
+        hq.call(Method::POST, "/v3/export/bulk", Some(Value::Object(body))).await?;
     Ok(ordered.job_id)
 }
 

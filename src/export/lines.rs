@@ -52,9 +52,16 @@ impl Read for Counted {
 impl Lines {
     pub fn open(path: &Path) -> io::Result<Lines> {
         let read = Arc::new(AtomicU64::new(0));
-        let mut raw = BufReader::with_capacity(BUFFER_BYTES, Counted { file: File::open(path)?, read: read.clone() });
+        let mut raw = BufReader::with_capacity(
+            BUFFER_BYTES,
+            Counted { file: File::open(path)?, read: read.clone() },
+        );
         let gzipped = raw.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-        let from: Box<dyn BufRead + Send> = if gzipped { Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw))) } else { Box::new(raw) };
+        let from: Box<dyn BufRead + Send> = if gzipped {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw)))
+        } else {
+            Box::new(raw)
+        };
         Ok(Lines { from, rest: BytesMut::new(), lines: 0, ended: false, read })
     }
 
@@ -85,7 +92,10 @@ impl Lines {
                 break;
             }
             if text.len() > LINE_BYTES_MAX {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("line {} is longer than {LINE_BYTES_MAX} bytes", self.lines + 1)));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("line {} is longer than {LINE_BYTES_MAX} bytes", self.lines + 1),
+                ));
             }
             let more = self.from.fill_buf()?;
             if more.is_empty() {
@@ -134,14 +144,22 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn read(content: &[u8], bytes_max: usize, lines_max: usize) -> io::Result<Vec<(u64, Vec<String>, bool)>> {
+    fn read(
+        content: &[u8],
+        bytes_max: usize,
+        lines_max: usize,
+    ) -> io::Result<Vec<(u64, Vec<String>, bool)>> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("f");
         std::fs::write(&path, content)?;
         let mut lines = Lines::open(&path)?;
         let mut blocks = Vec::new();
         while let Some(block) = lines.next(bytes_max, lines_max)? {
-            blocks.push((block.after_lines, block.lines.iter().map(|l| String::from_utf8_lossy(l).into_owned()).collect(), block.is_last));
+            blocks.push((
+                block.after_lines,
+                block.lines.iter().map(|l| String::from_utf8_lossy(l).into_owned()).collect(),
+                block.is_last,
+            ));
         }
         Ok(blocks)
     }
@@ -155,7 +173,8 @@ mod tests {
     #[test]
     fn lines_come_in_blocks_however_they_end() -> io::Result<()> {
         let text = b"{\"a\":1}\r\n\n{\"b\":2}\n{\"c\":3}";
-        for content in [text.to_vec(), gzip(text)?, [gzip(&text[..5])?, gzip(&text[5..])?].concat()] {
+        for content in [text.to_vec(), gzip(text)?, [gzip(&text[..5])?, gzip(&text[5..])?].concat()]
+        {
             for (bytes_max, lines_max) in [(1, 10), (1, 1), (1000, 10), (9, 2)] {
                 let blocks = read(&content, bytes_max, lines_max)?;
                 let all: Vec<_> = blocks.iter().flat_map(|(_, lines, _)| lines.clone()).collect();

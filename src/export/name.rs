@@ -29,7 +29,11 @@ impl FileName {
         let mut parts = stem.splitn(PARTS_BEFORE + 1, '-');
         let time = parts.next().and_then(time)?;
         let (table, _schema_id) = parts.nth(PARTS_BEFORE - 1)?.rsplit_once('-')?;
-        (!table.is_empty()).then(|| FileName { text: text.to_owned(), table: table.to_owned(), time })
+        (!table.is_empty()).then(|| FileName {
+            text: text.to_owned(),
+            table: table.to_owned(),
+            time,
+        })
     }
 }
 
@@ -40,9 +44,19 @@ fn time(digits: &str) -> Option<Version> {
     }
     let number = |from: usize, to: usize| digits[from..to].parse::<u64>().ok();
     let small = |from: usize, to: usize| digits[from..to].parse::<i8>().ok();
-    let at = jiff::civil::DateTime::new(digits[0..4].parse().ok()?, small(4, 6)?, small(6, 8)?, small(8, 10)?, small(10, 12)?, small(12, 14)?, 0).ok()?;
+    let at = jiff::civil::DateTime::new(
+        digits[0..4].parse().ok()?,
+        small(4, 6)?,
+        small(6, 8)?,
+        small(8, 10)?,
+        small(10, 12)?,
+        small(12, 14)?,
+        0,
+    )
+    .ok()?;
     let seconds = at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second();
-    let nanos = u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(number(14, 23)?)?;
+    let nanos =
+        u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(number(14, 23)?)?;
     Some(Version { nanos, logical: number(23, 33)? })
 }
 
@@ -50,7 +64,15 @@ fn time(digits: &str) -> Option<Version> {
 pub fn digits(time: Version) -> String {
     let at = jiff::Timestamp::from_nanosecond(i128::from(time.nanos)).unwrap_or_default();
     let at = at.to_zoned(jiff::tz::TimeZone::UTC);
-    let date = format!("{:04}{:02}{:02}{:02}{:02}{:02}", at.year(), at.month(), at.day(), at.hour(), at.minute(), at.second());
+    let date = format!(
+        "{:04}{:02}{:02}{:02}{:02}{:02}",
+        at.year(),
+        at.month(),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
+    );
     format!("{date}{:09}{:010}", time.nanos % 1_000_000_000, time.logical)
 }
 
@@ -66,15 +88,26 @@ mod tests {
         assert_eq!(parsed.time, Version { nanos: 1_720_889_452_280_802_464, logical: 0 });
         assert_eq!(digits(parsed.time), name[..33]);
         let odd = "202407131650522808024640000000007-5-1-3-0-a-b_c-15.ndjson";
-        assert_eq!(FileName::parse(odd).map(|n| (n.table, n.time.logical)), Some(("a-b_c".to_owned(), 7)));
+        assert_eq!(
+            FileName::parse(odd).map(|n| (n.table, n.time.logical)),
+            Some(("a-b_c".to_owned(), 7))
+        );
     }
 
     #[test]
     fn other_names_are_none() {
-        for name in ["", "order.ndjson.gz", "202407131650522808024640000000000-1-1-1-1-order-2.csv", "202413131650522808024640000000000-1-1-1-1-order-2.ndjson.gz"] {
+        for name in [
+            "",
+            "order.ndjson.gz",
+            "202407131650522808024640000000000-1-1-1-1-order-2.csv",
+            "202413131650522808024640000000000-1-1-1-1-order-2.ndjson.gz",
+        ] {
             assert_eq!(FileName::parse(name), None, "{name}");
         }
-        assert_eq!(FileName::parse("202407131650522808024640000000000-1-1-1-1-order.ndjson.gz"), None);
+        assert_eq!(
+            FileName::parse("202407131650522808024640000000000-1-1-1-1-order.ndjson.gz"),
+            None
+        );
         assert_eq!(FileName::parse("20240713-1-1-1-1-order-2.ndjson.gz"), None);
     }
 }

@@ -50,9 +50,14 @@ impl Journal {
         if path == Path::new("-") {
             return Ok(Journal { sources: vec![JournalSource::Stdin], reader: None });
         }
-        let unreadable = |e: std::io::Error| FeedError::Misconfigured(format!("the journal {} cannot be read: {e}", path.display()));
+        let unreadable = |e: std::io::Error| {
+            FeedError::Misconfigured(format!("the journal {} cannot be read: {e}", path.display()))
+        };
         if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
-            return Ok(Journal { sources: vec![JournalSource::File(path.to_owned())], reader: None });
+            return Ok(Journal {
+                sources: vec![JournalSource::File(path.to_owned())],
+                reader: None,
+            });
         }
         let mut files = Vec::new();
         for entry in std::fs::read_dir(path).map_err(unreadable)? {
@@ -73,11 +78,19 @@ fn open(source: &JournalSource) -> std::io::Result<Box<dyn BufRead>> {
     };
     let mut buffered = BufReader::with_capacity(256 << 10, raw);
     let gzipped = buffered.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-    Ok(if gzipped { Box::new(BufReader::with_capacity(256 << 10, MultiGzDecoder::new(buffered))) } else { Box::new(buffered) })
+    Ok(if gzipped {
+        Box::new(BufReader::with_capacity(256 << 10, MultiGzDecoder::new(buffered)))
+    } else {
+        Box::new(buffered)
+    })
 }
 
 /// Sends the lines after `skip` until all are read or nobody listens.
-fn read_lines(sources: &[JournalSource], skip: u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) {
+fn read_lines(
+    sources: &[JournalSource],
+    skip: u64,
+    lines: &mpsc::Sender<Result<Delivery, FeedError>>,
+) {
     let mut sequence = 0;
     for source in sources {
         let name = match source {
@@ -85,13 +98,21 @@ fn read_lines(sources: &[JournalSource], skip: u64, lines: &mpsc::Sender<Result<
             JournalSource::File(path) => path.display().to_string(),
         };
         if let Err(e) = read_source(source, &name, skip, &mut sequence, lines) {
-            let _ = lines.blocking_send(Err(FeedError::Misconfigured(format!("{name} cannot be read after line {sequence}: {e}"))));
+            let _ = lines.blocking_send(Err(FeedError::Misconfigured(format!(
+                "{name} cannot be read after line {sequence}: {e}"
+            ))));
             return;
         }
     }
 }
 
-fn read_source(source: &JournalSource, name: &str, skip: u64, sequence: &mut u64, lines: &mpsc::Sender<Result<Delivery, FeedError>>) -> std::io::Result<()> {
+fn read_source(
+    source: &JournalSource,
+    name: &str,
+    skip: u64,
+    sequence: &mut u64,
+    lines: &mpsc::Sender<Result<Delivery, FeedError>>,
+) -> std::io::Result<()> {
     let mut from = open(source)?;
     let mut number = 0;
     loop {
@@ -126,7 +147,9 @@ impl Feed for Journal {
 
     async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
         if self.reader.is_some() && matches!(self.sources[..], [JournalSource::Stdin]) {
-            return Err(FeedError::Misconfigured("standard input can be read only once; put the journal into a file".into()));
+            return Err(FeedError::Misconfigured(
+                "standard input can be read only once; put the journal into a file".into(),
+            ));
         }
         let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
         let (sources, skip) = (self.sources.clone(), after.map_or(0, |p| p.sequence));

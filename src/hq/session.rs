@@ -93,14 +93,23 @@ impl HqError {
 /// Turns a code into a server's identity.
 pub async fn enroll(hq: &Hq, code: &str) -> Result<Enrolled, String> {
     let code = percent_encoding::utf8_percent_encode(code, percent_encoding::NON_ALPHANUMERIC);
-    hq.call(Method::GET, &format!("/v3/eds/internal/enroll/{code}"), None).await.map_err(|e| match e.status() {
-        Some(NOT_FOUND) => format!("the code is not valid, or was used already: get a new one from HQ ({e})"),
-        _ => e.to_string(),
-    })
+    hq.call(Method::GET, &format!("/v3/eds/internal/enroll/{code}"), None).await.map_err(
+        |e| match e.status() {
+            Some(NOT_FOUND) => {
+                format!("the code is not valid, or was used already: get a new one from HQ ({e})")
+            }
+            _ => e.to_string(),
+        },
+    )
 }
 
 /// Begins a session for `server_id`.
-pub async fn start(hq: &Hq, server_id: &str, companies: &[String], driver: Option<&DriverMeta>) -> Result<Session, NoSession> {
+pub async fn start(
+    hq: &Hq,
+    server_id: &str,
+    companies: &[String],
+    driver: Option<&DriverMeta>,
+) -> Result<Session, NoSession> {
     let mut body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "hostname": machine::hostname(),
@@ -115,17 +124,24 @@ pub async fn start(hq: &Hq, server_id: &str, companies: &[String], driver: Optio
     if let Some(driver) = driver {
         body["driver"] = json!({ "id": driver.scheme, "name": driver.title, "description": driver.description, "url": driver.url });
     }
-    let session: Session = hq.call(Method::POST, "/v3/eds/internal", Some(body)).await.map_err(|e| match e {
-        e if e.status() == Some(CONFLICT) => NoSession::Conflict(e),
-        e if e.is_outage() => NoSession::Unavailable(e),
-        e => NoSession::Refused(e),
-    })?;
+    let session: Session =
+        hq.call(Method::POST, "/v3/eds/internal", Some(body)).await.map_err(|e| match e {
+            e if e.status() == Some(CONFLICT) => NoSession::Conflict(e),
+            e if e.is_outage() => NoSession::Unavailable(e),
+            e => NoSession::Refused(e),
+        })?;
     // It becomes the name of a folder and a part of subjects.
-    let plain = !session.id.is_empty() && session.id.len() <= 128 && session.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let plain = !session.id.is_empty()
+        && session.id.len() <= 128
+        && session.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if plain {
         Ok(session)
     } else {
-        Err(NoSession::Unavailable(HqError::Form { base: hq.base().to_owned(), why: "its session id has odd characters".into(), request: String::new() }))
+        Err(NoSession::Unavailable(HqError::Form {
+            base: hq.base().to_owned(),
+            why: "its session id has odd characters".into(),
+            request: String::new(),
+        }))
     }
 }
 
@@ -133,18 +149,30 @@ pub async fn start(hq: &Hq, server_id: &str, companies: &[String], driver: Optio
 pub fn credential_text(credential: &SecretString) -> Result<SecretString, String> {
     let bytes = data_encoding::BASE64.decode(credential.expose_secret().trim().as_bytes()).ok();
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    text.map(SecretString::from).ok_or_else(|| "the credentials that HQ gave cannot be used: they are not base64".into())
+    text.map(SecretString::from)
+        .ok_or_else(|| "the credentials that HQ gave cannot be used: they are not base64".into())
 }
 
 /// Ends a session; where to upload to, if HQ wants anything.
 pub async fn end(hq: &Hq, id: &str, errored: bool) -> Result<Uploads, HqError> {
-    hq.call(Method::POST, &format!("/v3/eds/internal/{id}"), Some(json!({ "errored": errored }))).await
+    hq.call(Method::POST, &format!("/v3/eds/internal/{id}"), Some(json!({ "errored": errored })))
+        .await
 }
 
 /// Where to upload a log to while the session goes on.
 pub async fn log_url(hq: &Hq, id: &str) -> Result<String, HqError> {
-    let uploads: Uploads = hq.call(Method::POST, &format!("/v3/eds/internal/{id}/log"), Some(Value::Object(serde_json::Map::new()))).await?;
-    uploads.url.ok_or_else(|| HqError::Form { base: hq.base().to_owned(), why: "no url".into(), request: String::new() })
+    let uploads: Uploads = hq
+        .call(
+            Method::POST,
+            &format!("/v3/eds/internal/{id}/log"),
+            Some(Value::Object(serde_json::Map::new())),
+        )
+        .await?;
+    uploads.url.ok_or_else(|| HqError::Form {
+        base: hq.base().to_owned(),
+        why: "no url".into(),
+        request: String::new(),
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use super::dead_letter::{DeadLetter, DeadLetters};
 use super::progress::Progress;
 use super::{Adoption, Backoff, EngineOptions, migrate};
 use crate::change::{Batch, Change, Cutover, Position, TableSchema, compact};
-use crate::destination::{CheckpointIn, Claim, Destination, Failure, FailureKind, Recorded, SchemaMode, Tables, WriteMode};
+use crate::destination::{
+    CheckpointIn, Claim, Destination, Failure, FailureKind, Recorded, SchemaMode, Tables, WriteMode,
+};
 use crate::state::{State, StateError};
 
 /// Connects to the destination; called again after each failure.
@@ -85,10 +87,14 @@ impl Applier {
         let records = destination.records().await?;
         let recorded = match options.abilities.checkpoint_in {
             CheckpointIn::Destination => destination.checkpoint(Claim::Acquire).await?,
-            CheckpointIn::StateFile => state.position(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
+            CheckpointIn::StateFile => state
+                .position(&options.consumer)
+                .map_err(|e| Failure::unavailable(e.to_string()))?,
         };
         let unconfirmed = match options.abilities.checkpoint_in {
-            CheckpointIn::StateFile if !options.restart => state.intent(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?,
+            CheckpointIn::StateFile if !options.restart => {
+                state.intent(&options.consumer).map_err(|e| Failure::unavailable(e.to_string()))?
+            }
             _ => None,
         };
         let cutover = destination.cutover().await?;
@@ -98,7 +104,9 @@ impl Applier {
             options,
             destination: Some(destination),
             recorded,
-            unconfirmed_through: unconfirmed.filter(|unconfirmed| !recorded.is_some_and(|recorded| recorded.contains(*unconfirmed))),
+            unconfirmed_through: unconfirmed.filter(|unconfirmed| {
+                !recorded.is_some_and(|recorded| recorded.contains(*unconfirmed))
+            }),
             records,
             cutover,
             tables: Tables::default(),
@@ -118,7 +126,8 @@ impl Applier {
 
     async fn shape_all(&mut self, schemas: &[Arc<TableSchema>]) -> Result<(), Failure> {
         self.read_tables().await?;
-        let wanted: Vec<_> = schemas.iter().filter(|s| self.options.filter.takes(&s.table)).cloned().collect();
+        let wanted: Vec<_> =
+            schemas.iter().filter(|s| self.options.filter.takes(&s.table)).cloned().collect();
         self.shape(wanted.iter()).await
     }
 
@@ -128,7 +137,11 @@ impl Applier {
             return None;
         }
         let mut destination = (self.open)().await.ok()?;
-        destination.checkpoint(Claim::Verify).await.err().filter(|failure| failure.kind == FailureKind::Fenced)
+        destination
+            .checkpoint(Claim::Verify)
+            .await
+            .err()
+            .filter(|failure| failure.kind == FailureKind::Fenced)
     }
 
     fn follows(&self) -> bool {
@@ -150,8 +163,13 @@ impl Applier {
 
     /// Where this consumer begins, as far as another one's checkpoint says; for where nothing else is known.
     pub fn adopted(&self) -> Result<Option<Position>, Failure> {
-        let of = |record: &Recorded| record.position.map(|position| format!("{} (stream sequence {})", record.consumer, position.sequence));
-        let others = || self.records.iter().filter(|record| record.consumer != self.options.consumer);
+        let of = |record: &Recorded| {
+            record.position.map(|position| {
+                format!("{} (stream sequence {})", record.consumer, position.sequence)
+            })
+        };
+        let others =
+            || self.records.iter().filter(|record| record.consumer != self.options.consumer);
         let names: Vec<String> = others().filter_map(of).collect();
         match &self.options.adoption {
             Adoption::Ask if names.is_empty() => Ok(None),
@@ -162,11 +180,20 @@ impl Applier {
                 self.options.consumer
             ))),
             Adoption::Without => Ok(None),
-            Adoption::Of(name) => match others().find(|record| record.consumer == *name).and_then(|record| record.position) {
+            Adoption::Of(name) => match others()
+                .find(|record| record.consumer == *name)
+                .and_then(|record| record.position)
+            {
                 Some(position) => Ok(Some(position)),
                 None => {
-                    let known = if names.is_empty() { "no other consumer's".to_owned() } else { names.join(", ") };
-                    Err(Failure::misconfigured(format!("the destination has no checkpoint of {name:?} to adopt; it has {known}")))
+                    let known = if names.is_empty() {
+                        "no other consumer's".to_owned()
+                    } else {
+                        names.join(", ")
+                    };
+                    Err(Failure::misconfigured(format!(
+                        "the destination has no checkpoint of {name:?} to adopt; it has {known}"
+                    )))
                 }
             },
         }
@@ -174,9 +201,20 @@ impl Applier {
 
     /// Companies that the feed is about now and was not about before.
     pub fn new_companies(&self) -> Vec<&str> {
-        let own = self.records.iter().find(|record| record.consumer == self.options.consumer && record.position.is_some());
-        let Some(before) = own.filter(|record| record.companies != "*").map(|record| &record.companies) else { return Vec::new() };
-        self.options.companies.split(',').filter(|company| !before.split(',').any(|known| known == *company)).collect()
+        let own = self
+            .records
+            .iter()
+            .find(|record| record.consumer == self.options.consumer && record.position.is_some());
+        let Some(before) =
+            own.filter(|record| record.companies != "*").map(|record| &record.companies)
+        else {
+            return Vec::new();
+        };
+        self.options
+            .companies
+            .split(',')
+            .filter(|company| !before.split(',').any(|known| known == *company))
+            .collect()
     }
 
     /// The checkpoint as the destination has it.
@@ -201,13 +239,18 @@ impl Applier {
         let mut todo: Vec<ChangeRange> = vec![(0, changes.len())];
         while let Some((from, to)) = todo.pop() {
             let batch = self.batch(&changes, (from, to), &skipped, end, &mut todo);
-            match self.try_once(&batch, &mut todo, &mut skipped, &mut backoff, &mut reshaped).await? {
+            match self
+                .try_once(&batch, &mut todo, &mut skipped, &mut backoff, &mut reshaped)
+                .await?
+            {
                 WriteAttempt::Done => {
                     (backoff, reshaped) = (Backoff::default(), false);
                     self.done(&batch);
                 }
                 WriteAttempt::Again => {}
-                WriteAttempt::DestinationRewound(position) => return Ok(ApplyOutcome::DestinationRewound(position)),
+                WriteAttempt::DestinationRewound(position) => {
+                    return Ok(ApplyOutcome::DestinationRewound(position));
+                }
             }
         }
         self.progress.applied(pending.events, end, started.elapsed());
@@ -215,14 +258,24 @@ impl Applier {
     }
 
     /// The part of the piece that can be applied at once; what does not fit goes back on the stack.
-    fn batch(&self, changes: &Arc<Vec<Change>>, (from, to): ChangeRange, skipped: &[usize], end: Position, todo: &mut Vec<ChangeRange>) -> (Arc<Batch>, ChangeRange) {
+    fn batch(
+        &self,
+        changes: &Arc<Vec<Change>>,
+        (from, to): ChangeRange,
+        skipped: &[usize],
+        end: Position,
+        todo: &mut Vec<ChangeRange>,
+    ) -> (Arc<Batch>, ChangeRange) {
         let (groups, order, stop) = match self.options.abilities.write_mode {
             WriteMode::Upsert => {
                 let (groups, stop) = compact::compact(changes, from, to, skipped);
                 (groups, Vec::new(), stop)
             }
             WriteMode::Append => {
-                let order = (from..to).filter(|i| skipped.binary_search(i).is_err()).map(|i| i as u32).collect();
+                let order = (from..to)
+                    .filter(|i| skipped.binary_search(i).is_err())
+                    .map(|i| i as u32)
+                    .collect();
                 (Vec::new(), order, to)
             }
         };
@@ -230,10 +283,18 @@ impl Applier {
             todo.push((stop, to));
         }
         let through = match changes.get(stop.wrapping_sub(1)) {
-            Some(last) if stop < changes.len() => self.recorded.map_or(last.position, |p| p.advanced_to(last.position)),
+            Some(last) if stop < changes.len() => {
+                self.recorded.map_or(last.position, |p| p.advanced_to(last.position))
+            }
             _ => end,
         };
-        (Arc::new(Batch::new(changes.clone(), groups, order, self.recorded, through).unconfirmed_through(self.unconfirmed_through)), (from, stop))
+        (
+            Arc::new(
+                Batch::new(changes.clone(), groups, order, self.recorded, through)
+                    .unconfirmed_through(self.unconfirmed_through),
+            ),
+            (from, stop),
+        )
     }
 
     async fn try_once(
@@ -258,7 +319,9 @@ impl Applier {
                     Err(failure) => self.recover(&failure, batch, todo, backoff).await,
                 }
             }
-            FailureKind::Rejected if !failure.culprits.is_empty() || remaining(*piece, skipped) > 0 => {
+            FailureKind::Rejected
+                if !failure.culprits.is_empty() || remaining(*piece, skipped) > 0 =>
+            {
                 self.narrow(batch, *piece, failure, todo, skipped).await;
                 Ok(WriteAttempt::Again)
             }
@@ -278,36 +341,50 @@ impl Applier {
         if self.follows() {
             self.shape(batch.groups.iter().map(|g| &g.schema)).await?;
         }
-        let Some(destination) = &mut self.destination else { return Err(Failure::unavailable("not connected")) };
+        let Some(destination) = &mut self.destination else {
+            return Err(Failure::unavailable("not connected"));
+        };
         destination.apply(batch).await
     }
 
     /// Records how far a batch will go, where what is written of it cannot be taken back: whoever comes after a crash
     /// cuts the stream at the same place, and knows what may be there already.
     fn record_intent(&mut self, through: Position) -> Result<(), Failure> {
-        if self.options.abilities.checkpoint_in == CheckpointIn::StateFile && !self.unconfirmed_through.is_some_and(|unconfirmed| unconfirmed.contains(through)) {
-            self.state.save_intent(&self.options.consumer, through).map_err(|e| Failure::unavailable(e.to_string()))?;
+        if self.options.abilities.checkpoint_in == CheckpointIn::StateFile
+            && !self.unconfirmed_through.is_some_and(|unconfirmed| unconfirmed.contains(through))
+        {
+            self.state
+                .save_intent(&self.options.consumer, through)
+                .map_err(|e| Failure::unavailable(e.to_string()))?;
             self.unconfirmed_through = Some(through);
         }
         Ok(())
     }
 
     async fn read_tables(&mut self) -> Result<(), Failure> {
-        let Some(destination) = &mut self.destination else { return Err(Failure::unavailable("not connected")) };
+        let Some(destination) = &mut self.destination else {
+            return Err(Failure::unavailable("not connected"));
+        };
         self.tables = destination.tables().await?;
         Ok(())
     }
 
-    async fn shape(&mut self, schemas: impl Iterator<Item = &Arc<TableSchema>>) -> Result<(), Failure> {
+    async fn shape(
+        &mut self,
+        schemas: impl Iterator<Item = &Arc<TableSchema>>,
+    ) -> Result<(), Failure> {
         let mut changed = false;
         for schema in schemas {
             if !self.adopted.iter().any(|t| *t == *schema.table) {
-                migrate::check_ours(&self.tables, schema).map_err(|e| Failure::misconfigured(e.to_string()))?;
+                migrate::check_ours(&self.tables, schema)
+                    .map_err(|e| Failure::misconfigured(e.to_string()))?;
                 // Looked at once: the customer may add columns of their own later.
                 self.adopted.push(schema.table.to_string());
             }
             for step in migrate::plan(&self.tables, schema) {
-                let Some(destination) = &mut self.destination else { return Err(Failure::unavailable("not connected")) };
+                let Some(destination) = &mut self.destination else {
+                    return Err(Failure::unavailable("not connected"));
+                };
                 info!("schema: {step}");
                 destination.migrate(&step).await?;
                 changed = true;
@@ -319,7 +396,8 @@ impl Applier {
     /// The piece is durable.
     fn done(&mut self, (batch, _): &(Arc<Batch>, ChangeRange)) {
         self.recorded = Some(batch.through);
-        self.unconfirmed_through = self.unconfirmed_through.filter(|unconfirmed| !batch.through.contains(*unconfirmed));
+        self.unconfirmed_through =
+            self.unconfirmed_through.filter(|unconfirmed| !batch.through.contains(*unconfirmed));
         if self.options.abilities.checkpoint_in == CheckpointIn::StateFile {
             // What is written again after a crash has the same names, so a lost position only costs time.
             if let Err(e) = self.state.save_position(&self.options.consumer, batch.through) {
@@ -331,7 +409,8 @@ impl Applier {
                 self.refusals.remove(&*group.schema.table);
                 let counts = snapshot.tables.entry(group.schema.table.to_string()).or_default();
                 counts.upserts += group.upserts.len() as u64;
-                counts.deletes += group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
+                counts.deletes +=
+                    group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
             }
             for (_, change) in batch.ordered() {
                 let table = change.event.table();
@@ -344,11 +423,19 @@ impl Applier {
 
     /// Takes the refused changes out of the piece, or halves it until the one at fault stands alone. Both go over the
     /// original changes, so that a valid one hidden behind a refused one of its row comes to light.
-    async fn narrow(&mut self, batch: &Batch, piece: ChangeRange, failure: Failure, todo: &mut Vec<ChangeRange>, skipped: &mut Vec<usize>) {
+    async fn narrow(
+        &mut self,
+        batch: &Batch,
+        piece: ChangeRange,
+        failure: Failure,
+        todo: &mut Vec<ChangeRange>,
+        skipped: &mut Vec<usize>,
+    ) {
         let (from, to) = piece;
         let mut culprits: HashMap<u32, String> = failure.culprits.into_iter().collect();
         if culprits.is_empty() {
-            let left: Vec<usize> = (from..to).filter(|i| skipped.binary_search(i).is_err()).collect();
+            let left: Vec<usize> =
+                (from..to).filter(|i| skipped.binary_search(i).is_err()).collect();
             if let [first, .., _] = left[..] {
                 let middle = left.get(left.len() / 2).copied().unwrap_or(first);
                 todo.push((middle, to));
@@ -364,15 +451,20 @@ impl Applier {
             let table = change.event.table().into_owned();
             let Some(reason) = culprits.remove(&index) else {
                 // It will be stored, unless what was refused came after it.
-                if self.refusals.get(&table).is_some_and(|refusals| !refusals.last.contains(change.position)) {
+                if self
+                    .refusals
+                    .get(&table)
+                    .is_some_and(|refusals| !refusals.last.contains(change.position))
+                {
                     self.refusals.remove(&table);
                 }
                 continue;
             };
             let refusals = self.refusals.entry(table.clone()).or_default();
             if refusals.count >= REFUSED_RUN_MAX {
-                let why =
-                    format!("{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last because {reason}; no more become dead letters until one is accepted");
+                let why = format!(
+                    "{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last because {reason}; no more become dead letters until one is accepted"
+                );
                 self.progress.waiting(&why);
                 warn!("{why}");
                 sleep(super::RETRY_WAIT_MAX).await;
@@ -380,7 +472,16 @@ impl Applier {
             }
             (refusals.count, refusals.last) = (refusals.count + 1, change.position);
             let payload = bytes::Bytes::copy_from_slice(change.event.payload().as_bytes());
-            self.dead_letters(&[DeadLetter { position: change.position, subject: change.subject.to_string(), reason, payload }], &table).await;
+            self.dead_letters(
+                &[DeadLetter {
+                    position: change.position,
+                    subject: change.subject.to_string(),
+                    reason,
+                    payload,
+                }],
+                &table,
+            )
+            .await;
             if let Err(at) = skipped.binary_search(&(index as usize)) {
                 skipped.insert(at, index as usize);
             }
@@ -391,25 +492,39 @@ impl Applier {
     async fn dead_letters(&mut self, dead_letters: &[DeadLetter], table: &str) {
         let mut backoff = Backoff::default();
         while let Err(e) = self.dead_letters.write(dead_letters) {
-            let why = format!("changes cannot be dead letter in {}: {e}", self.dead_letters.place());
+            let why =
+                format!("changes cannot be dead letter in {}: {e}", self.dead_letters.place());
             self.progress.waiting(&why);
             warn!("{why}");
             sleep(backoff.next(&self.options.consumer).max(super::RETRY_WAIT_MIN)).await;
         }
         for dead_letter in dead_letters {
-            warn!(subject = dead_letter.subject, sequence = dead_letter.position.sequence, "dead letter in {}: {}", self.dead_letters.place(), dead_letter.reason);
+            warn!(
+                subject = dead_letter.subject,
+                sequence = dead_letter.position.sequence,
+                "dead letter in {}: {}",
+                self.dead_letters.place(),
+                dead_letter.reason
+            );
             self.progress.dead_letters(table, &dead_letter.reason);
         }
     }
 
     /// After a failure that says nothing about the data: connect anew, and look how far the destination came.
-    async fn recover(&mut self, failure: &Failure, batch: &Arc<Batch>, todo: &mut Vec<ChangeRange>, backoff: &mut Backoff) -> Result<WriteAttempt, Failure> {
+    async fn recover(
+        &mut self,
+        failure: &Failure,
+        batch: &Arc<Batch>,
+        todo: &mut Vec<ChangeRange>,
+        backoff: &mut Backoff,
+    ) -> Result<WriteAttempt, Failure> {
         if backoff.tries().is_multiple_of(20) {
             warn!("the destination failed: {failure}; trying again");
         }
         self.progress.waiting(&failure.to_string());
         let found = self.reconnect(backoff).await?;
-        if self.options.abilities.checkpoint_in == CheckpointIn::StateFile || found == self.recorded {
+        if self.options.abilities.checkpoint_in == CheckpointIn::StateFile || found == self.recorded
+        {
             return Ok(WriteAttempt::Again);
         }
         if found == Some(batch.through) {

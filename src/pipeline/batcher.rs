@@ -42,7 +42,15 @@ pub struct Batcher {
 
 impl Batcher {
     pub fn new(limits: BatchLimits) -> Batcher {
-        Batcher { limits, changes: Vec::new(), dead_letters: Vec::new(), events: 0, bytes: 0, held: None, replay_boundary: None }
+        Batcher {
+            limits,
+            changes: Vec::new(),
+            dead_letters: Vec::new(),
+            events: 0,
+            bytes: 0,
+            held: None,
+            replay_boundary: None,
+        }
     }
 
     /// The next batch ends at `replay_boundary`, unless nothing of it comes.
@@ -78,7 +86,8 @@ impl Batcher {
 
     /// An event that needs nothing done, but must not be seen again.
     pub fn passed(&mut self, position: Position, now: Instant) {
-        let (since, through) = self.held.map_or((now, position), |(since, p)| (since, p.advanced_to(position)));
+        let (since, through) =
+            self.held.map_or((now, position), |(since, p)| (since, p.advanced_to(position)));
         self.held = Some((since, through));
         self.events += 1;
     }
@@ -90,10 +99,15 @@ impl Batcher {
     pub fn is_full(&self) -> bool {
         if let Some(replay_boundary) = self.replay_boundary {
             // The feed may deliver less at once than it did then.
-            return self.events >= self.limits.events_max || self.held.is_some_and(|(_, through)| through.contains(replay_boundary) || !replay_boundary.contains(through));
+            return self.events >= self.limits.events_max
+                || self.held.is_some_and(|(_, through)| {
+                    through.contains(replay_boundary) || !replay_boundary.contains(through)
+                });
         }
         let BatchLimits { changes_max, bytes_max, events_max, .. } = self.limits;
-        self.changes.len() + self.dead_letters.len() >= changes_max || self.bytes >= bytes_max || self.events >= events_max
+        self.changes.len() + self.dead_letters.len() >= changes_max
+            || self.bytes >= bytes_max
+            || self.events >= events_max
     }
 
     /// When the free destination may take it; `None` while there is nothing to take.
@@ -113,7 +127,12 @@ impl Batcher {
     pub fn take(&mut self) -> Option<PendingBatch> {
         let (_, through) = self.held.take()?;
         (self.bytes, self.replay_boundary) = (0, None);
-        Some(PendingBatch { changes: std::mem::take(&mut self.changes), dead_letters: std::mem::take(&mut self.dead_letters), events: std::mem::take(&mut self.events), through })
+        Some(PendingBatch {
+            changes: std::mem::take(&mut self.changes),
+            dead_letters: std::mem::take(&mut self.dead_letters),
+            events: std::mem::take(&mut self.events),
+            through,
+        })
     }
 }
 
@@ -123,14 +142,25 @@ mod tests {
 
     fn batcher(wait_min: Option<u64>, wait_max: Option<u64>) -> Batcher {
         let ms = |n: Option<u64>| n.map(Duration::from_millis);
-        Batcher::new(BatchLimits { changes_max: 2, bytes_max: 1000, events_max: 3, wait_min: ms(wait_min), wait_max: ms(wait_max) })
+        Batcher::new(BatchLimits {
+            changes_max: 2,
+            bytes_max: 1000,
+            events_max: 3,
+            wait_min: ms(wait_min),
+            wait_max: ms(wait_max),
+        })
     }
 
     #[test]
     fn is_due_at_once_unless_the_user_asked_to_wait() {
         let now = Instant::now();
         let at = |sequence| Position { sequence, time_ns: 0 };
-        let dead_letter = |sequence| DeadLetter { position: at(sequence), subject: String::new(), reason: String::new(), payload: bytes::Bytes::new() };
+        let dead_letter = |sequence| DeadLetter {
+            position: at(sequence),
+            subject: String::new(),
+            reason: String::new(),
+            payload: bytes::Bytes::new(),
+        };
         let mut free = batcher(None, None);
         assert_eq!(free.due(), None);
         free.passed(at(1), now);
@@ -150,7 +180,10 @@ mod tests {
         free.take();
         free.replay_to(Some(at(9)));
         (1..=2).for_each(|sequence| free.passed(at(sequence), now));
-        assert_eq!((free.due(), free.ends_before(at(9)), free.ends_before(at(10))), (None, false, true));
+        assert_eq!(
+            (free.due(), free.ends_before(at(9)), free.ends_before(at(10))),
+            (None, false, true)
+        );
         assert_eq!((free.due(), free.take().map(|g| g.through)), (Some(now), Some(at(2))));
         free.replay_to(Some(at(9)));
         assert!(!free.ends_before(at(10)) && !free.is_full());

@@ -12,7 +12,8 @@ use crate::change::Position;
 /// The name of the file in the data directory; the one before it has `.1` appended.
 pub const FILE_NAME: &str = "dead-letters.jsonl";
 /// What these files were called before 0.1.0.
-const FORMER_NAMES: [(&str, &str); 2] = [("set-aside.jsonl", FILE_NAME), ("set-aside.jsonl.1", "dead-letters.jsonl.1")];
+const FORMER_NAMES: [(&str, &str); 2] =
+    [("set-aside.jsonl", FILE_NAME), ("set-aside.jsonl.1", "dead-letters.jsonl.1")];
 /// Bytes after which a new file is begun. Two are kept.
 const FILE_BYTES_MAX: u64 = 128 << 20;
 
@@ -54,7 +55,9 @@ impl DeadLetters {
         }
         match self {
             DeadLetters::Memory(all) => {
-                all.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend_from_slice(dead_letters);
+                all.lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .extend_from_slice(dead_letters);
                 Ok(())
             }
             DeadLetters::Nowhere => Ok(()),
@@ -77,7 +80,10 @@ fn append(path: &Path, dead_letters: &[DeadLetter]) -> std::io::Result<()> {
     if file.metadata()?.len() >= FILE_BYTES_MAX {
         let previous = path.with_extension("jsonl.1");
         if previous.exists() {
-            tracing::warn!("the oldest dead letters are deleted: {} is replaced", previous.display());
+            tracing::warn!(
+                "the oldest dead letters are deleted: {} is replaced",
+                previous.display()
+            );
         }
         std::fs::rename(path, previous)?;
         file = open(path)?;
@@ -110,7 +116,10 @@ fn line(dead_letter: &DeadLetter) -> serde_json::Value {
     // What is not text is kept as its bytes in hexadecimal.
     match std::str::from_utf8(&dead_letter.payload) {
         Ok(text) => line["payload"] = text.into(),
-        Err(_) => line["payload_hex"] = dead_letter.payload.iter().map(|b| format!("{b:02x}")).collect::<String>().into(),
+        Err(_) => {
+            line["payload_hex"] =
+                dead_letter.payload.iter().map(|b| format!("{b:02x}")).collect::<String>().into()
+        }
     }
     line
 }
@@ -122,7 +131,9 @@ mod tests {
     #[test]
     fn files_of_their_former_name_are_taken_over_and_none_is_overwritten() {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        };
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
         write("set-aside.jsonl", "old");
         write("set-aside.jsonl.1", "older");

@@ -79,24 +79,45 @@ pub struct Progress {
 impl Progress {
     pub fn new() -> Result<Progress, prometheus::Error> {
         let registry = Registry::new();
-        let histogram = |name: &str, help: &str, buckets: &[f64]| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()));
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+        };
         let flush = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         let counts = [1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0];
         let processing = [1.0, 2.0, 3.0, 5.0, 10.0, 60.0, 300.0, 600.0, 1800.0, 3600.0];
         let progress = Progress {
             inner: Mutex::default(),
-            pending: IntGauge::with_opts(Opts::new("eds_pending_events", "Events that wait to be applied"))?,
-            events: IntCounter::with_opts(Opts::new("eds_total_events", "Events that were received"))?,
-            dead_letters: IntCounter::with_opts(Opts::new("eds_dead_letters_total", "Events that could not be applied and became dead letters"))?,
-            flush_seconds: histogram("eds_flush_duration_seconds", "Time that a flush took", &flush)?,
+            pending: IntGauge::with_opts(Opts::new(
+                "eds_pending_events",
+                "Events that wait to be applied",
+            ))?,
+            events: IntCounter::with_opts(Opts::new(
+                "eds_total_events",
+                "Events that were received",
+            ))?,
+            dead_letters: IntCounter::with_opts(Opts::new(
+                "eds_dead_letters_total",
+                "Events that could not be applied and became dead letters",
+            ))?,
+            flush_seconds: histogram(
+                "eds_flush_duration_seconds",
+                "Time that a flush took",
+                &flush,
+            )?,
             flush_count: histogram("eds_flush_count", "Events in a flush", &counts)?,
-            processing_seconds: histogram("eds_processing_duration_seconds", "Time from the publication of an event to its being applied", &processing)?,
+            processing_seconds: histogram(
+                "eds_processing_duration_seconds",
+                "Time from the publication of an event to its being applied",
+                &processing,
+            )?,
             registry,
         };
         progress.registry.register(Box::new(progress.pending.clone()))?;
         progress.registry.register(Box::new(progress.events.clone()))?;
         progress.registry.register(Box::new(progress.dead_letters.clone()))?;
-        for histogram in [&progress.flush_seconds, &progress.flush_count, &progress.processing_seconds] {
+        for histogram in
+            [&progress.flush_seconds, &progress.flush_count, &progress.processing_seconds]
+        {
             progress.registry.register(Box::new(histogram.clone()))?;
         }
         Ok(progress)
@@ -119,7 +140,8 @@ impl Progress {
     pub fn waiting(&self, why: &str) {
         let mut inner = self.inner();
         inner.state = Phase::Waiting(why.to_owned());
-        inner.last_error = Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: why.to_owned() });
+        inner.last_error =
+            Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: why.to_owned() });
     }
 
     /// The feed was opened: what had been received and not applied comes again.
@@ -159,7 +181,10 @@ impl Progress {
         self.dead_letters.inc();
         let mut inner = self.inner();
         inner.dead_letters += 1;
-        inner.last_error = Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: format!("dead letter: {reason}") });
+        inner.last_error = Some(LastError {
+            at_unix: now_ns() as u64 / 1_000_000_000,
+            text: format!("dead letter: {reason}"),
+        });
         if !table.is_empty() {
             inner.tables.entry(table.to_owned()).or_default().dead_letters += 1;
         }
@@ -176,7 +201,13 @@ impl Progress {
     /// Flushes, their durations that were observed, those from publication on, events that wait, events received.
     pub fn counts(&self) -> [u64; 5] {
         let pending = u64::try_from(self.pending.get()).unwrap_or(0);
-        [self.flush_count.get_sample_count(), self.flush_seconds.get_sample_count(), self.processing_seconds.get_sample_count(), pending, self.events.get()]
+        [
+            self.flush_count.get_sample_count(),
+            self.flush_seconds.get_sample_count(),
+            self.processing_seconds.get_sample_count(),
+            pending,
+            self.events.get(),
+        ]
     }
 
     /// In Prometheus' text form.

@@ -38,7 +38,12 @@ impl Recent {
     pub fn load(chunks: &[RecentChunk], through: Option<Position>) -> (Recent, Option<Position>) {
         let limit = through.map_or(0, |p| p.sequence);
         let mut recent = Recent::default();
-        for (hash, entry) in chunks.iter().flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES)).map(unpack).filter(|(_, e)| e.sequence <= limit) {
+        for (hash, entry) in chunks
+            .iter()
+            .flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES))
+            .map(unpack)
+            .filter(|(_, e)| e.sequence <= limit)
+        {
             recent.insert(hash, entry);
         }
         let saved = chunks.last().map(|c| c.through);
@@ -49,9 +54,15 @@ impl Recent {
     pub fn trimmed(chunks: &[RecentChunk], through: Position) -> Option<RecentChunk> {
         let beyond = |entry: &&[u8]| unpack(entry).1.sequence > through.sequence;
         let all = || chunks.iter().flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES));
-        let is_beyond = chunks.last().is_some_and(|c| c.through.sequence > through.sequence) || all().any(|e| beyond(&e));
-        let through = chunks.last().map_or(through, |c| if c.through.sequence < through.sequence { c.through } else { through });
-        is_beyond.then(|| RecentChunk { through, entries: all().filter(|e| !beyond(e)).flatten().copied().collect() })
+        let is_beyond = chunks.last().is_some_and(|c| c.through.sequence > through.sequence)
+            || all().any(|e| beyond(&e));
+        let through = chunks.last().map_or(through, |c| {
+            if c.through.sequence < through.sequence { c.through } else { through }
+        });
+        is_beyond.then(|| RecentChunk {
+            through,
+            entries: all().filter(|e| !beyond(e)).flatten().copied().collect(),
+        })
     }
 
     /// Takes note of a change. `true`: its row already had a newer version, so it must not be applied.
@@ -64,12 +75,14 @@ impl Recent {
             return false;
         };
         if let Some(known) = self.young.get(&hash).or_else(|| self.old.get(&hash)) {
-            let applied = Version { nanos: known.nanos, logical: u64::from(known.logical & !DELETE) };
+            let applied =
+                Version { nanos: known.nanos, logical: u64::from(known.logical & !DELETE) };
             if version.is_stale_after(change.is_delete(), applied, known.logical & DELETE != 0) {
                 return true;
             }
         }
-        let logical = (version.logical.min(u64::from(!DELETE)) as u32) | if change.is_delete() { DELETE } else { 0 };
+        let logical = (version.logical.min(u64::from(!DELETE)) as u32)
+            | if change.is_delete() { DELETE } else { 0 };
         let entry = RecentRow { nanos: version.nanos, logical, sequence: change.position.sequence };
         self.insert(hash, entry);
         self.unsaved.push((hash, entry));
@@ -96,9 +109,13 @@ impl Recent {
 
     /// What has come since the last chunk up to `through`, which is durable at the destination. What lies beyond may /// yet become a dead letter, and must then not stand in the way of an older version.
     pub fn chunk(&mut self, through: Position) -> RecentChunk {
-        let (durable, later): (Vec<_>, Vec<_>) = self.unsaved.drain(..).partition(|(_, e)| e.sequence <= through.sequence);
+        let (durable, later): (Vec<_>, Vec<_>) =
+            self.unsaved.drain(..).partition(|(_, e)| e.sequence <= through.sequence);
         self.unsaved = later;
-        RecentChunk { through, entries: durable.into_iter().flat_map(|(hash, entry)| pack(hash, entry)).collect() }
+        RecentChunk {
+            through,
+            entries: durable.into_iter().flat_map(|(hash, entry)| pack(hash, entry)).collect(),
+        }
     }
 }
 
@@ -120,7 +137,9 @@ fn pack(hash: u64, entry: RecentRow) -> [u8; ENTRY_BYTES] {
 }
 
 fn unpack(bytes: &[u8]) -> (u64, RecentRow) {
-    let eight = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let eight = |at: usize| {
+        bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+    };
     let logical = bytes.get(16..20).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
     (eight(0), RecentRow { nanos: eight(8), logical, sequence: eight(20) })
 }
@@ -151,7 +170,8 @@ mod tests {
         let (earlier, q) = Recent::load(&chunks, Some(at(50)));
         assert_eq!((earlier.young.get(&entry(5).0), q), (Some(&entry(45).1), Some(at(50))));
         assert!(Recent::trimmed(&chunks, at(99)).is_none());
-        let trimmed = Recent::trimmed(&chunks, at(50)).map(|c| (c.through, c.entries.len() / ENTRY_BYTES));
+        let trimmed =
+            Recent::trimmed(&chunks, at(50)).map(|c| (c.through, c.entries.len() / ENTRY_BYTES));
         assert_eq!(trimmed, Some((at(50), 50)));
         let (_, behind) = Recent::load(&chunks, Some(at(200)));
         assert_eq!(behind, Some(at(99)));

@@ -59,8 +59,22 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    pub fn new(filter: TableFilter, rules: Option<Arc<Validator>>, abilities: Abilities, seen: Option<Position>) -> Resolver {
-        Resolver { decoder: Decoder::default(), filter, rules, abilities, seen, cutover: Cutover::default(), recent: Recent::default(), layouts: HashMap::new() }
+    pub fn new(
+        filter: TableFilter,
+        rules: Option<Arc<Validator>>,
+        abilities: Abilities,
+        seen: Option<Position>,
+    ) -> Resolver {
+        Resolver {
+            decoder: Decoder::default(),
+            filter,
+            rules,
+            abilities,
+            seen,
+            cutover: Cutover::default(),
+            recent: Recent::default(),
+            layouts: HashMap::new(),
+        }
     }
 
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
@@ -71,7 +85,8 @@ impl Resolver {
             Ok(Step::Change(change)) => {
                 // What is contained is not applied, but an older version of its row may follow it. Who keeps every change
                 // keeps the older one, too.
-                let stale = self.abilities.write_mode == WriteMode::Upsert && self.recent.is_stale(&change);
+                let stale =
+                    self.abilities.write_mode == WriteMode::Upsert && self.recent.is_stale(&change);
                 match (seen, contained, stale) {
                     (true, ..) => Resolved::Passed(Pass::Seen),
                     (false, true, _) => Resolved::Passed(Pass::Imported),
@@ -84,7 +99,12 @@ impl Resolver {
             Ok(Step::Imported) => Resolved::Passed(Pass::Imported),
             Ok(Step::Filtered) => Resolved::Passed(Pass::Filtered),
             Ok(Step::Wanted { table, version }) => Resolved::Wanted { table, version },
-            Err(reason) => Resolved::DeadLetter(DeadLetter { position: delivery.position, subject: delivery.subject.clone(), reason, payload: delivery.payload.clone() }),
+            Err(reason) => Resolved::DeadLetter(DeadLetter {
+                position: delivery.position,
+                subject: delivery.subject.clone(),
+                reason,
+                payload: delivery.payload.clone(),
+            }),
         }
     }
 
@@ -97,7 +117,14 @@ impl Resolver {
         }
         if !self.abilities.needs_schemas() {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
-            return Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema: None, row: Box::default(), key }));
+            return Ok(Step::Change(Change {
+                event,
+                subject: delivery.subject.as_str().into(),
+                position: delivery.position,
+                schema: None,
+                row: Box::default(),
+                key,
+            }));
         }
         let table = event.table();
         let version = event.model_version();
@@ -107,16 +134,27 @@ impl Resolver {
                 return Ok(Step::Imported);
             }
             if registry.is_unknown(&table, &version) {
-                return Err(format!("nobody knows the schema of table {table:?}, version {version:?}"));
+                return Err(format!(
+                    "nobody knows the schema of table {table:?}, version {version:?}"
+                ));
             }
             return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });
         };
         let (row, key) = match self.decoder.row(&event, schema, order) {
-            Err(_) if self.cutover.contains(&event, delivery.position) => return Ok(Step::Imported),
+            Err(_) if self.cutover.contains(&event, delivery.position) => {
+                return Ok(Step::Imported);
+            }
             row => row.map_err(|e| e.to_string())?,
         };
         let schema = Some(schema.clone());
-        Ok(Step::Change(Change { event, subject: delivery.subject.as_str().into(), position: delivery.position, schema, row, key }))
+        Ok(Step::Change(Change {
+            event,
+            subject: delivery.subject.as_str().into(),
+            position: delivery.position,
+            schema,
+            row,
+            key,
+        }))
     }
 }
 
@@ -134,7 +172,9 @@ fn layout<'a>(
     version: &str,
     registry: &Registry,
 ) -> Option<(&'a Arc<TableSchema>, &'a mut ColumnOrder)> {
-    let known = layouts.get(table).and_then(|versions| versions.iter().position(|(schema, _)| *schema.version == *version));
+    let known = layouts
+        .get(table)
+        .and_then(|versions| versions.iter().position(|(schema, _)| *schema.version == *version));
     let at = match known {
         Some(at) => at,
         None => {
@@ -144,7 +184,10 @@ fn layout<'a>(
             versions.len() - 1
         }
     };
-    layouts.get_mut(table).and_then(|versions| versions.get_mut(at)).map(|(schema, order)| (&*schema, order))
+    layouts
+        .get_mut(table)
+        .and_then(|versions| versions.get_mut(at))
+        .map(|(schema, order)| (&*schema, order))
 }
 
 fn unpack(delivery: &Delivery) -> Result<Bytes, Malformed> {
@@ -152,7 +195,9 @@ fn unpack(delivery: &Delivery) -> Result<Bytes, Malformed> {
         Encoding::Json => Ok(delivery.payload.clone()),
         Encoding::GzipJson => {
             let mut out = Vec::new();
-            let read = flate2::read::MultiGzDecoder::new(&delivery.payload[..]).take(UNPACKED_BYTES_MAX).read_to_end(&mut out);
+            let read = flate2::read::MultiGzDecoder::new(&delivery.payload[..])
+                .take(UNPACKED_BYTES_MAX)
+                .read_to_end(&mut out);
             read.map(|_| Bytes::from(out)).map_err(|_| Malformed::NotGzip)
         }
         Encoding::Unknown(name) => Err(Malformed::UnknownEncoding(name.clone())),

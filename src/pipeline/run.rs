@@ -102,10 +102,31 @@ pub struct Engine {
 impl Engine {
     /// Connects to the destination, finds the position, opens the feed there.
     pub async fn start(parts: EngineDeps) -> Result<Engine, Halt> {
-        let EngineDeps { mut feed, open, mut registry, state, dead_letters, progress, options, stop } = parts;
+        let EngineDeps {
+            mut feed,
+            open,
+            mut registry,
+            state,
+            dead_letters,
+            progress,
+            options,
+            stop,
+        } = parts;
         let acknowledged = feed.acknowledged_position().await?;
-        let schemas = if options.abilities.needs_schemas() { registry.current().await.map_err(Halt::Setup)? } else { Vec::new() };
-        let applier = Applier::start(open, options.clone(), dead_letters, state.clone(), progress.clone(), &schemas).await?;
+        let schemas = if options.abilities.needs_schemas() {
+            registry.current().await.map_err(Halt::Setup)?
+        } else {
+            Vec::new()
+        };
+        let applier = Applier::start(
+            open,
+            options.clone(),
+            dead_letters,
+            state.clone(),
+            progress.clone(),
+            &schemas,
+        )
+        .await?;
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
         let recorded = applier.recorded();
         let cutover = applier.cutover(options.restart).map_err(lost)?;
@@ -114,16 +135,18 @@ impl Engine {
             (true, ..) => (Some(Position::default()), None),
             (false, None, Some(ResumePoint::Since(ns))) => (None, Some(ns)),
             (false, None, Some(ResumePoint::After(position))) => (Some(position), None),
-            (false, None, None) => match state.position(&options.consumer).map_err(lost)?.or(acknowledged) {
-                None => {
-                    let adopted = applier.adopted()?;
-                    if let (Some(_), Adoption::Of(name)) = (adopted, &options.adoption) {
-                        state.adopt_recent(name, &options.consumer).map_err(lost)?;
+            (false, None, None) => {
+                match state.position(&options.consumer).map_err(lost)?.or(acknowledged) {
+                    None => {
+                        let adopted = applier.adopted()?;
+                        if let (Some(_), Adoption::Of(name)) = (adopted, &options.adoption) {
+                            state.adopt_recent(name, &options.consumer).map_err(lost)?;
+                        }
+                        (adopted, None)
                     }
-                    (adopted, None)
+                    known => (known, None),
                 }
-                known => (known, None),
-            },
+            }
             (false, known, _) => (known, None),
         };
         // Where a consumer began that had applied nothing when an import set it back: tables that were not imported need
@@ -133,10 +156,14 @@ impl Engine {
             _ => None,
         };
         for company in applier.new_companies() {
-            warn!("company {company} is new to this destination: its changes are streamed from now on, and its earlier rows need an import");
+            warn!(
+                "company {company} is new to this destination: its changes are streamed from now on, and its earlier rows need an import"
+            );
         }
         // What an import says is in the destination, and comes and goes with it.
-        if let Some(origin) = durable.filter(|_| options.restart || (recorded.is_none() && cutover.resume_point().is_none())) {
+        if let Some(origin) = durable
+            .filter(|_| options.restart || (recorded.is_none() && cutover.resume_point().is_none()))
+        {
             state.save_position(&options.consumer, origin).map_err(lost)?;
         }
         let limits = BatchLimits {
@@ -151,7 +178,12 @@ impl Engine {
         }
         let mut batcher = Batcher::new(limits);
         batcher.replay_to(applier.unconfirmed_through());
-        let mut resolver = Resolver::new(options.filter.clone(), options.rules.clone(), options.abilities, durable);
+        let mut resolver = Resolver::new(
+            options.filter.clone(),
+            options.rules.clone(),
+            options.abilities,
+            durable,
+        );
         resolver.cutover = cutover;
         let mut engine = Engine {
             idle_ns: state.idle(&options.consumer).map_err(lost)?,
@@ -184,7 +216,9 @@ impl Engine {
             engine.begin_here(began).await?;
         }
         engine.save_recent();
-        engine.progress.update(|snapshot| snapshot.stream_sequence = engine.durable.map_or(0, |position| position.sequence));
+        engine.progress.update(|snapshot| {
+            snapshot.stream_sequence = engine.durable.map_or(0, |position| position.sequence)
+        });
         engine.progress.phase(Phase::Streaming);
         Ok(engine)
     }
@@ -249,7 +283,11 @@ impl Engine {
     }
 
     fn is_fetching(&self) -> bool {
-        !self.stopping && !self.ended && self.lost.is_none() && self.arrived.is_empty() && !self.batcher.is_full()
+        !self.stopping
+            && !self.ended
+            && self.lost.is_none()
+            && self.arrived.is_empty()
+            && !self.batcher.is_full()
     }
 
     fn begin_stop(&mut self) {
@@ -266,7 +304,11 @@ impl Engine {
     }
 
     /// What came of waiting for the feed.
-    fn on_signal(&mut self, signal: Result<Signal, FeedError>, arrivals: &mut Vec<Delivery>) -> Result<(), Halt> {
+    fn on_signal(
+        &mut self,
+        signal: Result<Signal, FeedError>,
+        arrivals: &mut Vec<Delivery>,
+    ) -> Result<(), Halt> {
         if signal != Ok(Signal::Delivered) {
             // What came together with a loss comes again, after what was lost.
             arrivals.clear();
@@ -319,7 +361,9 @@ impl Engine {
                 Resolved::DeadLetter(dead_letter) => self.batcher.dead_letter(dead_letter, now),
                 Resolved::Passed(pass) => self.passed_over(pass, delivery.position, now),
                 Resolved::Wanted { table, version } => {
-                    self.progress.waiting(&format!("asking for the schema of table {table:?}, version {version:?}"));
+                    self.progress.waiting(&format!(
+                        "asking for the schema of table {table:?}, version {version:?}"
+                    ));
                     let answer = self.registry.ask(&table, &version);
                     *lookup = Some(Box::pin(async move { (table, version, answer.await) }));
                     self.arrived.push_front(delivery);
@@ -334,7 +378,10 @@ impl Engine {
             Pass::Stale | Pass::Filtered | Pass::Imported => self.batcher.passed(position, now),
         }
         self.progress.update(|snapshot| match pass {
-            Pass::Seen => (snapshot.seen_before, snapshot.done) = (snapshot.seen_before + 1, snapshot.done + 1),
+            Pass::Seen => {
+                (snapshot.seen_before, snapshot.done) =
+                    (snapshot.seen_before + 1, snapshot.done + 1)
+            }
             Pass::Stale => snapshot.stale += 1,
             Pass::Filtered => snapshot.filtered += 1,
             Pass::Imported => snapshot.imported += 1,
@@ -388,9 +435,13 @@ impl Engine {
 
     fn rewind_to(&mut self, position: Option<Position>) {
         let at = position.map_or(0, |p| p.sequence);
-        warn!("the destination is not where it was left but at stream sequence {at} (was it restored?): the stream is read again from there");
+        warn!(
+            "the destination is not where it was left but at stream sequence {at} (was it restored?): the stream is read again from there"
+        );
         // Without any record it is as it was before the first batch.
-        self.durable = position.or_else(|| self.state.position(&self.options.consumer).ok().flatten()).or(Some(Position::default()));
+        self.durable = position
+            .or_else(|| self.state.position(&self.options.consumer).ok().flatten())
+            .or(Some(Position::default()));
     }
 
     /// Whether there is nothing left to do; the destination is free.
@@ -398,7 +449,11 @@ impl Engine {
         if !self.batcher.is_empty() || !self.arrived.is_empty() {
             return None;
         }
-        match (self.stopping, self.ended, self.options.until_caught_up && self.caught_up && self.lost.is_none()) {
+        match (
+            self.stopping,
+            self.ended,
+            self.options.until_caught_up && self.caught_up && self.lost.is_none(),
+        ) {
             (true, ..) => Some(End::Stopped),
             (_, true, _) | (_, _, true) => Some(End::CaughtUp),
             _ => None,
@@ -420,7 +475,8 @@ impl Engine {
             confirmed = applier.confirm() => confirmed?,
         };
         self.batcher.replay_to(applier.unconfirmed_through());
-        self.resolver.cutover = applier.cutover(self.options.restart).map_err(|e| Halt::Setup(e.to_string()))?;
+        self.resolver.cutover =
+            applier.cutover(self.options.restart).map_err(|e| Halt::Setup(e.to_string()))?;
         if confirmed != recorded {
             self.rewind_to(confirmed);
         }
@@ -460,7 +516,9 @@ impl Engine {
     async fn begin_here(&mut self, began: Option<Position>) -> Result<(), Halt> {
         let Some(mut position) = self.feed.acknowledged_position().await? else { return Ok(()) };
         if self.since_ns.is_none() {
-            self.state.save_position(&self.options.consumer, position).map_err(|e| Halt::Setup(e.to_string()))?;
+            self.state
+                .save_position(&self.options.consumer, position)
+                .map_err(|e| Halt::Setup(e.to_string()))?;
             (self.durable, self.recent_through) = (Some(position), Some(position));
             return Ok(());
         }
@@ -479,10 +537,18 @@ impl Engine {
 
     /// Opens the feed; what it may forget by that is recorded already, in the destination or in the state file.
     async fn open_feed(&mut self, from: Option<Position>) -> Result<(), Halt> {
-        let opened = self.feed.open(OpenAt { after: from, since_ns: self.since_ns, idle_ns: self.idle_ns }).await?;
+        let opened = self
+            .feed
+            .open(OpenAt { after: from, since_ns: self.since_ns, idle_ns: self.idle_ns })
+            .await?;
         for warning in opened.warnings {
             warn!("{warning}");
-            self.progress.update(|s| s.last_error = Some(super::progress::LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: warning }));
+            self.progress.update(|s| {
+                s.last_error = Some(super::progress::LastError {
+                    at_unix: now_ns() as u64 / 1_000_000_000,
+                    text: warning,
+                })
+            });
         }
         self.opened_at = Instant::now();
         self.caught_up = opened.pending == Some(0);
@@ -523,7 +589,9 @@ impl Engine {
     /// What is durable and seen by the memory of rows.
     fn savable_through(&self) -> Option<Position> {
         match (self.durable, self.recent_through) {
-            (Some(durable), Some(recent_through)) if recent_through.sequence < durable.sequence => Some(recent_through),
+            (Some(durable), Some(recent_through)) if recent_through.sequence < durable.sequence => {
+                Some(recent_through)
+            }
             (durable, _) => durable,
         }
     }
@@ -542,7 +610,9 @@ impl Engine {
     async fn wind_up(mut self, end: End) -> Result<End, Halt> {
         self.acknowledge_passed().await;
         if let Ok(Err(e)) = timeout(SHUTDOWN_WAIT_MAX, self.feed.close()).await {
-            warn!("the last acknowledgement was not confirmed: {e}; at the next start the stream is read from the checkpoint");
+            warn!(
+                "the last acknowledgement was not confirmed: {e}; at the next start the stream is read from the checkpoint"
+            );
         }
         self.save();
         if let Some(applier) = &mut self.applier

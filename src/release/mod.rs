@@ -54,15 +54,31 @@ pub fn archive_name() -> String {
 
 /// Whether `version` is one that a release can have: it becomes a part of a URL.
 fn is_version(version: &str) -> bool {
-    !version.is_empty() && version.len() <= 64 && version.starts_with(|c: char| c.is_ascii_digit()) && version.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
+    !version.is_empty()
+        && version.len() <= 64
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && version.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
 }
 
 impl ReleaseSource {
     /// `key`: armored; without one the built-in key counts.
-    pub fn new(http: Http, url: Option<&str>, key: Option<String>) -> Result<ReleaseSource, String> {
-        let default = Some(REPOSITORY).filter(|page| !page.is_empty()).map(|page| format!("{}/releases", page.trim_end_matches('/')));
-        let url = url.map(str::to_owned).or(default).ok_or("this build names no place for releases: give it with --release-url")?;
-        Ok(ReleaseSource { http, url: url.trim_end_matches('/').to_owned(), key: key.unwrap_or_else(|| PUBLIC_KEY.to_owned()) })
+    pub fn new(
+        http: Http,
+        url: Option<&str>,
+        key: Option<String>,
+    ) -> Result<ReleaseSource, String> {
+        let default = Some(REPOSITORY)
+            .filter(|page| !page.is_empty())
+            .map(|page| format!("{}/releases", page.trim_end_matches('/')));
+        let url = url
+            .map(str::to_owned)
+            .or(default)
+            .ok_or("this build names no place for releases: give it with --release-url")?;
+        Ok(ReleaseSource {
+            http,
+            url: url.trim_end_matches('/').to_owned(),
+            key: key.unwrap_or_else(|| PUBLIC_KEY.to_owned()),
+        })
     }
 
     /// Downloads the release, checks its signature, and puts its program at `to`, ready to run.
@@ -76,7 +92,8 @@ impl ReleaseSource {
         let archive = self.http.download(&url, ARCHIVE_BYTES_MAX).await?;
         let (key, to) = (self.key.clone(), to.to_owned());
         let unpacked = tokio::task::spawn_blocking(move || {
-            verify(&key, &signature, &archive).map_err(|why| format!("the release at {url} is not genuine: {why}"))?;
+            verify(&key, &signature, &archive)
+                .map_err(|why| format!("the release at {url} is not genuine: {why}"))?;
             unpack(&archive, &to).map_err(|why| format!("the release at {url}: {why}"))
         });
         unpacked.await.map_err(|e| e.to_string())?
@@ -85,11 +102,17 @@ impl ReleaseSource {
 
 /// Whether the owner of `key` signed `content`.
 fn verify(key: &str, signature: &[u8], content: &[u8]) -> Result<(), String> {
-    let (key, _) = SignedPublicKey::from_string(key).map_err(|e| format!("the key for releases cannot be read: {e}"))?;
+    let (key, _) = SignedPublicKey::from_string(key)
+        .map_err(|e| format!("the key for releases cannot be read: {e}"))?;
     key.verify_bindings().map_err(|e| format!("the key for releases is broken: {e}"))?;
-    let (signature, _) = DetachedSignature::from_reader_single(signature).map_err(|e| format!("its signature cannot be read: {e}"))?;
-    let by_subkey = key.public_subkeys.iter().filter(|subkey| subkey.signatures.iter().any(|s| s.key_flags().sign()));
-    let good = signature.verify(&key, content).is_ok() || by_subkey.into_iter().any(|subkey| signature.verify(&subkey.key, content).is_ok());
+    let (signature, _) = DetachedSignature::from_reader_single(signature)
+        .map_err(|e| format!("its signature cannot be read: {e}"))?;
+    let by_subkey = key
+        .public_subkeys
+        .iter()
+        .filter(|subkey| subkey.signatures.iter().any(|s| s.key_flags().sign()));
+    let good = signature.verify(&key, content).is_ok()
+        || by_subkey.into_iter().any(|subkey| signature.verify(&subkey.key, content).is_ok());
     if good { Ok(()) } else { Err(format!("its signature is not by key {}", key.fingerprint())) }
 }
 
@@ -98,7 +121,10 @@ fn unpack(archive: &[u8], to: &Path) -> Result<(), String> {
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(".unfinished");
     let unfinished = to.with_file_name(name);
-    let done = unpack_to(archive, &unfinished).and_then(|()| std::fs::rename(&unfinished, to).map_err(|e| format!("{} cannot be written: {e}", to.display())));
+    let done = unpack_to(archive, &unfinished).and_then(|()| {
+        std::fs::rename(&unfinished, to)
+            .map_err(|e| format!("{} cannot be written: {e}", to.display()))
+    });
     if done.is_err() {
         let _ = std::fs::remove_file(unfinished);
     }
@@ -113,12 +139,16 @@ fn unpack_to(archive: &[u8], to: &Path) -> Result<(), String> {
         let mut entry = entry.map_err(wrong)?;
         let path = entry.path().map_err(wrong)?.into_owned();
         if found || path != Path::new(PROGRAM) || !entry.header().entry_type().is_file() {
-            return Err(format!("the archive holds {:?}, where only the file {PROGRAM:?} belongs", path.display().to_string()));
+            return Err(format!(
+                "the archive holds {:?}, where only the file {PROGRAM:?} belongs",
+                path.display().to_string()
+            ));
         }
         if entry.size() > PROGRAM_BYTES_MAX {
             return Err(format!("the program is larger than {PROGRAM_BYTES_MAX} bytes"));
         }
-        write_program(&mut entry, to).map_err(|e| format!("{} cannot be written: {e}", to.display()))?;
+        write_program(&mut entry, to)
+            .map_err(|e| format!("{} cannot be written: {e}", to.display()))?;
         found = true;
     }
     if found { Ok(()) } else { Err(format!("the archive lacks {PROGRAM:?}")) }
@@ -140,7 +170,9 @@ pub async fn version_of(program: &Path) -> Result<String, String> {
     let mut command = tokio::process::Command::new(program);
     command.arg("version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let asked = tokio::time::timeout(VERSION_WAIT_MAX, command.output()).await;
-    let output = asked.map_err(|_| failed(format!("no answer within {VERSION_WAIT_MAX:?}")))?.map_err(|e| failed(e.to_string()))?;
+    let output = asked
+        .map_err(|_| failed(format!("no answer within {VERSION_WAIT_MAX:?}")))?
+        .map_err(|e| failed(e.to_string()))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
         false => Err(failed(format!("it {}", output.status))),
@@ -152,13 +184,19 @@ mod tests {
     use super::*;
 
     fn archive(entries: &[(&str, &str)]) -> Vec<u8> {
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
+            Vec::new(),
+            flate2::Compression::fast(),
+        ));
         for (name, content) in entries {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o600);
             // As an attacker would: set_path refuses what goes up.
-            header.as_gnu_mut().into_iter().for_each(|h| h.name[..name.len()].copy_from_slice(name.as_bytes()));
+            header
+                .as_gnu_mut()
+                .into_iter()
+                .for_each(|h| h.name[..name.len()].copy_from_slice(name.as_bytes()));
             header.set_cksum();
             tar.append(&header, content.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         }
@@ -170,7 +208,13 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let to = dir.path().join("inner/new");
         std::fs::create_dir(dir.path().join("inner"))?;
-        for wrong in [&[][..], &[("../eds", "x")], &[("eds", "x"), ("more", "y")], &[("bin/eds", "x")], &[("/eds", "x")]] {
+        for wrong in [
+            &[][..],
+            &[("../eds", "x")],
+            &[("eds", "x"), ("more", "y")],
+            &[("bin/eds", "x")],
+            &[("/eds", "x")],
+        ] {
             assert!(unpack(&archive(wrong), &to).is_err(), "{wrong:?}");
             assert!(!dir.path().join("eds").exists() && !to.exists());
         }
@@ -189,7 +233,14 @@ mod tests {
 
     #[test]
     fn a_version_is_a_part_of_a_url() {
-        for (version, good) in [("1.2.3", true), ("1.2.3-rc.1+b", true), ("../x", false), ("1/2", false), ("", false), ("1?x", false)] {
+        for (version, good) in [
+            ("1.2.3", true),
+            ("1.2.3-rc.1+b", true),
+            ("../x", false),
+            ("1/2", false),
+            ("", false),
+            ("1?x", false),
+        ] {
             assert_eq!(is_version(version), good, "{version}");
         }
     }

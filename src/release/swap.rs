@@ -30,7 +30,8 @@ impl Swap {
         if cfg!(windows) {
             std::fs::rename(program, &swap.previous)?;
         } else {
-            std::fs::hard_link(program, &swap.previous).or_else(|_| std::fs::copy(program, &swap.previous).map(drop))?;
+            std::fs::hard_link(program, &swap.previous)
+                .or_else(|_| std::fs::copy(program, &swap.previous).map(drop))?;
         }
         let swapped = std::fs::rename(Swap::staging(program), program);
         if swapped.is_err() && cfg!(windows) {

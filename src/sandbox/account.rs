@@ -27,7 +27,11 @@ fn jwt(mut claims: Value, signer: &KeyPair) -> Result<String, String> {
 
 impl Default for Account {
     fn default() -> Account {
-        Account { operator: KeyPair::new_operator(), system: KeyPair::new_account(), account: KeyPair::new_account() }
+        Account {
+            operator: KeyPair::new_operator(),
+            system: KeyPair::new_account(),
+            account: KeyPair::new_account(),
+        }
     }
 }
 
@@ -38,12 +42,33 @@ impl Account {
         let claims = |subject: &KeyPair, name: &str, nats: Value| json!({"iat": now(), "iss": operator, "sub": subject.public_key(), "name": name, "nats": nats});
         let mut limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1});
         let system_key = self.system.public_key();
-        let operator_jwt = jwt(claims(&self.operator, "operator", json!({"type": "operator", "version": 2, "system_account": system_key})), &self.operator)?;
-        let system_jwt = jwt(claims(&self.system, "system", json!({"type": "account", "version": 2, "limits": limits})), &self.operator)?;
+        let operator_jwt = jwt(
+            claims(
+                &self.operator,
+                "operator",
+                json!({"type": "operator", "version": 2, "system_account": system_key}),
+            ),
+            &self.operator,
+        )?;
+        let system_jwt = jwt(
+            claims(
+                &self.system,
+                "system",
+                json!({"type": "account", "version": 2, "limits": limits}),
+            ),
+            &self.operator,
+        )?;
         for key in ["mem_storage", "disk_storage", "streams", "consumer"] {
             limits[key] = json!(-1);
         }
-        let account_jwt = jwt(claims(&self.account, "account", json!({"type": "account", "version": 2, "limits": limits})), &self.operator)?;
+        let account_jwt = jwt(
+            claims(
+                &self.account,
+                "account",
+                json!({"type": "account", "version": 2, "limits": limits}),
+            ),
+            &self.operator,
+        )?;
         Ok(format!(
             "host: 127.0.0.1\nport: {port}\noperator: {operator_jwt}\nsystem_account: {system_key}\nresolver: MEMORY\nresolver_preload: {{\n {system_key}: {system_jwt}\n {}: {account_jwt}\n}}\njetstream {{ store_dir: \"{}\", max_file_store: 8GB }}\n",
             self.account.public_key(),
@@ -52,7 +77,13 @@ impl Account {
     }
 
     /// A credentials file of a user with these rights; `expires` in Unix seconds.
-    pub fn creds(&self, name: &str, publish: &Value, subscribe: &Value, expires: Option<u64>) -> Result<String, String> {
+    pub fn creds(
+        &self,
+        name: &str,
+        publish: &Value,
+        subscribe: &Value,
+        expires: Option<u64>,
+    ) -> Result<String, String> {
         let user = KeyPair::new_user();
         let nats = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": publish, "sub": subscribe});
         let mut claims = json!({"iat": now(), "iss": self.account.public_key(), "sub": user.public_key(), "name": name, "nats": nats});
@@ -61,7 +92,9 @@ impl Account {
         }
         let jwt = jwt(claims, &self.account)?;
         let seed = user.seed().map_err(|e| e.to_string())?;
-        Ok(format!("-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"))
+        Ok(format!(
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        ))
     }
 
     /// Of one who may do everything.
@@ -70,7 +103,13 @@ impl Account {
     }
 
     /// What HQ gives to a server for a session; `expires` in Unix seconds.
-    pub fn session_creds(&self, server_id: &str, session: &str, companies: &[String], expires: Option<u64>) -> Result<String, String> {
+    pub fn session_creds(
+        &self,
+        server_id: &str,
+        session: &str,
+        companies: &[String],
+        expires: Option<u64>,
+    ) -> Result<String, String> {
         let publish = [
             "$JS.API.STREAM.NAMES".to_owned(),
             "$JS.ACK.dbchange.>".to_owned(),
@@ -81,7 +120,8 @@ impl Account {
             "_INBOX.>".to_owned(),
             "dbchange.>".to_owned(),
         ];
-        let mut subscribe: Vec<String> = companies.iter().map(|company| format!("dbchange.*.*.{company}.*.PUBLIC.>")).collect();
+        let mut subscribe: Vec<String> =
+            companies.iter().map(|company| format!("dbchange.*.*.{company}.*.PUBLIC.>")).collect();
         subscribe.extend([format!("eds.notify.{session}.>"), "_INBOX.>".to_owned()]);
         self.creds(server_id, &json!({"allow": publish}), &json!({"allow": subscribe}), expires)
     }

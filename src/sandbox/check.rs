@@ -30,7 +30,8 @@ pub type FoundRows = BTreeMap<String, Map<String, Value>>;
 /// Compares what was found of one table with what the shop has.
 pub fn compare(shop: &Shop, table: usize, mut found: FoundRows) -> TableReport {
     let spec = &shop.tables[table];
-    let mut report = TableReport { table: spec.name.into(), found: found.len(), ..TableReport::default() };
+    let mut report =
+        TableReport { table: spec.name.into(), found: found.len(), ..TableReport::default() };
     let note = |text: String, report: &mut TableReport| {
         report.wrong += 1;
         if report.examples.len() < 3 {
@@ -44,9 +45,17 @@ pub fn compare(shop: &Shop, table: usize, mut found: FoundRows) -> TableReport {
             note(format!("row {id} is missing"), &mut report);
             continue;
         };
-        let expected: Map<String, Value> = serde_json::from_str(&shop.row(table, n, revision)).unwrap_or_default();
+        let expected: Map<String, Value> =
+            serde_json::from_str(&shop.row(table, n, revision)).unwrap_or_default();
         if let Some(column) = first_difference(spec, &expected, &row) {
-            note(format!("row {id}, column {column}: {} instead of {}", row.get(column).unwrap_or(&Value::Null), expected.get(column).unwrap_or(&Value::Null)), &mut report);
+            note(
+                format!(
+                    "row {id}, column {column}: {} instead of {}",
+                    row.get(column).unwrap_or(&Value::Null),
+                    expected.get(column).unwrap_or(&Value::Null)
+                ),
+                &mut report,
+            );
         }
     }
     for id in found.keys() {
@@ -55,7 +64,11 @@ pub fn compare(shop: &Shop, table: usize, mut found: FoundRows) -> TableReport {
     report
 }
 
-fn first_difference<'a>(spec: &'a ShopTable, expected: &Map<String, Value>, row: &Map<String, Value>) -> Option<&'a str> {
+fn first_difference<'a>(
+    spec: &'a ShopTable,
+    expected: &Map<String, Value>,
+    row: &Map<String, Value>,
+) -> Option<&'a str> {
     spec.columns
         .iter()
         .find(|c| {
@@ -69,11 +82,15 @@ fn first_difference<'a>(spec: &'a ShopTable, expected: &Map<String, Value>, row:
 fn same(kind: ShopKind, wanted: &Value, found: &Value) -> bool {
     match (kind, wanted, found) {
         (_, Value::Null, found) => found.is_null(),
-        (ShopKind::Date, Value::String(a), Value::String(b)) => micros(a).is_some() && micros(a) == micros(b),
+        (ShopKind::Date, Value::String(a), Value::String(b)) => {
+            micros(a).is_some() && micros(a) == micros(b)
+        }
         (ShopKind::Decimal, a, b) => a.as_f64().is_some() && a.as_f64() == b.as_f64(),
         (ShopKind::Flag, Value::Bool(a), Value::Number(b)) => Some(i64::from(*a)) == b.as_i64(),
         // A database without a JSON type gives its text.
-        (ShopKind::Object | ShopKind::Strings, a, Value::String(text)) => serde_json::from_str::<Value>(text).is_ok_and(|b| *a == b),
+        (ShopKind::Object | ShopKind::Strings, a, Value::String(text)) => {
+            serde_json::from_str::<Value>(text).is_ok_and(|b| *a == b)
+        }
         (_, a, b) => a == b,
     }
 }
@@ -88,7 +105,9 @@ pub fn fingerprint(table: &ShopTable, row: &Map<String, Value>) -> u64 {
             (ShopKind::Date, Value::String(date)) => micros(date).map_or(Value::Null, Value::from),
             (ShopKind::Decimal, number) => number.as_f64().map_or(Value::Null, Value::from),
             (ShopKind::Flag, Value::Number(n)) => Value::Bool(n.as_i64() != Some(0)),
-            (ShopKind::Object | ShopKind::Strings, Value::String(json)) => serde_json::from_str(json).unwrap_or(Value::Null),
+            (ShopKind::Object | ShopKind::Strings, Value::String(json)) => {
+                serde_json::from_str(json).unwrap_or(Value::Null)
+            }
             (_, other) => other.clone(),
         };
         text += &normal.to_string();
@@ -104,7 +123,9 @@ fn micros(text: &str) -> Option<i64> {
 
 /// All tables of an SQLite file. A table that is not there has no rows.
 pub fn sqlite(shop: &Shop, path: &str) -> Result<Vec<TableReport>, String> {
-    let db = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
+    let db =
+        rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .map_err(|e| e.to_string())?;
     let read = |table: usize| -> rusqlite::Result<FoundRows> {
         let mut found = FoundRows::new();
         each_sqlite_row(&db, shop.tables[table].name, |row| found.extend([keyed(row)]))?;
@@ -113,19 +134,32 @@ pub fn sqlite(shop: &Shop, path: &str) -> Result<Vec<TableReport>, String> {
     (0..shop.tables.len())
         .map(|table| match read(table) {
             Ok(found) => Ok(compare(shop, table, found)),
-            Err(e) if e.to_string().contains("no such table") => Ok(compare(shop, table, FoundRows::new())),
+            Err(e) if e.to_string().contains("no such table") => {
+                Ok(compare(shop, table, FoundRows::new()))
+            }
             Err(e) => Err(e.to_string()),
         })
         .collect()
 }
 
 /// Every row of one table of an SQLite file.
-pub fn sqlite_rows(shop: &Shop, table: usize, path: &str, each: impl FnMut(Map<String, Value>)) -> Result<(), String> {
-    let db = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
+pub fn sqlite_rows(
+    shop: &Shop,
+    table: usize,
+    path: &str,
+    each: impl FnMut(Map<String, Value>),
+) -> Result<(), String> {
+    let db =
+        rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .map_err(|e| e.to_string())?;
     each_sqlite_row(&db, shop.tables[table].name, each).map_err(|e| e.to_string())
 }
 
-fn each_sqlite_row(db: &rusqlite::Connection, table: &str, mut each: impl FnMut(Map<String, Value>)) -> rusqlite::Result<()> {
+fn each_sqlite_row(
+    db: &rusqlite::Connection,
+    table: &str,
+    mut each: impl FnMut(Map<String, Value>),
+) -> rusqlite::Result<()> {
     let mut statement = db.prepare(&format!("SELECT * FROM \"{table}\""))?;
     let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut rows = statement.query([])?;
@@ -136,7 +170,9 @@ fn each_sqlite_row(db: &rusqlite::Connection, table: &str, mut each: impl FnMut(
                 rusqlite::types::ValueRef::Null => Value::Null,
                 rusqlite::types::ValueRef::Integer(n) => n.into(),
                 rusqlite::types::ValueRef::Real(n) => n.into(),
-                rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => String::from_utf8_lossy(text).into(),
+                rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => {
+                    String::from_utf8_lossy(text).into()
+                }
             };
             out.insert(name.clone(), value);
         }
@@ -151,12 +187,18 @@ fn keyed(row: Map<String, Value>) -> (String, Map<String, Value>) {
 
 /// All tables of a PostgreSQL database.
 #[cfg(feature = "postgres")]
-pub async fn postgres(shop: &Shop, client: &tokio_postgres::Client) -> Result<Vec<TableReport>, String> {
+pub async fn postgres(
+    shop: &Shop,
+    client: &tokio_postgres::Client,
+) -> Result<Vec<TableReport>, String> {
     let mut reports = Vec::new();
     for (index, table) in shop.tables.iter().enumerate() {
         let sql = format!("SELECT to_jsonb(t)::text FROM \"{}\" t", table.name);
         let rows = client.query(&sql, &[]).await.map_err(|e| e.to_string())?;
-        let parsed = rows.iter().map(|row| serde_json::from_str(row.get(0)).map(keyed)).collect::<Result<FoundRows, _>>();
+        let parsed = rows
+            .iter()
+            .map(|row| serde_json::from_str(row.get(0)).map(keyed))
+            .collect::<Result<FoundRows, _>>();
         reports.push(compare(shop, index, parsed.map_err(|e| e.to_string())?));
     }
     Ok(reports)
@@ -169,7 +211,12 @@ pub async fn mysql(shop: &Shop, conn: &mut mysql_async::Conn) -> Result<Vec<Tabl
     let mut reports = Vec::new();
     for (index, table) in shop.tables.iter().enumerate() {
         let read = |row: mysql_async::Row| keyed(mysql_row(table, &row));
-        let found: FoundRows = conn.query_map(format!("SELECT * FROM `{}`", table.name), read).await.map_err(|e| e.to_string())?.into_iter().collect();
+        let found: FoundRows = conn
+            .query_map(format!("SELECT * FROM `{}`", table.name), read)
+            .await
+            .map_err(|e| e.to_string())?
+            .into_iter()
+            .collect();
         reports.push(compare(shop, index, found));
     }
     Ok(reports)
@@ -190,7 +237,13 @@ fn from_text(kind: Option<ShopKind>, value: Option<&mysql_async::Value>) -> Valu
     let text = String::from_utf8_lossy(bytes);
     match kind {
         Some(ShopKind::Date) => (text.replace(' ', "T") + "Z").into(),
-        Some(ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents | ShopKind::Decimal | ShopKind::Flag) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        Some(
+            ShopKind::Integer(_)
+            | ShopKind::Big
+            | ShopKind::Cents
+            | ShopKind::Decimal
+            | ShopKind::Flag,
+        ) => serde_json::from_str(&text).unwrap_or(Value::Null),
         _ => text.into(),
     }
 }
@@ -200,7 +253,8 @@ pub fn files(shop: &Shop, folder: &std::path::Path) -> Result<Vec<TableReport>, 
     let mut events = Vec::new();
     for table in &shop.tables {
         for entry in std::fs::read_dir(folder.join(table.name)).into_iter().flatten() {
-            let text = std::fs::read_to_string(entry.map_err(|e| e.to_string())?.path()).map_err(|e| e.to_string())?;
+            let text = std::fs::read_to_string(entry.map_err(|e| e.to_string())?.path())
+                .map_err(|e| e.to_string())?;
             events.push(serde_json::from_str(&text).map_err(|e| e.to_string())?);
         }
     }
@@ -211,7 +265,12 @@ pub fn files(shop: &Shop, folder: &std::path::Path) -> Result<Vec<TableReport>, 
 pub fn log(shop: &Shop, events: Vec<Value>) -> Vec<TableReport> {
     let mut newest: BTreeMap<(String, String), (String, Value)> = BTreeMap::new();
     for event in events {
-        let key = event["key"].as_array().and_then(|k| k.last()).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let key = event["key"]
+            .as_array()
+            .and_then(|k| k.last())
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         let row = (event["table"].as_str().unwrap_or_default().to_owned(), key);
         let version = event["mvccTimestamp"].as_str().unwrap_or_default().to_owned();
         if newest.get(&row).is_none_or(|(v, _)| *v < version) {
@@ -222,12 +281,22 @@ pub fn log(shop: &Shop, events: Vec<Value>) -> Vec<TableReport> {
     for ((table, _), (_, event)) in newest {
         rows.entry(table).or_default().extend(event["after"].as_object().cloned());
     }
-    let of = |(index, table): (usize, &ShopTable)| compare(shop, index, rows.remove(table.name).unwrap_or_default().into_iter().map(keyed).collect());
+    let of = |(index, table): (usize, &ShopTable)| {
+        compare(
+            shop,
+            index,
+            rows.remove(table.name).unwrap_or_default().into_iter().map(keyed).collect(),
+        )
+    };
     shop.tables.iter().enumerate().map(of).collect()
 }
 
 /// A report as a line.
 pub fn line(report: &TableReport) -> String {
-    let verdict = if report.is_equal() { "equal".to_owned() } else { format!("{} WRONG: {}", report.wrong, report.examples.join("; ")) };
+    let verdict = if report.is_equal() {
+        "equal".to_owned()
+    } else {
+        format!("{} WRONG: {}", report.wrong, report.examples.join("; "))
+    };
     format!("{:<16} {:>9} rows  {verdict}", report.table, report.found)
 }

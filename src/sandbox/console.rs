@@ -65,9 +65,15 @@ impl Console {
         let listening = tokio::spawn(async move {
             while let Some(message) = said.next().await {
                 let mut parts = message.subject.splitn(4, '.').skip(2).map(str::to_owned);
-                let (session, topic) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                let (session, topic) =
+                    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
                 let headers = message.headers.unwrap_or_default();
-                into.lock().unwrap_or_else(PoisonError::into_inner).push(Said { session, topic, headers, payload: message.payload.to_vec() });
+                into.lock().unwrap_or_else(PoisonError::into_inner).push(Said {
+                    session,
+                    topic,
+                    headers,
+                    payload: message.payload.to_vec(),
+                });
             }
         });
         Ok(Console { client, heard, listening })
@@ -99,27 +105,43 @@ impl Console {
     }
 
     /// Publishes bytes as a notification.
-    pub async fn send_raw(&self, session: &str, payload: Vec<u8>, encoding: Option<&str>) -> Result<(), String> {
+    pub async fn send_raw(
+        &self,
+        session: &str,
+        payload: Vec<u8>,
+        encoding: Option<&str>,
+    ) -> Result<(), String> {
         let mut headers = HeaderMap::new();
         if let Some(encoding) = encoding {
             headers.insert("content-encoding", encoding);
         }
-        self.client.publish_with_headers(Self::subject(session, "raw"), headers, payload.into()).await.map_err(|e| e.to_string())?;
+        self.client
+            .publish_with_headers(Self::subject(session, "raw"), headers, payload.into())
+            .await
+            .map_err(|e| e.to_string())?;
         self.client.flush().await.map_err(|e| e.to_string())
     }
 
     /// Notifies a server.
     pub async fn send(&self, session: &str, action: &str, data: Value) -> Result<(), String> {
         let payload = json!({ "action": action, "data": data }).to_string();
-        self.client.publish(Self::subject(session, action), payload.into()).await.map_err(|e| e.to_string())?;
+        self.client
+            .publish(Self::subject(session, action), payload.into())
+            .await
+            .map_err(|e| e.to_string())?;
         self.client.flush().await.map_err(|e| e.to_string())
     }
 
     /// Notifies a server, and waits for its reply.
     pub async fn ask(&self, session: &str, action: &str, data: Value) -> Result<Value, String> {
         let payload = json!({ "action": action, "data": data }).to_string();
-        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(REPLY_WAIT_MAX));
-        let reply = self.client.send_request(Self::subject(session, action), request).await.map_err(|e| e.to_string())?;
+        let request =
+            async_nats::Request::new().payload(payload.into()).timeout(Some(REPLY_WAIT_MAX));
+        let reply = self
+            .client
+            .send_request(Self::subject(session, action), request)
+            .await
+            .map_err(|e| e.to_string())?;
         serde_json::from_slice(&reply.payload).map_err(|e| e.to_string())
     }
 

@@ -44,12 +44,21 @@ impl Feed for ShopFeed {
 
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
         let made = self.made;
-        let Ok(due) = self.due.wait_for(|due| *due > made).await.map(|due| *due) else { return Ok(Signal::Ended) };
+        let Ok(due) = self.due.wait_for(|due| *due > made).await.map(|due| *due) else {
+            return Ok(Signal::Ended);
+        };
         for _ in 0..max.min(BURST_MAX).min((due - made) as usize) {
             self.made += 1;
             let event = self.shop.next_event();
-            let position = Position { sequence: self.made, time_ns: crate::pipeline::progress::now_ns() };
-            into.push(Delivery { position, subject: event.subject, payload: event.payload.into(), encoding: Encoding::Json, pending: due - self.made });
+            let position =
+                Position { sequence: self.made, time_ns: crate::pipeline::progress::now_ns() };
+            into.push(Delivery {
+                position,
+                subject: event.subject,
+                payload: event.payload.into(),
+                encoding: Encoding::Json,
+                pending: due - self.made,
+            });
         }
         Ok(Signal::Delivered)
     }

@@ -35,7 +35,11 @@ impl Drop for NatsServer {
 
 impl NatsServer {
     /// The server at `url`, or one from the PATH; `None` where there is neither.
-    pub async fn find(url: Option<&str>, without: bool, folder: &Path) -> Result<Option<NatsServer>, String> {
+    pub async fn find(
+        url: Option<&str>,
+        without: bool,
+        folder: &Path,
+    ) -> Result<Option<NatsServer>, String> {
         match url {
             Some(url) => Ok(Some(NatsServer { url: url.to_owned(), child: None })),
             None if without => Ok(None),
@@ -44,25 +48,46 @@ impl NatsServer {
     }
 
     async fn start(folder: &Path) -> Result<Option<NatsServer>, String> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .map_err(|e| e.to_string())?
+            .port();
         let port_word = port.to_string();
-        Self::run(port, &["-a", "127.0.0.1", "-p", &port_word, "-js", "-sd"], &folder.join("nats")).await
+        Self::run(port, &["-a", "127.0.0.1", "-p", &port_word, "-js", "-sd"], &folder.join("nats"))
+            .await
     }
 
     /// A server from the PATH that lets in who has credentials of `account`; it keeps its files in `folder`.
-    pub async fn guarded(account: &Account, port: u16, folder: &Path) -> Result<NatsServer, String> {
+    pub async fn guarded(
+        account: &Account,
+        port: u16,
+        folder: &Path,
+    ) -> Result<NatsServer, String> {
         let config = folder.join("nats.conf");
-        let written = std::fs::create_dir_all(folder).map_err(|e| e.to_string()).and_then(|()| account.server_config(port, &folder.join("nats")));
-        written.and_then(|text| std::fs::write(&config, text).map_err(|e| e.to_string())).map_err(|e| format!("{}: {e}", config.display()))?;
+        let written = std::fs::create_dir_all(folder)
+            .map_err(|e| e.to_string())
+            .and_then(|()| account.server_config(port, &folder.join("nats")));
+        written
+            .and_then(|text| std::fs::write(&config, text).map_err(|e| e.to_string()))
+            .map_err(|e| format!("{}: {e}", config.display()))?;
         if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-            return Err(format!("something listens on port {port} already: end it, or choose another"));
+            return Err(format!(
+                "something listens on port {port} already: end it, or choose another"
+            ));
         }
-        Self::run(port, &["-c"], &config).await?.ok_or_else(|| "there is no nats-server on the PATH: install it first".into())
+        Self::run(port, &["-c"], &config)
+            .await?
+            .ok_or_else(|| "there is no nats-server on the PATH: install it first".into())
     }
 
     async fn run(port: u16, words: &[&str], file: &Path) -> Result<Option<NatsServer>, String> {
         let mut command = Command::new("nats-server");
-        command.args(words).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(words)
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         // Ctrl-C is for the program that started it, which ends it in turn.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -84,9 +109,19 @@ impl NatsServer {
 
     /// A fresh stream, the feed that reads it, and the publisher that fills it.
     pub async fn road(&self) -> Result<(Box<dyn Feed>, EventPublisher, String), FeedError> {
-        let link = Link::connect(&Servers { urls: self.url.clone(), name: "eds-demo".into(), ..Servers::default() }).await?;
+        let link = Link::connect(&Servers {
+            urls: self.url.clone(),
+            name: "eds-demo".into(),
+            ..Servers::default()
+        })
+        .await?;
         let js = jetstream::new(link.client.clone());
-        let away = |e: &dyn std::fmt::Display| FeedError::Unavailable(format!("JetStream at {}: {e}; was nats-server started with -js?", self.url));
+        let away = |e: &dyn std::fmt::Display| {
+            FeedError::Unavailable(format!(
+                "JetStream at {}: {e}; was nats-server started with -js?",
+                self.url
+            ))
+        };
         let suffix = uuid::Uuid::new_v4().simple().to_string();
         // Another demo's changes may be there still: this one's company is its own, and so is its consumer.
         let config = jetstream::stream::Config {
@@ -98,8 +133,14 @@ impl NatsServer {
         };
         js.get_or_create_stream(config).await.map_err(|e| away(&e))?;
         let durable = format!("eds-demo-{suffix}");
-        let settings =
-            JetStreamSettings { durable: durable.clone(), companies: vec![suffix.clone()], policy: AckPolicy::All, max_ack_pending: 25_000, batch: 4_096, start: Start::All };
+        let settings = JetStreamSettings {
+            durable: durable.clone(),
+            companies: vec![suffix.clone()],
+            policy: AckPolicy::All,
+            max_ack_pending: 25_000,
+            batch: 4_096,
+            start: Start::All,
+        };
         let publisher = EventPublisher { js, company: suffix, url: self.url.clone() };
         Ok((Box::new(JetStream::new(link, settings)), publisher, durable))
     }
@@ -114,7 +155,11 @@ pub struct EventPublisher {
 
 impl EventPublisher {
     /// Publishes until `due` has no sender any more; how many were published.
-    pub async fn publish(self, mut shop: Shop, mut due: watch::Receiver<u64>) -> Result<u64, String> {
+    pub async fn publish(
+        self,
+        mut shop: Shop,
+        mut due: watch::Receiver<u64>,
+    ) -> Result<u64, String> {
         let mut made = 0;
         loop {
             let waited = due.wait_for(|due| *due > made).await.map(|due| *due);
@@ -132,7 +177,8 @@ impl EventPublisher {
                         *company = &self.company;
                     }
                     let sent = self.js.publish(parts.join("."), event.payload.into()).await;
-                    confirmations.push(sent.map_err(|e| format!("publishing to {}: {e}", self.url))?);
+                    confirmations
+                        .push(sent.map_err(|e| format!("publishing to {}: {e}", self.url))?);
                 }
                 for confirmation in confirmations {
                     confirmation.await.map_err(|e| format!("publishing to {}: {e}", self.url))?;

@@ -48,7 +48,10 @@ const WORDS: &[&str] = &[
     "level",
     "low",
 ];
-const NAMES: &[&str] = &["Ana", "Björn", "Chloé", "Đức", "Eve", "Farid", "李雷", "Ólafur", "O'Brien", "Zoë", "Smith", "Müller", "García", "Nguyễn"];
+const NAMES: &[&str] = &[
+    "Ana", "Björn", "Chloé", "Đức", "Eve", "Farid", "李雷", "Ólafur", "O'Brien", "Zoë", "Smith",
+    "Müller", "García", "Nguyễn",
+];
 const ODD: &[&str] = &[
     "it's \\\"quoted\\\"",
     "back\\\\slash",
@@ -118,7 +121,16 @@ pub struct Shop {
 impl Shop {
     pub fn new(seed: u64, habits: ShopOptions) -> Shop {
         let tables = tables::shop();
-        Shop { rows: vec![ShopRows::default(); tables.len()], tables, seed, rng: Rng::with_seed(seed), habits, events: 0, beginning_ns: BEGINNING_NS, late: Vec::new() }
+        Shop {
+            rows: vec![ShopRows::default(); tables.len()],
+            tables,
+            seed,
+            rng: Rng::with_seed(seed),
+            habits,
+            events: 0,
+            beginning_ns: BEGINNING_NS,
+            late: Vec::new(),
+        }
     }
 
     /// The schemas in HQ's form, one JSON text per table.
@@ -128,7 +140,8 @@ impl Shop {
 
     /// The schemas as one map, as HQ publishes them.
     pub fn schema_map(&self) -> String {
-        let entries: Vec<String> = self.tables.iter().map(|t| format!("{:?}:{}", t.name, schema(t))).collect();
+        let entries: Vec<String> =
+            self.tables.iter().map(|t| format!("{:?}:{}", t.name, schema(t))).collect();
         format!("{{{}}}", entries.join(","))
     }
 
@@ -186,14 +199,19 @@ impl Shop {
     fn pick_table(&mut self) -> usize {
         let sum: u32 = self.tables.iter().map(|t| t.weight).sum();
         let mut at = self.rng.u32(..sum);
-        self.tables.iter().position(|t| at.checked_sub(t.weight).map(|rest| at = rest).is_none()).unwrap_or(0)
+        self.tables
+            .iter()
+            .position(|t| at.checked_sub(t.weight).map(|rest| at = rest).is_none())
+            .unwrap_or(0)
     }
 
     fn pick_alive(&mut self, table: usize) -> Option<usize> {
         let known = self.rows[table].revisions.len();
         // Recent rows change most.
         let from = if self.rng.bool() { known.saturating_sub(50) } else { 0 };
-        (0..20).map(|_| self.rng.usize(from..known.max(from + 1))).find(|n| self.rows[table].revisions.get(*n).is_some_and(|r| r.1))
+        (0..20)
+            .map(|_| self.rng.usize(from..known.max(from + 1)))
+            .find(|n| self.rows[table].revisions.get(*n).is_some_and(|r| r.1))
     }
 
     fn change(&mut self, table: usize, n: usize, act: Act) -> ShopEvent {
@@ -232,9 +250,16 @@ impl Shop {
         if act == Act::Update {
             payload.push_str(r#""diff":["updatedDate"],"#);
         }
-        let _ = write!(payload, r#""timestamp":{},"mvccTimestamp":"{nanos}.0000000000"}}"#, nanos / 1_000_000);
+        let _ = write!(
+            payload,
+            r#""timestamp":{},"mvccTimestamp":"{nanos}.0000000000"}}"#,
+            nanos / 1_000_000
+        );
         let operation = operation.to_lowercase();
-        ShopEvent { subject: format!("dbchange.{name}.{operation}.{company}.l{company}.PUBLIC.{id}"), payload }
+        ShopEvent {
+            subject: format!("dbchange.{name}.{operation}.{company}.l{company}.PUBLIC.{id}"),
+            payload,
+        }
     }
 
     /// The id of row `n`.
@@ -257,7 +282,15 @@ impl Shop {
         out
     }
 
-    fn value(&self, out: &mut String, table: usize, n: u64, revision: u32, index: usize, column: &ShopColumn) {
+    fn value(
+        &self,
+        out: &mut String,
+        table: usize,
+        n: u64,
+        revision: u32,
+        index: usize,
+        column: &ShopColumn,
+    ) {
         let revision = if column.fixed { 0 } else { u64::from(revision) };
         let h = mix(self.seed ^ (index as u64) << 48, table as u64, n, revision);
         if column.nullable && h.is_multiple_of(5) {
@@ -280,8 +313,15 @@ impl Shop {
             ShopKind::Flag => write!(out, "{}", h & 256 == 0),
             ShopKind::Date => write!(out, "\"{}\"", date(r)),
             ShopKind::Word(all) => write!(out, "\"{}\"", all[r as usize % all.len()]),
-            ShopKind::Strings => write!(out, "[\"{}\",\"{}\"]", words(r, 1), NAMES[r as usize % NAMES.len()]),
-            ShopKind::Object => write!(out, "{{\"a\": {},\"list\":[1,2.50,null],\"nested\":{{\"note\":\"{}\"}}}}", 9_007_199_254_740_993 + r % 7, ODD[r as usize % 7]),
+            ShopKind::Strings => {
+                write!(out, "[\"{}\",\"{}\"]", words(r, 1), NAMES[r as usize % NAMES.len()])
+            }
+            ShopKind::Object => write!(
+                out,
+                "{{\"a\": {},\"list\":[1,2.50,null],\"nested\":{{\"note\":\"{}\"}}}}",
+                9_007_199_254_740_993 + r % 7,
+                ODD[r as usize % 7]
+            ),
         };
     }
 
@@ -303,7 +343,8 @@ impl Shop {
     }
 
     pub fn begin_now(&mut self) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         self.begin_at(now.as_nanos() as u64);
     }
 
@@ -324,7 +365,12 @@ impl Shop {
 
     /// The rows that a table should have now: number and revision.
     pub fn alive(&self, table: usize) -> impl Iterator<Item = (u64, u32)> {
-        self.rows[table].revisions.iter().enumerate().filter(|(_, r)| r.1).map(|(n, r)| (n as u64, r.0))
+        self.rows[table]
+            .revisions
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.1)
+            .map(|(n, r)| (n as u64, r.0))
     }
 }
 
@@ -368,20 +414,33 @@ fn date(r: u64) -> String {
 fn schema(table: &ShopTable) -> String {
     let property = |column: &ShopColumn| {
         let body = match column.kind {
-            ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents => r#""type":"integer""#.to_owned(),
+            ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents => {
+                r#""type":"integer""#.to_owned()
+            }
             ShopKind::Decimal => r#""type":"number""#.into(),
             ShopKind::Flag => r#""type":"boolean""#.into(),
             ShopKind::Date => r#""type":"string","format":"date-time""#.into(),
             ShopKind::Strings => r#""type":"array","items":{"type":"string"}"#.into(),
             ShopKind::Object => r#""type":"object","additionalProperties":true"#.into(),
-            ShopKind::Word(all) => format!(r#""type":"array","items":{{"type":"enum","enum":{all:?}}}"#),
+            ShopKind::Word(all) => {
+                format!(r#""type":"array","items":{{"type":"enum","enum":{all:?}}}"#)
+            }
             _ => r#""type":"string""#.into(),
         };
-        format!("{:?}:{{{body}{}}}", column.name, if column.nullable { r#","nullable":true"# } else { "" })
+        format!(
+            "{:?}:{{{body}{}}}",
+            column.name,
+            if column.nullable { r#","nullable":true"# } else { "" }
+        )
     };
     let properties: Vec<String> = table.columns.iter().map(property).collect();
     let required: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
-    format!(r#"{{"table":{:?},"modelVersion":{:?},"primaryKeys":["id"],"required":{required:?},"properties":{{{}}}}}"#, table.name, table.version, properties.join(","))
+    format!(
+        r#"{{"table":{:?},"modelVersion":{:?},"primaryKeys":["id"],"required":{required:?},"properties":{{{}}}}}"#,
+        table.name,
+        table.version,
+        properties.join(",")
+    )
 }
 
 #[cfg(test)]
@@ -391,12 +450,15 @@ mod tests {
 
     #[test]
     fn the_same_seed_brings_the_same_changes_and_they_decode() {
-        let (mut a, mut b) = (Shop::new(7, ShopOptions::default()), Shop::new(7, ShopOptions::default()));
+        let (mut a, mut b) =
+            (Shop::new(7, ShopOptions::default()), Shop::new(7, ShopOptions::default()));
         let mut decoder = Decoder::default();
         for _ in 0..2000 {
             let (x, y) = (a.next_event(), b.next_event());
             assert_eq!(x.payload, y.payload);
-            decoder.decode(x.payload.clone().into()).unwrap_or_else(|e| panic!("{e}: {}", x.payload));
+            decoder
+                .decode(x.payload.clone().into())
+                .unwrap_or_else(|e| panic!("{e}: {}", x.payload));
         }
         for (schema, table) in a.schemas().iter().zip(&a.tables) {
             let schema = TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}"));
@@ -407,10 +469,20 @@ mod tests {
     #[test]
     fn orders_and_customers_are_as_wide_as_benchmarks_say() {
         let mut shop = Shop::new(1, ShopOptions::default());
-        for (table, columns, bytes) in [("order", 85..95, 3300..4700), ("customer", 20..35, 800..1400)] {
+        for (table, columns, bytes) in
+            [("order", 85..95, 3300..4700), ("customer", 20..35, 800..1400)]
+        {
             let index = shop.tables.iter().position(|t| t.name == table).unwrap_or(0);
-            assert!(columns.contains(&shop.tables[index].columns.len()), "{table}: {} columns", shop.tables[index].columns.len());
-            let mean = (0..100).filter_map(|_| shop.insert_into(table)).map(|e| e.payload.len()).sum::<usize>() / 100;
+            assert!(
+                columns.contains(&shop.tables[index].columns.len()),
+                "{table}: {} columns",
+                shop.tables[index].columns.len()
+            );
+            let mean = (0..100)
+                .filter_map(|_| shop.insert_into(table))
+                .map(|e| e.payload.len())
+                .sum::<usize>()
+                / 100;
             assert!(bytes.contains(&mean), "{table}: {mean} bytes");
         }
     }

@@ -49,7 +49,11 @@ const FUEL: &[&str] = &["Gasoline", "Diesel", "Electric", "Hybrid"];
 
 /// `name:kind` pairs; a `?` makes a column nullable.
 fn table(name: &'static str, weight: u32, columns: &str) -> ShopTable {
-    let mut all = vec![column("id", ShopKind::Id, false, true), column("companyId", ShopKind::Company, false, true), column("locationId", ShopKind::Location, true, true)];
+    let mut all = vec![
+        column("id", ShopKind::Id, false, true),
+        column("companyId", ShopKind::Company, false, true),
+        column("locationId", ShopKind::Location, true, true),
+    ];
     for spec in columns.split_whitespace() {
         let (name, kind) = spec.split_once(':').unwrap_or((spec, "words"));
         let (kind, nullable) = kind.strip_suffix('?').map_or((kind, false), |k| (k, true));
@@ -58,7 +62,15 @@ fn table(name: &'static str, weight: u32, columns: &str) -> ShopTable {
     all.push(column("createdDate", ShopKind::Date, false, true));
     all.push(column("updatedDate", ShopKind::Date, true, false));
     all.push(column("meta", ShopKind::Object, true, false));
-    ShopTable { name, version: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{name}{columns}").as_bytes())), columns: all, weight }
+    ShopTable {
+        name,
+        version: format!(
+            "{:016x}",
+            xxhash_rust::xxh3::xxh3_64(format!("{name}{columns}").as_bytes())
+        ),
+        columns: all,
+        weight,
+    }
 }
 
 fn column(name: &str, kind: ShopKind, nullable: bool, fixed: bool) -> ShopColumn {
@@ -104,20 +116,52 @@ pub fn shop() -> Vec<ShopTable> {
             "customerId:ref/0 vin:text/1 make:text/1 model:text/1 year:int/40 mileage:decimal? fuel:fuel color:text/1? notes:odd? plate:text/1? engine:object? features:strings",
         ),
         order(),
-        table("labor", 12, "orderId:ref/2 name:text/4 hours:decimal rateCents:cents technicianId:text/1? completed:flag completedDate:date? note:odd? skills:strings"),
+        table(
+            "labor",
+            12,
+            "orderId:ref/2 name:text/4 hours:decimal rateCents:cents technicianId:text/1? completed:flag completedDate:date? note:odd? skills:strings",
+        ),
         table(
             "part",
             12,
             "orderId:ref/2 name:text/3 number:text/1 quantity:decimal costCents:cents retailCents:cents coreCents:cents? vendor:text/2? bin:text/1? taxable:flag attributes:object?",
         ),
-        table("payment", 6, "orderId:ref/2 amountCents:cents type:pay note:odd? paidDate:date refunded:flag processor:object? reference:big?"),
-        table("appointment", 4, "customerId:ref/0 name:text/4 startDate:date endDate:date? allDay:flag color:text/1? note:odd? reminders:strings"),
-        table("inspection", 4, "orderId:ref/2 name:text/3 completed:flag score:decimal? items:object? photos:strings technician:text/1?"),
-        table("message", 6, "customerId:ref/0 body:odd subject:text/6? inbound:flag sentDate:date? attachments:strings"),
-        table("purchase_order", 3, "number:int/100000 vendor:text/2 totalCents:cents received:flag note:odd? lines:object?"),
+        table(
+            "payment",
+            6,
+            "orderId:ref/2 amountCents:cents type:pay note:odd? paidDate:date refunded:flag processor:object? reference:big?",
+        ),
+        table(
+            "appointment",
+            4,
+            "customerId:ref/0 name:text/4 startDate:date endDate:date? allDay:flag color:text/1? note:odd? reminders:strings",
+        ),
+        table(
+            "inspection",
+            4,
+            "orderId:ref/2 name:text/3 completed:flag score:decimal? items:object? photos:strings technician:text/1?",
+        ),
+        table(
+            "message",
+            6,
+            "customerId:ref/0 body:odd subject:text/6? inbound:flag sentDate:date? attachments:strings",
+        ),
+        table(
+            "purchase_order",
+            3,
+            "number:int/100000 vendor:text/2 totalCents:cents received:flag note:odd? lines:object?",
+        ),
         // Names that are keywords of SQL.
-        table("user", 2, "name:person email:email? select:text/2? from:flag group:strings order:int/50 where:decimal?"),
-        table("canned_service", 2, "name:text/4 lumpSumCents:cents? recommended:flag note:odd? parts:strings pricing:object?"),
+        table(
+            "user",
+            2,
+            "name:person email:email? select:text/2? from:flag group:strings order:int/50 where:decimal?",
+        ),
+        table(
+            "canned_service",
+            2,
+            "name:text/4 lumpSumCents:cents? recommended:flag note:odd? parts:strings pricing:object?",
+        ),
     ];
     tables.truncate(12);
     tables
@@ -130,21 +174,72 @@ fn order() -> ShopTable {
          invoicedDate:date? completedDate:date? authorizedDate:date? dueDate:date? mileageIn:decimal? mileageOut:decimal? complaint:text/60? recommendation:text/60? \
          note:odd? internalNote:text/40? coalescedName:text/6 assignedTechnicianIds:strings labelIds:strings metadata:object? statistics:object? bigNumber:big ",
     );
-    for name in ["total", "labor", "parts", "fees", "discount", "tax", "shop", "epa", "gst", "hst", "pst", "tires", "subcontracts", "paid", "remaining", "profit", "cost", "net"] {
+    for name in [
+        "total",
+        "labor",
+        "parts",
+        "fees",
+        "discount",
+        "tax",
+        "shop",
+        "epa",
+        "gst",
+        "hst",
+        "pst",
+        "tires",
+        "subcontracts",
+        "paid",
+        "remaining",
+        "profit",
+        "cost",
+        "net",
+    ] {
         columns += &format!("{name}Cents:cents ");
     }
-    for name in ["taxRate", "laborRate", "discountPercent", "shopPercent", "epaPercent", "gstRate", "hstRate", "pstRate", "margin", "hours"] {
+    for name in [
+        "taxRate",
+        "laborRate",
+        "discountPercent",
+        "shopPercent",
+        "epaPercent",
+        "gstRate",
+        "hstRate",
+        "pstRate",
+        "margin",
+        "hours",
+    ] {
         columns += &format!("{name}:decimal? ");
     }
-    for name in ["taxLabor", "taxParts", "taxFees", "taxTires", "requireSignature", "requirePo", "hasRecalls", "imported", "readOnly", "sendReminder"] {
+    for name in [
+        "taxLabor",
+        "taxParts",
+        "taxFees",
+        "taxTires",
+        "requireSignature",
+        "requirePo",
+        "hasRecalls",
+        "imported",
+        "readOnly",
+        "sendReminder",
+    ] {
         columns += &format!("{name}:flag ");
     }
-    for (name, words) in
-        [("serviceWriter", 2), ("poNumber", 1), ("keyTag", 1), ("messageThread", 1), ("workflow", 2), ("signature", 25), ("terms", 80), ("marketing", 10), ("source", 2)]
-    {
+    for (name, words) in [
+        ("serviceWriter", 2),
+        ("poNumber", 1),
+        ("keyTag", 1),
+        ("messageThread", 1),
+        ("workflow", 2),
+        ("signature", 25),
+        ("terms", 80),
+        ("marketing", 10),
+        ("source", 2),
+    ] {
         columns += &format!("{name}:text/{words}? ");
     }
-    for name in ["started", "picked", "dropped", "reminded", "viewed", "exported", "synced", "closed"] {
+    for name in
+        ["started", "picked", "dropped", "reminded", "viewed", "exported", "synced", "closed"]
+    {
         columns += &format!("{name}Date:date? ");
     }
     table("order", 25, &columns)

@@ -19,33 +19,47 @@ pub type FileLine = (String, u64, u64, u64, bool);
 
 impl State {
     pub fn open_import(&self) -> Result<Option<OpenImport>, StateError> {
-        let read = |row: &rusqlite::Row<'_>| Ok(OpenImport { job: row.get(0)?, choice: row.get(1)? });
+        let read =
+            |row: &rusqlite::Row<'_>| Ok(OpenImport { job: row.get(0)?, choice: row.get(1)? });
         Ok(self.db().query_row("SELECT job, choice FROM import", [], read).optional()?)
     }
 
     /// Synced before it returns.
     pub fn save_import(&self, import: &OpenImport) -> Result<(), StateError> {
-        self.db().execute("INSERT OR REPLACE INTO import VALUES (1, ?1, ?2)", params![import.job, import.choice])?;
+        self.db().execute(
+            "INSERT OR REPLACE INTO import VALUES (1, ?1, ?2)",
+            params![import.job, import.choice],
+        )?;
         Ok(())
     }
 
     pub fn forget_import(&self) -> Result<(), StateError> {
-        self.db().execute_batch("BEGIN; DELETE FROM import; DELETE FROM import_progress; COMMIT")?;
+        self.db()
+            .execute_batch("BEGIN; DELETE FROM import; DELETE FROM import_progress; COMMIT")?;
         Ok(())
     }
 
     /// The files of `job` that were begun.
     pub fn import_progress(&self, job: &str) -> Result<Vec<FileLine>, StateError> {
         let db = self.db();
-        let mut statement = db.prepare("SELECT file, lines, rows, skipped, done FROM import_progress WHERE job = ?1")?;
+        let mut statement = db.prepare(
+            "SELECT file, lines, rows, skipped, done FROM import_progress WHERE job = ?1",
+        )?;
         let number = |row: &rusqlite::Row<'_>, i: usize| row.get::<_, i64>(i).map(|n| n as u64);
-        let rows = statement.query_map([job], |row| Ok((row.get(0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?, row.get(4)?)))?;
+        let rows = statement.query_map([job], |row| {
+            Ok((row.get(0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?, row.get(4)?))
+        })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    pub fn save_import_progress(&self, job: &str, (file, lines, rows, skipped, done): &FileLine) -> Result<(), StateError> {
+    pub fn save_import_progress(
+        &self,
+        job: &str,
+        (file, lines, rows, skipped, done): &FileLine,
+    ) -> Result<(), StateError> {
         let sql = "INSERT OR REPLACE INTO import_progress VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        self.db().execute(sql, params![job, file, *lines as i64, *rows as i64, *skipped as i64, done])?;
+        self.db()
+            .execute(sql, params![job, file, *lines as i64, *rows as i64, *skipped as i64, done])?;
         Ok(())
     }
 
@@ -58,7 +72,9 @@ impl State {
     pub fn cutovers(&self) -> Result<Cutovers, StateError> {
         let db = self.db();
         let mut statement = db.prepare("SELECT consumer, table_name, words FROM cutover")?;
-        let lines = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<Vec<_>, _>>()?;
+        let lines = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<Vec<_>, _>>()?;
         Cutovers::read(lines).map_err(|_| StateError::Unreadable("cutover"))
     }
 
@@ -70,7 +86,10 @@ impl State {
         let transaction = db.transaction()?;
         transaction.execute("DELETE FROM cutover", [])?;
         for (consumer, table, words) in cutovers.lines() {
-            transaction.execute("INSERT INTO cutover VALUES (?1, ?2, ?3)", params![consumer, table, words])?;
+            transaction.execute(
+                "INSERT INTO cutover VALUES (?1, ?2, ?3)",
+                params![consumer, table, words],
+            )?;
         }
         transaction.execute("DELETE FROM import_progress", [])?;
         transaction.commit()?;

@@ -16,7 +16,9 @@ pub struct Lock {
 /// Why the data directory cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum InUse {
-    #[error("the data directory {dir} is in use by another EDS{owner}: stop it first, or choose another with --data-dir")]
+    #[error(
+        "the data directory {dir} is in use by another EDS{owner}: stop it first, or choose another with --data-dir"
+    )]
     Owned { dir: String, owner: String },
     #[error("the data directory {dir}: {source}")]
     Io { dir: String, source: std::io::Error },
@@ -28,14 +30,23 @@ impl Lock {
         let dir = data_dir.display().to_string();
         let io = |source| InUse::Io { dir: dir.clone(), source };
         std::fs::create_dir_all(data_dir).map_err(io)?;
-        let mut file = File::options().create(true).truncate(false).read(true).write(true).open(data_dir.join(FILE_NAME)).map_err(io)?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(data_dir.join(FILE_NAME))
+            .map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(source)) => return Err(InUse::Io { dir, source }),
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-                return Err(InUse::Owned { dir, owner: if known { format!(" (process {})", pid.trim()) } else { String::new() } });
+                return Err(InUse::Owned {
+                    dir,
+                    owner: if known { format!(" (process {})", pid.trim()) } else { String::new() },
+                });
             }
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
@@ -51,7 +62,9 @@ mod tests {
     fn a_directory_has_one_owner() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let first = Lock::take(dir.path())?;
-        assert!(Lock::take(dir.path()).is_err_and(|e| e.to_string().contains("in use by another EDS")));
+        assert!(
+            Lock::take(dir.path()).is_err_and(|e| e.to_string().contains("in use by another EDS"))
+        );
         drop(first);
         Lock::take(dir.path())?;
         Ok(())

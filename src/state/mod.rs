@@ -18,7 +18,8 @@ pub const FILE_NAME: &str = "eds-state.db";
 const FORMAT: i64 = 2;
 
 /// What makes format 2 of format 1: two tables got the names that their contents have elsewhere.
-const FROM_FORMAT_1: &str = "ALTER TABLE plan RENAME TO intent; ALTER TABLE seam RENAME TO cutover;";
+const FROM_FORMAT_1: &str =
+    "ALTER TABLE plan RENAME TO intent; ALTER TABLE seam RENAME TO cutover;";
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -40,7 +41,9 @@ pub enum StateError {
     Open { path: String, source: rusqlite::Error },
     #[error("the data directory {path} cannot be made: {source}")]
     Directory { path: String, source: std::io::Error },
-    #[error("the state file {path} was written by a newer EDS (format {found}; this one knows {FORMAT}): install that version again")]
+    #[error(
+        "the state file {path} was written by a newer EDS (format {found}; this one knows {FORMAT}): install that version again"
+    )]
     Newer { path: String, found: i64 },
     #[error("the state file holds something in {0:?} that this version of EDS cannot read")]
     Unreadable(&'static str),
@@ -63,7 +66,8 @@ impl State {
     /// Opens or makes the state file in `data_dir`.
     pub fn open(data_dir: &Path) -> Result<State, StateError> {
         let shown = data_dir.display().to_string();
-        std::fs::create_dir_all(data_dir).map_err(|source| StateError::Directory { path: shown, source })?;
+        std::fs::create_dir_all(data_dir)
+            .map_err(|source| StateError::Directory { path: shown, source })?;
         let path = data_dir.join(FILE_NAME);
         let shown = path.display().to_string();
         let failed = |source| StateError::Open { path: shown.clone(), source };
@@ -97,11 +101,14 @@ impl State {
 
     /// The format that is written in the file; `None` where it is new.
     fn format(connection: &Connection) -> Result<Option<i64>, StateError> {
-        let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta')";
+        let exists =
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta')";
         if !connection.query_row(exists, [], |row| row.get::<_, bool>(0))? {
             return Ok(None);
         }
-        Ok(connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)).optional()?)
+        Ok(connection
+            .query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0))
+            .optional()?)
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
@@ -117,7 +124,10 @@ impl State {
     }
 
     pub fn save_schema(&self, table: &str, version: &str, json: &str) -> Result<(), StateError> {
-        self.db().execute("INSERT OR REPLACE INTO schema VALUES (?1, ?2, ?3)", params![table, version, json])?;
+        self.db().execute(
+            "INSERT OR REPLACE INTO schema VALUES (?1, ?2, ?3)",
+            params![table, version, json],
+        )?;
         Ok(())
     }
 
@@ -128,7 +138,9 @@ impl State {
 
     fn place(&self, sql: &str, consumer: &str) -> Result<Option<Position>, StateError> {
         let db = self.db();
-        let read = |row: &rusqlite::Row<'_>| Ok(Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? });
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? })
+        };
         Ok(db.prepare_cached(sql)?.query_row([consumer], read).optional()?)
     }
 
@@ -143,7 +155,11 @@ impl State {
     }
 
     fn save_place(&self, sql: &str, consumer: &str, position: Position) -> Result<(), StateError> {
-        self.db().prepare_cached(sql)?.execute(params![consumer, position.sequence as i64, position.time_ns])?;
+        self.db().prepare_cached(sql)?.execute(params![
+            consumer,
+            position.sequence as i64,
+            position.time_ns
+        ])?;
         Ok(())
     }
 
@@ -167,11 +183,14 @@ impl State {
     /// Until when it is known that nothing was pending for `consumer`, Unix nanoseconds.
     pub fn idle(&self, consumer: &str) -> Result<Option<i64>, StateError> {
         let db = self.db();
-        Ok(db.query_row("SELECT time_ns FROM idle WHERE consumer = ?1", [consumer], |row| row.get(0)).optional()?)
+        Ok(db
+            .query_row("SELECT time_ns FROM idle WHERE consumer = ?1", [consumer], |row| row.get(0))
+            .optional()?)
     }
 
     pub fn save_idle(&self, consumer: &str, time_ns: i64) -> Result<(), StateError> {
-        self.db().execute("INSERT OR REPLACE INTO idle VALUES (?1, ?2)", params![consumer, time_ns])?;
+        self.db()
+            .execute("INSERT OR REPLACE INTO idle VALUES (?1, ?2)", params![consumer, time_ns])?;
         Ok(())
     }
 
@@ -185,7 +204,9 @@ impl State {
     /// The memory of recent rows, oldest chunk first.
     pub fn recent(&self, consumer: &str) -> Result<Vec<RecentChunk>, StateError> {
         let db = self.db();
-        let mut statement = db.prepare("SELECT sequence, time_ns, entries FROM recent WHERE consumer = ?1 ORDER BY chunk")?;
+        let mut statement = db.prepare(
+            "SELECT sequence, time_ns, entries FROM recent WHERE consumer = ?1 ORDER BY chunk",
+        )?;
         let read = |row: &rusqlite::Row<'_>| {
             let through = Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? };
             Ok(RecentChunk { through, entries: row.get(2)? })
@@ -195,7 +216,12 @@ impl State {
     }
 
     /// Adds a chunk and forgets the oldest ones beyond `bytes_max` in all.
-    pub fn append_recent(&self, consumer: &str, chunk: &RecentChunk, bytes_max: usize) -> Result<(), StateError> {
+    pub fn append_recent(
+        &self,
+        consumer: &str,
+        chunk: &RecentChunk,
+        bytes_max: usize,
+    ) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
         let advance = "UPDATE recent SET sequence = ?2, time_ns = ?3 WHERE chunk = (SELECT max(chunk) FROM recent WHERE consumer = ?1)";
@@ -264,7 +290,10 @@ impl State {
 
 fn insert_recent(db: &Connection, consumer: &str, chunk: &RecentChunk) -> Result<(), StateError> {
     let sql = "INSERT INTO recent (consumer, sequence, time_ns, entries) VALUES (?1, ?2, ?3, ?4)";
-    db.execute(sql, params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries])?;
+    db.execute(
+        sql,
+        params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries],
+    )?;
     Ok(())
 }
 
@@ -284,7 +313,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_what_it_was_given_and_bounds_the_recent_rows() -> Result<(), Box<dyn std::error::Error>> {
+    fn keeps_what_it_was_given_and_bounds_the_recent_rows() -> Result<(), Box<dyn std::error::Error>>
+    {
         let dir = tempfile::tempdir()?;
         let at = |sequence| Position { sequence, time_ns: 7 };
         {
@@ -294,7 +324,11 @@ mod tests {
             state.save_intent("c", at(3))?;
             state.save_schema("order", "v1", "{}")?;
             for n in 1..=5 {
-                state.append_recent("c", &RecentChunk { through: at(n), entries: vec![0; 28] }, 3 * 28)?;
+                state.append_recent(
+                    "c",
+                    &RecentChunk { through: at(n), entries: vec![0; 28] },
+                    3 * 28,
+                )?;
             }
         }
         let state = State::open(dir.path())?;
@@ -304,7 +338,10 @@ mod tests {
         state.clear_intent("c")?;
         assert_eq!(state.intent("c")?, None);
         state.append_recent("c", &RecentChunk { through: at(9), entries: Vec::new() }, 3 * 28)?;
-        assert_eq!(state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(), [3, 4, 9]);
+        assert_eq!(
+            state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(),
+            [3, 4, 9]
+        );
         assert_eq!(state.get("schema/order/v1")?.as_deref(), Some("{}"));
         assert_eq!(state.list()?.len(), 3);
         Ok(())

@@ -46,12 +46,25 @@ struct Status {
 }
 
 impl StatusServer {
-    pub async fn start(bind: IpAddr, port: u16, progress: Arc<Progress>) -> Result<StatusServer, String> {
-        let listener = TcpListener::bind((bind, port)).await.map_err(|e| format!("the health endpoint cannot listen on {bind}:{port}: {e}; choose another --port"))?;
+    pub async fn start(
+        bind: IpAddr,
+        port: u16,
+        progress: Arc<Progress>,
+    ) -> Result<StatusServer, String> {
+        let listener = TcpListener::bind((bind, port)).await.map_err(|e| {
+            format!(
+                "the health endpoint cannot listen on {bind}:{port}: {e}; choose another --port"
+            )
+        })?;
         let address = listener.local_addr().map_err(|e| e.to_string())?;
         let now = Instant::now();
-        let shared = Arc::new(StatusState { progress, started: now, last: Mutex::new((now, 0, 0.0)) });
-        let routes = Router::new().route("/", get(health)).route("/metrics", get(metrics)).route("/status.json", get(status)).with_state(shared);
+        let shared =
+            Arc::new(StatusState { progress, started: now, last: Mutex::new((now, 0, 0.0)) });
+        let routes = Router::new()
+            .route("/", get(health))
+            .route("/metrics", get(metrics))
+            .route("/status.json", get(status))
+            .with_state(shared);
         let task = tokio::spawn(async move {
             if let Err(e) = axum::serve(listener, routes).await {
                 tracing::warn!("the health endpoint ended: {e}");
@@ -69,12 +82,16 @@ async fn health(State(shared): State<Arc<StatusState>>) -> Response {
         Phase::Waiting(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
         Phase::Paused => (StatusCode::SERVICE_UNAVAILABLE, "paused").into_response(),
         Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting down").into_response(),
-        Phase::Stopped(why) => (StatusCode::SERVICE_UNAVAILABLE, why.unwrap_or_else(|| "stopped".into())).into_response(),
+        Phase::Stopped(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, why.unwrap_or_else(|| "stopped".into()))
+                .into_response()
+        }
     }
 }
 
 async fn metrics(State(shared): State<Arc<StatusState>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.progress.metrics()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.progress.metrics())
+        .into_response()
 }
 
 async fn status(State(shared): State<Arc<StatusState>>) -> Response {
@@ -83,10 +100,23 @@ async fn status(State(shared): State<Arc<StatusState>>) -> Response {
         let mut last = shared.last.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = last.0.elapsed().as_secs_f64();
         if seconds >= 1.0 {
-            *last = (Instant::now(), snapshot.done, snapshot.done.saturating_sub(last.1) as f64 / seconds);
+            *last = (
+                Instant::now(),
+                snapshot.done,
+                snapshot.done.saturating_sub(last.1) as f64 / seconds,
+            );
         }
         last.2
     };
-    let status = Status { version: env!("CARGO_PKG_VERSION"), uptime_seconds: shared.started.elapsed().as_secs(), events_per_second, snapshot };
-    ([(header::CONTENT_TYPE, "application/json")], serde_json::to_string_pretty(&status).unwrap_or_default()).into_response()
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: shared.started.elapsed().as_secs(),
+        events_per_second,
+        snapshot,
+    };
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        serde_json::to_string_pretty(&status).unwrap_or_default(),
+    )
+        .into_response()
 }

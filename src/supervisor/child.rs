@@ -67,21 +67,44 @@ pub struct ChildExit {
 
 impl Child {
     /// Starts `program`; what is secret goes through the pipe.
-    pub async fn start(program: &Path, args: &[OsString], begin: &WorkerCommand) -> Result<Child, String> {
+    pub async fn start(
+        program: &Path,
+        args: &[OsString],
+        begin: &WorkerCommand,
+    ) -> Result<Child, String> {
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         SECRETS_OF_THE_ENVIRONMENT.iter().for_each(|name| {
             command.env_remove(name);
         });
-        let mut process = command.spawn().map_err(|e| format!("the worker {} cannot be started: {e}", program.display()))?;
-        let (Some(orders), Some(stdout), Some(stderr)) = (process.stdin.take(), process.stdout.take(), process.stderr.take()) else {
+        let mut process = command
+            .spawn()
+            .map_err(|e| format!("the worker {} cannot be started: {e}", program.display()))?;
+        let (Some(orders), Some(stdout), Some(stderr)) =
+            (process.stdin.take(), process.stdout.take(), process.stderr.take())
+        else {
             return Err("the worker has no pipes".into());
         };
         let (sender, news) = mpsc::channel(NEWS_MAX);
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let telling = tokio::spawn(hear_news(stdout, sender));
         let complaining = tokio::spawn(pass_on(stderr, tail.clone()));
-        let mut child = Child { process, orders, news, telling, complaining, tail, heard_at: Instant::now(), ready: None, gives_up: None };
+        let mut child = Child {
+            process,
+            orders,
+            news,
+            telling,
+            complaining,
+            tail,
+            heard_at: Instant::now(),
+            ready: None,
+            gives_up: None,
+        };
         child.tell(begin).await;
         Ok(child)
     }
@@ -118,7 +141,9 @@ impl Child {
     /// Ends a worker that hangs, which is then heard of as gone.
     pub fn end_if_it_hangs(&mut self) {
         if self.heard_at.elapsed() > SILENCE_MAX {
-            warn!("the worker has given no sign of life for {SILENCE_MAX:?}: it hangs, and is ended");
+            warn!(
+                "the worker has given no sign of life for {SILENCE_MAX:?}: it hangs, and is ended"
+            );
             self.heard_at = Instant::now();
             let _ = self.process.start_kill();
         }
@@ -130,7 +155,9 @@ impl Child {
         let status = match timeout(END_WAIT_MAX, self.process.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
-                warn!("the worker did not end within {END_WAIT_MAX:?} and is ended; what it did not acknowledge comes again");
+                warn!(
+                    "the worker did not end within {END_WAIT_MAX:?} and is ended; what it did not acknowledge comes again"
+                );
                 self.kill().await
             }
         };
@@ -150,7 +177,10 @@ impl Child {
         let (front, back) = tail.as_slices();
         let stderr = String::from_utf8_lossy(&[front, back].concat()).into_owned();
         let code = status.and_then(|status| status.code());
-        let how = status.map_or_else(|| "ended nobody knows how".into(), |status| format!("ended with {status}"));
+        let how = status.map_or_else(
+            || "ended nobody knows how".into(),
+            |status| format!("ended with {status}"),
+        );
         ChildExit { code, how, stderr }
     }
 }

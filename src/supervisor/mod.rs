@@ -106,7 +106,8 @@ impl Failures {
             self.0 = 0;
         }
         self.0 += 1;
-        (self.0 < FAILURES_MAX).then(|| Duration::from_secs(1 << (self.0 - 1)).min(RESTART_WAIT_MAX))
+        (self.0 < FAILURES_MAX)
+            .then(|| Duration::from_secs(1 << (self.0 - 1)).min(RESTART_WAIT_MAX))
     }
 }
 
@@ -128,10 +129,22 @@ impl Supervisor {
         let http = Http::new()?;
         let hq = Hq::new(http.clone(), &options.api_url, options.token.clone());
         // After an update the name of the running file would be another one.
-        let program = std::env::current_exe().map_err(|e| format!("the program's own file is not known: {e}"))?;
-        let signals = OsSignals::listen().map_err(|e| format!("signals cannot be listened to: {e}"))?;
+        let program = std::env::current_exe()
+            .map_err(|e| format!("the program's own file is not known: {e}"))?;
+        let signals =
+            OsSignals::listen().map_err(|e| format!("signals cannot be listened to: {e}"))?;
         let paused = options.paused;
-        Ok(Supervisor { options, program, hq, http, signals, failures: Failures::default(), was_ready: false, paused, started: Instant::now() })
+        Ok(Supervisor {
+            options,
+            program,
+            hq,
+            http,
+            signals,
+            failures: Failures::default(),
+            was_ready: false,
+            paused,
+            started: Instant::now(),
+        })
     }
 
     /// Serves, session after session, until the end.
@@ -148,7 +161,9 @@ impl Supervisor {
                 Ending::Replaced => return Ok(ServerEnd::Replaced { paused: self.paused }),
                 Ending::Renew(why) => {
                     info!("a new session begins: {why}");
-                    if begun.elapsed() < SESSION_IS_STABLE && self.is_told_to_end(CONFLICT_WAIT).await {
+                    if begun.elapsed() < SESSION_IS_STABLE
+                        && self.is_told_to_end(CONFLICT_WAIT).await
+                    {
                         return Ok(ServerEnd::Shutdown);
                     }
                 }
@@ -164,7 +179,12 @@ impl Supervisor {
     }
 
     /// How long to wait before the worker is started again; an error where it has failed too often.
-    fn count_failure(&mut self, code: Option<i32>, how: &str, well_for: Option<Duration>) -> Result<Duration, Failed> {
+    fn count_failure(
+        &mut self,
+        code: Option<i32>,
+        how: &str,
+        well_for: Option<Duration>,
+    ) -> Result<Duration, Failed> {
         let code = u8::try_from(code.unwrap_or(1)).unwrap_or(1).max(1);
         let failed = |text: String| Err(Failed::Worker { code, text });
         if code == 3 && !self.was_ready && self.options.url_is_given {
@@ -174,9 +194,14 @@ impl Supervisor {
             return failed(format!("the worker {how}"));
         }
         match self.failures.count(well_for) {
-            None => failed(format!("the worker {how}; it has failed {FAILURES_MAX} times in a row")),
+            None => {
+                failed(format!("the worker {how}; it has failed {FAILURES_MAX} times in a row"))
+            }
             Some(wait) => {
-                error!("the worker {how}; it is started again in {wait:?} (failure {} of {FAILURES_MAX})", self.failures.0);
+                error!(
+                    "the worker {how}; it is started again in {wait:?} (failure {} of {FAILURES_MAX})",
+                    self.failures.0
+                );
                 Ok(wait)
             }
         }
@@ -200,7 +225,12 @@ impl Supervisor {
         let mut told = false;
         loop {
             let driver = self.driver();
-            let asked = hq::start(&self.hq, &self.options.server_id, &self.options.companies, driver.as_ref());
+            let asked = hq::start(
+                &self.hq,
+                &self.options.server_id,
+                &self.options.companies,
+                driver.as_ref(),
+            );
             let asked = tokio::select! {
                 asked = asked => asked,
                 () = self.signals.end() => return Ok(None),
@@ -220,7 +250,11 @@ impl Supervisor {
                         }
                     }
                 }
-                Err(NoSession::Refused(e)) => return Err(Failed::Refused(format!("{e}; is this server still enrolled? `eds enroll CODE` enrols it anew"))),
+                Err(NoSession::Refused(e)) => {
+                    return Err(Failed::Refused(format!(
+                        "{e}; is this server still enrolled? `eds enroll CODE` enrols it anew"
+                    )));
+                }
                 Err(NoSession::Conflict(e)) => {
                     if !told {
                         warn!("{e}: another server runs for this id; this one waits until it ends");
@@ -247,7 +281,12 @@ impl Supervisor {
         use secrecy::ExposeSecret;
         let url = self.options.url.as_ref()?.expose_secret();
         let (_, driver) = Settings::parse(url, DRIVERS).ok()?;
-        Some(DriverMeta { scheme: driver.scheme, title: driver.title, description: driver.description, url: crate::secret::mask_text(url) })
+        Some(DriverMeta {
+            scheme: driver.scheme,
+            title: driver.title,
+            description: driver.description,
+            url: crate::secret::mask_text(url),
+        })
     }
 
     /// Ends the session: HQ learns how, and gets the logs.
@@ -261,12 +300,20 @@ impl Supervisor {
         let errored = matches!(ending, Ending::Crashed { .. } | Ending::GivesUp(_));
         let parting = async {
             let ended = timeout(END_WAIT_MAX, hq::end(&self.hq, id, errored)).await;
-            let uploads = ended.map_err(|_| format!("HQ gave no answer within {END_WAIT_MAX:?}"))?.map_err(|e| e.to_string())?;
+            let uploads = ended
+                .map_err(|_| format!("HQ gave no answer within {END_WAIT_MAX:?}"))?
+                .map_err(|e| e.to_string())?;
             if let (Some(url), Some(text)) = (&uploads.error_url, &stderr) {
                 uploads::send_text(&self.http, url, text).await?;
             }
             if let Some(url) = &uploads.url {
-                uploads::send(&self.http, url, uploads::closed(&dir.join(session::LOGS), &[]), self.options.keep_logs).await?;
+                uploads::send(
+                    &self.http,
+                    url,
+                    uploads::closed(&dir.join(session::LOGS), &[]),
+                    self.options.keep_logs,
+                )
+                .await?;
             }
             Ok::<(), String>(())
         };
@@ -286,9 +333,14 @@ impl Supervisor {
 
 /// What a server that was killed has left: credentials go, and its logs are bounded.
 fn remove_leftovers(data_dir: &Path) {
-    let left = std::fs::read_dir(data_dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut sessions: Vec<PathBuf> = left.filter(|path| path.join(session::LOGS).is_dir() || path.join(CREDS).exists()).collect();
-    sessions.sort_by_key(|dir| std::cmp::Reverse(std::fs::metadata(dir).and_then(|m| m.modified()).ok()));
+    let left =
+        std::fs::read_dir(data_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut sessions: Vec<PathBuf> = left
+        .filter(|path| path.join(session::LOGS).is_dir() || path.join(CREDS).exists())
+        .collect();
+    sessions.sort_by_key(|dir| {
+        std::cmp::Reverse(std::fs::metadata(dir).and_then(|m| m.modified()).ok())
+    });
     let mut room = logs::DIRECTORY_BYTES_MAX;
     for dir in sessions {
         let _ = std::fs::remove_file(dir.join(CREDS));
@@ -296,7 +348,9 @@ fn remove_leftovers(data_dir: &Path) {
         if let Err(e) = logs::prune(&logs_dir, room) {
             warn!("old logs in {} cannot be removed: {e}", logs_dir.display());
         }
-        room = room.saturating_sub(logs::files(&logs_dir).map_or(0, |files| files.iter().map(|(_, bytes)| bytes).sum()));
+        room = room.saturating_sub(
+            logs::files(&logs_dir).map_or(0, |files| files.iter().map(|(_, bytes)| bytes).sum()),
+        );
         let _ = std::fs::remove_dir(logs_dir);
         let _ = std::fs::remove_dir(dir);
     }
@@ -308,9 +362,13 @@ mod tests {
 
     #[test]
     fn the_fifth_failure_is_the_last_unless_an_hour_was_well() {
-        let (mut failures, minute, hour) = (Failures::default(), Some(Duration::from_secs(60)), Some(Duration::from_secs(3600)));
+        let (mut failures, minute, hour) =
+            (Failures::default(), Some(Duration::from_secs(60)), Some(Duration::from_secs(3600)));
         let mut count = |well_for| failures.count(well_for).map(|wait| wait.as_secs());
-        assert_eq!([count(None), count(minute), count(None), count(minute)], [Some(1), Some(2), Some(4), Some(8)]);
+        assert_eq!(
+            [count(None), count(minute), count(None), count(minute)],
+            [Some(1), Some(2), Some(4), Some(8)]
+        );
         assert_eq!([count(hour), count(None)], [Some(1), Some(2)]);
         assert_eq!([count(None), count(None), count(minute)], [Some(4), Some(8), None]);
     }

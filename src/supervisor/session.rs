@@ -83,14 +83,28 @@ impl OpenedSession {
         let failed = |e: std::io::Error| format!("{}: {e}", dir.display());
         std::fs::create_dir_all(dir.join(LOGS)).map_err(failed)?;
         options.logs.open_in(&dir.join(LOGS)).map_err(failed)?;
-        let mut opened = OpenedSession { id: session.id, dir: dir.clone(), creds: None, expires: None, server_id: Identity::local().server_id };
-        let Some(credential) = session.credential.filter(|c| !c.expose_secret().trim().is_empty()) else { return Ok(opened) };
+        let mut opened = OpenedSession {
+            id: session.id,
+            dir: dir.clone(),
+            creds: None,
+            expires: None,
+            server_id: Identity::local().server_id,
+        };
+        let Some(credential) = session.credential.filter(|c| !c.expose_secret().trim().is_empty())
+        else {
+            return Ok(opened);
+        };
         let text = hq::credential_text(&credential)?;
         let identity = Identity::from_hq(text.expose_secret())?;
         let path = dir.join(CREDS);
         let _ = std::fs::remove_file(&path);
-        private(&path).and_then(|mut file| std::io::Write::write_all(&mut file, text.expose_secret().as_bytes())).map_err(failed)?;
-        (opened.creds, opened.expires, opened.server_id) = (Some(text), identity.expires, identity.server_id);
+        private(&path)
+            .and_then(|mut file| {
+                std::io::Write::write_all(&mut file, text.expose_secret().as_bytes())
+            })
+            .map_err(failed)?;
+        (opened.creds, opened.expires, opened.server_id) =
+            (Some(text), identity.expires, identity.server_id);
         Ok(opened)
     }
 
@@ -113,7 +127,17 @@ pub async fn serve(supervisor: &mut Supervisor, opened: OpenedSession) -> Ending
         Ok(connected) => connected,
         Err(ending) => return ending,
     };
-    let mut session = SessionLoop { supervisor, opened, post, child: None, waiting: HashMap::new(), last_id: 0, offset: 0, tasks: FuturesUnordered::new(), update: None };
+    let mut session = SessionLoop {
+        supervisor,
+        opened,
+        post,
+        child: None,
+        waiting: HashMap::new(),
+        last_id: 0,
+        offset: 0,
+        tasks: FuturesUnordered::new(),
+        update: None,
+    };
     let ending = match session.start_child().await {
         Ok(()) => session.run(notices).await,
         Err(ending) => ending,
@@ -123,7 +147,11 @@ pub async fn serve(supervisor: &mut Supervisor, opened: OpenedSession) -> Ending
 }
 
 /// Connects to NATS, whatever it takes; fails where the session's credentials are not taken.
-async fn connect(supervisor: &mut Supervisor, servers: &Servers, opened: &OpenedSession) -> Result<(Post, Subscriber), Ending> {
+async fn connect(
+    supervisor: &mut Supervisor,
+    servers: &Servers,
+    opened: &OpenedSession,
+) -> Result<(Post, Subscriber), Ending> {
     let mut wait = Duration::from_millis(250);
     loop {
         let connected = tokio::select! {
@@ -133,7 +161,9 @@ async fn connect(supervisor: &mut Supervisor, servers: &Servers, opened: &Opened
         match connected {
             Ok(connected) => return Ok(connected),
             Err(FeedError::Unavailable(why)) => warn!("{why}; trying again"),
-            Err(FeedError::Misconfigured(why) | FeedError::Taken(why)) => return Err(Ending::Renew(why)),
+            Err(FeedError::Misconfigured(why) | FeedError::Taken(why)) => {
+                return Err(Ending::Renew(why));
+            }
         }
         tokio::select! {
             () = sleep(wait) => {}
@@ -263,7 +293,11 @@ impl SessionLoop<'_> {
             self.not_upgraded(&update.version, &why).await;
         }
         self.end_child().await;
-        let why = if matches!(ending, Ending::Crashed { .. }) { "the worker failed" } else { "the session ends" };
+        let why = if matches!(ending, Ending::Crashed { .. }) {
+            "the worker failed"
+        } else {
+            "the session ends"
+        };
         self.nobody_comes(why).await;
         self.post.flush().await;
     }
@@ -295,10 +329,15 @@ impl SessionLoop<'_> {
     async fn start_child(&mut self) -> Result<(), Ending> {
         let options = &self.supervisor.options;
         let Some(url) = options.url.clone() else {
-            info!("this server has no destination yet: return to HQ and configure it there; it is taken up here at once");
+            info!(
+                "this server has no destination yet: return to HQ and configure it there; it is taken up here at once"
+            );
             return Ok(());
         };
-        let mut words: Vec<OsString> = ["fork".into(), "--supervised".into()].into_iter().chain(options.worker_words.iter().cloned()).collect();
+        let mut words: Vec<OsString> = ["fork".into(), "--supervised".into()]
+            .into_iter()
+            .chain(options.worker_words.iter().cloned())
+            .collect();
         let mut say = |flag: &str, value: OsString| words.extend([flag.into(), value]);
         say("--data-dir", options.data_dir.clone().into());
         say("--server", options.servers.clone().into());
@@ -309,7 +348,11 @@ impl SessionLoop<'_> {
         if options.from_start && !self.supervisor.was_ready {
             words.push("--restart".into());
         }
-        let begin = WorkerCommand::Begin { url, token: options.token.clone(), api_url: Some(options.api_url.clone()) };
+        let begin = WorkerCommand::Begin {
+            url,
+            token: options.token.clone(),
+            api_url: Some(options.api_url.clone()),
+        };
         match Child::start(&self.supervisor.program, &words, &begin).await {
             Ok(child) => self.child = Some(child),
             Err(how) => return Err(Ending::Crashed { code: None, how, well_for: None }),
@@ -350,8 +393,12 @@ impl SessionLoop<'_> {
                 self.supervisor.was_ready = true;
                 return self.update_is_good().await;
             }
-            ChildEvent::Told(WorkerEvent::Beat { metrics, paused_since }) => self.beat(metrics, paused_since).await,
-            ChildEvent::Told(WorkerEvent::Done { id, error, log }) => return self.done(id, error.map_or(Ok(log), Err)).await,
+            ChildEvent::Told(WorkerEvent::Beat { metrics, paused_since }) => {
+                self.beat(metrics, paused_since).await
+            }
+            ChildEvent::Told(WorkerEvent::Done { id, error, log }) => {
+                return self.done(id, error.map_or(Ok(log), Err)).await;
+            }
             ChildEvent::Told(WorkerEvent::GivesUp { .. }) => {}
             ChildEvent::ChildExit(ended) => return self.child_ended(ended).await,
         }
@@ -386,7 +433,11 @@ impl SessionLoop<'_> {
         if let Err(e) = std::fs::write(self.opened.dir.join(STDERR), &ended.stderr) {
             warn!("what the worker said last cannot be kept: {e}");
         }
-        Some(Ending::Crashed { code: ended.code, how: ended.how, well_for: child.ready.map(|since| since.elapsed()) })
+        Some(Ending::Crashed {
+            code: ended.code,
+            how: ended.how,
+            well_for: child.ready.map(|since| since.elapsed()),
+        })
     }
 
     async fn beat(&mut self, metrics: Metrics, paused_since: Option<i64>) {
@@ -412,7 +463,9 @@ impl SessionLoop<'_> {
             OsSignal::Reload => {
                 info!("the configuration is read again");
                 match Config::read(&self.supervisor.options.data_dir) {
-                    Ok(config) if !self.supervisor.options.url_is_given => self.supervisor.options.url = config.url,
+                    Ok(config) if !self.supervisor.options.url_is_given => {
+                        self.supervisor.options.url = config.url
+                    }
                     Ok(_) => {}
                     Err(e) => {
                         warn!("{e}; it stays as it was");
@@ -453,7 +506,12 @@ impl SessionLoop<'_> {
             // It did not say which: the newest, as far as one can tell.
             files.pop();
         }
-        let (hq, http, id, keep) = (self.supervisor.hq.clone(), self.supervisor.http.clone(), self.opened.id.clone(), options.keep_logs);
+        let (hq, http, id, keep) = (
+            self.supervisor.hq.clone(),
+            self.supervisor.http.clone(),
+            self.opened.id.clone(),
+            options.keep_logs,
+        );
         self.tasks.push(Box::pin(async move {
             let url = hq::log_url(&hq, &id).await;
             let (path, outcome) = match url {
@@ -467,7 +525,11 @@ impl SessionLoop<'_> {
     /// A renewal while HQ is away would stop a server that could go on.
     fn look_for_hq(&mut self) {
         let (hq, id) = (self.supervisor.hq.clone(), self.opened.id.clone());
-        self.tasks.push(Box::pin(async move { Finished::Renewal { there: hq::log_url(&hq, &id).await.is_ok_and(|url| !url.is_empty()) } }));
+        self.tasks.push(Box::pin(async move {
+            Finished::Renewal {
+                there: hq::log_url(&hq, &id).await.is_ok_and(|url| !url.is_empty()),
+            }
+        }));
     }
 }
 

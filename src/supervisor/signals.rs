@@ -33,8 +33,14 @@ struct SignalStreams {
 impl SignalStreams {
     fn listen() -> std::io::Result<SignalStreams> {
         use tokio::signal::unix::{SignalKind, signal};
-        let hung_up = if std::io::stderr().is_terminal() { OsSignal::End } else { OsSignal::Reload };
-        Ok(SignalStreams { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup: signal(SignalKind::hangup())?, hung_up })
+        let hung_up =
+            if std::io::stderr().is_terminal() { OsSignal::End } else { OsSignal::Reload };
+        Ok(SignalStreams {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            hung_up,
+        })
     }
 
     async fn next(&mut self) -> OsSignal {
@@ -58,7 +64,12 @@ struct SignalStreams {
 impl SignalStreams {
     fn listen() -> std::io::Result<SignalStreams> {
         use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
-        Ok(SignalStreams { interrupt: ctrl_c()?, close: ctrl_close()?, shutdown: ctrl_shutdown()?, reload: ctrl_break()? })
+        Ok(SignalStreams {
+            interrupt: ctrl_c()?,
+            close: ctrl_close()?,
+            shutdown: ctrl_shutdown()?,
+            reload: ctrl_break()?,
+        })
     }
 
     async fn next(&mut self) -> OsSignal {

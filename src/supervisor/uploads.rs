@@ -31,7 +31,11 @@ pub fn closed(dir: &Path, open: &[PathBuf]) -> Vec<PathBuf> {
         }
         Vec::new()
     });
-    files.into_iter().map(|(path, _)| path).filter(|path| !open.contains(path) && !logs::is_sent(path)).collect()
+    files
+        .into_iter()
+        .map(|(path, _)| path)
+        .filter(|path| !open.contains(path) && !logs::is_sent(path))
+        .collect()
 }
 
 /// Uploads `files` as one, and removes them afterwards unless they are to be kept.
@@ -39,9 +43,13 @@ pub async fn send(http: &Http, url: &str, files: Vec<PathBuf>, keep: bool) -> Re
     if files.is_empty() {
         return Ok(());
     }
-    let (content, files) = tokio::task::spawn_blocking(move || (packed(&files), files)).await.map_err(|e| e.to_string())?;
+    let (content, files) = tokio::task::spawn_blocking(move || (packed(&files), files))
+        .await
+        .map_err(|e| e.to_string())?;
     let content = content.map_err(|e| format!("the logs cannot be read: {e}"))?;
-    http.put(url, content, CONTENT_TYPE).await.map_err(|e| format!("the logs cannot be uploaded: {e}"))?;
+    http.put(url, content, CONTENT_TYPE)
+        .await
+        .map_err(|e| format!("the logs cannot be uploaded: {e}"))?;
     for file in files {
         let done = if keep { logs::mark_sent(&file) } else { std::fs::remove_file(&file) };
         if let Err(e) = done {
@@ -54,8 +62,11 @@ pub async fn send(http: &Http, url: &str, files: Vec<PathBuf>, keep: bool) -> Re
 /// Uploads a text.
 pub async fn send_text(http: &Http, url: &str, text: &str) -> Result<(), String> {
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
-    let content = out.write_all(text.as_bytes()).and_then(|()| out.finish()).map_err(|e| e.to_string())?;
-    http.put(url, content.into(), CONTENT_TYPE).await.map_err(|e| format!("what the worker said last cannot be uploaded: {e}"))
+    let content =
+        out.write_all(text.as_bytes()).and_then(|()| out.finish()).map_err(|e| e.to_string())?;
+    http.put(url, content.into(), CONTENT_TYPE)
+        .await
+        .map_err(|e| format!("what the worker said last cannot be uploaded: {e}"))
 }
 
 /// The path of an upload's address, as HQ wants to hear it.

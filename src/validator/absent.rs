@@ -14,7 +14,12 @@ impl Validator {
         match *self {}
     }
 
-    pub fn path(&self, _table: &str, _event: &str, _encode: impl Fn(&str) -> String) -> Option<String> {
+    pub fn path(
+        &self,
+        _table: &str,
+        _event: &str,
+        _encode: impl Fn(&str) -> String,
+    ) -> Option<String> {
         match *self {}
     }
 }

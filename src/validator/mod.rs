@@ -41,8 +41,10 @@ impl Retrieve for Directory {
         if uri.scheme().as_str() != "file" {
             return Err(format!("{uri} is not below the directory of the rules: a reference there looks like file:///name.json").into());
         }
-        let name = percent_encoding::percent_decode_str(uri.path().as_str()).decode_utf8()?.into_owned();
-        let text = std::fs::read_to_string(inside(&self.0, Path::new(name.trim_start_matches('/')))?)?;
+        let name =
+            percent_encoding::percent_decode_str(uri.path().as_str()).decode_utf8()?.into_owned();
+        let text =
+            std::fs::read_to_string(inside(&self.0, Path::new(name.trim_start_matches('/')))?)?;
         Ok(serde_json::from_str(&text)?)
     }
 }
@@ -50,25 +52,42 @@ impl Retrieve for Directory {
 /// The file `name` below `dir`; nothing outside of it.
 fn inside(dir: &Path, name: &Path) -> Result<PathBuf, String> {
     let failed = |e: std::io::Error| format!("{}: {e}", dir.join(name).display());
-    let (root, path) = (dir.canonicalize().map_err(failed)?, dir.join(name).canonicalize().map_err(failed)?);
-    if path.starts_with(&root) { Ok(path) } else { Err(format!("{} is not below {}", path.display(), root.display())) }
+    let (root, path) =
+        (dir.canonicalize().map_err(failed)?, dir.join(name).canonicalize().map_err(failed)?);
+    if path.starts_with(&root) {
+        Ok(path)
+    } else {
+        Err(format!("{} is not below {}", path.display(), root.display()))
+    }
 }
 
 impl Validator {
     /// Reads the rules in `dir`; what is wrong with them is said with the file's name.
     pub fn load(dir: &Path) -> Result<Validator, String> {
         let config = dir.join(CONFIG);
-        let text = std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
-        let entries: HashMap<String, RuleEntry> =
-            serde_json::from_str(&text).map_err(|e| format!("{}: {e}; it maps each table to {{\"schema\": \"file.json\"}}", config.display()))?;
+        let text =
+            std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
+        let entries: HashMap<String, RuleEntry> = serde_json::from_str(&text).map_err(|e| {
+            format!(
+                "{}: {e}; it maps each table to {{\"schema\": \"file.json\"}}",
+                config.display()
+            )
+        })?;
         let mut rules = HashMap::new();
         for (table, entry) in entries {
             let file = inside(dir, &entry.schema)?;
             let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-            let schema: Value = serde_json::from_str(&std::fs::read_to_string(&file).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
-            let options = jsonschema::options().should_validate_formats(true).with_retriever(Directory(dir.to_owned()));
+            let schema: Value =
+                serde_json::from_str(&std::fs::read_to_string(&file).map_err(|e| failed(&e))?)
+                    .map_err(|e| failed(&e))?;
+            let options = jsonschema::options()
+                .should_validate_formats(true)
+                .with_retriever(Directory(dir.to_owned()));
             let schema = options.build(&schema).map_err(|e| failed(&e))?;
-            let path = entry.path.as_deref().map(Template::parse).transpose().map_err(|e| format!("{}: the path of table {table:?}: {e}", config.display()))?;
+            let path =
+                entry.path.as_deref().map(Template::parse).transpose().map_err(|e| {
+                    format!("{}: the path of table {table:?}: {e}", config.display())
+                })?;
             rules.insert(table, Rule { schema, path });
         }
         Ok(Validator { rules })
@@ -82,7 +101,12 @@ impl Validator {
 
     /// Where the user wants `event` to be stored, with `/` between the parts; `None` where there is no wish. `encode`
     /// makes a value one part of a path, whatever it holds.
-    pub fn path(&self, table: &str, event: &str, encode: impl Fn(&str) -> String) -> Option<String> {
+    pub fn path(
+        &self,
+        table: &str,
+        event: &str,
+        encode: impl Fn(&str) -> String,
+    ) -> Option<String> {
         let template = self.rules.get(table)?.path.as_ref()?;
         let event: Value = serde_json::from_str(event).ok()?;
         Some(template.render(&event, encode))
@@ -93,8 +117,7 @@ impl Validator {
 mod tests {
     use super::*;
 
-    const EVENT: &str =
-        r#"{"id":"e1","table":"order","operation":"INSERT","mvccTimestamp":"17.2","timestamp":1720732611708,"after":{"id":"o/1","createdDate":"2024-07-11T20:36:51Z","n":3}}"#;
+    const EVENT: &str = r#"{"id":"e1","table":"order","operation":"INSERT","mvccTimestamp":"17.2","timestamp":1720732611708,"after":{"id":"o/1","createdDate":"2024-07-11T20:36:51Z","n":3}}"#;
 
     fn rules(files: &[(&str, &str)]) -> Result<Validator, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
@@ -107,16 +130,31 @@ mod tests {
     #[test]
     fn an_event_is_wanted_by_the_rule_of_its_table() -> Result<(), String> {
         let rules = rules(&[
-            ("config.json", r#"{"order":{"schema":"order.json","path":"{{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json"}}"#),
-            ("order.json", r#"{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","required":["after"],"properties":{"after":{"$ref":"file:///row.json"}}}"#),
-            ("row.json", r#"{"type":"object","properties":{"createdDate":{"type":"string","format":"date-time"},"n":{"type":"integer"}},"required":["createdDate"]}"#),
+            (
+                "config.json",
+                r#"{"order":{"schema":"order.json","path":"{{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json"}}"#,
+            ),
+            (
+                "order.json",
+                r#"{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","required":["after"],"properties":{"after":{"$ref":"file:///row.json"}}}"#,
+            ),
+            (
+                "row.json",
+                r#"{"type":"object","properties":{"createdDate":{"type":"string","format":"date-time"},"n":{"type":"integer"}},"required":["createdDate"]}"#,
+            ),
         ])?;
         assert!(rules.wants("order", EVENT));
         assert!(!rules.wants("customer", EVENT));
-        assert!(!rules.wants("order", &EVENT.replace("2024-07-11T20:36:51Z", "yesterday")), "formats are asserted");
+        assert!(
+            !rules.wants("order", &EVENT.replace("2024-07-11T20:36:51Z", "yesterday")),
+            "formats are asserted"
+        );
         assert!(!rules.wants("order", &EVENT.replace("\"n\":3", "\"n\":\"3\"")));
         assert!(!rules.wants("order", "{"));
-        assert_eq!(rules.path("order", EVENT, str::to_owned).as_deref(), Some("order/received/order_17.2_e1.json"));
+        assert_eq!(
+            rules.path("order", EVENT, str::to_owned).as_deref(),
+            Some("order/received/order_17.2_e1.json")
+        );
         assert_eq!(rules.path("customer", EVENT, str::to_owned), None);
         Ok(())
     }
@@ -127,10 +165,34 @@ mod tests {
         assert!(said(&[]).contains("config.json"));
         assert!(said(&[("config.json", "[]")]).contains("it maps each table to"));
         assert!(said(&[("config.json", r#"{"t":{"schema":"none.json"}}"#)]).contains("none.json"));
-        assert!(said(&[("config.json", r#"{"t":{"schema":"../../../../etc/hostname"}}"#)]).contains("is not below"));
-        assert!(said(&[("config.json", r#"{"t":{"schema":"s.json"}}"#), ("s.json", r#"{"type":7}"#)]).contains("s.json"));
-        assert!(said(&[("config.json", r#"{"t":{"schema":"s.json"}}"#), ("s.json", r#"{"$ref":"file:///../../etc/passwd"}"#)]).contains("s.json"));
-        assert!(said(&[("config.json", r#"{"t":{"schema":"s.json"}}"#), ("s.json", r#"{"$ref":"http://127.0.0.1:1/x.json"}"#)]).contains("s.json"));
-        assert!(said(&[("config.json", r#"{"t":{"schema":"s.json","path":"{{len .x}}"}}"#), ("s.json", "{}")]).contains("the path of table \"t\""));
+        assert!(
+            said(&[("config.json", r#"{"t":{"schema":"../../../../etc/hostname"}}"#)])
+                .contains("is not below")
+        );
+        assert!(
+            said(&[("config.json", r#"{"t":{"schema":"s.json"}}"#), ("s.json", r#"{"type":7}"#)])
+                .contains("s.json")
+        );
+        assert!(
+            said(&[
+                ("config.json", r#"{"t":{"schema":"s.json"}}"#),
+                ("s.json", r#"{"$ref":"file:///../../etc/passwd"}"#)
+            ])
+            .contains("s.json")
+        );
+        assert!(
+            said(&[
+                ("config.json", r#"{"t":{"schema":"s.json"}}"#),
+                ("s.json", r#"{"$ref":"http://127.0.0.1:1/x.json"}"#)
+            ])
+            .contains("s.json")
+        );
+        assert!(
+            said(&[
+                ("config.json", r#"{"t":{"schema":"s.json","path":"{{len .x}}"}}"#),
+                ("s.json", "{}")
+            ])
+            .contains("the path of table \"t\"")
+        );
     }
 }

@@ -23,7 +23,8 @@ impl Template {
         let mut rest = text;
         let mut trim = false;
         while let Some((before, after)) = rest.split_once("{{") {
-            let (action, after) = after.split_once("}}").ok_or("an action is not closed: }} is missing")?;
+            let (action, after) =
+                after.split_once("}}").ok_or("an action is not closed: }} is missing")?;
             let before = if trim { before.trim_start() } else { before };
             let (before, action) = match action.strip_prefix("- ") {
                 Some(action) => (before.trim_end(), action),
@@ -34,7 +35,8 @@ impl Template {
                 None => (action, false),
             };
             pieces.push(TemplatePart::Text(before.to_owned()));
-            let comment = action.trim_start().starts_with("/*") && action.trim_end().ends_with("*/");
+            let comment =
+                action.trim_start().starts_with("/*") && action.trim_end().ends_with("*/");
             if !comment {
                 pieces.push(field(action.trim())?);
             }
@@ -51,7 +53,11 @@ impl Template {
         for piece in &self.0 {
             match piece {
                 TemplatePart::Text(text) => out += text,
-                TemplatePart::Field(names) => out += &encode(&written(names.iter().fold(document, |value, name| &value[name.as_str()]))),
+                TemplatePart::Field(names) => {
+                    out += &encode(&written(
+                        names.iter().fold(document, |value, name| &value[name.as_str()]),
+                    ))
+                }
             }
         }
         out
@@ -59,9 +65,18 @@ impl Template {
 }
 
 fn field(action: &str) -> Result<TemplatePart, String> {
-    let wrong = || format!("{{{{{action}}}}} is not understood: only fields such as {{{{.table}}}} or {{{{.after.id}}}} are");
-    let names: Vec<String> = action.strip_prefix('.').ok_or_else(wrong)?.split('.').map(str::to_owned).collect();
-    let plain = |name: &String| !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let wrong = || {
+        format!(
+            "{{{{{action}}}}} is not understood: only fields such as {{{{.table}}}} or {{{{.after.id}}}} are"
+        )
+    };
+    let names: Vec<String> =
+        action.strip_prefix('.').ok_or_else(wrong)?.split('.').map(str::to_owned).collect();
+    let plain = |name: &String| {
+        !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_alphanumeric() || c == '_')
+    };
     if names.iter().all(plain) { Ok(TemplatePart::Field(names)) } else { Err(wrong()) }
 }
 
@@ -99,7 +114,17 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for template in ["{{.table", "{{table}}", "{{if .x}}y{{end}}", "{{.a | upper}}", "{{index .key 0}}", "{{.}}", "{{.a..b}}", "{{.1a}}", "{{}}"] {
+        for template in [
+            "{{.table",
+            "{{table}}",
+            "{{if .x}}y{{end}}",
+            "{{.a | upper}}",
+            "{{index .key 0}}",
+            "{{.}}",
+            "{{.a..b}}",
+            "{{.1a}}",
+            "{{}}",
+        ] {
             assert!(Template::parse(template).is_err(), "{template}");
         }
     }

@@ -28,7 +28,16 @@ async fn bad_messages_become_dead_letters_and_harm_nobody() {
         )
         .into_bytes(),
     ];
-    let reasons = ["not JSON", "not UTF-8", "no primary key", "\"operation\" is missing", "neither INSERT", "nobody knows the schema", "\"postalCode\" is not an integer", "22001"];
+    let reasons = [
+        "not JSON",
+        "not UTF-8",
+        "no primary key",
+        "\"operation\" is missing",
+        "neither INSERT",
+        "nobody knows the schema",
+        "\"postalCode\" is not an integer",
+        "22001",
+    ];
     let mut messages = Vec::new();
     for (n, bad) in bad.iter().cycle().take(16).enumerate() {
         for _ in 0..1000 {
@@ -39,17 +48,30 @@ async fn bad_messages_become_dead_letters_and_harm_nobody() {
     }
     scene.nats.publish(messages.into_iter()).await;
     let log = {
-        let ended = scene.eds.start(&["--restart", "--until-caught-up"]).wait(Duration::from_secs(120));
+        let ended =
+            scene.eds.start(&["--restart", "--until-caught-up"]).wait(Duration::from_secs(120));
         assert!(ended.status.success(), "{}", ended.log);
         ended.log
     };
     scene.assert_equal().await;
-    let file = std::fs::read_to_string(scene.eds.data_dir().join("dead-letters.jsonl")).unwrap_or_else(|e| panic!("{e}"));
-    let lines: Vec<Value> = file.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
+    let file = std::fs::read_to_string(scene.eds.data_dir().join("dead-letters.jsonl"))
+        .unwrap_or_else(|e| panic!("{e}"));
+    let lines: Vec<Value> = file
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
+        .collect();
     for reason in reasons {
-        let found: Vec<&Value> = lines.iter().filter(|l| l["reason"].as_str().is_some_and(|r| r.contains(reason))).collect();
+        let found: Vec<&Value> = lines
+            .iter()
+            .filter(|l| l["reason"].as_str().is_some_and(|r| r.contains(reason)))
+            .collect();
         assert_eq!(found.len(), 2, "{reason}: {file}");
-        assert!(found.iter().all(|l| l["sequence"].as_u64() > Some(0) && l["subject"].as_str().is_some_and(|s| s.starts_with("dbchange.customer.insert.c0.l0.PUBLIC.bad"))));
+        assert!(found.iter().all(|l| {
+            l["sequence"].as_u64() > Some(0)
+                && l["subject"]
+                    .as_str()
+                    .is_some_and(|s| s.starts_with("dbchange.customer.insert.c0.l0.PUBLIC.bad"))
+        }));
         assert!(log.contains(reason), "{reason} is not in the log: {log}");
     }
     assert_eq!(lines.len(), 16);
@@ -62,25 +84,54 @@ async fn bad_messages_become_dead_letters_and_harm_nobody() {
 async fn refusals_without_end_are_an_outage() {
     let (name, url) = postgres::shared().database().await;
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+    };
     let schemas = json!({"t": schema("t", "1", json!({"word": {"type": "array", "items": {"enum": ["A"]}}}))});
-    let journal: String = (0..1_100).map(|n| format!("{}\n", upsert("t", "1", json!({"id": format!("{n}"), "word": "A".repeat(65)})))).collect();
+    let journal: String = (0..1_100)
+        .map(|n| {
+            format!("{}\n", upsert("t", "1", json!({"id": format!("{n}"), "word": "A".repeat(65)})))
+        })
+        .collect();
     write("schema.json", &schemas.to_string());
     write("journal.jsonl", &journal);
     let log = dir.path().join("log");
     let file = std::fs::File::create(&log).unwrap_or_else(|e| panic!("{e}"));
     let mut command = std::process::Command::new(binary());
-    command.current_dir(dir.path()).env("EDS_URL", &url).args(["replay", "journal.jsonl", "--schema", "schema.json"]).stderr(file);
+    command
+        .current_dir(dir.path())
+        .env("EDS_URL", &url)
+        .args(["replay", "journal.jsonl", "--schema", "schema.json"])
+        .stderr(file);
     let mut running = command.spawn().unwrap_or_else(|e| panic!("{e}"));
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
-    eventually("it pauses", Duration::from_secs(120), async || said().contains("no more become dead letters until one is accepted")).await;
+    eventually("it pauses", Duration::from_secs(120), async || {
+        said().contains("no more become dead letters until one is accepted")
+    })
+    .await;
     let client = postgres::shared().connect(&name).await;
-    client.batch_execute("ALTER TABLE t ALTER COLUMN word TYPE text").await.unwrap_or_else(|e| panic!("{e}"));
-    eventually("it goes on", Duration::from_secs(120), async || running.try_wait().is_ok_and(|status| status.is_some())).await;
+    client
+        .batch_execute("ALTER TABLE t ALTER COLUMN word TYPE text")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
+    eventually("it goes on", Duration::from_secs(120), async || {
+        running.try_wait().is_ok_and(|status| status.is_some())
+    })
+    .await;
     assert!(running.wait().is_ok_and(|status| status.success()), "{}", said());
-    let kept: i64 = client.query_one("SELECT count(*) FROM t", &[]).await.map(|row| row.get(0)).unwrap_or_else(|e| panic!("{e}"));
-    let letters = std::fs::read_to_string(dir.path().join("data/dead-letters.jsonl")).unwrap_or_default();
-    assert_eq!((kept, letters.lines().count()), (100, 1_000), "{}", said().lines().last().unwrap_or_default());
+    let kept: i64 = client
+        .query_one("SELECT count(*) FROM t", &[])
+        .await
+        .map(|row| row.get(0))
+        .unwrap_or_else(|e| panic!("{e}"));
+    let letters =
+        std::fs::read_to_string(dir.path().join("data/dead-letters.jsonl")).unwrap_or_default();
+    assert_eq!(
+        (kept, letters.lines().count()),
+        (100, 1_000),
+        "{}",
+        said().lines().last().unwrap_or_default()
+    );
 }
 
 /// However many do not fit, the others among them show that it is not an outage: everything goes on.
@@ -89,11 +140,17 @@ async fn refusals_among_others_are_no_outage() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
     let events: Vec<Value> = (0..3_300).map(|n| upsert("t", "1", json!({"id": format!("{n}"), "n": if n % 2 == 0 { json!(n) } else { json!("twelve") }}))).collect();
-    for url in [format!("sqlite://{}", dir.path().join("t.db").display()), format!("file://{}?format=parquet", dir.path().join("lake").display())] {
+    for url in [
+        format!("sqlite://{}", dir.path().join("t.db").display()),
+        format!("file://{}?format=parquet", dir.path().join("lake").display()),
+    ] {
         let output = replay(&url, &schemas, &events, &["--verbose"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
-            output.status.success() && said.contains("3300 events") && said.contains("1650 dead letters") && !said.contains("in a row"),
+            output.status.success()
+                && said.contains("3300 events")
+                && said.contains("1650 dead letters")
+                && !said.contains("in a row"),
             "{}",
             said.lines().last().unwrap_or_default()
         );

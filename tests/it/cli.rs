@@ -8,7 +8,13 @@ use crate::services::eds::binary;
 /// Exit code, standard output, standard error.
 fn eds(args: &[&str]) -> (i32, String, String) {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let output = Command::new(binary()).args(args).current_dir(dir.path()).env_remove("EDS_URL").env_remove("PORT").output().unwrap_or_else(|e| panic!("{e}"));
+    let output = Command::new(binary())
+        .args(args)
+        .current_dir(dir.path())
+        .env_remove("EDS_URL")
+        .env_remove("PORT")
+        .output()
+        .unwrap_or_else(|e| panic!("{e}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
@@ -20,7 +26,10 @@ pub fn golden(name: &str, found: &str) {
         std::fs::write(&path, found).unwrap_or_else(|e| panic!("{e}"));
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, expected, "tests/golden/{name} differs; EDS_GOLDEN=write cargo test --test it cli writes it anew");
+    assert_eq!(
+        found, expected,
+        "tests/golden/{name} differs; EDS_GOLDEN=write cargo test --test it cli writes it anew"
+    );
 }
 
 #[test]
@@ -64,7 +73,11 @@ fn version_is_one_line() {
 fn wrong_words_are_named() {
     let cases: &[(&[&str], i32, &str)] = &[
         (&["stream", "--frobnicate"], 1, "unexpected argument '--frobnicate'"),
-        (&["stream", "--minPendingLatency", "1 day"], 1, "is not a duration; write 100ms, 2s or 1h30m"),
+        (
+            &["stream", "--minPendingLatency", "1 day"],
+            1,
+            "is not a duration; write 100ms, 2s or 1h30m",
+        ),
         (&["stream"], 3, "no destination: name it with --url, --url-file or EDS_URL"),
         (
             &["stream", "--url", "oracle://x"],
@@ -72,34 +85,105 @@ fn wrong_words_are_named() {
             "the destination \"oracle\" is not known to this build; it knows: postgres, mysql, sqlserver, snowflake, snowflake-keypair, s3, kafka, eventhub, sqlite, file",
         ),
         (&["stream", "--url", "sqlite://x.db"], 3, "needs credentials: name the file with --creds"),
-        (&["stream", "--url", "sqlite://x.db", "--creds", "nowhere.creds"], 1, "the credentials file nowhere.creds cannot be used"),
-        (&["stream", "--url", "sqlite://x.db", "--server", "nats://127.0.0.1:1", "--port", "0"], 5, "NATS at nats://127.0.0.1:1 cannot be reached"),
+        (
+            &["stream", "--url", "sqlite://x.db", "--creds", "nowhere.creds"],
+            1,
+            "the credentials file nowhere.creds cannot be used",
+        ),
+        (
+            &["stream", "--url", "sqlite://x.db", "--server", "nats://127.0.0.1:1", "--port", "0"],
+            5,
+            "NATS at nats://127.0.0.1:1 cannot be reached",
+        ),
         (&["import"], 3, "no destination: name it with --url, --url-file or EDS_URL"),
-        (&["import", "--url", "sqlite://:memory:"], 3, "the tables' schemas are needed: name them with --schema FILE or URL, or give the key to HQ by SM_APIKEY"),
-        (&["import", "--url", "sqlite://:memory:", "--schema", "nowhere.json"], 1, "the table schemas cannot be had from nowhere.json"),
-        (&["import", "--url", "postgres://nobody@127.0.0.1:1/x", "--validate-only"], 3, "PostgreSQL at 127.0.0.1:1 cannot be reached"),
-        (&["replay", "nowhere.jsonl", "--url", "sqlite://x.db"], 1, "the journal nowhere.jsonl cannot be read"),
-        (&["replay", "/dev/null", "--url", "sqlite://x.db"], 3, "needs the tables' schemas: name them with --schema"),
-        (&["replay", "/dev/null", "--url", "sqlite://no/such/dir/x.db", "--schema", "/dev/null"], 1, "not a JSON object of schemas"),
-        (&["replay", "/dev/null", "--url", "sqlite://x.db", "--schema", "nowhere.json"], 1, "the table schemas cannot be had from nowhere.json"),
+        (
+            &["import", "--url", "sqlite://:memory:"],
+            3,
+            "the tables' schemas are needed: name them with --schema FILE or URL, or give the key to HQ by SM_APIKEY",
+        ),
+        (
+            &["import", "--url", "sqlite://:memory:", "--schema", "nowhere.json"],
+            1,
+            "the table schemas cannot be had from nowhere.json",
+        ),
+        (
+            &["import", "--url", "postgres://nobody@127.0.0.1:1/x", "--validate-only"],
+            3,
+            "PostgreSQL at 127.0.0.1:1 cannot be reached",
+        ),
+        (
+            &["replay", "nowhere.jsonl", "--url", "sqlite://x.db"],
+            1,
+            "the journal nowhere.jsonl cannot be read",
+        ),
+        (
+            &["replay", "/dev/null", "--url", "sqlite://x.db"],
+            3,
+            "needs the tables' schemas: name them with --schema",
+        ),
+        (
+            &["replay", "/dev/null", "--url", "sqlite://no/such/dir/x.db", "--schema", "/dev/null"],
+            1,
+            "not a JSON object of schemas",
+        ),
+        (
+            &["replay", "/dev/null", "--url", "sqlite://x.db", "--schema", "nowhere.json"],
+            1,
+            "the table schemas cannot be had from nowhere.json",
+        ),
         (&["replay", "/dev/null", "--url", "file:///"], 3, "must not be /"),
-        (&["replay", "/dev/null", "--url-file", "nowhere"], 3, "the URL file nowhere cannot be read"),
-        (&["server"], 3, "this server is not enrolled: ./data/config.toml has no token and server_id"),
+        (
+            &["replay", "/dev/null", "--url-file", "nowhere"],
+            3,
+            "the URL file nowhere cannot be read",
+        ),
+        (
+            &["server"],
+            3,
+            "this server is not enrolled: ./data/config.toml has no token and server_id",
+        ),
         (&["enroll"], 1, "<CODE>"),
         (&["enroll", "Q1"], 3, "a code begins with P, S, E or L"),
         (&["enroll", "L1", "--api-url", "not a url"], 1, "HQ at not a url"),
-        (&["download", "1.0.0", "x"], 3, "this build names no place for releases: give it with --release-url"),
-        (&["download", "1.0.0", "x", "--release-url", "http://127.0.0.1:1", "--release-key", "nowhere"], 3, "the key nowhere cannot be read"),
-        (&["fork", "--supervised"], 3, "a supervised worker is told first of all what to begin with"),
+        (
+            &["download", "1.0.0", "x"],
+            3,
+            "this build names no place for releases: give it with --release-url",
+        ),
+        (
+            &[
+                "download",
+                "1.0.0",
+                "x",
+                "--release-url",
+                "http://127.0.0.1:1",
+                "--release-key",
+                "nowhere",
+            ],
+            3,
+            "the key nowhere cannot be read",
+        ),
+        (
+            &["fork", "--supervised"],
+            3,
+            "a supervised worker is told first of all what to begin with",
+        ),
         (&["consumer", "show"], 3, "needs credentials: name the file with --creds"),
-        (&["consumer", "show", "--server", "nats://127.0.0.1:1"], 5, "NATS at nats://127.0.0.1:1 cannot be reached"),
+        (
+            &["consumer", "show", "--server", "nats://127.0.0.1:1"],
+            5,
+            "NATS at nats://127.0.0.1:1 cannot be reached",
+        ),
         (&["server", "help", "oracle"], 3, "there is no destination \"oracle\" in this build"),
         (&["drivers", "oracle"], 3, "there is no destination \"oracle\" in this build"),
         (&["state", "list"], 1, "holds no state yet"),
     ];
     for (args, code, expected) in cases {
         let (found, _, err) = eds(args);
-        assert!(found == *code && err.contains(expected), "{args:?} ended with {found} and said:\n{err}");
+        assert!(
+            found == *code && err.contains(expected),
+            "{args:?} ended with {found} and said:\n{err}"
+        );
     }
 }
 
@@ -107,7 +191,9 @@ fn wrong_words_are_named() {
 #[test]
 fn a_journal_is_replayed_once() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let write = |name: &str, text: &[u8]| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &[u8]| {
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+    };
     write("schema.json", br#"{"t":{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}}"#);
     let journal: String = (0..100)
         .map(|n| format!("{{\"operation\":\"INSERT\",\"table\":\"t\",\"modelVersion\":\"1\",\"key\":[\"{0}\"],\"after\":{{\"id\":\"{0}\",\"n\":{n}}}}}\n", n % 40))
@@ -130,11 +216,21 @@ fn a_journal_is_replayed_once() {
     let said = replay();
     assert!(said.contains("done: 200 events") && said.contains("stream sequence 200"), "{said}");
     let said = replay();
-    assert!(said.contains("up to line 200 before") && said.contains("done: 0 events in 0 batches"), "{said}");
-    let db = rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
-    let (rows, sum): (i64, i64) = db.query_row("SELECT count(*), sum(n) FROM t", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap_or_else(|e| panic!("{e}"));
+    assert!(
+        said.contains("up to line 200 before") && said.contains("done: 0 events in 0 batches"),
+        "{said}"
+    );
+    let db =
+        rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
+    let (rows, sum): (i64, i64) = db
+        .query_row("SELECT count(*), sum(n) FROM t", [], |r| Ok((r.get(0)?, r.get(1)?)))
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((rows, sum), (40, (60..100).sum()));
-    let output = Command::new(binary()).current_dir(dir.path()).args(["state", "list"]).output().unwrap_or_else(|e| panic!("{e}"));
+    let output = Command::new(binary())
+        .current_dir(dir.path())
+        .args(["state", "list"])
+        .output()
+        .unwrap_or_else(|e| panic!("{e}"));
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(listed.contains("schema/t/1"), "{listed}");
 }
@@ -143,7 +239,8 @@ fn a_journal_is_replayed_once() {
 #[test]
 fn the_demo_finds_every_table_equal() {
     for url in [&[][..], &["--url", "file://files"]] {
-        let (code, out, err) = eds(&[&["demo", "--for", "2s", "--rate", "500", "--no-nats"], url].concat());
+        let (code, out, err) =
+            eds(&[&["demo", "--for", "2s", "--rate", "500", "--no-nats"], url].concat());
         assert!(code == 0 && out.contains("Every table is equal"), "{out}\n{err}");
     }
 }
@@ -153,23 +250,52 @@ fn the_demo_finds_every_table_equal() {
 fn rules_choose_events_and_their_places() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     std::fs::create_dir(dir.path().join("rules")).unwrap_or_else(|e| panic!("{e}"));
-    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
-    write("rules/config.json", r#"{"t": {"schema": "t.json", "path": "{{.table}}/received/{{.after.name}}/{{.table}}_{{.id}}.json"}}"#);
-    write("rules/t.json", r#"{"properties": {"after": {"properties": {"n": {"type": "integer"}}}}}"#);
-    let event = |id: &str, table: &str, name: &str, n: &str| {
-        format!("{{\"operation\":\"INSERT\",\"id\":\"{id}\",\"table\":\"{table}\",\"key\":[\"{id}\"],\"after\":{{\"id\":\"{id}\",\"name\":\"{name}\",\"n\":{n}}}}}\n")
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
     };
-    write("journal.jsonl", &[event("1", "t", "a", "1"), event("2", "t", "../../up", "2"), event("3", "t", "a", "true"), event("4", "other", "a", "1")].concat());
+    write(
+        "rules/config.json",
+        r#"{"t": {"schema": "t.json", "path": "{{.table}}/received/{{.after.name}}/{{.table}}_{{.id}}.json"}}"#,
+    );
+    write(
+        "rules/t.json",
+        r#"{"properties": {"after": {"properties": {"n": {"type": "integer"}}}}}"#,
+    );
+    let event = |id: &str, table: &str, name: &str, n: &str| {
+        format!(
+            "{{\"operation\":\"INSERT\",\"id\":\"{id}\",\"table\":\"{table}\",\"key\":[\"{id}\"],\"after\":{{\"id\":\"{id}\",\"name\":\"{name}\",\"n\":{n}}}}}\n"
+        )
+    };
+    write(
+        "journal.jsonl",
+        &[
+            event("1", "t", "a", "1"),
+            event("2", "t", "../../up", "2"),
+            event("3", "t", "a", "true"),
+            event("4", "other", "a", "1"),
+        ]
+        .concat(),
+    );
     let run = |rules: &str| {
-        let output = Command::new(binary()).current_dir(dir.path()).args(["replay", "journal.jsonl", "--url", "file://out", "--schema-validator", rules]).output();
+        let output = Command::new(binary())
+            .current_dir(dir.path())
+            .args(["replay", "journal.jsonl", "--url", "file://out", "--schema-validator", rules])
+            .output();
         let output = output.unwrap_or_else(|e| panic!("{e}"));
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, said) = run("rules");
     assert_eq!(code, Some(0), "{said}");
     let there = |path: &str| dir.path().join("out").join(path).is_file();
-    assert!(there("t/received/a/t_1.json") && there("t/received/%2E.%2F..%2Fup/t_2.json"), "{said}");
+    assert!(
+        there("t/received/a/t_1.json") && there("t/received/%2E.%2F..%2Fup/t_2.json"),
+        "{said}"
+    );
     assert!(!there("t/received/a/t_3.json") && !dir.path().join("out/other").exists());
     let (code, said) = run("nowhere");
-    assert!(code == Some(3) && said.contains("the rules of --schema-validator cannot be used: nowhere/config.json"), "{said}");
+    assert!(
+        code == Some(3)
+            && said.contains("the rules of --schema-validator cannot be used: nowhere/config.json"),
+        "{said}"
+    );
 }

@@ -22,7 +22,9 @@ use crate::services::scene::COMPANIES;
 async fn events_are_as_the_contract_says() {
     let hub = EventHubs::start(None).await;
     let whole = json!({"operation": "DELETE", "id": "e0", "table": "customer", "key": ["eu", "c1"], "companyId": "co", "locationId": "lo", "before": {"id": "c1"}, "timestamp": 5, "mvccTimestamp": "7"});
-    let events: Vec<Value> = std::iter::once(whole).chain((1..5_000).map(|n| event(&format!("e{n}"), &format!("key-{}", n % 700)))).collect();
+    let events: Vec<Value> = std::iter::once(whole)
+        .chain((1..5_000).map(|n| event(&format!("e{n}"), &format!("key-{}", n % 700))))
+        .collect();
     let output = replay(&hub.url(), &json!({}), &events, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let found = hub.received();
@@ -32,13 +34,39 @@ async fn events_are_as_the_contract_says() {
     for Received { partition, partition_key, message_id, content_type, object_id, body } in &found {
         let event: Value = serde_json::from_slice(body).unwrap_or_else(|e| panic!("{e}"));
         let text = |field: &str| event[field].as_str().unwrap_or("NONE").to_owned();
-        let row = event["key"].as_array().and_then(|key| key.last()).and_then(Value::as_str).unwrap_or_default();
-        assert_eq!(*partition_key, format!("{}.{}.{}.{row}", text("table"), text("companyId"), text("locationId")));
-        assert_eq!(*object_id, format!("dbchange.{}.{}.{}.{}.{row}", text("table"), text("operation"), text("companyId"), text("locationId")));
-        assert_eq!((message_id.as_str(), content_type.as_str()), (text("id").as_str(), "application/json"));
-        assert_eq!(*place.entry(partition_key).or_insert(*partition), *partition, "a row has one partition");
+        let row = event["key"]
+            .as_array()
+            .and_then(|key| key.last())
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        assert_eq!(
+            *partition_key,
+            format!("{}.{}.{}.{row}", text("table"), text("companyId"), text("locationId"))
+        );
+        assert_eq!(
+            *object_id,
+            format!(
+                "dbchange.{}.{}.{}.{}.{row}",
+                text("table"),
+                text("operation"),
+                text("companyId"),
+                text("locationId")
+            )
+        );
+        assert_eq!(
+            (message_id.as_str(), content_type.as_str()),
+            (text("id").as_str(), "application/json")
+        );
+        assert_eq!(
+            *place.entry(partition_key).or_insert(*partition),
+            *partition,
+            "a row has one partition"
+        );
         let number: u64 = message_id[1..].parse().unwrap_or_default();
-        assert!(last.insert(partition_key, number).is_none_or(|before| before < number), "changes of a row are in order");
+        assert!(
+            last.insert(partition_key, number).is_none_or(|before| before < number),
+            "changes of a row are in order"
+        );
     }
     let used: BTreeSet<usize> = found.iter().map(|event| event.partition).collect();
     assert_eq!(used.len(), 4);
@@ -67,12 +95,18 @@ async fn every_event_is_there_whatever_happens() {
     assert!(missing == 0 && there.len() == published.len(), "{missing} events are missing");
     // A row's last event of the stream is the last that arrived: repeats come in order, too.
     let lasts = |events: &mut dyn Iterator<Item = Value>| -> BTreeMap<String, Value> {
-        events.map(|event| (format!("{} {}", event["table"], event["key"]), event["id"].clone())).collect()
+        events
+            .map(|event| (format!("{} {}", event["table"], event["key"]), event["id"].clone()))
+            .collect()
     };
     let parsed = |payload: &[u8]| serde_json::from_slice::<Value>(payload).unwrap_or_default();
     let expected = lasts(&mut stream.iter().map(|payload| parsed(payload)));
     let arrived = lasts(&mut found.iter().map(|event| parsed(&event.body)));
-    assert!(expected == arrived, "{} rows end with another event", expected.iter().filter(|(row, id)| arrived.get(*row) != Some(id)).count());
+    assert!(
+        expected == arrived,
+        "{} rows end with another event",
+        expected.iter().filter(|(row, id)| arrived.get(*row) != Some(id)).count()
+    );
     assert_equal(&shop, found.iter().map(|event| parsed(&event.body)).collect());
 }
 
@@ -86,12 +120,19 @@ async fn what_is_too_large_becomes_a_dead_letter() {
     almost["after"]["text"] = "x".repeat(MESSAGE_BYTES_MAX as usize - 2_000).into();
     let long = event("e4", &"é".repeat(300));
     let output = replay(&hub.url(), &json!({}), &[event("e1", "k"), large, almost, long], &[]);
-    assert!(output.status.success() && said(&output).contains("and the hub takes"), "{}", said(&output));
+    assert!(
+        output.status.success() && said(&output).contains("and the hub takes"),
+        "{}",
+        said(&output)
+    );
     let found = hub.received();
     let mut ids: Vec<&str> = found.iter().map(|event| event.message_id.as_str()).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["e1", "e3", "e4"]);
-    assert!(found.iter().all(|event| event.partition_key.chars().count() <= 128), "longer keys are not taken");
+    assert!(
+        found.iter().all(|event| event.partition_key.chars().count() <= 128),
+        "longer keys are not taken"
+    );
 }
 
 /// Over TLS, as in the cloud; the certificate has to be the host's.
@@ -103,19 +144,29 @@ async fn tls_is_spoken_and_checked() -> Result<(), Box<dyn std::error::Error>> {
     let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes())?];
     let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes())?;
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_no_client_auth().with_single_cert(chain, key)?;
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
     let hub = EventHubs::start(Some(config.into())).await;
     write(dir.path(), "journal.jsonl", &event("e1", "k").to_string());
     let run = |trusted: bool| {
         let mut command = Command::new(binary());
-        command.current_dir(dir.path()).env("EDS_URL", hub.url_of("127.0.0.1", "hub", KEY, "")).args(["replay", "journal.jsonl", "--restart"]);
+        command
+            .current_dir(dir.path())
+            .env("EDS_URL", hub.url_of("127.0.0.1", "hub", KEY, ""))
+            .args(["replay", "journal.jsonl", "--restart"]);
         if trusted {
             command.env("SSL_CERT_FILE", &ca);
         }
         command.output()
     };
     let (unknown, known) = (run(false)?, run(true)?);
-    assert!(unknown.status.code() == Some(3) && said(&unknown).contains("TLS"), "{}", said(&unknown));
+    assert!(
+        unknown.status.code() == Some(3) && said(&unknown).contains("TLS"),
+        "{}",
+        said(&unknown)
+    );
     assert!(known.status.success() && hub.received().len() == 1, "{}", said(&known));
     Ok(())
 }
@@ -128,9 +179,20 @@ async fn what_is_wrong_is_said_at_the_start() {
     let cases = [
         (hub.url_of("127.0.0.1", "hub", "wr0ng", local), "refuses the key for hub \"hub\""),
         (hub.url_of("127.0.0.1", "nowhere", KEY, local), "has no hub \"nowhere\""),
-        (format!("eventhub://127.0.0.1:{}/;SharedAccessKeyName=Root;SharedAccessKey={KEY}{local}", hub.port), "has no EntityPath"),
+        (
+            format!(
+                "eventhub://127.0.0.1:{}/;SharedAccessKeyName=Root;SharedAccessKey={KEY}{local}",
+                hub.port
+            ),
+            "has no EntityPath",
+        ),
         (hub.url_of("example.invalid", "hub", KEY, local), "on this machine"),
-        (format!("eventhub://127.0.0.1:1/;SharedAccessKeyName=Root;SharedAccessKey={KEY};EntityPath=hub{local}"), "refused"),
+        (
+            format!(
+                "eventhub://127.0.0.1:1/;SharedAccessKeyName=Root;SharedAccessKey={KEY};EntityPath=hub{local}"
+            ),
+            "refused",
+        ),
     ];
     for (url, expected) in cases {
         let output = replay(&url, &json!({}), &[event("e1", "k")], &[]);
@@ -147,5 +209,11 @@ async fn an_export_arrives_whole() {
     let hub = EventHubs::start(None).await;
     let importing = Importing::new(29, 1_000, 200).await;
     importing.import(&hub.url(), &[]).await;
-    assert_equal(&importing.shop(), hub.received().iter().map(|event| serde_json::from_slice(&event.body).unwrap_or_default()).collect());
+    assert_equal(
+        &importing.shop(),
+        hub.received()
+            .iter()
+            .map(|event| serde_json::from_slice(&event.body).unwrap_or_default())
+            .collect(),
+    );
 }

@@ -16,9 +16,14 @@ async fn one_company_sees_only_itself() {
     let mut scene = Scene::new("all", 31).await;
     scene.publish(3_000).await;
     let creds = scene.nats.server_creds("one", &["c1"], None);
-    Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map()).with(&["--restart"]).catch_up_first();
+    Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map())
+        .with(&["--restart"])
+        .catch_up_first();
     let client = scene.server.connect(&scene.database).await;
-    let found = client.query("SELECT DISTINCT \"companyId\" FROM \"order\"", &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    let found = client
+        .query("SELECT DISTINCT \"companyId\" FROM \"order\"", &[])
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(found.iter().map(|r| r.get::<_, String>(0)).collect::<Vec<_>>(), ["c1"]);
 }
 
@@ -41,9 +46,19 @@ async fn refused_credentials_are_named() {
     let rights = serde_json::json!({"allow": ["_INBOX.>"]});
     let subjects = serde_json::json!({"allow": ["dbchange.*.*.c0.*.PUBLIC.>", "_INBOX.>"]});
     let narrow = scene.nats.creds("narrow", &rights, &subjects, None);
-    for (creds, expected) in [(expired, "expired"), (foreign, "refuses the login"), (narrow, "do the credentials allow publishing to $JS.API.CONSUMER.>")] {
-        let ended = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map()).start(&[]).wait(Duration::from_secs(60));
-        assert!(!ended.status.success() && ended.log.contains(expected), "{expected}: {}", ended.log);
+    for (creds, expected) in [
+        (expired, "expired"),
+        (foreign, "refuses the login"),
+        (narrow, "do the credentials allow publishing to $JS.API.CONSUMER.>"),
+    ] {
+        let ended = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map())
+            .start(&[])
+            .wait(Duration::from_secs(60));
+        assert!(
+            !ended.status.success() && ended.log.contains(expected),
+            "{expected}: {}",
+            ended.log
+        );
     }
 }
 
@@ -56,7 +71,8 @@ async fn a_deleted_consumer_is_made_anew() {
     let running = scene.eds.start(&[]);
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let _ = scene.nats.admin().await.delete_consumer_from_stream("eds-deleted", "dbchange").await;
+        let _ =
+            scene.nats.admin().await.delete_consumer_from_stream("eds-deleted", "dbchange").await;
         scene.publish(3_000).await;
     }
     scene.until_equal().await;
@@ -77,9 +93,18 @@ async fn a_consumer_of_the_predecessor_is_taken_over() {
         filter_subjects: COMPANIES.iter().map(|c| format!("dbchange.*.*.{c}.*.PUBLIC.>")).collect(),
         ..Default::default()
     };
-    let consumer = scene.nats.admin().await.create_consumer_on_stream(config, "dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+    let consumer = scene
+        .nats
+        .admin()
+        .await
+        .create_consumer_on_stream(config, "dbchange")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     scene.publish(2_000).await;
-    let mut batch = futures::StreamExt::take(consumer.fetch().max_messages(300).messages().await.unwrap_or_else(|e| panic!("{e}")), 300);
+    let mut batch = futures::StreamExt::take(
+        consumer.fetch().max_messages(300).messages().await.unwrap_or_else(|e| panic!("{e}")),
+        300,
+    );
     while let Some(message) = futures::StreamExt::next(&mut batch).await {
         drop(message);
     }
@@ -99,14 +124,22 @@ async fn a_gap_is_said_aloud_and_never_cried_falsely() {
     let stream = async || admin.get_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
     // All of it was applied: its removal loses nothing.
     stream().await.purge().await.unwrap_or_else(|e| panic!("{e}"));
-    admin.delete_consumer_from_stream("eds-gap", "dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+    admin
+        .delete_consumer_from_stream("eds-gap", "dbchange")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     scene.publish(100).await;
     let log = scene.eds.catch_up();
     assert!(!log.contains("changes may be missing"), "{log}");
     scene.publish(500).await;
     stream().await.purge().sequence(1_400).await.unwrap_or_else(|e| panic!("{e}"));
     let log = scene.eds.catch_up();
-    assert!(log.contains("changes may be missing") && log.contains("1101 to 1399") && log.contains("import"), "{log}");
+    assert!(
+        log.contains("changes may be missing")
+            && log.contains("1101 to 1399")
+            && log.contains("import"),
+        "{log}"
+    );
 }
 
 /// A stream that was deleted and made again is noticed and read from its beginning.
@@ -134,18 +167,30 @@ async fn a_consumer_of_another_name_is_asked_about() {
     scene.publish(80).await;
     let creds = scene.nats.server_creds("latter", &["c0", "c1"], None);
     let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map());
-    for (adopt, expected) in
-        [(&[][..], "--adopt-checkpoint NAME goes on"), (&["--adopt-checkpoint", "eds-nobody"], "no checkpoint of \"eds-nobody\" to adopt; it has eds-former (stream sequence 120)")]
-    {
+    for (adopt, expected) in [
+        (&[][..], "--adopt-checkpoint NAME goes on"),
+        (
+            &["--adopt-checkpoint", "eds-nobody"],
+            "no checkpoint of \"eds-nobody\" to adopt; it has eds-former (stream sequence 120)",
+        ),
+    ] {
         let ended = latter.start(adopt).wait(Duration::from_secs(30));
-        assert!(ended.status.code() == Some(3) && ended.log.contains(expected), "{:?}\n{}", ended.status, ended.log);
+        assert!(
+            ended.status.code() == Some(3) && ended.log.contains(expected),
+            "{:?}\n{}",
+            ended.status,
+            ended.log
+        );
     }
     // With the rights to all companies and the data directory of the former one, from where that ended; after that it
     // knows its own position.
     let creds = scene.nats.server_creds("latter", COMPANIES, None);
     let data_dir = scene.eds.data_dir().display().to_string();
-    let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map()).with(&["--data-dir", &data_dir]);
-    let ended = latter.start(&["--adopt-checkpoint=eds-former", "--until-caught-up"]).wait(Duration::from_secs(60));
+    let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map())
+        .with(&["--data-dir", &data_dir]);
+    let ended = latter
+        .start(&["--adopt-checkpoint=eds-former", "--until-caught-up"])
+        .wait(Duration::from_secs(60));
     assert!(ended.status.success(), "{}", ended.log);
     scene.assert_equal().await;
     scene.publish(50).await;
@@ -166,32 +211,47 @@ async fn a_new_company_needs_an_import() {
     let all = scene.nats.server_creds("grown", COMPANIES, None);
     let eds = Eds::stream(&scene.nats, &all, &scene.url, &scene.shop.schema_map());
     let log = eds.catch_up();
-    assert!(log.contains("company c2 is new to this destination") && !log.contains("company c0"), "{log}");
+    assert!(
+        log.contains("company c2 is new to this destination") && !log.contains("company c0"),
+        "{log}"
+    );
 }
 
 /// NATS by TLS, with an authority of the customer's own.
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_may_speak_tls() {
     let nats = Nats::encrypted().await;
-    let other = crate::services::certs::certificates().map(|[other, ..]| other).unwrap_or_else(|e| panic!("{e}"));
+    let other = crate::services::certs::certificates()
+        .map(|[other, ..]| other)
+        .unwrap_or_else(|e| panic!("{e}"));
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let other = crate::services::certs::write(dir.path(), "other.pem", &other).display().to_string();
-    let authority = nats.authority.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+    let other =
+        crate::services::certs::write(dir.path(), "other.pem", &other).display().to_string();
+    let authority =
+        nats.authority.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
     let creds = nats.server_creds("tls", COMPANIES, None);
     let mut shop = Shop::new(93, ShopOptions::default());
     let url = format!("sqlite://{}", dir.path().join("shop.db").display());
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     for wrong in [&[][..], &["--nats-ca", &other]] {
         let ended = eds.start(wrong).wait(Duration::from_secs(30));
-        assert!(ended.status.code() == Some(1) && ended.log.contains("no encrypted connection to NATS"), "{:?}\n{}", ended.status, ended.log);
+        assert!(
+            ended.status.code() == Some(1) && ended.log.contains("no encrypted connection to NATS"),
+            "{:?}\n{}",
+            ended.status,
+            ended.log
+        );
     }
     let encrypted = nats.url().replace("nats://", "tls://");
     for (round, server) in [nats.url(), encrypted].into_iter().enumerate() {
         publish(&nats, &mut shop, 100).await;
         let restart = format!("--restart={}", round == 0);
-        let ended = eds.start(&["--nats-ca", &authority, "--server", &server, "--until-caught-up", &restart]).wait(Duration::from_secs(30));
+        let ended = eds
+            .start(&["--nats-ca", &authority, "--server", &server, "--until-caught-up", &restart])
+            .wait(Duration::from_secs(30));
         assert!(ended.status.success(), "{server}: {}", ended.log);
-        let reports = check::sqlite(&shop, &dir.path().join("shop.db").display().to_string()).unwrap_or_else(|e| panic!("{e}"));
+        let reports = check::sqlite(&shop, &dir.path().join("shop.db").display().to_string())
+            .unwrap_or_else(|e| panic!("{e}"));
         assert!(reports.iter().all(|report| report.is_equal()), "{server}");
     }
 }

@@ -14,18 +14,29 @@ async fn a_process_that_was_replaced_while_it_slept_commits_nothing_more() {
     scene.eds.begin();
     let older = scene.eds.start(&[]);
     scene.publish(4_000).await;
-    eventually("the older one streams", Duration::from_secs(30), async || scene.consumer().await.2 > 0).await;
+    eventually("the older one streams", Duration::from_secs(30), async || {
+        scene.consumer().await.2 > 0
+    })
+    .await;
     // Asleep, perhaps within a transaction.
     send(older.pid(), "STOP");
     scene.publish(4_000).await;
     let newer = new.start(&[]);
-    eventually("the newer one has taken over", Duration::from_secs(60), async || newer.log().contains("streaming eds-")).await;
+    eventually("the newer one has taken over", Duration::from_secs(60), async || {
+        newer.log().contains("streaming eds-")
+    })
+    .await;
     scene.until_idle().await;
     scene.assert_equal().await;
     send(older.pid(), "CONT");
     scene.publish(2_000).await;
     let ended = older.wait(Duration::from_secs(60));
-    assert!(!ended.status.success() && ended.log.contains("another EDS has taken over"), "{:?}\n{}", ended.status, ended.log);
+    assert!(
+        !ended.status.success() && ended.log.contains("another EDS has taken over"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
     scene.until_idle().await;
     assert!(newer.stop().status.success());
     scene.assert_equal().await;
@@ -37,9 +48,16 @@ async fn of_two_that_start_at_once_one_streams_and_nothing_is_lost() {
     scene.publish(20_000).await;
     let other = scene.another();
     scene.eds.begin();
-    let (first, second) = (scene.eds.start(&["--until-caught-up"]), other.start(&["--until-caught-up"]));
-    let (first, second) = (first.wait(Duration::from_secs(120)), second.wait(Duration::from_secs(120)));
-    assert!(first.status.success() || second.status.success(), "{}\n---\n{}", first.log, second.log);
+    let (first, second) =
+        (scene.eds.start(&["--until-caught-up"]), other.start(&["--until-caught-up"]));
+    let (first, second) =
+        (first.wait(Duration::from_secs(120)), second.wait(Duration::from_secs(120)));
+    assert!(
+        first.status.success() || second.status.success(),
+        "{}\n---\n{}",
+        first.log,
+        second.log
+    );
     for loser in [&first, &second].iter().filter(|e| !e.status.success()) {
         assert!(loser.log.contains("another EDS"), "{}", loser.log);
     }
@@ -54,9 +72,16 @@ async fn a_second_one_started_by_mistake_ends_and_the_first_goes_on() {
     let second = scene.another();
     scene.eds.begin();
     let mut first = scene.eds.start(&[]);
-    eventually("the first streams", Duration::from_secs(30), async || first.log().contains("streaming eds-")).await;
+    eventually("the first streams", Duration::from_secs(30), async || {
+        first.log().contains("streaming eds-")
+    })
+    .await;
     let ended = second.start(&[]).wait(Duration::from_secs(60));
-    assert!(!ended.status.success() && ended.log.contains("another EDS is reading"), "{}", ended.log);
+    assert!(
+        !ended.status.success() && ended.log.contains("another EDS is reading"),
+        "{}",
+        ended.log
+    );
     assert!(first.is_running());
     scene.publish(2_000).await;
     scene.until_idle().await;
@@ -74,10 +99,19 @@ async fn a_session_that_a_predecessor_left_hanging_is_ended() {
     scene.publish(1_000).await;
     // What a session of EDS is known by, and the locks that it would hold.
     let hanging = scene.server.connect(&scene.database).await;
-    let row = hanging.query_one("SELECT epoch FROM _eds_checkpoint", &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    let row = hanging
+        .query_one("SELECT epoch FROM _eds_checkpoint", &[])
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let key = SessionTag::of("\"public\".\"_eds_checkpoint\"", "eds-f4", row.get(0)).0 as i64;
-    hanging.execute("SELECT pg_advisory_lock_shared($1)", &[&key]).await.unwrap_or_else(|e| panic!("{e}"));
-    hanging.batch_execute("BEGIN; LOCK TABLE \"order\", _eds_checkpoint IN EXCLUSIVE MODE").await.unwrap_or_else(|e| panic!("{e}"));
+    hanging
+        .execute("SELECT pg_advisory_lock_shared($1)", &[&key])
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
+    hanging
+        .batch_execute("BEGIN; LOCK TABLE \"order\", _eds_checkpoint IN EXCLUSIVE MODE")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let log = scene.eds.catch_up();
     assert!(!log.contains("trying again"), "{log}");
     assert!(hanging.batch_execute("COMMIT").await.is_err(), "the hanging session was ended");

@@ -2,7 +2,9 @@
 
 use eds::change::TableSchema;
 use eds::destination::import::staged;
-use eds::destination::sql::dialect::{Dialect, MARIADB, MYSQL, POSTGRES, Rename, SNOWFLAKE, SQLITE, SQLSERVER};
+use eds::destination::sql::dialect::{
+    Dialect, MARIADB, MYSQL, POSTGRES, Rename, SNOWFLAKE, SQLITE, SQLSERVER,
+};
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::import::delete_repeats;
@@ -42,7 +44,8 @@ fn common(renderer: &Renderer) -> Vec<String> {
 fn imports(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
     let new = staged(&schema);
-    let renamed = (renderer.dialect.rename != Rename::Never).then(|| renderer.rename(&new.table, &schema.table));
+    let renamed = (renderer.dialect.rename != Rename::Never)
+        .then(|| renderer.rename(&new.table, &schema.table));
     let statements = vec![
         renderer.create_cutovers(CUTOVERS),
         renderer.create_progress(PROGRESS),
@@ -59,7 +62,13 @@ fn imports(renderer: &Renderer) -> Vec<String> {
         renderer.drop_table(&schema.table),
         renderer.delete_missing(&schema, &new),
     ];
-    [statements, renamed.into_iter().collect(), renderer.merge_staged(&schema, &new), renderer.merge_staged(&key_only, &staged(&key_only))].concat()
+    [
+        statements,
+        renamed.into_iter().collect(),
+        renderer.merge_staged(&schema, &new),
+        renderer.merge_staged(&key_only, &staged(&key_only)),
+    ]
+    .concat()
 }
 
 /// What dialects with one statement for an upsert have.
@@ -70,27 +79,64 @@ fn upserts(renderer: &Renderer) -> Vec<String> {
 fn mysql(renderer: &Renderer) -> Vec<String> {
     let schema = parsed(SCHEMA);
     let loosened = renderer.drop_not_null("or\"der", "total", "bigint NULL DEFAULT 5");
-    let pairs = [("_eds_new_a", "a"), ("_eds_new_b", "b")].map(|(from, to)| (from.to_owned(), to.to_owned()));
-    let renames = vec![renderer.raise_epochs(), renderer.copy_checkpoints("_eds_new__eds_checkpoint"), renderer.rename_all(&pairs)];
-    let rows =
-        vec![loosened, rows::sql(renderer, &schema, Action::Upsert, 2), rows::sql(renderer, &parsed(KEY_ONLY), Action::Upsert, 1), rows::sql(renderer, &schema, Action::Delete, 2)];
+    let pairs = [("_eds_new_a", "a"), ("_eds_new_b", "b")]
+        .map(|(from, to)| (from.to_owned(), to.to_owned()));
+    let renames = vec![
+        renderer.raise_epochs(),
+        renderer.copy_checkpoints("_eds_new__eds_checkpoint"),
+        renderer.rename_all(&pairs),
+    ];
+    let rows = vec![
+        loosened,
+        rows::sql(renderer, &schema, Action::Upsert, 2),
+        rows::sql(renderer, &parsed(KEY_ONLY), Action::Upsert, 1),
+        rows::sql(renderer, &schema, Action::Delete, 2),
+    ];
     [rows, renames].concat()
 }
 
 fn sqlserver(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
-    let session = [sqlserver::SESSION, sqlserver::ABOUT, sqlserver::ROLLBACK, renderer.dialect.begin, "COMMIT", COLUMNS, DECLARED].map(str::to_owned);
-    let stage =
-        |schema: &TableSchema, columns: usize| [make_stage(renderer, schema, columns, "#eds_1"), fill("#eds_1", &schema.columns[..columns]), "TRUNCATE TABLE #eds_1".into()];
+    let session = [
+        sqlserver::SESSION,
+        sqlserver::ABOUT,
+        sqlserver::ROLLBACK,
+        renderer.dialect.begin,
+        "COMMIT",
+        COLUMNS,
+        DECLARED,
+    ]
+    .map(str::to_owned);
+    let stage = |schema: &TableSchema, columns: usize| {
+        [
+            make_stage(renderer, schema, columns, "#eds_1"),
+            fill("#eds_1", &schema.columns[..columns]),
+            "TRUNCATE TABLE #eds_1".into(),
+        ]
+    };
     let more = vec![
-        renderer.drop_not_null("or\"der", "total", &declared("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None)),
+        renderer.drop_not_null(
+            "or\"der",
+            "total",
+            &declared("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
+        ),
         renderer.delete_from(&schema, "#eds_1"),
         renderer.insert_from(&schema, "#eds_1"),
         renderer.insert_from(&key_only, "#eds_1"),
         "DROP TABLE #eds_1".into(),
     ];
-    let updates = [&schema, &key_only].into_iter().filter_map(|s| renderer.update_from(s, "#eds_1")).collect();
-    [session.to_vec(), stage(&schema, schema.columns.len()).to_vec(), stage(&schema, schema.keys).to_vec(), updates, more].concat()
+    let updates = [&schema, &key_only]
+        .into_iter()
+        .filter_map(|s| renderer.update_from(s, "#eds_1"))
+        .collect();
+    [
+        session.to_vec(),
+        stage(&schema, schema.columns.len()).to_vec(),
+        stage(&schema, schema.keys).to_vec(),
+        updates,
+        more,
+    ]
+    .concat()
 }
 
 fn snowflake(renderer: &Renderer) -> Vec<String> {
@@ -110,21 +156,38 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         renderer.drop_not_null("or\"der", "total", ""),
     ];
     let rows = [StagePath::Bound, StagePath::Staged(1)].map(|way| {
-        let merges = [(&schema, false), (&key_only, false), (&dated, true)].map(|(schema, newer_only)| lines::merge(renderer, schema, way, newer_only));
-        [&merges[..], &[lines::delete(renderer, &schema, way), lines::insert(renderer, &staged(&schema), way)]].concat()
+        let merges = [(&schema, false), (&key_only, false), (&dated, true)]
+            .map(|(schema, newer_only)| lines::merge(renderer, schema, way, newer_only));
+        [
+            &merges[..],
+            &[
+                lines::delete(renderer, &schema, way),
+                lines::insert(renderer, &staged(&schema), way),
+            ],
+        ]
+        .concat()
     });
-    let loaded = vec![lines::count_repeats(renderer, &staged(&schema)), lines::delete_repeats(renderer, &staged(&schema)), renderer.insert_staged(&schema, &staged(&schema))];
+    let loaded = vec![
+        lines::count_repeats(renderer, &staged(&schema)),
+        lines::delete_repeats(renderer, &staged(&schema)),
+        renderer.insert_staged(&schema, &staged(&schema)),
+    ];
     [session, rows.concat(), loaded].concat()
 }
 
 #[test]
 fn sql_is_as_written_down() {
-    let place = Namespace { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
-    let golden = |dialect: &'static Dialect, namespace: &Namespace, more: fn(&Renderer) -> Vec<String>| {
-        let renderer = Renderer { dialect, namespace: namespace.clone() };
-        let all = [common(&renderer), more(&renderer), imports(&renderer)].concat();
-        crate::cli::golden(&format!("{}.sql", dialect.name.to_lowercase().replace(' ', "")), &(all.join(";\n") + ";\n"));
-    };
+    let place =
+        Namespace { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
+    let golden =
+        |dialect: &'static Dialect, namespace: &Namespace, more: fn(&Renderer) -> Vec<String>| {
+            let renderer = Renderer { dialect, namespace: namespace.clone() };
+            let all = [common(&renderer), more(&renderer), imports(&renderer)].concat();
+            crate::cli::golden(
+                &format!("{}.sql", dialect.name.to_lowercase().replace(' ', "")),
+                &(all.join(";\n") + ";\n"),
+            );
+        };
     golden(&POSTGRES, &place, |renderer| {
         let schema = parsed(SCHEMA);
         let more = vec![
@@ -136,7 +199,9 @@ fn sql_is_as_written_down() {
         ];
         [upserts(renderer), more].concat()
     });
-    golden(&SQLITE, &Namespace { schema: None, ..place.clone() }, |renderer| [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat());
+    golden(&SQLITE, &Namespace { schema: None, ..place.clone() }, |renderer| {
+        [upserts(renderer), vec![renderer.delete_one(&parsed(SCHEMA))]].concat()
+    });
     golden(&MYSQL, &place, mysql);
     golden(&SQLSERVER, &place, sqlserver);
     golden(&SNOWFLAKE, &place, snowflake);

@@ -13,7 +13,8 @@ use crate::services::scene::{COMPANIES, publish};
 
 /// Status line and body.
 async fn get(address: &str, path: &str) -> (String, String) {
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap_or_else(|e| panic!("{e}"));
+    let mut stream =
+        tokio::net::TcpStream::connect(address).await.unwrap_or_else(|e| panic!("{e}"));
     let request = format!("GET {path} HTTP/1.1\r\nHost: eds\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap_or_else(|e| panic!("{e}"));
     let mut answer = String::new();
@@ -33,9 +34,16 @@ async fn health_metrics_and_status_tell_how_it_goes() {
     eds.begin();
     publish(&nats, &mut shop, 500).await;
     let running = eds.start(&[]);
-    eventually("it has caught up", Duration::from_secs(30), async || nats.consumer("eds-h1").await.2 >= 500).await;
+    eventually("it has caught up", Duration::from_secs(30), async || {
+        nats.consumer("eds-h1").await.2 >= 500
+    })
+    .await;
     let log = running.log();
-    let address = log.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_else(|| panic!("no address in {log}"));
+    let address = log
+        .split("http://")
+        .nth(1)
+        .and_then(|rest| rest.split('/').next())
+        .unwrap_or_else(|| panic!("no address in {log}"));
     assert_eq!(get(address, "/").await, ("HTTP/1.1 200 OK".to_owned(), "OK".to_owned()));
     let (_, metrics) = get(address, "/metrics").await;
     for line in [
@@ -48,8 +56,12 @@ async fn health_metrics_and_status_tell_how_it_goes() {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
     let (_, status) = get(address, "/status.json").await;
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_else(|e| panic!("{e}: {status}"));
-    assert_eq!((status["state"]["name"].as_str(), status["lag_events"].as_u64(), status["done"].as_u64()), (Some("caught_up"), Some(0), Some(500)));
+    let status: serde_json::Value =
+        serde_json::from_str(&status).unwrap_or_else(|e| panic!("{e}: {status}"));
+    assert_eq!(
+        (status["state"]["name"].as_str(), status["lag_events"].as_u64(), status["done"].as_u64()),
+        (Some("caught_up"), Some(0), Some(500))
+    );
     assert!(status["tables"]["order"]["upserts"].as_u64() > Some(0), "{status}");
     // The database goes away: health says so, and why, and comes back by itself.
     if let Some(mut gone) = server.server.take() {
@@ -62,6 +74,9 @@ async fn health_metrics_and_status_tell_how_it_goes() {
     })
     .await;
     server.run(&[]).await;
-    eventually("health is back", Duration::from_secs(60), async || get(address, "/").await.0.contains("200")).await;
+    eventually("health is back", Duration::from_secs(60), async || {
+        get(address, "/").await.0.contains("200")
+    })
+    .await;
     assert!(running.stop().status.success());
 }

@@ -24,9 +24,17 @@ pub fn said(output: &std::process::Output) -> String {
 
 /// XXH64 as its specification describes it, with the seed 0.
 fn xxh64(data: &[u8]) -> u64 {
-    const P: [u64; 5] = [0x9E37_79B1_85EB_CA87, 0xC2B2_AE3D_27D4_EB4F, 0x1656_67B1_9E37_79F9, 0x85EB_CA77_C2B2_AE63, 0x27D4_EB2F_1656_67C5];
+    const P: [u64; 5] = [
+        0x9E37_79B1_85EB_CA87,
+        0xC2B2_AE3D_27D4_EB4F,
+        0x1656_67B1_9E37_79F9,
+        0x85EB_CA77_C2B2_AE63,
+        0x27D4_EB2F_1656_67C5,
+    ];
     let word = |at: usize| u64::from_le_bytes(data[at..at + 8].try_into().unwrap_or_default());
-    let round = |lane: u64, input: u64| lane.wrapping_add(input.wrapping_mul(P[1])).rotate_left(31).wrapping_mul(P[0]);
+    let round = |lane: u64, input: u64| {
+        lane.wrapping_add(input.wrapping_mul(P[1])).rotate_left(31).wrapping_mul(P[0])
+    };
     let mut at = 0;
     let mut hash = P[4];
     if data.len() >= 32 {
@@ -37,8 +45,13 @@ fn xxh64(data: &[u8]) -> u64 {
             }
             at += 32;
         }
-        hash = [1, 7, 12, 18].iter().zip(lanes).fold(0u64, |sum, (bits, lane)| sum.wrapping_add(lane.rotate_left(*bits)));
-        hash = lanes.iter().fold(hash, |hash, lane| (hash ^ round(0, *lane)).wrapping_mul(P[0]).wrapping_add(P[3]));
+        hash = [1, 7, 12, 18]
+            .iter()
+            .zip(lanes)
+            .fold(0u64, |sum, (bits, lane)| sum.wrapping_add(lane.rotate_left(*bits)));
+        hash = lanes.iter().fold(hash, |hash, lane| {
+            (hash ^ round(0, *lane)).wrapping_mul(P[0]).wrapping_add(P[3])
+        });
     }
     hash = hash.wrapping_add(data.len() as u64);
     while at + 8 <= data.len() {
@@ -47,7 +60,8 @@ fn xxh64(data: &[u8]) -> u64 {
     }
     if at + 4 <= data.len() {
         let half = u64::from(u32::from_le_bytes(data[at..at + 4].try_into().unwrap_or_default()));
-        hash = (hash ^ half.wrapping_mul(P[0])).rotate_left(23).wrapping_mul(P[1]).wrapping_add(P[2]);
+        hash =
+            (hash ^ half.wrapping_mul(P[0])).rotate_left(23).wrapping_mul(P[1]).wrapping_add(P[2]);
         at += 4;
     }
     for byte in &data[at..] {
@@ -61,7 +75,9 @@ fn xxh64(data: &[u8]) -> u64 {
 /// The rule of the contract: `fnv1a-32(hex(xxhash64(key))) mod partitions`.
 fn partition(key: &str, partitions: u32) -> i32 {
     let hex = format!("{:016x}", xxh64(key.as_bytes()));
-    let hash = hex.bytes().fold(2_166_136_261u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    let hash = hex
+        .bytes()
+        .fold(2_166_136_261u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
     (hash % partitions) as i32
 }
 
@@ -73,7 +89,11 @@ async fn messages_are_as_the_contract_says() {
     let topic = kafka.topic();
     let whole = json!({"operation": "DELETE", "id": "e0", "table": "customer", "key": ["eu", "c1"], "modelVersion": "1", "companyId": "co", "locationId": "lo",
         "before": {"id": "c1"}, "timestamp": 5, "mvccTimestamp": "7", "region": "not ours"});
-    let events: Vec<Value> = std::iter::once(whole).chain((1..10_000).map(|n| event(&format!("e{n}"), &"é".repeat(n % 50)[..].replace('é', &format!("{n}-"))))).collect();
+    let events: Vec<Value> = std::iter::once(whole)
+        .chain((1..10_000).map(|n| {
+            event(&format!("e{n}"), &"é".repeat(n % 50)[..].replace('é', &format!("{n}-")))
+        }))
+        .collect();
     let output = replay(&kafka.url(&topic), &json!({}), &events, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let found = messages(&kafka.brokers(), &topic);
@@ -82,20 +102,44 @@ async fn messages_are_as_the_contract_says() {
     for Read { partition: at, key, value, headers } in &found {
         let event: Value = serde_json::from_slice(value).unwrap_or_else(|e| panic!("{e}"));
         let text = |field: &str| event[field].as_str().unwrap_or("NONE").to_owned();
-        let row = event["key"].as_array().and_then(|key| key.last()).and_then(Value::as_str).unwrap_or_default();
+        let row = event["key"]
+            .as_array()
+            .and_then(|key| key.last())
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let named = format!("{}.{}.{}.{row}", text("table"), text("companyId"), text("locationId"));
         assert_eq!(headers.get("eds-partitionkey"), Some(&named));
-        assert_eq!(*key, format!("dbchange.{}.{}.{}.{}.{}", text("table"), text("operation"), text("companyId"), text("locationId"), text("id")));
+        assert_eq!(
+            *key,
+            format!(
+                "dbchange.{}.{}.{}.{}.{}",
+                text("table"),
+                text("operation"),
+                text("companyId"),
+                text("locationId"),
+                text("id")
+            )
+        );
         assert_eq!(*at, partition(&named, 3), "{named}");
     }
-    let deleted = found.iter().find(|read| read.key == "dbchange.customer.DELETE.co.lo.e0").map(|read| String::from_utf8_lossy(&read.value).into_owned());
+    let deleted = found
+        .iter()
+        .find(|read| read.key == "dbchange.customer.DELETE.co.lo.e0")
+        .map(|read| String::from_utf8_lossy(&read.value).into_owned());
     let expected = r#"{"operation":"DELETE","id":"e0","table":"customer","key":["eu","c1"],"modelVersion":"1","companyId":"co","locationId":"lo","before":{"id":"c1"},"timestamp":5,"mvccTimestamp":"7"}"#;
     assert_eq!(deleted.as_deref(), Some(expected));
 }
 
 /// What was published: in its order, and by what the events are known.
-pub async fn publish(nats: &Nats, shop: &mut Shop, count: usize) -> (Vec<Vec<u8>>, BTreeSet<String>) {
-    let messages: Vec<(String, Vec<u8>)> = (0..count).map(|_| shop.next_event()).map(|e| (e.subject, e.payload.into_bytes())).collect();
+pub async fn publish(
+    nats: &Nats,
+    shop: &mut Shop,
+    count: usize,
+) -> (Vec<Vec<u8>>, BTreeSet<String>) {
+    let messages: Vec<(String, Vec<u8>)> = (0..count)
+        .map(|_| shop.next_event())
+        .map(|e| (e.subject, e.payload.into_bytes()))
+        .collect();
     let stream: Vec<Vec<u8>> = messages.iter().map(|(_, payload)| payload.clone()).collect();
     nats.publish(messages.into_iter()).await;
     let known = stream.iter().map(|payload| identity(payload)).collect();
@@ -112,22 +156,36 @@ pub fn identity(payload: &[u8]) -> String {
 /// over. Returns how many repeats there are.
 fn assert_whole(found: &[Read], published: &BTreeSet<String>) -> usize {
     let there: BTreeSet<String> = found.iter().map(|read| identity(&read.value)).collect();
-    let (missing, strange) = (published.difference(&there).count(), there.difference(published).count());
-    assert!(missing == 0 && strange == 0, "{missing} of {} events are missing, {strange} are nobody's", published.len());
+    let (missing, strange) =
+        (published.difference(&there).count(), there.difference(published).count());
+    assert!(
+        missing == 0 && strange == 0,
+        "{missing} of {} events are missing, {strange} are nobody's",
+        published.len()
+    );
     let mut key_of: HashMap<String, &str> = HashMap::new();
     let mut last: BTreeMap<i32, u64> = BTreeMap::new();
-    let positions: BTreeSet<&String> = found.iter().filter_map(|read| read.headers.get("eds-position")).collect();
+    let positions: BTreeSet<&String> =
+        found.iter().filter_map(|read| read.headers.get("eds-position")).collect();
     let mut repeats = 0;
     for read in found {
         assert_eq!(*key_of.entry(identity(&read.value)).or_insert(&read.key), read.key);
-        let sequence = read.headers.get("eds-position").and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
+        let sequence = read
+            .headers
+            .get("eds-position")
+            .and_then(|text| text.split(' ').next()?.parse().ok())
+            .unwrap_or(0);
         let last = last.entry(read.partition).or_default();
         if sequence <= *last {
             repeats += 1;
         }
         *last = sequence.max(*last);
     }
-    assert_eq!(found.len() - positions.len(), repeats, "only repeats may stand behind what is later in the stream");
+    assert_eq!(
+        found.len() - positions.len(),
+        repeats,
+        "only repeats may stand behind what is later in the stream"
+    );
     repeats
 }
 
@@ -149,7 +207,10 @@ async fn a_hundred_thousand_events_are_there_after_kills() {
     assert_eq!((unacknowledged, undelivered), (0, 0));
     let found = messages(&kafka.brokers(), &topic);
     assert_eq!(assert_whole(&found, &published), 0, "the topic's end told what was there");
-    assert_equal(&shop, found.iter().map(|read| serde_json::from_slice(&read.value).unwrap_or_default()).collect());
+    assert_equal(
+        &shop,
+        found.iter().map(|read| serde_json::from_slice(&read.value).unwrap_or_default()).collect(),
+    );
 }
 
 /// The broker dies twice underneath, at once; it is waited for.
@@ -187,7 +248,12 @@ async fn errors_of_brokers_pass() {
     let mut shop = Shop::new(73, ShopOptions::default());
     let (_, published) = publish(&nats, &mut shop, 10_000).await;
     let creds = nats.server_creds("mock", COMPANIES, None);
-    let eds = Eds::stream(&nats, &creds, &format!("kafka://{}/mock", cluster.bootstrap_servers()), &shop.schema_map());
+    let eds = Eds::stream(
+        &nats,
+        &creds,
+        &format!("kafka://{}/mock", cluster.bootstrap_servers()),
+        &shop.schema_map(),
+    );
     eds.begin();
     let errors = [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
@@ -200,7 +266,9 @@ async fn errors_of_brokers_pass() {
     let running = eds.start(&["--restart=false"]);
     for leader in [1, 2, 3] {
         for partition in 0..4 {
-            cluster.partition_leader("mock", partition, Some(leader)).unwrap_or_else(|e| panic!("{e}"));
+            cluster
+                .partition_leader("mock", partition, Some(leader))
+                .unwrap_or_else(|e| panic!("{e}"));
         }
         cluster.request_errors(RDKafkaApiKey::Produce, &errors);
         tokio::time::sleep(Duration::from_millis(700)).await;
@@ -218,9 +286,15 @@ async fn what_is_too_large_becomes_a_dead_letter() {
     let topic = kafka.topic();
     let mut large = event("large", "k");
     large["after"]["text"] = "x".repeat(2 << 20).into();
-    let output = replay(&kafka.url(&topic), &json!({}), &[event("e1", "k"), large, event("e2", "k")], &[]);
-    assert!(output.status.success() && said(&output).contains("the topic takes 1048588"), "{}", said(&output));
-    let keys: Vec<String> = messages(&kafka.brokers(), &topic).into_iter().map(|read| read.key).collect();
+    let output =
+        replay(&kafka.url(&topic), &json!({}), &[event("e1", "k"), large, event("e2", "k")], &[]);
+    assert!(
+        output.status.success() && said(&output).contains("the topic takes 1048588"),
+        "{}",
+        said(&output)
+    );
+    let keys: Vec<String> =
+        messages(&kafka.brokers(), &topic).into_iter().map(|read| read.key).collect();
     assert_eq!(keys, ["dbchange.order.UPDATE.NONE.NONE.e1", "dbchange.order.UPDATE.NONE.NONE.e2"]);
 }
 
@@ -230,9 +304,19 @@ async fn who_may_write_writes() {
     let kafka = shared();
     let ca = kafka.path().join("ca.pem").display().to_string().replace('/', "%2F");
     let login = |user: &str, password: &str, more: &str| {
-        format!("kafka://{user}:{}@127.0.0.1:{}/logins?ca={ca}{more}", password.replace('@', "%40").replace('/', "%2F").replace(':', "%3A"), kafka.secure_port)
+        format!(
+            "kafka://{user}:{}@127.0.0.1:{}/logins?ca={ca}{more}",
+            password.replace('@', "%40").replace('/', "%2F").replace(':', "%3A"),
+            kafka.secure_port
+        )
     };
-    let good = ["", "&sasl=PLAIN&compression=none", "&sasl=SCRAM-SHA-256&compression=zstd", "&sasl=SCRAM-SHA-512&compression=gzip", "&compression=snappy"];
+    let good = [
+        "",
+        "&sasl=PLAIN&compression=none",
+        "&sasl=SCRAM-SHA-256&compression=zstd",
+        "&sasl=SCRAM-SHA-512&compression=gzip",
+        "&compression=snappy",
+    ];
     for more in good {
         let output = replay(&login("eds", PASSWORD, more), &json!({}), &[event("e1", "k")], &[]);
         assert!(output.status.success(), "{more}: {}", said(&output));
@@ -249,7 +333,10 @@ async fn what_is_wrong_is_said_at_the_start() {
     let cases = [
         (format!("kafka://eds:wr0ng@{secure}/t?ca={ca}"), "refuses the login"),
         (format!("kafka://eds:wr0ng@{secure}/t?ca={ca}&sasl=SCRAM-SHA-512"), "refuses the login"),
-        (format!("kafka://nobody:p%40ss%2Fw%3Ard@{secure}/t?ca={ca}"), "does not allow to write to topic \"t\""),
+        (
+            format!("kafka://nobody:p%40ss%2Fw%3Ard@{secure}/t?ca={ca}"),
+            "does not allow to write to topic \"t\"",
+        ),
         (format!("kafka://eds:p%40ss%2Fw%3Ard@{secure}/t?tls=true"), "certificate"),
         (format!("kafka://eds:p%40ss%2Fw%3Ard@{secure}/t?ca=%2Fno%2Fsuch%2Ffile"), "/no/such/file"),
         (format!("kafka://{}/", kafka.brokers()), "names no topic"),
@@ -282,6 +369,10 @@ async fn an_export_arrives_whole() {
 }
 
 pub fn assert_equal(shop: &Shop, events: Vec<Value>) {
-    let wrong: Vec<String> = check::log(shop, events).iter().filter(|report| !report.is_equal()).map(check::line).collect();
+    let wrong: Vec<String> = check::log(shop, events)
+        .iter()
+        .filter(|report| !report.is_equal())
+        .map(check::line)
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -20,7 +20,9 @@ async fn run(conn: &mut Conn, sql: &str) {
 
 async fn texts(conn: &mut Conn, sql: &str) -> Vec<Vec<Option<String>>> {
     let rows: Vec<Row> = conn.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    rows.into_iter().map(|row| (0..row.len()).map(|i| row.get::<Option<String>, _>(i).flatten()).collect()).collect()
+    rows.into_iter()
+        .map(|row| (0..row.len()).map(|i| row.get::<Option<String>, _>(i).flatten()).collect())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +45,10 @@ async fn wrong_logins_and_places_are_named() {
             let output = replay(&url, &schemas, &[], &[]);
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(3), "{expected}: {said}");
-            assert!(said.contains(expected) && !said.contains("s3cret") && !said.contains("p@ss"), "{expected}: {said}");
+            assert!(
+                said.contains(expected) && !said.contains("s3cret") && !said.contains("p@ss"),
+                "{expected}: {said}"
+            );
         }
     }
 }
@@ -52,12 +57,20 @@ async fn wrong_logins_and_places_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_tls_mode_does_what_it_says() {
     let here = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let [authority, certificate, key] = crate::services::certs::certificates().unwrap_or_else(|e| panic!("{e}"));
+    let [authority, certificate, key] =
+        crate::services::certs::certificates().unwrap_or_else(|e| panic!("{e}"));
     let [other, ..] = crate::services::certs::certificates().unwrap_or_else(|e| panic!("{e}"));
-    let write = |name: &str, text: &str| crate::services::certs::write(here.path(), name, text).display().to_string();
+    let write = |name: &str, text: &str| {
+        crate::services::certs::write(here.path(), name, text).display().to_string()
+    };
     let (authority, other) = (write("ca.pem", &authority), write("other.pem", &other));
-    let settings = [format!("ssl-ca={authority}"), format!("ssl-cert={}", write("server.crt", &certificate)), format!("ssl-key={}", write("server.key", &key))];
-    let server = MySql::start_with(Flavour::MariaDb, &settings.each_ref().map(String::as_str)).await;
+    let settings = [
+        format!("ssl-ca={authority}"),
+        format!("ssl-cert={}", write("server.crt", &certificate)),
+        format!("ssl-key={}", write("server.key", &key)),
+    ];
+    let server =
+        MySql::start_with(Flavour::MariaDb, &settings.each_ref().map(String::as_str)).await;
     let (_, url) = server.database().await;
     let by_name = url.replace("127.0.0.1", "localhost");
     let cases = [
@@ -73,11 +86,19 @@ async fn every_tls_mode_does_what_it_says() {
     for (url, works) in cases {
         let output = replay(&url, &json!({}), &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.success(), works, "{}: {said}", url.split_once('?').map_or("", |(_, q)| q));
+        assert_eq!(
+            output.status.success(),
+            works,
+            "{}: {said}",
+            url.split_once('?').map_or("", |(_, q)| q)
+        );
         assert!(works || said.contains("certificate"), "{said}");
     }
     let plain = shared(Flavour::MariaDb).database().await.1;
-    assert!(replay(&format!("{plain}?tls=preferred"), &json!({}), &[], &[]).status.success(), "a server that cannot encrypt is put up with");
+    assert!(
+        replay(&format!("{plain}?tls=preferred"), &json!({}), &[], &[]).status.success(),
+        "a server that cannot encrypt is put up with"
+    );
     let output = replay(&format!("{plain}?tls=skip-verify"), &json!({}), &[], &[]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot encrypt"));
 }
@@ -110,15 +131,38 @@ async fn a_table_of_the_predecessor_keeps_working() {
         let output = replay(&url, &schemas, &events, &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("2 dead letters"), "{said}");
-        for cure in ["column \"at\"", "MODIFY COLUMN … DATETIME(6)", "column \"text\"", "MODIFY COLUMN … LONGTEXT"] {
+        for cure in [
+            "column \"at\"",
+            "MODIFY COLUMN … DATETIME(6)",
+            "column \"text\"",
+            "MODIFY COLUMN … LONGTEXT",
+        ] {
             assert!(said.contains(cure), "{cure}: {said}");
         }
         let some = |s: &str| Some(s.to_owned());
         let read = texts(&mut conn, "SELECT id, at, rate, JSON_EXTRACT(doc, '$.b'), text, `on`, strict, new FROM t ORDER BY id").await;
-        let wanted = vec![some("a"), some("2024-07-11 19:16:51"), some("0.1"), some("1"), some("ü"), some("1"), None, some("2024-07-11 21:16:51.100000")];
-        assert_eq!(read, [wanted, vec![some("old"), None, None, None, some("kept"), None, some("x"), None]]);
+        let wanted = vec![
+            some("a"),
+            some("2024-07-11 19:16:51"),
+            some("0.1"),
+            some("1"),
+            some("ü"),
+            some("1"),
+            None,
+            some("2024-07-11 21:16:51.100000"),
+        ];
+        assert_eq!(
+            read,
+            [wanted, vec![some("old"), None, None, None, some("kept"), None, some("x"), None]]
+        );
         let made = texts(&mut conn, "SHOW CREATE TABLE t").await[0][1].clone().unwrap_or_default();
-        for kept in ["`at` timestamp NULL", "`rate` float", "`text` text", "COMMENT 'NOT NULL, it''s said'", "`new` datetime(6)"] {
+        for kept in [
+            "`at` timestamp NULL",
+            "`rate` float",
+            "`text` text",
+            "COMMENT 'NOT NULL, it''s said'",
+            "`new` datetime(6)",
+        ] {
             assert!(made.contains(kept), "{kept}: {made}");
         }
     }
@@ -132,8 +176,14 @@ async fn unsafe_tables_are_named() {
     let mut conn = server.connect(&name).await;
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
     for (table, expected) in [
-        ("CREATE TABLE t (id VARCHAR(64) NOT NULL PRIMARY KEY, n BIGINT) ENGINE=MyISAM", "ENGINE=InnoDB cures it"),
-        ("CREATE TABLE t (id VARCHAR(64) NOT NULL PRIMARY KEY, n BIGINT, UNIQUE KEY only_one (n))", "unique index \"only_one\""),
+        (
+            "CREATE TABLE t (id VARCHAR(64) NOT NULL PRIMARY KEY, n BIGINT) ENGINE=MyISAM",
+            "ENGINE=InnoDB cures it",
+        ),
+        (
+            "CREATE TABLE t (id VARCHAR(64) NOT NULL PRIMARY KEY, n BIGINT, UNIQUE KEY only_one (n))",
+            "unique index \"only_one\"",
+        ),
         ("CREATE VIEW t AS SELECT 'x' AS id, 1 AS n", "it is a view"),
     ] {
         run(&mut conn, table).await;
@@ -151,16 +201,28 @@ async fn a_readers_lock_is_waited_for_and_named() {
     let (name, url) = server.database().await;
     run(&mut server.connect("").await, "GRANT SELECT ON performance_schema.* TO eds@'%'").await;
     let first = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
-    let second = json!({"t": schema("t", "2", json!({"n": {"type": "integer"}, "m": {"type": "integer"}}))});
-    assert!(replay(&url, &first, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &[]).status.success());
+    let second =
+        json!({"t": schema("t", "2", json!({"n": {"type": "integer"}, "m": {"type": "integer"}}))});
+    assert!(
+        replay(&url, &first, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &[]).status.success()
+    );
     let mut reader = server.connect(&name).await;
     run(&mut reader, "START TRANSACTION").await;
     run(&mut reader, "SELECT * FROM t").await;
     let output = replay(&url, &second, &[upsert("t", "2", json!({"id": "a", "m": 1}))], &[]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("locks are held by session") && said.contains("user root"), "{said}");
+    assert!(
+        !output.status.success()
+            && said.contains("locks are held by session")
+            && said.contains("user root"),
+        "{said}"
+    );
     run(&mut reader, "COMMIT").await;
-    assert!(replay(&url, &second, &[upsert("t", "2", json!({"id": "a", "m": 1}))], &[]).status.success());
+    assert!(
+        replay(&url, &second, &[upsert("t", "2", json!({"id": "a", "m": 1}))], &[])
+            .status
+            .success()
+    );
     server.server = None;
 }
 
@@ -169,9 +231,13 @@ async fn a_readers_lock_is_waited_for_and_named() {
 async fn names_in_lower_case_are_found_again() {
     let server = MySql::start_with(Flavour::MariaDb, &["lower-case-table-names=1"]).await;
     let (name, url) = server.database().await;
-    let schemas =
-        json!({"t": schema("orderItem", "1", json!({"n": {"type": "integer"}})), "t2": schema("orderItem", "2", json!({"n": {"type": "integer"}, "Later": {"type": "integer"}}))});
-    let events = |n: i64| -> Vec<Value> { vec![upsert("orderItem", "1", json!({"id": "a", "n": n})), upsert("orderItem", "2", json!({"id": "b", "n": n, "Later": 1}))] };
+    let schemas = json!({"t": schema("orderItem", "1", json!({"n": {"type": "integer"}})), "t2": schema("orderItem", "2", json!({"n": {"type": "integer"}, "Later": {"type": "integer"}}))});
+    let events = |n: i64| -> Vec<Value> {
+        vec![
+            upsert("orderItem", "1", json!({"id": "a", "n": n})),
+            upsert("orderItem", "2", json!({"id": "b", "n": n, "Later": 1})),
+        ]
+    };
     for n in [1, 2] {
         let output = replay(&format!("{url}?prefix=Eds_"), &schemas, &events(n), &[]);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -187,10 +253,18 @@ async fn another_database_is_written_to() {
     let server = shared(Flavour::MySql);
     let ((_, url), (other, _)) = (server.database().await, server.database().await);
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
-    let output = replay(&format!("{url}?schema={other}&prefix=x_"), &schemas, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &["-v"]);
+    let output = replay(
+        &format!("{url}?schema={other}&prefix=x_"),
+        &schemas,
+        &[upsert("t", "1", json!({"id": "a", "n": 1}))],
+        &["-v"],
+    );
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("s3cret"), "{said}");
-    assert_eq!(texts(&mut server.connect(&other).await, "SELECT id, n FROM x_t").await, [[Some("a".to_owned()), Some("1".to_owned())]]);
+    assert_eq!(
+        texts(&mut server.connect(&other).await, "SELECT id, n FROM x_t").await,
+        [[Some("a".to_owned()), Some("1".to_owned())]]
+    );
 }
 
 /// A server that takes small packets only gets small ones; a row that is larger becomes a dead letter.
@@ -199,12 +273,21 @@ async fn small_packets_are_kept_to() {
     let server = MySql::start_with(Flavour::MariaDb, &["max-allowed-packet=1M"]).await;
     let (name, url) = server.database().await;
     let schemas = json!({"t": schema("t", "1", json!({"text": {"type": "string"}}))});
-    let mut events: Vec<Value> = (0..500).map(|n| upsert("t", "1", json!({"id": format!("{n:03}"), "text": "ü".repeat(5_000)}))).collect();
+    let mut events: Vec<Value> = (0..500)
+        .map(|n| upsert("t", "1", json!({"id": format!("{n:03}"), "text": "ü".repeat(5_000)})))
+        .collect();
     events.insert(250, upsert("t", "1", json!({"id": "large", "text": "x".repeat(1 << 20)})));
     let output = replay(&url, &schemas, &events, &["--minPendingLatency", "300ms"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 dead letters") && said.contains("max_allowed_packet"), "{said}");
-    let count = texts(&mut server.connect(&name).await, "SELECT COUNT(*), SUM(CHAR_LENGTH(text)) FROM t").await;
+    assert!(
+        output.status.success()
+            && said.contains("1 dead letters")
+            && said.contains("max_allowed_packet"),
+        "{said}"
+    );
+    let count =
+        texts(&mut server.connect(&name).await, "SELECT COUNT(*), SUM(CHAR_LENGTH(text)) FROM t")
+            .await;
     assert_eq!(count, [[Some("500".to_owned()), Some("2500000".to_owned())]]);
 }
 
@@ -223,18 +306,26 @@ async fn a_session_that_a_predecessor_left_hanging_is_ended() {
         eds.catch_up();
         // Asleep within a transaction: a stopped process, its connection open.
         let mut older = eds.start(&[]);
-        eventually("it streams", Duration::from_secs(30), async || older.log().contains("streaming eds-")).await;
+        eventually("it streams", Duration::from_secs(30), async || {
+            older.log().contains("streaming eds-")
+        })
+        .await;
         let mut admin = server.connect(&database).await;
         run(&mut admin, "LOCK TABLES _eds_checkpoint READ").await;
         publish(&nats, &mut shop, 1_000).await;
         eventually("it waits within its transaction", Duration::from_secs(30), async || {
-            let waiting = texts(&mut server.connect(&database).await, "SHOW FULL PROCESSLIST").await;
-            waiting.iter().any(|row| row[1].as_deref() == Some("eds") && row.iter().flatten().any(|cell| cell.contains("lock")))
+            let waiting =
+                texts(&mut server.connect(&database).await, "SHOW FULL PROCESSLIST").await;
+            waiting.iter().any(|row| {
+                row[1].as_deref() == Some("eds")
+                    && row.iter().flatten().any(|cell| cell.contains("lock"))
+            })
         })
         .await;
         crate::services::send(older.pid(), "STOP");
         run(&mut admin, "UNLOCK TABLES").await;
-        let log = crate::services::eds::Eds::stream(&nats, &creds, &url, &shop.schema_map()).catch_up();
+        let log =
+            crate::services::eds::Eds::stream(&nats, &creds, &url, &shop.schema_map()).catch_up();
         assert!(!log.contains("trying again"), "{log}");
         assert_equal(&shop, server, &database).await;
         crate::services::send(older.pid(), "CONT");

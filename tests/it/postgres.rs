@@ -16,18 +16,27 @@ fn assert_success(output: &Output) {
 async fn a_foreign_table_is_not_touched() {
     let (name, url) = postgres::shared().database().await;
     let client = postgres::shared().connect(&name).await;
-    client.batch_execute("CREATE TABLE t (id text, owner text); INSERT INTO t VALUES ('mine', 'me')").await.unwrap_or_else(|e| panic!("{e}"));
+    client
+        .batch_execute("CREATE TABLE t (id text, owner text); INSERT INTO t VALUES ('mine', 'me')")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}, "owner": {"type": "string"}}))});
     let events = [upsert("t", "1", json!({"id": "mine", "n": 1, "owner": "eds"}))];
     let output = replay(&url, &schemas, &events, &[]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("EDS did not make") && said.contains("?schema=") && said.contains("--adopt t"), "{said}");
+    assert!(
+        said.contains("EDS did not make")
+            && said.contains("?schema=")
+            && said.contains("--adopt t"),
+        "{said}"
+    );
     let rows = client.query("SELECT owner FROM t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(rows.iter().map(|r| r.get::<_, String>(0)).collect::<Vec<_>>(), ["me"]);
     client.batch_execute("CREATE SCHEMA other").await.unwrap_or_else(|e| panic!("{e}"));
     assert_success(&replay(&format!("{url}?schema=other&prefix=eds_"), &schemas, &events, &[]));
-    let rows = client.query("SELECT owner FROM other.eds_t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    let rows =
+        client.query("SELECT owner FROM other.eds_t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(rows.len(), 1);
 }
 
@@ -53,7 +62,10 @@ async fn wrong_logins_and_places_are_named() {
         let output = replay(&url, &schemas, &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{expected}: {said}");
-        assert!(said.contains(expected) && !said.contains("s3cret") && !said.contains("p@ss"), "{expected}: {said}");
+        assert!(
+            said.contains(expected) && !said.contains("s3cret") && !said.contains("p@ss"),
+            "{expected}: {said}"
+        );
     }
 }
 
@@ -63,13 +75,22 @@ async fn a_readers_lock_is_waited_for_and_named() {
     let server = postgres::shared();
     let (name, url) = server.database().await;
     let first = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
-    let second = json!({"t": schema("t", "2", json!({"n": {"type": "integer"}, "m": {"type": "integer"}}))});
+    let second =
+        json!({"t": schema("t", "2", json!({"n": {"type": "integer"}, "m": {"type": "integer"}}))});
     assert_success(&replay(&url, &first, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &[]));
     let reader = server.connect(&name).await;
-    reader.batch_execute("SET application_name = 'a report'; BEGIN; SELECT * FROM t").await.unwrap_or_else(|e| panic!("{e}"));
+    reader
+        .batch_execute("SET application_name = 'a report'; BEGIN; SELECT * FROM t")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let output = replay(&url, &second, &[upsert("t", "2", json!({"id": "a", "m": 1}))], &[]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("locks are held by session") && said.contains("a report, idle in transaction"), "{said}");
+    assert!(
+        !output.status.success()
+            && said.contains("locks are held by session")
+            && said.contains("a report, idle in transaction"),
+        "{said}"
+    );
     reader.batch_execute("COMMIT").await.unwrap_or_else(|e| panic!("{e}"));
     assert_success(&replay(&url, &second, &[upsert("t", "2", json!({"id": "a", "m": 1}))], &[]));
 }
@@ -79,9 +100,15 @@ async fn a_readers_lock_is_waited_for_and_named() {
 async fn a_view_is_not_taken_for_a_table() {
     let (name, url) = postgres::shared().database().await;
     let client = postgres::shared().connect(&name).await;
-    client.batch_execute("CREATE VIEW t AS SELECT 'x'::text AS id, 1 AS n").await.unwrap_or_else(|e| panic!("{e}"));
+    client
+        .batch_execute("CREATE VIEW t AS SELECT 'x'::text AS id, 1 AS n")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
     let output = replay(&url, &schemas, &[upsert("t", "1", json!({"id": "a", "n": 1}))], &[]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(3) && said.contains("it is a view or a foreign table"), "{said}");
+    assert!(
+        output.status.code() == Some(3) && said.contains("it is a view or a foreign table"),
+        "{said}"
+    );
 }

@@ -25,18 +25,27 @@ async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> FakeHq 
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut buffer = vec![0; 8192];
             let read = stream.read(&mut buffer).await.unwrap_or(0);
-            let path = String::from_utf8_lossy(&buffer[..read]).split(' ').nth(1).unwrap_or_default().to_owned();
+            let path = String::from_utf8_lossy(&buffer[..read])
+                .split(' ')
+                .nth(1)
+                .unwrap_or_default()
+                .to_owned();
             let count = {
                 let mut seen = seen.lock().unwrap_or_else(|e| e.into_inner());
                 seen.push(path.clone());
                 seen.iter().filter(|p| **p == path).count()
             };
             let (status, body) = match answers.get(path.as_str()) {
-                Some(_) if path.contains("/2") && count <= failures => ("503 Service Unavailable", String::new()),
+                Some(_) if path.contains("/2") && count <= failures => {
+                    ("503 Service Unavailable", String::new())
+                }
                 Some(body) => ("200 OK", body.clone()),
                 None => ("404 Not Found", String::new()),
             };
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
@@ -45,26 +54,50 @@ async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> FakeHq 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_are_asked_of_hq_by_the_name_of_their_object() {
-    let schema =
-        |version: &str, column: &str| json!({"table": "t", "modelVersion": version, "primaryKeys": ["id"], "properties": {"id": {"type": "string"}, column: {"type": "integer"}}});
-    let answers = BTreeMap::from([("/v3/schema", json!({"tObject": schema("1", "n")}).to_string()), ("/v3/schema/tObject/2", schema("2", "m").to_string())]);
+    let schema = |version: &str, column: &str| json!({"table": "t", "modelVersion": version, "primaryKeys": ["id"], "properties": {"id": {"type": "string"}, column: {"type": "integer"}}});
+    let answers = BTreeMap::from([
+        ("/v3/schema", json!({"tObject": schema("1", "n")}).to_string()),
+        ("/v3/schema/tObject/2", schema("2", "m").to_string()),
+    ]);
     // The first question after version 2 meets an outage.
     let hq = hq(answers, 1).await;
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let event =
-        |version: &str, column: &str| format!("{}\n", json!({"operation": "INSERT", "table": "t", "modelVersion": version, "key": [version], "after": {"id": version, column: 7}}));
-    std::fs::write(dir.path().join("j.jsonl"), event("1", "n") + &event("2", "m")).unwrap_or_else(|e| panic!("{e}"));
+    let event = |version: &str, column: &str| {
+        format!(
+            "{}\n",
+            json!({"operation": "INSERT", "table": "t", "modelVersion": version, "key": [version], "after": {"id": version, column: 7}})
+        )
+    };
+    std::fs::write(dir.path().join("j.jsonl"), event("1", "n") + &event("2", "m"))
+        .unwrap_or_else(|e| panic!("{e}"));
     let replay = async |hq: &str, more: &'static [&'static str]| {
         let mut command = Command::new(eds::binary());
-        command.current_dir(dir.path()).args(["replay", "j.jsonl", "--url", "sqlite://out.db", "--api-url", hq]).args(more);
-        let output = tokio::task::spawn_blocking(move || command.output()).await.map_err(std::io::Error::other).and_then(|o| o).unwrap_or_else(|e| panic!("{e}"));
+        command
+            .current_dir(dir.path())
+            .args(["replay", "j.jsonl", "--url", "sqlite://out.db", "--api-url", hq])
+            .args(more);
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|o| o)
+            .unwrap_or_else(|e| panic!("{e}"));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     replay(&hq.url, &[]).await;
-    let db = rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
-    let row: (Option<i64>, Option<i64>) = db.query_row("SELECT n, m FROM t WHERE id = '2'", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap_or_else(|e| panic!("{e}"));
+    let db =
+        rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
+    let row: (Option<i64>, Option<i64>) = db
+        .query_row("SELECT n, m FROM t WHERE id = '2'", [], |r| Ok((r.get(0)?, r.get(1)?)))
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(row, (None, Some(7)));
-    let versions = || hq.asked.lock().unwrap_or_else(|e| e.into_inner()).iter().filter(|p| *p == "/v3/schema/tObject/2").count();
+    let versions = || {
+        hq.asked
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .iter()
+            .filter(|p| *p == "/v3/schema/tObject/2")
+            .count()
+    };
     assert_eq!(versions(), 2);
     // What was asked once is known after a restart.
     replay(&hq.url, &["--restart"]).await;
@@ -78,15 +111,40 @@ async fn versions_are_asked_of_hq_by_the_name_of_their_object() {
 fn tables_that_were_not_named_are_left_out() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let schema = |table: &str| json!({"table": table, "modelVersion": "1", "primaryKeys": ["id"], "properties": {"id": {"type": "string"}}});
-    let event = |table: &str| format!("{}\n", json!({"operation": "INSERT", "table": table, "modelVersion": "1", "key": ["1"], "after": {"id": "1"}}));
-    let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    let event = |table: &str| {
+        format!(
+            "{}\n",
+            json!({"operation": "INSERT", "table": table, "modelVersion": "1", "key": ["1"], "after": {"id": "1"}})
+        )
+    };
+    let write = |name: &str, text: String| {
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+    };
     write("s.json", json!({"a": schema("a"), "b": schema("b"), "c": schema("c")}).to_string());
     write("j.jsonl", event("a") + &event("b") + &event("c"));
-    let output = Command::new(eds::binary()).current_dir(dir.path()).args(["replay", "j.jsonl", "--url", "sqlite://out.db", "--schema", "s.json", "--tables", "a, c"]).output();
+    let output = Command::new(eds::binary())
+        .current_dir(dir.path())
+        .args([
+            "replay",
+            "j.jsonl",
+            "--url",
+            "sqlite://out.db",
+            "--schema",
+            "s.json",
+            "--tables",
+            "a, c",
+        ])
+        .output();
     let output = output.unwrap_or_else(|e| panic!("{e}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let db = rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
-    let mut statement = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap_or_else(|e| panic!("{e}"));
-    let names: Vec<String> = statement.query_map([], |r| r.get(0)).and_then(Iterator::collect).unwrap_or_else(|e| panic!("{e}"));
+    let db =
+        rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
+    let mut statement = db
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+        .unwrap_or_else(|e| panic!("{e}"));
+    let names: Vec<String> = statement
+        .query_map([], |r| r.get(0))
+        .and_then(Iterator::collect)
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(names, ["_eds_checkpoint", "_eds_import", "a", "c"]);
 }

@@ -25,12 +25,17 @@ fn word(id: u32, text: &str) -> Value {
 /// Replays one event with these variables in the environment.
 fn replay_with(url: &str, variables: &[(&str, &str)]) -> Output {
     let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-    let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: String| {
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+    };
     write("schema.json", words().to_string());
     write("journal.jsonl", word(1, "hello").to_string());
     let mut command = Command::new(binary());
     command.current_dir(dir.path()).env("EDS_URL", url).envs(variables.iter().copied());
-    command.args(["replay", "journal.jsonl", "--schema", "schema.json", "--verbose"]).output().unwrap_or_else(|e| panic!("{e}"))
+    command
+        .args(["replay", "journal.jsonl", "--schema", "schema.json", "--verbose"])
+        .output()
+        .unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn said(output: &Output) -> String {
@@ -49,15 +54,24 @@ async fn until_idle(nats: &Nats, consumer: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_a_key_or_a_token_is_let_in() {
     let server = shared();
-    for (name, passphrase) in [("SNOWFLAKE_SECRET_ACCESS_KEY", "SNOWFLAKE_SECRET_ACCESS_KEY_PASSPHRASE"), ("MY_KEY", "MY_KEY_PASSPHRASE")] {
+    for (name, passphrase) in [
+        ("SNOWFLAKE_SECRET_ACCESS_KEY", "SNOWFLAKE_SECRET_ACCESS_KEY_PASSPHRASE"),
+        ("MY_KEY", "MY_KEY_PASSPHRASE"),
+    ] {
         let database = server.database();
         let more = if name == "MY_KEY" { "&secret-key=MY_KEY" } else { "" };
-        let output = replay_with(&server.key_url(&database, more), &[(name, KEY), (passphrase, PASSPHRASE)]);
+        let output =
+            replay_with(&server.key_url(&database, more), &[(name, KEY), (passphrase, PASSPHRASE)]);
         assert!(output.status.success(), "{}", said(&output));
-        assert_eq!(server.sql(&database, "SELECT \"word\" FROM \"words\""), [[Some("hello".to_owned())]]);
+        assert_eq!(
+            server.sql(&database, "SELECT \"word\" FROM \"words\""),
+            [[Some("hello".to_owned())]]
+        );
     }
     let database = server.database();
-    let url = server.url(&database, "&authenticator=programmatic_access_token").replace("s3cret%2Fp%40ss%3Aw%25rd", "pat-token");
+    let url = server
+        .url(&database, "&authenticator=programmatic_access_token")
+        .replace("s3cret%2Fp%40ss%3Aw%25rd", "pat-token");
     let output = replay_with(&url, &[]);
     assert!(output.status.success(), "{}", said(&output));
 }
@@ -73,13 +87,29 @@ async fn who_is_not_let_in_learns_why() {
     let key = |more: &str| server.key_url(&database, more);
     let name = "SNOWFLAKE_SECRET_ACCESS_KEY";
     let cases: Vec<Case> = vec![
-        (server.url(&database, "").replace("s3cret", "wrong"), vec![], "refuses user \"eds\" or the password"),
-        (key("").replace("robot", "nobody"), vec![(name, KEY), ("SNOWFLAKE_SECRET_ACCESS_KEY_PASSPHRASE", PASSPHRASE)], FINGERPRINT),
+        (
+            server.url(&database, "").replace("s3cret", "wrong"),
+            vec![],
+            "refuses user \"eds\" or the password",
+        ),
+        (
+            key("").replace("robot", "nobody"),
+            vec![(name, KEY), ("SNOWFLAKE_SECRET_ACCESS_KEY_PASSPHRASE", PASSPHRASE)],
+            FINGERPRINT,
+        ),
         (key(""), vec![(name, KEY)], "SNOWFLAKE_SECRET_ACCESS_KEY_PASSPHRASE"),
-        (key(""), vec![(name, KEY), ("SNOWFLAKE_SECRET_ACCESS_KEY_PASSPHRASE", "wrong")], "the passphrase does not open it"),
+        (
+            key(""),
+            vec![(name, KEY), ("SNOWFLAKE_SECRET_ACCESS_KEY_PASSPHRASE", "wrong")],
+            "the passphrase does not open it",
+        ),
         (key("&secret-key=NO_SUCH_VARIABLE"), vec![], "NO_SUCH_VARIABLE is not set"),
         (server.url("NO_SUCH_DATABASE", ""), vec![], "has no database \"NO_SUCH_DATABASE\""),
-        (server.url(&database, "&schema=NO_SUCH_SCHEMA"), vec![], "has no schema \"NO_SUCH_SCHEMA\""),
+        (
+            server.url(&database, "&schema=NO_SUCH_SCHEMA"),
+            vec![],
+            "has no schema \"NO_SUCH_SCHEMA\"",
+        ),
         (server.url(&database, "&warehouse=none"), vec![], "has no warehouse"),
         (server.url(&database, "&freshness=soon"), vec![], "freshness"),
         (server.url(&database, "&freshness=5m"), vec![], "at most 240s"),
@@ -101,20 +131,44 @@ async fn large_batches_go_over_the_stage() {
     let server = shared();
     let database = server.database();
     let long = "x".repeat(200);
-    let mut events: Vec<Value> = (0..3_000).map(|n| word(n, &format!("{long}{n} \\N NULL \u{1F600}"))).collect();
+    let mut events: Vec<Value> =
+        (0..3_000).map(|n| word(n, &format!("{long}{n} \\N NULL \u{1F600}"))).collect();
     events.extend((0..1_000).map(|n| json!({"operation": "DELETE", "table": "words", "modelVersion": "1", "key": [format!("{n:05}")]})));
     for _ in 0..2 {
         let output = replay(&server.url(&database, "&freshness=2m"), &words(), &events, &[]);
         assert!(output.status.success(), "{}", said(&output));
     }
-    let rows = server.sql(&database, "SELECT COUNT(*), COUNT(DISTINCT \"id\"), MIN(\"word\") FROM \"words\"");
-    assert_eq!(rows, [[Some("2000".to_owned()), Some("2000".to_owned()), Some(format!("{long}1000 \\N NULL \u{1F600}"))]]);
+    let rows = server
+        .sql(&database, "SELECT COUNT(*), COUNT(DISTINCT \"id\"), MIN(\"word\") FROM \"words\"");
+    assert_eq!(
+        rows,
+        [[
+            Some("2000".to_owned()),
+            Some("2000".to_owned()),
+            Some(format!("{long}1000 \\N NULL \u{1F600}"))
+        ]]
+    );
     let statements = server.statements(&database);
     let count = |what: &str| statements.iter().filter(|(sql, _)| sql.starts_with(what)).count();
-    assert_eq!((count("PUT "), count("COPY "), count("MERGE INTO \"PUBLIC\".\"words\""), count("DELETE FROM \"PUBLIC\".\"words\"")), (2, 2, 2, 2));
-    let tag = statements.iter().find(|(sql, _)| sql.starts_with("COPY ")).map(|(_, tag)| tag.clone()).unwrap_or_default();
+    assert_eq!(
+        (
+            count("PUT "),
+            count("COPY "),
+            count("MERGE INTO \"PUBLIC\".\"words\""),
+            count("DELETE FROM \"PUBLIC\".\"words\"")
+        ),
+        (2, 2, 2, 2)
+    );
+    let tag = statements
+        .iter()
+        .find(|(sql, _)| sql.starts_with("COPY "))
+        .map(|(_, tag)| tag.clone())
+        .unwrap_or_default();
     let tag: Value = serde_json::from_str(&tag).unwrap_or_else(|e| panic!("{tag}: {e}"));
-    assert_eq!((&tag["application"], &tag["consumer"], &tag["through"]), (&json!("eds"), &json!("eds-replay-journal.jsonl"), &json!(4000)));
+    assert_eq!(
+        (&tag["application"], &tag["consumer"], &tag["through"]),
+        (&json!("eds"), &json!("eds-replay-journal.jsonl"), &json!(4000))
+    );
 }
 
 /// The older of two changes may come later; with `after` the row keeps the newer one.
@@ -122,17 +176,34 @@ async fn large_batches_go_over_the_stage() {
 async fn with_after_the_later_updated_date_stays() {
     let server = shared();
     let schemas = json!({"t": schema("dated", "1", json!({"word": {"type": "string"}, "updatedDate": {"type": "string", "format": "date-time"}}))});
-    let dated = |id: &str, word: &str, date: Option<&str>| upsert("dated", "1", json!({"id": id, "word": word, "updatedDate": date}));
-    let first = [dated("1", "new", Some("2024-05-05T00:00:00Z")), dated("2", "old", Some("2024-01-01T00:00:00Z")), dated("3", "old", None)];
-    let then = [dated("1", "late", Some("2024-05-04T00:00:00Z")), dated("2", "new", Some("2024-01-01T00:00:00Z")), dated("3", "new", Some("2020-01-01T00:00:00Z"))];
-    for (strategy, expected) in [("after", ["new", "new", "new"]), ("standard", ["late", "new", "new"])] {
+    let dated = |id: &str, word: &str, date: Option<&str>| {
+        upsert("dated", "1", json!({"id": id, "word": word, "updatedDate": date}))
+    };
+    let first = [
+        dated("1", "new", Some("2024-05-05T00:00:00Z")),
+        dated("2", "old", Some("2024-01-01T00:00:00Z")),
+        dated("3", "old", None),
+    ];
+    let then = [
+        dated("1", "late", Some("2024-05-04T00:00:00Z")),
+        dated("2", "new", Some("2024-01-01T00:00:00Z")),
+        dated("3", "new", Some("2020-01-01T00:00:00Z")),
+    ];
+    for (strategy, expected) in
+        [("after", ["new", "new", "new"]), ("standard", ["late", "new", "new"])]
+    {
         let database = server.database();
         let url = server.url(&database, &format!("&freshness=0&update-strategy={strategy}"));
         for events in [&first, &then] {
             let output = replay(&url, &schemas, events, &[]);
             assert!(output.status.success(), "{}", said(&output));
         }
-        let found: Vec<String> = server.sql(&database, "SELECT \"word\" FROM \"dated\" ORDER BY \"id\"").into_iter().flatten().flatten().collect();
+        let found: Vec<String> = server
+            .sql(&database, "SELECT \"word\" FROM \"dated\" ORDER BY \"id\"")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
         assert_eq!(found, expected, "{strategy}");
     }
 }
@@ -156,7 +227,10 @@ async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     let (unacknowledged, undelivered, _) = nats.consumer("eds-sf").await;
     assert_eq!((unacknowledged, undelivered), (0, 0));
     let statements = server.statements(&database);
-    assert!(statements.iter().any(|(sql, _)| sql.starts_with("SELECT SYSTEM$ABORT_TRANSACTION")), "transactions of lost sessions are ended");
+    assert!(
+        statements.iter().any(|(sql, _)| sql.starts_with("SELECT SYSTEM$ABORT_TRANSACTION")),
+        "transactions of lost sessions are ended"
+    );
 }
 
 /// A session that ended in the night is begun again without a word, and goes on.
@@ -190,9 +264,14 @@ async fn what_may_be_unacknowledged_bounds_the_wait() {
     let creds = nats.server_creds("bound", COMPANIES, None);
     let server = shared();
     let database = server.database();
-    let eds = Eds::stream(&nats, &creds, &server.url(&database, "&freshness=4m"), &shop.schema_map()).with(&["--maxAckPending", "250"]);
+    let eds =
+        Eds::stream(&nats, &creds, &server.url(&database, "&freshness=4m"), &shop.schema_map())
+            .with(&["--maxAckPending", "250"]);
     let running = eds.start(&["--restart"]);
-    eventually("it streams", Duration::from_secs(60), async || running.log().contains("streaming eds-")).await;
+    eventually("it streams", Duration::from_secs(60), async || {
+        running.log().contains("streaming eds-")
+    })
+    .await;
     until_idle(&nats, "eds-bound").await;
     assert!(running.stop().status.success());
     assert_equal(&shop, &server, &database).await;
@@ -207,10 +286,21 @@ async fn the_update_strategy_is_a_flag_too() {
     let creds = nats.server_creds("flag", COMPANIES, None);
     let server = shared();
     let database = server.database();
-    let eds = Eds::stream(&nats, &creds, &server.url(&database, "&freshness=100ms"), &shop.schema_map()).with(&["--update-strategy", "after", "--restart"]);
+    let eds =
+        Eds::stream(&nats, &creds, &server.url(&database, "&freshness=100ms"), &shop.schema_map())
+            .with(&["--update-strategy", "after", "--restart"]);
     eds.catch_up_first();
-    let merges: Vec<String> = server.statements(&database).into_iter().map(|(sql, _)| sql).filter(|sql| sql.starts_with("MERGE INTO \"PUBLIC\".\"order\"")).collect();
-    assert!(!merges.is_empty() && merges.iter().all(|sql| sql.contains("WHEN MATCHED AND (t.\"updatedDate\" IS NULL")), "{merges:?}");
+    let merges: Vec<String> = server
+        .statements(&database)
+        .into_iter()
+        .map(|(sql, _)| sql)
+        .filter(|sql| sql.starts_with("MERGE INTO \"PUBLIC\".\"order\""))
+        .collect();
+    assert!(
+        !merges.is_empty()
+            && merges.iter().all(|sql| sql.contains("WHEN MATCHED AND (t.\"updatedDate\" IS NULL")),
+        "{merges:?}"
+    );
 }
 
 /// Whoever has its transaction ended at the beginning or the end of an import is told so; the same command goes on.
@@ -232,7 +322,10 @@ async fn an_export_arrives_whole() {
     let server = shared();
     let (database, url) = (&server).fresh().await;
     let importing = Importing::new(3, 4_000, 300).await;
-    server.disturb(&database, json!({"expire": 0.01, "throttle": 0.02, "lose": 0.02, "slow": 0.02, "steal": 0.1}));
+    server.disturb(
+        &database,
+        json!({"expire": 0.01, "throttle": 0.02, "lose": 0.02, "slow": 0.02, "steal": 0.1}),
+    );
     import_until_done(&importing, &url, &[]).await;
     assert_equal(&importing.shop(), &server, &database).await;
     {
@@ -244,7 +337,10 @@ async fn an_export_arrives_whole() {
     assert_equal(&importing.shop(), &server, &database).await;
     let seen = server.sql(&database, "SELECT COUNT(*) FROM all_orders");
     assert_eq!(seen, [[Some(importing.shop().alive(2).count().to_string())]]);
-    let left = server.sql(&database, "SELECT table_name FROM information_schema.tables WHERE table_name LIKE '_eds_new%'");
+    let left = server.sql(
+        &database,
+        "SELECT table_name FROM information_schema.tables WHERE table_name LIKE '_eds_new%'",
+    );
     assert!(left.is_empty(), "{left:?}");
 }
 

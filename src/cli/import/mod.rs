@@ -24,7 +24,9 @@ use crate::destination::{Destination, Driver, Settings, Target, WriteMode};
 use crate::hq::{Hq, api_of};
 use crate::http::Http;
 use crate::pipeline::import::changes::Kept;
-use crate::pipeline::import::{self, Connect, Counts, ImportDeps, ImportError, ImportPlan, Mode, Report, TablePlan};
+use crate::pipeline::import::{
+    self, Connect, Counts, ImportDeps, ImportError, ImportPlan, Mode, Report, TablePlan,
+};
 use crate::pipeline::progress::now_ns;
 use crate::registry::{Registry, SchemaSource};
 use crate::state::{OpenImport, State};
@@ -127,31 +129,66 @@ impl Import {
         let hq = self.hq(&config)?;
         let schemas = self.schemas(hq.as_ref(), &data.state).await?;
         self.confirm(&settings, driver, schemas.len())?;
-        let begun = Begun { settings, driver, hq, schemas, state: data.state.clone(), rules: global.rules()?, stop: run::stop_on_signal() };
+        let begun = Begun {
+            settings,
+            driver,
+            hq,
+            schemas,
+            state: data.state.clone(),
+            rules: global.rules()?,
+            stop: run::stop_on_signal(),
+        };
         self.begin(&begun, &global).await
     }
 
     /// The import that HQ orders: of all that this server streams, or only of the tables' shapes.
     #[cfg(feature = "server")]
-    pub fn ordered(schema_only: bool, streaming: &super::stream::Streaming) -> Result<Import, Exit> {
+    pub fn ordered(
+        schema_only: bool,
+        streaming: &super::stream::Streaming,
+    ) -> Result<Import, Exit> {
         use clap::Parser;
         #[derive(clap::Parser)]
         struct Wording {
             #[command(flatten)]
             import: Import,
         }
-        let import = Wording::try_parse_from(["import"]).map_err(|e| Exit::Failed(e.to_string()))?.import;
+        let import =
+            Wording::try_parse_from(["import"]).map_err(|e| Exit::Failed(e.to_string()))?.import;
         let to = &streaming.to;
         let company_ids = streaming.company_ids.clone();
-        Ok(Import { schema_only, ordered: true, schema: to.schema.clone(), only: to.tables.clone(), company_ids, adopt: to.adopt.clone(), ..import })
+        Ok(Import {
+            schema_only,
+            ordered: true,
+            schema: to.schema.clone(),
+            only: to.tables.clone(),
+            company_ids,
+            adopt: to.adopt.clone(),
+            ..import
+        })
     }
 
     /// Runs an ordered import in a process that owns the data directory already.
     #[cfg(feature = "server")]
-    pub async fn run_ordered(&self, global: &Global, (settings, driver): (Settings, &'static Driver), hq: Hq, data: &DataDir, stop: watch::Receiver<bool>) -> Result<(), Exit> {
+    pub async fn run_ordered(
+        &self,
+        global: &Global,
+        (settings, driver): (Settings, &'static Driver),
+        hq: Hq,
+        data: &DataDir,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), Exit> {
         test(driver, &settings).await?;
         let schemas = self.schemas(Some(&hq), &data.state).await?;
-        let begun = Begun { settings, driver, hq: Some(hq), schemas, state: data.state.clone(), rules: global.rules()?, stop };
+        let begun = Begun {
+            settings,
+            driver,
+            hq: Some(hq),
+            schemas,
+            state: data.state.clone(),
+            rules: global.rules()?,
+            stop,
+        };
         self.begin(&begun, global).await
     }
 
@@ -160,14 +197,21 @@ impl Import {
     }
 
     fn hq(&self, config: &Config) -> Result<Option<Hq>, Exit> {
-        let token = self.api_key.clone().filter(|k| !k.is_empty()).map(SecretString::from).or_else(|| config.token.clone());
+        let token = self
+            .api_key
+            .clone()
+            .filter(|k| !k.is_empty())
+            .map(SecretString::from)
+            .or_else(|| config.token.clone());
         let base = self.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
         let http = Http::new().map_err(Exit::Failed)?;
         Ok(base.map(|base| Hq::new(http, &base, token)))
     }
 
     fn needed(&self, hq: Option<&Hq>) -> Result<Hq, Exit> {
-        let missing = || Exit::Usage("an export is ordered from HQ: give its key by SM_APIKEY or --api-key, or take the files of an export with --dir".into());
+        let missing = || {
+            Exit::Usage("an export is ordered from HQ: give its key by SM_APIKEY or --api-key, or take the files of an export with --dir".into())
+        };
         hq.cloned().ok_or_else(missing)
     }
 
@@ -179,28 +223,48 @@ impl Import {
             (None, Some(hq)) => SchemaSource::Hq(hq.http.clone(), hq.base().to_owned()),
             (None, None) => return Err(Exit::Usage("the tables' schemas are needed: name them with --schema FILE or URL, or give the key to HQ by SM_APIKEY".into())),
         };
-        let mut all = Registry::new(publisher, state.clone()).current().await.map_err(Exit::Failed)?;
+        let mut all =
+            Registry::new(publisher, state.clone()).current().await.map_err(Exit::Failed)?;
         let only = TableFilter::parse(&self.only);
         if let Some(unknown) = only.names().find(|name| !all.iter().any(|s| *s.table == ***name)) {
-            return Err(Exit::Usage(format!("--only names table {unknown:?}, which the schemas lack")));
+            return Err(Exit::Usage(format!(
+                "--only names table {unknown:?}, which the schemas lack"
+            )));
         }
         all.retain(|schema| only.takes(&schema.table));
         all.sort_by(|a, b| (&a.table, &a.version).cmp(&(&b.table, &b.version)));
         if let Some(pair) = all.windows(2).find(|pair| pair[0].table == pair[1].table) {
-            return Err(Exit::Usage(format!("the schemas have table {:?} in several versions: an import needs the one that the export has", pair[0].table)));
+            return Err(Exit::Usage(format!(
+                "the schemas have table {:?} in several versions: an import needs the one that the export has",
+                pair[0].table
+            )));
         }
         Ok(all)
     }
 
     fn confirm(&self, settings: &Settings, driver: &Driver, tables: usize) -> Result<(), Exit> {
-        if driver.abilities.write_mode == WriteMode::Append || self.no_confirm || self.dry_run || self.schema_only || self.no_delete {
+        if driver.abilities.write_mode == WriteMode::Append
+            || self.no_confirm
+            || self.dry_run
+            || self.schema_only
+            || self.no_delete
+        {
             return Ok(());
         }
-        let partly = !self.company_ids.is_empty() || !self.location_ids.is_empty() || self.time_offset.is_some();
-        let partly = if partly { " Rows outside of what is exported will be gone; --no-delete keeps them." } else { "" };
-        let question = format!("The import replaces all rows of up to {tables} tables in {settings}.{partly}");
+        let partly = !self.company_ids.is_empty()
+            || !self.location_ids.is_empty()
+            || self.time_offset.is_some();
+        let partly = if partly {
+            " Rows outside of what is exported will be gone; --no-delete keeps them."
+        } else {
+            ""
+        };
+        let question =
+            format!("The import replaces all rows of up to {tables} tables in {settings}.{partly}");
         if !std::io::stdin().is_terminal() {
-            return Err(Exit::Usage(format!("{question} Nobody is there to be asked: --no-confirm says yes")));
+            return Err(Exit::Usage(format!(
+                "{question} Nobody is there to be asked: --no-confirm says yes"
+            )));
         }
         eprint!("{question}\nGo on? [y/N] ");
         let _ = std::io::stderr().flush();
@@ -210,7 +274,13 @@ impl Import {
         if yes { Ok(()) } else { Err(Exit::Failed("nothing was done".into())) }
     }
 
-    fn plan(&self, job: String, tables: Vec<TablePlan>, anew: bool, rules: Option<Arc<Validator>>) -> ImportPlan {
+    fn plan(
+        &self,
+        job: String,
+        tables: Vec<TablePlan>,
+        anew: bool,
+        rules: Option<Arc<Validator>>,
+    ) -> ImportPlan {
         ImportPlan {
             job,
             tables,
@@ -230,9 +300,15 @@ impl Import {
             return Ok(());
         }
         let now = Version { nanos: now_ns() as u64, logical: 0 };
-        let tables = begun.schemas.iter().map(|schema| TablePlan { schema: schema.clone(), files: Vec::new(), at: now }).collect();
+        let tables = begun
+            .schemas
+            .iter()
+            .map(|schema| TablePlan { schema: schema.clone(), files: Vec::new(), at: now })
+            .collect();
         let mut destination = self.connect(begun)().await.map_err(Halted)?;
-        let done = import::shape(&mut *destination, &self.plan(String::new(), tables, false, None)).await.map_err(Halted)?;
+        let done = import::shape(&mut *destination, &self.plan(String::new(), tables, false, None))
+            .await
+            .map_err(Halted)?;
         done.iter().for_each(|step| info!("{step}"));
         info!("the tables of {} are as the schemas say: {} steps", begun.settings, done.len());
         destination.close().await.map_err(Halted)?;
@@ -257,7 +333,10 @@ impl Import {
 
     /// What only the same choice goes on with.
     fn choice(&self, settings: &Settings) -> String {
-        let dir = self.dir.as_ref().map(|d| d.canonicalize().unwrap_or_else(|_| d.clone()).display().to_string());
+        let dir = self
+            .dir
+            .as_ref()
+            .map(|d| d.canonicalize().unwrap_or_else(|_| d.clone()).display().to_string());
         serde_json::json!({
             "destination": settings.to_string(), "dir": dir, "only": self.only, "companyIds": self.company_ids, "locationIds": self.location_ids,
             "timeOffset": self.time_offset, "noDelete": self.no_delete, "jobId": self.job_id,
@@ -336,7 +415,14 @@ impl Import {
     }
 
     /// The files: of the directory, of the job that was begun or named, or of a new one.
-    async fn export(&self, begun: &Begun, global: &Global, open: Option<&OpenImport>, choice: &str, counts: &Arc<Counts>) -> Result<Export, Exit> {
+    async fn export(
+        &self,
+        begun: &Begun,
+        global: &Global,
+        open: Option<&OpenImport>,
+        choice: &str,
+        counts: &Arc<Counts>,
+    ) -> Result<Export, Exit> {
         let only = TableFilter::parse(&self.only);
         let takes = move |table: &str| only.takes(table);
         if let Some(dir) = &self.dir {
@@ -347,9 +433,14 @@ impl Import {
             (Some(open), _) => open.job.clone(),
             (None, Some(job)) => job.clone(),
             (None, None) => {
-                let job = crate::export::job::order(&hq, &self.order()?).await.map_err(|e| Exit::Failed(e.to_string()))?;
+                let job = crate::export::job::order(&hq, &self.order()?)
+                    .await
+                    .map_err(|e| Exit::Failed(e.to_string()))?;
                 info!("export job {job} is ordered");
-                begun.state.save_import(&OpenImport { job: job.clone(), choice: choice.to_owned() }).map_err(|e| Exit::Failed(e.to_string()))?;
+                begun
+                    .state
+                    .save_import(&OpenImport { job: job.clone(), choice: choice.to_owned() })
+                    .map_err(|e| Exit::Failed(e.to_string()))?;
                 job
             }
         };
@@ -366,13 +457,19 @@ impl Import {
                 return Err(Exit::Failed(text));
             }
         };
-        source::download(hq, &job, &completed, folder(global, &job), takes, counts.clone()).map_err(Exit::Failed)
+        source::download(hq, &job, &completed, folder(global, &job), takes, counts.clone())
+            .map_err(Exit::Failed)
     }
 
     fn order(&self) -> Result<crate::export::job::ExportRequest, Exit> {
-        let offset = |text: &String| text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
-        let wrong = |e: jiff::Error| Exit::Usage(format!("--timeOffset is not a time such as 2024-07-01T00:00:00Z: {e}"));
-        let named = |list: &[String]| list.iter().filter(|name| !name.is_empty()).cloned().collect::<Vec<_>>();
+        let offset =
+            |text: &String| text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
+        let wrong = |e: jiff::Error| {
+            Exit::Usage(format!("--timeOffset is not a time such as 2024-07-01T00:00:00Z: {e}"))
+        };
+        let named = |list: &[String]| {
+            list.iter().filter(|name| !name.is_empty()).cloned().collect::<Vec<_>>()
+        };
         Ok(crate::export::job::ExportRequest {
             time_offset_ms: self.time_offset.as_ref().map(offset).transpose().map_err(wrong)?,
             companies: named(&self.company_ids),
@@ -384,25 +481,44 @@ impl Import {
     /// The tables of the export with their schemas.
     fn tables(&self, begun: &Begun, export: &Export) -> Result<Vec<TablePlan>, Exit> {
         // Where nothing says when a table was read, all of the stream is read again for it.
-        let oldest = export.tables.values().filter_map(|t| t.at).min().unwrap_or(Version { nanos: 0, logical: 0 });
+        let oldest = export
+            .tables
+            .values()
+            .filter_map(|t| t.at)
+            .min()
+            .unwrap_or(Version { nanos: 0, logical: 0 });
         let mut plans = Vec::new();
         for (name, exported) in &export.tables {
             let Some(schema) = begun.schemas.iter().find(|s| *s.table == **name) else {
                 let Some(file) = exported.files.first() else { continue };
-                return Err(Exit::Failed(format!("the file {file} is of table {name:?}, which the schemas lack; --only names the tables to import")));
+                return Err(Exit::Failed(format!(
+                    "the file {file} is of table {name:?}, which the schemas lack; --only names the tables to import"
+                )));
             };
-            plans.push(TablePlan { schema: schema.clone(), files: exported.files.clone(), at: exported.at.unwrap_or(oldest) });
+            plans.push(TablePlan {
+                schema: schema.clone(),
+                files: exported.files.clone(),
+                at: exported.at.unwrap_or(oldest),
+            });
         }
         Ok(plans)
     }
 
     /// Tables that the export has nothing of are made where they are not there.
     async fn make_the_others(&self, begun: &Begun, export: &Export) -> Result<(), Exit> {
-        let left: Vec<Arc<TableSchema>> = begun.schemas.iter().filter(|s| !export.tables.contains_key(&*s.table)).cloned().collect();
+        let left: Vec<Arc<TableSchema>> = begun
+            .schemas
+            .iter()
+            .filter(|s| !export.tables.contains_key(&*s.table))
+            .cloned()
+            .collect();
         if left.is_empty() || begun.driver.abilities.write_mode == WriteMode::Append {
             return Ok(());
         }
-        info!("the export has nothing of these tables, whose rows stay: {}", left.iter().map(|s| &*s.table).collect::<Vec<_>>().join(", "));
+        info!(
+            "the export has nothing of these tables, whose rows stay: {}",
+            left.iter().map(|s| &*s.table).collect::<Vec<_>>().join(", ")
+        );
         let mut destination = self.connect(begun)().await.map_err(Halted)?;
         import::create_missing(&mut *destination, &left).await.map_err(Halted)?;
         destination.close().await.map_err(Halted)?;
@@ -417,7 +533,8 @@ async fn test(driver: &'static Driver, settings: &Settings) -> Result<(), Exit> 
 
 /// Where the files of a job are downloaded to.
 fn folder(global: &Global, job: &str) -> PathBuf {
-    let safe: String = job.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    let safe: String =
+        job.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
     global.data_dir.join(format!("import-{safe}-files"))
 }
 

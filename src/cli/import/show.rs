@@ -27,12 +27,17 @@ pub async fn show(counts: Arc<Counts>, silent: bool) {
 
 async fn bars(counts: &Counts) {
     let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{prefix:>18} {bar:30} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{prefix:>18} {bar:30} {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     let mut shown: BTreeMap<String, ProgressBar> = BTreeMap::new();
     let started = Instant::now();
     loop {
         for (table, count) in counts.snapshot() {
-            let bar = shown.entry(table.clone()).or_insert_with(|| all.add(ProgressBar::new(PARTS).with_style(style.clone()).with_prefix(table.clone())));
+            let bar = shown.entry(table.clone()).or_insert_with(|| {
+                all.add(
+                    ProgressBar::new(PARTS).with_style(style.clone()).with_prefix(table.clone()),
+                )
+            });
             bar.set_position((count.fraction() * PARTS as f64) as u64);
             bar.set_message(message(&count, started));
         }
@@ -49,7 +54,10 @@ fn message(count: &TableCount, started: Instant) -> String {
         return format!("{} rows, making the key", count.rows);
     }
     let left = match count.fraction() {
-        fraction if fraction > 0.01 => format!(", {} left", rough(count.elapsed().max(started.elapsed() / 100).mul_f64(1.0 / fraction - 1.0))),
+        fraction if fraction > 0.01 => format!(
+            ", {} left",
+            rough(count.elapsed().max(started.elapsed() / 100).mul_f64(1.0 / fraction - 1.0))
+        ),
         _ => String::new(),
     };
     format!("{} rows, {rate:.0}/s, {:.1} MB/s{left}", count.rows, bytes / 1e6)
@@ -77,13 +85,21 @@ async fn lines(counts: &Counts) {
         let done = all.values().filter(|c| c.is_done()).count();
         let rows: u64 = all.values().map(|c| c.rows).sum();
         let here: u64 = all.values().map(|c| c.rows - c.rows_before).sum();
-        let busy: Vec<&str> = all.iter().filter(|(_, c)| !c.is_done() && c.elapsed() > Duration::ZERO).map(|(name, _)| name.as_str()).collect();
+        let busy: Vec<&str> = all
+            .iter()
+            .filter(|(_, c)| !c.is_done() && c.elapsed() > Duration::ZERO)
+            .map(|(name, _)| name.as_str())
+            .collect();
         let downloaded = match counts.bytes_downloaded() {
             0 => String::new(),
             bytes => format!(", {:.1} MB downloaded", bytes as f64 / 1e6),
         };
         let rate = here as f64 / started.elapsed().as_secs_f64();
-        info!("{rows} rows, {rate:.0} per second{downloaded}; {done} of {} tables are loaded; now {}", all.len(), if busy.is_empty() { "none".into() } else { busy.join(", ") });
+        info!(
+            "{rows} rows, {rate:.0} per second{downloaded}; {done} of {} tables are loaded; now {}",
+            all.len(),
+            if busy.is_empty() { "none".into() } else { busy.join(", ") }
+        );
     }
 }
 
@@ -91,20 +107,37 @@ async fn lines(counts: &Counts) {
 pub fn closing(counts: &Counts, report: &Report, took: Duration) -> String {
     let all = counts.snapshot();
     let width = all.keys().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
-    let mut out = format!("{:<width$} {:>12} {:>9} {:>9} {:>10}\n", "table", "rows", "skipped", "seconds", "rows/s");
+    let mut out = format!(
+        "{:<width$} {:>12} {:>9} {:>9} {:>10}\n",
+        "table", "rows", "skipped", "seconds", "rows/s"
+    );
     for (name, count) in &all {
         let (rate, _) = rates(count);
-        out += &format!("{name:<width$} {:>12} {:>9} {:>9.1} {:>10.0}\n", count.rows, count.skipped, count.elapsed().as_secs_f64(), rate);
+        out += &format!(
+            "{name:<width$} {:>12} {:>9} {:>9.1} {:>10.0}\n",
+            count.rows,
+            count.skipped,
+            count.elapsed().as_secs_f64(),
+            rate
+        );
     }
-    let (rows, skipped): (u64, u64) = all.values().fold((0, 0), |(r, s), c| (r + c.rows, s + c.skipped));
+    let (rows, skipped): (u64, u64) =
+        all.values().fold((0, 0), |(r, s), c| (r + c.rows, s + c.skipped));
     let here: u64 = all.values().map(|c| c.rows - c.rows_before).sum();
     let seconds = took.as_secs_f64();
-    out += &format!("{:<width$} {rows:>12} {skipped:>9} {seconds:>9.1} {:>10.0}\n", "total", here as f64 / seconds.max(0.001));
+    out += &format!(
+        "{:<width$} {rows:>12} {skipped:>9} {seconds:>9.1} {:>10.0}\n",
+        "total",
+        here as f64 / seconds.max(0.001)
+    );
     if !report.bad_rows.is_empty() {
         out += "\nLeft out:\n";
         report.bad_rows.iter().for_each(|bad| out += &format!("  {bad}\n"));
         if skipped > report.bad_rows.len() as u64 {
-            out += &format!("  and {} more, in this run or an earlier one\n", skipped - report.bad_rows.len() as u64);
+            out += &format!(
+                "  and {} more, in this run or an earlier one\n",
+                skipped - report.bad_rows.len() as u64
+            );
         }
     }
     out

@@ -44,10 +44,18 @@ fn oldest(known: Option<Version>, time: Version) -> Option<Version> {
 }
 
 /// The files of a directory; the same ones are the same job.
-pub fn directory(dir: &Path, takes: impl Fn(&str) -> bool, counts: Arc<Counts>) -> Result<Export, String> {
-    let files: Vec<ExportFile> = export::in_directory(dir)?.into_iter().filter(|f| takes(&f.name.table)).collect();
+pub fn directory(
+    dir: &Path,
+    takes: impl Fn(&str) -> bool,
+    counts: Arc<Counts>,
+) -> Result<Export, String> {
+    let files: Vec<ExportFile> =
+        export::in_directory(dir)?.into_iter().filter(|f| takes(&f.name.table)).collect();
     if files.is_empty() {
-        return Err(format!("{} holds no files of an export (*.ndjson.gz) that are asked for", dir.display()));
+        return Err(format!(
+            "{} holds no files of an export (*.ndjson.gz) that are asked for",
+            dir.display()
+        ));
     }
     let mut tables: BTreeMap<String, Exported> = BTreeMap::new();
     let mut print = String::new();
@@ -58,12 +66,19 @@ pub fn directory(dir: &Path, takes: impl Fn(&str) -> bool, counts: Arc<Counts>) 
         print += &format!("{} {}\n", file.name.text, file.bytes);
     }
     let job = format!("dir-{:032x}", xxhash_rust::xxh3::xxh3_128(print.as_bytes()));
-    let source: ExportSource = Box::new(move |done, sender| Box::pin(given(files, done, sender, counts)));
+    let source: ExportSource =
+        Box::new(move |done, sender| Box::pin(given(files, done, sender, counts)));
     Ok(Export { job, tables, source })
 }
 
-async fn given(files: Vec<ExportFile>, done: HashSet<String>, sender: mpsc::Sender<ExportFile>, counts: Arc<Counts>) -> Result<(), ImportError> {
-    let files: Vec<ExportFile> = files.into_iter().filter(|f| !done.contains(&f.name.text)).collect();
+async fn given(
+    files: Vec<ExportFile>,
+    done: HashSet<String>,
+    sender: mpsc::Sender<ExportFile>,
+    counts: Arc<Counts>,
+) -> Result<(), ImportError> {
+    let files: Vec<ExportFile> =
+        files.into_iter().filter(|f| !done.contains(&f.name.text)).collect();
     files.iter().for_each(|file| counts.downloaded(&file.name.table, file.bytes));
     for file in files {
         if sender.send(file).await.is_err() {
@@ -87,12 +102,17 @@ pub async fn completed(hq: &Hq, job: &str) -> Result<ExportJob, JobError> {
     let mut told = None;
     loop {
         let now = job::look(hq, job).await.map_err(|e| match e {
-            HqError::Refused { status: 404, .. } => JobError::Over(format!("{e}: HQ does not know export job {job:?}; the next import orders a new one")),
+            HqError::Refused { status: 404, .. } => JobError::Over(format!(
+                "{e}: HQ does not know export job {job:?}; the next import orders a new one"
+            )),
             other => JobError::Failed(other.to_string()),
         })?;
         if let Some((name, table)) = now.tables.iter().find(|(_, t)| t.is_failed()) {
-            let why = table.error.as_deref().filter(|e| !e.is_empty()).unwrap_or("HQ gives no reason");
-            return Err(JobError::Over(format!("the export of table {name:?} failed at HQ: {why}; the next import orders a new one")));
+            let why =
+                table.error.as_deref().filter(|e| !e.is_empty()).unwrap_or("HQ gives no reason");
+            return Err(JobError::Over(format!(
+                "the export of table {name:?} failed at HQ: {why}; the next import orders a new one"
+            )));
         }
         if now.completed {
             return Ok(now);
@@ -108,7 +128,14 @@ pub async fn completed(hq: &Hq, job: &str) -> Result<ExportJob, JobError> {
 }
 
 /// The files of a completed job, downloaded into `folder`.
-pub fn download(hq: Hq, id: &str, job: &ExportJob, folder: PathBuf, takes: impl Fn(&str) -> bool, counts: Arc<Counts>) -> Result<Export, String> {
+pub fn download(
+    hq: Hq,
+    id: &str,
+    job: &ExportJob,
+    folder: PathBuf,
+    takes: impl Fn(&str) -> bool,
+    counts: Arc<Counts>,
+) -> Result<Export, String> {
     let mut tables: BTreeMap<String, Exported> = BTreeMap::new();
     let mut files = Vec::new();
     for (name, table) in &job.tables {
@@ -126,7 +153,8 @@ pub fn download(hq: Hq, id: &str, job: &ExportJob, folder: PathBuf, takes: impl 
     }
     let id = id.to_owned();
     let downloads = Downloads { hq, job: id.clone(), folder, counts };
-    let source: ExportSource = Box::new(move |done, sender| Box::pin(downloads.run(files, done, sender)));
+    let source: ExportSource =
+        Box::new(move |done, sender| Box::pin(downloads.run(files, done, sender)));
     Ok(Export { job: id, tables, source })
 }
 
@@ -138,11 +166,19 @@ struct Downloads {
 }
 
 impl Downloads {
-    async fn run(self, files: Vec<RemoteFile>, done: HashSet<String>, sender: mpsc::Sender<ExportFile>) -> Result<(), ImportError> {
-        let failed = |e: std::io::Error| ImportError::ExportSource(format!("{} cannot be made: {e}", self.folder.display()));
+    async fn run(
+        self,
+        files: Vec<RemoteFile>,
+        done: HashSet<String>,
+        sender: mpsc::Sender<ExportFile>,
+    ) -> Result<(), ImportError> {
+        let failed = |e: std::io::Error| {
+            ImportError::ExportSource(format!("{} cannot be made: {e}", self.folder.display()))
+        };
         tokio::fs::create_dir_all(&self.folder).await.map_err(failed)?;
         let wanted = files.into_iter().filter(|f| !done.contains(&f.name.text));
-        let mut coming = futures::stream::iter(wanted.map(|file| self.one(file))).buffer_unordered(DOWNLOADS_MAX);
+        let mut coming = futures::stream::iter(wanted.map(|file| self.one(file)))
+            .buffer_unordered(DOWNLOADS_MAX);
         while let Some(file) = coming.next().await {
             let file = file.map_err(ImportError::ExportSource)?;
             self.counts.downloaded(&file.name.table, file.bytes);
@@ -165,10 +201,16 @@ impl Downloads {
                     addresses += 1;
                     url = self.address(&file.name.text).await?;
                 }
-                Err(e) => return Err(format!("{} cannot be downloaded: {e}; run the import again to go on", file.name.text)),
+                Err(e) => {
+                    return Err(format!(
+                        "{} cannot be downloaded: {e}; run the import again to go on",
+                        file.name.text
+                    ));
+                }
             }
         }
-        let bytes = tokio::fs::metadata(&path).await.map_err(|e| format!("{}: {e}", path.display()))?.len();
+        let bytes =
+            tokio::fs::metadata(&path).await.map_err(|e| format!("{}: {e}", path.display()))?.len();
         Ok(ExportFile { name: file.name, path, bytes })
     }
 
@@ -177,11 +219,8 @@ impl Downloads {
         warn!("the address of {name} does not hold any more: HQ is asked for a new one");
         let job = job::look(&self.hq, &self.job).await.map_err(|e| e.to_string())?;
         let files = job.tables.values().map(|t| t.files()).collect::<Result<Vec<_>, _>>()?;
-        files
-            .into_iter()
-            .flatten()
-            .find(|f| f.name.text == name)
-            .map(|f| f.url)
-            .ok_or_else(|| format!("the export job has no file {name} any more; --restart-import orders a new one"))
+        files.into_iter().flatten().find(|f| f.name.text == name).map(|f| f.url).ok_or_else(|| {
+            format!("the export job has no file {name} any more; --restart-import orders a new one")
+        })
     }
 }

@@ -55,6 +55,9 @@ impl Names {
 
     /// `dbchange.<table>.<operation>.<company>.<location>.<last>`
     pub fn subject(&self, last: &str) -> String {
-        format!("dbchange.{}.{}.{}.{}.{last}", self.table, self.operation, self.company, self.location)
+        format!(
+            "dbchange.{}.{}.{}.{}.{last}",
+            self.table, self.operation, self.company, self.location
+        )
     }
 }

@@ -16,7 +16,12 @@ pub const ABILITIES: Abilities = Abilities {
 };
 
 /// The same where an object holds many changes: a file costs a request, and whoever reads them wants few.
-pub const BATCHED: Abilities = Abilities { batch_changes_max: 20_000, batch_bytes_max: 16 << 20, flush_interval_preferred: Duration::from_secs(60), ..ABILITIES };
+pub const BATCHED: Abilities = Abilities {
+    batch_changes_max: 20_000,
+    batch_bytes_max: 16 << 20,
+    flush_interval_preferred: Duration::from_secs(60),
+    ..ABILITIES
+};
 
 /// The same where what it holds has types.
 pub const TYPED: Abilities = Abilities { schema_mode: SchemaMode::Typed, ..BATCHED };

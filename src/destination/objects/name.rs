@@ -17,7 +17,8 @@ pub struct Name {
 
 impl Name {
     pub fn of(change: &Change, rules: Option<&Validator>) -> Name {
-        let wished = rules.and_then(|rules| rules.path(&change.event.table(), change.event.payload(), part));
+        let wished =
+            rules.and_then(|rules| rules.path(&change.event.table(), change.event.payload(), part));
         wished.as_deref().and_then(Name::wished).unwrap_or_else(|| Name::usual(change))
     }
 
@@ -27,13 +28,24 @@ impl Name {
 
     fn usual(change: &Change) -> Name {
         let seconds = change.event.timestamp_ms().div_euclid(1000);
-        Name { folder: part(&change.event.table()), stem: format!("{seconds}-{}", part(&String::from_utf8_lossy(&change.key))), extension: ".json".into() }
+        Name {
+            folder: part(&change.event.table()),
+            stem: format!("{seconds}-{}", part(&String::from_utf8_lossy(&change.key))),
+            extension: ".json".into(),
+        }
     }
 
     /// Of a path whose values are parts already; what a person wrote between them must not climb either.
     fn wished(path: &str) -> Option<Name> {
-        let safe = |segment: &str| if segment.starts_with('.') { segment.replacen('.', "%2E", 1) } else { segment.to_owned() };
-        let mut segments: Vec<String> = path.split(['/', '\\']).filter(|segment| !segment.is_empty()).map(safe).collect();
+        let safe = |segment: &str| {
+            if segment.starts_with('.') {
+                segment.replacen('.', "%2E", 1)
+            } else {
+                segment.to_owned()
+            }
+        };
+        let mut segments: Vec<String> =
+            path.split(['/', '\\']).filter(|segment| !segment.is_empty()).map(safe).collect();
         let file = segments.pop()?;
         let (stem, extension) = match file.rsplit_once('.') {
             Some((stem, extension)) => (stem.to_owned(), format!(".{extension}")),
@@ -69,7 +81,9 @@ pub fn part(text: &str) -> String {
         match c {
             '/' | '\\' | '%' | ':' => out.push_str(&format!("%{:02X}", c as u32)),
             '.' if i == 0 => out.push_str("%2E"),
-            c if c.is_control() => c.to_string().bytes().for_each(|b| out.push_str(&format!("%{b:02X}"))),
+            c if c.is_control() => {
+                c.to_string().bytes().for_each(|b| out.push_str(&format!("%{b:02X}")))
+            }
             c => out.push(c),
         }
     }
@@ -114,8 +128,12 @@ mod tests {
 
     #[test]
     fn a_wished_path_stays_below_its_folder() {
-        let wished = |path: &str| Name::wished(path).map(|name| format!("{}|{}", name.folder, name.file()));
-        assert_eq!(wished("order/received/order_1.2_e1.json").as_deref(), Some("order/received|order_1.2_e1.json"));
+        let wished =
+            |path: &str| Name::wished(path).map(|name| format!("{}|{}", name.folder, name.file()));
+        assert_eq!(
+            wished("order/received/order_1.2_e1.json").as_deref(),
+            Some("order/received|order_1.2_e1.json")
+        );
         assert_eq!(wished("/../../etc//passwd").as_deref(), Some("%2E./%2E./etc|passwd"));
         assert_eq!(wished("a\\..\\.b").as_deref(), Some("a/%2E.|%2Eb"));
         assert_eq!(wished("//"), None);

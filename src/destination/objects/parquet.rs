@@ -26,7 +26,9 @@ type About = (&'static str, ColumnType, fn(&Change) -> Value<'_>);
 const ABOUT: [About; 9] = [
     ("operation", ColumnType::Text, |change| Value::Text(change.event.operation.as_str().into())),
     ("id", ColumnType::Text, |change| named(change.event.id())),
-    ("timestamp", ColumnType::Time, |change| change.event.timestamp_ms().checked_mul(1000).map_or(Value::Null, Value::Time)),
+    ("timestamp", ColumnType::Time, |change| {
+        change.event.timestamp_ms().checked_mul(1000).map_or(Value::Null, Value::Time)
+    }),
     ("mvcc_timestamp", ColumnType::Text, |change| named(change.event.mvcc())),
     ("model_version", ColumnType::Text, |change| named(change.event.model_version())),
     ("company_id", ColumnType::Text, |change| named(change.event.company())),
@@ -65,7 +67,8 @@ pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, Unpack
     });
     let fields = about.chain(columns).map(|field| field.map(Arc::new)).collect::<Result<_, _>>()?;
     let root = Type::group_type_builder("change").with_fields(fields).build()?;
-    let mut file = SerializedFileWriter::new(Vec::new(), Arc::new(root), Arc::new(properties(schema)?))?;
+    let mut file =
+        SerializedFileWriter::new(Vec::new(), Arc::new(root), Arc::new(properties(schema)?))?;
     let mut rows = file.next_row_group()?;
     for (_, kind, of) in &ABOUT {
         if let Some(mut writer) = rows.next_column()? {
@@ -74,7 +77,9 @@ pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, Unpack
         }
     }
     for (index, column) in schema.columns.iter().enumerate() {
-        let cells = changes.iter().map(|change| change.token(index).map_or(Ok(Value::Null), |token| value::read(Some(token), column)));
+        let cells = changes.iter().map(|change| {
+            change.token(index).map_or(Ok(Value::Null), |token| value::read(Some(token), column))
+        });
         if let Some(mut writer) = rows.next_column()? {
             write(&mut writer, column.kind, cells)?;
             writer.close()?;
@@ -92,35 +97,51 @@ fn properties(schema: &TableSchema) -> Result<WriterProperties, ParquetError> {
         // A file is one page a column, or a few: finer statistics would only make it larger.
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
-        .set_key_value_metadata(Some(vec![fact("eds.table", &schema.table), fact("eds.model_version", &schema.version)]))
+        .set_key_value_metadata(Some(vec![
+            fact("eds.table", &schema.table),
+            fact("eds.model_version", &schema.version),
+        ]))
         .build())
 }
 
 /// JSON is text: what reads files knows how to look into it, and not everything knows Parquet's type for it.
 fn field(name: &str, kind: ColumnType) -> Result<Type, ParquetError> {
     let (physical, logical) = match kind {
-        ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+        ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => {
+            (Physical::BYTE_ARRAY, Some(LogicalType::String))
+        }
         ColumnType::Time => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
         ColumnType::Integer => (Physical::INT64, None),
         ColumnType::Number => (Physical::DOUBLE, None),
         ColumnType::Boolean => (Physical::BOOLEAN, None),
     };
-    Type::primitive_type_builder(name, physical).with_repetition(Repetition::OPTIONAL).with_logical_type(logical).build()
+    Type::primitive_type_builder(name, physical)
+        .with_repetition(Repetition::OPTIONAL)
+        .with_logical_type(logical)
+        .build()
 }
 
 type CellValue<'a> = Result<Value<'a>, TypeMismatch>;
 
-fn write<'a>(writer: &mut SerializedColumnWriter<'_>, kind: ColumnType, cells: impl Iterator<Item = CellValue<'a>>) -> Result<(), Unpacked> {
+fn write<'a>(
+    writer: &mut SerializedColumnWriter<'_>,
+    kind: ColumnType,
+    cells: impl Iterator<Item = CellValue<'a>>,
+) -> Result<(), Unpacked> {
     match kind {
-        ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => write_as::<ByteArrayType>(writer, cells, |value| match value {
-            Value::Text(text) => Some(text.into_owned().into_bytes().into()),
-            Value::Json(json) => Some(ByteArray::from(json)),
-            _ => None,
-        }),
-        ColumnType::Time | ColumnType::Integer => write_as::<Int64Type>(writer, cells, |value| match value {
-            Value::Time(number) | Value::Integer(number) => Some(number),
-            _ => None,
-        }),
+        ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => {
+            write_as::<ByteArrayType>(writer, cells, |value| match value {
+                Value::Text(text) => Some(text.into_owned().into_bytes().into()),
+                Value::Json(json) => Some(ByteArray::from(json)),
+                _ => None,
+            })
+        }
+        ColumnType::Time | ColumnType::Integer => {
+            write_as::<Int64Type>(writer, cells, |value| match value {
+                Value::Time(number) | Value::Integer(number) => Some(number),
+                _ => None,
+            })
+        }
         ColumnType::Number => write_as::<DoubleType>(writer, cells, |value| match value {
             Value::Number(number) => Some(number),
             _ => None,
@@ -133,7 +154,11 @@ fn write<'a>(writer: &mut SerializedColumnWriter<'_>, kind: ColumnType, cells: i
 }
 
 /// Writes a column: its values, and for each change whether it has one.
-fn write_as<'a, D: DataType>(writer: &mut SerializedColumnWriter<'_>, cells: impl Iterator<Item = CellValue<'a>>, of: fn(Value<'a>) -> Option<D::T>) -> Result<(), Unpacked> {
+fn write_as<'a, D: DataType>(
+    writer: &mut SerializedColumnWriter<'_>,
+    cells: impl Iterator<Item = CellValue<'a>>,
+    of: fn(Value<'a>) -> Option<D::T>,
+) -> Result<(), Unpacked> {
     let (mut values, mut present) = (Vec::new(), Vec::new());
     for cell in cells {
         let value = of(cell?);

@@ -32,7 +32,9 @@ impl Format {
             Some("parquet") => Ok(Format::Parquet),
             #[cfg(not(feature = "parquet"))]
             Some("parquet") => Err(Failure::misconfigured("format=parquet is not in this build")),
-            Some(other) => Err(Failure::misconfigured(format!("format={other:?} is not known; there is json (an object per change), ndjson and parquet"))),
+            Some(other) => Err(Failure::misconfigured(format!(
+                "format={other:?} is not known; there is json (an object per change), ndjson and parquet"
+            ))),
         }
     }
 
@@ -75,8 +77,11 @@ struct PartGroup<'a> {
 pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>, Failure> {
     let mut found: BTreeMap<(String, Option<&str>), PartGroup<'_>> = BTreeMap::new();
     for (_, change) in batch.ordered() {
-        let folder = format!("table={}/{}", part(&change.event.table()), hour(change.event.timestamp_ms()));
-        let group = found.entry((folder, change.schema.as_ref().map(|schema| &*schema.version))).or_default();
+        let folder =
+            format!("table={}/{}", part(&change.event.table()), hour(change.event.timestamp_ms()));
+        let group = found
+            .entry((folder, change.schema.as_ref().map(|schema| &*schema.version)))
+            .or_default();
         if group.changes.is_empty() {
             group.first = change.position;
         }
@@ -89,7 +94,9 @@ pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>,
     });
     packed.collect::<Result<_, Unpacked>>().map_err(|e| match e {
         Unpacked::TypeMismatch => Failure::rejected(batch.type_mismatches()),
-        Unpacked::Failed(why) => Failure::unavailable(format!("changes could not be packed: {why}")),
+        Unpacked::Failed(why) => {
+            Failure::unavailable(format!("changes could not be packed: {why}"))
+        }
     })
 }
 
@@ -117,7 +124,9 @@ impl PartGroup<'_> {
             }
             return format!("part-import-{:032x}", content.digest128());
         }
-        let owner = xxhash_rust::xxh3::xxh3_64(format!("{} {consumer}", self.first.time_ns).as_bytes()) as u32;
+        let owner =
+            xxhash_rust::xxh3::xxh3_64(format!("{} {consumer}", self.first.time_ns).as_bytes())
+                as u32;
         format!("part-{:020}-{:020}-{owner:08x}", self.first.sequence, self.last.sequence)
     }
 
@@ -127,7 +136,9 @@ impl PartGroup<'_> {
             #[cfg(feature = "parquet")]
             (Format::Parquet, Some(schema)) => super::parquet::file(schema, &self.changes),
             #[cfg(feature = "parquet")]
-            (Format::Parquet, None) => Err(Unpacked::Failed("a change came without its table's schema".into())),
+            (Format::Parquet, None) => {
+                Err(Unpacked::Failed("a change came without its table's schema".into()))
+            }
         }
     }
 

@@ -19,7 +19,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, FailureKind, Loader, Migration, Recorded, SchemaMode, TableShape, Tables, WriteMode};
+use super::{
+    Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, FailureKind, Loader, Migration,
+    Recorded, SchemaMode, TableShape, Tables, WriteMode,
+};
 use crate::change::{Batch, Cutover, Position, TableSchema, value};
 use dialect::NotNull;
 use render::{CHECKPOINT, FORMAT, Renderer};
@@ -74,14 +77,30 @@ pub trait Connection: Send {
     /// Runs a statement; how many rows it touched.
     async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure>;
     /// The integers of each row.
-    async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure>;
+    async fn integers(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<i64>>, Failure>;
     /// The rows, each column a text; what is null is empty.
-    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure>;
+    async fn texts(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<String>>, Failure>;
     /// The columns of all tables of the renderer's place.
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure>;
     /// A column as it is, but for NOT NULL. Asked where the dialect restates columns.
-    async fn declared(&mut self, _renderer: &Renderer, table: &str, column: &str) -> Result<String, Failure> {
-        Err(Failure::new(FailureKind::SchemaMismatch, format!("the type of column {column:?} of table {table:?} is not known")))
+    async fn declared(
+        &mut self,
+        _renderer: &Renderer,
+        table: &str,
+        column: &str,
+    ) -> Result<String, Failure> {
+        Err(Failure::new(
+            FailureKind::SchemaMismatch,
+            format!("the type of column {column:?} of table {table:?} is not known"),
+        ))
     }
     /// Ends the sessions that are marked with `mark`, so that one which hangs within a transaction holds no locks any
     /// more. Nothing where the database has no such means.
@@ -106,19 +125,38 @@ pub trait Connection: Send {
         false
     }
     /// The sessions that hold locks on the tables, for people; none where the database does not tell.
-    async fn lock_holders(&mut self, _renderer: &Renderer, _tables: &[String]) -> Result<Vec<String>, Failure> {
+    async fn lock_holders(
+        &mut self,
+        _renderer: &Renderer,
+        _tables: &[String],
+    ) -> Result<Vec<String>, Failure> {
         Ok(Vec::new())
     }
     /// Whether a failed ADD COLUMN only means that the column is there.
     fn is_already_there(&self, failure: &Failure) -> bool;
     /// Makes ready for the group, before the transaction begins.
-    async fn prepare(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure>;
+    async fn prepare(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure>;
     /// Begins a transaction, writes all groups and advances the checkpoint; how many checkpoints that touched.
-    async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+    async fn transact(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        fence: &Fence,
+    ) -> Result<u64, Failure> {
         self.transact_in_order(renderer, batch, fence).await
     }
     /// One exchange after the other, the checkpoint last.
-    async fn transact_in_order(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+    async fn transact_in_order(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        fence: &Fence,
+    ) -> Result<u64, Failure> {
         self.execute(renderer.dialect.begin).await?;
         for group in 0..batch.groups.len() {
             self.write(renderer, batch, group).await?;
@@ -126,7 +164,13 @@ pub trait Connection: Send {
         self.change(&fence.sql, &fence.parameters).await
     }
     /// The checkpoint first: whoever holds its row is alone with the tables. `begin` begins the transaction.
-    async fn transact_after_fence(&mut self, renderer: &Renderer, batch: &Arc<Batch>, begin: &str, fence: &Fence) -> Result<u64, Failure> {
+    async fn transact_after_fence(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        begin: &str,
+        fence: &Fence,
+    ) -> Result<u64, Failure> {
         self.execute(begin).await?;
         let advanced = self.change(&fence.sql, &fence.parameters).await?;
         if advanced == 1 {
@@ -137,31 +181,60 @@ pub trait Connection: Send {
         Ok(advanced)
     }
     /// Deletes, then upserts the rows of the group, within the transaction.
-    async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure>;
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure>;
     /// Makes the session ready to load whole tables: what it commits may be lost in a power cut, until another session
     /// commits durably after it.
     async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         Ok(())
     }
     /// Makes ready to load the group, before the transaction begins.
-    async fn prepare_load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn prepare_load(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         self.prepare(renderer, batch, group).await
     }
     /// Adds the rows of the group to a table that nobody else knows, within the transaction.
-    async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn load(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         self.write(renderer, batch, group).await
     }
     /// Makes what is cheaper made after the load, and gives `staged` what people have given to the old table. How many
     /// rows were removed because another one has their key. Repeatable.
-    async fn finish_load(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<u64, Failure> {
+    async fn finish_load(
+        &mut self,
+        _renderer: &Renderer,
+        _schema: &TableSchema,
+        _staged: &TableSchema,
+    ) -> Result<u64, Failure> {
         Ok(0)
     }
     /// Why the table cannot be exchanged for another one: what hangs on it and would be lost.
-    async fn swap_blocker(&mut self, _renderer: &Renderer, _schema: &TableSchema) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(
+        &mut self,
+        _renderer: &Renderer,
+        _schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
         Ok(None)
     }
     /// What has to be done once `staged` has taken the table's place, asked before: so that nothing of the old is lost.
-    async fn copied_ddl(&mut self, _renderer: &Renderer, _schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
+    async fn copied_ddl(
+        &mut self,
+        _renderer: &Renderer,
+        _schema: &TableSchema,
+        _staged: &TableSchema,
+    ) -> Result<Vec<String>, Failure> {
         Ok(Vec::new())
     }
     async fn close(self) -> Result<(), Failure>
@@ -176,7 +249,10 @@ pub struct SessionTag(pub u64);
 impl SessionTag {
     /// `table`: the full name of the table of checkpoints.
     pub fn of(table: &str, consumer: &str, epoch: i64) -> SessionTag {
-        SessionTag(xxhash_rust::xxh3::xxh3_64_with_seed(format!("{table} {consumer}").as_bytes(), epoch as u64))
+        SessionTag(xxhash_rust::xxh3::xxh3_64_with_seed(
+            format!("{table} {consumer}").as_bytes(),
+            epoch as u64,
+        ))
     }
 }
 
@@ -202,7 +278,14 @@ pub struct SqlDestination<C> {
 
 impl<C: Connection> SqlDestination<C> {
     pub fn new(connection: C, renderer: Renderer, target: &super::Target) -> SqlDestination<C> {
-        SqlDestination { connection, renderer, consumer: target.consumer.clone(), companies: target.companies.clone(), epoch: target.epoch.clone(), dirty: false }
+        SqlDestination {
+            connection,
+            renderer,
+            consumer: target.consumer.clone(),
+            companies: target.companies.clone(),
+            epoch: target.epoch.clone(),
+            dirty: false,
+        }
     }
 
     /// Before a transaction: what a call that was dropped half way has left is rolled back.
@@ -223,7 +306,9 @@ impl<C: Connection> SqlDestination<C> {
                 Ok(value)
             }
             Err(failure) => {
-                if failure.kind != FailureKind::Unavailable && self.connection.execute("ROLLBACK").await.is_ok() {
+                if failure.kind != FailureKind::Unavailable
+                    && self.connection.execute("ROLLBACK").await.is_ok()
+                {
                     self.dirty = false;
                 }
                 Err(failure)
@@ -233,12 +318,15 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Says who holds the locks that were waited for.
     async fn explained(&mut self, mut failure: Failure, mut tables: Vec<String>) -> Failure {
-        if !self.connection.is_lock_wait(&failure) || self.connection.execute("ROLLBACK").await.is_err() {
+        if !self.connection.is_lock_wait(&failure)
+            || self.connection.execute("ROLLBACK").await.is_err()
+        {
             return failure;
         }
         self.dirty = false;
         tables.push(CHECKPOINT.to_owned());
-        let holders = self.connection.lock_holders(&self.renderer, &tables).await.unwrap_or_default();
+        let holders =
+            self.connection.lock_holders(&self.renderer, &tables).await.unwrap_or_default();
         failure.text += &match holders.is_empty() {
             true => "; another session holds a lock on the table for too long".to_owned(),
             false => format!("; locks are held by {}", holders.join(", ")),
@@ -272,31 +360,58 @@ impl<C: Connection> SqlDestination<C> {
         self.read_checkpoint_of(&consumer).await
     }
 
-    async fn read_checkpoint_of(&mut self, consumer: &str) -> Result<Option<(i64, Option<Position>)>, Failure> {
-        let rows = self.connection.integers(&self.renderer.read_checkpoint(), &[consumer.into()]).await?;
-        let Some([epoch, sequence, time_ns, format]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
+    async fn read_checkpoint_of(
+        &mut self,
+        consumer: &str,
+    ) -> Result<Option<(i64, Option<Position>)>, Failure> {
+        let rows =
+            self.connection.integers(&self.renderer.read_checkpoint(), &[consumer.into()]).await?;
+        let Some([epoch, sequence, time_ns, format]) = rows.first().map(Vec::as_slice) else {
+            return Ok(None);
+        };
         if *format > FORMAT {
-            let text = format!("the tables _eds_* in the destination were written by a newer EDS (format {format}; this one knows {FORMAT}): install that version again");
+            let text = format!(
+                "the tables _eds_* in the destination were written by a newer EDS (format {format}; this one knows {FORMAT}): install that version again"
+            );
             return Err(Failure::misconfigured(text));
         }
-        let position = (*sequence > 0).then_some(Position { sequence: *sequence as u64, time_ns: *time_ns });
+        let position =
+            (*sequence > 0).then_some(Position { sequence: *sequence as u64, time_ns: *time_ns });
         Ok(Some((*epoch, position)))
     }
 
     /// Raises the epoch above what is recorded and above what this process held, if the checkpoint is still as it was
     /// read: a predecessor may commit until then.
     async fn take(&mut self) -> Result<Option<Position>, Failure> {
-        let mut failure = Failure::unavailable(format!("the checkpoint of {} changes faster than it can be taken", self.consumer));
+        let mut failure = Failure::unavailable(format!(
+            "the checkpoint of {} changes faster than it can be taken",
+            self.consumer
+        ));
         for _ in 0..TAKES_MAX {
             let found = self.read_checkpoint().await?;
             let (epoch, position) = found.unwrap_or_default();
             let mine = epoch.max(self.epoch.get()) + 1;
-            let (consumer, companies) = (Parameter::from(self.consumer.as_str()), Parameter::from(self.companies.as_str()));
+            let (consumer, companies) =
+                (Parameter::from(self.consumer.as_str()), Parameter::from(self.companies.as_str()));
             self.connection.terminate_sessions(self.session_tag(epoch)).await?;
             let sequence = position.map_or(0, |p| p.sequence as i64);
             let taken = match found {
-                None => self.connection.change(&self.renderer.insert_checkpoint(), &[consumer, mine.into(), companies]).await,
-                Some(_) => self.connection.change(&self.renderer.take_checkpoint(), &[mine.into(), companies, consumer, epoch.into(), sequence.into()]).await,
+                None => {
+                    self.connection
+                        .change(
+                            &self.renderer.insert_checkpoint(),
+                            &[consumer, mine.into(), companies],
+                        )
+                        .await
+                }
+                Some(_) => {
+                    self.connection
+                        .change(
+                            &self.renderer.take_checkpoint(),
+                            &[mine.into(), companies, consumer, epoch.into(), sequence.into()],
+                        )
+                        .await
+                }
             };
             match taken {
                 Ok(1) => {
@@ -315,7 +430,9 @@ impl<C: Connection> SqlDestination<C> {
 
     /// After a COMMIT: whether it was one.
     async fn confirm(&mut self, through: Position) -> Result<(), Failure> {
-        if !self.connection.commit_may_be_void() || self.read_checkpoint().await?.and_then(|(_, position)| position) == Some(through) {
+        if !self.connection.commit_may_be_void()
+            || self.read_checkpoint().await?.and_then(|(_, position)| position) == Some(through)
+        {
             return Ok(());
         }
         Err(void_commit())
@@ -323,11 +440,15 @@ impl<C: Connection> SqlDestination<C> {
 
     async fn step(&mut self, step: &Migration) -> Result<(), Failure> {
         match step {
-            Migration::CreateTable(schema) => self.connection.execute(&self.renderer.create_table(schema)).await,
+            Migration::CreateTable(schema) => {
+                self.connection.execute(&self.renderer.create_table(schema)).await
+            }
             Migration::AddColumns(schema, columns) => {
                 for index in columns {
                     match self.connection.execute(&self.renderer.add_column(schema, *index)).await {
-                        Err(failure) if !self.connection.is_already_there(&failure) => return Err(failure),
+                        Err(failure) if !self.connection.is_already_there(&failure) => {
+                            return Err(failure);
+                        }
                         _ => {}
                     }
                 }
@@ -338,9 +459,13 @@ impl<C: Connection> SqlDestination<C> {
                     let declared = match self.renderer.dialect.not_null {
                         NotNull::Never => return Ok(()),
                         NotNull::Drop => String::new(),
-                        NotNull::Restate(_) => self.connection.declared(&self.renderer, table, column).await?,
+                        NotNull::Restate(_) => {
+                            self.connection.declared(&self.renderer, table, column).await?
+                        }
                     };
-                    self.connection.execute(&self.renderer.drop_not_null(table, column, &declared)).await?;
+                    self.connection
+                        .execute(&self.renderer.drop_not_null(table, column, &declared))
+                        .await?;
                 }
                 Ok(())
             }
@@ -362,7 +487,12 @@ impl<C: Connection> Destination for SqlDestination<C> {
         let written = self.write(batch).await;
         match self.end(written).await {
             Ok(()) => self.confirm(batch.through).await,
-            Err(failure) => Err(self.explained(failure, batch.groups.iter().map(|g| g.schema.table.to_string()).collect()).await),
+            Err(failure) => Err(self
+                .explained(
+                    failure,
+                    batch.groups.iter().map(|g| g.schema.table.to_string()).collect(),
+                )
+                .await),
         }
     }
 
@@ -371,8 +501,13 @@ impl<C: Connection> Destination for SqlDestination<C> {
         let mut records = Vec::new();
         for row in self.connection.texts(&self.renderer.read_records(), &[]).await? {
             let [consumer, companies] = row.as_slice() else { continue };
-            let position = self.read_checkpoint_of(consumer).await?.and_then(|(_, position)| position);
-            records.push(Recorded { consumer: consumer.clone(), position, companies: companies.clone() });
+            let position =
+                self.read_checkpoint_of(consumer).await?.and_then(|(_, position)| position);
+            records.push(Recorded {
+                consumer: consumer.clone(),
+                position,
+                companies: companies.clone(),
+            });
         }
         Ok(records)
     }
@@ -422,8 +557,13 @@ impl<C: Connection> Destination for SqlDestination<C> {
             shape.columns.insert(listed.column, listed.nullable);
             shape.write_blocker = shape.write_blocker.take().or(listed.write_blocker);
         }
-        let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| (table, TableShape { keys: keys.into_values().collect(), ..shape });
-        Ok(Tables { shapes: tables.into_iter().map(shaped).collect(), lower_case: self.renderer.namespace.lower_case })
+        let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| {
+            (table, TableShape { keys: keys.into_values().collect(), ..shape })
+        };
+        Ok(Tables {
+            shapes: tables.into_iter().map(shaped).collect(),
+            lower_case: self.renderer.namespace.lower_case,
+        })
     }
 
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {

@@ -42,19 +42,36 @@ const STATEMENTS_MAX: usize = 128;
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let path = target.settings.path.clone();
     let connection = blocking(move || connect(Path::new(&path))).await?;
-    let renderer = Renderer { dialect: &SQLITE, namespace: Namespace { prefix: target.settings.parameter("prefix").unwrap_or_default().to_owned(), ..Namespace::default() } };
-    Ok(Box::new(SqlDestination::new(SqliteConnection { connection: Some(connection) }, renderer, target)))
+    let renderer = Renderer {
+        dialect: &SQLITE,
+        namespace: Namespace {
+            prefix: target.settings.parameter("prefix").unwrap_or_default().to_owned(),
+            ..Namespace::default()
+        },
+    };
+    Ok(Box::new(SqlDestination::new(
+        SqliteConnection { connection: Some(connection) },
+        renderer,
+        target,
+    )))
 }
 
 fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
     let shown = path.display();
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.is_dir() {
-        return Err(Failure::misconfigured(format!("the directory {} for the SQLite file does not exist: make it, or choose another path", parent.display())));
+        return Err(Failure::misconfigured(format!(
+            "the directory {} for the SQLite file does not exist: make it, or choose another path",
+            parent.display()
+        )));
     }
     let failed = |e: rusqlite::Error| match failure(&e) {
-        Failure { kind: FailureKind::Unavailable, text, .. } => Failure::unavailable(format!("{shown}: {text}")),
-        other => Failure::misconfigured(format!("{shown} cannot be used as an SQLite file: {other}")),
+        Failure { kind: FailureKind::Unavailable, text, .. } => {
+            Failure::unavailable(format!("{shown}: {text}"))
+        }
+        other => {
+            Failure::misconfigured(format!("{shown} cannot be used as an SQLite file: {other}"))
+        }
     };
     let connection = rusqlite::Connection::open(path).map_err(failed)?;
     connection.busy_timeout(LOCK_WAIT_MAX).map_err(failed)?;
@@ -66,8 +83,12 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
     Ok(connection)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Failure::unavailable(format!("the SQLite thread ended: {e}"))))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Failure::unavailable(format!("the SQLite thread ended: {e}"))))
 }
 
 /// The connection is away while a thread works with it; a call that was dropped half way takes it along.
@@ -76,8 +97,14 @@ struct SqliteConnection {
 }
 
 impl SqliteConnection {
-    async fn with<T: Send + 'static>(&mut self, work: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-        let connection = self.connection.take().ok_or_else(|| Failure::unavailable("a call was dropped half way"))?;
+    async fn with<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let connection = self
+            .connection
+            .take()
+            .ok_or_else(|| Failure::unavailable("a call was dropped half way"))?;
         let (connection, done) = blocking(move || {
             let done = work(&connection);
             Ok((connection, done))
@@ -104,29 +131,50 @@ impl Connection for SqliteConnection {
         let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
         self.with(move |db| {
             let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
-            statement.execute(params_from_iter(parameters)).map(|n| n as u64).map_err(|e| failure(&e))
+            statement
+                .execute(params_from_iter(parameters))
+                .map(|n| n as u64)
+                .map_err(|e| failure(&e))
         })
         .await
     }
 
-    async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure> {
+    async fn integers(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<i64>>, Failure> {
         let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
         self.with(move |db| {
             let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
             let width = statement.column_count();
-            let rows = statement.query_map(params_from_iter(parameters), |row| (0..width).map(|i| row.get(i)).collect()).map_err(|e| failure(&e))?;
+            let rows = statement
+                .query_map(params_from_iter(parameters), |row| {
+                    (0..width).map(|i| row.get(i)).collect()
+                })
+                .map_err(|e| failure(&e))?;
             rows.collect::<Result<_, _>>().map_err(|e| failure(&e))
         })
         .await
     }
 
-    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+    async fn texts(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<String>>, Failure> {
         let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
         self.with(move |db| {
             let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
             let width = statement.column_count();
-            let text = |row: &rusqlite::Row<'_>, i: usize| row.get::<_, Option<String>>(i).map(Option::unwrap_or_default);
-            let rows = statement.query_map(params_from_iter(parameters), |row| (0..width).map(|i| text(row, i)).collect()).map_err(|e| failure(&e))?;
+            let text = |row: &rusqlite::Row<'_>, i: usize| {
+                row.get::<_, Option<String>>(i).map(Option::unwrap_or_default)
+            };
+            let rows = statement
+                .query_map(params_from_iter(parameters), |row| {
+                    (0..width).map(|i| text(row, i)).collect()
+                })
+                .map_err(|e| failure(&e))?;
             rows.collect::<Result<_, _>>().map_err(|e| failure(&e))
         })
         .await
@@ -153,16 +201,29 @@ impl Connection for SqliteConnection {
         failure.text.contains("duplicate column name")
     }
 
-    async fn prepare(&mut self, _renderer: &Renderer, _batch: &Arc<Batch>, _group: usize) -> Result<(), Failure> {
+    async fn prepare(
+        &mut self,
+        _renderer: &Renderer,
+        _batch: &Arc<Batch>,
+        _group: usize,
+    ) -> Result<(), Failure> {
         Ok(())
     }
 
-    async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         let (renderer, batch) = (renderer.clone(), batch.clone());
         self.with(move |db| {
             let group = &batch.groups[group];
             let schema = &group.schema;
-            for (sql, indices, width) in [(renderer.delete_one(schema), &group.deletes, schema.keys), (renderer.upsert_one(schema), &group.upserts, schema.columns.len())] {
+            for (sql, indices, width) in [
+                (renderer.delete_one(schema), &group.deletes, schema.keys),
+                (renderer.upsert_one(schema), &group.upserts, schema.columns.len()),
+            ] {
                 if indices.is_empty() {
                     continue;
                 }
@@ -179,13 +240,20 @@ impl Connection for SqliteConnection {
 
     /// In WAL mode nothing can be torn by that, and the swap at the end is synced with everything before it.
     async fn enter_load_mode(&mut self) -> Result<(), Failure> {
-        self.execute(&format!("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{LOAD_CACHE_KIB}")).await
+        self.execute(&format!("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{LOAD_CACHE_KIB}"))
+            .await
     }
 
     /// The indexes and triggers of the old table, as they were written.
-    async fn copied_ddl(&mut self, renderer: &Renderer, schema: &TableSchema, _staged: &TableSchema) -> Result<Vec<String>, Failure> {
+    async fn copied_ddl(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        _staged: &TableSchema,
+    ) -> Result<Vec<String>, Failure> {
         let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY type, name";
-        let rows = self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
+        let rows =
+            self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
         Ok(rows.into_iter().flatten().collect())
     }
 
@@ -198,12 +266,19 @@ impl Connection for SqliteConnection {
 /// SQLite names the row at fault by failing on it.
 fn at_fault(error: &rusqlite::Error, index: u32) -> Failure {
     match failure(error) {
-        refused if refused.kind == FailureKind::Rejected => Failure::rejected(vec![(index, refused.text)]),
+        refused if refused.kind == FailureKind::Rejected => {
+            Failure::rejected(vec![(index, refused.text)])
+        }
         other => other,
     }
 }
 
-fn bind(statement: &mut rusqlite::CachedStatement<'_>, change: &Change, columns: &[Column], batch: &Batch) -> Result<(), Failure> {
+fn bind(
+    statement: &mut rusqlite::CachedStatement<'_>,
+    change: &Change,
+    columns: &[Column],
+    batch: &Batch,
+) -> Result<(), Failure> {
     for (i, column) in columns.iter().enumerate() {
         let value = value::read(change.token(i), column).map_err(|_| type_mismatches(batch))?;
         statement.raw_bind_parameter(i + 1, Bound(value)).map_err(|e| failure(&e))?;
@@ -240,10 +315,22 @@ impl rusqlite::ToSql for Parameter {
 fn failure(error: &rusqlite::Error) -> Failure {
     let text = error.to_string();
     let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => FailureKind::Rejected,
-        Some(ErrorCode::NotADatabase | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen | ErrorCode::DatabaseCorrupt) => FailureKind::Misconfigured,
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => {
+            FailureKind::Rejected
+        }
+        Some(
+            ErrorCode::NotADatabase
+            | ErrorCode::ReadOnly
+            | ErrorCode::PermissionDenied
+            | ErrorCode::CannotOpen
+            | ErrorCode::DatabaseCorrupt,
+        ) => FailureKind::Misconfigured,
         // A missing table or column is an SQL error like any other; whoever dropped it, EDS makes it anew.
-        Some(ErrorCode::Unknown | ErrorCode::SchemaChanged) if text.contains("no such") || text.contains("has no column") => FailureKind::SchemaMismatch,
+        Some(ErrorCode::Unknown | ErrorCode::SchemaChanged)
+            if text.contains("no such") || text.contains("has no column") =>
+        {
+            FailureKind::SchemaMismatch
+        }
         _ => FailureKind::Unavailable,
     };
     Failure::new(kind, text)

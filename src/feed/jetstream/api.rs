@@ -80,7 +80,12 @@ impl ConsumerConfig {
 
     pub fn same_filter(&self, wanted: &ConsumerConfig) -> bool {
         let filters = |c: &ConsumerConfig| {
-            let mut all: Vec<String> = c.filter_subjects.iter().cloned().chain(Some(c.filter_subject.clone()).filter(|f| !f.is_empty())).collect();
+            let mut all: Vec<String> = c
+                .filter_subjects
+                .iter()
+                .cloned()
+                .chain(Some(c.filter_subject.clone()).filter(|f| !f.is_empty()))
+                .collect();
             all.sort();
             all
         };
@@ -118,7 +123,11 @@ impl ConsumerInfo {
     /// was made at a start sequence reports 0 until its first acknowledgement.
     pub fn floor(&self) -> Option<u64> {
         if self.config.deliver_policy == DeliverPolicy::ByStartSequence {
-            return Some(self.ack_floor.stream_seq.max(self.config.opt_start_seq.unwrap_or(1).saturating_sub(1)));
+            return Some(
+                self.ack_floor
+                    .stream_seq
+                    .max(self.config.opt_start_seq.unwrap_or(1).saturating_sub(1)),
+            );
         }
         match (self.ack_floor.stream_seq, self.num_ack_pending, self.config.deliver_policy) {
             (0, _, DeliverPolicy::All) => Some(0),
@@ -152,10 +161,16 @@ impl ApiError {
     /// As an error of the feed; `what` says what was asked for.
     pub fn or_fail(self, what: &str) -> FeedError {
         match self {
-            ApiError::NoStream => FeedError::Misconfigured(format!("{what}: this NATS server has no such stream; is it the right server and account?")),
+            ApiError::NoStream => FeedError::Misconfigured(format!(
+                "{what}: this NATS server has no such stream; is it the right server and account?"
+            )),
             ApiError::NoConsumer => FeedError::Unavailable(format!("{what}: the consumer is gone")),
-            ApiError::Refused(code @ (10008 | 10041 | 10077), text) => FeedError::Unavailable(format!("{what}: JetStream says {text} ({code})")),
-            ApiError::Refused(code, text) => FeedError::Misconfigured(format!("{what}: JetStream says {text} ({code})")),
+            ApiError::Refused(code @ (10008 | 10041 | 10077), text) => {
+                FeedError::Unavailable(format!("{what}: JetStream says {text} ({code})"))
+            }
+            ApiError::Refused(code, text) => {
+                FeedError::Misconfigured(format!("{what}: JetStream says {text} ({code})"))
+            }
             ApiError::NoAnswer(why) => FeedError::Unavailable(format!("{what}: {why}")),
         }
     }
@@ -169,31 +184,48 @@ pub struct Api {
 }
 
 impl Api {
-    async fn call<T: DeserializeOwned>(&self, verb: &str, name: &str, body: Vec<u8>) -> Result<T, ApiError> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        name: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ApiError> {
         let subject = format!("$JS.API.CONSUMER.{verb}.{}.{name}", self.stream);
         self.link.complaint();
         if !self.link.is_connected() {
             return Err(ApiError::NoAnswer("NATS is away".into()));
         }
-        let request = async_nats::Request::new().payload(body.into()).timeout(Some(ANSWER_WAIT_MAX));
+        let request =
+            async_nats::Request::new().payload(body.into()).timeout(Some(ANSWER_WAIT_MAX));
         let answer = match self.link.client.send_request(subject, request).await {
             Ok(answer) => answer,
             Err(e) => {
-                let complaint = self.link.complaint().map(|c| format!(" (the server said: {c})")).unwrap_or_default();
-                let right = format!("do the credentials allow publishing to $JS.API.CONSUMER.> and subscribing to _INBOX.>, and does the server have JetStream?{complaint}");
-                return Err(ApiError::NoAnswer(format!("no answer to $JS.API.CONSUMER.{verb}: {e}; {right}")));
+                let complaint = self
+                    .link
+                    .complaint()
+                    .map(|c| format!(" (the server said: {c})"))
+                    .unwrap_or_default();
+                let right = format!(
+                    "do the credentials allow publishing to $JS.API.CONSUMER.> and subscribing to _INBOX.>, and does the server have JetStream?{complaint}"
+                );
+                return Err(ApiError::NoAnswer(format!(
+                    "no answer to $JS.API.CONSUMER.{verb}: {e}; {right}"
+                )));
             }
         };
-        let value: serde_json::Value = serde_json::from_slice(&answer.payload).map_err(|e| ApiError::Refused(0, format!("an answer that is not JSON: {e}")))?;
+        let value: serde_json::Value = serde_json::from_slice(&answer.payload)
+            .map_err(|e| ApiError::Refused(0, format!("an answer that is not JSON: {e}")))?;
         if let Some(error) = value.get("error") {
-            let refusal = Refusal::deserialize(error).map_err(|e| ApiError::Refused(0, e.to_string()))?;
+            let refusal =
+                Refusal::deserialize(error).map_err(|e| ApiError::Refused(0, e.to_string()))?;
             return Err(match refusal.err_code {
                 10014 => ApiError::NoConsumer,
                 10059 => ApiError::NoStream,
                 code => ApiError::Refused(code, refusal.description),
             });
         }
-        serde_json::from_value(value).map_err(|e| ApiError::Refused(0, format!("an answer of another form: {e}")))
+        serde_json::from_value(value)
+            .map_err(|e| ApiError::Refused(0, format!("an answer of another form: {e}")))
     }
 
     pub async fn info(&self, name: &str) -> Result<ConsumerInfo, ApiError> {
@@ -210,12 +242,17 @@ impl Api {
     /// Makes a consumer; fails where one of that name behaves differently.
     pub async fn create(&self, config: &ConsumerConfig) -> Result<ConsumerInfo, ApiError> {
         let name = if config.durable_name.is_empty() { &config.name } else { &config.durable_name };
-        let body = serde_json::json!({ "stream_name": self.stream, "config": config, "action": "create" });
+        let body =
+            serde_json::json!({ "stream_name": self.stream, "config": config, "action": "create" });
         self.call("CREATE", name, body.to_string().into_bytes()).await
     }
 
     /// Asks through a short-lived consumer of ours, without a message of it being pulled.
-    pub async fn probe(&self, policy: DeliverPolicy, filter: &ConsumerConfig) -> Result<ConsumerInfo, ApiError> {
+    pub async fn probe(
+        &self,
+        policy: DeliverPolicy,
+        filter: &ConsumerConfig,
+    ) -> Result<ConsumerInfo, ApiError> {
         let config = ConsumerConfig {
             name: format!("eds-probe-{}", uuid::Uuid::new_v4().simple()),
             deliver_policy: policy,
@@ -237,16 +274,37 @@ mod tests {
     use super::*;
 
     fn info(json: &str) -> ConsumerInfo {
-        serde_json::from_str(&format!(r#"{{"name":"c","created":"2024-01-01T00:00:00Z",{json}}}"#)).unwrap_or_else(|e| panic!("{e}"))
+        serde_json::from_str(&format!(r#"{{"name":"c","created":"2024-01-01T00:00:00Z",{json}}}"#))
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 
     #[test]
     fn the_floor_of_a_consumer_made_at_a_sequence_is_where_it_starts() {
         let at = |json: &str| info(json).floor();
-        assert_eq!(at(r#""config":{"deliver_policy":"by_start_sequence","opt_start_seq":100,"ack_policy":"all"}"#), Some(99));
-        assert_eq!(at(r#""config":{"deliver_policy":"by_start_sequence","opt_start_seq":100},"ack_floor":{"consumer_seq":5,"stream_seq":140}"#), Some(140));
-        assert_eq!(at(r#""config":{"deliver_policy":"new"},"delivered":{"consumer_seq":0,"stream_seq":77}"#), Some(77));
-        assert_eq!(at(r#""config":{"deliver_policy":"new"},"delivered":{"consumer_seq":3,"stream_seq":80},"num_ack_pending":3"#), None);
+        assert_eq!(
+            at(
+                r#""config":{"deliver_policy":"by_start_sequence","opt_start_seq":100,"ack_policy":"all"}"#
+            ),
+            Some(99)
+        );
+        assert_eq!(
+            at(
+                r#""config":{"deliver_policy":"by_start_sequence","opt_start_seq":100},"ack_floor":{"consumer_seq":5,"stream_seq":140}"#
+            ),
+            Some(140)
+        );
+        assert_eq!(
+            at(
+                r#""config":{"deliver_policy":"new"},"delivered":{"consumer_seq":0,"stream_seq":77}"#
+            ),
+            Some(77)
+        );
+        assert_eq!(
+            at(
+                r#""config":{"deliver_policy":"new"},"delivered":{"consumer_seq":3,"stream_seq":80},"num_ack_pending":3"#
+            ),
+            None
+        );
         assert_eq!(at(r#""config":{"deliver_policy":"all"},"num_ack_pending":3"#), Some(0));
     }
 }

@@ -43,25 +43,37 @@ impl Link {
             .name(&servers.name)
             .connection_timeout(CONNECT_WAIT_MAX)
             .max_reconnects(None)
-            .reconnect_delay_callback(|tries| if tries <= 1 { Duration::ZERO } else { Duration::from_millis(50 << tries.min(7)).min(RECONNECT_WAIT_MAX) })
+            .reconnect_delay_callback(|tries| {
+                if tries <= 1 {
+                    Duration::ZERO
+                } else {
+                    Duration::from_millis(50 << tries.min(7)).min(RECONNECT_WAIT_MAX)
+                }
+            })
             .event_callback(move |event| {
                 match event {
                     Event::Connected => counter.send_modify(|n| *n += 1),
-                    Event::ServerError(e) => *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string()),
-                    Event::ClientError(e) => *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string()),
+                    Event::ServerError(e) => {
+                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string())
+                    }
+                    Event::ClientError(e) => {
+                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string())
+                    }
                     _ => {}
                 }
                 async {}
             });
         if let Some(creds) = &servers.creds {
             use secrecy::ExposeSecret;
-            let unusable = |e| FeedError::Misconfigured(format!("the credentials cannot be used: {e}"));
+            let unusable =
+                |e| FeedError::Misconfigured(format!("the credentials cannot be used: {e}"));
             options = options.credentials(creds.expose_secret()).map_err(unusable)?;
         }
         if let Some(path) = &servers.certificate_authority {
             options = options.add_root_certificates(path.clone());
         }
-        let urls: Vec<&str> = servers.urls.split(',').map(str::trim).filter(|s| !s.is_empty()).collect();
+        let urls: Vec<&str> =
+            servers.urls.split(',').map(str::trim).filter(|s| !s.is_empty()).collect();
         let client = options.connect(urls).await.map_err(|e| refused(&e, servers))?;
         Ok(Link { client, connections, last_error })
     }
@@ -77,18 +89,37 @@ impl Link {
 }
 
 fn refused(error: &ConnectError, servers: &Servers) -> FeedError {
-    let urls: Vec<String> = servers.urls.split(',').map(|u| url::Url::parse(u.trim()).map_or_else(|_| u.trim().to_owned(), |u| crate::secret::mask_url(&u))).collect();
+    let urls: Vec<String> = servers
+        .urls
+        .split(',')
+        .map(|u| {
+            url::Url::parse(u.trim())
+                .map_or_else(|_| u.trim().to_owned(), |u| crate::secret::mask_url(&u))
+        })
+        .collect();
     let place = urls.join(", ");
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            let cure = if servers.creds.is_some() { "are the credentials of this server, and not expired?" } else { "it asks for credentials: name the file with --creds" };
+            let cure = if servers.creds.is_some() {
+                "are the credentials of this server, and not expired?"
+            } else {
+                "it asks for credentials: name the file with --creds"
+            };
             FeedError::Misconfigured(format!("NATS at {place} refuses the login: {cure}"))
         }
-        ConnectErrorKind::ServerParse => FeedError::Misconfigured(format!("{place} is not a NATS URL; it looks like nats://host:4222")),
+        ConnectErrorKind::ServerParse => FeedError::Misconfigured(format!(
+            "{place} is not a NATS URL; it looks like nats://host:4222"
+        )),
         kind if kind == ConnectErrorKind::Tls || error.to_string().contains("certificate") => {
-            FeedError::Misconfigured(format!("no encrypted connection to NATS at {place}: {error}; a private authority is named with --nats-ca"))
+            FeedError::Misconfigured(format!(
+                "no encrypted connection to NATS at {place}: {error}; a private authority is named with --nats-ca"
+            ))
         }
-        ConnectErrorKind::Dns => FeedError::Unavailable(format!("the host of NATS at {place} is not known: {error}")),
-        _ => FeedError::Unavailable(format!("NATS at {place} cannot be reached: {error}; is it running, and are host and port right?")),
+        ConnectErrorKind::Dns => {
+            FeedError::Unavailable(format!("the host of NATS at {place} is not known: {error}"))
+        }
+        _ => FeedError::Unavailable(format!(
+            "NATS at {place} cannot be reached: {error}; is it running, and are host and port right?"
+        )),
     }
 }

@@ -18,18 +18,29 @@ impl JetStream {
     /// Makes the durable anew in that form, from the first message that is not acknowledged; since when it delivers,
     /// and what it is like now. What was published at that very moment may be delivered once more.
     pub async fn hand_back(&mut self) -> Result<(String, ConsumerInfo), FeedError> {
-        let missing = || FeedError::Misconfigured(format!("there is no {}: nothing is to be handed back", self.about()));
+        let missing = || {
+            FeedError::Misconfigured(format!(
+                "there is no {}: nothing is to be handed back",
+                self.about()
+            ))
+        };
         let info = self.existing().await?.ok_or_else(missing)?;
         let info = self.alone(info).await?;
         let Some(floor) = info.floor() else {
-            return Err(FeedError::Misconfigured(format!("it is not known how far {} has come: let EDS run once until it streams, and end it", self.about())));
+            return Err(FeedError::Misconfigured(format!(
+                "it is not known how far {} has come: let EDS run once until it streams, and end it",
+                self.about()
+            )));
         };
         let since = match info.num_pending + info.num_ack_pending {
             // Nothing waits: what comes from now on is wanted, by the server's clock, which may not be ours.
             0 => None,
             _ => self.oldest_time(floor + 1).await,
         };
-        let since = rfc3339(since.unwrap_or_else(|| crate::pipeline::progress::now_ns() - CLOCKS_APART_MAX_NS) / 1000);
+        let since = rfc3339(
+            since.unwrap_or_else(|| crate::pipeline::progress::now_ns() - CLOCKS_APART_MAX_NS)
+                / 1000,
+        );
         let config = ConsumerConfig {
             ack_policy: AckPolicy::Explicit,
             max_deliver: Some(DELIVERIES_MAX),
@@ -45,7 +56,12 @@ impl JetStream {
 /// What a durable is like, line by line.
 pub fn described(info: &ConsumerInfo) -> Vec<String> {
     let config = &info.config;
-    let filters: Vec<&str> = config.filter_subjects.iter().map(String::as_str).chain(Some(config.filter_subject.as_str()).filter(|f| !f.is_empty())).collect();
+    let filters: Vec<&str> = config
+        .filter_subjects
+        .iter()
+        .map(String::as_str)
+        .chain(Some(config.filter_subject.as_str()).filter(|f| !f.is_empty()))
+        .collect();
     let ours = config.ack_policy == AckPolicy::All && config.max_deliver.unwrap_or(-1) < 0;
     let acknowledges = match config.ack_policy {
         AckPolicy::All => "all up to a message with one word",
@@ -56,16 +72,24 @@ pub fn described(info: &ConsumerInfo) -> Vec<String> {
         ..=0 => "for as long as it takes".to_owned(),
         times => format!("at most {times} times: after that it is lost"),
     };
-    let standing = info.floor().map_or_else(|| "not known".to_owned(), |floor| format!("stream sequence {floor}"));
+    let standing = info
+        .floor()
+        .map_or_else(|| "not known".to_owned(), |floor| format!("stream sequence {floor}"));
     vec![
         format!("consumer {} on stream {STREAM}, made {}", info.name, info.created),
-        format!("  form              {}", if ours { "EDS's own" } else { "that of the Go program" }),
+        format!(
+            "  form              {}",
+            if ours { "EDS's own" } else { "that of the Go program" }
+        ),
         format!("  takes             {}", filters.join(", ")),
         format!("  acknowledges      {acknowledges}"),
         format!("  is delivered      {deliveries}"),
         format!("  acknowledged to   {standing}"),
         format!("  under way         {} messages", info.num_ack_pending),
         format!("  waits             {} messages", info.num_pending),
-        format!("  is read           {}", if info.num_waiting > 0 { "now" } else { "by nobody at the moment" }),
+        format!(
+            "  is read           {}",
+            if info.num_waiting > 0 { "now" } else { "by nobody at the moment" }
+        ),
     ]
 }

@@ -49,15 +49,27 @@ pub fn now() -> u64 {
 impl Identity {
     /// A development server without credentials.
     pub fn local() -> Identity {
-        Identity { server_id: "dev".into(), companies: vec!["*".into()], session_id: uuid::Uuid::new_v4().to_string(), expires: None }
+        Identity {
+            server_id: "dev".into(),
+            companies: vec!["*".into()],
+            session_id: uuid::Uuid::new_v4().to_string(),
+            expires: None,
+        }
     }
 
     /// Reads the text of a credentials file. `now`: Unix seconds.
     pub fn from_creds(text: &str, now: u64) -> Result<Identity, String> {
-        let jwt = text.lines().skip_while(|l| !l.contains("BEGIN NATS USER JWT")).nth(1).ok_or("it has no NATS user JWT")?;
+        let jwt = text
+            .lines()
+            .skip_while(|l| !l.contains("BEGIN NATS USER JWT"))
+            .nth(1)
+            .ok_or("it has no NATS user JWT")?;
         let payload = jwt.trim().split('.').nth(1).ok_or("its JWT is not of three parts")?;
-        let claims = BASE64URL_NOPAD.decode(payload.trim_end_matches('=').as_bytes()).map_err(|_| "its JWT is not base64")?;
-        let claims: CredentialClaims = serde_json::from_slice(&claims).map_err(|_| "its JWT holds no claims of NATS")?;
+        let claims = BASE64URL_NOPAD
+            .decode(payload.trim_end_matches('=').as_bytes())
+            .map_err(|_| "its JWT is not base64")?;
+        let claims: CredentialClaims =
+            serde_json::from_slice(&claims).map_err(|_| "its JWT holds no claims of NATS")?;
         if let Some(exp) = claims.exp.filter(|exp| *exp > 0 && *exp <= now) {
             return Err(format!("it expired {} seconds ago: get a new one", now - exp));
         }
@@ -78,17 +90,28 @@ impl Identity {
         if companies.is_empty() {
             return Err("its JWT allows no company's changes (nats.sub.allow has no dbchange.*.*.<company>.*.PUBLIC.>)".into());
         }
-        Ok(Identity { server_id: claims.name, companies: companies.into_iter().collect(), session_id, expires: claims.exp.filter(|exp| *exp > 0) })
+        Ok(Identity {
+            server_id: claims.name,
+            companies: companies.into_iter().collect(),
+            session_id,
+            expires: claims.exp.filter(|exp| *exp > 0),
+        })
     }
 
     /// What credentials that HQ gave say now.
     pub fn from_hq(text: &str) -> Result<Identity, String> {
-        Self::from_creds(text, now()).map_err(|why| format!("the credentials that HQ gave cannot be used: {why}"))
+        Self::from_creds(text, now())
+            .map_err(|why| format!("the credentials that HQ gave cannot be used: {why}"))
     }
 
     /// The identity and the text of a credentials file.
     pub fn from_file(path: &Path) -> Result<(Identity, String), FeedError> {
-        let wrong = |why: String| FeedError::Misconfigured(format!("the credentials file {} cannot be used: {why}", path.display()));
+        let wrong = |why: String| {
+            FeedError::Misconfigured(format!(
+                "the credentials file {} cannot be used: {why}",
+                path.display()
+            ))
+        };
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
         let identity = Self::from_creds(&text, now()).map_err(wrong)?;
         Ok((identity, text))
@@ -114,16 +137,26 @@ mod tests {
 
     #[test]
     fn reads_server_companies_and_session() {
-        let text = creds(r#"{"name":"s1","nats":{"sub":{"allow":["dbchange.*.*.c2.*.PUBLIC.>","dbchange.*.*.c1.*.PUBLIC.>","eds.notify.abc.>","_INBOX.>"]}}}"#);
-        let identity = Identity { server_id: "s1".into(), companies: vec!["c1".into(), "c2".into()], session_id: "abc".into(), expires: None };
+        let text = creds(
+            r#"{"name":"s1","nats":{"sub":{"allow":["dbchange.*.*.c2.*.PUBLIC.>","dbchange.*.*.c1.*.PUBLIC.>","eds.notify.abc.>","_INBOX.>"]}}}"#,
+        );
+        let identity = Identity {
+            server_id: "s1".into(),
+            companies: vec!["c1".into(), "c2".into()],
+            session_id: "abc".into(),
+            expires: None,
+        };
         assert_eq!(Identity::from_creds(&text, 5), Ok(identity.clone()));
         assert_eq!(identity.consumer(Some("b")), "eds-s1-b");
     }
 
     #[test]
     fn says_what_is_wrong() {
-        let error = |claims: &str| Identity::from_creds(&creds(claims), 100).err().unwrap_or_default();
-        assert!(error(r#"{"name":"s1","nats":{"sub":{"allow":["_INBOX.>"]}}}"#).contains("no company"));
+        let error =
+            |claims: &str| Identity::from_creds(&creds(claims), 100).err().unwrap_or_default();
+        assert!(
+            error(r#"{"name":"s1","nats":{"sub":{"allow":["_INBOX.>"]}}}"#).contains("no company")
+        );
         assert!(error(r#"{"nats":{}}"#).contains("no server"));
         assert!(error(r#"{"name":"s1","exp":40}"#).contains("expired 60 seconds ago"));
         assert!(Identity::from_creds("", 0).is_err());

@@ -53,11 +53,21 @@ pub struct JetStream {
 
 impl JetStream {
     pub fn new(link: Link, settings: JetStreamSettings) -> JetStream {
-        JetStream { api: Api { link, stream: STREAM.into() }, settings, opening: None, opened_at: None }
+        JetStream {
+            api: Api { link, stream: STREAM.into() },
+            settings,
+            opening: None,
+            opened_at: None,
+        }
     }
 
     fn wanted(&self) -> ConsumerConfig {
-        let filters: Vec<String> = self.settings.companies.iter().map(|company| format!("{STREAM}.*.*.{company}.*.PUBLIC.>")).collect();
+        let filters: Vec<String> = self
+            .settings
+            .companies
+            .iter()
+            .map(|company| format!("{STREAM}.*.*.{company}.*.PUBLIC.>"))
+            .collect();
         let (filter_subject, filter_subjects) = match &filters[..] {
             [one] => (one.clone(), Vec::new()),
             _ => (String::new(), filters),
@@ -94,7 +104,10 @@ impl JetStream {
         let deadline = Instant::now() + WAITING_GONE_MAX;
         while info.num_waiting > 0 {
             if Instant::now() > deadline {
-                return Err(FeedError::Taken(format!("another EDS is reading {}: stop it first, or give this one a --consumer-suffix of its own", self.about())));
+                return Err(FeedError::Taken(format!(
+                    "another EDS is reading {}: stop it first, or give this one a --consumer-suffix of its own",
+                    self.about()
+                )));
             }
             sleep(Duration::from_millis(300)).await;
             match self.existing().await? {
@@ -106,7 +119,11 @@ impl JetStream {
     }
 
     /// A fresh durable that starts where `policy` says.
-    async fn make(&self, config: &ConsumerConfig, existing: bool) -> Result<ConsumerInfo, FeedError> {
+    async fn make(
+        &self,
+        config: &ConsumerConfig,
+        existing: bool,
+    ) -> Result<ConsumerInfo, FeedError> {
         let version = self.api.link.client.server_info().version;
         if config.filter_subjects.len() > 1 && is_before_2_10(&version) {
             return Err(FeedError::Misconfigured(format!(
@@ -119,24 +136,42 @@ impl JetStream {
         let info = self.api.create(config).await.map_err(|e| e.or_fail(&self.about()))?;
         if !info.config.same_filter(config) {
             let _ = self.api.delete(&self.settings.durable).await;
-            return Err(FeedError::Misconfigured(format!("the NATS server (version {version}) ignored the filter of {}: it is too old for several companies", self.about())));
+            return Err(FeedError::Misconfigured(format!(
+                "the NATS server (version {version}) ignored the filter of {}: it is too old for several companies",
+                self.about()
+            )));
         }
         Ok(info)
     }
 
     /// The consumer at `after`: as it is where it stands there with nothing under way, else made anew.
-    async fn stand_at(&self, after: Option<Position>, existing: Option<ConsumerInfo>, idle_ns: Option<i64>) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
+    async fn stand_at(
+        &self,
+        after: Option<Position>,
+        existing: Option<ConsumerInfo>,
+        idle_ns: Option<i64>,
+    ) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
         let wanted = self.wanted();
-        let fits = |info: &ConsumerInfo| info.config.behaves_as(&wanted) && info.num_ack_pending == 0;
-        if let Some(info) = existing.as_ref().filter(|info| fits(info) && (after.is_none() || info.floor() == after.map(|p| p.sequence))) {
+        let fits =
+            |info: &ConsumerInfo| info.config.behaves_as(&wanted) && info.num_ack_pending == 0;
+        if let Some(info) = existing.as_ref().filter(|info| {
+            fits(info) && (after.is_none() || info.floor() == after.map(|p| p.sequence))
+        }) {
             return Ok((info.clone(), Vec::new()));
         }
         let Some(position) = after else {
             let (start, warnings) = self.first_start(existing.as_ref());
-            return Ok((self.make(&ConsumerConfig { ..start }, existing.is_some()).await?, warnings));
+            return Ok((
+                self.make(&ConsumerConfig { ..start }, existing.is_some()).await?,
+                warnings,
+            ));
         };
         let mut warnings = Vec::new();
-        let last = self.api.probe(DeliverPolicy::New, &ConsumerConfig::default()).await.map_err(|e| e.or_fail("the end of the stream"))?;
+        let last = self
+            .api
+            .probe(DeliverPolicy::New, &ConsumerConfig::default())
+            .await
+            .map_err(|e| e.or_fail("the end of the stream"))?;
         let anew = last.delivered.stream_seq < position.sequence;
         if anew {
             warnings.push(format!(
@@ -145,29 +180,58 @@ impl JetStream {
             ));
         }
         let start = if anew { 1 } else { position.sequence + 1 };
-        let config = ConsumerConfig { deliver_policy: DeliverPolicy::ByStartSequence, opt_start_seq: Some(start), ..wanted.clone() };
+        let config = ConsumerConfig {
+            deliver_policy: DeliverPolicy::ByStartSequence,
+            opt_start_seq: Some(start),
+            ..wanted.clone()
+        };
         let info = self.make(&config, existing.is_some()).await?;
         if !anew && position.sequence > 0 && info.delivered.stream_seq > position.sequence {
             warnings.extend(self.gap(position, &info, idle_ns).await);
         }
-        info!(consumer = self.settings.durable, after = start - 1, pending = info.num_pending, "the consumer was made anew at our position");
+        info!(
+            consumer = self.settings.durable,
+            after = start - 1,
+            pending = info.num_pending,
+            "the consumer was made anew at our position"
+        );
         Ok((info, warnings))
     }
 
     /// The consumer anew, from what was published at `since_ns` on: after an import.
-    async fn stand_since(&self, since_ns: i64, existing: bool) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
+    async fn stand_since(
+        &self,
+        since_ns: i64,
+        existing: bool,
+    ) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
         let since = crate::change::value::rfc3339(since_ns / 1000);
-        let config = ConsumerConfig { deliver_policy: DeliverPolicy::ByStartTime, opt_start_time: Some(since.clone()), ..self.wanted() };
+        let config = ConsumerConfig {
+            deliver_policy: DeliverPolicy::ByStartTime,
+            opt_start_time: Some(since.clone()),
+            ..self.wanted()
+        };
         let info = self.make(&config, existing).await?;
-        info!(consumer = self.settings.durable, since, pending = info.num_pending, "the consumer begins a little before the import");
-        let first = self.api.probe(DeliverPolicy::All, &ConsumerConfig::default()).await.map_err(|e| e.or_fail("the beginning of the stream"))?;
+        info!(
+            consumer = self.settings.durable,
+            since,
+            pending = info.num_pending,
+            "the consumer begins a little before the import"
+        );
+        let first = self
+            .api
+            .probe(DeliverPolicy::All, &ConsumerConfig::default())
+            .await
+            .map_err(|e| e.or_fail("the beginning of the stream"))?;
         let mut warnings = Vec::new();
         // Something was purged, and what is there is younger than the snapshot.
         if first.delivered.stream_seq > 0
             && let Some(oldest) = self.oldest_time(first.delivered.stream_seq + 1).await
             && oldest > since_ns + CLOCKS_APART_MAX_NS
         {
-            let (oldest, snapshot) = (crate::change::value::rfc3339(oldest / 1000), crate::change::value::rfc3339((since_ns + CLOCKS_APART_MAX_NS) / 1000));
+            let (oldest, snapshot) = (
+                crate::change::value::rfc3339(oldest / 1000),
+                crate::change::value::rfc3339((since_ns + CLOCKS_APART_MAX_NS) / 1000),
+            );
             warnings
                 .push(format!("changes may be missing: the import shows the source as of {snapshot}, and the stream {STREAM} begins only at {oldest}; another import cures it"));
         }
@@ -180,20 +244,37 @@ impl JetStream {
         if let Some(info) = existing {
             // Made by upstream, with deliveries under way and none acknowledged: they began when it was made.
             let since = info.config.opt_start_time.clone().unwrap_or_else(|| info.created.clone());
-            return (ConsumerConfig { deliver_policy: DeliverPolicy::ByStartTime, opt_start_time: Some(since), ..wanted }, Vec::new());
+            return (
+                ConsumerConfig {
+                    deliver_policy: DeliverPolicy::ByStartTime,
+                    opt_start_time: Some(since),
+                    ..wanted
+                },
+                Vec::new(),
+            );
         }
         match self.settings.start {
-            Start::All => (ConsumerConfig { deliver_policy: DeliverPolicy::All, ..wanted }, Vec::new()),
+            Start::All => {
+                (ConsumerConfig { deliver_policy: DeliverPolicy::All, ..wanted }, Vec::new())
+            }
             Start::NewOnly => {
                 let warning = "nothing is known of an earlier run: only changes from now on are streamed. --restart takes all that the stream still has";
-                (ConsumerConfig { deliver_policy: DeliverPolicy::New, ..wanted }, vec![warning.into()])
+                (
+                    ConsumerConfig { deliver_policy: DeliverPolicy::New, ..wanted },
+                    vec![warning.into()],
+                )
             }
         }
     }
 
     /// Changes after our position are no longer in the stream. Whether any was for us shows the time at which nothing
     /// was pending: retention removes the oldest first.
-    async fn gap(&self, position: Position, info: &ConsumerInfo, idle_ns: Option<i64>) -> Option<String> {
+    async fn gap(
+        &self,
+        position: Position,
+        info: &ConsumerInfo,
+        idle_ns: Option<i64>,
+    ) -> Option<String> {
         let first = info.delivered.stream_seq + 1;
         let oldest_ns = self.oldest_time(first).await;
         if let (Some(idle), Some(oldest)) = (idle_ns, oldest_ns)
@@ -201,7 +282,9 @@ impl JetStream {
         {
             return None;
         }
-        let since = crate::change::value::rfc3339(idle_ns.unwrap_or(position.time_ns).max(position.time_ns) / 1000);
+        let since = crate::change::value::rfc3339(
+            idle_ns.unwrap_or(position.time_ns).max(position.time_ns) / 1000,
+        );
         Some(format!(
             "changes may be missing: the stream {STREAM} no longer has sequences {} to {}, published after {since}; an import brings the destination up to date",
             position.sequence + 1,
@@ -222,7 +305,15 @@ impl JetStream {
         };
         self.api.create(&config).await.ok()?;
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", config.name);
-        let opening = OpenPull::new(&self.api.link.client, subject, 1, AckPolicy::None, self.api.link.connections.clone(), 0).await;
+        let opening = OpenPull::new(
+            &self.api.link.client,
+            subject,
+            1,
+            AckPolicy::None,
+            self.api.link.connections.clone(),
+            0,
+        )
+        .await;
         let mut found = Vec::new();
         if let Ok(mut opening) = opening {
             let _ = tokio::time::timeout(Duration::from_secs(3), opening.next(&mut found, 1)).await;
@@ -252,15 +343,32 @@ impl Feed for JetStream {
         self.opening = None;
         let existing = self.existing().await?;
         let (info, warnings) = match at {
-            OpenAt { after: None, since_ns: Some(since), .. } => self.stand_since(since, existing.is_some()).await?,
+            OpenAt { after: None, since_ns: Some(since), .. } => {
+                self.stand_since(since, existing.is_some()).await?
+            }
             OpenAt { after, idle_ns, .. } => self.stand_at(after, existing, idle_ns).await?,
         };
         self.opened_at = info.floor();
-        let allowed = info.config.max_batch.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(usize::MAX);
+        let allowed = info
+            .config
+            .max_batch
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| *n > 0)
+            .unwrap_or(usize::MAX);
         let batch = self.settings.batch.min(allowed).max(1);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", self.settings.durable);
         let link = &self.api.link;
-        self.opening = Some(OpenPull::new(&link.client, subject, batch, self.settings.policy, link.connections.clone(), info.delivered.consumer_seq).await?);
+        self.opening = Some(
+            OpenPull::new(
+                &link.client,
+                subject,
+                batch,
+                self.settings.policy,
+                link.connections.clone(),
+                info.delivered.consumer_seq,
+            )
+            .await?,
+        );
         Ok(Opened { warnings, pending: Some(info.num_pending) })
     }
 
@@ -282,7 +390,10 @@ impl Feed for JetStream {
         let Some(mut opening) = self.opening.take() else { return Ok(()) };
         let closed = opening.close(CLOSE_WAIT_MAX).await;
         // Where NATS is away, what is to be sent waits until it comes back.
-        if !matches!(tokio::time::timeout(CLOSE_WAIT_MAX, self.api.link.client.flush()).await, Ok(Ok(()))) {
+        if !matches!(
+            tokio::time::timeout(CLOSE_WAIT_MAX, self.api.link.client.flush()).await,
+            Ok(Ok(()))
+        ) {
             warn!("the connection to NATS was gone before its end");
         }
         closed
@@ -295,7 +406,13 @@ mod tests {
 
     #[test]
     fn an_old_server_is_known_by_its_version() {
-        for (version, old) in [("2.9.25", true), ("2.10.0", false), ("2.12.2", false), ("1.4.1", true), ("3.0.0-beta", false)] {
+        for (version, old) in [
+            ("2.9.25", true),
+            ("2.10.0", false),
+            ("2.12.2", false),
+            ("1.4.1", true),
+            ("3.0.0-beta", false),
+        ] {
             assert_eq!(is_before_2_10(version), old, "{version}");
         }
     }

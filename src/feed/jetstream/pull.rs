@@ -43,7 +43,12 @@ impl Meta {
             _ => return None,
         };
         let number = |i: usize| tokens.get(at + i).and_then(|t| t.parse::<u64>().ok());
-        Some(Meta { stream_seq: number(1)?, consumer_seq: number(2)?, published_ns: i64::try_from(number(3)?).ok()?, pending: number(4)? })
+        Some(Meta {
+            stream_seq: number(1)?,
+            consumer_seq: number(2)?,
+            published_ns: i64::try_from(number(3)?).ok()?,
+            pending: number(4)?,
+        })
     }
 }
 
@@ -82,10 +87,20 @@ enum PullMessage {
 
 impl OpenPull {
     /// `consumer_seq`: what the consumer has delivered so far.
-    pub async fn new(client: &Client, subject: String, batch: usize, policy: AckPolicy, mut connections: watch::Receiver<u64>, consumer_seq: u64) -> Result<OpenPull, FeedError> {
+    pub async fn new(
+        client: &Client,
+        subject: String,
+        batch: usize,
+        policy: AckPolicy,
+        mut connections: watch::Receiver<u64>,
+        consumer_seq: u64,
+    ) -> Result<OpenPull, FeedError> {
         connections.mark_unchanged();
         let inbox = client.new_inbox();
-        let messages = client.subscribe(format!("{inbox}.*")).await.map_err(|e| FeedError::Unavailable(format!("no inbox: {e}")))?;
+        let messages = client
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|e| FeedError::Unavailable(format!("no inbox: {e}")))?;
         Ok(OpenPull {
             client: client.clone(),
             inbox,
@@ -108,9 +123,15 @@ impl OpenPull {
     }
 
     async fn pull(&mut self) -> Result<(), FeedError> {
-        let body = format!(r#"{{"batch":{},"max_bytes":{},"expires":{}}}"#, self.batch, self.pull_bytes, PULL_EXPIRES.as_nanos());
+        let body = format!(
+            r#"{{"batch":{},"max_bytes":{},"expires":{}}}"#,
+            self.batch,
+            self.pull_bytes,
+            PULL_EXPIRES.as_nanos()
+        );
         let inbox = format!("{}.{}", self.inbox, self.pull_no + 1);
-        let sent = self.client.publish_with_reply(self.pull_subject.clone(), inbox, body.into()).await;
+        let sent =
+            self.client.publish_with_reply(self.pull_subject.clone(), inbox, body.into()).await;
         sent.map_err(|e| FeedError::Unavailable(format!("the pull could not be sent: {e}")))?;
         self.pull_no += 1;
         self.left = self.batch;
@@ -121,7 +142,11 @@ impl OpenPull {
     }
 
     /// As [`crate::feed::Feed::next`].
-    pub async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
+    pub async fn next(
+        &mut self,
+        into: &mut Vec<Delivery>,
+        max: usize,
+    ) -> Result<Signal, FeedError> {
         loop {
             if self.left == 0 {
                 tokio::time::sleep_until(self.not_before).await;
@@ -134,7 +159,9 @@ impl OpenPull {
             };
             let message = match message {
                 Ok(Some(message)) => message,
-                Ok(None) => return Err(FeedError::Unavailable("the connection to NATS was closed".into())),
+                Ok(None) => {
+                    return Err(FeedError::Unavailable("the connection to NATS was closed".into()));
+                }
                 Err(_) => return Ok(Signal::Lost("a pull was not answered".into())),
             };
             match self.heard(message)? {
@@ -171,11 +198,16 @@ impl OpenPull {
         }
         self.left = self.left.saturating_sub(1);
         self.brought += 1;
-        let Some((meta, reply)) = message.reply.as_ref().and_then(|r| Some((Meta::parse(r)?, r.clone()))) else {
+        let Some((meta, reply)) =
+            message.reply.as_ref().and_then(|r| Some((Meta::parse(r)?, r.clone())))
+        else {
             return Ok(PullMessage::Nothing);
         };
         if meta.consumer_seq != self.consumer_seq + 1 {
-            return Ok(PullMessage::Signal(Signal::Lost(format!("{} deliveries were lost on the way", meta.consumer_seq.saturating_sub(self.consumer_seq + 1)))));
+            return Ok(PullMessage::Signal(Signal::Lost(format!(
+                "{} deliveries were lost on the way",
+                meta.consumer_seq.saturating_sub(self.consumer_seq + 1)
+            ))));
         }
         self.consumer_seq = meta.consumer_seq;
         if meta.stream_seq <= self.highest {
@@ -184,7 +216,12 @@ impl OpenPull {
         }
         self.highest = meta.stream_seq;
         self.outstanding.push_back((meta.stream_seq, reply));
-        let encoding = match message.headers.as_ref().and_then(|h| h.get("content-encoding")).map(async_nats::HeaderValue::as_str) {
+        let encoding = match message
+            .headers
+            .as_ref()
+            .and_then(|h| h.get("content-encoding"))
+            .map(async_nats::HeaderValue::as_str)
+        {
             None | Some("" | "json") => Encoding::Json,
             Some("gzip/json") => Encoding::GzipJson,
             Some(other) => Encoding::Unknown(other.to_owned()),
@@ -220,15 +257,21 @@ impl OpenPull {
                 self.left = 0;
                 Ok(PullMessage::Nothing)
             }
-            (409, "Consumer Deleted") => Ok(PullMessage::Signal(Signal::Lost("the consumer was deleted".into()))),
+            (409, "Consumer Deleted") => {
+                Ok(PullMessage::Signal(Signal::Lost("the consumer was deleted".into())))
+            }
             // Our own pull from before a reconnect, or another process's, holds the only place: it ends within 5 s.
             (409, "Exceeded MaxWaiting" | "Leadership Change" | "Server Shutdown") => {
                 self.left = 0;
                 self.not_before = Instant::now() + REFUSED_WAIT;
                 Ok(PullMessage::Nothing)
             }
-            (503, _) => Ok(PullMessage::Signal(Signal::Lost("the consumer or JetStream is gone".into()))),
-            _ => Ok(PullMessage::Signal(Signal::Lost(format!("the pull was refused: {status} {text}")))),
+            (503, _) => {
+                Ok(PullMessage::Signal(Signal::Lost("the consumer or JetStream is gone".into())))
+            }
+            _ => Ok(PullMessage::Signal(Signal::Lost(format!(
+                "the pull was refused: {status} {text}"
+            )))),
         }
     }
 
@@ -245,7 +288,10 @@ impl OpenPull {
                 self.client.publish(reply, Bytes::from_static(b"+ACK")).await.map_err(failed)?;
             }
         }
-        self.client.publish_with_reply(last, format!("{}.ack", self.inbox), Bytes::from_static(b"+ACK")).await.map_err(failed)?;
+        self.client
+            .publish_with_reply(last, format!("{}.ack", self.inbox), Bytes::from_static(b"+ACK"))
+            .await
+            .map_err(failed)?;
         self.unconfirmed += 1;
         Ok(())
     }
@@ -255,9 +301,16 @@ impl OpenPull {
         let deadline = Instant::now() + patience;
         while self.unconfirmed > 0 {
             match timeout_at(deadline, self.messages.next()).await {
-                Ok(Some(message)) if message.status.is_none() && message.subject.as_str().starts_with(&self.inbox) => self.unconfirmed -= 1,
+                Ok(Some(message))
+                    if message.status.is_none()
+                        && message.subject.as_str().starts_with(&self.inbox) =>
+                {
+                    self.unconfirmed -= 1
+                }
                 Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return Err(FeedError::Unavailable("NATS did not confirm it in time".into())),
+                Ok(None) | Err(_) => {
+                    return Err(FeedError::Unavailable("NATS did not confirm it in time".into()));
+                }
             }
         }
         let _ = self.messages.unsubscribe().await;
@@ -271,9 +324,20 @@ mod tests {
 
     #[test]
     fn reads_both_forms_of_a_reply_subject() {
-        let meta = Meta { stream_seq: 20, consumer_seq: 10, published_ns: 1_720_732_611_708_587_506, pending: 5 };
-        assert_eq!(Meta::parse("$JS.ACK.dbchange.eds-dev.1.20.10.1720732611708587506.5"), Some(meta));
-        assert_eq!(Meta::parse("$JS.ACK.hub.ACCHASH.dbchange.eds-dev.1.20.10.1720732611708587506.5.token"), Some(meta));
+        let meta = Meta {
+            stream_seq: 20,
+            consumer_seq: 10,
+            published_ns: 1_720_732_611_708_587_506,
+            pending: 5,
+        };
+        assert_eq!(
+            Meta::parse("$JS.ACK.dbchange.eds-dev.1.20.10.1720732611708587506.5"),
+            Some(meta)
+        );
+        assert_eq!(
+            Meta::parse("$JS.ACK.hub.ACCHASH.dbchange.eds-dev.1.20.10.1720732611708587506.5.token"),
+            Some(meta)
+        );
         assert_eq!(Meta::parse("_INBOX.x"), None);
     }
 }

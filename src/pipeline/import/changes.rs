@@ -50,7 +50,13 @@ impl Destination for Kept {
 
 #[async_trait]
 impl Loader for Kept {
-    async fn begin(&mut self, job: &str, _schemas: &[Arc<TableSchema>], _files: &[String], anew: bool) -> Result<JobStatus, Failure> {
+    async fn begin(
+        &mut self,
+        job: &str,
+        _schemas: &[Arc<TableSchema>],
+        _files: &[String],
+        anew: bool,
+    ) -> Result<JobStatus, Failure> {
         let known = self.job_status(job).await?;
         match known {
             Some(status) if !anew => Ok(status),
@@ -63,7 +69,8 @@ impl Loader for Kept {
 
     async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure> {
         let files = self.state.import_progress(job).map_err(lost)?;
-        let file = |(file, lines, rows, skipped, done)| FileProgress { file, lines, rows, skipped, done };
+        let file =
+            |(file, lines, rows, skipped, done)| FileProgress { file, lines, rows, skipped, done };
         Ok(Some(JobStatus::Loading(files.into_iter().map(file).collect())))
     }
 
@@ -77,26 +84,35 @@ impl Loader for Kept {
             self.inner.apply(batch).await?;
         }
         let FileProgress { file, lines, rows, skipped, done } = &piece.progress;
-        self.state.save_import_progress(&piece.job, &(file.clone(), *lines, *rows, *skipped, *done)).map_err(lost)
+        self.state
+            .save_import_progress(&piece.job, &(file.clone(), *lines, *rows, *skipped, *done))
+            .map_err(lost)
     }
 
     async fn finish_load(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
         Ok(0)
     }
 
-    async fn swap_blocker(&mut self, _schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(
+        &mut self,
+        _schema: &Arc<TableSchema>,
+    ) -> Result<Option<String>, Failure> {
         Ok(None)
     }
 
     /// Nothing was replaced, so whoever streams goes on where it was.
     async fn swap_in(&mut self, _job: &str, placements: &[Placement]) -> Result<(), Failure> {
-        let snapshots: Vec<TableSnapshot> = placements.iter().map(|p| TableSnapshot { whole: true, ..p.snapshot.clone() }).collect();
+        let snapshots: Vec<TableSnapshot> = placements
+            .iter()
+            .map(|p| TableSnapshot { whole: true, ..p.snapshot.clone() })
+            .collect();
         self.state.finish_import(&snapshots).map_err(lost)
     }
 
     async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure> {
         let known = self.state.cutovers().map_err(lost)?;
-        let new: Vec<TableSnapshot> = snapshots.iter().filter(|s| !known.has(&s.table)).cloned().collect();
+        let new: Vec<TableSnapshot> =
+            snapshots.iter().filter(|s| !known.has(&s.table)).cloned().collect();
         match self.state.has_positions().map_err(lost)? {
             true => Ok(()),
             false => self.state.finish_import(&new).map_err(lost),

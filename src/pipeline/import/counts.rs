@@ -44,7 +44,11 @@ impl TableCount {
         let before = self.files_done.saturating_sub(self.files_done_here);
         let files = self.files.saturating_sub(before);
         let bytes = self.bytes as f64 / self.files_known.max(1) as f64 * files as f64;
-        if self.is_done() || bytes <= 0.0 { f64::from(u8::from(self.is_done())) } else { (self.bytes_done as f64 / bytes).min(1.0) }
+        if self.is_done() || bytes <= 0.0 {
+            f64::from(u8::from(self.is_done()))
+        } else {
+            (self.bytes_done as f64 / bytes).min(1.0)
+        }
     }
 }
 
@@ -67,7 +71,8 @@ impl Counts {
     /// What an earlier run did counts.
     pub fn resume(&self, plan: &ImportPlan, begun: &[FileProgress]) {
         for table in &plan.tables {
-            let of_table: Vec<&FileProgress> = begun.iter().filter(|f| table.files.contains(&f.file)).collect();
+            let of_table: Vec<&FileProgress> =
+                begun.iter().filter(|f| table.files.contains(&f.file)).collect();
             self.update(&table.schema.table, |count| {
                 count.files = table.files.len() as u64;
                 count.files_done = of_table.iter().filter(|f| f.done).count() as u64;

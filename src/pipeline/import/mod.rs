@@ -35,9 +35,17 @@ const FILES_WAITING_MAX: usize = 64;
 pub const BAD_ROWS_LISTED_MAX: usize = 1_000;
 
 /// Connects to the destination.
-pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send + Sync>;
+pub type Connect =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send + Sync>;
 /// Brings files, those of these names left out, until there are no more.
-pub type ExportSource = Box<dyn FnOnce(HashSet<String>, mpsc::Sender<ExportFile>) -> BoxFuture<'static, Result<(), ImportError>> + Send + Sync>;
+pub type ExportSource = Box<
+    dyn FnOnce(
+            HashSet<String>,
+            mpsc::Sender<ExportFile>,
+        ) -> BoxFuture<'static, Result<(), ImportError>>
+        + Send
+        + Sync,
+>;
 
 /// What becomes of a table's rows that the export lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,25 +168,43 @@ impl ImportContext {
 
 /// The loader of a destination that has one.
 fn loader(destination: &mut dyn Destination) -> Result<&mut dyn Loader, Failure> {
-    destination.loader().ok_or_else(|| Failure::misconfigured("this destination cannot be imported into"))
+    destination
+        .loader()
+        .ok_or_else(|| Failure::misconfigured("this destination cannot be imported into"))
 }
 
 /// The snapshots as the cutover notes them.
 fn snapshots(plan: &ImportPlan) -> Vec<TableSnapshot> {
-    plan.tables.iter().map(|t| TableSnapshot { table: t.schema.table.to_string(), at: t.at, whole: plan.mode == Mode::Replace }).collect()
+    plan.tables
+        .iter()
+        .map(|t| TableSnapshot {
+            table: t.schema.table.to_string(),
+            at: t.at,
+            whole: plan.mode == Mode::Replace,
+        })
+        .collect()
 }
 
 /// Refuses tables that are not EDS's to replace.
-pub async fn check_ours(destination: &mut dyn Destination, plan: &ImportPlan) -> Result<(), Failure> {
+pub async fn check_ours(
+    destination: &mut dyn Destination,
+    plan: &ImportPlan,
+) -> Result<(), Failure> {
     let tables = destination.tables().await?;
-    for table in plan.tables.iter().filter(|t| !plan.adopt.iter().any(|name| *name == *t.schema.table)) {
-        migrate::check_ours(&tables, &table.schema).map_err(|e| Failure::misconfigured(e.to_string()))?;
+    for table in
+        plan.tables.iter().filter(|t| !plan.adopt.iter().any(|name| *name == *t.schema.table))
+    {
+        migrate::check_ours(&tables, &table.schema)
+            .map_err(|e| Failure::misconfigured(e.to_string()))?;
     }
     Ok(())
 }
 
 /// Creates those of the tables that are not there; what is there stays as it is.
-pub async fn create_missing(destination: &mut dyn Destination, schemas: &[Arc<TableSchema>]) -> Result<(), Failure> {
+pub async fn create_missing(
+    destination: &mut dyn Destination,
+    schemas: &[Arc<TableSchema>],
+) -> Result<(), Failure> {
     let tables = destination.tables().await?;
     for schema in schemas.iter().filter(|s| tables.get(&s.table).is_none()) {
         let step = Migration::CreateTable(schema.clone());
@@ -189,7 +215,10 @@ pub async fn create_missing(destination: &mut dyn Destination, schemas: &[Arc<Ta
 }
 
 /// Creates and extends tables, and loads nothing.
-pub async fn shape(destination: &mut dyn Destination, plan: &ImportPlan) -> Result<Vec<String>, Failure> {
+pub async fn shape(
+    destination: &mut dyn Destination,
+    plan: &ImportPlan,
+) -> Result<Vec<String>, Failure> {
     check_ours(destination, plan).await?;
     let tables = destination.tables().await?;
     let mut done = Vec::new();
@@ -215,7 +244,13 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
         JobStatus::Loading(files) => files,
     };
     let done: HashSet<String> = begun.iter().filter(|f| f.done).map(|f| f.file.clone()).collect();
-    let open_files = plan.tables.iter().map(|t| (t.schema.table.to_string(), t.files.iter().filter(|f| !done.contains(*f)).count())).collect();
+    let open_files = plan
+        .tables
+        .iter()
+        .map(|t| {
+            (t.schema.table.to_string(), t.files.iter().filter(|f| !done.contains(*f)).count())
+        })
+        .collect();
     counts.resume(&plan, &begun);
     let (sender, queue) = mpsc::channel(FILES_WAITING_MAX);
     // Rows that rules do not want are no bad ones, and were counted with them.
@@ -236,12 +271,19 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
     });
     load_all(&shared, source(done, sender)).await?;
     swap::finish(&shared, main).await?;
-    let report = Report { notices: locked(&shared.notices).clone(), bad_rows: locked(&shared.bad_rows).clone(), was_done: false };
+    let report = Report {
+        notices: locked(&shared.notices).clone(),
+        bad_rows: locked(&shared.bad_rows).clone(),
+        was_done: false,
+    };
     Ok(report)
 }
 
 /// Loads while the source brings files; the first failure ends all.
-async fn load_all(shared: &Arc<ImportContext>, source: BoxFuture<'static, Result<(), ImportError>>) -> Result<(), ImportError> {
+async fn load_all(
+    shared: &Arc<ImportContext>,
+    source: BoxFuture<'static, Result<(), ImportError>>,
+) -> Result<(), ImportError> {
     let mut tasks = JoinSet::new();
     for _ in 0..shared.plan.loaders.min(shared.abilities.loaders_max).max(1) {
         tasks.spawn(work::run(shared.clone()));

@@ -35,7 +35,13 @@ pub struct RowChunk {
 }
 
 /// Reads `file` from behind `lines_done` on. The thread ends when nobody listens any more.
-pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &ImportPlan, lines_done: u64) -> mpsc::Receiver<Result<RowChunk, ImportError>> {
+pub fn read(
+    file: &ExportFile,
+    table: &TablePlan,
+    abilities: Abilities,
+    plan: &ImportPlan,
+    lines_done: u64,
+) -> mpsc::Receiver<Result<RowChunk, ImportError>> {
     let (sender, chunks) = mpsc::channel(1);
     let mut maker = Maker {
         decoder: Decoder::default(),
@@ -48,11 +54,16 @@ pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &I
     };
     let limits = match abilities.write_mode {
         WriteMode::Upsert => (CHUNK_BYTES, CHUNK_ROWS),
-        WriteMode::Append => (abilities.batch_bytes_max.min(CHUNK_BYTES), abilities.batch_changes_max.min(CHUNK_ROWS)),
+        WriteMode::Append => (
+            abilities.batch_bytes_max.min(CHUNK_BYTES),
+            abilities.batch_changes_max.min(CHUNK_ROWS),
+        ),
     };
     let path = file.path.clone();
     tokio::task::spawn_blocking(move || {
-        let damaged = |after_line: u64, e: std::io::Error| Err(ImportError::Damaged { path: path.clone(), after_line, why: e.to_string() });
+        let damaged = |after_line: u64, e: std::io::Error| {
+            Err(ImportError::Damaged { path: path.clone(), after_line, why: e.to_string() })
+        };
         let mut lines = match Lines::open(&path) {
             Ok(lines) => lines,
             Err(e) => return drop(sender.blocking_send(damaged(0, e))),
@@ -62,7 +73,12 @@ pub fn read(file: &ExportFile, table: &TablePlan, abilities: Abilities, plan: &I
             let next = lines.next(limits.0, limits.1);
             let made = match next {
                 Ok(None) => return,
-                Ok(Some(block)) if block.after_lines + (block.lines.len() as u64) <= lines_done && !block.is_last => continue,
+                Ok(Some(block))
+                    if block.after_lines + (block.lines.len() as u64) <= lines_done
+                        && !block.is_last =>
+                {
+                    continue;
+                }
                 Ok(Some(block)) => {
                     let bytes = lines.bytes_read() - bytes_before;
                     bytes_before = lines.bytes_read();
@@ -104,38 +120,79 @@ impl Maker {
                 Err(why) => bad.push(BadRow { file: self.name.text.clone(), line: number, why }),
             }
         }
-        RowChunk { through_lines, changes: Arc::new(changes), bad, unwanted, is_last: block.is_last, bytes }
+        RowChunk {
+            through_lines,
+            changes: Arc::new(changes),
+            bad,
+            unwanted,
+            is_last: block.is_last,
+            bytes,
+        }
     }
 
     /// The row of a line; `None` where it is not wanted.
     fn change(&mut self, line: Bytes, number: u64) -> Result<Option<Change>, String> {
-        let row = |e: crate::change::Malformed| e.to_string().replacen("the message", "the line", 1).replacen("the event", "the row", 1);
+        let row = |e: crate::change::Malformed| {
+            e.to_string().replacen("the message", "the line", 1).replacen("the event", "the row", 1)
+        };
         let event = self.decoder.decode_row(line).map_err(row)?;
-        if let Some(unknown) = self.decoder.unknown_column(&event, &self.schema, &mut self.order).filter(|name| !self.ignored.contains(name)) {
-            return Err(format!("the row has the column {unknown:?}, which the schema of table {:?} lacks; --ignore-columns {unknown} leaves it out", self.schema.table));
+        if let Some(unknown) = self
+            .decoder
+            .unknown_column(&event, &self.schema, &mut self.order)
+            .filter(|name| !self.ignored.contains(name))
+        {
+            return Err(format!(
+                "the row has the column {unknown:?}, which the schema of table {:?} lacks; --ignore-columns {unknown} leaves it out",
+                self.schema.table
+            ));
         }
         let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
         let position = Position { sequence: number, time_ns: 0 };
         if self.abilities.write_mode == WriteMode::Upsert && self.rules.is_none() {
-            return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
+            return Ok(Some(Change {
+                event,
+                subject: Box::default(),
+                position,
+                schema: Some(self.schema.clone()),
+                row: slots,
+                key,
+            }));
         }
-        let tokens: Vec<&str> = slots[..self.schema.keys].iter().filter_map(|slot| slot.present(event.payload())).collect();
+        let tokens: Vec<&str> = slots[..self.schema.keys]
+            .iter()
+            .filter_map(|slot| slot.present(event.payload()))
+            .collect();
         let text = event_of(&event, &self.schema, &tokens, &self.name, number);
         if self.rules.as_ref().is_some_and(|rules| !rules.wants(&self.schema.table, &text)) {
             return Ok(None);
         }
         if self.abilities.write_mode == WriteMode::Upsert {
-            return Ok(Some(Change { event, subject: Box::default(), position, schema: Some(self.schema.clone()), row: slots, key }));
+            return Ok(Some(Change {
+                event,
+                subject: Box::default(),
+                position,
+                schema: Some(self.schema.clone()),
+                row: slots,
+                key,
+            }));
         }
         let event = self.decoder.decode(text.into()).map_err(row)?;
         let (schema, slots, key) = match self.abilities.needs_schemas() {
             true => {
-                let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
+                let (slots, key) =
+                    self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
                 (Some(self.schema.clone()), slots, key)
             }
             false => (None, Box::default(), Bytes::from(event.record_key().map_err(row)?)),
         };
-        Ok(Some(Change { event, subject: format!("{}:{number}", self.name.text).into(), position, schema, row: slots, key }))
+        Ok(Some(Change {
+            event,
+            subject: format!("{}:{number}", self.name.text).into(),
+            position,
+            schema,
+            row: slots,
+            key,
+        }))
     }
 }
 
@@ -144,7 +201,12 @@ fn event_of(row: &Event, schema: &TableSchema, key: &[&str], file: &FileName, li
     let id = xxhash_rust::xxh3::xxh3_128(format!("{}:{line}", file.text).as_bytes());
     let quoted = |token: &str| serde_json::to_string(&*json::text(token)).unwrap_or_default();
     let key: Vec<String> = key.iter().map(|token| quoted(token)).collect();
-    let whose = |name: &str| row.member_of_row(name).filter(|token| token.starts_with('"')).map(|token| format!(",\"{name}\":{token}")).unwrap_or_default();
+    let whose = |name: &str| {
+        row.member_of_row(name)
+            .filter(|token| token.starts_with('"'))
+            .map(|token| format!(",\"{name}\":{token}"))
+            .unwrap_or_default()
+    };
     let Version { nanos, .. } = file.time;
     format!(
         "{{\"operation\":\"INSERT\",\"id\":\"{id:032x}\",\"table\":{},\"key\":[{}],\"modelVersion\":{}{}{}{},\"after\":{},\"timestamp\":{},\"mvccTimestamp\":\"{}\",\"imported\":true}}",
@@ -168,14 +230,30 @@ mod tests {
     fn maker(abilities: Abilities) -> Maker {
         let json = r#"{"table":"t","modelVersion":"v","primaryKeys":["id"],"properties":{"id":{"type":"integer"},"companyId":{"type":"string"},"locationId":{"type":"string"}}}"#;
         let schema = Arc::new(TableSchema::parse(json).unwrap_or_else(|e| panic!("{e}")));
-        let name = FileName { text: "f".into(), table: "t".into(), time: Version { nanos: 1_720_732_611_708_587_506, logical: 3 } };
-        Maker { decoder: Decoder::default(), order: ColumnOrder::default(), schema, abilities, ignored: BTreeSet::from(["x".to_owned()]), rules: None, name }
+        let name = FileName {
+            text: "f".into(),
+            table: "t".into(),
+            time: Version { nanos: 1_720_732_611_708_587_506, logical: 3 },
+        };
+        Maker {
+            decoder: Decoder::default(),
+            order: ColumnOrder::default(),
+            schema,
+            abilities,
+            ignored: BTreeSet::from(["x".to_owned()]),
+            rules: None,
+            name,
+        }
     }
 
     #[test]
     fn a_row_becomes_the_event_of_the_contract() -> Result<(), String> {
         let line = r#"{"locationId":"l1","id":7,"companyId":"c1","x": 1}"#;
-        let made = |number| maker(objects::ABILITIES).change(line.into(), number)?.ok_or_else(|| "not wanted".to_owned());
+        let made = |number| {
+            maker(objects::ABILITIES)
+                .change(line.into(), number)?
+                .ok_or_else(|| "not wanted".to_owned())
+        };
         let change = made(5)?;
         let stored = change.event.stored();
         let id = &stored[28..60];
@@ -193,11 +271,19 @@ mod tests {
 
     #[test]
     fn what_is_no_row_of_the_table_is_said() {
-        let why = |line: &str| maker(sql::ABILITIES).change(Bytes::copy_from_slice(line.as_bytes()), 1).err().unwrap_or_default();
+        let why = |line: &str| {
+            maker(sql::ABILITIES)
+                .change(Bytes::copy_from_slice(line.as_bytes()), 1)
+                .err()
+                .unwrap_or_default()
+        };
         assert!(why("{\"id\":").starts_with("the line is not JSON at byte "));
         assert_eq!(why("[1]"), "the line is not a JSON object");
         assert_eq!(why(r#"{"companyId":"c"}"#), "the row has no primary key");
-        assert!(why(r#"{"id":1,"y":2}"#).contains("\"y\"") && why(r#"{"id":1,"y":2}"#).contains("--ignore-columns y"));
+        assert!(
+            why(r#"{"id":1,"y":2}"#).contains("\"y\"")
+                && why(r#"{"id":1,"y":2}"#).contains("--ignore-columns y")
+        );
         assert_eq!(why(r#"{"id":1,"y":null,"x":3}"#), "");
         assert!(why(r#"{"id":"a"}"#).contains("\"id\""));
     }

@@ -11,7 +11,10 @@ use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
 
 /// Seals what is not sealed yet, and puts the tables in their places; an outage, a lock among them, is waited for.
-pub async fn finish(shared: &Arc<ImportContext>, main: Box<dyn Destination>) -> Result<(), ImportError> {
+pub async fn finish(
+    shared: &Arc<ImportContext>,
+    main: Box<dyn Destination>,
+) -> Result<(), ImportError> {
     let mut finishing = None;
     for table in &shared.plan.tables {
         finish_load(shared, &mut finishing, table).await?;
@@ -35,7 +38,10 @@ pub async fn finish(shared: &Arc<ImportContext>, main: Box<dyn Destination>) -> 
     Ok(())
 }
 
-async fn swap_in(shared: &Arc<ImportContext>, main: &mut Option<Box<dyn Destination>>) -> Result<(), Failure> {
+async fn swap_in(
+    shared: &Arc<ImportContext>,
+    main: &mut Option<Box<dyn Destination>>,
+) -> Result<(), Failure> {
     let destination = match main {
         Some(destination) => destination,
         None => {
@@ -54,7 +60,12 @@ async fn swap_in(shared: &Arc<ImportContext>, main: &mut Option<Box<dyn Destinat
     let mut placements = Vec::new();
     let mut notices = Vec::new();
     for (table, snapshot) in shared.plan.tables.iter().zip(snapshots(&shared.plan)) {
-        let (how, notice) = how(shared.plan.mode, &tables, &table.schema.table, loader(&mut **destination)?.swap_blocker(&table.schema).await?);
+        let (how, notice) = how(
+            shared.plan.mode,
+            &tables,
+            &table.schema.table,
+            loader(&mut **destination)?.swap_blocker(&table.schema).await?,
+        );
         if how != How::Exchange {
             for step in migrate::plan(&tables, &table.schema) {
                 info!("schema: {step}");
@@ -69,11 +80,18 @@ async fn swap_in(shared: &Arc<ImportContext>, main: &mut Option<Box<dyn Destinat
     Ok(())
 }
 
-fn how(mode: Mode, tables: &Tables, table: &str, swap_blocker: Option<String>) -> (How, Option<String>) {
+fn how(
+    mode: Mode,
+    tables: &Tables,
+    table: &str,
+    swap_blocker: Option<String>,
+) -> (How, Option<String>) {
     match (mode, tables.get(table), swap_blocker) {
         (_, None, _) => (How::Exchange, None),
         (Mode::Keep, ..) => (How::Added, None),
         (Mode::Replace, _, None) => (How::Exchange, None),
-        (Mode::Replace, _, Some(why)) => (How::InPlace, Some(format!("table {table:?} stays, and its rows are replaced: {why}"))),
+        (Mode::Replace, _, Some(why)) => {
+            (How::InPlace, Some(format!("table {table:?} stays, and its rows are replaced: {why}")))
+        }
     }
 }

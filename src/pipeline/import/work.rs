@@ -8,7 +8,10 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::rows::{self, RowChunk};
-use super::{BAD_ROWS_LISTED_MAX, BadRow, ImportContext, ImportError, OUTAGE_WAIT_MAX, TablePlan, loader, locked};
+use super::{
+    BAD_ROWS_LISTED_MAX, BadRow, ImportContext, ImportError, OUTAGE_WAIT_MAX, TablePlan, loader,
+    locked,
+};
 use crate::change::{Batch, Position, TableGroup};
 use crate::destination::import::{FilePiece, FileProgress, JobStatus, another_import, staged};
 use crate::destination::{Destination, Failure, FailureKind, WriteMode};
@@ -39,7 +42,11 @@ pub async fn run(shared: Arc<ImportContext>) -> Result<(), ImportError> {
 }
 
 /// Makes the key of a table that is loaded; an outage is waited for.
-pub async fn finish_load(shared: &Arc<ImportContext>, destination: &mut Option<Box<dyn Destination>>, table: &TablePlan) -> Result<(), ImportError> {
+pub async fn finish_load(
+    shared: &Arc<ImportContext>,
+    destination: &mut Option<Box<dyn Destination>>,
+    table: &TablePlan,
+) -> Result<(), ImportError> {
     let name = &table.schema.table;
     if locked(&shared.sealed).contains(&**name) {
         return Ok(());
@@ -57,14 +64,19 @@ pub async fn finish_load(shared: &Arc<ImportContext>, destination: &mut Option<B
         }
     };
     if repeats > 0 {
-        locked(&shared.notices).push(format!("table {name:?}: {repeats} rows came twice in the export; one of each was kept"));
+        locked(&shared.notices).push(format!(
+            "table {name:?}: {repeats} rows came twice in the export; one of each was kept"
+        ));
     }
     locked(&shared.sealed).insert(name.to_string());
     shared.counts.done(name);
     Ok(())
 }
 
-async fn open<'d>(shared: &ImportContext, destination: &'d mut Option<Box<dyn Destination>>) -> Result<&'d mut dyn Destination, Failure> {
+async fn open<'d>(
+    shared: &ImportContext,
+    destination: &'d mut Option<Box<dyn Destination>>,
+) -> Result<&'d mut dyn Destination, Failure> {
     if destination.is_none() {
         let mut opened = (shared.connect)().await?;
         loader(&mut *opened)?.enter_load_mode().await?;
@@ -92,12 +104,17 @@ impl Outage {
     }
 
     /// Waits before another try, on a new connection; fails where that would not help, or no more.
-    pub async fn wait(&mut self, failure: Failure, destination: &mut Option<Box<dyn Destination>>) -> Result<(), ImportError> {
+    pub async fn wait(
+        &mut self,
+        failure: Failure,
+        destination: &mut Option<Box<dyn Destination>>,
+    ) -> Result<(), ImportError> {
         if self.shared.is_stopped() {
             return Err(ImportError::Stopped);
         }
         // What a session remembers of tables may be out of date: a new one is worth a try.
-        let may_pass = failure.kind == FailureKind::Unavailable || (failure.kind == FailureKind::SchemaMismatch && self.backoff.tries() < RESHAPES_MAX);
+        let may_pass = failure.kind == FailureKind::Unavailable
+            || (failure.kind == FailureKind::SchemaMismatch && self.backoff.tries() < RESHAPES_MAX);
         if !may_pass || self.since.get_or_insert_with(Instant::now).elapsed() > OUTAGE_WAIT_MAX {
             return Err(failure.into());
         }
@@ -126,7 +143,10 @@ impl LoadWorker {
         let shared = self.shared.clone();
         let Some(table) = shared.table(&file.name.table) else { return Ok(()) };
         let begun = shared.begun.get(&file.name.text).cloned();
-        let mut progress = begun.unwrap_or_else(|| FileProgress { file: file.name.text.clone(), ..FileProgress::default() });
+        let mut progress = begun.unwrap_or_else(|| FileProgress {
+            file: file.name.text.clone(),
+            ..FileProgress::default()
+        });
         shared.counts.begins(&file.name.table);
         debug!("loading {} from line {}", file.name.text, progress.lines + 1);
         let mut chunks = rows::read(file, table, shared.abilities, &shared.plan, progress.lines);
@@ -137,7 +157,10 @@ impl LoadWorker {
             self.chunk(table, chunk?, &mut progress).await?;
         }
         if !progress.done {
-            return Err(ImportError::ExportSource(format!("{} could not be read to its end", file.path.display())));
+            return Err(ImportError::ExportSource(format!(
+                "{} could not be read to its end",
+                file.path.display()
+            )));
         }
         shared.counts.file_done(&file.name.table);
         let left = {
@@ -152,7 +175,12 @@ impl LoadWorker {
         Ok(())
     }
 
-    async fn chunk(&mut self, table: &TablePlan, chunk: RowChunk, progress: &mut FileProgress) -> Result<(), ImportError> {
+    async fn chunk(
+        &mut self,
+        table: &TablePlan,
+        chunk: RowChunk,
+        progress: &mut FileProgress,
+    ) -> Result<(), ImportError> {
         let mut bad_lines: BTreeSet<u64> = chunk.unwanted.iter().copied().collect();
         for bad in &chunk.bad {
             self.leave_out(bad.clone(), &mut bad_lines)?;
@@ -161,43 +189,86 @@ impl LoadWorker {
         let mut todo: Vec<Span> = vec![(0, end)];
         let mut bytes = chunk.bytes;
         while let Some((from, to)) = todo.pop() {
-            let lines = if to == end { chunk.through_lines } else { chunk.changes[to - 1].position.sequence };
+            let lines = if to == end {
+                chunk.through_lines
+            } else {
+                chunk.changes[to - 1].position.sequence
+            };
             let batch = self.batch(table, &chunk, (from, to), &bad_lines);
-            let rows = batch.groups.iter().map(|g| g.upserts.len()).sum::<usize>().max(batch.order.len()) as u64;
+            let rows =
+                batch.groups.iter().map(|g| g.upserts.len()).sum::<usize>().max(batch.order.len())
+                    as u64;
             let skipped = bad_lines.range(progress.lines + 1..lines + 1).count() as u64;
-            let next = FileProgress { file: progress.file.clone(), lines, rows: progress.rows + rows, skipped: progress.skipped + skipped, done: chunk.is_last && to == end };
-            let piece = FilePiece { job: self.shared.plan.job.clone(), after_lines: progress.lines, progress: next };
+            let next = FileProgress {
+                file: progress.file.clone(),
+                lines,
+                rows: progress.rows + rows,
+                skipped: progress.skipped + skipped,
+                done: chunk.is_last && to == end,
+            };
+            let piece = FilePiece {
+                job: self.shared.plan.job.clone(),
+                after_lines: progress.lines,
+                progress: next,
+            };
             match self.load(&batch, &piece, rows).await? {
                 LoadAttempt::Loaded => {
-                    self.shared.counts.loaded(&table.schema.table, rows, skipped, std::mem::take(&mut bytes));
+                    self.shared.counts.loaded(
+                        &table.schema.table,
+                        rows,
+                        skipped,
+                        std::mem::take(&mut bytes),
+                    );
                     *progress = piece.progress;
                 }
-                LoadAttempt::Refused(failure) => self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?,
+                LoadAttempt::Refused(failure) => {
+                    self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?
+                }
             }
         }
         Ok(())
     }
 
     /// The changes of the span that are not left out.
-    fn batch(&self, table: &TablePlan, chunk: &RowChunk, (from, to): Span, bad_lines: &BTreeSet<u64>) -> Arc<Batch> {
+    fn batch(
+        &self,
+        table: &TablePlan,
+        chunk: &RowChunk,
+        (from, to): Span,
+        bad_lines: &BTreeSet<u64>,
+    ) -> Arc<Batch> {
         let kept = |i: &usize| !bad_lines.contains(&chunk.changes[*i].position.sequence);
         let indices: Vec<u32> = (from..to).filter(kept).map(|i| i as u32).collect();
         let (groups, order) = match self.shared.abilities.write_mode {
             _ if indices.is_empty() => (Vec::new(), Vec::new()),
-            WriteMode::Upsert => (vec![TableGroup { schema: Arc::new(staged(&table.schema)), deletes: Vec::new(), upserts: indices }], Vec::new()),
+            WriteMode::Upsert => (
+                vec![TableGroup {
+                    schema: Arc::new(staged(&table.schema)),
+                    deletes: Vec::new(),
+                    upserts: indices,
+                }],
+                Vec::new(),
+            ),
             WriteMode::Append => (Vec::new(), indices),
         };
         Arc::new(Batch::new(chunk.changes.clone(), groups, order, None, Position::default()))
     }
 
     /// Loads the piece, whatever it takes, unless its rows are refused.
-    async fn load(&mut self, batch: &Arc<Batch>, piece: &FilePiece, rows: u64) -> Result<LoadAttempt, ImportError> {
+    async fn load(
+        &mut self,
+        batch: &Arc<Batch>,
+        piece: &FilePiece,
+        rows: u64,
+    ) -> Result<LoadAttempt, ImportError> {
         let mut outage = Outage::new(&self.shared);
         let mut doubtful = false;
         loop {
             match self.try_load(batch, piece, doubtful).await {
                 Ok(()) => return Ok(LoadAttempt::Loaded),
-                Err(failure) if failure.kind == FailureKind::Rejected && rows > 0 => return Ok(LoadAttempt::Refused(failure)),
+                Err(failure) if failure.kind == FailureKind::Rejected && rows > 0 => {
+                    return Ok(LoadAttempt::Refused(failure));
+                }
                 Err(failure) => outage.wait(failure, &mut self.destination).await?,
             }
             doubtful = true;
@@ -205,7 +276,12 @@ impl LoadWorker {
     }
 
     /// `doubtful`: the answer to an earlier try was lost, and may have been a commit.
-    async fn try_load(&mut self, batch: &Arc<Batch>, piece: &FilePiece, doubtful: bool) -> Result<(), Failure> {
+    async fn try_load(
+        &mut self,
+        batch: &Arc<Batch>,
+        piece: &FilePiece,
+        doubtful: bool,
+    ) -> Result<(), Failure> {
         let loader = loader(open(&self.shared, &mut self.destination).await?)?;
         if doubtful {
             match loader.job_status(&piece.job).await? {
@@ -220,18 +296,32 @@ impl LoadWorker {
     /// The failure with the table's own name instead of the one that it is loaded under.
     fn named(&self, failure: Failure, batch: &Batch) -> Failure {
         let Some(group) = batch.groups.first() else { return failure };
-        let Some(table) = self.shared.plan.tables.iter().find(|t| staged(&t.schema).table == group.schema.table) else { return failure };
+        let Some(table) =
+            self.shared.plan.tables.iter().find(|t| staged(&t.schema).table == group.schema.table)
+        else {
+            return failure;
+        };
         let own = |text: String| text.replace(&*group.schema.table, &table.schema.table);
         let culprits = failure.culprits.into_iter().map(|(index, why)| (index, own(why))).collect();
         Failure { kind: failure.kind, text: own(failure.text), culprits }
     }
 
     /// Leaves the refused rows out, or halves the span until the one at fault stands alone.
-    fn narrow(&self, chunk: &RowChunk, span: Span, failure: Failure, todo: &mut Vec<Span>, bad_lines: &mut BTreeSet<u64>, progress: &FileProgress) -> Result<(), ImportError> {
+    fn narrow(
+        &self,
+        chunk: &RowChunk,
+        span: Span,
+        failure: Failure,
+        todo: &mut Vec<Span>,
+        bad_lines: &mut BTreeSet<u64>,
+        progress: &FileProgress,
+    ) -> Result<(), ImportError> {
         let (from, to) = span;
         let mut culprits = failure.culprits;
         if culprits.is_empty() {
-            let left: Vec<usize> = (from..to).filter(|i| !bad_lines.contains(&chunk.changes[*i].position.sequence)).collect();
+            let left: Vec<usize> = (from..to)
+                .filter(|i| !bad_lines.contains(&chunk.changes[*i].position.sequence))
+                .collect();
             if left.len() > 1 {
                 let middle = left[left.len() / 2];
                 todo.extend([(middle, to), (from, middle)]);

@@ -129,8 +129,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl SandboxHq {
     /// Serves `shop` on `port` of this machine, 0 for a free one; files of exports go into `folder`.
-    pub async fn start(port: u16, shop: Arc<Mutex<Shop>>, folder: PathBuf, rows_per_file: usize, token: Option<String>) -> std::io::Result<SandboxHq> {
-        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    pub async fn start(
+        port: u16,
+        shop: Arc<Mutex<Shop>>,
+        folder: PathBuf,
+        rows_per_file: usize,
+        token: Option<String>,
+    ) -> std::io::Result<SandboxHq> {
+        let listener =
+            tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
         let base = format!("http://{}", listener.local_addr()?);
         let inner = Arc::new(Inner {
             shop,
@@ -146,7 +153,9 @@ impl SandboxHq {
             #[cfg(feature = "jetstream")]
             office: Mutex::default(),
         });
-        let api = Router::new().route("/v3/export/bulk", post(order)).route("/v3/export/bulk/{job}", get(look));
+        let api = Router::new()
+            .route("/v3/export/bulk", post(order))
+            .route("/v3/export/bulk/{job}", get(look));
         #[cfg(feature = "jetstream")]
         let api = api
             .route("/v3/eds/internal", post(sessions::start))
@@ -162,7 +171,9 @@ impl SandboxHq {
             .route("/v3/eds/internal/enroll/{code}", get(sessions::enroll))
             .route("/uploads/{session}/{kind}", put(sessions::upload))
             .route("/releases/download/{tag}/{file}", get(sessions::release));
-        let api = api.layer(axum::extract::DefaultBodyLimit::max(UPLOAD_BYTES_MAX)).with_state(inner.clone());
+        let api = api
+            .layer(axum::extract::DefaultBodyLimit::max(UPLOAD_BYTES_MAX))
+            .with_state(inner.clone());
         let serving = tokio::spawn(async move {
             // It ends with its owner only.
             let _ = axum::serve(listener, api).await;
@@ -186,7 +197,15 @@ impl SandboxHq {
 }
 
 fn answer(status: StatusCode, body: &Value) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json"), (header::HeaderName::from_static("x-request-id"), "req-1")], body.to_string()).into_response()
+    (
+        status,
+        [
+            (header::CONTENT_TYPE, "application/json"),
+            (header::HeaderName::from_static("x-request-id"), "req-1"),
+        ],
+        body.to_string(),
+    )
+        .into_response()
 }
 
 fn refused(status: StatusCode, message: &str) -> Response {
@@ -195,20 +214,26 @@ fn refused(status: StatusCode, message: &str) -> Response {
 
 /// Who has no right, or comes at a bad time, gets no further.
 async fn known(State(hq): State<Arc<Inner>>, request: Request, next: Next) -> Response {
-    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+    let bearer = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("Bearer "));
     let thinks = locked(&hq.faults).thinks;
     tokio::time::sleep(thinks).await;
     if !hq.knows(bearer) {
         return refused(StatusCode::UNAUTHORIZED, "invalid api key");
     }
     if hq.take(|faults| &mut faults.too_many) {
-        return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], "slower").into_response();
+        return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], "slower")
+            .into_response();
     }
     if hq.take(|faults| &mut faults.odd_answers) {
         return answer(StatusCode::OK, &json!({"success": "perhaps", "data": 7}));
     }
     if hq.refusals.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok() {
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "0")], "later").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "0")], "later")
+            .into_response();
     }
     next.run(request).await
 }
@@ -218,29 +243,49 @@ async fn schemas(State(hq): State<Arc<Inner>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], map).into_response()
 }
 
-async fn schema(State(hq): State<Arc<Inner>>, Path((object, version)): Path<(String, String)>) -> Response {
+async fn schema(
+    State(hq): State<Arc<Inner>>,
+    Path((object, version)): Path<(String, String)>,
+) -> Response {
     let shop = locked(&hq.shop);
-    let found = shop.tables.iter().position(|t| t.name == object && t.version == version).and_then(|at| shop.schemas().into_iter().nth(at));
-    found.map_or_else(|| refused(StatusCode::NOT_FOUND, "no such schema"), |json| ([(header::CONTENT_TYPE, "application/json")], json).into_response())
+    let found = shop
+        .tables
+        .iter()
+        .position(|t| t.name == object && t.version == version)
+        .and_then(|at| shop.schemas().into_iter().nth(at));
+    found.map_or_else(
+        || refused(StatusCode::NOT_FOUND, "no such schema"),
+        |json| ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+    )
 }
 
 fn names(body: &Value, key: &str) -> Vec<String> {
-    body[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    body[key]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The rows are those of this moment, however long the job takes.
 async fn order(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
-    let Ok(body) = serde_json::from_slice::<Value>(&body) else { return refused(StatusCode::BAD_REQUEST, "not JSON") };
+    let Ok(body) = serde_json::from_slice::<Value>(&body) else {
+        return refused(StatusCode::BAD_REQUEST, "not JSON");
+    };
     let choice = Choice { tables: names(&body, "tables"), companies: names(&body, "companyIds") };
     let shop = locked(&hq.shop).clone();
     let id = uuid::Uuid::new_v4().to_string();
     let (folder, rows, chosen) = (hq.folder.join(&id), hq.rows_per_file, choice.clone());
     let cursor = shop.version().nanos.to_string();
     let ordered = Instant::now();
-    let written = tokio::task::spawn_blocking(move || export::write(&shop, &folder, &chosen, rows)).await;
+    let written =
+        tokio::task::spawn_blocking(move || export::write(&shop, &folder, &chosen, rows)).await;
     match written {
         Ok(Ok(files)) => {
-            locked(&hq.jobs).insert(id.clone(), Arc::new(SandboxJob { ordered, choice, cursor, files }));
+            locked(&hq.jobs)
+                .insert(id.clone(), Arc::new(SandboxJob { ordered, choice, cursor, files }));
             answer(StatusCode::OK, &json!({"success": true, "data": {"jobId": id}}))
         }
         _ => refused(StatusCode::INTERNAL_SERVER_ERROR, "the export cannot be written"),
@@ -248,15 +293,27 @@ async fn order(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
 }
 
 async fn look(State(hq): State<Arc<Inner>>, Path(id): Path<String>) -> Response {
-    let Some(job) = locked(&hq.jobs).get(&id).cloned() else { return refused(StatusCode::NOT_FOUND, "no such job") };
+    let Some(job) = locked(&hq.jobs).get(&id).cloned() else {
+        return refused(StatusCode::NOT_FOUND, "no such job");
+    };
     let faults = locked(&hq.faults).clone();
     let completed = job.ordered.elapsed() >= faults.job_takes;
     let look = if completed { hq.looks.fetch_add(1, Ordering::AcqRel) } else { 0 };
     let key = if faults.expired && look == 0 { "old" } else { "new" };
     let mut tables = serde_json::Map::new();
-    let all: Vec<String> = locked(&hq.shop).tables.iter().map(|t| t.name.to_owned()).filter(|t| job.choice.tables.is_empty() || job.choice.tables.contains(t)).collect();
+    let all: Vec<String> = locked(&hq.shop)
+        .tables
+        .iter()
+        .map(|t| t.name.to_owned())
+        .filter(|t| job.choice.tables.is_empty() || job.choice.tables.contains(t))
+        .collect();
     for table in all {
-        let urls: Vec<String> = job.files.iter().filter(|f| f.table == table).map(|f| format!("{}/files/{key}/{id}/{}?signature=s3cret", hq.base, f.name)).collect();
+        let urls: Vec<String> = job
+            .files
+            .iter()
+            .filter(|f| f.table == table)
+            .map(|f| format!("{}/files/{key}/{id}/{}?signature=s3cret", hq.base, f.name))
+            .collect();
         let status = match (faults.failing_tables.contains(&table), completed) {
             (true, _) => json!({"status": "Failed", "error": "the disk is full", "urls": []}),
             (_, true) => json!({"status": "Completed", "urls": urls, "cursor": job.cursor}),
@@ -264,10 +321,17 @@ async fn look(State(hq): State<Arc<Inner>>, Path(id): Path<String>) -> Response 
         };
         tables.insert(table, status);
     }
-    answer(StatusCode::OK, &json!({"success": true, "data": {"completed": completed, "tables": tables}}))
+    answer(
+        StatusCode::OK,
+        &json!({"success": true, "data": {"completed": completed, "tables": tables}}),
+    )
 }
 
-async fn file(State(hq): State<Arc<Inner>>, Path((key, job, name)): Path<(String, String, String)>, headers: HeaderMap) -> Response {
+async fn file(
+    State(hq): State<Arc<Inner>>,
+    Path((key, job, name)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Response {
     let faults = locked(&hq.faults).clone();
     if faults.expired && key == "old" {
         return StatusCode::FORBIDDEN.into_response();
@@ -278,7 +342,10 @@ async fn file(State(hq): State<Arc<Inner>>, Path((key, job, name)): Path<(String
         false => return StatusCode::NOT_FOUND.into_response(),
     };
     let Ok(content) = content else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let range = headers
+        .get(header::RANGE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     let from = range.filter(|_| !faults.ignores_ranges);
     let nth = {
         let mut downloads = locked(&hq.downloads);
@@ -288,7 +355,11 @@ async fn file(State(hq): State<Arc<Inner>>, Path((key, job, name)): Path<(String
     };
     let total = content.len();
     if from.is_some_and(|from| from >= total) {
-        return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, format!("bytes */{total}"))]).into_response();
+        return (
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            [(header::CONTENT_RANGE, format!("bytes */{total}"))],
+        )
+            .into_response();
     }
     let rest = content.slice(from.unwrap_or(0)..);
     let length = rest.len();
@@ -304,13 +375,20 @@ async fn file(State(hq): State<Arc<Inner>>, Path((key, job, name)): Path<(String
             return broken.then(|| (Err(std::io::Error::other("cut")), (left, false)));
         }
         tokio::time::sleep(slow).await;
-        let piece = left.split_to(left.len().min(PIECE_BYTES.max(if slow.is_zero() { 256 << 10 } else { 0 })));
+        let piece = left.split_to(left.len().min(PIECE_BYTES.max(if slow.is_zero() {
+            256 << 10
+        } else {
+            0
+        })));
         Some((Ok(piece), (left, broken)))
     });
     let status = if from.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let mut response = Response::builder().status(status).header(header::CONTENT_LENGTH, length);
     if let Some(from) = from {
-        response = response.header(header::CONTENT_RANGE, format!("bytes {from}-{}/{total}", total - 1));
+        response =
+            response.header(header::CONTENT_RANGE, format!("bytes {from}-{}/{total}", total - 1));
     }
-    response.body(Body::from_stream(pieces)).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    response
+        .body(Body::from_stream(pieces))
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }

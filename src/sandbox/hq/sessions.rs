@@ -86,24 +86,45 @@ impl SessionBook {
 
 pub async fn enroll(State(hq): State<Arc<Inner>>, Path(code): Path<String>) -> Response {
     let mut office = locked(&hq.office);
-    let Some(server_id) = office.codes.remove(&code) else { return refused(StatusCode::NOT_FOUND, "no such code") };
-    let claims = json!({ "iss": hq.base, "sub": server_id, "jti": uuid::Uuid::new_v4().to_string() });
+    let Some(server_id) = office.codes.remove(&code) else {
+        return refused(StatusCode::NOT_FOUND, "no such code");
+    };
+    let claims =
+        json!({ "iss": hq.base, "sub": server_id, "jti": uuid::Uuid::new_v4().to_string() });
     let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
-    let token = format!("{}.{}.{}", part(r#"{"alg":"none"}"#), part(&claims.to_string()), part(&uuid::Uuid::new_v4().to_string()));
+    let token = format!(
+        "{}.{}.{}",
+        part(r#"{"alg":"none"}"#),
+        part(&claims.to_string()),
+        part(&uuid::Uuid::new_v4().to_string())
+    );
     office.tokens.push(token.clone());
-    answer(StatusCode::OK, &json!({ "success": true, "data": { "token": token, "serverId": server_id } }))
+    answer(
+        StatusCode::OK,
+        &json!({ "success": true, "data": { "token": token, "serverId": server_id } }),
+    )
 }
 
 pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
-    let Ok(said) = serde_json::from_slice::<Value>(&body) else { return refused(StatusCode::BAD_REQUEST, "not JSON") };
+    let Ok(said) = serde_json::from_slice::<Value>(&body) else {
+        return refused(StatusCode::BAD_REQUEST, "not JSON");
+    };
     if hq.take(|faults| &mut faults.conflicts) {
         return refused(StatusCode::CONFLICT, "another server is running");
     }
     let life = locked(&hq.faults).credential_life;
     let mut office = locked(&hq.office);
-    let (id, server_id) = (uuid::Uuid::new_v4().to_string(), said["serverId"].as_str().unwrap_or_default().to_owned());
+    let (id, server_id) = (
+        uuid::Uuid::new_v4().to_string(),
+        said["serverId"].as_str().unwrap_or_default().to_owned(),
+    );
     let creds = match &office.account {
-        Some(account) => match account.session_creds(&server_id, &id, &office.companies, life.map(|life| now() + life.as_secs())) {
+        Some(account) => match account.session_creds(
+            &server_id,
+            &id,
+            &office.companies,
+            life.map(|life| now() + life.as_secs()),
+        ) {
             Ok(creds) => Some(creds),
             Err(e) => return refused(StatusCode::INTERNAL_SERVER_ERROR, &e),
         },
@@ -111,7 +132,10 @@ pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
     };
     let credential = creds.as_ref().map(|creds| BASE64.encode(creds.as_bytes()));
     office.sessions.push(Record { id: id.clone(), server_id, said, creds, ..Record::default() });
-    answer(StatusCode::OK, &json!({ "success": true, "data": { "sessionId": id, "credential": credential } }))
+    answer(
+        StatusCode::OK,
+        &json!({ "success": true, "data": { "sessionId": id, "credential": credential } }),
+    )
 }
 
 fn upload_url(hq: &Inner, id: &str, kind: &str) -> String {
@@ -121,20 +145,37 @@ fn upload_url(hq: &Inner, id: &str, kind: &str) -> String {
 pub async fn end(State(hq): State<Arc<Inner>>, Path(id): Path<String>, body: Bytes) -> Response {
     let errored = serde_json::from_slice::<Value>(&body).is_ok_and(|said| said["errored"] == true);
     let mut office = locked(&hq.office);
-    let Some(record) = office.record(&id) else { return refused(StatusCode::NOT_FOUND, "no such session") };
+    let Some(record) = office.record(&id) else {
+        return refused(StatusCode::NOT_FOUND, "no such session");
+    };
     record.ended = Some(errored);
-    answer(StatusCode::OK, &json!({ "success": true, "data": { "url": upload_url(&hq, &id, "end"), "errorUrl": upload_url(&hq, &id, "error") } }))
+    answer(
+        StatusCode::OK,
+        &json!({ "success": true, "data": { "url": upload_url(&hq, &id, "end"), "errorUrl": upload_url(&hq, &id, "error") } }),
+    )
 }
 
 pub async fn log(State(hq): State<Arc<Inner>>, Path(id): Path<String>) -> Response {
     match locked(&hq.office).record(&id) {
-        Some(_) => answer(StatusCode::OK, &json!({ "success": true, "data": { "url": upload_url(&hq, &id, "log") } })),
+        Some(_) => answer(
+            StatusCode::OK,
+            &json!({ "success": true, "data": { "url": upload_url(&hq, &id, "log") } }),
+        ),
         None => refused(StatusCode::NOT_FOUND, "no such session"),
     }
 }
 
-pub async fn upload(State(hq): State<Arc<Inner>>, Path((id, kind)): Path<(String, String)>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+pub async fn upload(
+    State(hq): State<Arc<Inner>>,
+    Path((id, kind)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
     match locked(&hq.office).record(&id) {
         Some(record) => {
             record.uploads.push((kind, content_type, body.to_vec()));
@@ -144,9 +185,16 @@ pub async fn upload(State(hq): State<Arc<Inner>>, Path((id, kind)): Path<(String
     }
 }
 
-pub async fn release(State(hq): State<Arc<Inner>>, Path((tag, file)): Path<(String, String)>) -> Response {
+pub async fn release(
+    State(hq): State<Arc<Inner>>,
+    Path((tag, file)): Path<(String, String)>,
+) -> Response {
     let folder = locked(&hq.office).releases.clone();
     let plain = |part: &str| !part.starts_with('.') && !part.contains(['/', '\\']);
-    let Some(folder) = folder.filter(|_| plain(&tag) && plain(&file)) else { return StatusCode::NOT_FOUND.into_response() };
-    tokio::fs::read(folder.join("download").join(tag).join(file)).await.map_or_else(|_| StatusCode::NOT_FOUND.into_response(), IntoResponse::into_response)
+    let Some(folder) = folder.filter(|_| plain(&tag) && plain(&file)) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    tokio::fs::read(folder.join("download").join(tag).join(file))
+        .await
+        .map_or_else(|_| StatusCode::NOT_FOUND.into_response(), IntoResponse::into_response)
 }

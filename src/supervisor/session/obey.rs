@@ -8,7 +8,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Config, Ending, Finished, Notice, SessionLoop, Swap, UPDATE_WAIT_MAX, Update, Waiting, WorkerCommand, notice};
+use super::{
+    Config, Ending, Finished, Notice, SessionLoop, Swap, UPDATE_WAIT_MAX, Update, Waiting,
+    WorkerCommand, notice,
+};
 use crate::control::post::said;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::form::{self, Filled};
@@ -17,7 +20,11 @@ use crate::release;
 
 impl SessionLoop<'_> {
     pub(super) async fn on_notice(&mut self, message: Message) -> Option<Ending> {
-        let encoding = message.headers.as_ref().and_then(|headers| headers.get("content-encoding")).map(|value| value.as_str().to_owned());
+        let encoding = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("content-encoding"))
+            .map(|value| value.as_str().to_owned());
         let notice = match notice::read(&message.payload, encoding.as_deref()) {
             Ok(notice) => notice,
             Err(e) => {
@@ -31,20 +38,42 @@ impl SessionLoop<'_> {
                 info!("HQ asks for a restart");
                 self.status("restart").await;
                 let failed = self.restart_child().await;
-                self.respond("restart", &if failed.is_none() { Ok(None) } else { Err("the worker cannot be started".into()) }).await;
+                self.respond(
+                    "restart",
+                    &if failed.is_none() {
+                        Ok(None)
+                    } else {
+                        Err("the worker cannot be started".into())
+                    },
+                )
+                .await;
                 return failed;
             }
             Notice::Pause => self.pause(true).await,
             Notice::Unpause => self.pause(false).await,
-            Notice::Shutdown { message, deleted } => return Some(self.shut_down(&message, deleted)),
+            Notice::Shutdown { message, deleted } => {
+                return Some(self.shut_down(&message, deleted));
+            }
             Notice::SendLogs => self.send_logs(true).await,
-            Notice::Configure { url, backfill, update_strategy } => self.test(message, url, update_strategy, backfill),
+            Notice::Configure { url, backfill, update_strategy } => {
+                self.test(message, url, update_strategy, backfill)
+            }
             Notice::Import { backfill } => self.import(backfill).await,
             Notice::DriverConfig => {
-                let drivers: Map<String, Value> = DRIVERS.iter().map(|driver| (driver.scheme.to_owned(), form::shown(driver))).collect();
-                self.post.reply(&message, [("drivers".to_owned(), Value::Object(drivers))].into_iter().collect()).await;
+                let drivers: Map<String, Value> = DRIVERS
+                    .iter()
+                    .map(|driver| (driver.scheme.to_owned(), form::shown(driver)))
+                    .collect();
+                self.post
+                    .reply(
+                        &message,
+                        [("drivers".to_owned(), Value::Object(drivers))].into_iter().collect(),
+                    )
+                    .await;
             }
-            Notice::Validate { driver, config } => self.post.reply(&message, validated(&driver, &config)).await,
+            Notice::Validate { driver, config } => {
+                self.post.reply(&message, validated(&driver, &config)).await
+            }
             Notice::Upgrade { version } => self.upgrade(version).await,
         }
         None
@@ -54,13 +83,21 @@ impl SessionLoop<'_> {
         let action = if pause { "pause" } else { "unpause" };
         info!("HQ asks to {action}");
         self.supervisor.paused = pause;
-        if !self.order(Waiting::Respond(action), |id| if pause { WorkerCommand::Pause { id } } else { WorkerCommand::Unpause { id } }).await {
+        if !self
+            .order(Waiting::Respond(action), |id| {
+                if pause { WorkerCommand::Pause { id } } else { WorkerCommand::Unpause { id } }
+            })
+            .await
+        {
             self.respond(action, &Ok(None)).await;
         }
     }
 
     fn shut_down(&mut self, message: &str, deleted: bool) -> Ending {
-        info!("HQ asks to shut down{}", if message.is_empty() { String::new() } else { format!(": {message}") });
+        info!(
+            "HQ asks to shut down{}",
+            if message.is_empty() { String::new() } else { format!(": {message}") }
+        );
         if deleted {
             match Config::write(&self.supervisor.options.data_dir, &[("server_id", None)]) {
                 Ok(()) => info!("this server was deleted at HQ: it has to be enrolled anew"),
@@ -74,18 +111,31 @@ impl SessionLoop<'_> {
     fn test(&mut self, message: Message, url: SecretString, strategy: String, backfill: bool) {
         self.tasks.push(Box::pin(async move {
             let outcome = match Settings::parse(url.expose_secret(), DRIVERS) {
-                Ok((settings, driver)) => driver.test(&settings).await.map_err(|failure| failure.text),
+                Ok((settings, driver)) => {
+                    driver.test(&settings).await.map_err(|failure| failure.text)
+                }
                 Err(e) => Err(e.to_string()),
             };
             Finished::Tested { message: Box::new(message), url, strategy, backfill, outcome }
         }));
     }
 
-    async fn configured(&mut self, message: &Message, url: SecretString, strategy: &str, backfill: bool, tested: Result<(), String>) -> Option<Ending> {
+    async fn configured(
+        &mut self,
+        message: &Message,
+        url: SecretString,
+        strategy: &str,
+        backfill: bool,
+        tested: Result<(), String>,
+    ) -> Option<Ending> {
         let options = &mut self.supervisor.options;
         let saved = tested.and_then(|()| {
             let strategy = Some(strategy).filter(|text| !text.is_empty());
-            Config::write(&options.data_dir, &[("url", Some(url.expose_secret())), ("update_strategy", strategy)]).map_err(|e| e.to_string())
+            Config::write(
+                &options.data_dir,
+                &[("url", Some(url.expose_secret())), ("update_strategy", strategy)],
+            )
+            .map_err(|e| e.to_string())
         });
         let mut answer = said(&saved.clone().map(|()| None));
         answer.insert("backfill".into(), backfill.into());
@@ -98,7 +148,9 @@ impl SessionLoop<'_> {
         info!("HQ configures {masked}: it is the destination from now on");
         answer.insert("maskedURL".into(), masked.into());
         if std::mem::replace(&mut options.url_is_given, false) {
-            warn!("the destination that was given by hand (--url, --url-file or EDS_URL) would win again at the next start: leave it away");
+            warn!(
+                "the destination that was given by hand (--url, --url-file or EDS_URL) would win again at the next start: leave it away"
+            );
         }
         options.url = Some(url);
         self.post.reply(message, answer).await;
@@ -108,14 +160,26 @@ impl SessionLoop<'_> {
     async fn import(&mut self, backfill: bool) {
         info!("HQ asks for an import{}", if backfill { "" } else { " of the tables' shapes" });
         self.status("import").await;
-        if !self.order(Waiting::Respond("import"), |id| WorkerCommand::Import { id, schema_only: !backfill }).await {
-            self.respond("import", &Err("this server has no destination yet: configure it first".into())).await;
+        if !self
+            .order(Waiting::Respond("import"), |id| WorkerCommand::Import {
+                id,
+                schema_only: !backfill,
+            })
+            .await
+        {
+            self.respond(
+                "import",
+                &Err("this server has no destination yet: configure it first".into()),
+            )
+            .await;
         }
     }
 
     pub(super) async fn finished(&mut self, finished: Finished) -> Option<Ending> {
         match finished {
-            Finished::Tested { message, url, strategy, backfill, outcome } => return self.configured(&message, url, &strategy, backfill, outcome).await,
+            Finished::Tested { message, url, strategy, backfill, outcome } => {
+                return self.configured(&message, url, &strategy, backfill, outcome).await;
+            }
             Finished::Uploaded { asked, path, outcome } => {
                 if let Err(why) = &outcome {
                     warn!("{why}; they are uploaded later");
@@ -126,7 +190,9 @@ impl SessionLoop<'_> {
                 }
             }
             Finished::Fetched { version, outcome: Ok(()) } => return self.try_out(version).await,
-            Finished::Fetched { version, outcome: Err(why) } => self.not_upgraded(&version, &why).await,
+            Finished::Fetched { version, outcome: Err(why) } => {
+                self.not_upgraded(&version, &why).await
+            }
             Finished::RotationOver { id } => {
                 if self.waiting.contains_key(&id) {
                     warn!("the worker does not rotate its log");
@@ -181,7 +247,11 @@ impl SessionLoop<'_> {
         let swap = match Swap::make(&self.supervisor.program) {
             Ok(swap) => swap,
             Err(e) => {
-                self.not_upgraded(&version, &format!("{} cannot be replaced: {e}", self.supervisor.program.display())).await;
+                self.not_upgraded(
+                    &version,
+                    &format!("{} cannot be replaced: {e}", self.supervisor.program.display()),
+                )
+                .await;
                 return self.start_child().await.err();
             }
         };
@@ -220,11 +290,19 @@ impl SessionLoop<'_> {
 }
 
 /// A genuine program of that version, at `staging`.
-async fn fetched(source: &release::ReleaseSource, version: &str, staging: &Path) -> Result<(), String> {
+async fn fetched(
+    source: &release::ReleaseSource,
+    version: &str,
+    staging: &Path,
+) -> Result<(), String> {
     source.fetch(version, staging).await?;
     let found = release::version_of(staging).await?;
     let wanted = version.trim_start_matches('v');
-    if found == wanted { Ok(()) } else { Err(format!("the program in the release says that it is version {found:?}")) }
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(format!("the program in the release says that it is version {found:?}"))
+    }
 }
 
 /// HQ's form, checked: the URL, or what is wrong with which field. HQ knows the message by its odd name.
@@ -233,10 +311,13 @@ fn validated(scheme: &str, filled: &Filled) -> Map<String, Value> {
     let answer = match DRIVERS.iter().find(known).map(|driver| form::url_of(driver, filled)) {
         Some(Ok(url)) => json!({ "success": true, "url": url }),
         Some(Err(errors)) => {
-            let errors: Vec<Value> = errors.into_iter().map(|e| json!({ "field": e.field, "error": e.error })).collect();
+            let errors: Vec<Value> =
+                errors.into_iter().map(|e| json!({ "field": e.field, "error": e.error })).collect();
             json!({ "success": false, "field_errors": errors })
         }
-        None => json!({ "success": false, "messsage": format!("there is no destination {scheme:?} in this version of EDS") }),
+        None => {
+            json!({ "success": false, "messsage": format!("there is no destination {scheme:?} in this version of EDS") })
+        }
     };
     match answer {
         Value::Object(map) => map,

@@ -17,16 +17,26 @@ fn double_quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn read_sqlite(db: &rusqlite::Connection, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+fn read_sqlite(
+    db: &rusqlite::Connection,
+    table: &str,
+    columns: &[&str],
+) -> Vec<Vec<Option<String>>> {
     let columns: Vec<String> = columns.iter().map(|c| double_quoted(c)).collect();
-    let mut statement = db.prepare(&cast(&columns, &double_quoted(table))).unwrap_or_else(|e| panic!("{table}: {e}"));
+    let mut statement = db
+        .prepare(&cast(&columns, &double_quoted(table)))
+        .unwrap_or_else(|e| panic!("{table}: {e}"));
     let text = |value: rusqlite::types::ValueRef<'_>| match value {
         rusqlite::types::ValueRef::Null => None,
         rusqlite::types::ValueRef::Integer(n) => Some(n.to_string()),
         rusqlite::types::ValueRef::Real(n) => Some(n.to_string()),
-        rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        rusqlite::types::ValueRef::Text(text) | rusqlite::types::ValueRef::Blob(text) => {
+            Some(String::from_utf8_lossy(text).into_owned())
+        }
     };
-    let rows = statement.query_map([], |row| (0..columns.len()).map(|i| row.get_ref(i).map(text)).collect()).unwrap_or_else(|e| panic!("{e}"));
+    let rows = statement
+        .query_map([], |row| (0..columns.len()).map(|i| row.get_ref(i).map(text)).collect())
+        .unwrap_or_else(|e| panic!("{e}"));
     sorted(rows.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}")))
 }
 
@@ -58,18 +68,33 @@ impl Database for PostgresCase {
     }
 
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
-        let columns: Vec<String> = columns.iter().map(|c| format!("{}::text", self.quoted(c))).collect();
+        let columns: Vec<String> =
+            columns.iter().map(|c| format!("{}::text", self.quoted(c))).collect();
         let client = postgres::shared().connect(&self.name).await;
-        let rows = client.query(&cast(&columns, &self.quoted(table)), &[]).await.unwrap_or_else(|e| panic!("{table}: {e:?}"));
+        let rows = client
+            .query(&cast(&columns, &self.quoted(table)), &[])
+            .await
+            .unwrap_or_else(|e| panic!("{table}: {e:?}"));
         sorted(rows.iter().map(|row| (0..row.len()).map(|i| row.get(i)).collect()).collect())
     }
 
     async fn run(&self, sql: &str) {
-        postgres::shared().connect(&self.name).await.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        postgres::shared()
+            .connect(&self.name)
+            .await
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     }
 
     fn limits(&self) -> DatabaseLimits {
-        DatabaseLimits { without_nul: true, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: true }
+        DatabaseLimits {
+            without_nul: true,
+            short_json_numbers: false,
+            pads_keys: false,
+            key_characters_max: 1_000,
+            bounds_enumerations: true,
+        }
     }
 }
 
@@ -99,22 +124,38 @@ impl Database for MySqlCase {
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
         let columns: Vec<String> = columns.iter().map(|c| self.quoted(c)).collect();
         let mut conn = mysql::shared(self.flavour).connect(&self.name).await;
-        let rows: Vec<mysql_async::Row> = conn.query(cast(&columns, &self.quoted(table))).await.unwrap_or_else(|e| panic!("{table}: {e}"));
+        let rows: Vec<mysql_async::Row> = conn
+            .query(cast(&columns, &self.quoted(table)))
+            .await
+            .unwrap_or_else(|e| panic!("{table}: {e}"));
         // The text protocol answers in text.
         let text = |row: &mysql_async::Row, i: usize| match row.as_ref(i) {
-            Some(mysql_async::Value::Bytes(bytes)) => Some(String::from_utf8(bytes.clone()).unwrap_or_else(|e| panic!("{e}"))),
+            Some(mysql_async::Value::Bytes(bytes)) => {
+                Some(String::from_utf8(bytes.clone()).unwrap_or_else(|e| panic!("{e}")))
+            }
             _ => None,
         };
         sorted(rows.iter().map(|row| (0..row.len()).map(|i| text(row, i)).collect()).collect())
     }
 
     async fn run(&self, sql: &str) {
-        mysql::shared(self.flavour).connect(&self.name).await.query_drop(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        mysql::shared(self.flavour)
+            .connect(&self.name)
+            .await
+            .query_drop(sql)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 
     fn limits(&self) -> DatabaseLimits {
         let short_json_numbers = self.flavour == mysql::Flavour::MySql;
-        DatabaseLimits { without_nul: false, short_json_numbers, pads_keys: false, key_characters_max: 64, bounds_enumerations: true }
+        DatabaseLimits {
+            without_nul: false,
+            short_json_numbers,
+            pads_keys: false,
+            key_characters_max: 64,
+            bounds_enumerations: true,
+        }
     }
 }
 
@@ -153,7 +194,13 @@ impl Database for SqlServerCase {
     }
 
     fn limits(&self) -> DatabaseLimits {
-        DatabaseLimits { without_nul: false, short_json_numbers: false, pads_keys: true, key_characters_max: 64, bounds_enumerations: true }
+        DatabaseLimits {
+            without_nul: false,
+            short_json_numbers: false,
+            pads_keys: true,
+            key_characters_max: 64,
+            bounds_enumerations: true,
+        }
     }
 }
 
@@ -169,7 +216,8 @@ impl SnowflakeCase {
 
     /// Has somebody else end every transaction before its COMMIT.
     pub fn steal_commits(&self, all: bool) {
-        snowflake::shared().disturb(&self.name, serde_json::json!({ "steal": f64::from(u8::from(all)) }));
+        snowflake::shared()
+            .disturb(&self.name, serde_json::json!({ "steal": f64::from(u8::from(all)) }));
     }
 }
 
@@ -193,7 +241,13 @@ impl Database for SnowflakeCase {
     }
 
     fn limits(&self) -> DatabaseLimits {
-        DatabaseLimits { without_nul: false, short_json_numbers: true, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
+        DatabaseLimits {
+            without_nul: false,
+            short_json_numbers: true,
+            pads_keys: false,
+            key_characters_max: 1_000,
+            bounds_enumerations: false,
+        }
     }
 }
 
@@ -207,7 +261,8 @@ impl SqliteCase {
     }
 
     fn open(&self) -> rusqlite::Connection {
-        rusqlite::Connection::open(self.dir.path().join("shop.db")).unwrap_or_else(|e| panic!("{e}"))
+        rusqlite::Connection::open(self.dir.path().join("shop.db"))
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 }
 
@@ -230,6 +285,12 @@ impl Database for SqliteCase {
     }
 
     fn limits(&self) -> DatabaseLimits {
-        DatabaseLimits { without_nul: false, short_json_numbers: false, pads_keys: false, key_characters_max: 1_000, bounds_enumerations: false }
+        DatabaseLimits {
+            without_nul: false,
+            short_json_numbers: false,
+            pads_keys: false,
+            key_characters_max: 1_000,
+            bounds_enumerations: false,
+        }
     }
 }

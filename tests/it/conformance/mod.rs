@@ -48,7 +48,13 @@ pub struct DatabaseLimits {
 pub const WAYS: [&[&str]; 2] = [&["--maxPendingLatency", "1ns"], &["--minPendingLatency", "200ms"]];
 
 /// Replays a journal and expects success; what the program said.
-pub fn replayed(dir: &Path, database: &dyn Database, schemas: &Value, journal: &str, args: &[&str]) -> String {
+pub fn replayed(
+    dir: &Path,
+    database: &dyn Database,
+    schemas: &Value,
+    journal: &str,
+    args: &[&str],
+) -> String {
     let Output { status, stderr, .. } = replay_in(dir, &database.url(), schemas, journal, args);
     let said = String::from_utf8_lossy(&stderr).into_owned();
     assert!(status.success(), "{said}");
@@ -60,17 +66,27 @@ pub fn canonical(kind: ColumnType, text: Option<&str>) -> Value {
     let Some(text) = text else { return Value::Null };
     match kind {
         ColumnType::Text | ColumnType::Enum => text.into(),
-        ColumnType::Integer => text.parse::<i64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no integer")),
-        ColumnType::Number => text.parse::<f64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no number")),
+        ColumnType::Integer => {
+            text.parse::<i64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no integer"))
+        }
+        ColumnType::Number => {
+            text.parse::<f64>().map(Value::from).unwrap_or_else(|_| panic!("{text} is no number"))
+        }
         ColumnType::Boolean => matches!(text, "1" | "t" | "true").into(),
-        ColumnType::Object | ColumnType::Array => serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}")),
+        ColumnType::Object | ColumnType::Array => {
+            serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"))
+        }
         ColumnType::Time => instant(text).into(),
     }
 }
 
 /// `2024-02-03T02:05:06.700000Z`, however a database writes it; all of them write UTC.
 fn instant(text: &str) -> String {
-    let text = text.trim_end_matches("+00:00").trim_end_matches("+00").trim_end_matches('Z').replace(' ', "T");
+    let text = text
+        .trim_end_matches("+00:00")
+        .trim_end_matches("+00")
+        .trim_end_matches('Z')
+        .replace(' ', "T");
     let at: jiff::civil::DateTime = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
     format!("{at:.6}Z")
 }

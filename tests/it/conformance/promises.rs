@@ -6,7 +6,9 @@ use bytes::Bytes;
 use eds::change::decode::ColumnOrder;
 use eds::change::{Batch, Change, Decoder, Position, TableSchema, compact};
 use eds::destination::catalog::DRIVERS;
-use eds::destination::{Claim, Destination, Epoch, Failure, FailureKind, Migration, Settings, Target};
+use eds::destination::{
+    Claim, Destination, Epoch, Failure, FailureKind, Migration, Settings, Target,
+};
 use serde_json::{Value, json};
 
 use super::{Database, WAYS, replayed};
@@ -24,8 +26,15 @@ impl Process {
     }
 
     async fn connect(&self) -> Box<dyn Destination> {
-        let (settings, driver) = Settings::parse(&self.url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
-        let target = Target { settings, consumer: "eds-conformance".into(), epoch: self.epoch.clone(), companies: "*".into(), rules: None };
+        let (settings, driver) =
+            Settings::parse(&self.url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
+        let target = Target {
+            settings,
+            consumer: "eds-conformance".into(),
+            epoch: self.epoch.clone(),
+            companies: "*".into(),
+            rules: None,
+        };
         (driver.open)(&target).await.unwrap_or_else(|e| panic!("{e}"))
     }
 }
@@ -38,14 +47,28 @@ fn at(sequence: u64) -> Position {
     Position { sequence, time_ns: 1_700_000_000_000_000_000 + sequence as i64 }
 }
 
-fn batch(schema: &Arc<TableSchema>, events: &[Value], after: Option<Position>, through: Position) -> Arc<Batch> {
+fn batch(
+    schema: &Arc<TableSchema>,
+    events: &[Value],
+    after: Option<Position>,
+    through: Position,
+) -> Arc<Batch> {
     let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let changes: Vec<Change> = events
         .iter()
         .map(|event| {
-            let event = decoder.decode(Bytes::from(event.to_string())).unwrap_or_else(|e| panic!("{e}"));
-            let (row, key) = decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
-            Change { event, subject: "".into(), position: through, schema: Some(schema.clone()), row, key }
+            let event =
+                decoder.decode(Bytes::from(event.to_string())).unwrap_or_else(|e| panic!("{e}"));
+            let (row, key) =
+                decoder.row(&event, schema, &mut order).unwrap_or_else(|e| panic!("{e}"));
+            Change {
+                event,
+                subject: "".into(),
+                position: through,
+                schema: Some(schema.clone()),
+                row,
+                key,
+            }
         })
         .collect();
     let (groups, _) = compact::compact(&changes, 0, changes.len(), &[]);
@@ -57,7 +80,11 @@ fn ok<T>(done: Result<T, Failure>) -> T {
 }
 
 fn words() -> Arc<TableSchema> {
-    parse(&schema("words", "1", json!({"word": {"type": "array", "items": {"enum": ["A"]}}, "n": {"type": "integer"}})))
+    parse(&schema(
+        "words",
+        "1",
+        json!({"word": {"type": "array", "items": {"enum": ["A"]}}, "n": {"type": "integer"}}),
+    ))
 }
 
 fn word(n: usize, word: &str) -> Value {
@@ -73,9 +100,18 @@ pub async fn a_bad_row_leaves_nothing(database: &dyn Database) {
     for rows in [3, 20, 900] {
         let mut events: Vec<Value> = (0..rows).map(|n| word(n, "A")).collect();
         let bad = rows / 2;
-        events[bad] = if database.limits().bounds_enumerations { word(bad, &"A".repeat(65)) } else { upsert("words", "1", json!({"id": "x", "n": 1.5})) };
+        events[bad] = if database.limits().bounds_enumerations {
+            word(bad, &"A".repeat(65))
+        } else {
+            upsert("words", "1", json!({"id": "x", "n": 1.5}))
+        };
         let failure = destination.apply(&batch(&words, &events, None, at(1))).await;
-        assert!(failure.as_ref().is_err_and(|e| e.kind == FailureKind::Rejected && !e.text.contains("AAA")), "{failure:?}");
+        assert!(
+            failure
+                .as_ref()
+                .is_err_and(|e| e.kind == FailureKind::Rejected && !e.text.contains("AAA")),
+            "{failure:?}"
+        );
         assert!(failure.as_ref().is_err_and(|e| e.text.contains("table \"words\"")), "{failure:?}");
         assert_eq!(database.read("words", &["id"]).await.len(), 0);
         assert_eq!(ok(destination.checkpoint(Claim::Verify).await), None);
@@ -135,31 +171,68 @@ pub async fn the_replaced_commit_nothing(database: &dyn Database) {
     ok(first.apply(&batch(&words, &[word(1, "A")], None, at(1))).await);
     let mut second = newer.connect().await;
     assert_eq!(ok(second.checkpoint(Claim::Acquire).await), Some(at(1)));
-    assert!(first.apply(&batch(&words, &[word(1, "Z"), word(2, "Z")], Some(at(1)), at(2))).await.is_err());
+    assert!(
+        first
+            .apply(&batch(&words, &[word(1, "Z"), word(2, "Z")], Some(at(1)), at(2)))
+            .await
+            .is_err()
+    );
     ok(second.apply(&batch(&words, &[word(1, "B")], Some(at(1)), at(2))).await);
     let mut again = older.connect().await;
     let failure = again.checkpoint(Claim::Verify).await;
-    assert!(failure.as_ref().is_err_and(|e| e.kind == FailureKind::Fenced && e.text.contains("another EDS has taken over")), "{failure:?}");
-    assert_eq!(database.read("words", &["id", "word"]).await, [[Some("0001".to_owned()), Some("B".to_owned())]]);
+    assert!(
+        failure.as_ref().is_err_and(
+            |e| e.kind == FailureKind::Fenced && e.text.contains("another EDS has taken over")
+        ),
+        "{failure:?}"
+    );
+    assert_eq!(
+        database.read("words", &["id", "word"]).await,
+        [[Some("0001".to_owned()), Some("B".to_owned())]]
+    );
 }
 
 /// Every change of a table can be made twice: two processes may meet in it.
 pub async fn steps_can_be_repeated(database: &dyn Database) {
-    let mut strict = schema("t", "1", json!({"a": {"type": "string"}, "b": {"type": "integer"}, "doc": {"type": "object"}, "e": {"type": "array", "items": {"enum": ["A"]}}}));
+    let mut strict = schema(
+        "t",
+        "1",
+        json!({"a": {"type": "string"}, "b": {"type": "integer"}, "doc": {"type": "object"}, "e": {"type": "array", "items": {"enum": ["A"]}}}),
+    );
     strict["required"] = json!(["id", "a", "b", "doc", "e"]);
     let strict = parse(&strict);
-    let wider = parse(&schema("t", "2", json!({"a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": "boolean"}, "d": {"type": "string", "format": "date-time"}})));
+    let wider = parse(&schema(
+        "t",
+        "2",
+        json!({"a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": "boolean"}, "d": {"type": "string", "format": "date-time"}}),
+    ));
     let mut destination = Process::new(database).connect().await;
     let added: Vec<usize> = ["c", "d"].iter().filter_map(|name| wider.column(name)).collect();
     let columns = ["a", "b", "doc", "e"].map(str::to_owned).to_vec();
-    let steps = [Migration::CreateTable(strict), Migration::AddColumns(wider.clone(), added), Migration::DropNotNull { table: "t".into(), columns }];
+    let steps = [
+        Migration::CreateTable(strict),
+        Migration::AddColumns(wider.clone(), added),
+        Migration::DropNotNull { table: "t".into(), columns },
+    ];
     for step in steps.iter().flat_map(|step| [step, step]) {
         ok(destination.migrate(step).await);
     }
     let tables = ok(destination.tables().await);
     let shape = tables.get("t").cloned().unwrap_or_default();
-    let nullable: Vec<(&str, bool)> = shape.columns.iter().map(|(name, nullable)| (name.as_str(), *nullable)).collect();
-    assert_eq!(nullable, [("a", true), ("b", true), ("c", true), ("d", true), ("doc", true), ("e", true), ("id", false)]);
+    let nullable: Vec<(&str, bool)> =
+        shape.columns.iter().map(|(name, nullable)| (name.as_str(), *nullable)).collect();
+    assert_eq!(
+        nullable,
+        [
+            ("a", true),
+            ("b", true),
+            ("c", true),
+            ("d", true),
+            ("doc", true),
+            ("e", true),
+            ("id", false)
+        ]
+    );
     assert_eq!((shape.keys, shape.write_blocker), (vec!["id".to_owned()], None));
 }
 
@@ -176,9 +249,17 @@ pub async fn a_prefix_keeps_apart(database: &dyn Database) {
     let mine = parse(&schema("t", "1", json!({"n": {"type": "integer"}})));
     ok(destination.migrate(&Migration::CreateTable(mine.clone())).await);
     assert!(ok(destination.tables().await).get("t").is_some());
-    ok(destination.apply(&batch(&mine, &[upsert("t", "1", json!({"id": "x", "n": 1}))], None, at(1))).await);
-    assert_eq!(database.read("p_t", &["id", "n"]).await, [[Some("x".to_owned()), Some("1".to_owned())]]);
-    assert_eq!(database.read("p__eds_checkpoint", &["stream_sequence"]).await, [[Some("1".to_owned())]]);
+    ok(destination
+        .apply(&batch(&mine, &[upsert("t", "1", json!({"id": "x", "n": 1}))], None, at(1)))
+        .await);
+    assert_eq!(
+        database.read("p_t", &["id", "n"]).await,
+        [[Some("x".to_owned()), Some("1".to_owned())]]
+    );
+    assert_eq!(
+        database.read("p__eds_checkpoint", &["stream_sequence"]).await,
+        [[Some("1".to_owned())]]
+    );
     assert_eq!(database.read("t", &["owner"]).await, [[Some("me".to_owned())]]);
 }
 
@@ -188,7 +269,8 @@ pub async fn a_dry_run_writes_nothing(database: &dyn Database) {
     let kept = upsert("t", "1", json!({"id": "a", "n": 1})).to_string() + "\n";
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     replayed(dir.path(), database, &json!({"t": schemas["t"]}), &kept, WAYS[0]);
-    let checkpoint = database.read("_eds_checkpoint", &["consumer", "epoch", "stream_sequence"]).await;
+    let checkpoint =
+        database.read("_eds_checkpoint", &["consumer", "epoch", "stream_sequence"]).await;
     let journal: String = [
         upsert("t", "2", json!({"id": "a", "n": 2, "m": "x"})),
         upsert("t", "2", json!({"id": "b", "n": 1.5})),
@@ -201,7 +283,16 @@ pub async fn a_dry_run_writes_nothing(database: &dyn Database) {
     for expected in ["add to table \"t\": m", "\"n\" is not an integer", "nothing was written"] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
-    assert_eq!(database.read("t", &["id", "n"]).await, [[Some("a".to_owned()), Some("1".to_owned())]]);
-    assert_eq!(database.read("_eds_checkpoint", &["consumer", "epoch", "stream_sequence"]).await, checkpoint);
-    assert!(!fresh.path().join("data/dead-letters.jsonl").exists(), "the data directory is not written to either");
+    assert_eq!(
+        database.read("t", &["id", "n"]).await,
+        [[Some("a".to_owned()), Some("1".to_owned())]]
+    );
+    assert_eq!(
+        database.read("_eds_checkpoint", &["consumer", "epoch", "stream_sequence"]).await,
+        checkpoint
+    );
+    assert!(
+        !fresh.path().join("data/dead-letters.jsonl").exists(),
+        "the data directory is not written to either"
+    );
 }

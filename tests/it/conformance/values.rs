@@ -55,7 +55,9 @@ const TOKENS: &[Row] = &[
 
 fn expected(kind: ColumnType, (token, integer, number, boolean, time): &Row) -> Option<Value> {
     match kind {
-        ColumnType::Text | ColumnType::Enum => Some(serde_json::from_str::<String>(token).unwrap_or_else(|_| (*token).to_owned()).into()),
+        ColumnType::Text | ColumnType::Enum => Some(
+            serde_json::from_str::<String>(token).unwrap_or_else(|_| (*token).to_owned()).into(),
+        ),
         ColumnType::Integer => integer.map(Value::from),
         ColumnType::Number => number.map(Value::from),
         ColumnType::Boolean => boolean.map(Value::from),
@@ -70,13 +72,20 @@ pub async fn scalars_meet_columns_of_every_kind(database: &dyn Database) {
     let mut journal = String::new();
     let (mut kept, mut refused) = (Vec::new(), 0);
     for (name, kind, property) in KINDS {
-        schemas[name] = schema(name, "1", json!({"c": serde_json::from_str::<Value>(property).unwrap_or_default()}));
+        schemas[name] = schema(
+            name,
+            "1",
+            json!({"c": serde_json::from_str::<Value>(property).unwrap_or_default()}),
+        );
         for (n, row) in TOKENS.iter().enumerate() {
             if matches!(kind, ColumnType::Object | ColumnType::Array) && row.0 == "1e400" {
                 continue;
             }
             let id = format!("{n:02}");
-            journal += &format!("{{\"operation\":\"INSERT\",\"table\":\"{name}\",\"modelVersion\":\"1\",\"key\":[\"{id}\"],\"after\":{{\"id\":\"{id}\",\"c\":{}}}}}\n", row.0);
+            journal += &format!(
+                "{{\"operation\":\"INSERT\",\"table\":\"{name}\",\"modelVersion\":\"1\",\"key\":[\"{id}\"],\"after\":{{\"id\":\"{id}\",\"c\":{}}}}}\n",
+                row.0
+            );
             match expected(kind, row) {
                 Some(value) => kept.push((name, id, value)),
                 None => refused += 1,
@@ -89,7 +98,9 @@ pub async fn scalars_meet_columns_of_every_kind(database: &dyn Database) {
         let mut found = Vec::new();
         for (name, kind, _) in KINDS {
             let rows = database.read(name, &["id", "c"]).await;
-            found.extend(rows.into_iter().map(|row| (name, row[0].clone().unwrap_or_default(), canonical(kind, row[1].as_deref()))));
+            found.extend(rows.into_iter().map(|row| {
+                (name, row[0].clone().unwrap_or_default(), canonical(kind, row[1].as_deref()))
+            }));
         }
         assert_eq!(found.len(), kept.len());
         for (found, wanted) in found.iter().zip(&kept) {
@@ -97,9 +108,13 @@ pub async fn scalars_meet_columns_of_every_kind(database: &dyn Database) {
                 (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
                 (a, b) => a == b,
             };
-            assert!(same && (found.0, &found.1) == (wanted.0, &wanted.1), "{found:?} instead of {wanted:?}");
+            assert!(
+                same && (found.0, &found.1) == (wanted.0, &wanted.1),
+                "{found:?} instead of {wanted:?}"
+            );
         }
-        let letters = std::fs::read_to_string(dir.path().join("data/dead-letters.jsonl")).unwrap_or_default();
+        let letters =
+            std::fs::read_to_string(dir.path().join("data/dead-letters.jsonl")).unwrap_or_default();
         assert_eq!(letters.lines().count(), refused, "{letters}");
     }
 }
@@ -107,7 +122,12 @@ pub async fn scalars_meet_columns_of_every_kind(database: &dyn Database) {
 /// Integers beyond 2^53 and decimals keep every digit, in integer columns and inside JSON.
 pub async fn numbers_keep_every_digit(database: &dyn Database) {
     let schemas = json!({"t": schema("digits", "1", json!({"n": {"type": "integer"}, "x": {"type": "number"}, "doc": {"type": "object"}, "list": {"type": "array"}}))});
-    let event = |after: &str| format!("{{\"operation\":\"INSERT\",\"table\":\"digits\",\"modelVersion\":\"1\",\"key\":[\"{}\"],\"after\":{after}}}\n", &after[7..8]);
+    let event = |after: &str| {
+        format!(
+            "{{\"operation\":\"INSERT\",\"table\":\"digits\",\"modelVersion\":\"1\",\"key\":[\"{}\"],\"after\":{after}}}\n",
+            &after[7..8]
+        )
+    };
     let journal = [
         event(r#"{"id":"a","n":9007199254740993,"x":0.1,"doc":{"big":12345678901234567890123,"dec":1.10000000000000000000001},"list":[9007199254740993,7]}"#),
         event(r#"{"id":"b","n":-9223372036854775808,"x":1.7976931348623157e308,"doc":{"n":9223372036854775807},"list":[18446744073709551615]}"#),
@@ -119,12 +139,27 @@ pub async fn numbers_keep_every_digit(database: &dyn Database) {
         let rows = database.read("digits", &["id", "n", "x", "doc", "list"]).await;
         let integers: Vec<&str> = rows.iter().filter_map(|r| r[1].as_deref()).collect();
         assert_eq!(integers, ["9007199254740993", "-9223372036854775808", "1000"]);
-        let doubles: Vec<Value> = rows.iter().map(|r| canonical(ColumnType::Number, r[2].as_deref())).collect();
-        assert_eq!(doubles, [json!(0.1), json!(1.7976931348623157e308), json!(-2.2250738585072014e-308)]);
-        let compact = |r: usize, c: usize| rows[r][c].as_deref().unwrap_or_default().replace(' ', "");
-        assert_eq!((compact(0, 4), compact(1, 4), compact(1, 3)), ("[9007199254740993,7]".into(), "[18446744073709551615]".into(), r#"{"n":9223372036854775807}"#.into()));
+        let doubles: Vec<Value> =
+            rows.iter().map(|r| canonical(ColumnType::Number, r[2].as_deref())).collect();
+        assert_eq!(
+            doubles,
+            [json!(0.1), json!(1.7976931348623157e308), json!(-2.2250738585072014e-308)]
+        );
+        let compact =
+            |r: usize, c: usize| rows[r][c].as_deref().unwrap_or_default().replace(' ', "");
+        assert_eq!(
+            (compact(0, 4), compact(1, 4), compact(1, 3)),
+            (
+                "[9007199254740993,7]".into(),
+                "[18446744073709551615]".into(),
+                r#"{"n":9223372036854775807}"#.into()
+            )
+        );
         if !database.limits().short_json_numbers {
-            assert_eq!(compact(0, 3), r#"{"big":12345678901234567890123,"dec":1.10000000000000000000001}"#);
+            assert_eq!(
+                compact(0, 3),
+                r#"{"big":12345678901234567890123,"dec":1.10000000000000000000001}"#
+            );
         }
         assert_eq!((&rows[2][3], &rows[2][4]), (&None, &None));
     }
@@ -144,11 +179,18 @@ pub async fn instants_keep_their_microseconds(database: &dyn Database) {
         ("2024-02-29", "2024-02-29T00:00:00.000000Z"),
     ];
     let schemas = json!({"t": schema("instants", "1", json!({"at": {"type": "string", "format": "date-time"}}))});
-    let journal: String = cases.iter().enumerate().map(|(i, (text, _))| upsert("instants", "1", json!({"id": format!("{i:02}"), "at": text})).to_string() + "\n").collect();
+    let journal: String = cases
+        .iter()
+        .enumerate()
+        .map(|(i, (text, _))| {
+            upsert("instants", "1", json!({"id": format!("{i:02}"), "at": text})).to_string() + "\n"
+        })
+        .collect();
     for way in WAYS {
         replayed(temp().path(), database, &schemas, &journal, way);
         let rows = database.read("instants", &["id", "at"]).await;
-        let found: Vec<Value> = rows.iter().map(|row| canonical(ColumnType::Time, row[1].as_deref())).collect();
+        let found: Vec<Value> =
+            rows.iter().map(|row| canonical(ColumnType::Time, row[1].as_deref())).collect();
         assert_eq!(found, cases.map(|(_, at)| Value::from(at)));
     }
 }
@@ -159,27 +201,60 @@ pub async fn nulls_and_missing_values(database: &dyn Database) {
     let (mut journal, mut missing) = (String::new(), String::new());
     for strict in [true, false] {
         let table = if strict { "strict" } else { "loose" };
-        let properties: Vec<(String, Value)> = KINDS.iter().map(|(name, _, p)| ((*name).to_owned(), serde_json::from_str(p).unwrap_or_default())).collect();
+        let properties: Vec<(String, Value)> = KINDS
+            .iter()
+            .map(|(name, _, p)| ((*name).to_owned(), serde_json::from_str(p).unwrap_or_default()))
+            .collect();
         let mut made = schema(table, "1", Value::Object(properties.into_iter().collect()));
         if strict {
-            made["required"] = json!(["id", "text", "time", "integer", "number", "boolean", "object", "array", "enumeration"]);
+            made["required"] = json!([
+                "id",
+                "text",
+                "time",
+                "integer",
+                "number",
+                "boolean",
+                "object",
+                "array",
+                "enumeration"
+            ]);
         }
         schemas[table] = made;
-        let full =
-            json!({"id": "x", "text": "t", "time": "2024-01-01T00:00:00Z", "integer": 1, "number": 1.5, "boolean": true, "object": {"a": 1}, "array": [1], "enumeration": "A"});
+        let full = json!({"id": "x", "text": "t", "time": "2024-01-01T00:00:00Z", "integer": 1, "number": 1.5, "boolean": true, "object": {"a": 1}, "array": [1], "enumeration": "A"});
         let null = json!({"id": "x", "text": null, "time": null, "integer": null, "number": null, "boolean": null, "object": null, "array": null, "enumeration": null});
-        journal += &(upsert(table, "1", full.clone()).to_string() + "\n" + &upsert(table, "1", null).to_string() + "\n");
-        missing += &(upsert(table, "1", full).to_string() + "\n" + &upsert(table, "1", json!({"id": "x"})).to_string() + "\n");
+        journal += &(upsert(table, "1", full.clone()).to_string()
+            + "\n"
+            + &upsert(table, "1", null).to_string()
+            + "\n");
+        missing += &(upsert(table, "1", full).to_string()
+            + "\n"
+            + &upsert(table, "1", json!({"id": "x"})).to_string()
+            + "\n");
     }
     let names: Vec<&str> = KINDS.iter().map(|(name, ..)| *name).collect();
-    for (journal, way) in [(&journal, WAYS[0]), (&journal, WAYS[1]), (&missing, WAYS[0]), (&missing, WAYS[1])] {
+    for (journal, way) in
+        [(&journal, WAYS[0]), (&journal, WAYS[1]), (&missing, WAYS[0]), (&missing, WAYS[1])]
+    {
         replayed(temp().path(), database, &schemas, journal, way);
         let read = async |table: &str| -> Vec<Value> {
             let rows = database.read(table, &names).await;
-            rows[0].iter().zip(KINDS).map(|(value, (_, kind, _))| canonical(kind, value.as_deref())).collect()
+            rows[0]
+                .iter()
+                .zip(KINDS)
+                .map(|(value, (_, kind, _))| canonical(kind, value.as_deref()))
+                .collect()
         };
         assert_eq!(read("loose").await, vec![Value::Null; 8]);
-        let zeros = vec![json!(""), json!("1970-01-01T00:00:00.000000Z"), json!(0), json!(0.0), json!(false), json!({}), json!([]), json!("")];
+        let zeros = vec![
+            json!(""),
+            json!("1970-01-01T00:00:00.000000Z"),
+            json!(0),
+            json!(0.0),
+            json!(false),
+            json!({}),
+            json!([]),
+            json!(""),
+        ];
         assert_eq!(read("strict").await, zeros);
     }
 }

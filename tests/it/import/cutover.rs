@@ -114,10 +114,14 @@ async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
         let place = Place::new(server, 42, "cutover-r").await;
         place.changes(1_000).await;
         let mut running = place.eds.start(&["--restart"]);
-        eventually("it streams", Duration::from_secs(30), async || running.log().contains("streaming eds-")).await;
+        eventually("it streams", Duration::from_secs(30), async || {
+            running.log().contains("streaming eds-")
+        })
+        .await;
         place.import_among_changes(&[]).await;
         place.changes(50).await;
-        eventually("the server has ended", Duration::from_secs(60), async || !running.is_running()).await;
+        eventually("the server has ended", Duration::from_secs(60), async || !running.is_running())
+            .await;
         let log = running.log();
         assert!(log.contains("an import has renewed its tables"), "{log}");
         place.changes(200).await;
@@ -140,7 +144,10 @@ async fn an_import_that_is_too_old_for_the_stream_is_said_aloud() {
     place.nats.purge(200).await;
     place.importing.shop.lock().unwrap_or_else(|e| panic!("{e}")).begin_now();
     let log = place.eds.catch_up();
-    assert!(log.contains("changes may be missing: the import shows the source as of 2024-07-11"), "{log}");
+    assert!(
+        log.contains("changes may be missing: the import shows the source as of 2024-07-11"),
+        "{log}"
+    );
     place.import_among_changes(&[]).await;
     let log = place.caught_up_and_equal().await;
     assert!(!log.contains("changes may be missing"), "{log}");

@@ -27,7 +27,11 @@ async fn survives_ten_kills(server: &mut dyn Keeper) {
     let (database, url) = server.fresh().await;
     server.allow_imports(&database).await;
     let importing = Importing::of(filled(12_000), 1_000).await;
-    importing.hq.set_faults(Faults { job_takes: Duration::from_millis(300), slow: Duration::from_millis(100), ..Faults::default() });
+    importing.hq.set_faults(Faults {
+        job_takes: Duration::from_millis(300),
+        slow: Duration::from_millis(100),
+        ..Faults::default()
+    });
     let mut rng = fastrand::Rng::with_seed(5);
     for turn in 0..10 {
         let mut child = importing.start(&url, &[]);
@@ -50,7 +54,11 @@ async fn survives_ten_kills(server: &mut dyn Keeper) {
     for (file, ranges) in importing.hq.downloads() {
         assert!(ranges.windows(2).all(|pair| pair[0] <= pair[1]), "{file}: {ranges:?}");
     }
-    assert!(!importing.data_dir().read_dir().is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("import-")))), "nothing is left over");
+    assert!(
+        !importing.data_dir().read_dir().is_ok_and(|mut all| all
+            .any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("import-")))),
+        "nothing is left over"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +97,10 @@ async fn a_finished_file_is_not_loaded_again() {
     let done = |path: &Path| -> Vec<(String, i64)> {
         let Ok(db) = rusqlite::Connection::open(path) else { return Vec::new() };
         let Ok(mut statement) = db.prepare("SELECT file_name, lines_done FROM _eds_import_progress WHERE is_done = 1 ORDER BY file_name") else { return Vec::new() };
-        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect).unwrap_or_default()
+        statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .and_then(Iterator::collect)
+            .unwrap_or_default()
     };
     importing.hq.set_faults(Faults { slow: Duration::from_millis(60), ..Faults::default() });
     let mut child = importing.start(&url, &[]);
@@ -105,33 +116,55 @@ async fn a_finished_file_is_not_loaded_again() {
     let _ = child.wait();
     assert!(before.len() >= 3, "some files were loaded");
     before = done(&file);
-    let rows: i64 = rusqlite::Connection::open(&file).and_then(|db| db.query_row("SELECT sum(rows_loaded) FROM _eds_import_progress", [], |row| row.get(0))).unwrap_or_default();
+    let rows: i64 = rusqlite::Connection::open(&file)
+        .and_then(|db| {
+            db.query_row("SELECT sum(rows_loaded) FROM _eds_import_progress", [], |row| row.get(0))
+        })
+        .unwrap_or_default();
     let text = importing.import(&url, &[]).await;
     let total: usize = (0..12).map(|table| importing.shop().alive(table).count()).sum();
     // The closing table counts all rows, and the rate only those of this run: none was loaded again.
     assert!(text.contains(&format!("{total:>12}")), "{text}");
     assert!(rows > 0 && (rows as usize) < total);
-    assert!(before.iter().all(|(name, _)| importing.hq.downloads().get(name).is_some_and(|ranges| ranges.len() == 1)), "a finished file is not downloaded again");
+    assert!(
+        before.iter().all(|(name, _)| importing
+            .hq
+            .downloads()
+            .get(name)
+            .is_some_and(|ranges| ranges.len() == 1)),
+        "a finished file is not downloaded again"
+    );
     equal_in_sqlite(&importing.shop(), &file);
 }
 
 /// A second import into the same tables takes over; the first loads nothing more, and says why it ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_imports_the_later_one_wins() {
-    for server in [crate::services::postgres::shared() as &dyn Keeper, crate::services::mysql::shared(Flavour::MySql)] {
+    for server in [
+        crate::services::postgres::shared() as &dyn Keeper,
+        crate::services::mysql::shared(Flavour::MySql),
+    ] {
         let (database, url) = server.fresh().await;
         server.allow_imports(&database).await;
         let importing = Importing::of(filled(6_000), 500).await;
         importing.hq.set_faults(Faults { slow: Duration::from_millis(60), ..Faults::default() });
         let mut first = importing.start(&url, &["-v"]);
-        crate::services::eventually("the first import loads", Duration::from_secs(60), async || {
-            std::fs::read_to_string(importing.dir.path().join("log")).is_ok_and(|log| log.matches("loading 2").count() >= 2)
-        })
+        crate::services::eventually(
+            "the first import loads",
+            Duration::from_secs(60),
+            async || {
+                std::fs::read_to_string(importing.dir.path().join("log"))
+                    .is_ok_and(|log| log.matches("loading 2").count() >= 2)
+            },
+        )
         .await;
         importing.hq.set_faults(Faults::default());
         let other = importing.dir.path().join("other").display().to_string();
         importing.import(&url, &["--data-dir", &other]).await;
-        let status = tokio::task::spawn_blocking(move || first.wait()).await.unwrap_or_else(|e| panic!("{e}")).unwrap_or_else(|e| panic!("{e}"));
+        let status = tokio::task::spawn_blocking(move || first.wait())
+            .await
+            .unwrap_or_else(|e| panic!("{e}"))
+            .unwrap_or_else(|e| panic!("{e}"));
         let log = std::fs::read_to_string(importing.dir.path().join("log")).unwrap_or_default();
         assert_eq!(status.code(), Some(1), "{log}");
         assert!(log.contains("another import into this destination has begun"), "{log}");
@@ -144,7 +177,13 @@ async fn broken_and_expired_downloads_are_taken_up_again() {
     for ignores_ranges in [false, true] {
         let importing = Importing::new(8, 3_000, 400).await;
         let (file, url) = sqlite(&importing);
-        importing.hq.set_faults(Faults { cut_downloads: 2, expired: true, unavailable: 3, ignores_ranges, ..Faults::default() });
+        importing.hq.set_faults(Faults {
+            cut_downloads: 2,
+            expired: true,
+            unavailable: 3,
+            ignores_ranges,
+            ..Faults::default()
+        });
         let text = importing.import(&url, &[]).await;
         equal_in_sqlite(&importing.shop(), &file);
         assert!(!text.contains("s3cret"), "{text}");
@@ -161,7 +200,11 @@ async fn what_hq_refuses_is_said_and_nothing_is_touched() {
     importing.hq.set_faults(Faults { failing_tables: vec!["order".into()], ..Faults::default() });
     let output = importing.run(&url, &[]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("the export of table \"order\" failed at HQ: the disk is full"), "{}", said(&output));
+    assert!(
+        said(&output).contains("the export of table \"order\" failed at HQ: the disk is full"),
+        "{}",
+        said(&output)
+    );
     importing.hq.set_faults(Faults::default());
     // The failed job is over: the next run orders a new one.
     let output = importing.run(&url, &["--api-key", "wrong"]).await;
@@ -176,13 +219,22 @@ async fn what_hq_refuses_is_said_and_nothing_is_touched() {
 /// A directory with the files of a small export.
 fn export_of(importing: &Importing) -> PathBuf {
     let dir = importing.dir.path().join("files");
-    eds::sandbox::export::write(&importing.shop(), &dir, &eds::sandbox::export::Choice::default(), 300).unwrap_or_else(|e| panic!("{e}"));
+    eds::sandbox::export::write(
+        &importing.shop(),
+        &dir,
+        &eds::sandbox::export::Choice::default(),
+        300,
+    )
+    .unwrap_or_else(|e| panic!("{e}"));
     dir
 }
 
 fn named(dir: &Path, table: &str) -> PathBuf {
-    let all = dir.read_dir().unwrap_or_else(|e| panic!("{e}")).filter_map(Result::ok).map(|e| e.path());
-    all.filter(|p| p.to_string_lossy().contains(&format!("-{table}-"))).min().unwrap_or_else(|| panic!("a file of {table}"))
+    let all =
+        dir.read_dir().unwrap_or_else(|e| panic!("{e}")).filter_map(Result::ok).map(|e| e.path());
+    all.filter(|p| p.to_string_lossy().contains(&format!("-{table}-")))
+        .min()
+        .unwrap_or_else(|| panic!("a file of {table}"))
 }
 
 fn gzip(lines: &[&str]) -> Vec<u8> {
@@ -203,9 +255,13 @@ async fn bad_rows_are_named_and_left_out_only_where_allowed() {
     let payments = named(&dir, "payment");
     let name = payments.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let good = std::fs::read(&payments).unwrap_or_else(|e| panic!("{e}"));
-    let lines: Vec<String> = std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..]))).collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}"));
+    let lines: Vec<String> =
+        std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..])))
+            .collect::<Result<_, _>>()
+            .unwrap_or_else(|e| panic!("{e}"));
     let first = lines[0].replace("{\"id\":", "{\"ghost\":1,\"id\":");
-    let unfit = lines[0].replacen("\"amountCents\":", "\"amountCents\":\"much\",\"x\":null,\"y\":", 1);
+    let unfit =
+        lines[0].replacen("\"amountCents\":", "\"amountCents\":\"much\",\"x\":null,\"y\":", 1);
     let cases = [
         ("not json", "the line is not JSON at byte"),
         ("[]", "the line is not a JSON object"),
@@ -222,26 +278,48 @@ async fn bad_rows_are_named_and_left_out_only_where_allowed() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains(&format!("{name}, line 3: ")) && text.contains(why), "{text}");
         equal_in_sqlite(&importing.shop(), &file);
-        let text = importing.import(&url, &[&from_dir[..], &["--skip-bad-rows", "1"]].concat()).await;
-        assert!(text.contains("Left out:") && text.contains(&format!("{name}, line 3: ")), "{text}");
+        let text =
+            importing.import(&url, &[&from_dir[..], &["--skip-bad-rows", "1"]].concat()).await;
+        assert!(
+            text.contains("Left out:") && text.contains(&format!("{name}, line 3: ")),
+            "{text}"
+        );
         equal_in_sqlite(&importing.shop(), &file);
     }
     // A value that does not fit, and columns that the user knows of.
     std::fs::write(&payments, gzip(&[&lines[0], &unfit])).unwrap_or_else(|e| panic!("{e}"));
     let output = importing.run(&url, &[&from_dir[..], &["--ignore-columns", "y"]].concat()).await;
-    assert!(said(&output).contains("line 2: table \"payment\": the value of column \"amountCents\" is not an integer"), "{}", said(&output));
+    assert!(
+        said(&output).contains(
+            "line 2: table \"payment\": the value of column \"amountCents\" is not an integer"
+        ),
+        "{}",
+        said(&output)
+    );
     // A file that ends in its middle, a name that is none, a table that nobody knows.
     std::fs::write(&payments, &good[..good.len() - 20]).unwrap_or_else(|e| panic!("{e}"));
     let output = importing.run(&url, &[&from_dir[..], &["--skip-bad-rows", "1000"]].concat()).await;
-    assert!(said(&output).contains(&name) && said(&output).contains("is damaged after line"), "{}", said(&output));
+    assert!(
+        said(&output).contains(&name) && said(&output).contains("is damaged after line"),
+        "{}",
+        said(&output)
+    );
     std::fs::write(&payments, &good).unwrap_or_else(|e| panic!("{e}"));
     let strange = dir.join(name.replace("-payment-", "-pamyent-"));
     std::fs::write(&strange, &good).unwrap_or_else(|e| panic!("{e}"));
     let output = importing.run(&url, &from_dir).await;
-    assert!(said(&output).contains("is of table \"pamyent\", which the schemas lack"), "{}", said(&output));
+    assert!(
+        said(&output).contains("is of table \"pamyent\", which the schemas lack"),
+        "{}",
+        said(&output)
+    );
     std::fs::rename(&strange, dir.join("payment.ndjson.gz")).unwrap_or_else(|e| panic!("{e}"));
     let output = importing.run(&url, &from_dir).await;
-    assert!(said(&output).contains("payment.ndjson.gz is not that of an export's file"), "{}", said(&output));
+    assert!(
+        said(&output).contains("payment.ndjson.gz is not that of an export's file"),
+        "{}",
+        said(&output)
+    );
     equal_in_sqlite(&importing.shop(), &file);
 }
 
@@ -255,16 +333,24 @@ async fn a_row_that_the_database_refuses_is_found_among_many() {
     let customers = named(&dir, "vehicle");
     let good = std::fs::read(&customers).unwrap_or_else(|e| panic!("{e}"));
     let mut lines: Vec<String> =
-        std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..]))).collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}"));
+        std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..])))
+            .collect::<Result<_, _>>()
+            .unwrap_or_else(|e| panic!("{e}"));
     let long = "x".repeat(100);
     let extra = lines[0].replacen("{\"id\":\"", "{\"id\":\"zz", 1);
     let at = extra.find("\"fuel\":\"").map_or(0, |at| at + 8);
     lines.insert(5, format!("{}{long}{}", &extra[..at], &extra[at..]));
-    std::fs::write(&customers, gzip(&lines.iter().map(String::as_str).collect::<Vec<_>>())).unwrap_or_else(|e| panic!("{e}"));
+    std::fs::write(&customers, gzip(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
+        .unwrap_or_else(|e| panic!("{e}"));
     let dir = dir.display().to_string();
     let output = importing.run(&url, &["--dir", &dir]).await;
     let text = said(&output);
-    assert!(text.contains("line 6: ") && text.contains("too long for its column") && !text.contains(&long), "{text}");
+    assert!(
+        text.contains("line 6: ")
+            && text.contains("too long for its column")
+            && !text.contains(&long),
+        "{text}"
+    );
     let text = importing.import(&url, &["--dir", &dir, "--skip-bad-rows", "3"]).await;
     assert!(text.contains("line 6: "), "{text}");
     assert_equal(&importing.shop(), server, &database).await;

@@ -72,7 +72,8 @@ fn sqlite(importing: &Importing) -> (PathBuf, String) {
 }
 
 fn equal_in_sqlite(shop: &Shop, file: &Path) {
-    let reports = check::sqlite(shop, &file.display().to_string()).unwrap_or_else(|e| panic!("{e}"));
+    let reports =
+        check::sqlite(shop, &file.display().to_string()).unwrap_or_else(|e| panic!("{e}"));
     let wrong: Vec<String> = reports.iter().filter(|r| !r.is_equal()).map(check::line).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -92,9 +93,14 @@ async fn an_export_arrives_whole_in_sqlite() {
     let kept: Vec<String> = {
         let mut statement =
             db.prepare("SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger', 'view') AND sql IS NOT NULL ORDER BY name").unwrap_or_else(|e| panic!("{e}"));
-        statement.query_map([], |row| row.get(0)).and_then(Iterator::collect).unwrap_or_else(|e| panic!("{e}"))
+        statement
+            .query_map([], |row| row.get(0))
+            .and_then(Iterator::collect)
+            .unwrap_or_else(|e| panic!("{e}"))
     };
     assert_eq!(kept, ["all_orders", "by_company", "noted"]);
-    let seen: i64 = db.query_row("SELECT count(*) FROM all_orders", [], |row| row.get(0)).unwrap_or_else(|e| panic!("{e}"));
+    let seen: i64 = db
+        .query_row("SELECT count(*) FROM all_orders", [], |row| row.get(0))
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(seen, importing.shop().alive(2).count() as i64);
 }

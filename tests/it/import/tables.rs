@@ -15,7 +15,13 @@ async fn run(client: &Client, sql: &str) {
 }
 
 async fn texts(client: &Client, sql: &str) -> Vec<String> {
-    client.query(sql, &[]).await.unwrap_or_else(|e| panic!("{sql}: {e}")).iter().map(|row| row.get(0)).collect()
+    client
+        .query(sql, &[])
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e}"))
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 fn changes(importing: &Importing, events: u32) {
@@ -42,7 +48,11 @@ async fn readers_never_see_a_table_half_loaded() {
         tokio::spawn(async move {
             let (mut reads, mut least) = (0, i64::MAX);
             while !ended.load(Ordering::Acquire) {
-                let count: i64 = client.query_one("SELECT count(*) FROM \"order\"", &[]).await.unwrap_or_else(|e| panic!("{e}")).get(0);
+                let count: i64 = client
+                    .query_one("SELECT count(*) FROM \"order\"", &[])
+                    .await
+                    .unwrap_or_else(|e| panic!("{e}"))
+                    .get(0);
                 (reads, least) = (reads + 1, least.min(count));
             }
             (reads, least)
@@ -106,9 +116,22 @@ async fn a_table_that_others_depend_on_stays_in_postgres() {
     let old = texts(&client, oids).await;
     changes(&importing, 600);
     let said = importing.import(&url, &[]).await;
-    assert!(said.contains("\"order\" stays, and its rows are replaced: the view paid depends on it"), "{said}");
-    assert!(said.contains("\"customer\" stays") && said.contains("(ours)") && said.contains("the foreign key favourite_id_fkey of favourite refers to it"), "{said}");
-    assert!(said.contains("\"payment\" stays, and its rows are replaced: function payments() depends on it"), "{said}");
+    assert!(
+        said.contains("\"order\" stays, and its rows are replaced: the view paid depends on it"),
+        "{said}"
+    );
+    assert!(
+        said.contains("\"customer\" stays")
+            && said.contains("(ours)")
+            && said.contains("the foreign key favourite_id_fkey of favourite refers to it"),
+        "{said}"
+    );
+    assert!(
+        said.contains(
+            "\"payment\" stays, and its rows are replaced: function payments() depends on it"
+        ),
+        "{said}"
+    );
     assert_eq!(texts(&client, oids).await, old);
     run(&client, "SELECT * FROM paid; ALTER TABLE customer ALTER COLUMN ours DROP DEFAULT").await;
     let kept = texts(&client, "SELECT count(*)::text FROM customer WHERE ours = 'kept'").await;
@@ -138,10 +161,19 @@ async fn indexes_survive_and_triggers_keep_the_table_in_mysql() {
         }
         changes(&importing, 600);
         let said = importing.import(&url, &[]).await;
-        assert!(said.contains("\"customer\" stays, and its rows are replaced: it has the trigger noted") && !said.contains("\"order\" stays"), "{said}");
+        assert!(
+            said.contains(
+                "\"customer\" stays, and its rows are replaced: it has the trigger noted"
+            ) && !said.contains("\"order\" stays"),
+            "{said}"
+        );
         let sql = "SELECT GROUP_CONCAT(column_name ORDER BY seq_in_index) FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'order' AND index_name = 'by_number'";
-        assert_eq!(root.query_first::<Option<String>, _>(sql).await.ok().flatten().flatten().as_deref(), Some("number,name"));
-        let seen: Option<i64> = root.query_first("SELECT COUNT(*) FROM paid").await.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            root.query_first::<Option<String>, _>(sql).await.ok().flatten().flatten().as_deref(),
+            Some("number,name")
+        );
+        let seen: Option<i64> =
+            root.query_first("SELECT COUNT(*) FROM paid").await.unwrap_or_else(|e| panic!("{e}"));
         assert!(seen.is_some_and(|n| n > 0));
         assert_equal(&importing.shop(), server, &database).await;
     }
@@ -168,7 +200,8 @@ async fn rows_that_came_twice_are_there_once() {
     let dir = importing.dir.path().join("files");
     let choice = eds::sandbox::export::Choice::default();
     for _ in 0..2 {
-        eds::sandbox::export::write(&importing.shop(), &dir, &choice, 200).unwrap_or_else(|e| panic!("{e}"));
+        eds::sandbox::export::write(&importing.shop(), &dir, &choice, 200)
+            .unwrap_or_else(|e| panic!("{e}"));
         // Time passes, and nothing changes: repeats of what was sent before.
         let mut shop = importing.shop.lock().unwrap_or_else(|e| panic!("{e}"));
         let alive = shop.alive(0).count();

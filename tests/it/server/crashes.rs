@@ -22,7 +22,12 @@ async fn a_killed_worker_is_reported_and_replaced() {
         site.until_equal().await;
         let record = site.hq.sessions().into_iter().nth(round - 1).unwrap_or_default();
         assert_eq!(record.ended, Some(true));
-        let error = record.uploads.iter().find(|(kind, ..)| kind == "error").map(|(.., bytes)| unpacked(bytes)).unwrap_or_default();
+        let error = record
+            .uploads
+            .iter()
+            .find(|(kind, ..)| kind == "error")
+            .map(|(.., bytes)| unpacked(bytes))
+            .unwrap_or_default();
         assert!(error.contains("streaming eds-crash into sqlite"), "{error}");
         assert!(record.uploads.iter().any(|(kind, ..)| kind == "end"));
     }
@@ -43,7 +48,12 @@ async fn five_failures_are_the_end() {
     }
     eventually("the server ends", Duration::from_secs(30), async || !server.is_running()).await;
     let ended = server.wait(Duration::from_secs(1));
-    assert!(ended.status.code() == Some(1) && ended.log.contains("it has failed 5 times in a row"), "{:?}\n{}", ended.status, ended.log);
+    assert!(
+        ended.status.code() == Some(1) && ended.log.contains("it has failed 5 times in a row"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
     assert!(site.hq.sessions().iter().all(|record| record.ended == Some(true)));
 }
 
@@ -65,13 +75,26 @@ async fn no_restart_means_none() {
 async fn a_destination_that_cannot_be_used_is_the_users_to_cure() {
     let site = Site::new("wrong", 68).await;
     site.enroll().await;
-    let ended = site.server(&["--url", "sqlite:///no/such/directory/shop.db"]).wait(Duration::from_secs(30));
-    assert!(ended.status.code() == Some(3) && ended.log.contains("/no/such/directory"), "{:?}\n{}", ended.status, ended.log);
+    let ended = site
+        .server(&["--url", "sqlite:///no/such/directory/shop.db"])
+        .wait(Duration::from_secs(30));
+    assert!(
+        ended.status.code() == Some(3) && ended.log.contains("/no/such/directory"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
     let ended = site.server(&["--url", "oracle://h/db"]).wait(Duration::from_secs(30));
-    assert!(ended.status.code() == Some(3) && ended.log.contains("is not known to this build"), "{:?}\n{}", ended.status, ended.log);
+    assert!(
+        ended.status.code() == Some(3) && ended.log.contains("is not known to this build"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
     let server = site.server(&["--url", "postgres://eds@127.0.0.1:1/shop"]);
     site.until_log("cannot be reached", 3).await;
-    let said: Vec<Value> = site.hq.sessions().iter().map(|record| record.said["driver"]["url"].clone()).collect();
+    let said: Vec<Value> =
+        site.hq.sessions().iter().map(|record| record.said["driver"]["url"].clone()).collect();
     assert_eq!(said.last(), Some(&Value::from("postgres://e**@127.0.0.1:1/sh**")));
     assert!(server.stop().status.success());
     assert!(!site.log().contains("failure 1 of"), "{}", site.log());
@@ -107,7 +130,11 @@ async fn an_end_while_everything_is_away() {
     site.until_equal().await;
     site.nats.server = None;
     let ended = server.stop();
-    assert!(ended.status.success() && !ended.log.contains("is ended; what it did not acknowledge"), "{}", ended.log);
+    assert!(
+        ended.status.success() && !ended.log.contains("is ended; what it did not acknowledge"),
+        "{}",
+        ended.log
+    );
     site.nats.run().await;
     let server = site.server(&["--url", &site.sqlite()]);
     site.until_log("streaming eds-dark", 2).await;

@@ -13,11 +13,18 @@ use crate::services::site::Site;
 fn fields(payload: &[u8]) -> Vec<(String, MsgPack)> {
     let decoded = MsgPack::parse(payload).unwrap_or_else(|e| panic!("{e:?}"));
     let map = decoded.as_map().unwrap_or_else(|e| panic!("{e:?}"));
-    map.into_iter().map(|MapElement { key, value }| (key.as_string().unwrap_or_else(|e| panic!("{e:?}")), value)).collect()
+    map.into_iter()
+        .map(|MapElement { key, value }| {
+            (key.as_string().unwrap_or_else(|e| panic!("{e:?}")), value)
+        })
+        .collect()
 }
 
 fn field(of: &[(String, MsgPack)], name: &str) -> MsgPack {
-    of.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_else(|| panic!("no {name}"))
+    of.iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.clone())
+        .unwrap_or_else(|| panic!("no {name}"))
 }
 
 fn map(of: MsgPack) -> Vec<(String, MsgPack)> {
@@ -31,7 +38,11 @@ fn names(of: &[(String, MsgPack)]) -> Vec<&str> {
 }
 
 fn number(value: &MsgPack) -> i64 {
-    value.clone().as_int().or_else(|_| value.clone().as_uint().map(|n| n as i64)).unwrap_or_else(|e| panic!("{e:?}"))
+    value
+        .clone()
+        .as_int()
+        .or_else(|_| value.clone().as_uint().map(|n| n as i64))
+        .unwrap_or_else(|e| panic!("{e:?}"))
 }
 
 /// Heartbeats and answers, as another msgpack library reads them.
@@ -42,9 +53,15 @@ async fn messages_have_the_fields_of_the_contract() {
     let server = site.server(&["--url", &site.sqlite()]);
     let session = site.session(0).await;
     site.until_log("streaming eds-fields", 1).await;
-    let first = site.console.wait_for("heartbeat", 0, Duration::from_secs(10)).await.unwrap_or_else(|| panic!("no heartbeat"));
+    let first = site
+        .console
+        .wait_for("heartbeat", 0, Duration::from_secs(10))
+        .await
+        .unwrap_or_else(|| panic!("no heartbeat"));
     assert_eq!(first.session, session);
-    let headers = |said: &eds::sandbox::console::Said, name: &str| said.headers.get(name).map(|v| v.as_str().to_owned());
+    let headers = |said: &eds::sandbox::console::Said, name: &str| {
+        said.headers.get(name).map(|v| v.as_str().to_owned())
+    };
     assert_eq!(headers(&first, "content-encoding").as_deref(), Some("msgpack"));
     let heartbeat = fields(&first.payload);
     assert_eq!(names(&heartbeat), ["offset", "sessionId", "stats", "uptime"]);
@@ -54,15 +71,29 @@ async fn messages_have_the_fields_of_the_contract() {
     let stats = map(field(&heartbeat, "stats"));
     assert_eq!(names(&stats), ["load", "memory", "metrics"]);
     let metrics = map(field(&stats, "metrics"));
-    assert_eq!(names(&metrics), ["flushCount", "flushDuration", "pendingEvents", "processingDuration", "totalEvents"]);
-    assert!(metrics.iter().all(|(_, value)| value.clone().as_float().is_ok()), "floats: {metrics:?}");
+    assert_eq!(
+        names(&metrics),
+        ["flushCount", "flushDuration", "pendingEvents", "processingDuration", "totalEvents"]
+    );
+    assert!(
+        metrics.iter().all(|(_, value)| value.clone().as_float().is_ok()),
+        "floats: {metrics:?}"
+    );
     assert_eq!(names(&map(field(&stats, "load"))), ["load1", "load15", "load5"]);
     let memory = map(field(&stats, "memory"));
-    assert!(["available", "free", "total", "used"].iter().all(|name| number(&field(&memory, name)) >= 0));
+    assert!(
+        ["available", "free", "total", "used"]
+            .iter()
+            .all(|name| number(&field(&memory, name)) >= 0)
+    );
     assert!(field(&memory, "usedPercent").as_float().is_ok_and(|percent| percent > 0.0));
 
     site.console.send(&session, "pause", Value::Null).await.unwrap_or_else(|e| panic!("{e}"));
-    let paused = site.console.wait_for("pause-response", 0, Duration::from_secs(20)).await.unwrap_or_else(|| panic!("no answer"));
+    let paused = site
+        .console
+        .wait_for("pause-response", 0, Duration::from_secs(20))
+        .await
+        .unwrap_or_else(|| panic!("no answer"));
     let answer = fields(&paused.payload);
     assert_eq!(names(&answer), ["action", "sessionId", "success"]);
     assert_eq!(field(&answer, "success").as_boolean().ok(), Some(true));
@@ -71,10 +102,18 @@ async fn messages_have_the_fields_of_the_contract() {
     assert!(headers(&paused, "Nats-Msg-Id").is_some());
     // The next beat says since when it is paused, and counts what was done.
     let from = site.console.heard().len();
-    let second = site.console.wait_for("heartbeat", from, Duration::from_secs(70)).await.unwrap_or_else(|| panic!("no second heartbeat"));
+    let second = site
+        .console
+        .wait_for("heartbeat", from, Duration::from_secs(70))
+        .await
+        .unwrap_or_else(|| panic!("no second heartbeat"));
     let heartbeat = fields(&second.payload);
     assert_eq!(number(&field(&heartbeat, "offset")), 1);
-    assert!(field(&heartbeat, "paused").as_string().is_ok_and(|since| since.parse::<jiff::Timestamp>().is_ok()));
+    assert!(
+        field(&heartbeat, "paused")
+            .as_string()
+            .is_ok_and(|since| since.parse::<jiff::Timestamp>().is_ok())
+    );
     assert!(server.stop().status.success());
 }
 
@@ -86,7 +125,12 @@ async fn nothing_that_is_told_breaks_it() {
     let server = site.server(&["--url", &site.sqlite()]);
     let session = site.session(0).await;
     site.until_log("streaming eds-odd", 1).await;
-    let raw = async |payload: &[u8], encoding: Option<&str>| site.console.send_raw(&session, payload.to_vec(), encoding).await.unwrap_or_else(|e| panic!("{e}"));
+    let raw = async |payload: &[u8], encoding: Option<&str>| {
+        site.console
+            .send_raw(&session, payload.to_vec(), encoding)
+            .await
+            .unwrap_or_else(|e| panic!("{e}"))
+    };
     for (payload, encoding) in [
         (&b""[..], None),
         (b"{", None),
@@ -104,11 +148,16 @@ async fn nothing_that_is_told_breaks_it() {
     }
     assert!(site.console.ping(&session).await);
     site.until_log("WARN", 11).await;
-    let packed = MsgPack::Map(vec![MapElement { key: MsgPack::String("action".into()), value: MsgPack::String("pause".into()) }]).encode();
+    let packed = MsgPack::Map(vec![MapElement {
+        key: MsgPack::String("action".into()),
+        value: MsgPack::String("pause".into()),
+    }])
+    .encode();
     raw(&packed, Some("msgpack")).await;
     assert_eq!(site.answer("pause-response", 0).await["success"], true);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut gzip, br#"{"action":"unpause","data":{}}"#).unwrap_or_else(|e| panic!("{e}"));
+    std::io::Write::write_all(&mut gzip, br#"{"action":"unpause","data":{}}"#)
+        .unwrap_or_else(|e| panic!("{e}"));
     raw(&gzip.finish().unwrap_or_else(|e| panic!("{e}")), Some("gzip/json")).await;
     assert_eq!(site.answer("unpause-response", 0).await["success"], true);
     assert!(server.stop().status.success());
@@ -123,23 +172,41 @@ async fn destinations_are_described_and_checked() {
     let server = site.server(&[]);
     let session = site.session(0).await;
     site.until_log("return to HQ", 1).await;
-    let ask = async |action: &str, data: Value| site.console.ask(&session, action, data).await.unwrap_or_else(|e| panic!("{e}"));
+    let ask = async |action: &str, data: Value| {
+        site.console.ask(&session, action, data).await.unwrap_or_else(|e| panic!("{e}"))
+    };
     let reply = ask("driverconfig", Value::Null).await;
     assert_eq!(reply["sessionId"], session.as_str());
     assert_eq!(reply["drivers"].as_object().map(serde_json::Map::len), Some(DRIVERS.len()));
-    golden("driverconfig.json", &(serde_json::to_string_pretty(&reply["drivers"]).unwrap_or_default() + "\n"));
+    golden(
+        "driverconfig.json",
+        &(serde_json::to_string_pretty(&reply["drivers"]).unwrap_or_default() + "\n"),
+    );
 
-    let validate = async |driver: &str, config: Value| ask("validate", json!({"driver": driver, "config": config})).await;
-    let reply = validate("postgres", json!({"Database": "db", "Hostname": "h", "Username": "user"})).await;
-    assert_eq!(reply, json!({"success": true, "sessionId": session, "url": "postgres://user:@h:5432/db"}));
+    let validate = async |driver: &str, config: Value| {
+        ask("validate", json!({"driver": driver, "config": config})).await
+    };
+    let reply =
+        validate("postgres", json!({"Database": "db", "Hostname": "h", "Username": "user"})).await;
+    assert_eq!(
+        reply,
+        json!({"success": true, "sessionId": session, "url": "postgres://user:@h:5432/db"})
+    );
     let reply = validate("mysql", json!({"Hostname": "h", "Port": 0})).await;
     let errors = json!([{"field": "Database", "error": "it is required"}, {"field": "Port", "error": "it is a number from 1 to 65535"}]);
     assert_eq!(reply, json!({"success": false, "sessionId": session, "field_errors": errors}));
     let reply = validate("oracle", json!({})).await;
-    assert_eq!(reply, json!({"success": false, "sessionId": session, "messsage": "there is no destination \"oracle\" in this version of EDS"}));
+    assert_eq!(
+        reply,
+        json!({"success": false, "sessionId": session, "messsage": "there is no destination \"oracle\" in this version of EDS"})
+    );
 
     // An import before there is a destination.
     let answer = site.order(&session, "import", json!({"backfill": "true"})).await;
-    assert!(answer["success"] == false && answer["message"].as_str().is_some_and(|m| m.contains("configure it first")), "{answer}");
+    assert!(
+        answer["success"] == false
+            && answer["message"].as_str().is_some_and(|m| m.contains("configure it first")),
+        "{answer}"
+    );
     assert!(server.stop().status.success());
 }

@@ -12,7 +12,14 @@ use crate::services::{eventually, send};
 async fn a_session_begins_whatever_hq_is_like() {
     let site = Site::new("patient", 73).await;
     site.enroll().await;
-    site.hq.set_faults(Faults { conflicts: 1, too_many: 2, odd_answers: 1, unavailable: 2, thinks: Duration::from_millis(50), ..Faults::default() });
+    site.hq.set_faults(Faults {
+        conflicts: 1,
+        too_many: 2,
+        odd_answers: 1,
+        unavailable: 2,
+        thinks: Duration::from_millis(50),
+        ..Faults::default()
+    });
     let server = site.server(&["--url", &site.sqlite()]);
     site.until_log("another server runs for this id", 1).await;
     site.until_log("answers in a form that EDS does not know", 1).await;
@@ -20,10 +27,21 @@ async fn a_session_begins_whatever_hq_is_like() {
     let record = site.record(0).await;
     assert_eq!(record.server_id, "patient");
     for word in ["version", "hostname", "ipAddress", "machineId"] {
-        assert!(record.said[word].as_str().is_some_and(|text| !text.is_empty()), "{word}: {}", record.said);
+        assert!(
+            record.said[word].as_str().is_some_and(|text| !text.is_empty()),
+            "{word}: {}",
+            record.said
+        );
     }
-    assert!(record.said["osinfo"]["num_cpu"].is_u64() && record.said["osinfo"]["go_version"].is_string() && record.said["osinfo"]["host"]["os"].is_string());
-    assert_eq!((record.said["driver"]["id"].as_str(), record.said["driver"]["name"].as_str()), (Some("sqlite"), Some("SQLite")));
+    assert!(
+        record.said["osinfo"]["num_cpu"].is_u64()
+            && record.said["osinfo"]["go_version"].is_string()
+            && record.said["osinfo"]["host"]["os"].is_string()
+    );
+    assert_eq!(
+        (record.said["driver"]["id"].as_str(), record.said["driver"]["name"].as_str()),
+        (Some("sqlite"), Some("SQLite"))
+    );
     site.publish(50).await;
     site.until_equal().await;
     assert!(server.stop().status.success());
@@ -34,17 +52,33 @@ async fn a_session_begins_whatever_hq_is_like() {
 async fn a_server_that_is_not_enrolled_says_so() {
     let site = Site::new("nobody", 74).await;
     let ended = site.server(&[]).wait(Duration::from_secs(20));
-    assert!(ended.status.code() == Some(3) && ended.log.contains("`eds enroll CODE` enrols it"), "{:?}\n{}", ended.status, ended.log);
+    assert!(
+        ended.status.code() == Some(3) && ended.log.contains("`eds enroll CODE` enrols it"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
     site.enroll().await;
-    let ended = site.server(&["--api-key", "a.b.c", "--api-url", site.hq.url()]).wait(Duration::from_secs(20));
-    assert!(ended.status.code() == Some(1) && ended.log.contains("is this server still enrolled?"), "{:?}\n{}", ended.status, ended.log);
+    let ended = site
+        .server(&["--api-key", "a.b.c", "--api-url", site.hq.url()])
+        .wait(Duration::from_secs(20));
+    assert!(
+        ended.status.code() == Some(1) && ended.log.contains("is this server still enrolled?"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
     // HQ is away: waited for, until told to end.
     let server = site.server(&["--api-url", "http://127.0.0.1:1"]);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(server.stop().status.success());
     let output = site.run(&["enroll", "X123"]).await;
-    assert!(output.status.code() == Some(3) && crate::services::hq::said(&output).contains("begins with P, S, E or L"));
-    let output = site.run(&["enroll", &format!("{CODE}/../../x"), "--api-url", site.hq.url()]).await;
+    assert!(
+        output.status.code() == Some(3)
+            && crate::services::hq::said(&output).contains("begins with P, S, E or L")
+    );
+    let output =
+        site.run(&["enroll", &format!("{CODE}/../../x"), "--api-url", site.hq.url()]).await;
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -53,7 +87,8 @@ async fn a_server_that_is_not_enrolled_says_so() {
 async fn expiring_credentials_lead_to_a_new_session() {
     let site = Site::new("expiry", 75).await;
     site.enroll().await;
-    site.hq.set_faults(Faults { credential_life: Some(Duration::from_secs(8)), ..Faults::default() });
+    site.hq
+        .set_faults(Faults { credential_life: Some(Duration::from_secs(8)), ..Faults::default() });
     let server = site.server(&["--url", &site.sqlite()]);
     site.until_log("streaming eds-expiry", 1).await;
     for round in 2..=3 {
@@ -63,7 +98,12 @@ async fn expiring_credentials_lead_to_a_new_session() {
     site.publish(100).await;
     site.until_equal().await;
     assert!(server.stop().status.success());
-    assert!(site.log().contains("the credentials of NATS expire") && !site.log().contains("failure 1 of"), "{}", site.log());
+    assert!(
+        site.log().contains("the credentials of NATS expire")
+            && !site.log().contains("failure 1 of"),
+        "{}",
+        site.log()
+    );
     assert!(site.hq.sessions().iter().all(|record| record.ended == Some(false)));
 }
 
@@ -97,7 +137,10 @@ async fn nats_may_go_and_come_back() {
     }
     site.publish(100).await;
     site.until_equal().await;
-    eventually("HQ is heard again", Duration::from_secs(30), async || site.console.ping(&session).await).await;
+    eventually("HQ is heard again", Duration::from_secs(30), async || {
+        site.console.ping(&session).await
+    })
+    .await;
     assert_eq!(site.hq.sessions().len(), 1);
     assert!(!site.log().contains("failure 1 of"), "{}", site.log());
     assert!(server.stop().status.success());
@@ -111,7 +154,8 @@ async fn sighup_reads_the_configuration_again() {
     site.enroll().await;
     let server = site.server(&[]);
     site.until_log("return to HQ", 1).await;
-    eds::config::Config::write(&site.data_dir(), &[("url", Some(&site.sqlite()))]).unwrap_or_else(|e| panic!("{e}"));
+    eds::config::Config::write(&site.data_dir(), &[("url", Some(&site.sqlite()))])
+        .unwrap_or_else(|e| panic!("{e}"));
     send(server.pid(), "HUP");
     site.until_log("streaming eds-hup", 1).await;
     site.publish(50).await;

@@ -40,18 +40,26 @@ pub fn replay(url: &str, schemas: &Value, events: &[Value], args: &[&str]) -> Ou
 
 /// Replays a journal, with the data directory in `dir`.
 pub fn replay_in(dir: &Path, url: &str, schemas: &Value, journal: &str, args: &[&str]) -> Output {
-    let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.join(name), text).unwrap_or_else(|e| panic!("{e}"))
+    };
     write("schema.json", &schemas.to_string());
     write("journal.jsonl", journal);
     let mut command = Command::new(binary());
-    command.current_dir(dir).env("EDS_URL", url).args(["replay", "journal.jsonl", "--schema", "schema.json", "--restart"]).args(args);
+    command
+        .current_dir(dir)
+        .env("EDS_URL", url)
+        .args(["replay", "journal.jsonl", "--schema", "schema.json", "--restart"])
+        .args(args);
     command.output().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// A schema with the key `id` and nothing else required.
 pub fn schema(table: &str, version: &str, properties: Value) -> Value {
     let mut all = json!({"id": {"type": "string"}});
-    all.as_object_mut().into_iter().for_each(|o| o.extend(properties.as_object().cloned().unwrap_or_default()));
+    all.as_object_mut()
+        .into_iter()
+        .for_each(|o| o.extend(properties.as_object().cloned().unwrap_or_default()));
     json!({"table": table, "modelVersion": version, "primaryKeys": ["id"], "required": ["id"], "properties": all})
 }
 
@@ -65,7 +73,18 @@ impl Eds {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let schema = dir.path().join("schema.json");
         std::fs::write(&schema, schemas).unwrap_or_else(|e| panic!("{e}"));
-        let args = ["stream", "--port", "0", "--server", &nats.url(), "--creds", &creds.display().to_string(), "--schema", &schema.display().to_string(), "--data-dir"];
+        let args = [
+            "stream",
+            "--port",
+            "0",
+            "--server",
+            &nats.url(),
+            "--creds",
+            &creds.display().to_string(),
+            "--schema",
+            &schema.display().to_string(),
+            "--data-dir",
+        ];
         let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         args.push(dir.path().join("data").display().to_string());
         Eds { dir, args, url: url.to_owned() }
@@ -81,9 +100,21 @@ impl Eds {
     }
 
     pub fn start(&self, more: &[&str]) -> Running {
-        let log = self.dir.path().join(format!("log-{}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos())));
+        let log = self.dir.path().join(format!(
+            "log-{}",
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |d| d.as_nanos())
+        ));
         let file = std::fs::File::create(&log).unwrap_or_else(|e| panic!("{e}"));
-        let child = Command::new(binary()).args(&self.args).args(more).env("EDS_URL", &self.url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
+        let child = Command::new(binary())
+            .args(&self.args)
+            .args(more)
+            .env("EDS_URL", &self.url)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn();
         Running { child: child.unwrap_or_else(|e| panic!("{e}")), log }
     }
 
@@ -105,7 +136,12 @@ impl Eds {
     }
 
     /// Lets it stream and kills it, so many times, each after so many milliseconds as `rng` draws.
-    pub async fn kill_at_random(&self, times: u32, mut rng: fastrand::Rng, after_ms: std::ops::Range<u64>) {
+    pub async fn kill_at_random(
+        &self,
+        times: u32,
+        mut rng: fastrand::Rng,
+        after_ms: std::ops::Range<u64>,
+    ) {
         for _ in 0..times {
             let running = self.start(&["--restart=false"]);
             tokio::time::sleep(Duration::from_millis(rng.u64(after_ms.clone()))).await;
@@ -115,7 +151,8 @@ impl Eds {
 
     /// Runs until nothing is pending, and expects success.
     pub fn catch_up(&self) -> String {
-        let ended = self.start(&["--restart=false", "--until-caught-up"]).wait(Duration::from_secs(600));
+        let ended =
+            self.start(&["--restart=false", "--until-caught-up"]).wait(Duration::from_secs(600));
         assert!(ended.status.success(), "{:?}\n{}", ended.status, ended.log);
         ended.log
     }
@@ -124,7 +161,9 @@ impl Eds {
     /// as a supervisor makes it.
     pub fn catch_up_supervised(&self) {
         for _ in 0..10 {
-            let ended = self.start(&["--restart=false", "--until-caught-up"]).wait(Duration::from_secs(600));
+            let ended = self
+                .start(&["--restart=false", "--until-caught-up"])
+                .wait(Duration::from_secs(600));
             match ended.status.code() {
                 Some(0) => return,
                 Some(3) => {}
@@ -138,9 +177,18 @@ impl Eds {
 impl Running {
     /// Runs a command whose words go to a file.
     pub fn start(mut command: Command, log: PathBuf) -> Running {
-        let file = std::fs::File::options().create(true).append(true).open(&log).unwrap_or_else(|e| panic!("{e}"));
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap_or_else(|e| panic!("{e}"));
         let out = file.try_clone().unwrap_or_else(|e| panic!("{e}"));
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(file).spawn().unwrap_or_else(|e| panic!("{e}"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{e}"));
         Running { child, log }
     }
 

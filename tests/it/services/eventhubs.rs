@@ -7,11 +7,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
-use fe2o3_amqp::acceptor::{ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism, SessionAcceptor};
+use fe2o3_amqp::acceptor::{
+    ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
+    SessionAcceptor,
+};
 use fe2o3_amqp::{Receiver, Sender};
 use fe2o3_amqp_types::definitions::{AmqpError, Error, ErrorCondition, LinkError};
 use fe2o3_amqp_types::messaging::message::__private::Deserializable;
-use fe2o3_amqp_types::messaging::{AmqpValue, ApplicationProperties, Body, Message, MessageId, Properties};
+use fe2o3_amqp_types::messaging::{
+    AmqpValue, ApplicationProperties, Body, Message, MessageId, Properties,
+};
 use fe2o3_amqp_types::primitives::{Array, OrderedMap, SimpleValue, Symbol, Value};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -69,7 +74,12 @@ impl PeerHub {
         let PeerHabits { busy, release, detach, lose } = self.habits;
         let dice = self.rng.get_or_insert_with(|| fastrand::Rng::with_seed(7)).u32(0..1_000);
         let mut limit = 0;
-        for (share, fate) in [(busy, Fate::Busy), (release, Fate::Release), (detach, Fate::Detach), (lose, Fate::Lose)] {
+        for (share, fate) in [
+            (busy, Fate::Busy),
+            (release, Fate::Release),
+            (detach, Fate::Detach),
+            (lose, Fate::Lose),
+        ] {
             limit += share;
             if dice < limit {
                 return fate;
@@ -104,7 +114,9 @@ impl EventHubs {
                     match tls {
                         None => connected(stream, hub).await,
                         Some(config) => {
-                            if let Ok(stream) = tokio_rustls::TlsAcceptor::from(config).accept(stream).await {
+                            if let Ok(stream) =
+                                tokio_rustls::TlsAcceptor::from(config).accept(stream).await
+                            {
                                 connected(stream, hub).await;
                             }
                         }
@@ -136,7 +148,10 @@ impl EventHubs {
     }
 
     pub fn url_of(&self, host: &str, hub: &str, key: &str, more: &str) -> String {
-        format!("eventhub://{host}:{}/;SharedAccessKeyName=Root;SharedAccessKey={key};EntityPath={hub}{more}", self.port)
+        format!(
+            "eventhub://{host}:{}/;SharedAccessKeyName=Root;SharedAccessKey={key};EntityPath={hub}{more}",
+            self.port
+        )
     }
 }
 
@@ -151,8 +166,17 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, hub: Arc<Mu
     }
 }
 
-async fn serve(stream: tokio::io::DuplexStream, hub: Arc<Mutex<PeerHub>>, lost: Arc<tokio::sync::Notify>) {
-    let acceptor = ConnectionAcceptor::builder().container_id("hub").max_frame_size(65_536u32).channel_max(255).sasl_acceptor(SaslAnonymousMechanism {}).build();
+async fn serve(
+    stream: tokio::io::DuplexStream,
+    hub: Arc<Mutex<PeerHub>>,
+    lost: Arc<tokio::sync::Notify>,
+) {
+    let acceptor = ConnectionAcceptor::builder()
+        .container_id("hub")
+        .max_frame_size(65_536u32)
+        .channel_max(255)
+        .sasl_acceptor(SaslAnonymousMechanism {})
+        .build();
     let Ok(mut connection) = acceptor.accept(stream).await else { return };
     let sessions = SessionAcceptor::new();
     while let Ok(session) = sessions.accept(&mut connection).await {
@@ -170,14 +194,29 @@ struct PeerState {
     lost: Arc<tokio::sync::Notify>,
 }
 
-async fn links(mut session: ListenerSessionHandle, hub: Arc<Mutex<PeerHub>>, lost: Arc<tokio::sync::Notify>) {
-    let shared = Arc::new(PeerState { hub, allowed: Mutex::new(None), replies: AsyncMutex::default(), lost });
+async fn links(
+    mut session: ListenerSessionHandle,
+    hub: Arc<Mutex<PeerHub>>,
+    lost: Arc<tokio::sync::Notify>,
+) {
+    let shared = Arc::new(PeerState {
+        hub,
+        allowed: Mutex::new(None),
+        replies: AsyncMutex::default(),
+        lost,
+    });
     let acceptor = LinkAcceptor::builder().max_message_size(MESSAGE_BYTES_MAX).build();
     loop {
         match acceptor.accept(&mut session).await {
-            Ok(LinkEndpoint::Receiver(receiver)) => drop(tokio::spawn(listen(receiver, shared.clone()))),
+            Ok(LinkEndpoint::Receiver(receiver)) => {
+                drop(tokio::spawn(listen(receiver, shared.clone())))
+            }
             Ok(LinkEndpoint::Sender(sender)) => {
-                let address = sender.target().as_ref().and_then(|target| target.address.clone()).unwrap_or_default();
+                let address = sender
+                    .target()
+                    .as_ref()
+                    .and_then(|target| target.address.clone())
+                    .unwrap_or_default();
                 shared.replies.lock().await.insert(address, sender);
             }
             Err(_) => return,
@@ -186,14 +225,25 @@ async fn links(mut session: ListenerSessionHandle, hub: Arc<Mutex<PeerHub>>, los
 }
 
 async fn listen(mut receiver: Receiver, shared: Arc<PeerState>) {
-    let address = receiver.target().as_ref().and_then(|target| target.address.clone()).unwrap_or_default();
-    let refuse = |condition: AmqpError, why: &str| Error::new(condition, Some(why.to_owned()), None);
+    let address =
+        receiver.target().as_ref().and_then(|target| target.address.clone()).unwrap_or_default();
+    let refuse =
+        |condition: AmqpError, why: &str| Error::new(condition, Some(why.to_owned()), None);
     match address.split_once("/Partitions/") {
         Some((name, partition)) => {
             let allowed = shared.allowed.lock().unwrap_or_else(PoisonError::into_inner).clone();
             match partition.parse() {
-                Ok(partition) if allowed.as_deref() == Some(name) && partition < PARTITIONS => events(receiver, partition, &shared).await,
-                _ => drop(receiver.close_with_error(refuse(AmqpError::UnauthorizedAccess, "no claim for this hub")).await),
+                Ok(partition) if allowed.as_deref() == Some(name) && partition < PARTITIONS => {
+                    events(receiver, partition, &shared).await
+                }
+                _ => drop(
+                    receiver
+                        .close_with_error(refuse(
+                            AmqpError::UnauthorizedAccess,
+                            "no claim for this hub",
+                        ))
+                        .await,
+                ),
             }
         }
         None => {
@@ -208,12 +258,23 @@ async fn listen(mut receiver: Receiver, shared: Arc<PeerState>) {
 /// Answers a request to `$cbs` or `$management`.
 async fn answer(node: &str, request: Message<Body<Value>>, shared: &PeerState) {
     let asked = request.application_properties.unwrap_or_default();
-    let text = |name: &str| if let Some(SimpleValue::String(text)) = asked.get(name) { text.clone() } else { String::new() };
+    let text = |name: &str| {
+        if let Some(SimpleValue::String(text)) = asked.get(name) {
+            text.clone()
+        } else {
+            String::new()
+        }
+    };
     let header = request.properties.unwrap_or_default();
-    let allowed = |hub: Option<String>| *shared.allowed.lock().unwrap_or_else(PoisonError::into_inner) = hub;
+    let allowed =
+        |hub: Option<String>| *shared.allowed.lock().unwrap_or_else(PoisonError::into_inner) = hub;
     let (status, body) = match (node, text("operation").as_str()) {
         ("$cbs", "put-token") => {
-            let token = if let Body::Value(AmqpValue(Value::String(token))) = request.body { token } else { String::new() };
+            let token = if let Body::Value(AmqpValue(Value::String(token))) = request.body {
+                token
+            } else {
+                String::new()
+            };
             match checked(&token, &text("name")) {
                 Ok(hub) => {
                     allowed(Some(hub));
@@ -226,14 +287,25 @@ async fn answer(node: &str, request: Message<Body<Value>>, shared: &PeerState) {
         ("$management", "READ") => (404, Value::Null),
         _ => (400, Value::Null),
     };
-    let header = Properties { correlation_id: header.message_id, to: header.reply_to.clone(), ..Properties::default() };
+    let header = Properties {
+        correlation_id: header.message_id,
+        to: header.reply_to.clone(),
+        ..Properties::default()
+    };
     let said = match status {
         401 => "InvalidSignature: The token has an invalid signature.",
         404 => "The messaging entity could not be found. TrackingId:4014",
         _ => "OK",
     };
-    let properties = ApplicationProperties::builder().insert("status-code", status).insert("status-description", said).build();
-    let message = Message::builder().properties(header.clone()).application_properties(properties).body(AmqpValue(body)).build();
+    let properties = ApplicationProperties::builder()
+        .insert("status-code", status)
+        .insert("status-description", said)
+        .build();
+    let message = Message::builder()
+        .properties(header.clone())
+        .application_properties(properties)
+        .body(AmqpValue(body))
+        .build();
     let address = header.to.unwrap_or_default();
     // A request may be faster than the link for its answer.
     for _ in 0..500 {
@@ -247,12 +319,22 @@ async fn answer(node: &str, request: Message<Body<Value>>, shared: &PeerState) {
 
 /// The hub that a token is for, or the status with which it is refused.
 fn checked(token: &str, audience: &str) -> Result<String, i32> {
-    let fields: HashMap<&str, &str> = token.strip_prefix("SharedAccessSignature ").unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
+    let fields: HashMap<&str, &str> = token
+        .strip_prefix("SharedAccessSignature ")
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .collect();
     let field = |name: &str| fields.get(name).copied().unwrap_or_default();
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let expected = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, KEY.as_bytes()), format!("{}\n{}", field("sr"), field("se")).as_bytes());
+    let expected = hmac::sign(
+        &hmac::Key::new(hmac::HMAC_SHA256, KEY.as_bytes()),
+        format!("{}\n{}", field("sr"), field("se")).as_bytes(),
+    );
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let holds = decoded(field("sig")) == BASE64.encode(expected.as_ref()) && field("se").parse::<u64>().is_ok_and(|expiry| expiry > now) && field("skn") == "Root";
+    let holds = decoded(field("sig")) == BASE64.encode(expected.as_ref())
+        && field("se").parse::<u64>().is_ok_and(|expiry| expiry > now)
+        && field("skn") == "Root";
     let hub = audience.rsplit('/').next().unwrap_or_default().to_owned();
     match (holds, decoded(field("sr")) == audience) {
         (true, true) => Ok(hub),
@@ -265,7 +347,10 @@ fn description() -> Value {
     let text = |text: &str| Value::String(text.into());
     map.insert(text("name"), text("hub"));
     map.insert(text("partition_count"), Value::Int(PARTITIONS as i32));
-    map.insert(text("partition_ids"), Value::Array(Array((0..PARTITIONS).map(|n| Value::String(n.to_string())).collect())));
+    map.insert(
+        text("partition_ids"),
+        Value::Array(Array((0..PARTITIONS).map(|n| Value::String(n.to_string())).collect())),
+    );
     Value::Map(map)
 }
 
@@ -277,7 +362,10 @@ async fn events(mut receiver: Receiver, partition: usize, shared: &PeerState) {
             hub.fate()
         };
         let found = || match delivery.body() {
-            Body::Data(sections) => sections.iter().map(|section| event(partition, &section.0)).collect::<Vec<Received>>(),
+            Body::Data(sections) => sections
+                .iter()
+                .map(|section| event(partition, &section.0))
+                .collect::<Vec<Received>>(),
             _ => Vec::new(),
         };
         assert_eq!(*delivery.message_format(), Some(0x8001_3700), "a batch says that it is one");
@@ -292,7 +380,13 @@ async fn events(mut receiver: Receiver, partition: usize, shared: &PeerState) {
             }
             Fate::Release => receiver.release(&delivery).await,
             Fate::Detach => {
-                let _ = receiver.close_with_error(Error::new(LinkError::DetachForced, Some("the link is moved".into()), None)).await;
+                let _ = receiver
+                    .close_with_error(Error::new(
+                        LinkError::DetachForced,
+                        Some("the link is moved".into()),
+                        None,
+                    ))
+                    .await;
                 return;
             }
             Fate::Lose => {
@@ -308,21 +402,44 @@ async fn events(mut receiver: Receiver, partition: usize, shared: &PeerState) {
 }
 
 fn event(partition: usize, bytes: &[u8]) -> Received {
-    let message: Deserializable<Message<Body<Value>>> = serde_amqp::from_slice(bytes).unwrap_or_else(|e| panic!("an event in a batch is no message: {e}"));
+    let message: Deserializable<Message<Body<Value>>> = serde_amqp::from_slice(bytes)
+        .unwrap_or_else(|e| panic!("an event in a batch is no message: {e}"));
     let message = message.0;
-    let text = |value: Option<&Value>| if let Some(Value::String(text)) = value { text.clone() } else { String::new() };
+    let text = |value: Option<&Value>| {
+        if let Some(Value::String(text)) = value { text.clone() } else { String::new() }
+    };
     let properties = message.properties.unwrap_or_default();
-    let key = message
-        .message_annotations
-        .as_ref()
-        .and_then(|annotations| annotations.0.iter().find(|(name, _)| format!("{name:?}").contains("x-opt-partition-key")).map(|(_, value)| value.clone()));
-    let object = message.application_properties.and_then(|found| if let Some(SimpleValue::String(text)) = found.get("objectId") { Some(text.clone()) } else { None });
+    let key = message.message_annotations.as_ref().and_then(|annotations| {
+        annotations
+            .0
+            .iter()
+            .find(|(name, _)| format!("{name:?}").contains("x-opt-partition-key"))
+            .map(|(_, value)| value.clone())
+    });
+    let object = message.application_properties.and_then(|found| {
+        if let Some(SimpleValue::String(text)) = found.get("objectId") {
+            Some(text.clone())
+        } else {
+            None
+        }
+    });
     Received {
         partition,
         partition_key: text(key.as_ref()),
-        message_id: if let Some(MessageId::String(id)) = properties.message_id { id } else { String::new() },
-        content_type: properties.content_type.map(|symbol| symbol.as_str().to_owned()).unwrap_or_default(),
+        message_id: if let Some(MessageId::String(id)) = properties.message_id {
+            id
+        } else {
+            String::new()
+        },
+        content_type: properties
+            .content_type
+            .map(|symbol| symbol.as_str().to_owned())
+            .unwrap_or_default(),
         object_id: object.unwrap_or_default(),
-        body: if let Body::Data(sections) = message.body { sections.iter().flat_map(|section| section.0.to_vec()).collect() } else { Vec::new() },
+        body: if let Body::Data(sections) = message.body {
+            sections.iter().flat_map(|section| section.0.to_vec()).collect()
+        } else {
+            Vec::new()
+        },
     }
 }

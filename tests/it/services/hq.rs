@@ -30,7 +30,15 @@ impl Importing {
     pub async fn of(shop: Shop, rows_per_file: usize) -> Importing {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let shop = Arc::new(Mutex::new(shop));
-        let hq = SandboxHq::start(0, shop.clone(), dir.path().join("exports"), rows_per_file, Some(KEY.into())).await.unwrap_or_else(|e| panic!("{e}"));
+        let hq = SandboxHq::start(
+            0,
+            shop.clone(),
+            dir.path().join("exports"),
+            rows_per_file,
+            Some(KEY.into()),
+        )
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
         Importing { dir, hq, shop }
     }
 
@@ -45,8 +53,15 @@ impl Importing {
 
     pub fn command(&self, url: &str, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.env("EDS_URL", url).env("SM_APIKEY", KEY).env_remove("RUST_LOG").stdin(Stdio::null());
-        command.args(["import", "--no-confirm", "--api-url", self.hq.url(), "--data-dir"]).arg(self.data_dir()).args(args);
+        command
+            .env("EDS_URL", url)
+            .env("SM_APIKEY", KEY)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+            .args(["import", "--no-confirm", "--api-url", self.hq.url(), "--data-dir"])
+            .arg(self.data_dir())
+            .args(args);
         command
     }
 
@@ -54,7 +69,10 @@ impl Importing {
     pub async fn run(&self, url: &str, args: &[&str]) -> Output {
         let mut command = self.command(url, args);
         // The server under test lives in this process: its runtime must go on.
-        tokio::task::spawn_blocking(move || command.output()).await.unwrap_or_else(|e| panic!("{e}")).unwrap_or_else(|e| panic!("{e}"))
+        tokio::task::spawn_blocking(move || command.output())
+            .await
+            .unwrap_or_else(|e| panic!("{e}"))
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Imports to the end, which has to be a good one; what was printed.
@@ -66,12 +84,24 @@ impl Importing {
     }
 
     pub fn start(&self, url: &str, args: &[&str]) -> Child {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap_or_else(|e| panic!("{e}"));
-        self.command(url, args).stdout(Stdio::null()).stderr(log).spawn().unwrap_or_else(|e| panic!("{e}"))
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap_or_else(|e| panic!("{e}"));
+        self.command(url, args)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 }
 
 /// What a run wrote, on both channels.
 pub fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }

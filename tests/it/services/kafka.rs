@@ -60,23 +60,56 @@ impl Kafka {
              transaction.state.log.min.isr=1\nauto.create.topics.enable=true\nlog.flush.interval.messages=1000\n"
         );
         write(dir.path(), "server.properties", &properties);
-        let scram = |mechanism: &str| ["--add-scram".to_owned(), format!("{mechanism}=[name=eds,password=\"{PASSWORD}\"]")];
-        let config = ["-c".to_owned(), dir.path().join("server.properties").display().to_string(), "-t".to_owned(), "AAAAAAAAQACAAAAAAAAAAQ".to_owned()];
-        let args = [&["format".to_owned()][..], &config, &scram("SCRAM-SHA-256"), &scram("SCRAM-SHA-512")].concat();
-        let formatted = plain().args(["java", "-cp", &jars(), "kafka.tools.StorageTool"]).args(args).output().unwrap_or_else(|e| panic!("java: {e}"));
-        assert!(formatted.status.success(), "{}{}", String::from_utf8_lossy(&formatted.stdout), String::from_utf8_lossy(&formatted.stderr));
+        let scram = |mechanism: &str| {
+            ["--add-scram".to_owned(), format!("{mechanism}=[name=eds,password=\"{PASSWORD}\"]")]
+        };
+        let config = [
+            "-c".to_owned(),
+            dir.path().join("server.properties").display().to_string(),
+            "-t".to_owned(),
+            "AAAAAAAAQACAAAAAAAAAAQ".to_owned(),
+        ];
+        let args =
+            [&["format".to_owned()][..], &config, &scram("SCRAM-SHA-256"), &scram("SCRAM-SHA-512")]
+                .concat();
+        let formatted = plain()
+            .args(["java", "-cp", &jars(), "kafka.tools.StorageTool"])
+            .args(args)
+            .output()
+            .unwrap_or_else(|e| panic!("java: {e}"));
+        assert!(
+            formatted.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&formatted.stdout),
+            String::from_utf8_lossy(&formatted.stderr)
+        );
         let mut kafka = Kafka { server: None, port, secure_port, dir };
         kafka.run();
         kafka
     }
 
     pub fn run(&mut self) {
-        let args = ["-Xmx512m", "-cp", &jars(), "kafka.Kafka", &self.path().join("server.properties").display().to_string()].map(str::to_owned);
+        let args = [
+            "-Xmx512m",
+            "-cp",
+            &jars(),
+            "kafka.Kafka",
+            &self.path().join("server.properties").display().to_string(),
+        ]
+        .map(str::to_owned);
         self.server = Some(Server::start(plain(), "java", &args, &self.path().join("log"), "KILL"));
         let started = Instant::now();
         let reader = reader(&self.brokers());
-        while reader.fetch_metadata(None, Duration::from_secs(2)).map_or(0, |metadata| metadata.brokers().len()) == 0 {
-            assert!(started.elapsed() < Duration::from_secs(120), "Kafka does not start: {}", std::fs::read_to_string(self.path().join("log")).unwrap_or_default());
+        while reader
+            .fetch_metadata(None, Duration::from_secs(2))
+            .map_or(0, |metadata| metadata.brokers().len())
+            == 0
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(120),
+                "Kafka does not start: {}",
+                std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
+            );
         }
     }
 
@@ -110,7 +143,11 @@ fn jars() -> String {
 
 fn reader(brokers: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", "test").set("enable.auto.commit", "false").set("log_level", "0");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "test")
+        .set("enable.auto.commit", "false")
+        .set("log_level", "0");
     config.create().unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -121,11 +158,19 @@ pub fn messages(brokers: &str, topic: &str) -> Vec<Read> {
     let metadata = reader.fetch_metadata(Some(topic), limit).unwrap_or_else(|e| panic!("{e}"));
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
-    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()) {
-        let (low, high) = reader.fetch_watermarks(topic, partition, limit).unwrap_or_else(|e| panic!("{e}"));
+    for partition in metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.id())
+    {
+        let (low, high) =
+            reader.fetch_watermarks(topic, partition, limit).unwrap_or_else(|e| panic!("{e}"));
         if low < high {
             ends.insert(partition, high);
-            assignment.add_partition_offset(topic, partition, Offset::Offset(low)).unwrap_or_else(|e| panic!("{e}"));
+            assignment
+                .add_partition_offset(topic, partition, Offset::Offset(low))
+                .unwrap_or_else(|e| panic!("{e}"));
         }
     }
     reader.assign(&assignment).unwrap_or_else(|e| panic!("{e}"));
@@ -134,9 +179,20 @@ pub fn messages(brokers: &str, topic: &str) -> Vec<Read> {
     while !ends.is_empty() {
         assert!(Instant::now() < deadline, "the topic is not read to its end");
         let Some(Ok(message)) = reader.poll(Duration::from_secs(1)) else { continue };
-        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-        let headers = message.headers().map(|headers| headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()).unwrap_or_default();
-        found.push(Read { partition: message.partition(), key: text(message.key()), value: message.payload().unwrap_or_default().to_vec(), headers });
+        let text =
+            |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = message
+            .headers()
+            .map(|headers| {
+                headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
+            })
+            .unwrap_or_default();
+        found.push(Read {
+            partition: message.partition(),
+            key: text(message.key()),
+            value: message.payload().unwrap_or_default().to_vec(),
+            headers,
+        });
         if ends.get(&message.partition()).is_some_and(|high| message.offset() + 1 >= *high) {
             ends.remove(&message.partition());
         }
@@ -148,5 +204,7 @@ pub fn messages(brokers: &str, topic: &str) -> Vec<Read> {
 /// The broker that tests share.
 pub fn shared() -> &'static Kafka {
     static SHARED: OnceLock<Kafka> = OnceLock::new();
-    SHARED.get_or_init(|| std::thread::spawn(Kafka::start).join().unwrap_or_else(|_| panic!("Kafka does not start")))
+    SHARED.get_or_init(|| {
+        std::thread::spawn(Kafka::start).join().unwrap_or_else(|_| panic!("Kafka does not start"))
+    })
 }

@@ -22,7 +22,10 @@ use std::time::{Duration, Instant};
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map(|a| a.port()).unwrap_or_else(|e| panic!("no free port: {e}"))
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|l| l.local_addr())
+        .map(|a| a.port())
+        .unwrap_or_else(|e| panic!("no free port: {e}"))
 }
 
 /// A server that ends with its owner, even if the test process is killed: it hangs on a pipe.
@@ -32,9 +35,20 @@ pub struct Server {
 
 impl Server {
     /// Runs `program args`; `stop` is the signal that ends it.
-    pub fn start(mut wrapper: Command, program: &str, args: &[String], log: &std::path::Path, stop: &str) -> Server {
-        let log = std::fs::File::options().create(true).append(true).open(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-        let script = format!("\"$@\" </dev/null >&2 & p=$!; echo $p; read _; kill -{stop} $p; wait $p");
+    pub fn start(
+        mut wrapper: Command,
+        program: &str,
+        args: &[String],
+        log: &std::path::Path,
+        stop: &str,
+    ) -> Server {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+        let script =
+            format!("\"$@\" </dev/null >&2 & p=$!; echo $p; read _; kill -{stop} $p; wait $p");
         let mut guard = wrapper
             .args(["sh", "-c", &script, "sh", program])
             .args(args)
@@ -42,7 +56,9 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|e| panic!("{program} cannot be started: {e}; `cargo x test` installs what is missing"));
+            .unwrap_or_else(|e| {
+                panic!("{program} cannot be started: {e}; `cargo x test` installs what is missing")
+            });
         let mut line = String::new();
         if let Some(out) = guard.stdout.take() {
             let _ = std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line);
@@ -78,16 +94,24 @@ pub fn send(pid: u32, signal: &str) {
 
 /// Asks a server on this machine over a plain connection of its own: status and body.
 pub fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<u8>), String> {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    let mut stream =
+        std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(120))).map_err(|e| e.to_string())?;
     // SeaweedFS takes an empty body with a type for a file.
     let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n{kind}Content-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n{kind}Content-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(format!("{head}{body}").as_bytes()).map_err(|e| e.to_string())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(|e| e.to_string())?;
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no answer")?;
-    let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;
+    let status = String::from_utf8_lossy(&answer[..end])
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .ok_or("no status")?;
     Ok((status, answer[end + 4..].to_vec()))
 }
 

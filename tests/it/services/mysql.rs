@@ -32,8 +32,18 @@ pub struct MySql {
 
 /// Temporary files go to `temporary`: a server that starts removes what others have in the place that they share.
 fn run(program: &Path, args: &[String], temporary: &Path) {
-    let done = Command::new(program).args(args).env("TMPDIR", temporary).output().unwrap_or_else(|e| panic!("{}: {e}; `cargo x test` installs it", program.display()));
-    assert!(done.status.success(), "{}: {}{}", program.display(), String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let done = Command::new(program)
+        .args(args)
+        .env("TMPDIR", temporary)
+        .output()
+        .unwrap_or_else(|e| panic!("{}: {e}; `cargo x test` installs it", program.display()));
+    assert!(
+        done.status.success(),
+        "{}: {}{}",
+        program.display(),
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
 impl MySql {
@@ -51,16 +61,40 @@ impl MySql {
         let more = settings.iter().map(|s| format!("--{s}"));
         match flavour {
             Flavour::MySql => {
-                run(&mysql.program(), &[data, "--initialize-insecure".into(), "--innodb-redo-log-capacity=64M".into()].into_iter().chain(more).collect::<Vec<_>>(), &temporary);
+                run(
+                    &mysql.program(),
+                    &[
+                        data,
+                        "--initialize-insecure".into(),
+                        "--innodb-redo-log-capacity=64M".into(),
+                    ]
+                    .into_iter()
+                    .chain(more)
+                    .collect::<Vec<_>>(),
+                    &temporary,
+                );
             }
             Flavour::MariaDb => {
-                let args = ["--no-defaults", "--auth-root-authentication-method=normal", "--user=root", "--skip-test-db"].map(str::to_owned);
-                run(Path::new("mariadb-install-db"), &args.into_iter().chain([data]).collect::<Vec<_>>(), &temporary);
+                let args = [
+                    "--no-defaults",
+                    "--auth-root-authentication-method=normal",
+                    "--user=root",
+                    "--skip-test-db",
+                ]
+                .map(str::to_owned);
+                run(
+                    Path::new("mariadb-install-db"),
+                    &args.into_iter().chain([data]).collect::<Vec<_>>(),
+                    &temporary,
+                );
             }
         }
         mysql.run(settings).await;
         let mut root = mysql.connect("").await;
-        for sql in [format!("CREATE USER eds@'%' IDENTIFIED BY '{PASSWORD}'"), format!("GRANT {RIGHTS} ON `test\\_%`.* TO eds@'%'")] {
+        for sql in [
+            format!("CREATE USER eds@'%' IDENTIFIED BY '{PASSWORD}'"),
+            format!("GRANT {RIGHTS} ON `test\\_%`.* TO eds@'%'"),
+        ] {
             root.query_drop(&sql).await.unwrap_or_else(|e| panic!("{e}"));
         }
         mysql
@@ -76,24 +110,53 @@ impl MySql {
     /// Starts the server (again), with further settings.
     pub async fn run(&mut self, settings: &[&str]) {
         let dir = self.dir.path();
-        let mut args: Vec<String> =
-            if self.flavour == Flavour::MariaDb { vec!["--no-defaults".into()] } else { vec!["--mysqlx=OFF".into(), "--innodb-redo-log-capacity=1G".into()] };
+        let mut args: Vec<String> = if self.flavour == Flavour::MariaDb {
+            vec!["--no-defaults".into()]
+        } else {
+            vec!["--mysqlx=OFF".into(), "--innodb-redo-log-capacity=1G".into()]
+        };
         args.extend(
-            ["--user=root", "--bind-address=127.0.0.1", "--local-infile=ON", "--skip-log-bin", "--innodb-buffer-pool-size=256M", "--performance-schema=OFF"].map(str::to_owned),
+            [
+                "--user=root",
+                "--bind-address=127.0.0.1",
+                "--local-infile=ON",
+                "--skip-log-bin",
+                "--innodb-buffer-pool-size=256M",
+                "--performance-schema=OFF",
+            ]
+            .map(str::to_owned),
         );
         args.push(format!("--port={}", self.port));
-        for (key, name) in [("datadir", "data"), ("socket", "my.sock"), ("pid-file", "my.pid"), ("log-error", "my.log")] {
+        for (key, name) in [
+            ("datadir", "data"),
+            ("socket", "my.sock"),
+            ("pid-file", "my.pid"),
+            ("log-error", "my.log"),
+        ] {
             args.push(format!("--{key}={}", dir.join(name).display()));
         }
         args.extend(settings.iter().map(|s| format!("--{s}")));
         let mut wrapper = plain();
         wrapper.env("TMPDIR", dir.join("tmp"));
-        self.server = Some(Server::start(wrapper, &self.program().display().to_string(), &args, &dir.join("out"), "TERM"));
-        eventually("the server answers", Duration::from_secs(60), async || self.try_connect("").await.is_ok()).await;
+        self.server = Some(Server::start(
+            wrapper,
+            &self.program().display().to_string(),
+            &args,
+            &dir.join("out"),
+            "TERM",
+        ));
+        eventually("the server answers", Duration::from_secs(60), async || {
+            self.try_connect("").await.is_ok()
+        })
+        .await;
     }
 
     async fn try_connect(&self, database: &str) -> Result<Conn, mysql_async::Error> {
-        let options = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port).user(Some("root")).prefer_socket(false);
+        let options = OptsBuilder::default()
+            .ip_or_hostname("127.0.0.1")
+            .tcp_port(self.port)
+            .user(Some("root"))
+            .prefer_socket(false);
         let options = if database.is_empty() { options } else { options.db_name(Some(database)) };
         let mut conn = Conn::new(options).await?;
         conn.query_drop("SET time_zone = '+00:00'").await?;
@@ -109,7 +172,11 @@ impl MySql {
     pub async fn database(&self) -> (String, String) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        self.connect("").await.query_drop(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await.unwrap_or_else(|e| panic!("{e}"));
+        self.connect("")
+            .await
+            .query_drop(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"))
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
         (name.clone(), self.url(&name))
     }
 
@@ -122,9 +189,13 @@ impl MySql {
 pub fn shared(flavour: Flavour) -> &'static MySql {
     static SHARED: [OnceLock<Option<MySql>>; 2] = [OnceLock::new(), OnceLock::new()];
     let start = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap_or_else(|e| panic!("{e}"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap_or_else(|e| panic!("{e}"));
         runtime.block_on(MySql::start(flavour))
     };
-    let started = SHARED[usize::from(flavour == Flavour::MariaDb)].get_or_init(|| std::thread::spawn(start).join().ok());
+    let started = SHARED[usize::from(flavour == Flavour::MariaDb)]
+        .get_or_init(|| std::thread::spawn(start).join().ok());
     started.as_ref().unwrap_or_else(|| panic!("{flavour:?} does not start"))
 }

@@ -36,13 +36,21 @@ impl Nats {
         let account = Arc::new(Account::default());
         let port = free_port();
         let mut nats = Nats { port, dir, account, server: None, authority: None };
-        let mut config = nats.account.server_config(port, &nats.dir.path().join("js")).unwrap_or_else(|e| panic!("{e}"));
+        let mut config = nats
+            .account
+            .server_config(port, &nats.dir.path().join("js"))
+            .unwrap_or_else(|e| panic!("{e}"));
         if encrypted {
             let [authority, certificate, key] = certificates().unwrap_or_else(|e| panic!("{e}"));
             let dir = nats.dir.path();
             nats.authority = Some(write(dir, "ca.pem", &authority));
-            let (certificate, key) = (write(dir, "server.pem", &certificate), write(dir, "server.key", &key));
-            config += &format!("tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n", certificate.display(), key.display());
+            let (certificate, key) =
+                (write(dir, "server.pem", &certificate), write(dir, "server.key", &key));
+            config += &format!(
+                "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n",
+                certificate.display(),
+                key.display()
+            );
         }
         write(nats.dir.path(), "nats.conf", &config);
         nats.run().await;
@@ -54,7 +62,10 @@ impl Nats {
     pub async fn change_account(&mut self) {
         self.server = None;
         self.account = Arc::new(Account::default());
-        let config = self.account.server_config(self.port, &self.dir.path().join("js")).unwrap_or_else(|e| panic!("{e}"));
+        let config = self
+            .account
+            .server_config(self.port, &self.dir.path().join("js"))
+            .unwrap_or_else(|e| panic!("{e}"));
         std::fs::write(self.dir.path().join("nats.conf"), config).unwrap_or_else(|e| panic!("{e}"));
         self.run().await;
         self.stream().await;
@@ -62,9 +73,11 @@ impl Nats {
 
     /// Starts the server (again).
     pub async fn run(&mut self) {
-        let program = std::env::var("EDS_TEST_NATS_SERVER").unwrap_or_else(|_| installed("nats-server").display().to_string());
+        let program = std::env::var("EDS_TEST_NATS_SERVER")
+            .unwrap_or_else(|_| installed("nats-server").display().to_string());
         let args = ["-c".to_owned(), self.dir.path().join("nats.conf").display().to_string()];
-        self.server = Some(Server::start(plain(), &program, &args, &self.dir.path().join("log"), "TERM"));
+        self.server =
+            Some(Server::start(plain(), &program, &args, &self.dir.path().join("log"), "TERM"));
         let admin = self.admin_creds();
         eventually("nats-server answers", Duration::from_secs(20), async || {
             let Ok(client) = self.try_connect(&admin).await else { return false };
@@ -79,7 +92,8 @@ impl Nats {
 
     async fn try_connect(&self, creds: &Path) -> Result<async_nats::Client, String> {
         let text = std::fs::read_to_string(creds).map_err(|e| e.to_string())?;
-        let mut options = async_nats::ConnectOptions::with_credentials(&text).map_err(|e| e.to_string())?;
+        let mut options =
+            async_nats::ConnectOptions::with_credentials(&text).map_err(|e| e.to_string())?;
         if let Some(authority) = &self.authority {
             options = options.add_root_certificates(authority.clone());
         }
@@ -94,7 +108,11 @@ impl Nats {
 
     /// Makes the stream.
     pub async fn stream(&self) {
-        let config = jetstream::stream::Config { name: "dbchange".into(), subjects: vec!["dbchange.>".into()], ..Default::default() };
+        let config = jetstream::stream::Config {
+            name: "dbchange".into(),
+            subjects: vec!["dbchange.>".into()],
+            ..Default::default()
+        };
         self.admin().await.create_stream(config).await.unwrap_or_else(|e| panic!("{e}"));
     }
 
@@ -105,12 +123,22 @@ impl Nats {
     /// What HQ gives to server `name` for these companies.
     pub fn server_creds(&self, name: &str, companies: &[&str], expires: Option<u64>) -> PathBuf {
         let companies: Vec<String> = companies.iter().map(|c| (*c).to_owned()).collect();
-        let text = self.account.session_creds(name, "session", &companies, expires).unwrap_or_else(|e| panic!("{e}"));
+        let text = self
+            .account
+            .session_creds(name, "session", &companies, expires)
+            .unwrap_or_else(|e| panic!("{e}"));
         self.keep(name, &text)
     }
 
-    pub fn creds(&self, name: &str, publish: &Value, subscribe: &Value, expires: Option<u64>) -> PathBuf {
-        let text = self.account.creds(name, publish, subscribe, expires).unwrap_or_else(|e| panic!("{e}"));
+    pub fn creds(
+        &self,
+        name: &str,
+        publish: &Value,
+        subscribe: &Value,
+        expires: Option<u64>,
+    ) -> PathBuf {
+        let text =
+            self.account.creds(name, publish, subscribe, expires).unwrap_or_else(|e| panic!("{e}"));
         self.keep(name, &text)
     }
 
@@ -125,7 +153,8 @@ impl Nats {
         let js = self.admin().await;
         let mut waiting = Vec::new();
         for (subject, payload) in messages {
-            waiting.push(js.publish(subject, payload.into()).await.unwrap_or_else(|e| panic!("{e}")));
+            waiting
+                .push(js.publish(subject, payload.into()).await.unwrap_or_else(|e| panic!("{e}")));
             if waiting.len() == 512 {
                 for ack in waiting.drain(..) {
                     ack.await.unwrap_or_else(|e| panic!("{e}"));
@@ -139,7 +168,8 @@ impl Nats {
 
     /// Takes everything before this sequence out of the stream, as retention does.
     pub async fn purge(&self, before: u64) {
-        let stream = self.admin().await.get_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+        let stream =
+            self.admin().await.get_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
         stream.purge().sequence(before).await.unwrap_or_else(|e| panic!("{e}"));
     }
 
@@ -149,7 +179,12 @@ impl Nats {
         let deadline = Instant::now() + Duration::from_secs(10);
         let consumer = loop {
             // For a moment it may not be there: it is being made anew.
-            match js.get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(name, "dbchange").await {
+            match js
+                .get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(
+                    name, "dbchange",
+                )
+                .await
+            {
                 Ok(consumer) => break consumer,
                 Err(e) => assert!(Instant::now() < deadline, "{name}: {e}"),
             }

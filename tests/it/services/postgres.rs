@@ -22,11 +22,21 @@ pub struct Postgres {
 /// Where initdb and postgres are.
 fn programs() -> PathBuf {
     let find = |dir: PathBuf| dir.join("initdb").exists().then_some(dir);
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin"));
-    let by_config = Command::new("pg_config").arg("--bindir").output().ok().map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim()));
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path().join("bin"));
+    let by_config = Command::new("pg_config")
+        .arg("--bindir")
+        .output()
+        .ok()
+        .map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim()));
     let mut all: Vec<PathBuf> = versions.chain(by_config).filter_map(find).collect();
     all.sort();
-    all.pop().unwrap_or_else(|| panic!("PostgreSQL's programs are not on this machine; `cargo x test` installs them"))
+    all.pop().unwrap_or_else(|| {
+        panic!("PostgreSQL's programs are not on this machine; `cargo x test` installs them")
+    })
 }
 
 fn is_root() -> bool {
@@ -69,13 +79,33 @@ impl Postgres {
     /// Starts the server (again), with further settings.
     pub async fn run(&mut self, settings: &[&str]) {
         let program = programs().join("postgres").display().to_string();
-        let mut args =
-            vec!["-D".into(), self.dir.path().join("data").display().to_string(), "-p".into(), self.port.to_string(), "-k".into(), String::new(), "-h".into(), "127.0.0.1".into()];
-        for setting in ["max_wal_size=2GB", "checkpoint_timeout=30min", "shared_buffers=256MB"].iter().chain(settings) {
+        let mut args = vec![
+            "-D".into(),
+            self.dir.path().join("data").display().to_string(),
+            "-p".into(),
+            self.port.to_string(),
+            "-k".into(),
+            String::new(),
+            "-h".into(),
+            "127.0.0.1".into(),
+        ];
+        for setting in ["max_wal_size=2GB", "checkpoint_timeout=30min", "shared_buffers=256MB"]
+            .iter()
+            .chain(settings)
+        {
             args.extend(["-c".to_owned(), (*setting).to_owned()]);
         }
-        self.server = Some(Server::start(as_postgres(), &program, &args, &self.dir.path().join("log"), "INT"));
-        eventually("PostgreSQL answers", Duration::from_secs(60), async || self.try_connect("postgres").await.is_ok()).await;
+        self.server = Some(Server::start(
+            as_postgres(),
+            &program,
+            &args,
+            &self.dir.path().join("log"),
+            "INT",
+        ));
+        eventually("PostgreSQL answers", Duration::from_secs(60), async || {
+            self.try_connect("postgres").await.is_ok()
+        })
+        .await;
     }
 
     pub fn directory(&self) -> &Path {
@@ -84,7 +114,12 @@ impl Postgres {
 
     fn config(&self, database: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.port).user("postgres").password(PASSWORD).dbname(database);
+        config
+            .host("127.0.0.1")
+            .port(self.port)
+            .user("postgres")
+            .password(PASSWORD)
+            .dbname(database);
         config
     }
 
@@ -103,7 +138,10 @@ impl Postgres {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let client = self.connect("postgres").await;
-        client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap_or_else(|e| panic!("{e}"));
+        client
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
         (name.clone(), self.url(&name))
     }
 
@@ -117,7 +155,10 @@ pub fn shared() -> &'static Postgres {
     static SHARED: OnceLock<Postgres> = OnceLock::new();
     SHARED.get_or_init(|| {
         let start = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap_or_else(|e| panic!("{e}"));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap_or_else(|e| panic!("{e}"));
             runtime.block_on(Postgres::start())
         };
         std::thread::spawn(start).join().unwrap_or_else(|_| panic!("PostgreSQL does not start"))

@@ -20,7 +20,15 @@ pub struct Seaweed {
 }
 
 fn encoded(path: &str) -> String {
-    path.bytes().map(|b| if b.is_ascii_alphanumeric() || b"/-_.~".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    path.bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"/-_.~".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
 }
 
 impl Seaweed {
@@ -31,8 +39,14 @@ impl Seaweed {
         let config = dir.path().join("s3.json");
         std::fs::write(&config, identities.to_string()).unwrap_or_else(|e| panic!("{e}"));
         let (port, filer) = (free_port(), free_port());
-        let mut args =
-            vec!["server".to_owned(), format!("-dir={}", dir.path().display()), "-ip=127.0.0.1".into(), "-ip.bind=127.0.0.1".into(), "-filer=true".into(), "-s3=true".into()];
+        let mut args = vec![
+            "server".to_owned(),
+            format!("-dir={}", dir.path().display()),
+            "-ip=127.0.0.1".into(),
+            "-ip.bind=127.0.0.1".into(),
+            "-filer=true".into(),
+            "-s3=true".into(),
+        ];
         args.extend([
             format!("-s3.port={port}"),
             format!("-filer.port={filer}"),
@@ -54,11 +68,20 @@ impl Seaweed {
         ] {
             args.push(format!("-{part}={at}"));
         }
-        let server = Server::start(plain(), &installed("../s3/bin/weed").display().to_string(), &args, &dir.path().join("log"), "KILL");
+        let server = Server::start(
+            plain(),
+            &installed("../s3/bin/weed").display().to_string(),
+            &args,
+            &dir.path().join("log"),
+            "KILL",
+        );
         let seaweed = Seaweed { _server: server, port, filer, _dir: dir };
         let started = Instant::now();
         // A bucket is a directory.
-        while !ask(filer, "POST", "/buckets/shop/", "").is_ok_and(|(status, _)| status < 300 || status == 409) || ask(port, "GET", "/", "").is_err() {
+        while !ask(filer, "POST", "/buckets/shop/", "")
+            .is_ok_and(|(status, _)| status < 300 || status == 409)
+            || ask(port, "GET", "/", "").is_err()
+        {
             assert!(started.elapsed() < Duration::from_secs(60), "SeaweedFS does not start");
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -74,7 +97,10 @@ impl Seaweed {
     }
 
     pub fn url(&self, folder: &str, key: &str, secret: &str) -> String {
-        format!("s3://127.0.0.1:{}/shop/{folder}?access-key-id={key}&secret-access-key={secret}", self.port)
+        format!(
+            "s3://127.0.0.1:{}/shop/{folder}?access-key-id={key}&secret-access-key={secret}",
+            self.port
+        )
     }
 
     /// Everything below a folder of the bucket: name → content.
@@ -84,7 +110,13 @@ impl Seaweed {
         while let Some(folder) = folders.pop() {
             let mut last = String::new();
             loop {
-                let (_, listing) = ask(self.filer, "GET", &format!("{}/?limit=1000&lastFileName={}", encoded(&folder), encoded(&last)), "").unwrap_or_else(|e| panic!("{e}"));
+                let (_, listing) = ask(
+                    self.filer,
+                    "GET",
+                    &format!("{}/?limit=1000&lastFileName={}", encoded(&folder), encoded(&last)),
+                    "",
+                )
+                .unwrap_or_else(|e| panic!("{e}"));
                 let listing: Value = serde_json::from_slice(&listing).unwrap_or(Value::Null);
                 let entries = listing["Entries"].as_array().cloned().unwrap_or_default();
                 for entry in &entries {
@@ -94,11 +126,14 @@ impl Seaweed {
                         folders.push(path);
                         continue;
                     }
-                    let (_, content) = ask(self.filer, "GET", &encoded(&path), "").unwrap_or_else(|e| panic!("{e}"));
+                    let (_, content) = ask(self.filer, "GET", &encoded(&path), "")
+                        .unwrap_or_else(|e| panic!("{e}"));
                     found.insert(path.trim_start_matches("/buckets/shop/").to_owned(), content);
                 }
                 match listing["ShouldDisplayLoadMore"].as_bool() {
-                    Some(true) => last = listing["LastFileName"].as_str().unwrap_or_default().to_owned(),
+                    Some(true) => {
+                        last = listing["LastFileName"].as_str().unwrap_or_default().to_owned()
+                    }
                     _ => break,
                 }
             }
@@ -110,7 +145,11 @@ impl Seaweed {
 /// The server that tests share.
 pub fn shared() -> &'static Seaweed {
     static SHARED: OnceLock<Seaweed> = OnceLock::new();
-    SHARED.get_or_init(|| std::thread::spawn(Seaweed::start).join().unwrap_or_else(|_| panic!("SeaweedFS does not start")))
+    SHARED.get_or_init(|| {
+        std::thread::spawn(Seaweed::start)
+            .join()
+            .unwrap_or_else(|_| panic!("SeaweedFS does not start"))
+    })
 }
 
 /// A server that has no bucket at all.
@@ -124,7 +163,13 @@ impl Moto {
     pub fn start() -> Moto {
         let (dir, port) = (TempDir::new().unwrap_or_else(|e| panic!("{e}")), free_port());
         let args = ["-H", "127.0.0.1", "-p", &port.to_string()].map(str::to_owned);
-        let server = Server::start(plain(), &installed("../s3/bin/moto_server").display().to_string(), &args, &dir.path().join("log"), "KILL");
+        let server = Server::start(
+            plain(),
+            &installed("../s3/bin/moto_server").display().to_string(),
+            &args,
+            &dir.path().join("log"),
+            "KILL",
+        );
         let started = Instant::now();
         while ask(port, "GET", "/", "").is_err() {
             assert!(started.elapsed() < Duration::from_secs(60), "moto does not start");

@@ -48,8 +48,13 @@ impl Keeper for MySql {
     }
     async fn allow_imports(&self, database: &str) {
         let mut root = self.connect("").await;
-        let sql = format!("GRANT {RIGHTS}, DROP, TRIGGER ON `{}`.* TO eds@'%'", database.replace('_', "\\_"));
-        mysql_async::prelude::Queryable::query_drop(&mut root, sql).await.unwrap_or_else(|e| panic!("{e}"));
+        let sql = format!(
+            "GRANT {RIGHTS}, DROP, TRIGGER ON `{}`.* TO eds@'%'",
+            database.replace('_', "\\_")
+        );
+        mysql_async::prelude::Queryable::query_drop(&mut root, sql)
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
     }
     async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
         check::mysql(shop, &mut self.connect(database).await).await
@@ -70,7 +75,9 @@ impl Keeper for &'static Snowflake {
         (name, url)
     }
     async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
-        Ok((0..shop.tables.len()).map(|table| check::compare(shop, table, self.rows(shop, table, database))).collect())
+        Ok((0..shop.tables.len())
+            .map(|table| check::compare(shop, table, self.rows(shop, table, database)))
+            .collect())
     }
     fn stop(&mut self) {}
     async fn start_again(&mut self) {}
@@ -123,7 +130,12 @@ impl Scene {
     }
 
     pub async fn until_idle(&self) {
-        super::eventually("everything is applied and acknowledged", Duration::from_secs(60), async || self.is_idle().await).await;
+        super::eventually(
+            "everything is applied and acknowledged",
+            Duration::from_secs(60),
+            async || self.is_idle().await,
+        )
+        .await;
     }
 
     pub async fn assert_equal(&self) {
@@ -131,9 +143,16 @@ impl Scene {
     }
 
     pub async fn until_equal(&self) {
-        super::eventually("the destination is equal to the shop", Duration::from_secs(60), async || {
-            self.server.reports(&self.shop, &self.database).await.is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
-        })
+        super::eventually(
+            "the destination is equal to the shop",
+            Duration::from_secs(60),
+            async || {
+                self.server
+                    .reports(&self.shop, &self.database)
+                    .await
+                    .is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
+            },
+        )
         .await;
     }
 }

@@ -43,11 +43,14 @@ impl Site {
         (0..events).for_each(|_| drop(shop.next_event()));
         shop.begin_now();
         let shop = Arc::new(Mutex::new(shop));
-        let hq = SandboxHq::start(0, shop.clone(), dir.path().join("exports"), 500, None).await.unwrap_or_else(|e| panic!("{e}"));
+        let hq = SandboxHq::start(0, shop.clone(), dir.path().join("exports"), 500, None)
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
         hq.employ(Some(nats.account.clone()), &Shop::companies());
         hq.code(CODE, name);
         let admin = nats.account.admin_creds().unwrap_or_else(|e| panic!("{e}"));
-        let console = Console::connect(&nats.url(), Some(&admin)).await.unwrap_or_else(|e| panic!("{e}"));
+        let console =
+            Console::connect(&nats.url(), Some(&admin)).await.unwrap_or_else(|e| panic!("{e}"));
         Site { nats, hq, console, shop, dir }
     }
 
@@ -77,7 +80,10 @@ impl Site {
     pub async fn run(&self, args: &[&str]) -> Output {
         let mut command = self.command_of(Path::new(binary()), args);
         // HQ lives in this process: its runtime must go on.
-        tokio::task::spawn_blocking(move || command.output()).await.unwrap_or_else(|e| panic!("{e}")).unwrap_or_else(|e| panic!("{e}"))
+        tokio::task::spawn_blocking(move || command.output())
+            .await
+            .unwrap_or_else(|e| panic!("{e}"))
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 
     pub async fn enroll(&self) {
@@ -104,13 +110,23 @@ impl Site {
     /// The session that is under way, with at least `after` others before it, once it can be notified.
     pub async fn session(&self, after: usize) -> String {
         let id = self.record(after).await.id;
-        eventually("the server hears HQ", Duration::from_secs(30), async || self.console.ping(&id).await).await;
+        eventually("the server hears HQ", Duration::from_secs(30), async || {
+            self.console.ping(&id).await
+        })
+        .await;
         id
     }
 
     pub async fn record(&self, after: usize) -> Record {
-        let under_way = || self.hq.sessions().into_iter().skip(after).rev().find(|record| record.ended.is_none());
-        eventually(&format!("a session begins after {after} others:\n{}", self.log()), Duration::from_secs(30), async || under_way().is_some()).await;
+        let under_way = || {
+            self.hq.sessions().into_iter().skip(after).rev().find(|record| record.ended.is_none())
+        };
+        eventually(
+            &format!("a session begins after {after} others:\n{}", self.log()),
+            Duration::from_secs(30),
+            async || under_way().is_some(),
+        )
+        .await;
         under_way().unwrap_or_default()
     }
 
@@ -118,7 +134,11 @@ impl Site {
     pub async fn until_log(&self, text: &str, times: usize) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while self.log().matches(text).count() < times {
-            assert!(tokio::time::Instant::now() < deadline, "{text:?} is not there {times} times:\n{}", self.log());
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{text:?} is not there {times} times:\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -132,11 +152,15 @@ impl Site {
     /// Every row of the SQLite file is as the shop has it, sooner or later.
     pub async fn until_equal(&self) {
         let (shop, path) = (self.shop(), self.dir.path().join("shop.db").display().to_string());
-        let equal = async || check::sqlite(&shop, &path).is_ok_and(|reports| reports.iter().all(TableReport::is_equal));
+        let equal = async || {
+            check::sqlite(&shop, &path)
+                .is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
+        };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while !equal().await {
             if tokio::time::Instant::now() > deadline {
-                let reports = check::sqlite(&shop, &path).map(|reports| reports.iter().map(check::line).collect::<Vec<_>>().join("\n"));
+                let reports = check::sqlite(&shop, &path)
+                    .map(|reports| reports.iter().map(check::line).collect::<Vec<_>>().join("\n"));
                 panic!("the destination is not equal:\n{reports:?}\n{}", self.log());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -158,10 +182,13 @@ impl Site {
 
     /// The worker of `server`.
     pub fn worker(server: &Running) -> u32 {
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).unwrap_or_default();
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid()))
+                .unwrap_or_default();
         let own = children.split_whitespace().find_map(|pid| pid.parse().ok());
         // Another thread may have started it.
-        own.or_else(|| children_of(server.pid()).first().copied()).unwrap_or_else(|| panic!("there is no worker"))
+        own.or_else(|| children_of(server.pid()).first().copied())
+            .unwrap_or_else(|| panic!("there is no worker"))
     }
 }
 
@@ -172,12 +199,16 @@ pub fn children_of(pid: u32) -> Vec<u32> {
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
     };
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|e| e.path());
-    all.filter(|dir| parent(dir) == Some(pid)).filter_map(|dir| dir.file_name()?.to_str()?.parse().ok()).collect()
+    all.filter(|dir| parent(dir) == Some(pid))
+        .filter_map(|dir| dir.file_name()?.to_str()?.parse().ok())
+        .collect()
 }
 
 /// What was uploaded, unpacked.
 pub fn unpacked(bytes: &[u8]) -> String {
     let mut text = String::new();
-    flate2::read::MultiGzDecoder::new(bytes).read_to_string(&mut text).unwrap_or_else(|e| panic!("{e}"));
+    flate2::read::MultiGzDecoder::new(bytes)
+        .read_to_string(&mut text)
+        .unwrap_or_else(|e| panic!("{e}"));
     text
 }

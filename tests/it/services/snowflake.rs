@@ -29,7 +29,8 @@ pub struct Snowflake {
 /// Asks the stand-in.
 fn told(port: u16, method: &str, path: &str, body: &Value) -> Result<Value, String> {
     let (_, answer) = ask(port, method, path, &body.to_string())?;
-    serde_json::from_slice(&answer).map_err(|e| format!("{e}: {}", String::from_utf8_lossy(&answer)))
+    serde_json::from_slice(&answer)
+        .map_err(|e| format!("{e}: {}", String::from_utf8_lossy(&answer)))
 }
 
 impl Snowflake {
@@ -39,12 +40,24 @@ impl Snowflake {
         let (dir, port) = (TempDir::new().unwrap_or_else(|e| panic!("{e}")), free_port());
         let mut command = plain();
         command.env("TMPDIR", dir.path()).env("PYTHONWARNINGS", "ignore");
-        let server = Server::start(command, &python, &[script.to_owned(), port.to_string()], &dir.path().join("log"), "KILL");
+        let server = Server::start(
+            command,
+            &python,
+            &[script.to_owned(), port.to_string()],
+            &dir.path().join("log"),
+            "KILL",
+        );
         let started = Instant::now();
-        let users = [json!({"name": "eds", "password": PASSWORD, "token": "pat-token"}), json!({"name": "robot", "public_key": PUBLIC_KEY})];
+        let users = [
+            json!({"name": "eds", "password": PASSWORD, "token": "pat-token"}),
+            json!({"name": "robot", "public_key": PUBLIC_KEY}),
+        ];
         for user in users {
             while let Err(why) = told(port, "POST", "/test/user", &user) {
-                assert!(started.elapsed() < Duration::from_secs(60), "the stand-in for Snowflake does not start: {why}");
+                assert!(
+                    started.elapsed() < Duration::from_secs(60),
+                    "the stand-in for Snowflake does not start: {why}"
+                );
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
@@ -58,16 +71,24 @@ impl Snowflake {
     }
 
     pub fn url(&self, database: &str, more: &str) -> String {
-        format!("snowflake://eds:s3cret%2Fp%40ss%3Aw%25rd@org-shop/{database}/PUBLIC?host=127.0.0.1:{}&protocol=http{more}", self.port)
+        format!(
+            "snowflake://eds:s3cret%2Fp%40ss%3Aw%25rd@org-shop/{database}/PUBLIC?host=127.0.0.1:{}&protocol=http{more}",
+            self.port
+        )
     }
 
     pub fn key_url(&self, database: &str, more: &str) -> String {
-        format!("snowflake-keypair://robot@org-shop/{database}/PUBLIC?host=127.0.0.1:{}&protocol=http{more}", self.port)
+        format!(
+            "snowflake-keypair://robot@org-shop/{database}/PUBLIC?host=127.0.0.1:{}&protocol=http{more}",
+            self.port
+        )
     }
 
     /// Runs SQL past EDS and past the session's rules; the rows as text.
     pub fn sql(&self, database: &str, sql: &str) -> Vec<Vec<Option<String>>> {
-        let answer = told(self.port, "POST", "/test/sql", &json!({"database": database, "sql": sql})).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let answer =
+            told(self.port, "POST", "/test/sql", &json!({"database": database, "sql": sql}))
+                .unwrap_or_else(|e| panic!("{sql}: {e}"));
         serde_json::from_value(answer.clone()).unwrap_or_else(|e| panic!("{sql}: {e}: {answer}"))
     }
 
@@ -75,16 +96,33 @@ impl Snowflake {
     pub fn rows(&self, shop: &Shop, table: usize, database: &str) -> FoundRows {
         let spec = &shop.tables[table];
         let columns: Vec<String> = spec.columns.iter().map(|c| format!("\"{}\"", c.name)).collect();
-        let rows = self.sql(database, &format!("SELECT {} FROM \"{}\"", columns.join(", "), spec.name));
+        let rows =
+            self.sql(database, &format!("SELECT {} FROM \"{}\"", columns.join(", "), spec.name));
         let value = |kind: ShopKind, text: Option<String>| match (kind, text) {
             (_, None) => Value::Null,
             (ShopKind::Date, Some(text)) => (text.replace(' ', "T") + "Z").into(),
-            (ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents | ShopKind::Decimal | ShopKind::Flag, Some(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
+            (
+                ShopKind::Integer(_)
+                | ShopKind::Big
+                | ShopKind::Cents
+                | ShopKind::Decimal
+                | ShopKind::Flag,
+                Some(text),
+            ) => serde_json::from_str(&text).unwrap_or(Value::Null),
             (_, Some(text)) => text.into(),
         };
         let keyed = |row: Vec<Option<String>>| -> (String, Map<String, Value>) {
-            let id = row[spec.columns.iter().position(|c| c.name == "id").unwrap_or(0)].clone().unwrap_or_default();
-            (id, spec.columns.iter().zip(row).map(|(c, cell)| (c.name.clone(), value(c.kind, cell))).collect())
+            let id = row[spec.columns.iter().position(|c| c.name == "id").unwrap_or(0)]
+                .clone()
+                .unwrap_or_default();
+            (
+                id,
+                spec.columns
+                    .iter()
+                    .zip(row)
+                    .map(|(c, cell)| (c.name.clone(), value(c.kind, cell)))
+                    .collect(),
+            )
         };
         rows.into_iter().map(keyed).collect()
     }
@@ -97,7 +135,9 @@ impl Snowflake {
 
     /// The last statements that sessions of the database ran, each with its tag.
     pub fn statements(&self, database: &str) -> Vec<(String, String)> {
-        let all = told(self.port, "GET", &format!("/test/statements?database={database}"), &Value::Null).unwrap_or_else(|e| panic!("{e}"));
+        let all =
+            told(self.port, "GET", &format!("/test/statements?database={database}"), &Value::Null)
+                .unwrap_or_else(|e| panic!("{e}"));
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         all.as_array().into_iter().flatten().map(|s| (text(&s["sql"]), text(&s["tag"]))).collect()
     }
@@ -106,5 +146,9 @@ impl Snowflake {
 /// The stand-in that tests share.
 pub fn shared() -> &'static Snowflake {
     static SHARED: OnceLock<Snowflake> = OnceLock::new();
-    SHARED.get_or_init(|| std::thread::spawn(Snowflake::start).join().unwrap_or_else(|_| panic!("the stand-in for Snowflake does not start")))
+    SHARED.get_or_init(|| {
+        std::thread::spawn(Snowflake::start)
+            .join()
+            .unwrap_or_else(|_| panic!("the stand-in for Snowflake does not start"))
+    })
 }

@@ -38,7 +38,8 @@ pub fn key(table: &str, number: u64) -> Vec<u8> {
 impl History {
     /// What must be in the tables at the end.
     pub fn model(&self) -> BTreeMap<String, Vec<MemoryRow>> {
-        let mut model: BTreeMap<String, Vec<MemoryRow>> = ["a", "b"].map(|table| (table.to_owned(), Vec::new())).into();
+        let mut model: BTreeMap<String, Vec<MemoryRow>> =
+            ["a", "b"].map(|table| (table.to_owned(), Vec::new())).into();
         for ((table, _), row) in self.source.last().into_iter().flatten() {
             model.entry((*table).to_owned()).or_default().push(row.clone());
         }
@@ -80,10 +81,16 @@ pub fn history(rng: &mut fastrand::Rng) -> History {
                 let schema = if table == "a" { rng.usize(..2) } else { 2 };
                 let model_version = if schema == 1 { "2" } else { "1" };
                 let entry = tables.entry((table, key)).or_default();
-                let keys = if table == "a" { format!(r#"["eu","k{key}"]"#) } else { format!(r#"["eu","{key}","x"]"#) };
+                let keys = if table == "a" {
+                    format!(r#"["eu","k{key}"]"#)
+                } else {
+                    format!(r#"["eu","{key}","x"]"#)
+                };
                 let text = if entry.0.is_some() && rng.u32(..4) == 0 {
                     entry.0 = None;
-                    format!(r#"{{"operation":"DELETE","table":"{table}","modelVersion":"{model_version}","key":{keys},"before":{{}},"mvccTimestamp":"{version}.0"}}"#)
+                    format!(
+                        r#"{{"operation":"DELETE","table":"{table}","modelVersion":"{model_version}","key":{keys},"before":{{}},"mvccTimestamp":"{version}.0"}}"#
+                    )
                 } else {
                     let row = entry.0.get_or_insert_default();
                     let mut set = |name: &str, value: String| row.insert(name.to_owned(), value);
@@ -106,14 +113,21 @@ pub fn history(rng: &mut fastrand::Rng) -> History {
                             format!(r#"{{"id":"x","k":{key},"n":"{n}"}}"#)
                         }
                     };
-                    format!(r#"{{"operation":"UPDATE","table":"{table}","modelVersion":"{model_version}","key":{keys},"after":{after},"mvccTimestamp":"{version}.0"}}"#)
+                    format!(
+                        r#"{{"operation":"UPDATE","table":"{table}","modelVersion":"{model_version}","key":{keys},"after":{after},"mvccTimestamp":"{version}.0"}}"#
+                    )
                 };
                 entry.1 = version;
                 sent.push((version, text.clone()));
                 messages.push(text);
             }
         }
-        source.push(tables.iter().filter_map(|((table, key), (row, _))| Some(((*table, *key), row.clone()?))).collect());
+        source.push(
+            tables
+                .iter()
+                .filter_map(|((table, key), (row, _))| Some(((*table, *key), row.clone()?)))
+                .collect(),
+        );
     }
     History { messages, source, bad }
 }

@@ -14,7 +14,9 @@ use eds::change::{Batch, Cutover, Position, TableSchema};
 use eds::destination::memory::{ABILITIES, MemoryDestination, MemoryRow, SharedStore, Store};
 use eds::destination::{Claim, Destination, Epoch, Failure, FailureKind, Migration, Tables};
 use eds::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
-use eds::pipeline::{Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress};
+use eds::pipeline::{
+    Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress,
+};
 use eds::registry::{Registry, SchemaSource};
 use eds::state::State;
 use tokio::sync::{Notify, watch};
@@ -130,7 +132,12 @@ impl Feed for SimFeed {
         }
         self.opening = self.world.opening.fetch_add(1, Ordering::Relaxed) + 1;
         let after = match (after, since_ns) {
-            (None, Some(since)) => (1..=self.world.total()).find(|sequence| time(*sequence) >= since).unwrap_or(self.world.total() + 1) - 1,
+            (None, Some(since)) => {
+                (1..=self.world.total())
+                    .find(|sequence| time(*sequence) >= since)
+                    .unwrap_or(self.world.total() + 1)
+                    - 1
+            }
             (after, _) => after.map_or(0, |p| p.sequence),
         };
         // The consumer is made anew there.
@@ -176,9 +183,14 @@ impl Feed for SimFeed {
         self.world.step().await;
         let durable = self.world.store.lock().position.map_or(0, |p| p.sequence);
         // A destination that was put back after it answered is no fault of ours.
-        let put_back = self.world.restores.load(Ordering::Relaxed) + self.world.imports.load(Ordering::Relaxed) > 0;
+        let put_back = self.world.restores.load(Ordering::Relaxed)
+            + self.world.imports.load(Ordering::Relaxed)
+            > 0;
         if durable < through.sequence && !put_back {
-            self.world.complain(format!("sequence {} was acknowledged while {durable} was safe", through.sequence));
+            self.world.complain(format!(
+                "sequence {} was acknowledged while {durable} was safe",
+                through.sequence
+            ));
         }
         self.world.acknowledged.fetch_max(through.sequence, Ordering::Relaxed);
         self.world.step().await;
@@ -207,7 +219,11 @@ fn broken() -> Failure {
 
 impl Faulty {
     fn alive(&self) -> Result<(), Failure> {
-        if self.restores == self.world.restores.load(Ordering::Relaxed) { Ok(()) } else { Err(broken()) }
+        if self.restores == self.world.restores.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(broken())
+        }
     }
 
     /// The batch as one transaction, or as the planted bug would have it.
@@ -243,7 +259,8 @@ impl Destination for Faulty {
         }
         // Reported as failed, and done later, while the next try may be under way.
         if self.world.chance(30) && self.world.bug == Bug::None {
-            let (world, epoch, restores, batch) = (self.world.clone(), self.epoch.clone(), self.restores, batch.clone());
+            let (world, epoch, restores, batch) =
+                (self.world.clone(), self.epoch.clone(), self.restores, batch.clone());
             let late = Duration::from_millis(world.draw(400));
             tokio::spawn(async move {
                 sleep(late).await;
@@ -314,7 +331,8 @@ async fn process(world: &Arc<World>, until_caught_up: bool) -> Option<Result<End
             }
             let inner = MemoryDestination::open(world.store.clone(), epoch.clone());
             let restores = world.restores.load(Ordering::Relaxed);
-            Ok(Box::new(Faulty { world, inner, epoch, restores, held: None }) as Box<dyn Destination>)
+            Ok(Box::new(Faulty { world, inner, epoch, restores, held: None })
+                as Box<dyn Destination>)
         })
     };
     let (_stop, stop) = watch::channel(false);
@@ -332,7 +350,9 @@ async fn process(world: &Arc<World>, until_caught_up: bool) -> Option<Result<End
         events_max: usize::MAX,
         abilities: eds::destination::Abilities { batch_changes_max: 30, ..ABILITIES },
     };
-    let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(SCHEMAS.iter().map(|s| (*s).to_owned()).collect())));
+    let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(
+        SCHEMAS.iter().map(|s| (*s).to_owned()).collect(),
+    )));
     let parts = EngineDeps {
         feed: Box::new(SimFeed { world: world.clone(), opening: 0, next: 1 }),
         open: Box::new(open),
@@ -379,7 +399,10 @@ async fn imports(world: &Arc<World>) {
             store.tables.take(&Migration::CreateTable(schema));
         }
         let mut rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>> = BTreeMap::new();
-        for ((table, number), row) in world.history.source[through as usize].iter().filter(|((table, _), _)| tables.contains(table)) {
+        for ((table, number), row) in world.history.source[through as usize]
+            .iter()
+            .filter(|((table, _), _)| tables.contains(table))
+        {
             rows.entry((*table).to_owned()).or_default().insert(key(table, *number), row.clone());
         }
         store.import(rows, &world.history.snapshots(tables, through, whole));
@@ -431,7 +454,11 @@ async fn simulate(world: &Arc<World>) -> Result<(), String> {
 /// A process may end because another took over, or because it could not start.
 fn expected(halt: &Halt) -> Result<(), String> {
     match halt {
-        Halt::Destination(f) if matches!(f.kind, FailureKind::Fenced | FailureKind::Unavailable) => Ok(()),
+        Halt::Destination(f)
+            if matches!(f.kind, FailureKind::Fenced | FailureKind::Unavailable) =>
+        {
+            Ok(())
+        }
         Halt::Feed(FeedError::Unavailable(_)) => Ok(()),
         other => Err(format!("a process ended with {other:?}")),
     }
@@ -443,7 +470,8 @@ fn verdict(world: &World) -> Result<(), String> {
     }
     let store = world.store.lock();
     for (table, expected) in &world.history.model() {
-        let mut found: Vec<MemoryRow> = store.rows.get(table).map(|rows| rows.values().cloned().collect()).unwrap_or_default();
+        let mut found: Vec<MemoryRow> =
+            store.rows.get(table).map(|rows| rows.values().cloned().collect()).unwrap_or_default();
         found.sort();
         if found != *expected {
             return Err(format!("table {table} holds {found:?} instead of {expected:?}"));
@@ -456,16 +484,23 @@ fn verdict(world: &World) -> Result<(), String> {
     let durable = store.position.map_or(0, |p| p.sequence);
     // What lies before an import is not read, bad or not.
     let bad = world.history.bad;
-    let all_dead = positions.len() == bad || (positions.len() < bad && world.imports.load(Ordering::Relaxed) > 0);
+    let all_dead = positions.len() == bad
+        || (positions.len() < bad && world.imports.load(Ordering::Relaxed) > 0);
     match (all_dead, durable == world.total()) {
         (true, true) => Ok(()),
-        (false, _) => Err(format!("{} messages were dead letters instead of {bad}", positions.len())),
+        (false, _) => {
+            Err(format!("{} messages were dead letters instead of {bad}", positions.len()))
+        }
         (_, false) => Err(format!("the checkpoint is at {durable} of {}", world.total())),
     }
 }
 
 fn run(seed: u64, bug: Bug) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .map_err(|e| e.to_string())?;
     runtime.block_on(async { simulate(&World::new(seed, bug)).await })
 }
 
@@ -479,7 +514,9 @@ fn every_storm_ends_with_the_destination_equal_to_the_model() {
     let seeds = std::env::var("EDS_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SEEDS);
     for seed in 0..seeds {
         if let Err(e) = run(seed, Bug::None) {
-            panic!("seed {seed}: {e}\nrepeat it with: EDS_SIM_SEED={seed} cargo test --test it simulation");
+            panic!(
+                "seed {seed}: {e}\nrepeat it with: EDS_SIM_SEED={seed} cargo test --test it simulation"
+            );
         }
     }
 }

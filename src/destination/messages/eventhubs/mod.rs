@@ -13,7 +13,10 @@ use fe2o3_amqp::link::{LinkStateError, SendError};
 use fe2o3_amqp::{Sendable, Sender};
 use fe2o3_amqp_types::definitions::Error;
 use fe2o3_amqp_types::messaging::message::__private::Serializable;
-use fe2o3_amqp_types::messaging::{ApplicationProperties, Batch as Sections, Data, Message, MessageAnnotations, Outcome, Properties};
+use fe2o3_amqp_types::messaging::{
+    ApplicationProperties, Batch as Sections, Data, Message, MessageAnnotations, Outcome,
+    Properties,
+};
 use tokio::time::{sleep, timeout};
 
 use super::{ABILITIES, Names};
@@ -78,17 +81,31 @@ fn encoded(change: &Change) -> Result<(String, Vec<u8>), Failure> {
         key
     };
     let message = Message::builder()
-        .message_annotations(MessageAnnotations::builder().insert(PARTITION_KEY, shown.as_str()).build())
-        .properties(Properties::builder().message_id(change.event.id().into_owned()).content_type("application/json").build())
-        .application_properties(ApplicationProperties::builder().insert("objectId", names.subject(&names.key)).build())
+        .message_annotations(
+            MessageAnnotations::builder().insert(PARTITION_KEY, shown.as_str()).build(),
+        )
+        .properties(
+            Properties::builder()
+                .message_id(change.event.id().into_owned())
+                .content_type("application/json")
+                .build(),
+        )
+        .application_properties(
+            ApplicationProperties::builder().insert("objectId", names.subject(&names.key)).build(),
+        )
         .data(change.event.stored().into_bytes())
         .build();
-    let bytes = serde_amqp::to_vec(&Serializable(message)).map_err(|_| Failure::new(FailureKind::Rejected, "the event cannot be encoded"))?;
+    let bytes = serde_amqp::to_vec(&Serializable(message))
+        .map_err(|_| Failure::new(FailureKind::Rejected, "the event cannot be encoded"))?;
     Ok((shown, bytes))
 }
 
 /// The batches of each partition, oldest first, each up to `bytes_max`.
-fn batches(batch: &Batch, partitions: usize, bytes_max: u64) -> Result<Vec<Vec<Vec<Data>>>, Failure> {
+fn batches(
+    batch: &Batch,
+    partitions: usize,
+    bytes_max: u64,
+) -> Result<Vec<Vec<Vec<Data>>>, Failure> {
     let room = bytes_max.saturating_sub(BATCH_OVERHEAD);
     let mut lanes: Vec<(Vec<Vec<Data>>, u64)> = (0..partitions).map(|_| (Vec::new(), 0)).collect();
     let mut culprits = Vec::new();
@@ -96,7 +113,10 @@ fn batches(batch: &Batch, partitions: usize, bytes_max: u64) -> Result<Vec<Vec<V
         let (key, bytes) = encoded(change)?;
         let size = bytes.len() as u64 + EVENT_OVERHEAD;
         if size > room {
-            culprits.push((index, format!("the event would have {size} bytes, and the hub takes {room}")));
+            culprits.push((
+                index,
+                format!("the event would have {size} bytes, and the hub takes {room}"),
+            ));
             continue;
         }
         let (lane, filled) = &mut lanes[partition(&key, partitions)];
@@ -110,37 +130,62 @@ fn batches(batch: &Batch, partitions: usize, bytes_max: u64) -> Result<Vec<Vec<V
         }
     }
     // Before anything is sent, so that nothing overtakes what is left out.
-    if culprits.is_empty() { Ok(lanes.into_iter().map(|(lane, _)| lane).collect()) } else { Err(Failure::rejected(culprits)) }
+    if culprits.is_empty() {
+        Ok(lanes.into_iter().map(|(lane, _)| lane).collect())
+    } else {
+        Err(Failure::rejected(culprits))
+    }
 }
 
 /// Sends the batches of a partition one after the other: nothing overtakes what failed.
-async fn send_all(namespace: &Namespace, sender: &mut Sender, lane: Vec<Vec<Data>>) -> Result<(), Failure> {
+async fn send_all(
+    namespace: &Namespace,
+    sender: &mut Sender,
+    lane: Vec<Vec<Data>>,
+) -> Result<(), Failure> {
     for events in lane {
         let message = Message::builder().data_batch(Sections::new(events)).build();
-        send(namespace, sender, &Sendable::builder().message(message).message_format(BATCH_FORMAT).build()).await?;
+        send(
+            namespace,
+            sender,
+            &Sendable::builder().message(message).message_format(BATCH_FORMAT).build(),
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// What the service says of an error.
 fn plain(error: &Error) -> String {
-    format!("{:?} {}", error.condition, error.description.as_deref().unwrap_or_default()).trim_end().to_owned()
+    format!("{:?} {}", error.condition, error.description.as_deref().unwrap_or_default())
+        .trim_end()
+        .to_owned()
 }
 
-async fn send(namespace: &Namespace, sender: &mut Sender, batch: &Sendable<Sections<Data>>) -> Result<(), Failure> {
+async fn send(
+    namespace: &Namespace,
+    sender: &mut Sender,
+    batch: &Sendable<Sections<Data>>,
+) -> Result<(), Failure> {
     let failed = |text: &str| Err(said(namespace, "sending", text));
     for _ in 0..BUSY_MAX {
         match timeout(SEND_WAIT_MAX, sender.send_ref(batch)).await {
             Ok(Ok(Outcome::Accepted(_))) => return Ok(()),
             Ok(Ok(Outcome::Rejected(rejected))) => {
-                let why = rejected.error.as_ref().map_or_else(|| "rejected without a reason".to_owned(), plain);
+                let why = rejected
+                    .error
+                    .as_ref()
+                    .map_or_else(|| "rejected without a reason".to_owned(), plain);
                 if !why.contains("server-busy") {
                     return failed(&why);
                 }
             }
             // Neither says that the events are stored.
             Ok(Ok(other)) => return failed(&format!("the events were not stored ({other:?})")),
-            Ok(Err(SendError::LinkStateError(LinkStateError::RemoteClosedWithError(e) | LinkStateError::RemoteDetachedWithError(e)))) => return failed(&plain(&e)),
+            Ok(Err(SendError::LinkStateError(
+                LinkStateError::RemoteClosedWithError(e)
+                | LinkStateError::RemoteDetachedWithError(e),
+            ))) => return failed(&plain(&e)),
             Ok(Err(e)) => return failed(&chain(&e)),
             Err(_) => return failed(&format!("no answer within {SEND_WAIT_MAX:?}")),
         }
@@ -159,9 +204,15 @@ impl Destination for EventHub {
             }
             self.session = Some(HubSession::open(&self.namespace).await?);
         }
-        let Some(session) = &mut self.session else { return Err(Failure::unavailable("not connected")) };
+        let Some(session) = &mut self.session else {
+            return Err(Failure::unavailable("not connected"));
+        };
         let lanes = batches(batch, session.senders.len(), session.message_bytes_max)?;
-        let sent = session.senders.iter_mut().zip(lanes).map(|(sender, lane)| send_all(&self.namespace, sender, lane));
+        let sent = session
+            .senders
+            .iter_mut()
+            .zip(lanes)
+            .map(|(sender, lane)| send_all(&self.namespace, sender, lane));
         // All come to their end: what was stored is stored, whatever became of the others.
         let outcomes = tokio::select! {
             outcomes = futures::future::join_all(sent) => outcomes,

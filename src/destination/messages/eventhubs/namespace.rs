@@ -29,17 +29,31 @@ pub struct Namespace {
 impl Namespace {
     /// Of `eventhub://host/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=…`.
     pub fn read(settings: &Settings) -> Result<Namespace, Failure> {
-        let pairs: Vec<(String, &str)> =
-            settings.path.trim_start_matches('/').split(';').filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.trim().to_lowercase(), value.trim())).collect();
-        let find = |name: &str| pairs.iter().find(|(known, value)| known == &name.to_lowercase() && !value.is_empty()).map(|(_, value)| (*value).to_owned());
+        let pairs: Vec<(String, &str)> = settings
+            .path
+            .trim_start_matches('/')
+            .split(';')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.trim().to_lowercase(), value.trim()))
+            .collect();
+        let find = |name: &str| {
+            pairs
+                .iter()
+                .find(|(known, value)| known == &name.to_lowercase() && !value.is_empty())
+                .map(|(_, value)| (*value).to_owned())
+        };
         let wanted = |name: &str| {
-            let text =
-                format!("the connection string of {settings} has no {name}: eventhub://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=HUB");
+            let text = format!(
+                "the connection string of {settings} has no {name}: eventhub://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=HUB"
+            );
             find(name).ok_or_else(|| Failure::misconfigured(text))
         };
-        let is_emulator = find("UseDevelopmentEmulator").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let is_emulator =
+            find("UseDevelopmentEmulator").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if is_emulator && !settings.is_local() {
-            return Err(Failure::misconfigured("UseDevelopmentEmulator=true is for an emulator on this machine: a key does not travel without TLS"));
+            return Err(Failure::misconfigured(
+                "UseDevelopmentEmulator=true is for an emulator on this machine: a key does not travel without TLS",
+            ));
         }
         Ok(Namespace {
             host: settings.host.clone(),
@@ -66,8 +80,14 @@ impl Namespace {
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let resource = encoded(&self.audience());
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.expose_secret().as_bytes());
-        let signature = BASE64.encode(hmac::sign(&key, format!("{resource}\n{expiry}").as_bytes()).as_ref());
-        format!("SharedAccessSignature sr={resource}&sig={}&se={expiry}&skn={}", encoded(&signature), encoded(&self.key_name)).into()
+        let signature =
+            BASE64.encode(hmac::sign(&key, format!("{resource}\n{expiry}").as_bytes()).as_ref());
+        format!(
+            "SharedAccessSignature sr={resource}&sig={}&se={expiry}&skn={}",
+            encoded(&signature),
+            encoded(&self.key_name)
+        )
+        .into()
     }
 }
 
@@ -84,10 +104,17 @@ mod tests {
 
     #[test]
     fn a_connection_string_is_read_as_it_is() -> Result<(), String> {
-        let found = namespace("eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a/b+c=;EntityPath=hub")?;
-        assert_eq!((found.host.as_str(), found.port, found.hub.as_str(), found.tls), ("ns.servicebus.windows.net", 5671, "hub", true));
+        let found = namespace(
+            "eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=a/b+c=;EntityPath=hub",
+        )?;
+        assert_eq!(
+            (found.host.as_str(), found.port, found.hub.as_str(), found.tls),
+            ("ns.servicebus.windows.net", 5671, "hub", true)
+        );
         assert_eq!((found.key_name.as_str(), found.key.expose_secret()), ("Root", "a/b+c="));
-        let local = namespace("eventhub://localhost/;SharedAccessKeyName=Root;SharedAccessKey=k;UseDevelopmentEmulator=true;EntityPath=hub")?;
+        let local = namespace(
+            "eventhub://localhost/;SharedAccessKeyName=Root;SharedAccessKey=k;UseDevelopmentEmulator=true;EntityPath=hub",
+        )?;
         assert_eq!((local.port, local.tls), (5672, false));
         for wrong in [
             "eventhub://ns/;SharedAccessKeyName=Root;SharedAccessKey=k",
@@ -102,7 +129,9 @@ mod tests {
     /// As `printf '%s\n%s' "$sr" 1700000000 | openssl dgst -sha256 -hmac secret -binary | base64` signs.
     #[test]
     fn a_token_is_signed() -> Result<(), String> {
-        let found = namespace("eventhub://ns.example/;SharedAccessKeyName=Root Key;SharedAccessKey=secret;EntityPath=hub")?;
+        let found = namespace(
+            "eventhub://ns.example/;SharedAccessKeyName=Root Key;SharedAccessKey=secret;EntityPath=hub",
+        )?;
         let token = found.token_until(1_700_000_000);
         assert_eq!(
             token.expose_secret(),

@@ -59,7 +59,15 @@ mod tests {
     fn hashes_are_the_known_ones() {
         assert_eq!(lookup3(b""), (0xdead_beef, 0xdead_beef));
         assert_eq!(lookup3(b"Four score and seven years ago"), (0x1777_0551, 0xce72_26e6));
-        let known = [("7", -15263), ("131", 30562), ("7149583486996073602", 12977), ("FWfAT", -22341), ("sOdeEAsyQoEuEFPGerWO", -6503), ("$0cb", 26269), ("!c*_!I@1^c", 15372)];
+        let known = [
+            ("7", -15263),
+            ("131", 30562),
+            ("7149583486996073602", 12977),
+            ("FWfAT", -22341),
+            ("sOdeEAsyQoEuEFPGerWO", -6503),
+            ("$0cb", 26269),
+            ("!c*_!I@1^c", 15372),
+        ];
         for (key, expected) in known {
             assert_eq!(hash(key), expected, "{key}");
         }

@@ -47,31 +47,59 @@ impl HubSession {
     pub async fn open(namespace: &Namespace) -> Result<HubSession, Failure> {
         let place = format!("{}:{}", namespace.host, namespace.port);
         let opened = timeout(OPEN_WAIT_MAX, Self::begin(namespace, &place)).await;
-        opened.unwrap_or_else(|_| Err(Failure::unavailable(format!("Event Hubs at {place} gave no answer within {OPEN_WAIT_MAX:?}"))))
+        opened.unwrap_or_else(|_| {
+            Err(Failure::unavailable(format!(
+                "Event Hubs at {place} gave no answer within {OPEN_WAIT_MAX:?}"
+            )))
+        })
     }
 
     async fn begin(namespace: &Namespace, place: &str) -> Result<HubSession, Failure> {
-        let unreachable = |why: String| Failure::unavailable(format!("Event Hubs at {place} cannot be reached: {why}"));
-        let tcp = timeout(CONNECT_WAIT_MAX, TcpStream::connect((namespace.host.as_str(), namespace.port))).await;
-        let tcp = tcp.map_err(|_| unreachable("no answer".into()))?.map_err(|e| unreachable(e.to_string()))?;
+        let unreachable = |why: String| {
+            Failure::unavailable(format!("Event Hubs at {place} cannot be reached: {why}"))
+        };
+        let tcp = timeout(
+            CONNECT_WAIT_MAX,
+            TcpStream::connect((namespace.host.as_str(), namespace.port)),
+        )
+        .await;
+        let tcp = tcp
+            .map_err(|_| unreachable("no answer".into()))?
+            .map_err(|e| unreachable(e.to_string()))?;
         tcp.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
         let mut connection = if namespace.tls {
-            let name = ServerName::try_from(namespace.host.clone()).map_err(|e| Failure::misconfigured(format!("{:?} is no host's name: {e}", namespace.host)))?;
+            let name = ServerName::try_from(namespace.host.clone()).map_err(|e| {
+                Failure::misconfigured(format!("{:?} is no host's name: {e}", namespace.host))
+            })?;
             let tls = tokio_rustls::TlsConnector::from(tls()?).connect(name, tcp).await;
             connect(namespace, tls.map_err(|e| unreachable(format!("TLS: {e}")))?).await
         } else {
             connect(namespace, tcp).await
         }
         .map_err(|e| said(namespace, "the connection", &chain(&e)))?;
-        let mut session = AmqpSession::begin(&mut connection).await.map_err(|e| said(namespace, "the session", &chain(&e)))?;
+        let mut session = AmqpSession::begin(&mut connection)
+            .await
+            .map_err(|e| said(namespace, "the session", &chain(&e)))?;
         claim(namespace, &mut session).await?;
         let partitions = partitions(namespace, &mut session).await?;
         let mut senders = Vec::with_capacity(partitions.len());
         for id in &partitions {
-            let attached = Sender::attach(&mut session, format!("eds-{}", Uuid::new_v4()), format!("{}/Partitions/{id}", namespace.hub)).await;
-            senders.push(attached.map_err(|e| said(namespace, &format!("the link to partition {id}"), &format!("{e} {e:?}")))?);
+            let attached = Sender::attach(
+                &mut session,
+                format!("eds-{}", Uuid::new_v4()),
+                format!("{}/Partitions/{id}", namespace.hub),
+            )
+            .await;
+            senders.push(attached.map_err(|e| {
+                said(namespace, &format!("the link to partition {id}"), &format!("{e} {e:?}"))
+            })?);
         }
-        let message_bytes_max = senders.iter().filter_map(Sender::max_message_size).filter(|n| *n > 0).min().unwrap_or(MESSAGE_BYTES_MAX);
+        let message_bytes_max = senders
+            .iter()
+            .filter_map(Sender::max_message_size)
+            .filter(|n| *n > 0)
+            .min()
+            .unwrap_or(MESSAGE_BYTES_MAX);
         let now = Instant::now();
         Ok(HubSession { connection, session, senders, message_bytes_max, opened: now, used: now })
     }
@@ -95,7 +123,10 @@ impl HubSession {
     }
 }
 
-async fn connect<S>(namespace: &Namespace, stream: S) -> Result<ConnectionHandle<()>, fe2o3_amqp::connection::OpenError>
+async fn connect<S>(
+    namespace: &Namespace,
+    stream: S,
+) -> Result<ConnectionHandle<()>, fe2o3_amqp::connection::OpenError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug + 'static,
 {
@@ -115,30 +146,51 @@ fn tls() -> Result<Arc<rustls::ClientConfig>, Failure> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(wrong)?;
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(wrong)?;
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// Shows the token, for which the hub is then open.
 async fn claim(namespace: &Namespace, session: &mut SessionHandle<()>) -> Result<(), Failure> {
-    let properties =
-        ApplicationProperties::builder().insert("operation", "put-token").insert("type", "servicebus.windows.net:sastoken").insert("name", namespace.audience()).build();
-    let answer = ask(namespace, session, "$cbs", properties, namespace.token().expose_secret().into()).await?;
+    let properties = ApplicationProperties::builder()
+        .insert("operation", "put-token")
+        .insert("type", "servicebus.windows.net:sastoken")
+        .insert("name", namespace.audience())
+        .build();
+    let answer =
+        ask(namespace, session, "$cbs", properties, namespace.token().expose_secret().into())
+            .await?;
     answer.check(namespace, "the token").map(drop)
 }
 
 /// The names of the hub's partitions.
-async fn partitions(namespace: &Namespace, session: &mut SessionHandle<()>) -> Result<Vec<String>, Failure> {
-    let properties = ApplicationProperties::builder().insert("operation", "READ").insert("type", "com.microsoft:eventhub").insert("name", namespace.hub.as_str()).build();
-    let answer = ask(namespace, session, "$management", properties, String::new()).await?.check(namespace, "the question for the hub's partitions")?;
-    let Value::Map(map) = answer else { return Err(Failure::unavailable("Event Hubs answered in a form that EDS does not know")) };
-    let text = |value: &Value| if let Value::String(text) = value { Some(text.clone()) } else { None };
+async fn partitions(
+    namespace: &Namespace,
+    session: &mut SessionHandle<()>,
+) -> Result<Vec<String>, Failure> {
+    let properties = ApplicationProperties::builder()
+        .insert("operation", "READ")
+        .insert("type", "com.microsoft:eventhub")
+        .insert("name", namespace.hub.as_str())
+        .build();
+    let answer = ask(namespace, session, "$management", properties, String::new())
+        .await?
+        .check(namespace, "the question for the hub's partitions")?;
+    let Value::Map(map) = answer else {
+        return Err(Failure::unavailable("Event Hubs answered in a form that EDS does not know"));
+    };
+    let text =
+        |value: &Value| if let Value::String(text) = value { Some(text.clone()) } else { None };
     let ids: Option<Vec<String>> = match map.get(&Value::String("partition_ids".into())) {
         Some(Value::Array(ids)) => ids.0.iter().map(text).collect(),
         Some(Value::List(ids)) => ids.iter().map(text).collect(),
         _ => None,
     };
-    ids.filter(|ids| !ids.is_empty()).ok_or_else(|| Failure::unavailable(format!("Event Hubs names no partitions of hub {:?}", namespace.hub)))
+    ids.filter(|ids| !ids.is_empty()).ok_or_else(|| {
+        Failure::unavailable(format!("Event Hubs names no partitions of hub {:?}", namespace.hub))
+    })
 }
 
 struct CbsAnswer {
@@ -151,7 +203,11 @@ impl CbsAnswer {
     fn check(self, namespace: &Namespace, what: &str) -> Result<Value, Failure> {
         match self.status {
             200..=299 => Ok(self.body),
-            401 => Err(said(namespace, what, &format!("unauthorized-access (401) {}", self.description))),
+            401 => Err(said(
+                namespace,
+                what,
+                &format!("unauthorized-access (401) {}", self.description),
+            )),
             404 => Err(said(namespace, what, &format!("not-found (404) {}", self.description))),
             status => Err(said(namespace, what, &format!("{status} {}", self.description))),
         }
@@ -159,15 +215,31 @@ impl CbsAnswer {
 }
 
 /// One question and its answer, over links of their own.
-async fn ask(namespace: &Namespace, session: &mut SessionHandle<()>, node: &str, properties: ApplicationProperties, body: String) -> Result<CbsAnswer, Failure> {
+async fn ask(
+    namespace: &Namespace,
+    session: &mut SessionHandle<()>,
+    node: &str,
+    properties: ApplicationProperties,
+    body: String,
+) -> Result<CbsAnswer, Failure> {
     let failed = |e: &dyn std::fmt::Debug| said(namespace, node, &format!("{e:?}"));
     let id = Uuid::new_v4().to_string();
     let reply_to = format!("eds-{id}");
-    let mut sender = Sender::attach(session, format!("eds-ask-{id}"), node).await.map_err(|e| failed(&e))?;
-    let receiver = Receiver::builder().name(format!("eds-answer-{id}")).source(node).target(reply_to.as_str()).attach(session).await;
+    let mut sender =
+        Sender::attach(session, format!("eds-ask-{id}"), node).await.map_err(|e| failed(&e))?;
+    let receiver = Receiver::builder()
+        .name(format!("eds-answer-{id}"))
+        .source(node)
+        .target(reply_to.as_str())
+        .attach(session)
+        .await;
     let mut receiver = receiver.map_err(|e| failed(&e))?;
     let header = Properties::builder().message_id(id).reply_to(reply_to).build();
-    let message = Message::builder().properties(header).application_properties(properties).value(body).build();
+    let message = Message::builder()
+        .properties(header)
+        .application_properties(properties)
+        .value(body)
+        .build();
     let outcome = sender.send(message).await.map_err(|e| failed(&e))?;
     outcome.accepted_or_else(|outcome| failed(&outcome))?;
     let delivery = receiver.recv::<Body<Value>>().await.map_err(|e| failed(&e))?;
@@ -179,10 +251,18 @@ async fn ask(namespace: &Namespace, session: &mut SessionHandle<()>, node: &str,
         Some(SimpleValue::Long(status)) => *status,
         _ => 0,
     };
-    let description = if let Some(SimpleValue::String(text)) = found.get("status-description") { text.clone() } else { String::new() };
+    let description = if let Some(SimpleValue::String(text)) = found.get("status-description") {
+        text.clone()
+    } else {
+        String::new()
+    };
     let _ = sender.close().await;
     let _ = receiver.close().await;
-    Ok(CbsAnswer { status, description, body: if let Body::Value(AmqpValue(value)) = message.body { value } else { Value::Null } })
+    Ok(CbsAnswer {
+        status,
+        description,
+        body: if let Body::Value(AmqpValue(value)) = message.body { value } else { Value::Null },
+    })
 }
 
 /// What to do about what the service said; it says nothing of what events hold.
@@ -192,14 +272,27 @@ pub fn said(namespace: &Namespace, what: &str, text: &str) -> Failure {
     let plain: String = text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
     let says = |words: &[&str]| words.iter().any(|word| plain.contains(word));
     match () {
-        () if says(&["unauthorized", "invalidsignature", "putauthorizationfailed"]) => Failure::misconfigured(format!(
-            "Event Hubs at {host} refuses the key for hub {hub:?}: {text}. SharedAccessKeyName and SharedAccessKey have to be of a policy with the right Send, and this machine's clock right"
-        )),
-        () if says(&["notfound", "entitydisabled"]) => {
-            Failure::misconfigured(format!("Event Hubs at {host} has no hub {hub:?} to send to: {text}. Make it, or correct EntityPath"))
+        () if says(&["unauthorized", "invalidsignature", "putauthorizationfailed"]) => {
+            Failure::misconfigured(format!(
+                "Event Hubs at {host} refuses the key for hub {hub:?}: {text}. SharedAccessKeyName and SharedAccessKey have to be of a policy with the right Send, and this machine's clock right"
+            ))
         }
-        () if says(&["messagesizeexceeded", "argumenterror", "argumentoutofrange", "notallowed", "invalidfield", "decodeerror"]) => {
-            Failure::new(FailureKind::Rejected, format!("Event Hubs does not take the event: {text}"))
+        () if says(&["notfound", "entitydisabled"]) => Failure::misconfigured(format!(
+            "Event Hubs at {host} has no hub {hub:?} to send to: {text}. Make it, or correct EntityPath"
+        )),
+        () if says(&[
+            "messagesizeexceeded",
+            "argumenterror",
+            "argumentoutofrange",
+            "notallowed",
+            "invalidfield",
+            "decodeerror",
+        ]) =>
+        {
+            Failure::new(
+                FailureKind::Rejected,
+                format!("Event Hubs does not take the event: {text}"),
+            )
         }
         () => Failure::unavailable(format!("Event Hubs at {host}, hub {hub:?}, {what}: {text}")),
     }

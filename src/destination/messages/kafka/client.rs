@@ -35,23 +35,51 @@ pub struct Cluster {
     config: ClientConfig,
 }
 
-fn one_of<'a>(settings: &'a Settings, key: &str, usual: &'a str, known: &[&str]) -> Result<&'a str, Failure> {
+fn one_of<'a>(
+    settings: &'a Settings,
+    key: &str,
+    usual: &'a str,
+    known: &[&str],
+) -> Result<&'a str, Failure> {
     let chosen = settings.parameter(key).unwrap_or(usual);
-    if known.contains(&chosen) { Ok(chosen) } else { Err(Failure::misconfigured(format!("{key}={chosen:?} is not known; there is {}", known.join(", ")))) }
+    if known.contains(&chosen) {
+        Ok(chosen)
+    } else {
+        Err(Failure::misconfigured(format!(
+            "{key}={chosen:?} is not known; there is {}",
+            known.join(", ")
+        )))
+    }
 }
 
 impl Cluster {
     pub fn read(settings: &Settings) -> Result<Cluster, Failure> {
         let topic = settings.path.trim_matches('/').to_owned();
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if topic.is_empty() || topic.len() > 249 || !topic.chars().all(is_name) || matches!(topic.as_str(), "." | "..") {
-            let text = format!("the Kafka URL {settings} names no topic: kafka://host:9092/topic; a topic has up to 249 letters, digits, dots, underscores and hyphens");
+        if topic.is_empty()
+            || topic.len() > 249
+            || !topic.chars().all(is_name)
+            || matches!(topic.as_str(), "." | "..")
+        {
+            let text = format!(
+                "the Kafka URL {settings} names no topic: kafka://host:9092/topic; a topic has up to 249 letters, digits, dots, underscores and hyphens"
+            );
             return Err(Failure::misconfigured(text));
         }
-        let first = if settings.host.contains(':') { format!("[{}]", settings.host) } else { settings.host.clone() };
+        let first = if settings.host.contains(':') {
+            format!("[{}]", settings.host)
+        } else {
+            settings.host.clone()
+        };
         let mut brokers = vec![format!("{first}:{}", settings.port.unwrap_or(PORT))];
-        let has_port = |host: &str| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        brokers.extend(settings.other_hosts.iter().map(|host| if has_port(host) { host.clone() } else { format!("{host}:{PORT}") }));
+        let has_port =
+            |host: &str| host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        brokers.extend(
+            settings
+                .other_hosts
+                .iter()
+                .map(|host| if has_port(host) { host.clone() } else { format!("{host}:{PORT}") }),
+        );
         let brokers = brokers.join(",");
         let mut config = ClientConfig::new();
         config
@@ -63,7 +91,8 @@ impl Cluster {
             .set("allow.auto.create.topics", "true")
             .set_log_level(RDKafkaLogLevel::Warning);
         secure(settings, &mut config)?;
-        config.set("compression.type", one_of(settings, "compression", COMPRESSION, &COMPRESSIONS)?);
+        config
+            .set("compression.type", one_of(settings, "compression", COMPRESSION, &COMPRESSIONS)?);
         Ok(Cluster { topic, brokers, config })
     }
 
@@ -94,24 +123,42 @@ impl Cluster {
         let code = error.rdkafka_error_code();
         let said = heard.last();
         let Cluster { topic, brokers, .. } = self;
-        let login = |code: RDKafkaErrorCode| matches!(code, RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed);
+        let login = |code: RDKafkaErrorCode| {
+            matches!(
+                code,
+                RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed
+            )
+        };
         if code.is_some_and(login) || said.as_ref().is_some_and(|(code, _)| login(*code)) {
             let why = said.map(|(_, text)| text).unwrap_or_default();
-            return Failure::misconfigured(format!("Kafka at {brokers} refuses the login: {why}. Check user, password and ?sasl="));
+            return Failure::misconfigured(format!(
+                "Kafka at {brokers} refuses the login: {why}. Check user, password and ?sasl="
+            ));
         }
         match code {
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed) => {
-                let text = format!("Kafka at {brokers} does not allow to write to topic {topic:?}: the user needs WRITE and DESCRIBE on it, and READ to see what a crash left");
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed,
+            ) => {
+                let text = format!(
+                    "Kafka at {brokers} does not allow to write to topic {topic:?}: the user needs WRITE and DESCRIBE on it, and READ to see what a crash left"
+                );
                 Failure::misconfigured(text)
             }
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::InvalidTopic) => {
-                Failure::misconfigured(format!("Kafka at {brokers} has no topic {topic:?} and does not make it by itself: make it, or correct the URL"))
-            }
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::InvalidTopic,
+            ) => Failure::misconfigured(format!(
+                "Kafka at {brokers} has no topic {topic:?} and does not make it by itself: make it, or correct the URL"
+            )),
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => Failure::misconfigured(format!(
                 "topic {topic:?} takes smaller requests than EDS was told: say ?max-message-bytes= with the topic's max.message.bytes, or allow DESCRIBE_CONFIGS on it"
             )),
             Some(RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::PolicyViolation) => {
-                Failure::misconfigured(format!("topic {topic:?} does not take messages as EDS writes them: {error}"))
+                Failure::misconfigured(format!(
+                    "topic {topic:?} does not take messages as EDS writes them: {error}"
+                ))
             }
             _ => {
                 let why = said.map_or_else(|| error.to_string(), |(_, text)| text);
@@ -126,12 +173,17 @@ fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure>
     let has_login = !settings.user.is_empty();
     let usual = if has_login && !settings.is_local() { "true" } else { "false" };
     let has_ca = settings.parameter("ca").is_some();
-    let tls = one_of(settings, "tls", if has_ca { "true" } else { usual }, &["true", "false"])? == "true";
+    let tls =
+        one_of(settings, "tls", if has_ca { "true" } else { usual }, &["true", "false"])? == "true";
     if let Some(ca) = settings.parameter("ca") {
         if !tls {
-            return Err(Failure::misconfigured("ca= says whom to trust, and tls=false that nobody is asked: choose one"));
+            return Err(Failure::misconfigured(
+                "ca= says whom to trust, and tls=false that nobody is asked: choose one",
+            ));
         }
-        let unreadable = |e| Failure::misconfigured(format!("the file {ca:?} that ca= names cannot be read: {e}"));
+        let unreadable = |e| {
+            Failure::misconfigured(format!("the file {ca:?} that ca= names cannot be read: {e}"))
+        };
         config.set("ssl.ca.pem", std::fs::read_to_string(ca).map_err(unreadable)?);
     } else if cfg!(unix) {
         // The places where systems keep the certificates that they trust; Windows is asked for its own.
@@ -147,9 +199,14 @@ fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure>
     let mechanism = one_of(settings, "sasl", MECHANISMS[0], &MECHANISMS)?;
     if has_login {
         let password = settings.password.as_ref().map_or("", |password| password.expose_secret());
-        config.set("sasl.mechanism", mechanism).set("sasl.username", &settings.user).set("sasl.password", password);
+        config
+            .set("sasl.mechanism", mechanism)
+            .set("sasl.username", &settings.user)
+            .set("sasl.password", password);
     } else if settings.parameter("sasl").is_some() {
-        return Err(Failure::misconfigured("sasl= needs a login in the URL: kafka://user:password@host:9092/topic"));
+        return Err(Failure::misconfigured(
+            "sasl= needs a login in the URL: kafka://user:password@host:9092/topic",
+        ));
     }
     Ok(())
 }
@@ -177,7 +234,10 @@ impl ClientErrors {
     /// Whether waiting on will not help.
     pub fn is_certain(&self) -> bool {
         let complaints = self.complaints();
-        complaints.all_down || complaints.last.as_ref().is_some_and(|(code, _)| matches!(code, RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL))
+        complaints.all_down
+            || complaints.last.as_ref().is_some_and(|(code, _)| {
+                matches!(code, RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL)
+            })
     }
 
     /// What was complained of before does not explain what comes.
@@ -214,13 +274,21 @@ mod tests {
 
     #[test]
     fn a_url_says_whom_to_ask_and_how() -> Result<(), String> {
-        let of = |url: &str, key: &str| cluster(url).map(|config| config.get(key).unwrap_or_default().to_owned());
+        let of = |url: &str, key: &str| {
+            cluster(url).map(|config| config.get(key).unwrap_or_default().to_owned())
+        };
         assert_eq!(of("kafka://a/t", "bootstrap.servers")?, "a:9092");
-        assert_eq!(of("kafka://a:1,b,[::1]:3/t?compression=zstd", "bootstrap.servers")?, "a:1,b:9092,[::1]:3");
+        assert_eq!(
+            of("kafka://a:1,b,[::1]:3/t?compression=zstd", "bootstrap.servers")?,
+            "a:1,b:9092,[::1]:3"
+        );
         assert_eq!(of("kafka://[::1]/t", "bootstrap.servers")?, "[::1]:9092");
         assert_eq!(of("kafka://a/t", "security.protocol")?, "PLAINTEXT");
         assert_eq!(of("kafka://a/t?ca=Cargo.toml", "security.protocol")?, "SSL");
-        assert_eq!(of("kafka://me:p%40ss@a:1,b:2/t?sasl=SCRAM-SHA-512", "security.protocol")?, "SASL_SSL");
+        assert_eq!(
+            of("kafka://me:p%40ss@a:1,b:2/t?sasl=SCRAM-SHA-512", "security.protocol")?,
+            "SASL_SSL"
+        );
         assert_eq!(of("kafka://me:p%40ss@a:1,b:2/t", "sasl.password")?, "p@ss");
         assert_eq!(of("kafka://me:p@localhost/t", "security.protocol")?, "SASL_PLAINTEXT");
         for wrong in [

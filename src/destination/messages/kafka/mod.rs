@@ -39,7 +39,10 @@ pub const DRIVER: Driver = Driver {
         ("ca", "a file with the certificates to trust, in PEM form; else the system's"),
         ("sasl", "how to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"),
         ("compression", "none, gzip, snappy, lz4 (usual), zstd"),
-        ("max-message-bytes", "the topic's max.message.bytes, where the user may not ask for it (1000000)"),
+        (
+            "max-message-bytes",
+            "the topic's max.message.bytes, where the user may not ask for it (1000000)",
+        ),
     ],
     abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
@@ -66,16 +69,32 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let cluster = Cluster::read(&target.settings)?;
     let heard = ClientErrors::default();
     let told = told_limit(&target.settings)?;
-    let producer = |message_bytes_max| cluster.producer_config(message_bytes_max).create_with_context(heard.clone()).map_err(|e| unusable(&e));
-    let mut producer_of_limit: FutureProducer<ClientErrors> = producer(told.unwrap_or(MESSAGE_BYTES_MAX))?;
+    let producer = |message_bytes_max| {
+        cluster
+            .producer_config(message_bytes_max)
+            .create_with_context(heard.clone())
+            .map_err(|e| unusable(&e))
+    };
+    let mut producer_of_limit: FutureProducer<ClientErrors> =
+        producer(told.unwrap_or(MESSAGE_BYTES_MAX))?;
     let partitions = partitions(&producer_of_limit, &cluster, &heard).await?;
     // Only now there is certainly a topic, which may have a limit of its own.
     let asked = if told.is_none() { asked_limit(&cluster, &heard).await? } else { None };
     if let Some(limit) = asked.filter(|limit| *limit != MESSAGE_BYTES_MAX) {
         producer_of_limit = producer(limit)?;
     }
-    let (producer, message_bytes_max) = (producer_of_limit, asked.or(told).unwrap_or(MESSAGE_BYTES_MAX));
-    let topic = Topic { producer, cluster, heard, partitions, looked: Instant::now(), message_bytes_max, consumer: target.consumer.clone(), known: None };
+    let (producer, message_bytes_max) =
+        (producer_of_limit, asked.or(told).unwrap_or(MESSAGE_BYTES_MAX));
+    let topic = Topic {
+        producer,
+        cluster,
+        heard,
+        partitions,
+        looked: Instant::now(),
+        message_bytes_max,
+        consumer: target.consumer.clone(),
+        known: None,
+    };
     Ok(Box::new(topic))
 }
 
@@ -87,31 +106,52 @@ fn unusable(error: &KafkaError) -> Failure {
 fn told_limit(settings: &Settings) -> Result<Option<usize>, Failure> {
     let Some(text) = settings.parameter("max-message-bytes") else { return Ok(None) };
     let number = text.parse::<usize>().ok().filter(|n| (10_000..=MESSAGE_BYTES_LIMIT).contains(n));
-    number.map(Some).ok_or_else(|| Failure::misconfigured(format!("max-message-bytes={text:?} is not a number from 10000 to {MESSAGE_BYTES_LIMIT}")))
+    number.map(Some).ok_or_else(|| {
+        Failure::misconfigured(format!(
+            "max-message-bytes={text:?} is not a number from 10000 to {MESSAGE_BYTES_LIMIT}"
+        ))
+    })
 }
 
 /// The topic's own limit, where the broker tells this user.
 async fn asked_limit(cluster: &Cluster, heard: &ClientErrors) -> Result<Option<usize>, Failure> {
-    let admin: AdminClient<ClientErrors> = cluster.config().create_with_context(heard.clone()).map_err(|e| unusable(&e))?;
+    let admin: AdminClient<ClientErrors> =
+        cluster.config().create_with_context(heard.clone()).map_err(|e| unusable(&e))?;
     let options = AdminOptions::new().request_timeout(Some(LIMIT_WAIT_MAX));
-    let described = admin.describe_configs([&ResourceSpecifier::Topic(&cluster.topic)], &options).await;
+    let described =
+        admin.describe_configs([&ResourceSpecifier::Topic(&cluster.topic)], &options).await;
     // The client's thread is waited for when it ends.
     let ended = tokio::task::spawn_blocking(move || drop(admin)).await;
     ended.map_err(|e| Failure::unavailable(e.to_string()))?;
     // Brokers of other makes may not know the question.
     let resources = described.unwrap_or_default();
-    let limit = |config: rdkafka::admin::ConfigResource| config.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse::<usize>().ok());
-    Ok(resources.into_iter().flatten().find_map(limit).map(|n| n.clamp(10_000, MESSAGE_BYTES_LIMIT)))
+    let limit = |config: rdkafka::admin::ConfigResource| {
+        config
+            .get("max.message.bytes")
+            .and_then(|entry| entry.value.as_ref()?.parse::<usize>().ok())
+    };
+    Ok(resources
+        .into_iter()
+        .flatten()
+        .find_map(limit)
+        .map(|n| n.clamp(10_000, MESSAGE_BYTES_LIMIT)))
 }
 
 /// How many partitions the topic has. A topic that is not there is made by asking, if the broker does such things.
-async fn partitions(producer: &FutureProducer<ClientErrors>, cluster: &Cluster, heard: &ClientErrors) -> Result<u32, Failure> {
+async fn partitions(
+    producer: &FutureProducer<ClientErrors>,
+    cluster: &Cluster,
+    heard: &ClientErrors,
+) -> Result<u32, Failure> {
     let (producer, cluster, heard) = (producer.clone(), cluster.clone(), heard.clone());
     let asked = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
         loop {
             let is_late = started.elapsed() > REQUEST_WAIT_MAX;
-            let metadata = match producer.client().fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
+            let metadata = match producer
+                .client()
+                .fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX)
+            {
                 Ok(metadata) => metadata,
                 Err(e) if is_late || heard.is_certain() => return Err(cluster.failure(&e, &heard)),
                 Err(_) => {
@@ -121,11 +161,20 @@ async fn partitions(producer: &FutureProducer<ClientErrors>, cluster: &Cluster, 
             };
             let topic = metadata.topics().iter().find(|topic| topic.name() == cluster.topic);
             let error = match topic {
-                Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => return Ok(topic.partitions().len() as u32),
-                Some(topic) => topic.error().map_or(RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::from),
+                Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
+                    return Ok(topic.partitions().len() as u32);
+                }
+                Some(topic) => topic
+                    .error()
+                    .map_or(RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::from),
                 None => RDKafkaErrorCode::UnknownTopicOrPartition,
             };
-            let may_pass = matches!(error, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::LeaderNotAvailable | RDKafkaErrorCode::UnknownTopic);
+            let may_pass = matches!(
+                error,
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::UnknownTopic
+            );
             if !may_pass || is_late {
                 heard.forget();
                 return Err(cluster.failure(&KafkaError::MetadataFetch(error), &heard));
@@ -172,7 +221,12 @@ impl PendingMessage {
     fn of(change: &Change, is_streamed: bool) -> PendingMessage {
         let names = Names::of(change);
         let mark = is_streamed.then(|| PositionHeader::of(change.position));
-        PendingMessage { key: names.subject(&change.event.id()), partition_key: names.partition_key(), value: change.event.stored(), mark }
+        PendingMessage {
+            key: names.subject(&change.event.id()),
+            partition_key: names.partition_key(),
+            value: change.event.stored(),
+            mark,
+        }
     }
 
     fn size(&self) -> usize {
@@ -187,8 +241,18 @@ impl Topic {
         for (index, change) in batch.ordered() {
             let message = PendingMessage::of(change, !batch.is_import());
             if message.size() > self.message_bytes_max {
-                culprits.push((index, format!("the message would have {} bytes, and the topic takes {}", message.size(), self.message_bytes_max)));
-            } else if !message.mark.is_some_and(|mark| self.known.as_ref().is_some_and(|known| known.contains(&mark))) {
+                culprits.push((
+                    index,
+                    format!(
+                        "the message would have {} bytes, and the topic takes {}",
+                        message.size(),
+                        self.message_bytes_max
+                    ),
+                ));
+            } else if !message
+                .mark
+                .is_some_and(|mark| self.known.as_ref().is_some_and(|known| known.contains(&mark)))
+            {
                 messages.push(message);
             }
         }
@@ -197,17 +261,28 @@ impl Topic {
     }
 
     async fn send(&self, message: &PendingMessage) -> Result<DeliveryFuture, Failure> {
-        let mut headers = OwnedHeaders::new_with_capacity(2).insert(Header { key: PARTITION_KEY_HEADER, value: Some(&message.partition_key) });
+        let mut headers = OwnedHeaders::new_with_capacity(2)
+            .insert(Header { key: PARTITION_KEY_HEADER, value: Some(&message.partition_key) });
         if let Some(mark) = message.mark {
-            headers = headers.insert(Header { key: POSITION_HEADER, value: Some(&mark.written(&self.consumer)) });
+            headers = headers.insert(Header {
+                key: POSITION_HEADER,
+                value: Some(&mark.written(&self.consumer)),
+            });
         }
-        let mut record =
-            FutureRecord::to(&self.cluster.topic).key(&message.key).payload(&message.value).partition(partition(&message.partition_key, self.partitions)).headers(headers);
+        let mut record = FutureRecord::to(&self.cluster.topic)
+            .key(&message.key)
+            .payload(&message.value)
+            .partition(partition(&message.partition_key, self.partitions))
+            .headers(headers);
         let started = Instant::now();
         loop {
             record = match self.producer.send_result(record) {
                 Ok(delivery) => return Ok(delivery),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), record)) if started.elapsed() < DELIVERY_WAIT_MAX => record,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), record))
+                    if started.elapsed() < DELIVERY_WAIT_MAX =>
+                {
+                    record
+                }
                 Err((error, _)) => return Err(self.cluster.failure(&error, &self.heard)),
             };
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -252,7 +327,16 @@ impl Destination for Topic {
         self.count_partitions().await?;
         if self.known.is_none() {
             self.known = Some(match batch.unconfirmed_through {
-                Some(_) => tail::marks(&self.cluster, self.partitions, &self.consumer, batch.after, &self.heard).await?,
+                Some(_) => {
+                    tail::marks(
+                        &self.cluster,
+                        self.partitions,
+                        &self.consumer,
+                        batch.after,
+                        &self.heard,
+                    )
+                    .await?
+                }
                 None => HashSet::new(),
             });
         }
@@ -265,7 +349,9 @@ impl Destination for Topic {
     async fn close(self: Box<Self>) -> Result<(), Failure> {
         // What is still on its way ends with this session: the next one looks what came of it.
         self.producer.purge(PurgeConfig::default().queue().inflight());
-        tokio::task::spawn_blocking(move || drop(self)).await.map_err(|e| Failure::unavailable(e.to_string()))
+        tokio::task::spawn_blocking(move || drop(self))
+            .await
+            .map_err(|e| Failure::unavailable(e.to_string()))
     }
 }
 

@@ -45,18 +45,31 @@ impl PositionHeader {
     }
 
     fn is_beyond(self, after: Option<Position>) -> bool {
-        !after.is_some_and(|after| after.contains(Position { sequence: self.sequence, time_ns: self.time_ns }))
+        !after.is_some_and(|after| {
+            after.contains(Position { sequence: self.sequence, time_ns: self.time_ns })
+        })
     }
 }
 
 /// The messages of `consumer` beyond `after` that the topic has.
-pub async fn marks(cluster: &Cluster, partitions: u32, consumer: &str, after: Option<Position>, heard: &ClientErrors) -> Result<HashSet<PositionHeader>, Failure> {
+pub async fn marks(
+    cluster: &Cluster,
+    partitions: u32,
+    consumer: &str,
+    after: Option<Position>,
+    heard: &ClientErrors,
+) -> Result<HashSet<PositionHeader>, Failure> {
     let (cluster, consumer, heard) = (cluster.clone(), consumer.to_owned(), heard.clone());
     let read = tokio::task::spawn_blocking(move || {
         let found = Tail::open(&cluster).and_then(|tail| tail.marks(partitions, &consumer, after));
         match found {
-            Err(e) if e.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                tracing::warn!("the end of topic {:?} may not be read (the user has no READ on it): what an unfinished batch wrote is written again", cluster.topic);
+            Err(e)
+                if e.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
+            {
+                tracing::warn!(
+                    "the end of topic {:?} may not be read (the user has no READ on it): what an unfinished batch wrote is written again",
+                    cluster.topic
+                );
                 Ok(HashSet::new())
             }
             other => other.map_err(|e| cluster.failure(&e, &heard)),
@@ -74,23 +87,40 @@ impl Tail {
     fn open(cluster: &Cluster) -> Result<Tail, KafkaError> {
         let mut config = cluster.config();
         // The group is a name that the client asks for; nobody joins it, and nothing is kept under it.
-        config.set("group.id", "eds").set("enable.auto.commit", "false").set("enable.partition.eof", "true").set("isolation.level", "read_uncommitted");
+        config
+            .set("group.id", "eds")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_uncommitted");
         Ok(Tail { reader: config.create()?, topic: cluster.topic.clone() })
     }
 
-    fn marks(&self, partitions: u32, consumer: &str, after: Option<Position>) -> Result<HashSet<PositionHeader>, KafkaError> {
+    fn marks(
+        &self,
+        partitions: u32,
+        consumer: &str,
+        after: Option<Position>,
+    ) -> Result<HashSet<PositionHeader>, KafkaError> {
         let mut ends = BTreeMap::new();
         for partition in 0..partitions as i32 {
-            let (low, high) = self.reader.fetch_watermarks(&self.topic, partition, REQUEST_WAIT_MAX)?;
+            let (low, high) =
+                self.reader.fetch_watermarks(&self.topic, partition, REQUEST_WAIT_MAX)?;
             if low < high {
                 ends.insert(partition, (low, high));
             }
         }
         let mut found = HashSet::new();
         for step in STEPS {
-            let from: BTreeMap<i32, i64> = ends.iter().map(|(partition, (low, high))| (*partition, (high - step).max(*low))).collect();
+            let from: BTreeMap<i32, i64> = ends
+                .iter()
+                .map(|(partition, (low, high))| (*partition, (high - step).max(*low)))
+                .collect();
             // Whoever met a message that is older than the batch, or the partition's beginning, has seen all of it.
-            let mut whole: HashSet<i32> = ends.iter().filter(|(partition, (low, _))| from.get(partition) == Some(low)).map(|(partition, _)| *partition).collect();
+            let mut whole: HashSet<i32> = ends
+                .iter()
+                .filter(|(partition, (low, _))| from.get(partition) == Some(low))
+                .map(|(partition, _)| *partition)
+                .collect();
             self.read(&from, &ends, |message| {
                 let Some(mark) = mark(message, consumer) else { return };
                 if mark.is_beyond(after) {
@@ -108,7 +138,12 @@ impl Tail {
     }
 
     /// Reads each partition `from` an offset up to its end.
-    fn read(&self, from: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, (i64, i64)>, mut see: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), KafkaError> {
+    fn read(
+        &self,
+        from: &BTreeMap<i32, i64>,
+        ends: &BTreeMap<i32, (i64, i64)>,
+        mut see: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<(), KafkaError> {
         let mut assignment = TopicPartitionList::new();
         for (partition, offset) in from {
             assignment.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset))?;
@@ -121,16 +156,26 @@ impl Tail {
                 Some(Ok(message)) => {
                     heard_at = Instant::now();
                     see(&message);
-                    if ends.get(&message.partition()).is_none_or(|(_, high)| message.offset() + 1 >= *high) {
+                    if ends
+                        .get(&message.partition())
+                        .is_none_or(|(_, high)| message.offset() + 1 >= *high)
+                    {
                         open.remove(&message.partition());
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
-                Some(Err(e)) if e.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return Err(e),
+                Some(Err(e))
+                    if e.rdkafka_error_code()
+                        == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
+                {
+                    return Err(e);
+                }
                 // Others pass, or nothing comes any more.
                 Some(Err(_)) | None if heard_at.elapsed() < READ_WAIT_MAX => {}
                 Some(Err(e)) => return Err(e),
-                None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
+                None => {
+                    return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+                }
             }
         }
         Ok(())
@@ -154,6 +199,10 @@ mod tests {
         assert_eq!(PositionHeader::read(&text, "eds-one two"), Some(mark));
         assert_eq!(PositionHeader::read(&text, "eds-one"), None);
         assert_eq!(PositionHeader::read("7", "eds"), None);
-        assert!(mark.is_beyond(None) && mark.is_beyond(Some(Position { sequence: 6, time_ns: 0 })) && !mark.is_beyond(Some(Position { sequence: 7, time_ns: i64::MAX })));
+        assert!(
+            mark.is_beyond(None)
+                && mark.is_beyond(Some(Position { sequence: 6, time_ns: 0 }))
+                && !mark.is_beyond(Some(Position { sequence: 7, time_ns: i64::MAX }))
+        );
     }
 }

@@ -12,7 +12,9 @@ use super::render::CHECKPOINT;
 use super::{Connection, Parameter, SqlDestination, void_commit};
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Position, TableSchema};
-use crate::destination::import::{FilePiece, FileProgress, How, JobStatus, Loader, NEW, Placement, another_import, staged};
+use crate::destination::import::{
+    FilePiece, FileProgress, How, JobStatus, Loader, NEW, Placement, another_import, staged,
+};
 use crate::destination::{Destination, Failure, FailureKind, Tables};
 use statements::{CUTOVERS, OLD, PROGRESS, WHOLE_JOB};
 
@@ -35,10 +37,15 @@ impl<C: Connection> SqlDestination<C> {
 
     pub(super) async fn cutovers(&mut self) -> Result<Cutovers, Failure> {
         let lines = match self.connection.texts(&self.renderer.read_cutovers(), &[]).await {
-            Err(failure) if failure.kind == FailureKind::SchemaMismatch => return Err(former_cutovers(&self.renderer.table(CUTOVERS), &failure)),
+            Err(failure) if failure.kind == FailureKind::SchemaMismatch => {
+                return Err(former_cutovers(&self.renderer.table(CUTOVERS), &failure));
+            }
             lines => lines?,
         };
-        let lines = lines.into_iter().filter_map(|line| <[String; 3]>::try_from(line).ok()).map(|[consumer, table, cutover]| (consumer, table, cutover));
+        let lines = lines
+            .into_iter()
+            .filter_map(|line| <[String; 3]>::try_from(line).ok())
+            .map(|[consumer, table, cutover]| (consumer, table, cutover));
         Cutovers::read(lines.collect())
             .map_err(|_| Failure::misconfigured("the table _eds_import in the destination was written by another version of EDS, which has to be installed again"))
     }
@@ -53,7 +60,13 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     async fn consumers(&mut self) -> Result<Vec<String>, Failure> {
-        Ok(self.connection.texts(&self.renderer.read_consumers(), &[]).await?.into_iter().flatten().collect())
+        Ok(self
+            .connection
+            .texts(&self.renderer.read_consumers(), &[])
+            .await?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     /// Every checkpoint goes back to nothing, and whoever held it can commit no more. Where each stood.
@@ -62,15 +75,21 @@ impl<C: Connection> SqlDestination<C> {
         for consumer in self.consumers().await? {
             let mut tries = 0..SET_BACKS_MAX;
             loop {
-                let Some((epoch, position)) = self.read_checkpoint_of(&consumer).await? else { break };
+                let Some((epoch, position)) = self.read_checkpoint_of(&consumer).await? else {
+                    break;
+                };
                 let sequence = position.map_or(0, |p| p.sequence as i64);
                 let parameters = [consumer.as_str().into(), epoch.into(), sequence.into()];
-                if self.connection.change(&self.renderer.set_back_checkpoint(), &parameters).await? == 1 {
+                if self.connection.change(&self.renderer.set_back_checkpoint(), &parameters).await?
+                    == 1
+                {
                     stood.push((consumer, position));
                     break;
                 }
                 if tries.next().is_none() {
-                    return Err(Failure::unavailable(format!("the checkpoint of {consumer} changes faster than it can be taken")));
+                    return Err(Failure::unavailable(format!(
+                        "the checkpoint of {consumer} changes faster than it can be taken"
+                    )));
                 }
             }
         }
@@ -85,23 +104,42 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Removes what an import has left: tables that were loaded, and old ones that were on their way out.
     async fn remove_leftovers(&mut self, there: &Tables) -> Result<(), Failure> {
-        for name in there.shapes.keys().filter(|name| name.starts_with(NEW) || name.starts_with(OLD)) {
+        for name in
+            there.shapes.keys().filter(|name| name.starts_with(NEW) || name.starts_with(OLD))
+        {
             self.connection.execute(&self.renderer.drop_table(name)).await?;
         }
         Ok(())
     }
 
-    async fn file_progress(&mut self, job: &str, file: &str) -> Result<Option<FileProgress>, Failure> {
-        let rows = self.connection.integers(&self.renderer.read_progress(), &[job.into(), file.into()]).await?;
+    async fn file_progress(
+        &mut self,
+        job: &str,
+        file: &str,
+    ) -> Result<Option<FileProgress>, Failure> {
+        let rows = self
+            .connection
+            .integers(&self.renderer.read_progress(), &[job.into(), file.into()])
+            .await?;
         Ok(match rows.first().map(Vec::as_slice) {
-            Some([lines, rows, skipped, done]) => {
-                Some(FileProgress { file: file.to_owned(), lines: *lines as u64, rows: *rows as u64, skipped: *skipped as u64, done: *done != 0 })
-            }
+            Some([lines, rows, skipped, done]) => Some(FileProgress {
+                file: file.to_owned(),
+                lines: *lines as u64,
+                rows: *rows as u64,
+                skipped: *skipped as u64,
+                done: *done != 0,
+            }),
             _ => None,
         })
     }
 
-    async fn begin_anew(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], there: &Tables) -> Result<(), Failure> {
+    async fn begin_anew(
+        &mut self,
+        job: &str,
+        schemas: &[Arc<TableSchema>],
+        files: &[String],
+        there: &Tables,
+    ) -> Result<(), Failure> {
         self.connection.change(&self.renderer.clear(PROGRESS), &[]).await?;
         self.remove_leftovers(there).await?;
         for schema in schemas {
@@ -125,9 +163,15 @@ impl<C: Connection> SqlDestination<C> {
             self.connection.load(&self.renderer, batch, group).await?;
         }
         let FileProgress { file, lines, rows, skipped, done } = &piece.progress;
-        let numbers = [*lines, *rows, *skipped, u64::from(*done)].map(|n| Parameter::from(n as i64));
-        let whose = [piece.job.as_str().into(), file.as_str().into(), (piece.after_lines as i64).into()];
-        match self.connection.change(&self.renderer.advance_progress(), &[&numbers[..], &whose[..]].concat()).await? {
+        let numbers =
+            [*lines, *rows, *skipped, u64::from(*done)].map(|n| Parameter::from(n as i64));
+        let whose =
+            [piece.job.as_str().into(), file.as_str().into(), (piece.after_lines as i64).into()];
+        match self
+            .connection
+            .change(&self.renderer.advance_progress(), &[&numbers[..], &whose[..]].concat())
+            .await?
+        {
             1 => Ok(()),
             _ => Err(another_import()),
         }
@@ -135,7 +179,8 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Notes that the job is over, unless another one has begun.
     async fn close_job(&mut self, job: &str) -> Result<(), Failure> {
-        let parameters = [0.into(), 0.into(), 0.into(), 1.into(), job.into(), WHOLE_JOB.into(), 0.into()];
+        let parameters =
+            [0.into(), 0.into(), 0.into(), 1.into(), job.into(), WHOLE_JOB.into(), 0.into()];
         match self.connection.change(&self.renderer.advance_progress(), &parameters).await? {
             1 => Ok(()),
             _ => Err(another_import()),
@@ -143,7 +188,12 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     /// All of it in one transaction, where the database keeps its tables' names in one too.
-    async fn swap_in_transaction(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+    async fn swap_in_transaction(
+        &mut self,
+        job: &str,
+        placements: &[Placement],
+        there: &Tables,
+    ) -> Result<(), Failure> {
         if self.renderer.dialect.rename == Rename::Never {
             // A new table is made before the transaction, which it would end.
             for placement in placements.iter().filter(|p| there.get(&p.schema.table).is_none()) {
@@ -155,7 +205,12 @@ impl<C: Connection> SqlDestination<C> {
         self.end(placed).await
     }
 
-    async fn swap_in_within(&mut self, job: Option<&str>, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
+    async fn swap_in_within(
+        &mut self,
+        job: Option<&str>,
+        placements: &[Placement],
+        there: &Tables,
+    ) -> Result<(), Failure> {
         if let Some(job) = job {
             self.close_job(job).await?;
         }
@@ -201,8 +256,14 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Where a change of a table's name ends the transaction: what stays in place first, then all names in one
     /// statement, those of EDS's own tables among them.
-    async fn swap_in_by_renames(&mut self, job: &str, placements: &[Placement], there: &Tables) -> Result<(), Failure> {
-        let (exchanged, others): (Vec<Placement>, Vec<Placement>) = placements.iter().cloned().partition(|p| p.how == How::Exchange);
+    async fn swap_in_by_renames(
+        &mut self,
+        job: &str,
+        placements: &[Placement],
+        there: &Tables,
+    ) -> Result<(), Failure> {
+        let (exchanged, others): (Vec<Placement>, Vec<Placement>) =
+            placements.iter().cloned().partition(|p| p.how == How::Exchange);
         if !others.is_empty() {
             self.begin_transaction().await?;
             let placed = self.swap_in_within(None, &others, there).await;
@@ -219,15 +280,19 @@ impl<C: Connection> SqlDestination<C> {
         let mut cutovers = self.cutovers().await?;
         let mut stood = Vec::new();
         for consumer in self.consumers().await? {
-            let position = self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
+            let position =
+                self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
             stood.push((consumer, position));
         }
         cutovers.import(&snapshots, &stood);
         for placement in &exchanged {
             // An index that was made since the load was finished is given, too.
-            self.connection.finish_load(&self.renderer, &placement.schema, &staged(&placement.schema)).await?;
+            self.connection
+                .finish_load(&self.renderer, &placement.schema, &staged(&placement.schema))
+                .await?;
         }
-        let [cutover, checkpoint, progress] = [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
+        let [cutover, checkpoint, progress] =
+            [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
         let created = [
             (&cutover, self.renderer.create_cutovers(&cutover)),
             (&checkpoint, self.renderer.create_checkpoint(&checkpoint)),
@@ -239,10 +304,18 @@ impl<C: Connection> SqlDestination<C> {
         }
         self.write_cutovers(&cutover, &cutovers).await?;
         self.connection.change(&self.renderer.copy_checkpoints(&checkpoint), &[]).await?;
-        self.connection.change(&self.renderer.insert_progress(&progress), &[job.into(), WHOLE_JOB.into(), 1.into()]).await?;
+        self.connection
+            .change(
+                &self.renderer.insert_progress(&progress),
+                &[job.into(), WHOLE_JOB.into(), 1.into()],
+            )
+            .await?;
         let mut renames = Vec::new();
-        let pairs = exchanged.iter().map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
-        let own = [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
+        let pairs = exchanged
+            .iter()
+            .map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
+        let own =
+            [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
         for (new, name) in pairs.chain(own) {
             if there.get(&name).is_some() {
                 renames.push((name.clone(), format!("{OLD}{}", new.trim_start_matches(NEW))));
@@ -255,7 +328,13 @@ impl<C: Connection> SqlDestination<C> {
 
 #[async_trait]
 impl<C: Connection> Loader for SqlDestination<C> {
-    async fn begin(&mut self, job: &str, schemas: &[Arc<TableSchema>], files: &[String], anew: bool) -> Result<JobStatus, Failure> {
+    async fn begin(
+        &mut self,
+        job: &str,
+        schemas: &[Arc<TableSchema>],
+        files: &[String],
+        anew: bool,
+    ) -> Result<JobStatus, Failure> {
         self.connection.terminate_loads().await?;
         self.make_own_tables().await?;
         self.connection.execute(&self.renderer.create_progress(PROGRESS)).await?;
@@ -282,7 +361,12 @@ impl<C: Connection> Loader for SqlDestination<C> {
         }
         let names = self.connection.texts(&self.renderer.read_progress_names(), &[]).await?;
         let mut files = Vec::new();
-        for name in names.into_iter().filter(|line| line.first().is_some_and(|j| j == job)).filter_map(|mut line| line.pop()).filter(|name| name != WHOLE_JOB) {
+        for name in names
+            .into_iter()
+            .filter(|line| line.first().is_some_and(|j| j == job))
+            .filter_map(|mut line| line.pop())
+            .filter(|name| name != WHOLE_JOB)
+        {
             files.extend(self.file_progress(job, &name).await?);
         }
         Ok(Some(JobStatus::Loading(files)))
@@ -300,7 +384,9 @@ impl<C: Connection> Loader for SqlDestination<C> {
         let loaded = self.load_within(batch, piece).await;
         self.end(loaded).await?;
         let (job, file) = (&piece.job, &piece.progress.file);
-        match self.connection.commit_may_be_void() && self.file_progress(job, file).await?.as_ref() != Some(&piece.progress) {
+        match self.connection.commit_may_be_void()
+            && self.file_progress(job, file).await?.as_ref() != Some(&piece.progress)
+        {
             true => Err(void_commit()),
             false => Ok(()),
         }
@@ -315,7 +401,12 @@ impl<C: Connection> Loader for SqlDestination<C> {
     async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
         let tables = self.tables().await?;
         let Some(shape) = tables.get(&schema.table) else { return Ok(None) };
-        let own: Vec<&str> = shape.columns.keys().map(String::as_str).filter(|name| schema.column(name).is_none()).collect();
+        let own: Vec<&str> = shape
+            .columns
+            .keys()
+            .map(String::as_str)
+            .filter(|name| schema.column(name).is_none())
+            .collect();
         if !own.is_empty() {
             return Ok(Some(format!("it has columns that the source lacks ({})", own.join(", "))));
         }
@@ -326,12 +417,18 @@ impl<C: Connection> Loader for SqlDestination<C> {
         let there = self.tables().await?;
         let placed = match self.renderer.dialect.rename {
             Rename::ManyAtOnce => self.swap_in_by_renames(job, placements, &there).await,
-            Rename::AlterTable | Rename::Procedure | Rename::Never => self.swap_in_transaction(job, placements, &there).await,
+            Rename::AlterTable | Rename::Procedure | Rename::Never => {
+                self.swap_in_transaction(job, placements, &there).await
+            }
         };
         if let Err(failure) = placed {
-            return Err(self.explained(failure, placements.iter().map(|p| p.schema.table.to_string()).collect()).await);
+            return Err(self
+                .explained(failure, placements.iter().map(|p| p.schema.table.to_string()).collect())
+                .await);
         }
-        if self.connection.commit_may_be_void() && self.job_status(job).await? != Some(JobStatus::Done) {
+        if self.connection.commit_may_be_void()
+            && self.job_status(job).await? != Some(JobStatus::Done)
+        {
             return Err(void_commit());
         }
         // What is left over costs space and nothing else; the next import tries again.
@@ -343,10 +440,14 @@ impl<C: Connection> Loader for SqlDestination<C> {
         self.make_own_tables().await?;
         let mut streamed = false;
         for consumer in self.consumers().await? {
-            streamed |= self.read_checkpoint_of(&consumer).await?.is_some_and(|(_, position)| position.is_some());
+            streamed |= self
+                .read_checkpoint_of(&consumer)
+                .await?
+                .is_some_and(|(_, position)| position.is_some());
         }
         let mut cutovers = self.cutovers().await?;
-        let new: Vec<TableSnapshot> = snapshots.iter().filter(|s| !cutovers.has(&s.table)).cloned().collect();
+        let new: Vec<TableSnapshot> =
+            snapshots.iter().filter(|s| !cutovers.has(&s.table)).cloned().collect();
         if streamed || new.is_empty() {
             return Ok(());
         }

@@ -15,13 +15,21 @@ pub const OLD: &str = "_eds_old_";
 
 impl Renderer {
     fn numbers(&self, names: &[&str]) -> String {
-        names.iter().map(|name| format!("{name} {} NOT NULL", self.dialect.integer)).collect::<Vec<_>>().join(", ")
+        names
+            .iter()
+            .map(|name| format!("{name} {} NOT NULL", self.dialect.integer))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// Lines of the cutover: consumer (empty: all), table, and what is known, as JSON.
     pub fn create_cutovers(&self, name: &str) -> String {
         let Dialect { consumer, text_key, types, .. } = self.dialect;
-        let columns = format!("consumer {consumer} NOT NULL, table_name {text_key} NOT NULL, cutover {} NOT NULL, {}", types[0], self.numbers(&["format"]));
+        let columns = format!(
+            "consumer {consumer} NOT NULL, table_name {text_key} NOT NULL, cutover {} NOT NULL, {}",
+            types[0],
+            self.numbers(&["format"])
+        );
         self.create(&self.table(name), &format!("{columns}, PRIMARY KEY (consumer, table_name)"))
     }
 
@@ -39,7 +47,13 @@ impl Renderer {
     /// Parameters: consumer, table, cutover.
     pub fn insert_cutover(&self, name: &str) -> String {
         let p = self.dialect.parameter;
-        format!("INSERT INTO {} (consumer, table_name, cutover, format) VALUES ({}, {}, {}, {FORMAT})", self.table(name), p(1), p(2), p(3))
+        format!(
+            "INSERT INTO {} (consumer, table_name, cutover, format) VALUES ({}, {}, {}, {FORMAT})",
+            self.table(name),
+            p(1),
+            p(2),
+            p(3)
+        )
     }
 
     /// Columns: job, file.
@@ -50,13 +64,24 @@ impl Renderer {
     /// Columns: lines, rows, skipped, done. Parameters: job, file.
     pub fn read_progress(&self) -> String {
         let p = self.dialect.parameter;
-        format!("SELECT lines_done, rows_loaded, rows_skipped, is_done FROM {} WHERE job = {} AND file_name = {}", self.table(PROGRESS), p(1), p(2))
+        format!(
+            "SELECT lines_done, rows_loaded, rows_skipped, is_done FROM {} WHERE job = {} AND file_name = {}",
+            self.table(PROGRESS),
+            p(1),
+            p(2)
+        )
     }
 
     /// Parameters: job, file, whether it is done.
     pub fn insert_progress(&self, name: &str) -> String {
         let p = self.dialect.parameter;
-        format!("INSERT INTO {} (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES ({}, {}, 0, 0, 0, {})", self.table(name), p(1), p(2), p(3))
+        format!(
+            "INSERT INTO {} (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES ({}, {}, 0, 0, 0, {})",
+            self.table(name),
+            p(1),
+            p(2),
+            p(3)
+        )
     }
 
     /// Parameters: lines, rows, skipped, done, job, file, and the lines before.
@@ -103,7 +128,11 @@ impl Renderer {
     /// A copy of all checkpoints, set back.
     pub fn copy_checkpoints(&self, name: &str) -> String {
         let columns = "consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format";
-        format!("INSERT INTO {} ({columns}) SELECT consumer, lane, epoch, 0, 0, companies, format FROM {}", self.table(name), self.table(CHECKPOINT))
+        format!(
+            "INSERT INTO {} ({columns}) SELECT consumer, lane, epoch, 0, 0, companies, format FROM {}",
+            self.table(name),
+            self.table(CHECKPOINT)
+        )
     }
 
     /// The table that rows are loaded into: with its key, or without where that is made afterwards.
@@ -111,7 +140,8 @@ impl Renderer {
         match self.dialect.keys {
             Keys::BeforeLoad => self.create_table(schema),
             Keys::AfterLoad => {
-                let columns: Vec<String> = (0..schema.columns.len()).map(|i| self.definition(schema, i)).collect();
+                let columns: Vec<String> =
+                    (0..schema.columns.len()).map(|i| self.definition(schema, i)).collect();
                 self.create(&self.table(&schema.table), &columns.join(", "))
             }
         }
@@ -119,7 +149,11 @@ impl Renderer {
 
     pub fn add_key(&self, schema: &TableSchema) -> String {
         let name = self.quoted(&key_name(&self.namespace.name_of(&schema.table)));
-        format!("ALTER TABLE {} ADD CONSTRAINT {name} PRIMARY KEY ({})", self.table(&schema.table), self.list(schema.key_columns()))
+        format!(
+            "ALTER TABLE {} ADD CONSTRAINT {name} PRIMARY KEY ({})",
+            self.table(&schema.table),
+            self.list(schema.key_columns())
+        )
     }
 
     pub fn drop_table(&self, name: &str) -> String {
@@ -129,15 +163,28 @@ impl Renderer {
     /// One table gets another name.
     pub fn rename(&self, from: &str, to: &str) -> String {
         match self.dialect.rename {
-            Rename::AlterTable => format!("ALTER TABLE {} RENAME TO {}", self.table(from), self.quoted(&self.namespace.name_of(to))),
-            Rename::Procedure => format!("EXEC sp_rename {}, {}", literal(&self.table(from)), literal(&self.namespace.name_of(to))),
-            Rename::ManyAtOnce | Rename::Never => self.rename_all(&[(from.to_owned(), to.to_owned())]),
+            Rename::AlterTable => format!(
+                "ALTER TABLE {} RENAME TO {}",
+                self.table(from),
+                self.quoted(&self.namespace.name_of(to))
+            ),
+            Rename::Procedure => format!(
+                "EXEC sp_rename {}, {}",
+                literal(&self.table(from)),
+                literal(&self.namespace.name_of(to))
+            ),
+            Rename::ManyAtOnce | Rename::Never => {
+                self.rename_all(&[(from.to_owned(), to.to_owned())])
+            }
         }
     }
 
     /// Many tables get other names at the same moment.
     pub fn rename_all(&self, renames: &[(String, String)]) -> String {
-        let each: Vec<String> = renames.iter().map(|(from, to)| format!("{} TO {}", self.table(from), self.table(to))).collect();
+        let each: Vec<String> = renames
+            .iter()
+            .map(|(from, to)| format!("{} TO {}", self.table(from), self.table(to)))
+            .collect();
         format!("RENAME TABLE {}", each.join(", "))
     }
 
@@ -146,24 +193,45 @@ impl Renderer {
         let from = self.table(&staged.table);
         let own = |i: usize| self.quoted(&schema.columns[i].name);
         match self.dialect.merge {
-            Merge::UpdateThenInsert => return self.update_by(schema, &from, own).into_iter().chain([self.insert_by(schema, &from, own)]).collect(),
+            Merge::UpdateThenInsert => {
+                return self
+                    .update_by(schema, &from, own)
+                    .into_iter()
+                    .chain([self.insert_by(schema, &from, own)])
+                    .collect();
+            }
             Merge::MergeInto => return vec![self.merge(schema, &from, own, None)],
             Merge::OnConflict | Merge::OnDuplicateKey => {}
         }
         // Without the condition SQLite takes what follows for one of a join.
-        vec![self.upsert(schema, &format!("SELECT {} FROM {from} WHERE 1 = 1", self.list(&schema.columns)))]
+        vec![self.upsert(
+            schema,
+            &format!("SELECT {} FROM {from} WHERE 1 = 1", self.list(&schema.columns)),
+        )]
     }
 
     /// The rows of `staged` into the table, which has none.
     pub fn insert_staged(&self, schema: &TableSchema, staged: &TableSchema) -> String {
-        self.insert(schema, &format!("SELECT {} FROM {}", self.list(&schema.columns), self.table(&staged.table)))
+        self.insert(
+            schema,
+            &format!("SELECT {} FROM {}", self.list(&schema.columns), self.table(&staged.table)),
+        )
     }
 
     /// Deletes the rows that `staged` lacks.
     pub fn delete_missing(&self, schema: &TableSchema, staged: &TableSchema) -> String {
         let table = self.table(&schema.table);
-        let same: Vec<String> = schema.key_columns().iter().map(|c| self.quoted(&c.name)).map(|c| format!("s.{c} = {table}.{c}")).collect();
-        format!("DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})", self.table(&staged.table), same.join(" AND "))
+        let same: Vec<String> = schema
+            .key_columns()
+            .iter()
+            .map(|c| self.quoted(&c.name))
+            .map(|c| format!("s.{c} = {table}.{c}"))
+            .collect();
+        format!(
+            "DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})",
+            self.table(&staged.table),
+            same.join(" AND ")
+        )
     }
 }
 

@@ -11,10 +11,12 @@ fn kind(code: u16, state: &str) -> FailureKind {
         // Missing table or column; a statement made before a table changed; a column that became NOT NULL.
         1146 | 1054 | 1051 | 1615 | 1243 | 1136 | 1048 | 1364 => FailureKind::SchemaMismatch,
         // Refused login or right, unknown database.
-        1044 | 1045 | 1049 | 1142 | 1143 | 1227 | 1370 | 1410 | 1698 | 1130 | 1251 | 1820 | 3118 => FailureKind::Misconfigured,
+        1044 | 1045 | 1049 | 1142 | 1143 | 1227 | 1370 | 1410 | 1698 | 1130 | 1251 | 1820
+        | 3118 => FailureKind::Misconfigured,
         // Data too long, out of range, of the wrong form; broken keys and checks; rows and packets that are too large;
         // invalid or too deep JSON; a trigger's own refusal.
-        1406 | 1264 | 1292 | 1366 | 1265 | 1690 | 1062 | 1586 | 1451 | 1452 | 1216 | 1217 | 3819 | 4025 | 1118 | 1153 | 3140 | 3141 | 3144 | 3157 | 1644 | 1367 | 1411 => {
+        1406 | 1264 | 1292 | 1366 | 1265 | 1690 | 1062 | 1586 | 1451 | 1452 | 1216 | 1217
+        | 3819 | 4025 | 1118 | 1153 | 3140 | 3141 | 3144 | 3157 | 1644 | 1367 | 1411 => {
             FailureKind::Rejected
         }
         // Deadlock and lock wait have states of their own; everything else of these classes is about data.
@@ -26,9 +28,13 @@ fn kind(code: u16, state: &str) -> FailureKind {
 
 fn meaning(code: u16) -> &'static str {
     match code {
-        1406 => "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key VARCHAR(255), cures it",
+        1406 => {
+            "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key VARCHAR(255), cures it"
+        }
         1264 | 1690 => "number out of range",
-        1292 => "a date or time that the column cannot hold; ALTER TABLE … MODIFY COLUMN … DATETIME(6) cures it where it is a TIMESTAMP",
+        1292 => {
+            "a date or time that the column cannot hold; ALTER TABLE … MODIFY COLUMN … DATETIME(6) cures it where it is a TIMESTAMP"
+        }
         1366 | 1265 | 1367 | 1411 => "not of the column's type",
         1062 | 1586 => "another row has the same value in a unique index",
         1451 | 1452 | 1216 | 1217 => "a foreign key points nowhere",
@@ -56,15 +62,21 @@ fn shown(error: &ServerError) -> String {
     if kind(error.code, &error.state) != FailureKind::Rejected {
         return format!("MySQL: {} ({})", error.message, error.code);
     }
-    let column = column(&error.message).map(|name| format!(", column {name:?}")).unwrap_or_default();
+    let column =
+        column(&error.message).map(|name| format!(", column {name:?}")).unwrap_or_default();
     format!("MySQL refuses a value ({}, {}){column}", error.code, meaning(error.code))
 }
 
 pub fn failure(error: &Error) -> Failure {
     match error {
         Error::Server(server) => Failure::new(kind(server.code, &server.state), shown(server)),
-        Error::Driver(DriverError::PacketTooLarge) => Failure::new(FailureKind::Rejected, format!("MySQL refuses a value (1153, {})", meaning(1153))),
-        Error::Driver(DriverError::FromValue { .. } | DriverError::FromRow { .. }) => Failure::unavailable("MySQL answered in a form that EDS does not know"),
+        Error::Driver(DriverError::PacketTooLarge) => Failure::new(
+            FailureKind::Rejected,
+            format!("MySQL refuses a value (1153, {})", meaning(1153)),
+        ),
+        Error::Driver(DriverError::FromValue { .. } | DriverError::FromRow { .. }) => {
+            Failure::unavailable("MySQL answered in a form that EDS does not know")
+        }
         other => Failure::unavailable(format!("the connection to MySQL broke: {}", cause(other))),
     }
 }
@@ -75,22 +87,38 @@ pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Fail
     match error {
         Error::Server(server) => {
             let text = match server.code {
-                1045 | 1698 => format!("MySQL at {place} refuses user {:?} or the password", settings.user),
-                1044 => format!("MySQL at {place} does not let user {:?} into database {:?}: GRANT the rights that `eds drivers mysql` names", settings.user, database(settings)),
-                1049 => format!("MySQL at {place} has no database {:?}: make it with CREATE DATABASE, or correct the URL", database(settings)),
+                1045 | 1698 => {
+                    format!("MySQL at {place} refuses user {:?} or the password", settings.user)
+                }
+                1044 => format!(
+                    "MySQL at {place} does not let user {:?} into database {:?}: GRANT the rights that `eds drivers mysql` names",
+                    settings.user,
+                    database(settings)
+                ),
+                1049 => format!(
+                    "MySQL at {place} has no database {:?}: make it with CREATE DATABASE, or correct the URL",
+                    database(settings)
+                ),
                 _ => format!("MySQL at {place}: {}", shown(server)),
             };
             Failure::new(kind(server.code, &server.state), text)
         }
-        Error::Io(IoError::Tls(tls)) => Failure::misconfigured(format!("no encrypted connection to MySQL at {place}: {}; see tls and ssl-ca in `eds drivers mysql`", chain(tls))),
-        Error::Driver(DriverError::NoClientSslFlagFromServer) => {
-            Failure::misconfigured(format!("MySQL at {place} cannot encrypt, and the URL asks for it; see tls in `eds drivers mysql`"))
-        }
+        Error::Io(IoError::Tls(tls)) => Failure::misconfigured(format!(
+            "no encrypted connection to MySQL at {place}: {}; see tls and ssl-ca in `eds drivers mysql`",
+            chain(tls)
+        )),
+        Error::Driver(DriverError::NoClientSslFlagFromServer) => Failure::misconfigured(format!(
+            "MySQL at {place} cannot encrypt, and the URL asks for it; see tls in `eds drivers mysql`"
+        )),
         other => {
             let text = cause(other);
             match text.contains("certificate") {
-                true => Failure::misconfigured(format!("no encrypted connection to MySQL at {place}: {text}; see tls and ssl-ca in `eds drivers mysql`")),
-                false => Failure::unavailable(format!("MySQL at {place} cannot be reached: {text}; is it running, and are host and port right?")),
+                true => Failure::misconfigured(format!(
+                    "no encrypted connection to MySQL at {place}: {text}; see tls and ssl-ca in `eds drivers mysql`"
+                )),
+                false => Failure::unavailable(format!(
+                    "MySQL at {place} cannot be reached: {text}; is it running, and are host and port right?"
+                )),
             }
         }
     }
@@ -133,10 +161,20 @@ mod tests {
 
     #[test]
     fn values_are_not_shown() {
-        let error = |code, message: &str| ServerError { code, message: message.into(), state: "22007".into() };
-        let text = shown(&error(1366, "Incorrect integer value: 'secret column 'x'' for column 'n' at row 3"));
+        let error = |code, message: &str| ServerError {
+            code,
+            message: message.into(),
+            state: "22007".into(),
+        };
+        let text = shown(&error(
+            1366,
+            "Incorrect integer value: 'secret column 'x'' for column 'n' at row 3",
+        ));
         assert!(text.contains("column \"n\"") && !text.contains("secret"), "{text}");
-        let text = shown(&error(1292, "Incorrect datetime value: '2039' for column `shop`.`t`.`at` at row 1"));
+        let text = shown(&error(
+            1292,
+            "Incorrect datetime value: '2039' for column `shop`.`t`.`at` at row 1",
+        ));
         assert!(text.contains("column \"at\"") && !text.contains("2039"), "{text}");
         let text = shown(&error(1062, "Duplicate entry 'secret' for key 't.u'"));
         assert!(!text.contains("secret"), "{text}");

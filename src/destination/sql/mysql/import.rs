@@ -25,38 +25,58 @@ SELECT COUNT(*) FROM (
   UNION ALL SELECT grantee FROM information_schema.table_privileges WHERE privilege_type = 'TRIGGER' AND table_schema = ? AND table_name = ?
 ) AS granted WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
 
-const TABLE_IS_THERE: &str = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+const TABLE_IS_THERE: &str =
+    "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
 
 impl MySqlConnection {
-    pub(super) async fn find_swap_blocker(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+    pub(super) async fn find_swap_blocker(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
         let place = &renderer.namespace;
         let name = place.name_of(&schema.table);
         let database = Parameter::from(place.schema.as_deref().unwrap_or_default());
         if self.one(TABLE_IS_THERE, &[database.clone(), name.as_str().into()]).await? == 0 {
             return Ok(None);
         }
-        if self.one(SEES_TRIGGERS, &[database.clone(), database, name.as_str().into()]).await? == 0 {
+        if self.one(SEES_TRIGGERS, &[database.clone(), database, name.as_str().into()]).await? == 0
+        {
             return Ok(Some("whether it has triggers cannot be seen by this user; with GRANT TRIGGER it could be exchanged, which is faster".to_owned()));
         }
-        let pair: [Parameter; 2] = [place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
-        let parameters: Vec<Parameter> = std::iter::repeat_n(pair, OBSTACLES.matches('?').count() / 2).flatten().collect();
+        let pair: [Parameter; 2] =
+            [place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
+        let parameters: Vec<Parameter> =
+            std::iter::repeat_n(pair, OBSTACLES.matches('?').count() / 2).flatten().collect();
         Ok(self.texts_of(OBSTACLES, &parameters).await?.into_iter().flatten().next())
     }
 
     /// Gives the new table the indexes of the old one, in one statement.
-    pub(super) async fn give_indexes(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<(), Failure> {
+    pub(super) async fn give_indexes(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<(), Failure> {
         let name = renderer.namespace.name_of(&schema.table);
-        let old = [renderer.namespace.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
+        let old =
+            [renderer.namespace.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
         if self.one(TABLE_IS_THERE, &old).await? == 0 {
             return Ok(());
         }
         let wanted = indexes(&self.made(renderer, &schema.table).await?);
         let there = indexes(&self.made(renderer, &staged.table).await?);
-        let missing: Vec<String> = wanted.into_iter().filter(|index| !there.contains(index)).map(|index| format!("ADD {index}")).collect();
+        let missing: Vec<String> = wanted
+            .into_iter()
+            .filter(|index| !there.contains(index))
+            .map(|index| format!("ADD {index}"))
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
-        self.query(&format!("ALTER TABLE {} {}", renderer.table(&staged.table), missing.join(", "))).await.map_err(|e| e.of_table(&schema.table))
+        self.query(&format!("ALTER TABLE {} {}", renderer.table(&staged.table), missing.join(", ")))
+            .await
+            .map_err(|e| e.of_table(&schema.table))
     }
 }
 
@@ -64,7 +84,10 @@ impl MySqlConnection {
 fn indexes(made: &str) -> Vec<String> {
     let words = ["KEY ", "UNIQUE KEY ", "FULLTEXT KEY ", "SPATIAL KEY "];
     let lines = made.lines().map(|line| line.trim().trim_end_matches(','));
-    lines.filter(|line| words.iter().any(|word| line.starts_with(word))).map(str::to_owned).collect()
+    lines
+        .filter(|line| words.iter().any(|word| line.starts_with(word)))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -73,8 +96,7 @@ mod tests {
 
     #[test]
     fn indexes_are_told_from_columns() {
-        let made =
-            "CREATE TABLE `t` (\n  `id` varchar(64) NOT NULL,\n  `KEY ` int,\n  PRIMARY KEY (`id`),\n  KEY `by,name` (`name`(20)),\n  FULLTEXT KEY `f` (`note`)\n) ENGINE=InnoDB";
+        let made = "CREATE TABLE `t` (\n  `id` varchar(64) NOT NULL,\n  `KEY ` int,\n  PRIMARY KEY (`id`),\n  KEY `by,name` (`name`(20)),\n  FULLTEXT KEY `f` (`note`)\n) ENGINE=InnoDB";
         assert_eq!(indexes(made), ["KEY `by,name` (`name`(20))", "FULLTEXT KEY `f` (`note`)"]);
     }
 }

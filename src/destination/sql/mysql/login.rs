@@ -32,23 +32,35 @@ enum Tls {
 
 pub async fn connect(settings: &Settings) -> Result<Conn, Failure> {
     if settings.path.trim_start_matches('/').is_empty() {
-        return Err(Failure::misconfigured(format!("the MySQL URL names no database; it looks like {EXAMPLE}")));
+        return Err(Failure::misconfigured(format!(
+            "the MySQL URL names no database; it looks like {EXAMPLE}"
+        )));
     }
     match attempt(settings, mode(settings)?).await? {
         Some(conn) => Ok(conn),
-        None => attempt(settings, Tls::Off).await?.ok_or_else(|| Failure::unavailable("MySQL cannot be reached without TLS")),
+        None => attempt(settings, Tls::Off)
+            .await?
+            .ok_or_else(|| Failure::unavailable("MySQL cannot be reached without TLS")),
     }
 }
 
 /// A connection; `None` where the server cannot encrypt, which is what "preferred" puts up with.
 async fn attempt(settings: &Settings, tls: Tls) -> Result<Option<Conn>, Failure> {
     let port = settings.port.unwrap_or(3306);
-    let limit = settings.parameter("timeout").and_then(|text| text.trim_end_matches('s').parse().ok()).map_or(CONNECT_WAIT_MAX, Duration::from_secs);
+    let limit = settings
+        .parameter("timeout")
+        .and_then(|text| text.trim_end_matches('s').parse().ok())
+        .map_or(CONNECT_WAIT_MAX, Duration::from_secs);
     let connecting = tokio::time::timeout(limit, Conn::new(options(settings, port, tls)?));
     match connecting.await {
-        Ok(Err(Error::Driver(DriverError::NoClientSslFlagFromServer))) if tls == Tls::Preferred => Ok(None),
+        Ok(Err(Error::Driver(DriverError::NoClientSslFlagFromServer))) if tls == Tls::Preferred => {
+            Ok(None)
+        }
         Ok(done) => done.map(Some).map_err(|e| refused_connection(&e, settings, port)),
-        Err(_) => Err(Failure::unavailable(format!("MySQL at {}:{port} does not answer within {limit:?}; are host and port right?", settings.host))),
+        Err(_) => Err(Failure::unavailable(format!(
+            "MySQL at {}:{port} does not answer within {limit:?}; are host and port right?",
+            settings.host
+        ))),
     }
 }
 
@@ -59,7 +71,9 @@ fn mode(settings: &Settings) -> Result<Tls, Failure> {
         "preferred" => Ok(Tls::Preferred),
         "skip-verify" => Ok(Tls::Unverified),
         "true" => Ok(Tls::Full),
-        other => Err(Failure::misconfigured(format!("tls={other:?} is not known; choose false, preferred, skip-verify or true"))),
+        other => Err(Failure::misconfigured(format!(
+            "tls={other:?} is not known; choose false, preferred, skip-verify or true"
+        ))),
     }
 }
 
@@ -82,23 +96,36 @@ fn options(settings: &Settings, port: u16, tls: Tls) -> Result<Opts, Failure> {
 }
 
 fn ssl(settings: &Settings, tls: Tls) -> Result<SslOpts, Failure> {
-    let mut options = SslOpts::default().with_danger_accept_invalid_certs(matches!(tls, Tls::Preferred | Tls::Unverified));
+    let mut options = SslOpts::default()
+        .with_danger_accept_invalid_certs(matches!(tls, Tls::Preferred | Tls::Unverified));
     if let Some(name) = settings.parameter("ssl-host") {
         options = options.with_danger_tls_hostname_override(Some(name.to_owned()));
     }
     let readable = |key: &str, file: &str| {
         let path = PathBuf::from(file);
-        std::fs::File::open(&path).map(|_| path).map_err(|e| Failure::misconfigured(format!("the file in {key}={file} cannot be read: {e}")))
+        std::fs::File::open(&path).map(|_| path).map_err(|e| {
+            Failure::misconfigured(format!("the file in {key}={file} cannot be read: {e}"))
+        })
     };
     match settings.parameter("ssl-ca") {
-        Some(file) => options = options.with_root_certs(vec![readable("ssl-ca", file)?.into()]).with_disable_built_in_roots(true),
+        Some(file) => {
+            options = options
+                .with_root_certs(vec![readable("ssl-ca", file)?.into()])
+                .with_disable_built_in_roots(true)
+        }
         None => {
             let system = rustls_native_certs::load_native_certs().certs;
-            options = options.with_root_certs(system.into_iter().map(|c| c.to_vec().into()).collect());
+            options =
+                options.with_root_certs(system.into_iter().map(|c| c.to_vec().into()).collect());
         }
     }
-    if let (Some(certificate), Some(key)) = (settings.parameter("ssl-cert"), settings.parameter("ssl-key")) {
-        let identity = ClientIdentity::new(readable("ssl-cert", certificate)?.into(), readable("ssl-key", key)?.into());
+    if let (Some(certificate), Some(key)) =
+        (settings.parameter("ssl-cert"), settings.parameter("ssl-key"))
+    {
+        let identity = ClientIdentity::new(
+            readable("ssl-cert", certificate)?.into(),
+            readable("ssl-key", key)?.into(),
+        );
         options = options.with_client_identity(Some(identity));
     }
     Ok(options)
@@ -117,7 +144,12 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_the_servers_write_them() {
-        let cases = [("8.0.36", (8, 0, 36)), ("10.11.6-MariaDB-0+deb12u1", (10, 11, 6)), ("8.0.mysql_aurora.3.04.0", (8, 0, 0)), ("9.7.4-2", (9, 7, 4))];
+        let cases = [
+            ("8.0.36", (8, 0, 36)),
+            ("10.11.6-MariaDB-0+deb12u1", (10, 11, 6)),
+            ("8.0.mysql_aurora.3.04.0", (8, 0, 0)),
+            ("9.7.4-2", (9, 7, 4)),
+        ];
         for (text, expected) in cases {
             assert_eq!(version(text), expected, "{text}");
         }

@@ -71,14 +71,30 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let conn = login::connect(settings).await?;
     let mut connection = MySqlConnection { conn: Some(conn), statements: Statements::new(0) };
     let dialect = connection.set_up().await?;
-    connection.statements = Statements::new(usize::try_from(connection.one("SELECT @@max_allowed_packet", &[]).await?).unwrap_or(0));
+    connection.statements = Statements::new(
+        usize::try_from(connection.one("SELECT @@max_allowed_packet", &[]).await?).unwrap_or(0),
+    );
     let database = settings.path.trim_start_matches('/');
     let schema = settings.parameter("schema").unwrap_or(database).to_owned();
     let lower_case = connection.one("SELECT @@lower_case_table_names", &[]).await? != 0;
-    if connection.one("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = ?", &[schema.as_str().into()]).await? == 0 {
-        return Err(Failure::misconfigured(format!("{} has no database {schema:?} that this user can see: make it with CREATE DATABASE, or correct ?schema=", dialect.name)));
+    if connection
+        .one(
+            "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = ?",
+            &[schema.as_str().into()],
+        )
+        .await?
+        == 0
+    {
+        return Err(Failure::misconfigured(format!(
+            "{} has no database {schema:?} that this user can see: make it with CREATE DATABASE, or correct ?schema=",
+            dialect.name
+        )));
     }
-    let namespace = Namespace { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case };
+    let namespace = Namespace {
+        schema: Some(schema),
+        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
+        lower_case,
+    };
     Ok(Box::new(SqlDestination::new(connection, Renderer { dialect, namespace }, target)))
 }
 
@@ -94,9 +110,13 @@ impl MySqlConnection {
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, mysql_async::Result<T>> + Send,
         T: Send,
     {
-        let mut conn = self.conn.take().ok_or_else(|| Failure::unavailable("the connection to the database was given up half way"))?;
+        let mut conn = self.conn.take().ok_or_else(|| {
+            Failure::unavailable("the connection to the database was given up half way")
+        })?;
         let Ok(done) = tokio::time::timeout(limit, call(&mut conn)).await else {
-            return Err(Failure::unavailable(format!("the database did not answer within {limit:?}")));
+            return Err(Failure::unavailable(format!(
+                "the database did not answer within {limit:?}"
+            )));
         };
         self.conn = Some(conn);
         done.map_err(|e| failure(&e))
@@ -111,9 +131,20 @@ impl MySqlConnection {
         self.with(ANSWER_WAIT_MAX, move |conn| conn.exec(sql.to_owned(), values)).await
     }
 
-    async fn texts_of(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+    async fn texts_of(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<String>>, Failure> {
         let rows = self.rows(sql, parameters).await?;
-        Ok(rows.iter().map(|row| (0..row.len()).map(|i| row.get::<Option<String>, _>(i).flatten().unwrap_or_default()).collect()).collect())
+        Ok(rows
+            .iter()
+            .map(|row| {
+                (0..row.len())
+                    .map(|i| row.get::<Option<String>, _>(i).flatten().unwrap_or_default())
+                    .collect()
+            })
+            .collect())
     }
 
     /// What SHOW CREATE TABLE says.
@@ -125,7 +156,9 @@ impl MySqlConnection {
 
     async fn one(&mut self, sql: &str, parameters: &[Parameter]) -> Result<i64, Failure> {
         let rows = self.rows(sql, parameters).await?;
-        rows.first().and_then(|row| row.get::<i64, _>(0)).ok_or_else(|| Failure::unavailable("the database gave no answer to a question about itself"))
+        rows.first().and_then(|row| row.get::<i64, _>(0)).ok_or_else(|| {
+            Failure::unavailable("the database gave no answer to a question about itself")
+        })
     }
 
     /// Which of the two it is; and what a session of EDS has to be like.
@@ -135,7 +168,10 @@ impl MySqlConnection {
         let dialect = if version.contains("MariaDB") { &MARIADB } else { &MYSQL };
         let needed = if dialect.name == MARIADB.name { (10, 6, 0) } else { (8, 0, 17) };
         if login::version(&version) < needed {
-            let text = format!("{} {version} is too old: EDS needs {}.{} or later", dialect.name, needed.0, needed.1);
+            let text = format!(
+                "{} {version} is too old: EDS needs {}.{} or later",
+                dialect.name, needed.0, needed.1
+            );
             return Err(Failure::misconfigured(text));
         }
         let (mode, more) = match dialect.name == MARIADB.name {
@@ -152,10 +188,24 @@ impl MySqlConnection {
     }
 
     /// Writes the rows at `indices` of the group by as few statements as fit.
-    async fn act(&mut self, action: Action, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
-        let mut conn = self.conn.take().ok_or_else(|| Failure::unavailable("the connection to the database was given up half way"))?;
-        let done = tokio::time::timeout(ANSWER_WAIT_MAX, self.statements.run(&mut conn, action, renderer, batch, group)).await;
-        let done = done.map_err(|_| Failure::unavailable(format!("the database did not answer within {ANSWER_WAIT_MAX:?}")))?;
+    async fn act(
+        &mut self,
+        action: Action,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        let mut conn = self.conn.take().ok_or_else(|| {
+            Failure::unavailable("the connection to the database was given up half way")
+        })?;
+        let done = tokio::time::timeout(
+            ANSWER_WAIT_MAX,
+            self.statements.run(&mut conn, action, renderer, batch, group),
+        )
+        .await;
+        let done = done.map_err(|_| {
+            Failure::unavailable(format!("the database did not answer within {ANSWER_WAIT_MAX:?}"))
+        })?;
         self.conn = Some(conn);
         done
     }
@@ -188,12 +238,23 @@ impl Connection for MySqlConnection {
         .await
     }
 
-    async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure> {
+    async fn integers(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<i64>>, Failure> {
         let rows = self.rows(sql, parameters).await?;
-        Ok(rows.iter().map(|row| (0..row.len()).filter_map(|i| row.get::<i64, _>(i)).collect()).collect())
+        Ok(rows
+            .iter()
+            .map(|row| (0..row.len()).filter_map(|i| row.get::<i64, _>(i)).collect())
+            .collect())
     }
 
-    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+    async fn texts(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<String>>, Failure> {
         self.texts_of(sql, parameters).await
     }
 
@@ -225,21 +286,45 @@ impl Connection for MySqlConnection {
     }
 
     /// The line of SHOW CREATE TABLE, which has all there is to say about the column.
-    async fn declared(&mut self, renderer: &Renderer, table: &str, column: &str) -> Result<String, Failure> {
+    async fn declared(
+        &mut self,
+        renderer: &Renderer,
+        table: &str,
+        column: &str,
+    ) -> Result<String, Failure> {
         let made = self.made(renderer, table).await?;
         let begin = format!("  {} ", renderer.quoted(column));
-        let line = made.lines().find_map(|line| line.strip_prefix(&begin)).map(|rest| rest.trim_end_matches(','));
-        let line = line.ok_or_else(|| Failure::unavailable(format!("column {column:?} of table {table:?} is not there any more")))?;
+        let line = made
+            .lines()
+            .find_map(|line| line.strip_prefix(&begin))
+            .map(|rest| rest.trim_end_matches(','));
+        let line = line.ok_or_else(|| {
+            Failure::unavailable(format!(
+                "column {column:?} of table {table:?} is not there any more"
+            ))
+        })?;
         Ok(line.replacen(" NOT NULL", " NULL", 1))
     }
 
     /// Sessions are found by the lock that each has by name; a user may end sessions of their own.
     async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
-        let held = self.rows("SELECT NULLIF(IS_USED_LOCK(?), CONNECTION_ID())", &[lock_name(tag).as_str().into()]).await?;
-        let Some(session) = held.first().and_then(|row| row.get::<Option<u64>, _>(0)).flatten() else { return Ok(()) };
+        let held = self
+            .rows(
+                "SELECT NULLIF(IS_USED_LOCK(?), CONNECTION_ID())",
+                &[lock_name(tag).as_str().into()],
+            )
+            .await?;
+        let Some(session) = held.first().and_then(|row| row.get::<Option<u64>, _>(0)).flatten()
+        else {
+            return Ok(());
+        };
         match self.query(&format!("KILL {session}")).await {
             // It ended by itself (1094), or belongs to somebody else (1095).
-            Err(failure) if !failure.text.contains("(1094)") && !failure.text.contains("(1095)") => Err(failure),
+            Err(failure)
+                if !failure.text.contains("(1094)") && !failure.text.contains("(1095)") =>
+            {
+                Err(failure)
+            }
             _ => Ok(()),
         }
     }
@@ -253,15 +338,34 @@ impl Connection for MySqlConnection {
     }
 
     /// Told only where performance_schema is on and the user may read it.
-    async fn lock_holders(&mut self, renderer: &Renderer, tables: &[String]) -> Result<Vec<String>, Failure> {
+    async fn lock_holders(
+        &mut self,
+        renderer: &Renderer,
+        tables: &[String],
+    ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
         let sql = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_host FROM performance_schema.metadata_locks m \
                    JOIN performance_schema.threads t ON t.thread_id = m.owner_thread_id \
                    WHERE m.object_schema = ? AND m.object_name = ? AND m.lock_status = 'GRANTED' AND t.processlist_id <> CONNECTION_ID()";
         let mut holders = Vec::new();
         for table in tables {
-            let rows = self.rows(sql, &[place.schema.as_deref().unwrap_or_default().into(), place.name_of(table).as_str().into()]).await?;
-            let told = |row: &Row| Some(format!("session {} (user {} at {})", row.get::<u64, _>(0)?, row.get::<String, _>(1)?, row.get::<String, _>(2)?));
+            let rows = self
+                .rows(
+                    sql,
+                    &[
+                        place.schema.as_deref().unwrap_or_default().into(),
+                        place.name_of(table).as_str().into(),
+                    ],
+                )
+                .await?;
+            let told = |row: &Row| {
+                Some(format!(
+                    "session {} (user {} at {})",
+                    row.get::<u64, _>(0)?,
+                    row.get::<String, _>(1)?,
+                    row.get::<String, _>(2)?
+                ))
+            };
             holders.extend(rows.iter().filter_map(told));
         }
         Ok(holders)
@@ -271,11 +375,21 @@ impl Connection for MySqlConnection {
         failure.text.contains("(1060)")
     }
 
-    async fn prepare(&mut self, _renderer: &Renderer, _batch: &Arc<Batch>, _group: usize) -> Result<(), Failure> {
+    async fn prepare(
+        &mut self,
+        _renderer: &Renderer,
+        _batch: &Arc<Batch>,
+        _group: usize,
+    ) -> Result<(), Failure> {
         Ok(())
     }
 
-    async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         self.act(Action::Delete, renderer, batch, group).await?;
         self.act(Action::Upsert, renderer, batch, group).await
     }
@@ -285,16 +399,30 @@ impl Connection for MySqlConnection {
         Ok(())
     }
 
-    async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn load(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         self.act(Action::Insert, renderer, batch, group).await
     }
 
-    async fn finish_load(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+    async fn finish_load(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<u64, Failure> {
         self.give_indexes(renderer, schema, staged).await?;
         Ok(0)
     }
 
-    async fn swap_blocker(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
         self.find_swap_blocker(renderer, schema).await
     }
 
@@ -318,7 +446,11 @@ fn write_blocker(engine: &str, unique: Option<&str>) -> Option<String> {
         ("InnoDB", Some(index)) => Some(format!(
             "its unique index {index:?} beside the primary key could make an upsert overwrite another row; make it an ordinary index, or use ?prefix= for tables of EDS's own"
         )),
-        ("VIEW" | "SYSTEM VIEW", _) => Some("it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned()),
-        (other, _) => Some(format!("it is a table of {other}, which has no transactions; ALTER TABLE … ENGINE=InnoDB cures it")),
+        ("VIEW" | "SYSTEM VIEW", _) => {
+            Some("it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned())
+        }
+        (other, _) => Some(format!(
+            "it is a table of {other}, which has no transactions; ALTER TABLE … ENGINE=InnoDB cures it"
+        )),
     }
 }

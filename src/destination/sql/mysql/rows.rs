@@ -52,7 +52,12 @@ pub struct Statements {
 
 impl Statements {
     pub fn new(packet_bytes_max: usize) -> Statements {
-        Statements { packet_bytes_max, parameters_max: STREAM_PARAMETERS_MAX, prepared: HashMap::new(), uses: 0 }
+        Statements {
+            packet_bytes_max,
+            parameters_max: STREAM_PARAMETERS_MAX,
+            prepared: HashMap::new(),
+            uses: 0,
+        }
     }
 
     /// For a session that writes one table after the other.
@@ -68,7 +73,14 @@ impl Statements {
     }
 
     /// Deletes or upserts the rows of the group.
-    pub async fn run(&mut self, conn: &mut Conn, action: Action, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    pub async fn run(
+        &mut self,
+        conn: &mut Conn,
+        action: Action,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         let group = &batch.groups[group];
         let schema = &group.schema;
         let (indices, columns) = match action {
@@ -84,53 +96,93 @@ impl Statements {
             let values = self.values(batch, schema, columns, now)?;
             let mut done = self.execute(conn, renderer, schema, action, now.len(), values).await;
             // A row of the export came twice: the statement did nothing, and the later row is to stay.
-            if action == Action::Insert && done.as_ref().is_err_and(|failure| failure.text.contains(REPEATED_KEY)) {
+            if action == Action::Insert
+                && done.as_ref().is_err_and(|failure| failure.text.contains(REPEATED_KEY))
+            {
                 let values = self.values(batch, schema, columns, now)?;
-                done = self.execute(conn, renderer, schema, Action::Upsert, now.len(), values).await;
+                done =
+                    self.execute(conn, renderer, schema, Action::Upsert, now.len(), values).await;
             }
             done.map_err(|failure| failure.of_table(&schema.table))?;
         }
         Ok(())
     }
 
-    fn values(&self, batch: &Batch, schema: &TableSchema, columns: &[Column], indices: &[u32]) -> Result<Vec<Wire>, Failure> {
+    fn values(
+        &self,
+        batch: &Batch,
+        schema: &TableSchema,
+        columns: &[Column],
+        indices: &[u32],
+    ) -> Result<Vec<Wire>, Failure> {
         let mut values = Vec::with_capacity(indices.len() * columns.len());
         for index in indices {
-            bind(batch.change(*index), columns, &mut values).map_err(|why| refused(batch, &schema.table, *index, &why))?;
+            bind(batch.change(*index), columns, &mut values)
+                .map_err(|why| refused(batch, &schema.table, *index, &why))?;
         }
         // A packet that is too large would cost the connection, again and again.
         if let [index] = indices
             && values.iter().map(wire_bytes).sum::<usize>() > self.packet_bytes_max
         {
-            let why = format!("table {:?}: the row is larger than the server's max_allowed_packet of {} bytes; raise it", schema.table, self.packet_bytes_max);
+            let why = format!(
+                "table {:?}: the row is larger than the server's max_allowed_packet of {} bytes; raise it",
+                schema.table, self.packet_bytes_max
+            );
             return Err(Failure::rejected(vec![(*index, why)]));
         }
         Ok(values)
     }
 
-    async fn execute(&mut self, conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize, values: Vec<Wire>) -> Result<(), Failure> {
+    async fn execute(
+        &mut self,
+        conn: &mut Conn,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        action: Action,
+        rows: usize,
+        values: Vec<Wire>,
+    ) -> Result<(), Failure> {
         let statement = self.prepared(conn, renderer, schema, action, rows).await?;
         conn.exec_drop(statement, values).await.map_err(|e| failure(&e))
     }
 
-    async fn prepared(&mut self, conn: &mut Conn, renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> Result<&Statement, Failure> {
+    async fn prepared(
+        &mut self,
+        conn: &mut Conn,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        action: Action,
+        rows: usize,
+    ) -> Result<&Statement, Failure> {
         let shape = (schema.table.clone(), schema.version.clone(), action, rows);
         if !self.prepared.contains_key(&shape) {
             self.make_room(conn, rows * schema.columns.len()).await;
-            let statement = conn.prep(sql(renderer, schema, action, rows)).await.map_err(|e| failure(&e))?;
+            let statement =
+                conn.prep(sql(renderer, schema, action, rows)).await.map_err(|e| failure(&e))?;
             self.prepared.insert(shape.clone(), (0, statement));
         }
         self.uses += 1;
-        let Some((used, statement)) = self.prepared.get_mut(&shape) else { return Err(Failure::unavailable("a statement is gone")) };
+        let Some((used, statement)) = self.prepared.get_mut(&shape) else {
+            return Err(Failure::unavailable("a statement is gone"));
+        };
         *used = self.uses;
         Ok(statement)
     }
 
     /// The client keeps some 200 bytes for each parameter of a prepared statement.
     async fn make_room(&mut self, conn: &mut Conn, parameters: usize) {
-        let kept = |statements: &HashMap<Shape, (u64, Statement)>| statements.values().map(|(_, s)| usize::from(s.num_params())).sum::<usize>();
-        while self.prepared.len() >= STATEMENTS_MAX || (!self.prepared.is_empty() && kept(&self.prepared) + parameters > self.parameters_max) {
-            let oldest = self.prepared.iter().min_by_key(|(_, (used, _))| *used).map(|(shape, _)| shape.clone());
+        let kept = |statements: &HashMap<Shape, (u64, Statement)>| {
+            statements.values().map(|(_, s)| usize::from(s.num_params())).sum::<usize>()
+        };
+        while self.prepared.len() >= STATEMENTS_MAX
+            || (!self.prepared.is_empty()
+                && kept(&self.prepared) + parameters > self.parameters_max)
+        {
+            let oldest = self
+                .prepared
+                .iter()
+                .min_by_key(|(_, (used, _))| *used)
+                .map(|(shape, _)| shape.clone());
             if let Some((_, statement)) = oldest.and_then(|shape| self.prepared.remove(&shape)) {
                 let _ = conn.close(statement).await;
             }
@@ -141,7 +193,12 @@ impl Statements {
 /// The largest of [`ROWS`] that there are rows for and that stays within the limits.
 fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize, bytes_max: usize) -> usize {
     let fits = |rows: usize| {
-        let bytes = || indices[..rows].iter().map(|index| batch.change(*index).event.payload().len()).sum::<usize>();
+        let bytes = || {
+            indices[..rows]
+                .iter()
+                .map(|index| batch.change(*index).event.payload().len())
+                .sum::<usize>()
+        };
         rows <= indices.len() && rows * columns <= PARAMETERS_MAX && bytes() <= bytes_max
     };
     ROWS.into_iter().find(|rows| fits(*rows)).unwrap_or(1)
@@ -150,17 +207,29 @@ fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize, bytes_max: usize
 pub fn sql(renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> String {
     let row = |columns: usize| format!("({})", vec!["?"; columns].join(","));
     match action {
-        Action::Insert => renderer.insert(schema, &format!("VALUES {}", vec![row(schema.columns.len()); rows].join(","))),
-        Action::Upsert => renderer.upsert(schema, &format!("VALUES {}", vec![row(schema.columns.len()); rows].join(","))),
+        Action::Insert => renderer
+            .insert(schema, &format!("VALUES {}", vec![row(schema.columns.len()); rows].join(","))),
+        Action::Upsert => renderer
+            .upsert(schema, &format!("VALUES {}", vec![row(schema.columns.len()); rows].join(","))),
         Action::Delete => {
-            let keys: Vec<String> = schema.key_columns().iter().map(|c| renderer.quoted(&c.name)).collect();
-            format!("DELETE FROM {} WHERE ({}) IN ({})", renderer.table(&schema.table), keys.join(", "), vec![row(keys.len()); rows].join(","))
+            let keys: Vec<String> =
+                schema.key_columns().iter().map(|c| renderer.quoted(&c.name)).collect();
+            format!(
+                "DELETE FROM {} WHERE ({}) IN ({})",
+                renderer.table(&schema.table),
+                keys.join(", "),
+                vec![row(keys.len()); rows].join(",")
+            )
         }
     }
 }
 
 /// The values of a row, in the form of the wire.
-pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<(), value::TypeMismatch> {
+pub fn bind(
+    change: &Change,
+    columns: &[Column],
+    out: &mut Vec<Wire>,
+) -> Result<(), value::TypeMismatch> {
     for (i, column) in columns.iter().enumerate() {
         out.push(match value::read(change.token(i), column)? {
             Value::Null => Wire::NULL,
@@ -168,7 +237,9 @@ pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<
             Value::Integer(n) => Wire::Int(n),
             Value::Number(n) => Wire::Double(n),
             Value::Text(text) => Wire::Bytes(text.into_owned().into_bytes()),
-            Value::Time(micros) => time(micros).ok_or_else(|| value::TypeMismatch::of(column, value::Wanted::Time))?,
+            Value::Time(micros) => {
+                time(micros).ok_or_else(|| value::TypeMismatch::of(column, value::Wanted::Time))?
+            }
             Value::Json(token) => Wire::Bytes(json::well_formed(token).into_owned().into_bytes()),
         });
     }
@@ -187,7 +258,15 @@ fn time(micros: i64) -> Option<Wire> {
     let at = value::utc(micros)?;
     let small = |n: i8| u8::try_from(n).ok();
     let micros = u32::try_from(at.subsec_nanosecond() / 1000).ok()?;
-    Some(Wire::Date(u16::try_from(at.year()).ok()?, small(at.month())?, small(at.day())?, small(at.hour())?, small(at.minute())?, small(at.second())?, micros))
+    Some(Wire::Date(
+        u16::try_from(at.year()).ok()?,
+        small(at.month())?,
+        small(at.day())?,
+        small(at.hour())?,
+        small(at.minute())?,
+        small(at.second())?,
+        micros,
+    ))
 }
 
 #[cfg(test)]

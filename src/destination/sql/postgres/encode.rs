@@ -93,8 +93,14 @@ impl ToSql for CopyField<'_> {
 pub struct CopyFields<'a>(pub Vec<Value<'a>>);
 
 impl ToSql for CopyFields<'_> {
-    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        let tokio_postgres::types::Kind::Array(element) = ty.kind() else { return Err("not an array".into()) };
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        let tokio_postgres::types::Kind::Array(element) = ty.kind() else {
+            return Err("not an array".into());
+        };
         out.put_i32(1);
         out.put_i32(1);
         out.put_u32(element.oid());

@@ -14,7 +14,9 @@ fn kind(code: &str) -> FailureKind {
         "42501" | "3D000" | "3F000" | "42P10" | "42809" | "42804" => FailureKind::Misconfigured,
         _ if code.starts_with("28") => FailureKind::Misconfigured,
         // Data exceptions, constraint violations, program limits.
-        _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => FailureKind::Rejected,
+        _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
+            FailureKind::Rejected
+        }
         _ => FailureKind::Unavailable,
     }
 }
@@ -22,8 +24,15 @@ fn kind(code: &str) -> FailureKind {
 /// PostgreSQL quotes values in its messages about data: of those only the code and the names are shown.
 fn shown(error: &DbError) -> String {
     let code = error.code().code();
-    let about_data = code.starts_with("22") || code.starts_with("23") || code.starts_with("54") || code.starts_with("P0");
-    let mut text = if about_data { format!("PostgreSQL refuses a value ({code}, {})", meaning(code)) } else { format!("PostgreSQL: {} ({code})", error.message()) };
+    let about_data = code.starts_with("22")
+        || code.starts_with("23")
+        || code.starts_with("54")
+        || code.starts_with("P0");
+    let mut text = if about_data {
+        format!("PostgreSQL refuses a value ({code}, {})", meaning(code))
+    } else {
+        format!("PostgreSQL: {} ({code})", error.message())
+    };
     for (what, name) in [("column", error.column()), ("constraint", error.constraint())] {
         if let Some(name) = name {
             text += &format!(", {what} {name:?}");
@@ -50,26 +59,47 @@ fn meaning(code: &str) -> &'static str {
 pub fn failure(error: &tokio_postgres::Error) -> Failure {
     match error.as_db_error() {
         Some(db) => Failure::new(kind(db.code().code()), shown(db)),
-        None => Failure::unavailable(format!("the connection to PostgreSQL broke: {}", chain(error))),
+        None => {
+            Failure::unavailable(format!("the connection to PostgreSQL broke: {}", chain(error)))
+        }
     }
 }
 
 /// Why no connection came about, with what cures it.
-pub fn refused_connection(error: &tokio_postgres::Error, settings: &Settings, port: u16) -> Failure {
+pub fn refused_connection(
+    error: &tokio_postgres::Error,
+    settings: &Settings,
+    port: u16,
+) -> Failure {
     let place = format!("{}:{port}", settings.host);
     let Some(db) = error.as_db_error() else {
         let text = chain(error);
         let tls = text.contains("tls") || text.contains("TLS") || text.contains("certificate");
         return match tls {
-            true => Failure::misconfigured(format!("no encrypted connection to PostgreSQL at {place}: {text}; see sslmode and sslrootcert in `eds drivers postgres`")),
-            false if text.contains("password missing") => Failure::misconfigured(format!("PostgreSQL at {place} asks for a password and the URL has none")),
-            false => Failure::unavailable(format!("PostgreSQL at {place} cannot be reached: {text}; is it running, and are host and port right?")),
+            true => Failure::misconfigured(format!(
+                "no encrypted connection to PostgreSQL at {place}: {text}; see sslmode and sslrootcert in `eds drivers postgres`"
+            )),
+            false if text.contains("password missing") => Failure::misconfigured(format!(
+                "PostgreSQL at {place} asks for a password and the URL has none"
+            )),
+            false => Failure::unavailable(format!(
+                "PostgreSQL at {place} cannot be reached: {text}; is it running, and are host and port right?"
+            )),
         };
     };
     let text = match db.code().code() {
-        "28P01" => format!("PostgreSQL at {place} refuses the password of user {:?}", settings.user),
-        "28000" => format!("PostgreSQL at {place} does not let user {:?} in: {}", settings.user, db.message()),
-        "3D000" => format!("PostgreSQL at {place} has no database {:?}: make it with CREATE DATABASE, or correct the URL", settings.path.trim_start_matches('/')),
+        "28P01" => {
+            format!("PostgreSQL at {place} refuses the password of user {:?}", settings.user)
+        }
+        "28000" => format!(
+            "PostgreSQL at {place} does not let user {:?} in: {}",
+            settings.user,
+            db.message()
+        ),
+        "3D000" => format!(
+            "PostgreSQL at {place} has no database {:?}: make it with CREATE DATABASE, or correct the URL",
+            settings.path.trim_start_matches('/')
+        ),
         _ => format!("PostgreSQL at {place}: {}", shown(db)),
     };
     Failure::new(kind(db.code().code()), text)

@@ -70,28 +70,45 @@ const HAS_KEY: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN p
     JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary WHERE n.nspname = $1 AND c.relname = $2)";
 
 /// Whether a name is free. Parameters: schema, name.
-const IS_FREE: &str =
-    "SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = left($2, 63))";
+const IS_FREE: &str = "SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = left($2, 63))";
 
 /// Takes rows away whose key another row has, which came later.
 pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {
     let table = renderer.table(&staged.table);
-    let same: Vec<String> = staged.key_columns().iter().map(|c| renderer.quoted(&c.name)).map(|c| format!("older.{c} = newer.{c}")).collect();
-    format!("DELETE FROM {table} AS older USING {table} AS newer WHERE {} AND older.ctid < newer.ctid", same.join(" AND "))
+    let same: Vec<String> = staged
+        .key_columns()
+        .iter()
+        .map(|c| renderer.quoted(&c.name))
+        .map(|c| format!("older.{c} = newer.{c}"))
+        .collect();
+    format!(
+        "DELETE FROM {table} AS older USING {table} AS newer WHERE {} AND older.ctid < newer.ctid",
+        same.join(" AND ")
+    )
 }
 
 fn place<'r>(renderer: &'r Renderer, table: &str) -> (&'r str, String) {
     (renderer.namespace.schema.as_deref().unwrap_or_default(), renderer.namespace.name_of(table))
 }
 
-pub async fn swap_blocker(client: &Client, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+pub async fn swap_blocker(
+    client: &Client,
+    renderer: &Renderer,
+    schema: &TableSchema,
+) -> Result<Option<String>, Failure> {
     let (schema_name, table) = place(renderer, &schema.table);
-    let row = client.query_opt(OBSTACLES, &[&schema_name, &table]).await.map_err(|e| failure(&e))?;
+    let row =
+        client.query_opt(OBSTACLES, &[&schema_name, &table]).await.map_err(|e| failure(&e))?;
     Ok(row.map(|row| row.get(0)))
 }
 
 /// The key, then what the old table has, all in one transaction: a table with a key is a finished one.
-pub async fn finish_load(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+pub async fn finish_load(
+    client: &Client,
+    renderer: &Renderer,
+    schema: &TableSchema,
+    staged: &TableSchema,
+) -> Result<u64, Failure> {
     let (schema_name, new) = place(renderer, &staged.table);
     let old = renderer.namespace.name_of(&schema.table);
     let row = client.query_one(HAS_KEY, &[&schema_name, &new]).await.map_err(|e| failure(&e))?;
@@ -102,16 +119,31 @@ pub async fn finish_load(client: &Client, renderer: &Renderer, schema: &TableSch
     let gifts: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let mut repeats = 0;
     loop {
-        let statements = ["BEGIN".to_owned(), format!("SET LOCAL default_statistics_target = {STATISTICS}"), renderer.add_key(staged)].into_iter().chain(gifts.iter().cloned());
-        let statements: Vec<String> = statements.chain([format!("ANALYZE {}", renderer.table(&staged.table)), "COMMIT".to_owned()]).collect();
-        let Err(e) = client.batch_execute(&statements.join(";\n")).await else { return Ok(repeats) };
+        let statements = [
+            "BEGIN".to_owned(),
+            format!("SET LOCAL default_statistics_target = {STATISTICS}"),
+            renderer.add_key(staged),
+        ]
+        .into_iter()
+        .chain(gifts.iter().cloned());
+        let statements: Vec<String> = statements
+            .chain([format!("ANALYZE {}", renderer.table(&staged.table)), "COMMIT".to_owned()])
+            .collect();
+        let Err(e) = client.batch_execute(&statements.join(";\n")).await else {
+            return Ok(repeats);
+        };
         let failed = failure(&e);
         client.batch_execute("ROLLBACK").await.map_err(|e| failure(&e))?;
-        let repeated = failed.kind == FailureKind::Rejected && failed.text.contains("23505") && failed.text.contains(&*key_name(&new));
+        let repeated = failed.kind == FailureKind::Rejected
+            && failed.text.contains("23505")
+            && failed.text.contains(&*key_name(&new));
         if !repeated || repeats > 0 {
             return Err(failed.of_table(&schema.table));
         }
-        repeats = client.execute(&delete_repeats(renderer, staged), &[]).await.map_err(|e| failure(&e))?;
+        repeats = client
+            .execute(&delete_repeats(renderer, staged), &[])
+            .await
+            .map_err(|e| failure(&e))?;
         if repeats == 0 {
             return Err(failed.of_table(&schema.table));
         }
@@ -119,15 +151,25 @@ pub async fn finish_load(client: &Client, renderer: &Renderer, schema: &TableSch
 }
 
 /// The names that the new table's key and indexes are to have.
-pub async fn copied_ddl(client: &Client, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
+pub async fn copied_ddl(
+    client: &Client,
+    renderer: &Renderer,
+    schema: &TableSchema,
+    staged: &TableSchema,
+) -> Result<Vec<String>, Failure> {
     let (schema_name, old) = place(renderer, &schema.table);
     let rows = client.query(NAMES, &[&schema_name, &old]).await.map_err(|e| failure(&e))?;
     let mut statements: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let wanted = key_name(&old);
     let own = client.query_one(HAS_KEY, &[&schema_name, &old]).await.map_err(|e| failure(&e))?;
-    let free = client.query_one(IS_FREE, &[&schema_name, &wanted]).await.map_err(|e| failure(&e))?;
+    let free =
+        client.query_one(IS_FREE, &[&schema_name, &wanted]).await.map_err(|e| failure(&e))?;
     if own.get(0) || free.get(0) {
-        let passing = format!("{}.{}", renderer.quoted(schema_name), renderer.quoted(&key_name(&renderer.namespace.name_of(&staged.table))));
+        let passing = format!(
+            "{}.{}",
+            renderer.quoted(schema_name),
+            renderer.quoted(&key_name(&renderer.namespace.name_of(&staged.table)))
+        );
         statements.push(format!("ALTER INDEX {passing} RENAME TO {}", renderer.quoted(&wanted)));
     }
     Ok(statements)

@@ -21,10 +21,15 @@ use tokio_postgres::{Client, Statement};
 
 use super::dialect::POSTGRES;
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination, type_mismatches};
+use super::{
+    ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination,
+    type_mismatches,
+};
 use crate::change::{Batch, Column, TableGroup, TableSchema, value};
 use crate::destination::{Destination, Driver, Failure, Target};
-use encode::{COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type};
+use encode::{
+    COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
+};
 use failure::{failure, refused_connection};
 
 const EXAMPLE: &str = "postgres://user:password@localhost:5432/database";
@@ -71,8 +76,16 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         Some(schema) => connection.existing_schema(schema).await?,
         None => connection.current_schema().await?,
     };
-    let namespace = Namespace { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
-    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &POSTGRES, namespace }, target)))
+    let namespace = Namespace {
+        schema: Some(schema),
+        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
+        lower_case: false,
+    };
+    Ok(Box::new(SqlDestination::new(
+        connection,
+        Renderer { dialect: &POSTGRES, namespace },
+        target,
+    )))
 }
 
 /// The client, and the task that moves its bytes; it ends with its owner.
@@ -98,18 +111,28 @@ impl PostgresConnection {
         let port = settings.port.unwrap_or(5432);
         let database = settings.path.trim_start_matches('/');
         if database.is_empty() {
-            return Err(Failure::misconfigured(format!("the PostgreSQL URL names no database; it looks like {EXAMPLE}")));
+            return Err(Failure::misconfigured(format!(
+                "the PostgreSQL URL names no database; it looks like {EXAMPLE}"
+            )));
         }
         let (mode, connector) = tls::connector(settings)?;
         let mut config = tokio_postgres::Config::new();
-        let seconds = settings.parameter("connect_timeout").and_then(|s| s.parse().ok()).unwrap_or(10);
+        let seconds =
+            settings.parameter("connect_timeout").and_then(|s| s.parse().ok()).unwrap_or(10);
         config.host(&settings.host).port(port).dbname(database).ssl_mode(mode);
         config.application_name(settings.parameter("application_name").unwrap_or("eds"));
         config.connect_timeout(Duration::from_secs(seconds));
         // A connection that went silent is noticed within a minute or so.
-        config.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10)).keepalives_retries(3);
+        config
+            .keepalives_idle(Duration::from_secs(30))
+            .keepalives_interval(Duration::from_secs(10))
+            .keepalives_retries(3);
         config.tcp_user_timeout(Duration::from_secs(60));
-        let user = if settings.user.is_empty() { std::env::var("PGUSER").unwrap_or_else(|_| "postgres".into()) } else { settings.user.clone() };
+        let user = if settings.user.is_empty() {
+            std::env::var("PGUSER").unwrap_or_else(|_| "postgres".into())
+        } else {
+            settings.user.clone()
+        };
         config.user(&user);
         if let Some(password) = &settings.password {
             config.password(password.expose_secret());
@@ -125,7 +148,12 @@ impl PostgresConnection {
             let (client, wire) = config.connect(connector).await.map_err(refused)?;
             (client, tokio::spawn(async move { drop(wire.await) }))
         };
-        let connection = PostgresConnection { client, wire: Wire(wire), statements: HashMap::new(), stages: HashMap::new() };
+        let connection = PostgresConnection {
+            client,
+            wire: Wire(wire),
+            statements: HashMap::new(),
+            stages: HashMap::new(),
+        };
         connection.set_up().await?;
         Ok(connection)
     }
@@ -141,14 +169,30 @@ impl PostgresConnection {
     }
 
     async fn existing_schema(&self, schema: &str) -> Result<String, Failure> {
-        let found = self.client.query_opt("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", &[&schema]).await.map_err(|e| failure(&e))?;
-        let none = || Failure::misconfigured(format!("the database has no schema {schema:?}: make it with CREATE SCHEMA, or choose another with ?schema="));
+        let found = self
+            .client
+            .query_opt("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", &[&schema])
+            .await
+            .map_err(|e| failure(&e))?;
+        let none = || {
+            Failure::misconfigured(format!(
+                "the database has no schema {schema:?}: make it with CREATE SCHEMA, or choose another with ?schema="
+            ))
+        };
         found.map(|_| schema.to_owned()).ok_or_else(none)
     }
 
     async fn current_schema(&self) -> Result<String, Failure> {
-        let row = self.client.query_one("SELECT current_schema()::text", &[]).await.map_err(|e| failure(&e))?;
-        let none = || Failure::misconfigured("the user's search path names no schema that exists: choose one with ?schema=");
+        let row = self
+            .client
+            .query_one("SELECT current_schema()::text", &[])
+            .await
+            .map_err(|e| failure(&e))?;
+        let none = || {
+            Failure::misconfigured(
+                "the user's search path names no schema that exists: choose one with ?schema=",
+            )
+        };
         row.get::<_, Option<String>>(0).ok_or_else(none)
     }
 
@@ -162,7 +206,12 @@ impl PostgresConnection {
     }
 
     /// One statement for all keys: as many array parameters as the key has columns.
-    async fn delete(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
+    async fn delete(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
         let keys = group.schema.key_columns();
         let columns = arrays(batch, &group.deletes, keys)?;
         let types: Vec<Type> = keys.iter().map(|c| wire_array_type(c.kind)).collect();
@@ -172,44 +221,76 @@ impl PostgresConnection {
         Ok(())
     }
 
-    async fn write_group(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
+    async fn write_group(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
         if !group.deletes.is_empty() {
             self.delete(renderer, batch, group).await?;
         }
-        let stage = self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
+        let stage =
+            self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
         match stage {
             _ if group.upserts.is_empty() => Ok(()),
-            Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => self.upsert_by_copy(renderer, batch, group, &stage).await,
-            _ if group.upserts.len() >= ARRAYS_ROWS_MIN => self.upsert_by_arrays(renderer, batch, group).await,
+            Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => {
+                self.upsert_by_copy(renderer, batch, group, &stage).await
+            }
+            _ if group.upserts.len() >= ARRAYS_ROWS_MIN => {
+                self.upsert_by_arrays(renderer, batch, group).await
+            }
             _ => self.upsert_each(renderer, batch, group).await,
         }
     }
 
     /// The statement for one row, and the parameters of each.
-    async fn single_upserts<'b>(&mut self, renderer: &Renderer, batch: &'b Batch, group: &'b TableGroup) -> Result<(Statement, Vec<Vec<CopyField<'b>>>), Failure> {
+    async fn single_upserts<'b>(
+        &mut self,
+        renderer: &Renderer,
+        batch: &'b Batch,
+        group: &'b TableGroup,
+    ) -> Result<(Statement, Vec<Vec<CopyField<'b>>>), Failure> {
         let schema = &group.schema;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
         let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
         let mut rows = Vec::with_capacity(group.upserts.len());
         for index in &group.upserts {
             let change = batch.change(*index);
-            let row: Result<Vec<CopyField<'_>>, _> = schema.columns.iter().enumerate().map(|(i, c)| value::read(change.token(i), c).map(CopyField)).collect();
+            let row: Result<Vec<CopyField<'_>>, _> = schema
+                .columns
+                .iter()
+                .enumerate()
+                .map(|(i, c)| value::read(change.token(i), c).map(CopyField))
+                .collect();
             rows.push(row.map_err(|_| type_mismatches(batch))?);
         }
         Ok((statement, rows))
     }
 
     /// Single upserts, sent one behind the other without waiting for answers.
-    async fn upsert_each(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
+    async fn upsert_each(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
         let (statement, rows) = self.single_upserts(renderer, batch, group).await?;
         let client = &self.client;
-        let sent = rows.iter().map(|row| client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync))));
+        let sent = rows.iter().map(|row| {
+            client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync)))
+        });
         try_join_all(sent).await.map_err(|e| failure(&e))?;
         Ok(())
     }
 
     /// One statement for all rows: an array parameter per column.
-    async fn upsert_by_arrays(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
+    async fn upsert_by_arrays(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
         let schema = &group.schema;
         let columns = arrays(batch, &group.upserts, &schema.columns)?;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
@@ -220,7 +301,13 @@ impl PostgresConnection {
         Ok(())
     }
 
-    async fn upsert_by_copy(&mut self, renderer: &Renderer, batch: &Batch, group: &TableGroup, stage: &str) -> Result<(), Failure> {
+    async fn upsert_by_copy(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+        stage: &str,
+    ) -> Result<(), Failure> {
         self.copy_into(stage, batch, group).await?;
         let upsert = self.prepared(renderer.upsert_from(&group.schema, stage), &[]).await?;
         self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
@@ -228,7 +315,12 @@ impl PostgresConnection {
     }
 
     /// The rows to write, into a table that has the schema's columns in its order.
-    async fn copy_into(&mut self, table: &str, batch: &Batch, group: &TableGroup) -> Result<(), Failure> {
+    async fn copy_into(
+        &mut self,
+        table: &str,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
         let schema = &group.schema;
         let copy = self.prepared(format!("COPY {table} FROM STDIN (FORMAT binary)"), &[]).await?;
         let sink = self.client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failure(&e))?;
@@ -239,7 +331,8 @@ impl PostgresConnection {
             let change = batch.change(*index);
             buffer.put_i16(schema.columns.len() as i16);
             for (i, column) in schema.columns.iter().enumerate() {
-                let value = value::read(change.token(i), column).map_err(|_| type_mismatches(batch))?;
+                let value =
+                    value::read(change.token(i), column).map_err(|_| type_mismatches(batch))?;
                 put_field(&value, &mut buffer);
             }
             if buffer.len() >= CHUNK_BYTES {
@@ -255,9 +348,22 @@ impl PostgresConnection {
 }
 
 /// The values of `columns`, an array for each, of the changes at `indices`.
-fn arrays<'b>(batch: &'b Batch, indices: &[u32], columns: &[Column]) -> Result<Vec<CopyFields<'b>>, Failure> {
-    let array = |(i, column): (usize, &Column)| indices.iter().map(|index| value::read(batch.change(*index).token(i), column)).collect::<Result<Vec<_>, _>>();
-    columns.iter().enumerate().map(|numbered| array(numbered).map(CopyFields).map_err(|_| type_mismatches(batch))).collect()
+fn arrays<'b>(
+    batch: &'b Batch,
+    indices: &[u32],
+    columns: &[Column],
+) -> Result<Vec<CopyFields<'b>>, Failure> {
+    let array = |(i, column): (usize, &Column)| {
+        indices
+            .iter()
+            .map(|index| value::read(batch.change(*index).token(i), column))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    columns
+        .iter()
+        .enumerate()
+        .map(|numbered| array(numbered).map(CopyFields).map_err(|_| type_mismatches(batch)))
+        .collect()
 }
 
 /// `$1, $2, …`
@@ -269,8 +375,18 @@ fn numbered(count: usize) -> String {
 fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
     let keys = schema.key_columns();
     let names: Vec<String> = (1..=keys.len()).map(|n| format!("k{n}")).collect();
-    let equal: Vec<String> = keys.iter().zip(&names).map(|(c, k)| format!("t.{} = d.{k}", renderer.quoted(&c.name))).collect();
-    format!("DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}", renderer.table(&schema.table), numbered(keys.len()), names.join(", "), equal.join(" AND "))
+    let equal: Vec<String> = keys
+        .iter()
+        .zip(&names)
+        .map(|(c, k)| format!("t.{} = d.{k}", renderer.quoted(&c.name)))
+        .collect();
+    format!(
+        "DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}",
+        renderer.table(&schema.table),
+        numbered(keys.len()),
+        names.join(", "),
+        equal.join(" AND ")
+    )
 }
 
 #[async_trait]
@@ -282,24 +398,41 @@ impl Connection for PostgresConnection {
     async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure> {
         let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
         let statement = self.prepared(sql.to_owned(), &types).await?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(Parameter::to_wire).collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            parameters.iter().map(Parameter::to_wire).collect();
         self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))
     }
 
-    async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure> {
+    async fn integers(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<i64>>, Failure> {
         let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
         let statement = self.prepared(sql.to_owned(), &types).await?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(Parameter::to_wire).collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            parameters.iter().map(Parameter::to_wire).collect();
         let rows = self.client.query(&statement, &parameters).await.map_err(|e| failure(&e))?;
-        rows.iter().map(|row| (0..row.len()).map(|i| row.try_get(i).map_err(|e| failure(&e))).collect()).collect()
+        rows.iter()
+            .map(|row| (0..row.len()).map(|i| row.try_get(i).map_err(|e| failure(&e))).collect())
+            .collect()
     }
 
-    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+    async fn texts(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<String>>, Failure> {
         let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
         let statement = self.prepared(sql.to_owned(), &types).await?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(Parameter::to_wire).collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            parameters.iter().map(Parameter::to_wire).collect();
         let rows = self.client.query(&statement, &parameters).await.map_err(|e| failure(&e))?;
-        let text = |row: &tokio_postgres::Row, i: usize| row.try_get::<_, Option<String>>(i).map(Option::unwrap_or_default).map_err(|e| failure(&e));
+        let text = |row: &tokio_postgres::Row, i: usize| {
+            row.try_get::<_, Option<String>>(i)
+                .map(Option::unwrap_or_default)
+                .map_err(|e| failure(&e))
+        };
         rows.iter().map(|row| (0..row.len()).map(|i| text(row, i)).collect()).collect()
     }
 
@@ -334,7 +467,10 @@ impl Connection for PostgresConnection {
     }
 
     async fn tag_session(&mut self, tag: SessionTag) -> Result<(), Failure> {
-        self.client.execute("SELECT pg_advisory_lock_shared($1)", &[&(tag.0 as i64)]).await.map_err(|e| failure(&e))?;
+        self.client
+            .execute("SELECT pg_advisory_lock_shared($1)", &[&(tag.0 as i64)])
+            .await
+            .map_err(|e| failure(&e))?;
         Ok(())
     }
 
@@ -342,14 +478,22 @@ impl Connection for PostgresConnection {
         failure.text.contains("(55P03)")
     }
 
-    async fn lock_holders(&mut self, renderer: &Renderer, tables: &[String]) -> Result<Vec<String>, Failure> {
+    async fn lock_holders(
+        &mut self,
+        renderer: &Renderer,
+        tables: &[String],
+    ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
         let names: Vec<String> = tables.iter().map(|table| place.name_of(table)).collect();
         let sql = "SELECT DISTINCT format('session %s (user %s, %s, %s since %s)', a.pid, a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.state, a.state_change::timestamptz(0)) \
                    FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
                    JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                    WHERE l.granted AND n.nspname = $1 AND c.relname = ANY($2) AND a.pid <> pg_backend_pid()";
-        let rows = self.client.query(sql, &[&place.schema.clone().unwrap_or_default(), &names]).await.map_err(|e| failure(&e))?;
+        let rows = self
+            .client
+            .query(sql, &[&place.schema.clone().unwrap_or_default(), &names])
+            .await
+            .map_err(|e| failure(&e))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
@@ -357,36 +501,65 @@ impl Connection for PostgresConnection {
         failure.text.contains("(42701)")
     }
 
-    async fn prepare(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn prepare(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         let group = &batch.groups[group];
         let shape = (group.schema.table.clone(), group.schema.version.clone());
         if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&shape) {
             return Ok(());
         }
         let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
-        let sql = format!("CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS", stage.trim_start_matches("pg_temp."), renderer.stage_columns(&group.schema));
+        let sql = format!(
+            "CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS",
+            stage.trim_start_matches("pg_temp."),
+            renderer.stage_columns(&group.schema)
+        );
         self.execute(&sql).await?;
         self.stages.insert(shape, stage);
         Ok(())
     }
 
     /// A change or two: everything but the commit goes out at once, and one answer is waited for.
-    async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
-        let [group] = &batch.groups[..] else { return self.transact_in_order(renderer, batch, fence).await };
+    async fn transact(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        fence: &Fence,
+    ) -> Result<u64, Failure> {
+        let [group] = &batch.groups[..] else {
+            return self.transact_in_order(renderer, batch, fence).await;
+        };
         if !group.deletes.is_empty() || group.upserts.len() >= ARRAYS_ROWS_MIN {
             return self.transact_in_order(renderer, batch, fence).await;
         }
         let types: Vec<Type> = fence.parameters.iter().map(Parameter::wire_type).collect();
         let advance = self.prepared(fence.sql.clone(), &types).await?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = fence.parameters.iter().map(Parameter::to_wire).collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            fence.parameters.iter().map(Parameter::to_wire).collect();
         let (upsert, rows) = self.single_upserts(renderer, batch, group).await?;
         let client = &self.client;
-        let sent = try_join_all(rows.iter().map(|row| client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))));
-        let done = futures::try_join!(client.batch_execute(renderer.dialect.begin), sent, client.execute(&advance, &parameters));
+        let sent =
+            try_join_all(rows.iter().map(|row| {
+                client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
+            }));
+        let done = futures::try_join!(
+            client.batch_execute(renderer.dialect.begin),
+            sent,
+            client.execute(&advance, &parameters)
+        );
         done.map(|(_, _, advanced)| advanced).map_err(|e| failure(&e).of_table(&group.schema.table))
     }
 
-    async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         let group = &batch.groups[group];
         self.write_group(renderer, batch, group).await.map_err(|e| e.of_table(&group.schema.table))
     }
@@ -396,24 +569,48 @@ impl Connection for PostgresConnection {
         self.client.batch_execute("SET synchronous_commit = off").await.map_err(|e| failure(&e))
     }
 
-    async fn prepare_load(&mut self, _renderer: &Renderer, _batch: &Arc<Batch>, _group: usize) -> Result<(), Failure> {
+    async fn prepare_load(
+        &mut self,
+        _renderer: &Renderer,
+        _batch: &Arc<Batch>,
+        _group: usize,
+    ) -> Result<(), Failure> {
         Ok(())
     }
 
-    async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn load(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         let group = &batch.groups[group];
         self.copy_into(&renderer.table(&group.schema.table), batch, group).await
     }
 
-    async fn finish_load(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+    async fn finish_load(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<u64, Failure> {
         import::finish_load(&self.client, renderer, schema, staged).await
     }
 
-    async fn swap_blocker(&mut self, renderer: &Renderer, schema: &TableSchema) -> Result<Option<String>, Failure> {
+    async fn swap_blocker(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
         import::swap_blocker(&self.client, renderer, schema).await
     }
 
-    async fn copied_ddl(&mut self, renderer: &Renderer, schema: &TableSchema, staged: &TableSchema) -> Result<Vec<String>, Failure> {
+    async fn copied_ddl(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<Vec<String>, Failure> {
         import::copied_ddl(&self.client, renderer, schema, staged).await
     }
 

@@ -7,7 +7,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -31,12 +33,16 @@ pub fn connector(settings: &Settings) -> Result<(SslMode, MakeRustlsConnect), Fa
         "disable" => (SslMode::Disable, Trust::Any),
         "allow" | "prefer" => (SslMode::Prefer, Trust::Any),
         // As libpq: with a root certificate at hand, require verifies the authority.
-        "require" if settings.parameter("sslrootcert").is_some() => (SslMode::Require, Trust::Authority),
+        "require" if settings.parameter("sslrootcert").is_some() => {
+            (SslMode::Require, Trust::Authority)
+        }
         "require" => (SslMode::Require, Trust::Any),
         "verify-ca" => (SslMode::Require, Trust::Authority),
         "verify-full" => (SslMode::Require, Trust::Full),
         other => {
-            let text = format!("sslmode={other:?} is not known; choose disable, allow, prefer, require, verify-ca or verify-full");
+            let text = format!(
+                "sslmode={other:?} is not known; choose disable, allow, prefer, require, verify-ca or verify-full"
+            );
             return Err(Failure::misconfigured(text));
         }
     };
@@ -46,26 +52,39 @@ pub fn connector(settings: &Settings) -> Result<(SslMode, MakeRustlsConnect), Fa
 fn config(settings: &Settings, trust: Trust) -> Result<ClientConfig, Failure> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let wrong = |e: rustls::Error| Failure::misconfigured(format!("TLS cannot be set up: {e}"));
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(wrong)?;
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(wrong)?;
     let builder = match trust {
         Trust::Full => builder.with_root_certificates(roots(settings)?),
         _ => {
             let authority = match trust {
                 Trust::Authority => {
                     let roots = Arc::new(roots(settings)?);
-                    let built = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
-                    Some(built.map_err(|e| Failure::misconfigured(format!("TLS cannot be set up: {e}")))?)
+                    let built =
+                        WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+                            .build();
+                    Some(built.map_err(|e| {
+                        Failure::misconfigured(format!("TLS cannot be set up: {e}"))
+                    })?)
                 }
                 _ => None,
             };
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Lenient { authority, provider }))
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Lenient { authority, provider }))
         }
     };
     let (certificate, key) = (settings.parameter("sslcert"), settings.parameter("sslkey"));
     match (certificate, key) {
         (Some(certificate), Some(key)) => {
-            let unreadable = |e: rustls::pki_types::pem::Error| Failure::misconfigured(format!("sslcert or sslkey cannot be read: {e}"));
-            let chain = CertificateDer::pem_file_iter(certificate).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+            let unreadable = |e: rustls::pki_types::pem::Error| {
+                Failure::misconfigured(format!("sslcert or sslkey cannot be read: {e}"))
+            };
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .map_err(unreadable)?
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(unreadable)?;
             let key = rustls::pki_types::PrivateKeyDer::from_pem_file(key).map_err(unreadable)?;
             builder.with_client_auth_cert(chain, key).map_err(wrong)
         }
@@ -77,7 +96,11 @@ fn roots(settings: &Settings) -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
     match settings.parameter("sslrootcert").filter(|file| *file != "system") {
         Some(file) => {
-            let unreadable = |e: &dyn std::fmt::Display| Failure::misconfigured(format!("the certificates in sslrootcert={file} cannot be read: {e}"));
+            let unreadable = |e: &dyn std::fmt::Display| {
+                Failure::misconfigured(format!(
+                    "the certificates in sslrootcert={file} cannot be read: {e}"
+                ))
+            };
             for certificate in CertificateDer::pem_file_iter(file).map_err(|e| unreadable(&e))? {
                 roots.add(certificate.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
             }
@@ -87,7 +110,9 @@ fn roots(settings: &Settings) -> Result<RootCertStore, Failure> {
         }
     }
     if roots.is_empty() {
-        return Err(Failure::misconfigured("no certificate authority is known: name a file with sslrootcert="));
+        return Err(Failure::misconfigured(
+            "no certificate authority is known: name a file with sslrootcert=",
+        ));
     }
     Ok(roots)
 }
@@ -109,18 +134,46 @@ impl ServerCertVerifier for Lenient {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(authority) = &self.authority else { return Ok(ServerCertVerified::assertion()) };
-        match authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => Ok(ServerCertVerified::assertion()),
+        match authority.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        ) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
             other => other,
         }
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

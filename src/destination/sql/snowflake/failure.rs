@@ -15,11 +15,22 @@ fn kind(code: u32) -> FailureKind {
         // Rights, no warehouse, unknown database or schema.
         3001 | 606 | 90_105 | 90_106 => FailureKind::Misconfigured,
         // Login: wrong password, locked or disabled user, unknown role or database, network policy, bad key or token.
-        390_100..=390_103 | 390_106..=390_109 | 390_144 | 390_186 | 390_189 | 390_190 | 390_191 | 390_201 | 390_303 | 390_318 | 390_420..=390_432 | 394_300..=394_599 => {
-            FailureKind::Misconfigured
-        }
+        390_100..=390_103
+        | 390_106..=390_109
+        | 390_144
+        | 390_186
+        | 390_189
+        | 390_190
+        | 390_191
+        | 390_201
+        | 390_303
+        | 390_318
+        | 390_420..=390_432
+        | 394_300..=394_599 => FailureKind::Misconfigured,
         // Not of the column's type, out of range, too long, too large, no JSON, one row twice.
-        100_033..=100_071 | 100_073..=100_099 | 100_132 | 100_145 | 100_183 | 100_316 => FailureKind::Rejected,
+        100_033..=100_071 | 100_073..=100_099 | 100_132 | 100_145 | 100_183 | 100_316 => {
+            FailureKind::Rejected
+        }
         _ => FailureKind::Unavailable,
     }
 }
@@ -42,22 +53,34 @@ pub fn failure(code: &str, message: &str) -> Failure {
     let kind = kind(number);
     let message = message.replace('\n', " ");
     match kind {
-        FailureKind::Rejected => Failure::new(kind, format!("Snowflake refuses a value ({code}, {})", meaning(number))),
+        FailureKind::Rejected => {
+            Failure::new(kind, format!("Snowflake refuses a value ({code}, {})", meaning(number)))
+        }
         // Any other error about data may quote it, too.
-        FailureKind::Unavailable if (100_000..101_000).contains(&number) => Failure::new(kind, format!("Snowflake could not do it ({code})")),
+        FailureKind::Unavailable if (100_000..101_000).contains(&number) => {
+            Failure::new(kind, format!("Snowflake could not do it ({code})"))
+        }
         _ => Failure::new(kind, format!("Snowflake: {message} ({code})")),
     }
 }
 
 /// Why no session came about, with what cures it. `fingerprint`: of the key that signed, where one did.
-pub fn refused_login(code: &str, message: &str, user: &str, base: &str, fingerprint: Option<&str>) -> Failure {
+pub fn refused_login(
+    code: &str,
+    message: &str,
+    user: &str,
+    base: &str,
+    fingerprint: Option<&str>,
+) -> Failure {
     let said = format!("{} ({code})", message.replace('\n', " "));
     let text = match (code, fingerprint) {
         ("390144", Some(fingerprint)) => format!(
             "Snowflake at {base} does not take the key of user {user:?}: {said}. The account in the URL has to be the user's, this machine's clock right, \
              and DESC USER has to show RSA_PUBLIC_KEY_FP = {fingerprint} (ALTER USER … SET RSA_PUBLIC_KEY = '…')"
         ),
-        ("390100", _) => format!("Snowflake at {base} refuses user {user:?} or the password: {said}"),
+        ("390100", _) => {
+            format!("Snowflake at {base} refuses user {user:?} or the password: {said}")
+        }
         _ => format!("Snowflake at {base} does not let user {user:?} in: {said}"),
     };
     match failure(code, "").kind {
@@ -92,7 +115,12 @@ mod tests {
     #[test]
     fn messages_about_data_are_not_shown() {
         for code in ["100038", "100078", "100999"] {
-            assert!(!failure(code, "Numeric value 'my secret' is not recognized").text.contains("my secret"), "{code}");
+            assert!(
+                !failure(code, "Numeric value 'my secret' is not recognized")
+                    .text
+                    .contains("my secret"),
+                "{code}"
+            );
         }
     }
 }

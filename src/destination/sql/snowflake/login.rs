@@ -38,12 +38,20 @@ impl Login {
         let mut path = settings.path.trim_matches('/').splitn(2, '/');
         let database = path.next().unwrap_or_default().to_owned();
         if database.is_empty() {
-            return Err(Failure::misconfigured(format!("the Snowflake URL {settings} names no database: it follows the account")));
+            return Err(Failure::misconfigured(format!(
+                "the Snowflake URL {settings} names no database: it follows the account"
+            )));
         }
         if settings.user.is_empty() {
-            return Err(Failure::misconfigured(format!("the Snowflake URL {settings} names no user: it stands before the account, with an @ between")));
+            return Err(Failure::misconfigured(format!(
+                "the Snowflake URL {settings} names no user: it stands before the account, with an @ between"
+            )));
         }
-        let schema = settings.parameter("schema").or(path.next()).filter(|s| !s.is_empty()).unwrap_or("PUBLIC");
+        let schema = settings
+            .parameter("schema")
+            .or(path.next())
+            .filter(|s| !s.is_empty())
+            .unwrap_or("PUBLIC");
         Ok(Login {
             base: base(settings)?,
             account: account(settings.parameter("account").unwrap_or(&settings.host)),
@@ -60,27 +68,43 @@ impl Login {
 /// The account by which Snowflake knows it: without domain, private link and region.
 fn account(host: &str) -> String {
     let name = DOMAINS.iter().find_map(|domain| host.strip_suffix(domain)).unwrap_or(host);
-    let name = if name.contains(".global") { name.split('-').next() } else { name.split('.').next() };
+    let name =
+        if name.contains(".global") { name.split('-').next() } else { name.split('.').next() };
     name.unwrap_or_default().to_owned()
 }
 
 /// Where the account answers.
 fn base(settings: &Settings) -> Result<String, Failure> {
     let named = settings.parameter("host").map(str::to_owned).or_else(|| {
-        let whole = settings.port.is_some() || settings.is_local() || DOMAINS.iter().any(|domain| settings.host.ends_with(domain));
-        whole.then(|| settings.port.map_or(settings.host.clone(), |port| format!("{}:{port}", settings.host)))
+        let whole = settings.port.is_some()
+            || settings.is_local()
+            || DOMAINS.iter().any(|domain| settings.host.ends_with(domain));
+        whole.then(|| {
+            settings.port.map_or(settings.host.clone(), |port| format!("{}:{port}", settings.host))
+        })
     });
     let host = named.unwrap_or_else(|| {
         // A host's name has no underscores; regions in China are reached by another domain.
-        let domain = if settings.host.split('.').nth(1).is_some_and(|region| region.starts_with("cn-")) { DOMAINS[1] } else { DOMAINS[0] };
+        let domain =
+            if settings.host.split('.').nth(1).is_some_and(|region| region.starts_with("cn-")) {
+                DOMAINS[1]
+            } else {
+                DOMAINS[0]
+            };
         format!("{}{domain}", settings.host.replace('_', "-"))
     });
     let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
     match settings.parameter("protocol") {
         None | Some("https") => Ok(format!("https://{host}")),
-        Some("http") if matches!(name, "localhost" | "127.0.0.1" | "[::1]") => Ok(format!("http://{host}")),
-        Some("http") => Err(Failure::misconfigured("protocol=http is for a server on this machine only: the login would travel in the open")),
-        Some(other) => Err(Failure::misconfigured(format!("protocol={other:?} is not known; there is https, and http for this machine"))),
+        Some("http") if matches!(name, "localhost" | "127.0.0.1" | "[::1]") => {
+            Ok(format!("http://{host}"))
+        }
+        Some("http") => Err(Failure::misconfigured(
+            "protocol=http is for a server on this machine only: the login would travel in the open",
+        )),
+        Some(other) => Err(Failure::misconfigured(format!(
+            "protocol={other:?} is not known; there is https, and http for this machine"
+        ))),
     }
 }
 
@@ -95,22 +119,31 @@ fn proof(settings: &Settings) -> Result<Proof, Failure> {
         Some("oauth") => Ok(Proof::Token("OAUTH", given)),
         Some("programmatic_access_token") => Ok(Proof::Token("PROGRAMMATIC_ACCESS_TOKEN", given)),
         Some(other) => {
-            let text = format!("authenticator={other:?} is not known; there is snowflake, oauth or programmatic_access_token, and snowflake-keypair:// for a key pair");
+            let text = format!(
+                "authenticator={other:?} is not known; there is snowflake, oauth or programmatic_access_token, and snowflake-keypair:// for a key pair"
+            );
             Err(Failure::misconfigured(text))
         }
     }
 }
 
 fn key(settings: &Settings) -> Result<Proof, Failure> {
-    let name = settings.parameter("secret-key").filter(|name| !name.is_empty()).unwrap_or(KEY_VARIABLE);
-    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty()).map(SecretString::from);
+    let name =
+        settings.parameter("secret-key").filter(|name| !name.is_empty()).unwrap_or(KEY_VARIABLE);
+    let variable = |name: &str| {
+        std::env::var(name).ok().filter(|text| !text.trim().is_empty()).map(SecretString::from)
+    };
     let pem = variable(name).ok_or_else(|| {
         let text = format!("the environment variable {name} is not set: it holds the private key of {:?} in PEM form; ?secret-key= names another variable", settings.user);
         Failure::misconfigured(text)
     })?;
     let passphrase_name = format!("{name}{PASSPHRASE}");
     let key = Key::read(&pem, variable(&passphrase_name).as_ref(), &passphrase_name);
-    key.map(|key| Proof::Key(Box::new(key))).map_err(|why: BadKey| Failure::misconfigured(format!("the private key in the environment variable {name} cannot be used: {why}")))
+    key.map(|key| Proof::Key(Box::new(key))).map_err(|why: BadKey| {
+        Failure::misconfigured(format!(
+            "the private key in the environment variable {name} cannot be used: {why}"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -127,12 +160,30 @@ mod tests {
     #[test]
     fn an_account_is_reached_at_its_host() {
         let of = |base: &str, account: &str| Ok((format!("https://{base}"), account.to_owned()));
-        assert_eq!(read("snowflake://u:p@org-account/db"), of("org-account.snowflakecomputing.com", "org-account"));
-        assert_eq!(read("snowflake://u:p@org-my_account/db"), of("org-my-account.snowflakecomputing.com", "org-my_account"));
-        assert_eq!(read("snowflake://u:p@xy12345.eu-central-1/db"), of("xy12345.eu-central-1.snowflakecomputing.com", "xy12345"));
-        assert_eq!(read("snowflake://u:p@xy12345.cn-northwest-1.aws/db"), of("xy12345.cn-northwest-1.aws.snowflakecomputing.cn", "xy12345"));
-        assert_eq!(read("snowflake://u:p@org-a.privatelink.snowflakecomputing.com/db"), of("org-a.privatelink.snowflakecomputing.com", "org-a"));
-        assert_eq!(read("snowflake://u:p@proxy.example:8443/db?account=org-a"), of("proxy.example:8443", "org-a"));
+        assert_eq!(
+            read("snowflake://u:p@org-account/db"),
+            of("org-account.snowflakecomputing.com", "org-account")
+        );
+        assert_eq!(
+            read("snowflake://u:p@org-my_account/db"),
+            of("org-my-account.snowflakecomputing.com", "org-my_account")
+        );
+        assert_eq!(
+            read("snowflake://u:p@xy12345.eu-central-1/db"),
+            of("xy12345.eu-central-1.snowflakecomputing.com", "xy12345")
+        );
+        assert_eq!(
+            read("snowflake://u:p@xy12345.cn-northwest-1.aws/db"),
+            of("xy12345.cn-northwest-1.aws.snowflakecomputing.cn", "xy12345")
+        );
+        assert_eq!(
+            read("snowflake://u:p@org-a.privatelink.snowflakecomputing.com/db"),
+            of("org-a.privatelink.snowflakecomputing.com", "org-a")
+        );
+        assert_eq!(
+            read("snowflake://u:p@proxy.example:8443/db?account=org-a"),
+            of("proxy.example:8443", "org-a")
+        );
     }
 
     #[test]
@@ -143,6 +194,9 @@ mod tests {
         assert!(wrong("snowflake://u@a/db").contains("no password"));
         assert!(wrong("snowflake://u:p@a/db?authenticator=okta").contains("okta"));
         assert!(wrong("snowflake://u:p@a/db?protocol=http").contains("this machine only"));
-        assert!(wrong("snowflake-keypair://u@a/db?secret-key=EDS_NO_SUCH_VARIABLE").contains("EDS_NO_SUCH_VARIABLE"));
+        assert!(
+            wrong("snowflake-keypair://u@a/db?secret-key=EDS_NO_SUCH_VARIABLE")
+                .contains("EDS_NO_SUCH_VARIABLE")
+        );
     }
 }

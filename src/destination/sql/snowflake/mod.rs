@@ -20,7 +20,9 @@ use super::dialect::SNOWFLAKE;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination};
 use crate::change::{Batch, TableSchema};
-use crate::destination::{Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, form};
+use crate::destination::{
+    Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, form,
+};
 use login::Login;
 use rows::{LINES, MAKE_LINES, MAKE_STAGE, StagePath};
 use session::{QueryAnswer, SnowflakeSession};
@@ -29,8 +31,13 @@ use session::{QueryAnswer, SnowflakeSession};
 const BOUND_BYTES_MAX: usize = 128 << 10;
 
 /// Statements cost a moment each however few rows they write, and a warehouse by the second: larger batches, and fewer.
-const SNOWFLAKE_ABILITIES: Abilities =
-    Abilities { batch_changes_max: 20_000, batch_bytes_max: 32 << 20, loaders_max: 8, flush_interval_preferred: Duration::from_secs(10), ..ABILITIES };
+const SNOWFLAKE_ABILITIES: Abilities = Abilities {
+    batch_changes_max: 20_000,
+    batch_bytes_max: 32 << 20,
+    loaders_max: 8,
+    flush_interval_preferred: Duration::from_secs(10),
+    ..ABILITIES
+};
 
 const HELP: &str = "The role needs USAGE on warehouse, database and schema, and CREATE TABLE and CREATE STAGE on the schema.\n\
      The account is written organisation-account, or locator.region; the schema without being named is PUBLIC.\n\
@@ -63,7 +70,10 @@ pub const DRIVER: Driver = Driver {
     example: "snowflake://user:password@host/database",
     help: HELP,
     fields: &form::WAREHOUSE,
-    parameters: parameters![("authenticator", "snowflake, oauth or programmatic_access_token: what the password is")],
+    parameters: parameters![(
+        "authenticator",
+        "snowflake, oauth or programmatic_access_token: what the password is"
+    )],
     abilities: SNOWFLAKE_ABILITIES,
     open: |target| Box::pin(open(target)),
 };
@@ -74,7 +84,10 @@ pub const KEY_PAIR_DRIVER: Driver = Driver {
     description: "Keeps the rows of each table in Snowflake, by a user's key pair.",
     example: "snowflake-keypair://user@account/database/schema?secret-key=SECRET_ENV_VAR_NAME",
     fields: &form::WAREHOUSE_BY_KEY,
-    parameters: parameters![("secret-key", "the environment variable that holds the private key in PEM form (SNOWFLAKE_SECRET_ACCESS_KEY); its passphrase is in NAME_PASSPHRASE")],
+    parameters: parameters![(
+        "secret-key",
+        "the environment variable that holds the private key in PEM form (SNOWFLAKE_SECRET_ACCESS_KEY); its passphrase is in NAME_PASSPHRASE"
+    )],
     ..DRIVER
 };
 
@@ -86,16 +99,30 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let (database, schema) = (login.database.clone(), login.schema.clone());
     let session = SnowflakeSession::open(login).await?;
     let info = session.info.clone();
-    let may_not = |what: &str, name: &str| Failure::misconfigured(format!("Snowflake has no {what} {name:?} for user {:?}: make it, or GRANT USAGE on it", settings.user));
+    let may_not = |what: &str, name: &str| {
+        Failure::misconfigured(format!(
+            "Snowflake has no {what} {name:?} for user {:?}: make it, or GRANT USAGE on it",
+            settings.user
+        ))
+    };
     let database = info.database_name.ok_or_else(|| may_not("database", &database))?;
     let schema = info.schema_name.ok_or_else(|| may_not("schema", &schema))?;
     if info.warehouse_name.is_none() {
-        let text = format!("user {:?} has no warehouse in Snowflake: name one with ?warehouse=, or ALTER USER … SET DEFAULT_WAREHOUSE; the role needs USAGE on it", settings.user);
+        let text = format!(
+            "user {:?} has no warehouse in Snowflake: name one with ?warehouse=, or ALTER USER … SET DEFAULT_WAREHOUSE; the role needs USAGE on it",
+            settings.user
+        );
         return Err(Failure::misconfigured(text));
     }
     let connection = SnowflakeConnection {
         session,
-        load_name: format!("eds_load_{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{database} {schema} {}", settings.parameter("prefix").unwrap_or_default()).as_bytes())),
+        load_name: format!(
+            "eds_load_{:016x}",
+            xxhash_rust::xxh3::xxh3_64(
+                format!("{database} {schema} {}", settings.parameter("prefix").unwrap_or_default())
+                    .as_bytes()
+            )
+        ),
         database,
         tag: None,
         in_transaction: false,
@@ -106,15 +133,25 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         epoch: target.epoch.clone(),
         query_tag: String::new(),
     };
-    let namespace = Namespace { schema: Some(schema), prefix: settings.parameter("prefix").unwrap_or_default().to_owned(), lower_case: false };
-    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect: &SNOWFLAKE, namespace }, target)))
+    let namespace = Namespace {
+        schema: Some(schema),
+        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
+        lower_case: false,
+    };
+    Ok(Box::new(SqlDestination::new(
+        connection,
+        Renderer { dialect: &SNOWFLAKE, namespace },
+        target,
+    )))
 }
 
 fn newer_only(settings: &Settings) -> Result<bool, Failure> {
     match settings.parameter("update-strategy") {
         None | Some("standard" | "") => Ok(false),
         Some("after") => Ok(true),
-        Some(other) => Err(Failure::misconfigured(format!("update-strategy={other:?} is not known; there is standard and after"))),
+        Some(other) => Err(Failure::misconfigured(format!(
+            "update-strategy={other:?} is not known; there is standard and after"
+        ))),
     }
 }
 
@@ -140,7 +177,10 @@ struct SnowflakeConnection {
 impl SnowflakeConnection {
     /// The name of a transaction that `mark` finds, among those of all databases of the account.
     fn transaction_name(&self, tag: SessionTag) -> String {
-        format!("eds_{:016x}", xxhash_rust::xxh3::xxh3_64_with_seed(self.database.as_bytes(), tag.0))
+        format!(
+            "eds_{:016x}",
+            xxhash_rust::xxh3::xxh3_64_with_seed(self.database.as_bytes(), tag.0)
+        )
     }
 
     async fn run(&mut self, sql: &str, parameters: &[Parameter]) -> Result<QueryAnswer, Failure> {
@@ -150,7 +190,12 @@ impl SnowflakeConnection {
     /// A transaction that its client left is kept open for minutes, with its locks.
     async fn end_transactions(&mut self, name: &str) -> Result<(), Failure> {
         let open = self.run(rows::SHOW_TRANSACTIONS, &[]).await?;
-        let ids: Vec<i64> = open.column("id").zip(open.column("name")).filter(|(_, n)| n.eq_ignore_ascii_case(name)).filter_map(|(id, _)| id.parse().ok()).collect();
+        let ids: Vec<i64> = open
+            .column("id")
+            .zip(open.column("name"))
+            .filter(|(_, n)| n.eq_ignore_ascii_case(name))
+            .filter_map(|(id, _)| id.parse().ok())
+            .collect();
         for id in ids {
             match self.run(&rows::abort(id), &[]).await {
                 // It came to its end meanwhile.
@@ -181,16 +226,20 @@ impl SnowflakeConnection {
         }
         let whole = batch.clone();
         let packed = tokio::task::spawn_blocking(move || rows::file(&whole)).await;
-        let (content, count) = packed.map_err(|e| Failure::unavailable(format!("rows could not be packed: {e}")))??;
+        let (content, count) = packed
+            .map_err(|e| Failure::unavailable(format!("rows could not be packed: {e}")))??;
         let file = format!("{}.json.gz", Uuid::new_v4());
         self.run(MAKE_LINES, &[]).await?;
         let place = self.run(&rows::put(&file), &[]).await?.stage;
-        let place = place.ok_or_else(|| Failure::unavailable("Snowflake did not say where to put a file"))?;
+        let place = place
+            .ok_or_else(|| Failure::unavailable("Snowflake did not say where to put a file"))?;
         place.put(&file, Bytes::from(content)).await?;
         let copied = self.run(&rows::copy(&file), &[]).await?;
         let loaded: u64 = copied.column("rows_loaded").filter_map(|n| n.parse::<u64>().ok()).sum();
         if loaded != count {
-            return Err(Failure::unavailable(format!("Snowflake read {loaded} of {count} rows into {LINES}")));
+            return Err(Failure::unavailable(format!(
+                "Snowflake read {loaded} of {count} rows into {LINES}"
+            )));
         }
         self.is_staged = true;
         Ok(())
@@ -201,21 +250,46 @@ impl SnowflakeConnection {
     }
 
     /// Runs a statement over the rows of a group.
-    async fn over(&mut self, sql: &str, batch: &Batch, deletes: bool, group: usize) -> Result<(), Failure> {
+    async fn over(
+        &mut self,
+        sql: &str,
+        batch: &Batch,
+        deletes: bool,
+        group: usize,
+    ) -> Result<(), Failure> {
         let found = &batch.groups[group];
         let parameters = match self.way(group) {
             StagePath::Staged(_) => Vec::new(),
-            StagePath::Bound if deletes => vec![Parameter::Text(rows::bound(batch, &found.deletes, found.schema.key_columns())?)],
-            StagePath::Bound => vec![Parameter::Text(rows::bound(batch, &found.upserts, &found.schema.columns)?)],
+            StagePath::Bound if deletes => vec![Parameter::Text(rows::bound(
+                batch,
+                &found.deletes,
+                found.schema.key_columns(),
+            )?)],
+            StagePath::Bound => {
+                vec![Parameter::Text(rows::bound(batch, &found.upserts, &found.schema.columns)?)]
+            }
         };
         self.run(sql, &parameters).await.map(drop).map_err(|e| e.of_table(&found.schema.table))
     }
 
     /// Place in the primary key by table and column.
-    async fn keys(&mut self, renderer: &Renderer) -> Result<HashMap<(String, String), i64>, Failure> {
+    async fn keys(
+        &mut self,
+        renderer: &Renderer,
+    ) -> Result<HashMap<(String, String), i64>, Failure> {
         let listed = self.run(&rows::primary_keys(renderer), &[]).await?;
-        let (tables, columns, places) = (listed.column("table_name"), listed.column("column_name"), listed.column("key_sequence"));
-        Ok(tables.zip(columns).zip(places).map(|((table, column), place)| ((table.to_owned(), column.to_owned()), place.parse().unwrap_or(0))).collect())
+        let (tables, columns, places) = (
+            listed.column("table_name"),
+            listed.column("column_name"),
+            listed.column("key_sequence"),
+        );
+        Ok(tables
+            .zip(columns)
+            .zip(places)
+            .map(|((table, column), place)| {
+                ((table.to_owned(), column.to_owned()), place.parse().unwrap_or(0))
+            })
+            .collect())
     }
 }
 
@@ -237,34 +311,66 @@ impl Connection for SnowflakeConnection {
 
     async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure> {
         let answer = self.run(sql, parameters).await?;
-        let count = answer.rows.first().and_then(|row| row.first()).and_then(|cell| cell.as_deref());
+        let count =
+            answer.rows.first().and_then(|row| row.first()).and_then(|cell| cell.as_deref());
         Ok(count.and_then(|n| n.parse().ok()).unwrap_or(0))
     }
 
-    async fn integers(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<i64>>, Failure> {
-        let number = |cell: Option<String>| cell.as_deref().unwrap_or_default().parse().map_err(|_| Failure::unavailable("Snowflake answered with no number where one belongs"));
+    async fn integers(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<i64>>, Failure> {
+        let number = |cell: Option<String>| {
+            cell.as_deref().unwrap_or_default().parse().map_err(|_| {
+                Failure::unavailable("Snowflake answered with no number where one belongs")
+            })
+        };
         let rows = self.run(sql, parameters).await?.rows;
         rows.into_iter().map(|row| row.into_iter().map(number).collect()).collect()
     }
 
-    async fn texts(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Vec<String>>, Failure> {
+    async fn texts(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<Vec<Vec<String>>, Failure> {
         let rows = self.run(sql, parameters).await?.rows;
-        Ok(rows.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| row.into_iter().map(Option::unwrap_or_default).collect())
+            .collect())
     }
 
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         let place = &renderer.namespace;
         let keys = self.keys(renderer).await?;
-        let rows = self.run(rows::COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?.rows;
+        let rows = self
+            .run(rows::COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()])
+            .await?
+            .rows;
         let mut listed = Vec::with_capacity(rows.len());
         for row in rows {
-            let [Some(name), Some(column), nullable, default, kind] = <[Option<String>; 5]>::try_from(row).unwrap_or_default() else { continue };
+            let [Some(name), Some(column), nullable, default, kind] =
+                <[Option<String>; 5]>::try_from(row).unwrap_or_default()
+            else {
+                continue;
+            };
             let Some(table) = place.source_of(&name) else { continue };
             let write_blocker = kind
                 .is_some_and(|k| k.contains("VIEW") || k.contains("EXTERNAL"))
-                .then(|| "it is no table of its own; choose another schema with ?schema=, or rename it".to_owned());
+                .then(|| {
+                    "it is no table of its own; choose another schema with ?schema=, or rename it"
+                        .to_owned()
+                });
             let key = keys.get(&(name, column.clone())).copied().unwrap_or(0);
-            listed.push(ListedColumn { table, column, nullable: nullable.as_deref() == Some("YES") || default.is_some(), key, write_blocker });
+            listed.push(ListedColumn {
+                table,
+                column,
+                nullable: nullable.as_deref() == Some("YES") || default.is_some(),
+                key,
+                write_blocker,
+            });
         }
         Ok(listed)
     }
@@ -297,45 +403,90 @@ impl Connection for SnowflakeConnection {
     }
 
     /// All groups at once, with the first.
-    async fn prepare(&mut self, _renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn prepare(
+        &mut self,
+        _renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         if group > 0 {
             return Ok(());
         }
         self.roll_back_pending().await?;
         self.is_staged = false;
         self.query_tag = serde_json::json!({ "application": "eds", "consumer": self.consumer, "epoch": self.epoch.get(), "through": batch.through.sequence }).to_string();
-        let size: usize = batch.groups.iter().flat_map(|g| g.deletes.iter().chain(&g.upserts)).map(|index| batch.change(*index).size()).sum();
+        let size: usize = batch
+            .groups
+            .iter()
+            .flat_map(|g| g.deletes.iter().chain(&g.upserts))
+            .map(|index| batch.change(*index).size())
+            .sum();
         if size > BOUND_BYTES_MAX { self.stage(batch).await } else { Ok(()) }
     }
 
     /// Keys that nobody enforces need one writer at a time; and nothing is written in vain.
-    async fn transact(&mut self, renderer: &Renderer, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+    async fn transact(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        fence: &Fence,
+    ) -> Result<u64, Failure> {
         if batch.groups.is_empty() {
             // Only the checkpoint moves, so nothing was prepared.
             self.roll_back_pending().await?;
         }
         let begin = renderer.dialect.begin;
-        let begin = self.tag.map_or_else(|| begin.to_owned(), |tag| format!("{begin} NAME {}", self.transaction_name(tag)));
+        let begin = self.tag.map_or_else(
+            || begin.to_owned(),
+            |tag| format!("{begin} NAME {}", self.transaction_name(tag)),
+        );
         self.transact_after_fence(renderer, batch, &begin, fence).await
     }
 
-    async fn write(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
         let (found, way) = (&batch.groups[group], self.way(group));
         if !found.deletes.is_empty() {
             self.over(&rows::delete(renderer, &found.schema, way), batch, true, group).await?;
         }
         if !found.upserts.is_empty() {
-            self.over(&rows::merge(renderer, &found.schema, way, self.newer_only), batch, false, group).await?;
+            self.over(
+                &rows::merge(renderer, &found.schema, way, self.newer_only),
+                batch,
+                false,
+                group,
+            )
+            .await?;
         }
         Ok(())
     }
 
-    async fn load(&mut self, renderer: &Renderer, batch: &Arc<Batch>, group: usize) -> Result<(), Failure> {
-        self.over(&rows::insert(renderer, &batch.groups[group].schema, self.way(group)), batch, false, group).await
+    async fn load(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        self.over(
+            &rows::insert(renderer, &batch.groups[group].schema, self.way(group)),
+            batch,
+            false,
+            group,
+        )
+        .await
     }
 
     /// No key keeps a row from being there twice, so that is looked for.
-    async fn finish_load(&mut self, renderer: &Renderer, _schema: &TableSchema, staged: &TableSchema) -> Result<u64, Failure> {
+    async fn finish_load(
+        &mut self,
+        renderer: &Renderer,
+        _schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<u64, Failure> {
         let repeats = self.integers(&rows::count_repeats(renderer, staged), &[]).await?;
         let repeats = repeats.first().and_then(|row| row.first()).copied().unwrap_or(0);
         if repeats > 0 {

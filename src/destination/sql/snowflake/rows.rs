@@ -17,7 +17,8 @@ pub const STAGE: &str = "\"_eds_stage\"";
 /// The temporary table that a file is read into: one document a line.
 pub const LINES: &str = "\"_eds_batch\"";
 /// Snowflake encrypts what is on the stage by itself.
-pub const MAKE_STAGE: &str = "CREATE TEMPORARY STAGE IF NOT EXISTS \"_eds_stage\" ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')";
+pub const MAKE_STAGE: &str =
+    "CREATE TEMPORARY STAGE IF NOT EXISTS \"_eds_stage\" ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')";
 /// The table as it is needed, empty.
 pub const MAKE_LINES: &str = "CREATE OR REPLACE TEMPORARY TABLE \"_eds_batch\" (\"v\" VARIANT)";
 
@@ -36,16 +37,23 @@ pub fn abort(transaction: i64) -> String {
 
 /// Asks where to put the file; the path in front of its name counts for nothing.
 pub fn put(file: &str) -> String {
-    format!("PUT 'file:///eds/{file}' @{STAGE} AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = GZIP OVERWRITE = TRUE")
+    format!(
+        "PUT 'file:///eds/{file}' @{STAGE} AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = GZIP OVERWRITE = TRUE"
+    )
 }
 
 /// Reads the file; without NULL_IF the text `\N` would become NULL.
 pub fn copy(file: &str) -> String {
-    format!("COPY INTO {LINES} FROM @{STAGE}/{file} FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP NULL_IF = ()) ON_ERROR = ABORT_STATEMENT PURGE = TRUE")
+    format!(
+        "COPY INTO {LINES} FROM @{STAGE}/{file} FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP NULL_IF = ()) ON_ERROR = ABORT_STATEMENT PURGE = TRUE"
+    )
 }
 
 pub fn primary_keys(renderer: &Renderer) -> String {
-    format!("SHOW PRIMARY KEYS IN SCHEMA {}", renderer.quoted(renderer.namespace.schema.as_deref().unwrap_or_default()))
+    format!(
+        "SHOW PRIMARY KEYS IN SCHEMA {}",
+        renderer.quoted(renderer.namespace.schema.as_deref().unwrap_or_default())
+    )
 }
 
 /// How the rows of one group reach a statement.
@@ -63,10 +71,17 @@ pub fn source(way: StagePath, columns: &[Column], deletes: bool) -> String {
         StagePath::Bound => format!("value[{i}]"),
         StagePath::Staged(_) => format!("\"v\":r[{i}]"),
     };
-    let typed: Vec<String> = columns.iter().enumerate().map(|(i, column)| format!("{} AS c{i}", typed(&value(i), column.kind))).collect();
+    let typed: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, column)| format!("{} AS c{i}", typed(&value(i), column.kind)))
+        .collect();
     let from = match way {
         StagePath::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
-        StagePath::Staged(group) => format!("{LINES} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}", if deletes { "TRUE" } else { "FALSE" }),
+        StagePath::Staged(group) => format!(
+            "{LINES} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}",
+            if deletes { "TRUE" } else { "FALSE" }
+        ),
     };
     format!("(SELECT {} FROM {from})", typed.join(", "))
 }
@@ -85,10 +100,17 @@ fn typed(value: &str, kind: ColumnType) -> String {
 }
 
 /// Writes whole rows, stream order deciding; with `newer_only` a row stays that has a later `updatedDate`.
-pub fn merge(renderer: &Renderer, schema: &TableSchema, way: StagePath, newer_only: bool) -> String {
+pub fn merge(
+    renderer: &Renderer,
+    schema: &TableSchema,
+    way: StagePath,
+    newer_only: bool,
+) -> String {
     let column = |i: usize| format!("c{i}");
     let newer = schema.column(UPDATED).filter(|at| newer_only && *at >= schema.keys);
-    let condition = newer.map(|at| format!("(t.{0} IS NULL OR s.c{at} IS NULL OR s.c{at} >= t.{0})", renderer.quoted(UPDATED)));
+    let condition = newer.map(|at| {
+        format!("(t.{0} IS NULL OR s.c{at} IS NULL OR s.c{at} >= t.{0})", renderer.quoted(UPDATED))
+    });
     renderer.merge(schema, &source(way, &schema.columns, false), column, condition.as_deref())
 }
 
@@ -107,13 +129,18 @@ pub fn insert(renderer: &Renderer, schema: &TableSchema, way: StagePath) -> Stri
 /// How many rows have the key of another one.
 pub fn count_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
     let table = renderer.table(&schema.table);
-    format!("SELECT (SELECT COUNT(*) FROM {table}) - (SELECT COUNT(*) FROM (SELECT DISTINCT {} FROM {table}))", renderer.list(schema.key_columns()))
+    format!(
+        "SELECT (SELECT COUNT(*) FROM {table}) - (SELECT COUNT(*) FROM (SELECT DISTINCT {} FROM {table}))",
+        renderer.list(schema.key_columns())
+    )
 }
 
 /// Leaves one row of each key, all in one statement.
 pub fn delete_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
     let (table, key) = (renderer.table(&schema.table), renderer.list(schema.key_columns()));
-    format!("CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table} QUALIFY ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY {key}) = 1")
+    format!(
+        "CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table} QUALIFY ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY {key}) = 1"
+    )
 }
 
 /// The rows at `indices` as one JSON text: an array of arrays.
@@ -134,29 +161,41 @@ pub fn file(batch: &Batch) -> Result<(Vec<u8>, u64), Failure> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     let (mut line, mut count) = (Vec::new(), 0);
     for (at, group) in batch.groups.iter().enumerate() {
-        for (deletes, indices, columns) in [(true, &group.deletes, group.schema.key_columns()), (false, &group.upserts, &group.schema.columns[..])] {
+        for (deletes, indices, columns) in [
+            (true, &group.deletes, group.schema.key_columns()),
+            (false, &group.upserts, &group.schema.columns[..]),
+        ] {
             for index in indices {
                 line.clear();
                 line.extend_from_slice(format!("{{\"g\":{at},\"d\":{deletes},\"r\":").as_bytes());
                 write_row(batch, *index, columns, &mut line)?;
                 line.extend_from_slice(b"}\n");
-                packed.write_all(&line).map_err(|e| Failure::unavailable(format!("rows cannot be packed: {e}")))?;
+                packed
+                    .write_all(&line)
+                    .map_err(|e| Failure::unavailable(format!("rows cannot be packed: {e}")))?;
                 count += 1;
             }
         }
     }
-    let content = packed.finish().map_err(|e| Failure::unavailable(format!("rows cannot be packed: {e}")))?;
+    let content =
+        packed.finish().map_err(|e| Failure::unavailable(format!("rows cannot be packed: {e}")))?;
     Ok((content, count))
 }
 
-fn write_row(batch: &Batch, index: u32, columns: &[Column], out: &mut Vec<u8>) -> Result<(), Failure> {
+fn write_row(
+    batch: &Batch,
+    index: u32,
+    columns: &[Column],
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
     let change = batch.change(index);
     out.push(b'[');
     for (i, column) in columns.iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        let value = value::read(change.token(i), column).map_err(|why| refused(batch, &change.event.table(), index, &why))?;
+        let value = value::read(change.token(i), column)
+            .map_err(|why| refused(batch, &change.event.table(), index, &why))?;
         write(&value, out);
     }
     out.push(b']');

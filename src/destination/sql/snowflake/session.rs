@@ -90,7 +90,9 @@ impl QueryEnvelope {
     fn data<T: for<'d> Deserialize<'d>>(&self) -> Result<T, Failure> {
         let text = self.data.as_ref().map_or("{}", |data| data.get());
         // What serde says of it may quote rows.
-        serde_json::from_str(text).map_err(|_| Failure::unavailable("Snowflake answered in a form that EDS does not know"))
+        serde_json::from_str(text).map_err(|_| {
+            Failure::unavailable("Snowflake answered in a form that EDS does not know")
+        })
     }
 }
 
@@ -164,10 +166,23 @@ const MASTER_TIME: u64 = 4 * 3600;
 impl SnowflakeSession {
     pub async fn open(login: Login) -> Result<SnowflakeSession, Failure> {
         let agent = concat!("EDS/", env!("CARGO_PKG_VERSION"));
-        let http = reqwest::Client::builder().user_agent(agent).connect_timeout(Duration::from_secs(15)).timeout(REQUEST_WAIT_MAX).build();
-        let http = http.map_err(|e| Failure::unavailable(format!("the HTTP client cannot be made: {e}")))?;
+        let http = reqwest::Client::builder()
+            .user_agent(agent)
+            .connect_timeout(Duration::from_secs(15))
+            .timeout(REQUEST_WAIT_MAX)
+            .build();
+        let http =
+            http.map_err(|e| Failure::unavailable(format!("the HTTP client cannot be made: {e}")))?;
         let nobody = SecretString::from("");
-        let mut session = SnowflakeSession { http, login, token: nobody.clone(), master: nobody, until: Instant::now(), info: SessionInfo::default(), statements: 0 };
+        let mut session = SnowflakeSession {
+            http,
+            login,
+            token: nobody.clone(),
+            master: nobody,
+            until: Instant::now(),
+            info: SessionInfo::default(),
+            statements: 0,
+        };
         session.log_in().await?;
         Ok(session)
     }
@@ -181,21 +196,37 @@ impl SnowflakeSession {
     pub async fn log_in(&mut self) -> Result<(), Failure> {
         let (data, fingerprint) = credentials(&self.login)?;
         let path = login_path(&self.login);
-        let envelope = self.send(&path, Some(&json!({ "data": data }).to_string()), None, LOGIN_RETRY_TIME_MAX).await?;
+        let envelope = self
+            .send(&path, Some(&json!({ "data": data }).to_string()), None, LOGIN_RETRY_TIME_MAX)
+            .await?;
         if !envelope.success {
             let message = envelope.message.clone().unwrap_or_default();
-            return Err(refused_login(&envelope.code(), &message, &self.login.user, &self.login.base, fingerprint.as_deref()));
+            return Err(refused_login(
+                &envelope.code(),
+                &message,
+                &self.login.user,
+                &self.login.base,
+                fingerprint.as_deref(),
+            ));
         }
-        let LoggedIn { token, master_token, master_validity_in_seconds, session_info } = envelope.data()?;
+        let LoggedIn { token, master_token, master_validity_in_seconds, session_info } =
+            envelope.data()?;
         (self.token, self.master, self.info) = (token, master_token, session_info);
-        self.until = Instant::now() + Duration::from_secs(master_validity_in_seconds.unwrap_or(MASTER_TIME));
+        self.until =
+            Instant::now() + Duration::from_secs(master_validity_in_seconds.unwrap_or(MASTER_TIME));
         Ok(())
     }
 
     /// Runs a statement to its end. `tag` is what the account's query history shows.
-    pub async fn run(&mut self, sql: &str, parameters: &[Parameter], tag: &str) -> Result<QueryAnswer, Failure> {
+    pub async fn run(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+        tag: &str,
+    ) -> Result<QueryAnswer, Failure> {
         self.statements += 1;
-        let bindings: BTreeMap<String, Value> = parameters.iter().enumerate().map(|(i, p)| ((i + 1).to_string(), binding(p))).collect();
+        let bindings: BTreeMap<String, Value> =
+            parameters.iter().enumerate().map(|(i, p)| ((i + 1).to_string(), binding(p))).collect();
         let body = json!({
             "sqlText": sql,
             "asyncExec": false,
@@ -210,9 +241,15 @@ impl SnowflakeSession {
         let mut envelope = self.ask(&path, Some(&body.to_string())).await?;
         while IN_PROGRESS.contains(&envelope.code().as_str()) {
             let asked = Instant::now();
-            let url = envelope.data::<Data>()?.get_result_url.ok_or_else(|| Failure::unavailable("Snowflake did not say where the result of a statement will be"))?;
+            let url = envelope.data::<Data>()?.get_result_url.ok_or_else(|| {
+                Failure::unavailable(
+                    "Snowflake did not say where the result of a statement will be",
+                )
+            })?;
             if started.elapsed() > STATEMENT_TIME_MAX {
-                return Err(Failure::unavailable(format!("a statement in Snowflake took longer than {STATEMENT_TIME_MAX:?}")));
+                return Err(Failure::unavailable(format!(
+                    "a statement in Snowflake took longer than {STATEMENT_TIME_MAX:?}"
+                )));
             }
             envelope = self.ask(&url, None).await?;
             tokio::time::sleep_until(asked + POLL_INTERVAL).await;
@@ -225,32 +262,60 @@ impl SnowflakeSession {
 
     async fn answer(&self, data: Data) -> Result<QueryAnswer, Failure> {
         if data.rowset_base64.is_some_and(|rows| !rows.is_empty()) {
-            return Err(Failure::unavailable("Snowflake answered in Arrow, though it was asked for JSON"));
+            return Err(Failure::unavailable(
+                "Snowflake answered in Arrow, though it was asked for JSON",
+            ));
         }
         let mut rows = data.rowset.unwrap_or_default();
         for chunk in data.chunks.unwrap_or_default() {
-            rows.extend(self.fetch(&chunk.url, data.chunk_headers.as_ref(), data.qrmk.as_deref()).await?);
+            rows.extend(
+                self.fetch(&chunk.url, data.chunk_headers.as_ref(), data.qrmk.as_deref()).await?,
+            );
         }
-        Ok(QueryAnswer { columns: data.rowtype.unwrap_or_default().into_iter().map(|t| t.name).collect(), rows, stage: data.stage_info })
+        Ok(QueryAnswer {
+            columns: data.rowtype.unwrap_or_default().into_iter().map(|t| t.name).collect(),
+            rows,
+            stage: data.stage_info,
+        })
     }
 
     /// A further piece of a result: rows without the brackets around them, packed.
-    async fn fetch(&self, url: &str, headers: Option<&BTreeMap<String, String>>, key: Option<&str>) -> Result<Vec<Vec<Option<String>>>, Failure> {
+    async fn fetch(
+        &self,
+        url: &str,
+        headers: Option<&BTreeMap<String, String>>,
+        key: Option<&str>,
+    ) -> Result<Vec<Vec<Option<String>>>, Failure> {
         let mut patience = Patience::new(RETRY_TIME_MAX);
         loop {
             let mut request = self.http.get(url);
             match (headers.filter(|h| !h.is_empty()), key) {
-                (Some(headers), _) => request = headers.iter().fold(request, |request, (name, value)| request.header(name, value)),
+                (Some(headers), _) => {
+                    request = headers
+                        .iter()
+                        .fold(request, |request, (name, value)| request.header(name, value))
+                }
                 (None, Some(key)) => {
-                    request = request.header("x-amz-server-side-encryption-customer-algorithm", "AES256").header("x-amz-server-side-encryption-customer-key", key);
+                    request = request
+                        .header("x-amz-server-side-encryption-customer-algorithm", "AES256")
+                        .header("x-amz-server-side-encryption-customer-key", key);
                 }
                 (None, None) => {}
             }
             let got = async { request.send().await?.error_for_status()?.bytes().await };
             match got.await {
-                Ok(body) => return rows(&body).ok_or_else(|| Failure::unavailable("a piece of a result of Snowflake is damaged")),
+                Ok(body) => {
+                    return rows(&body).ok_or_else(|| {
+                        Failure::unavailable("a piece of a result of Snowflake is damaged")
+                    });
+                }
                 Err(e) if patience.pause(None).await => drop(e),
-                Err(e) => return Err(Failure::unavailable(format!("a piece of a result of Snowflake cannot be fetched: {}", chain(&e.without_url())))),
+                Err(e) => {
+                    return Err(Failure::unavailable(format!(
+                        "a piece of a result of Snowflake cannot be fetched: {}",
+                        chain(&e.without_url())
+                    )));
+                }
             }
         }
     }
@@ -269,12 +334,16 @@ impl SnowflakeSession {
     }
 
     async fn renew(&mut self) -> Result<(), Failure> {
-        let body = json!({ "oldSessionToken": self.token.expose_secret(), "requestType": "RENEW" }).to_string();
+        let body = json!({ "oldSessionToken": self.token.expose_secret(), "requestType": "RENEW" })
+            .to_string();
         let path = format!("/session/token-request?requestId={}", Uuid::new_v4());
         let envelope = self.send(&path, Some(&body), Some(&self.master), RETRY_TIME_MAX).await?;
         if !envelope.success {
             self.until = Instant::now();
-            return Err(Failure::unavailable(format!("the session with Snowflake is over ({}): a new one begins", envelope.code())));
+            return Err(Failure::unavailable(format!(
+                "the session with Snowflake is over ({}): a new one begins",
+                envelope.code()
+            )));
         }
         let Renewed { session_token, master_token, master_validity } = envelope.data()?;
         (self.token, self.master) = (session_token, master_token);
@@ -284,29 +353,52 @@ impl SnowflakeSession {
     }
 
     /// Sends one request, again and again where nobody answers or the answer is to come again.
-    async fn send(&self, path: &str, body: Option<&str>, token: Option<&SecretString>, time_max: Duration) -> Result<QueryEnvelope, Failure> {
+    async fn send(
+        &self,
+        path: &str,
+        body: Option<&str>,
+        token: Option<&SecretString>,
+        time_max: Duration,
+    ) -> Result<QueryEnvelope, Failure> {
         let (mut patience, started) = (Patience::new(time_max), millis());
         let mut reason = "0".to_owned();
         for retry in 0u32.. {
             let joint = if path.contains('?') { '&' } else { '?' };
-            let mut url = format!("{}{path}{joint}request_guid={}", self.login.base, Uuid::new_v4());
+            let mut url =
+                format!("{}{path}{joint}request_guid={}", self.login.base, Uuid::new_v4());
             if retry > 0 {
-                url += &format!("&retryCount={retry}&retryReason={reason}&clientStartTime={started}");
+                url +=
+                    &format!("&retryCount={retry}&retryReason={reason}&clientStartTime={started}");
             }
-            let mut request = body.map_or_else(|| self.http.get(&url), |body| self.http.post(&url).body(body.to_owned()));
-            request = request.header("Content-Type", "application/json").header("Accept", "application/snowflake");
+            let mut request = body.map_or_else(
+                || self.http.get(&url),
+                |body| self.http.post(&url).body(body.to_owned()),
+            );
+            request = request
+                .header("Content-Type", "application/json")
+                .header("Accept", "application/snowflake");
             if let Some(token) = token {
-                request = request.header("Authorization", format!("Snowflake Token=\"{}\"", token.expose_secret()));
+                request = request.header(
+                    "Authorization",
+                    format!("Snowflake Token=\"{}\"", token.expose_secret()),
+                );
             }
             let (why, asked) = match request.send().await {
                 Err(e) => (format!("no answer: {}", chain(&e.without_url())), None),
-                Ok(response) if comes_again(response.status()) || response.status().is_server_error() => {
+                Ok(response)
+                    if comes_again(response.status()) || response.status().is_server_error() =>
+                {
                     reason = response.status().as_u16().to_string();
                     (format!("it answered {}", response.status()), asked_wait(&response))
                 }
                 Ok(response) => {
                     let status = response.status();
-                    match response.bytes().await.map_err(|e| chain(&e.without_url())).map(|body| serde_json::from_slice(&body)) {
+                    match response
+                        .bytes()
+                        .await
+                        .map_err(|e| chain(&e.without_url()))
+                        .map(|body| serde_json::from_slice(&body))
+                    {
                         Ok(Ok(envelope)) => return Ok(envelope),
                         Ok(Err(_)) if !status.is_success() => return Err(self.no_account(status)),
                         Ok(Err(_)) => ("its answer is not JSON".to_owned(), None),
@@ -315,21 +407,31 @@ impl SnowflakeSession {
                 }
             };
             if !patience.pause(asked).await {
-                return Err(Failure::unavailable(format!("Snowflake at {} cannot be reached: {why}", self.login.base)));
+                return Err(Failure::unavailable(format!(
+                    "Snowflake at {} cannot be reached: {why}",
+                    self.login.base
+                )));
             }
         }
         unreachable!("patience ends before the numbers do")
     }
 
     fn no_account(&self, status: reqwest::StatusCode) -> Failure {
-        let text = format!("{} answered {status}: there is no such Snowflake account, or it is in another region; the URL names it as organisation-account", self.login.base);
+        let text = format!(
+            "{} answered {status}: there is no such Snowflake account, or it is in another region; the URL names it as organisation-account",
+            self.login.base
+        );
         Failure::new(FailureKind::Misconfigured, text)
     }
 
     /// Ends the session; a server that does not take the goodbye is left alone.
     pub async fn close(&mut self) {
         let url = format!("{}/session?delete=true&requestId={}", self.login.base, Uuid::new_v4());
-        let goodbye = self.http.post(&url).header("Content-Type", "application/json").header("Authorization", format!("Snowflake Token=\"{}\"", self.token.expose_secret()));
+        let goodbye = self
+            .http
+            .post(&url)
+            .header("Content-Type", "application/json")
+            .header("Authorization", format!("Snowflake Token=\"{}\"", self.token.expose_secret()));
         let _ = tokio::time::timeout(Duration::from_secs(2), goodbye.body("{}").send()).await;
     }
 }
@@ -352,9 +454,11 @@ fn credentials(login: &Login) -> Result<(Value, Option<String>), Failure> {
             data["TOKEN"] = token.expose_secret().into();
         }
         Proof::Key(key) => {
-            let unusable = |why| Failure::misconfigured(format!("the private key cannot be used: {why}"));
+            let unusable =
+                |why| Failure::misconfigured(format!("the private key cannot be used: {why}"));
             data["AUTHENTICATOR"] = "SNOWFLAKE_JWT".into();
-            data["TOKEN"] = key.token(&login.account, &login.user).map_err(unusable)?.expose_secret().into();
+            data["TOKEN"] =
+                key.token(&login.account, &login.user).map_err(unusable)?.expose_secret().into();
             return Ok((data, Some(key.fingerprint().map_err(unusable)?)));
         }
     }
@@ -363,7 +467,10 @@ fn credentials(login: &Login) -> Result<(Value, Option<String>), Failure> {
 
 fn login_path(login: &Login) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("requestId", &Uuid::new_v4().to_string()).append_pair("databaseName", &login.database).append_pair("schemaName", &login.schema);
+    query
+        .append_pair("requestId", &Uuid::new_v4().to_string())
+        .append_pair("databaseName", &login.database)
+        .append_pair("schemaName", &login.schema);
     let more = [("warehouse", &login.warehouse), ("roleName", &login.role)];
     query.extend_pairs(more.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))));
     format!("/session/v1/login-request?{}", query.finish())

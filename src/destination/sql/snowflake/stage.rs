@@ -7,7 +7,9 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, StaticCredentialProvider};
+use object_store::{
+    ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, StaticCredentialProvider,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -52,7 +54,10 @@ fn missing(what: &str) -> Failure {
 }
 
 fn plain(secret: Option<&SecretString>, what: &str) -> Result<String, Failure> {
-    secret.map(|s| s.expose_secret().to_owned()).filter(|s| !s.is_empty()).ok_or_else(|| missing(what))
+    secret
+        .map(|s| s.expose_secret().to_owned())
+        .filter(|s| !s.is_empty())
+        .ok_or_else(|| missing(what))
 }
 
 impl StageInfo {
@@ -64,23 +69,33 @@ impl StageInfo {
                 "Snowflake wants files of the stage encrypted by the client, which EDS does not do: its stage was made by something else",
             ));
         }
-        if let Some(url) = self.presigned_url.as_ref().filter(|url| !url.expose_secret().is_empty()) {
+        if let Some(url) = self.presigned_url.as_ref().filter(|url| !url.expose_secret().is_empty())
+        {
             return put_presigned(url, content).await;
         }
         let (container, folder) = self.location.split_once('/').unwrap_or((&self.location, ""));
-        let path = Path::parse(format!("{}/{name}", folder.trim_end_matches('/')).trim_start_matches('/')).map_err(|_| missing("a usable place"))?;
+        let path =
+            Path::parse(format!("{}/{name}", folder.trim_end_matches('/')).trim_start_matches('/'))
+                .map_err(|_| missing("a usable place"))?;
         let store = self.store(container)?;
         match tokio::time::timeout(PUT_TIME_MAX, store.put(&path, content.into())).await {
             Ok(Ok(_)) => Ok(()),
             // With the answer come addresses that may be signed.
-            Ok(Err(e)) => Err(Failure::unavailable(format!("a file cannot be put onto the stage of Snowflake ({}): {}", self.location_type, reason(&e)))),
-            Err(_) => Err(Failure::unavailable(format!("a file could not be put onto the stage of Snowflake within {PUT_TIME_MAX:?}"))),
+            Ok(Err(e)) => Err(Failure::unavailable(format!(
+                "a file cannot be put onto the stage of Snowflake ({}): {}",
+                self.location_type,
+                reason(&e)
+            ))),
+            Err(_) => Err(Failure::unavailable(format!(
+                "a file could not be put onto the stage of Snowflake within {PUT_TIME_MAX:?}"
+            ))),
         }
     }
 
     fn store(&self, container: &str) -> Result<Box<dyn ObjectStore>, Failure> {
         let retry = RetryConfig { retry_timeout: PUT_TIME_MAX / 2, ..RetryConfig::default() };
-        let options = ClientOptions::new().with_allow_http(self.is_local()).with_timeout(PUT_TIME_MAX);
+        let options =
+            ClientOptions::new().with_allow_http(self.is_local()).with_timeout(PUT_TIME_MAX);
         let creds = &self.creds;
         match self.location_type.as_str() {
             "S3" => {
@@ -98,28 +113,54 @@ impl StageInfo {
                 Ok(Box::new(s3.build().map_err(|e| unusable(&e))?))
             }
             "AZURE" => {
-                let account = self.storage_account.as_deref().ok_or_else(|| missing("the storage account"))?;
+                let account = self
+                    .storage_account
+                    .as_deref()
+                    .ok_or_else(|| missing("the storage account"))?;
                 let signature = plain(creds.azure_sas_token.as_ref(), "the signature")?;
-                let pairs: Vec<(String, String)> = url::form_urlencoded::parse(signature.trim_start_matches('?').as_bytes()).into_owned().collect();
+                let pairs: Vec<(String, String)> =
+                    url::form_urlencoded::parse(signature.trim_start_matches('?').as_bytes())
+                        .into_owned()
+                        .collect();
                 let endpoint = match self.endpoint() {
                     Some(local) if self.is_local() => local,
                     // `blob.core.windows.net`, or without its first word.
-                    Some(domain) => format!("https://{account}.blob.{}", domain.trim_start_matches("https://").trim_start_matches("blob.")),
+                    Some(domain) => format!(
+                        "https://{account}.blob.{}",
+                        domain.trim_start_matches("https://").trim_start_matches("blob.")
+                    ),
                     None => format!("https://{account}.blob.core.windows.net"),
                 };
-                let azure = MicrosoftAzureBuilder::new().with_account(account).with_container_name(container).with_sas_authorization(pairs);
-                Ok(Box::new(azure.with_endpoint(endpoint).with_client_options(options).with_retry(retry).build().map_err(|e| unusable(&e))?))
+                let azure = MicrosoftAzureBuilder::new()
+                    .with_account(account)
+                    .with_container_name(container)
+                    .with_sas_authorization(pairs);
+                Ok(Box::new(
+                    azure
+                        .with_endpoint(endpoint)
+                        .with_client_options(options)
+                        .with_retry(retry)
+                        .build()
+                        .map_err(|e| unusable(&e))?,
+                ))
             }
             "GCS" => {
                 let bearer = plain(creds.gcs_access_token.as_ref(), "the token")?;
-                let provider = std::sync::Arc::new(StaticCredentialProvider::new(GcpCredential { bearer }));
-                let mut google = GoogleCloudStorageBuilder::new().with_bucket_name(container).with_credentials(provider).with_client_options(options).with_retry(retry);
+                let provider =
+                    std::sync::Arc::new(StaticCredentialProvider::new(GcpCredential { bearer }));
+                let mut google = GoogleCloudStorageBuilder::new()
+                    .with_bucket_name(container)
+                    .with_credentials(provider)
+                    .with_client_options(options)
+                    .with_retry(retry);
                 if let Some(endpoint) = self.endpoint() {
                     google = google.with_base_url(&endpoint);
                 }
                 Ok(Box::new(google.build().map_err(|e| unusable(&e))?))
             }
-            other => Err(Failure::misconfigured(format!("the stage of Snowflake is in {other:?}, which EDS does not know; S3, Azure and Google are known"))),
+            other => Err(Failure::misconfigured(format!(
+                "the stage of Snowflake is in {other:?}, which EDS does not know; S3, Azure and Google are known"
+            ))),
         }
     }
 
@@ -131,22 +172,33 @@ impl StageInfo {
 
     /// Whether it is on this machine, where TLS may be off.
     fn is_local(&self) -> bool {
-        self.end_point.as_deref().is_some_and(|e| e.starts_with("http://127.0.0.1:") || e.starts_with("http://localhost:"))
+        self.end_point.as_deref().is_some_and(|e| {
+            e.starts_with("http://127.0.0.1:") || e.starts_with("http://localhost:")
+        })
     }
 }
 
 async fn put_presigned(url: &SecretString, content: Bytes) -> Result<(), Failure> {
     let http = crate::http::Http::new().map_err(Failure::unavailable)?;
     let put = http.put(url.expose_secret(), content, "").await;
-    put.map_err(|why| Failure::unavailable(format!("a file cannot be put onto the stage of Snowflake (GCS): {why}")))
+    put.map_err(|why| {
+        Failure::unavailable(format!(
+            "a file cannot be put onto the stage of Snowflake (GCS): {why}"
+        ))
+    })
 }
 
 /// What went wrong, without addresses.
 fn reason(error: &object_store::Error) -> &'static str {
     match error {
         object_store::Error::NotFound { .. } => "there is no such place",
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => "the rights that Snowflake gave do not suffice, or have expired",
-        object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => "the storage does not do that",
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => {
+            "the rights that Snowflake gave do not suffice, or have expired"
+        }
+        object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
+            "the storage does not do that"
+        }
         _ => "the storage does not answer, or not as it should",
     }
 }

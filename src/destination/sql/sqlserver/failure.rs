@@ -11,16 +11,20 @@ fn kind(code: u32) -> FailureKind {
         // Missing table or column; a column that became NOT NULL; a temporary table that does not fit any more.
         208 | 207 | 515 | 213 | 4902 | 4924 => FailureKind::SchemaMismatch,
         // Refused login or right, unknown database or schema.
-        18456 | 18452 | 18470 | 18487 | 18488 | 4060 | 911 | 229 | 230 | 262 | 300 | 916 | 2760 | 1088 | 15247 | 40615 => FailureKind::Misconfigured,
+        18456 | 18452 | 18470 | 18487 | 18488 | 4060 | 911 | 229 | 230 | 262 | 300 | 916 | 2760
+        | 1088 | 15247 | 40615 => FailureKind::Misconfigured,
         // Too long, out of range, not of the column's type; broken keys and checks; rows that are too large; a trigger's refusal.
-        2628 | 8152 | 8115 | 220 | 232 | 241 | 242 | 245 | 295 | 8114 | 13609 | 2627 | 2601 | 547 | 511 | 1946 | 50000 | 3621 | 6522 => FailureKind::Rejected,
+        2628 | 8152 | 8115 | 220 | 232 | 241 | 242 | 245 | 295 | 8114 | 13609 | 2627 | 2601
+        | 547 | 511 | 1946 | 50000 | 3621 | 6522 => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
     }
 }
 
 fn meaning(code: u32) -> &'static str {
     match code {
-        2628 | 8152 => "too long for its column; ALTER TABLE … ALTER COLUMN … NVARCHAR(MAX), or for a key NVARCHAR(400), cures it",
+        2628 | 8152 => {
+            "too long for its column; ALTER TABLE … ALTER COLUMN … NVARCHAR(MAX), or for a key NVARCHAR(400), cures it"
+        }
         8115 | 220 | 232 => "number out of range",
         241 | 242 | 245 | 295 | 8114 | 13609 => "not of the column's type",
         2627 | 2601 => "another row has the same value in a unique index",
@@ -37,7 +41,11 @@ fn shown(error: &TokenError) -> String {
     if kind(error.code()) != FailureKind::Rejected {
         return format!("SQL Server: {} ({})", error.message(), error.code());
     }
-    let column = error.message().split_once(", column '").and_then(|(_, rest)| rest.split('\'').next()).filter(|_| error.code() == 2628);
+    let column = error
+        .message()
+        .split_once(", column '")
+        .and_then(|(_, rest)| rest.split('\'').next())
+        .filter(|_| error.code() == 2628);
     let column = column.map(|name| format!(", column {name:?}")).unwrap_or_default();
     format!("SQL Server refuses a value ({}, {}){column}", error.code(), meaning(error.code()))
 }
@@ -45,9 +53,14 @@ fn shown(error: &TokenError) -> String {
 pub fn failure(error: &Error) -> Failure {
     match error {
         Error::Server(server) => Failure::new(kind(server.code()), shown(server)),
-        Error::BulkInput(_) | Error::Encoding(_) => Failure::new(FailureKind::Rejected, "SQL Server's client refuses a value: it does not fit its column"),
+        Error::BulkInput(_) | Error::Encoding(_) => Failure::new(
+            FailureKind::Rejected,
+            "SQL Server's client refuses a value: it does not fit its column",
+        ),
         // Text of these may quote what was read.
-        Error::Conversion(_) | Error::Utf8 | Error::Utf16 | Error::ParseInt(_) => Failure::unavailable("SQL Server answered in a form that EDS does not know"),
+        Error::Conversion(_) | Error::Utf8 | Error::Utf16 | Error::ParseInt(_) => {
+            Failure::unavailable("SQL Server answered in a form that EDS does not know")
+        }
         other => Failure::unavailable(format!("the connection to SQL Server broke: {other}")),
     }
 }
@@ -57,15 +70,28 @@ pub fn refused_connection(error: &Error, settings: &Settings, place: &str) -> Fa
     match error {
         Error::Server(server) => {
             let text = match server.code() {
-                18456 | 18452 => format!("SQL Server at {place} refuses user {:?} or the password", settings.user),
-                4060 | 911 => format!("SQL Server at {place} has no database {:?} for this user: make it with CREATE DATABASE, or correct the URL", database(settings)),
-                40615 => format!("the firewall of SQL Server at {place} does not let this machine in: {}", server.message()),
+                18456 | 18452 => format!(
+                    "SQL Server at {place} refuses user {:?} or the password",
+                    settings.user
+                ),
+                4060 | 911 => format!(
+                    "SQL Server at {place} has no database {:?} for this user: make it with CREATE DATABASE, or correct the URL",
+                    database(settings)
+                ),
+                40615 => format!(
+                    "the firewall of SQL Server at {place} does not let this machine in: {}",
+                    server.message()
+                ),
                 _ => format!("SQL Server at {place}: {}", shown(server)),
             };
             Failure::new(kind(server.code()), text)
         }
-        Error::Tls(why) => Failure::misconfigured(format!("no encrypted connection to SQL Server at {place}: {why}; see encrypt in `eds drivers sqlserver`")),
-        other => Failure::unavailable(format!("SQL Server at {place} cannot be reached: {other}; is it running, and are host and port right?")),
+        Error::Tls(why) => Failure::misconfigured(format!(
+            "no encrypted connection to SQL Server at {place}: {why}; see encrypt in `eds drivers sqlserver`"
+        )),
+        other => Failure::unavailable(format!(
+            "SQL Server at {place} cannot be reached: {other}; is it running, and are host and port right?"
+        )),
     }
 }
 

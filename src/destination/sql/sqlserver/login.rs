@@ -20,7 +20,10 @@ const PACKET_BYTES: u32 = 32_767;
 
 pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
     let (mut host, mut port) = (settings.host.clone(), settings.port.unwrap_or(1433));
-    let limit = settings.parameter("connection timeout").and_then(|text| text.parse().ok()).map_or(CONNECT_WAIT_MAX, Duration::from_secs);
+    let limit = settings
+        .parameter("connection timeout")
+        .and_then(|text| text.parse().ok())
+        .map_or(CONNECT_WAIT_MAX, Duration::from_secs);
     for _ in 0..ROUTES_MAX {
         let config = config(settings, &host, port)?;
         let place = format!("{host}:{port}");
@@ -33,10 +36,17 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
             Ok(Ok(client)) => return Ok(client),
             Ok(Err(Error::Routing { host: to, port: at })) => (host, port) = (to, at),
             Ok(Err(e)) => return Err(refused_connection(&e, settings, &place)),
-            Err(_) => return Err(Failure::unavailable(format!("SQL Server at {place} does not answer within {limit:?}; are host and port right?"))),
+            Err(_) => {
+                return Err(Failure::unavailable(format!(
+                    "SQL Server at {place} does not answer within {limit:?}; are host and port right?"
+                )));
+            }
         }
     }
-    Err(Failure::unavailable(format!("SQL Server at {} sends us from one server to the next", settings.host)))
+    Err(Failure::unavailable(format!(
+        "SQL Server at {} sends us from one server to the next",
+        settings.host
+    )))
 }
 
 /// The database that the URL names, in its path or as an option.
@@ -47,7 +57,9 @@ pub fn database(settings: &Settings) -> &str {
 fn config(settings: &Settings, host: &str, port: u16) -> Result<Config, Failure> {
     let database = database(settings);
     if database.is_empty() {
-        return Err(Failure::misconfigured(format!("the SQL Server URL names no database; it looks like {EXAMPLE}")));
+        return Err(Failure::misconfigured(format!(
+            "the SQL Server URL names no database; it looks like {EXAMPLE}"
+        )));
     }
     let mut config = Config::new();
     config.host(host);
@@ -78,14 +90,24 @@ fn encrypt(settings: &Settings, config: &mut Config) -> Result<(), Failure> {
         Some("disable") => EncryptionLevel::NotSupported,
         Some("false" | "optional" | "no") => EncryptionLevel::Off,
         Some("strict") => EncryptionLevel::Strict,
-        Some(other) => return Err(Failure::misconfigured(format!("encrypt={other:?} is not known; choose disable, false, true or strict"))),
+        Some(other) => {
+            return Err(Failure::misconfigured(format!(
+                "encrypt={other:?} is not known; choose disable, false, true or strict"
+            )));
+        }
     };
     config.encryption(level);
-    let trusts = settings.parameter("TrustServerCertificate").map(|text| text.eq_ignore_ascii_case("true"));
+    let trusts =
+        settings.parameter("TrustServerCertificate").map(|text| text.eq_ignore_ascii_case("true"));
     if let Some(file) = settings.parameter("certificate") {
-        std::fs::File::open(file).map_err(|e| Failure::misconfigured(format!("the file in certificate={file} cannot be read: {e}")))?;
+        std::fs::File::open(file).map_err(|e| {
+            Failure::misconfigured(format!("the file in certificate={file} cannot be read: {e}"))
+        })?;
         config.trust_cert_ca(file);
-    } else if trusts.unwrap_or(chosen.as_deref().is_none_or(|c| matches!(c, "false" | "optional" | "no"))) && level != EncryptionLevel::Strict {
+    } else if trusts
+        .unwrap_or(chosen.as_deref().is_none_or(|c| matches!(c, "false" | "optional" | "no")))
+        && level != EncryptionLevel::Strict
+    {
         // Servers come with certificates that nobody signed: verified only where the URL asks for encryption by name.
         config.trust_cert();
     }

@@ -33,11 +33,19 @@ pub const DECLARED: &str = "SELECT DATA_TYPE, CAST(CHARACTER_MAXIMUM_LENGTH AS B
     FROM INFORMATION_SCHEMA.COLUMNS WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2 AND COLUMN_NAME = @P3";
 
 /// A column as it is, but for NOT NULL.
-pub fn declared(kind: &str, length: Option<i64>, collation: Option<&str>, precision: Option<i64>, scale: Option<i64>) -> String {
+pub fn declared(
+    kind: &str,
+    length: Option<i64>,
+    collation: Option<&str>,
+    precision: Option<i64>,
+    scale: Option<i64>,
+) -> String {
     let size = match (kind, length, precision, scale) {
         (_, Some(-1), ..) => "(MAX)".to_owned(),
         (_, Some(length), ..) => format!("({length})"),
-        ("decimal" | "numeric", _, Some(precision), Some(scale)) => format!("({precision}, {scale})"),
+        ("decimal" | "numeric", _, Some(precision), Some(scale)) => {
+            format!("({precision}, {scale})")
+        }
         _ => String::new(),
     };
     let collation = collation.map(|name| format!(" COLLATE {name}")).unwrap_or_default();
@@ -45,23 +53,46 @@ pub fn declared(kind: &str, length: Option<i64>, collation: Option<&str>, precis
 }
 
 /// An empty temporary table with columns c0, c1, … of the types of the table's first `columns` columns.
-pub fn make_stage(renderer: &Renderer, schema: &TableSchema, columns: usize, stage: &str) -> String {
-    let named: Vec<String> = schema.columns[..columns].iter().enumerate().map(|(i, c)| format!("{} AS c{i}", renderer.quoted(&c.name))).collect();
-    format!("SELECT {} INTO {stage} FROM {} WHERE 1 = 0", named.join(", "), renderer.table(&schema.table))
+pub fn make_stage(
+    renderer: &Renderer,
+    schema: &TableSchema,
+    columns: usize,
+    stage: &str,
+) -> String {
+    let named: Vec<String> = schema.columns[..columns]
+        .iter()
+        .enumerate()
+        .map(|(i, c)| format!("{} AS c{i}", renderer.quoted(&c.name)))
+        .collect();
+    format!(
+        "SELECT {} INTO {stage} FROM {} WHERE 1 = 0",
+        named.join(", "),
+        renderer.table(&schema.table)
+    )
 }
 
 /// Fills a temporary table from the rows of a JSON parameter, each an array.
 pub fn fill(stage: &str, columns: &[Column]) -> String {
     let names: Vec<String> = (0..columns.len()).map(|i| format!("c{i}")).collect();
-    let typed: Vec<String> = columns.iter().enumerate().map(|(i, c)| format!("c{i} {} '$[{i}]'", travelling(c.kind))).collect();
+    let typed: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, c)| format!("c{i} {} '$[{i}]'", travelling(c.kind)))
+        .collect();
     let names = names.join(", ");
-    format!("INSERT INTO {stage} ({names}) SELECT {names} FROM OPENJSON(@P1) WITH ({})", typed.join(", "))
+    format!(
+        "INSERT INTO {stage} ({names}) SELECT {names} FROM OPENJSON(@P1) WITH ({})",
+        typed.join(", ")
+    )
 }
 
 /// The text with the column's own name where it names one of a temporary table.
 pub fn with_column(text: &str, schema: &TableSchema) -> String {
     let Some((before, rest)) = text.split_once("column \"c") else { return text.to_owned() };
-    let column = rest.strip_suffix('"').and_then(|n| n.parse::<usize>().ok()).and_then(|n| schema.columns.get(n));
+    let column = rest
+        .strip_suffix('"')
+        .and_then(|n| n.parse::<usize>().ok())
+        .and_then(|n| schema.columns.get(n));
     column.map_or_else(|| text.to_owned(), |column| format!("{before}column {:?}", column.name))
 }
 
@@ -75,12 +106,21 @@ fn travelling(kind: ColumnType) -> &'static str {
 
 /// Whether the rows go as a bulk load.
 pub fn takes_bulk(batch: &Batch, indices: &[u32]) -> bool {
-    indices.len() >= BULK_ROWS_MIN && indices.iter().all(|index| batch.change(*index).event.payload().len() <= BULK_EVENT_BYTES_MAX)
+    indices.len() >= BULK_ROWS_MIN
+        && indices
+            .iter()
+            .all(|index| batch.change(*index).event.payload().len() <= BULK_EVENT_BYTES_MAX)
 }
 
 /// Refuses what SQL Server would store as something else: characters that a column's code page lacks, and keys that it
 /// does not tell apart.
-pub fn check(batch: &Batch, group: usize, indices: &[u32], columns: &[Column], narrow: &[String]) -> Result<(), Failure> {
+pub fn check(
+    batch: &Batch,
+    group: usize,
+    indices: &[u32],
+    columns: &[Column],
+    narrow: &[String],
+) -> Result<(), Failure> {
     let schema = &batch.groups[group].schema;
     for index in indices {
         let change = batch.change(*index);
@@ -97,7 +137,10 @@ pub fn check(batch: &Batch, group: usize, indices: &[u32], columns: &[Column], n
             } else {
                 continue;
             };
-            return Err(Failure::rejected(vec![(*index, format!("table {:?}: the value of column {:?} {why}", schema.table, column.name))]));
+            return Err(Failure::rejected(vec![(
+                *index,
+                format!("table {:?}: the value of column {:?} {why}", schema.table, column.name),
+            )]));
         }
     }
     Ok(())
@@ -108,8 +151,12 @@ fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, 
     match value::read(change.token(i), column)? {
         // An instant in UTC stays as it was written, as the predecessor of EDS stored it.
         Value::Time(micros) => {
-            let written = change.token(i).map(json::text).filter(|text| text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T'));
-            let text = written.or_else(|| value::utc(micros).map(|_| Cow::Owned(value::rfc3339(micros))));
+            let written = change
+                .token(i)
+                .map(json::text)
+                .filter(|text| text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T'));
+            let text =
+                written.or_else(|| value::utc(micros).map(|_| Cow::Owned(value::rfc3339(micros))));
             text.map(Value::Text).ok_or_else(|| TypeMismatch::of(column, Wanted::Time))
         }
         Value::Json(token) => Ok(Value::Text(json::well_formed(token))),
@@ -118,7 +165,12 @@ fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, 
 }
 
 /// The value of column `i` of the change at `index`; refused where the column cannot hold it.
-fn value_of<'b>(batch: &'b Batch, index: u32, i: usize, column: &Column) -> Result<Value<'b>, Failure> {
+fn value_of<'b>(
+    batch: &'b Batch,
+    index: u32,
+    i: usize,
+    column: &Column,
+) -> Result<Value<'b>, Failure> {
     let change = batch.change(index);
     read(change, i, column).map_err(|why| refused(batch, &change.event.table(), index, &why))
 }
@@ -154,7 +206,11 @@ fn write(value: &Value<'_>, out: &mut Vec<u8>) {
 }
 
 /// The rows in the client's form; what does not fit is refused before a load is announced to the server.
-pub fn tokens(batch: &Batch, indices: &[u32], columns: &[Column]) -> Result<Vec<TokenRow<'static>>, Failure> {
+pub fn tokens(
+    batch: &Batch,
+    indices: &[u32],
+    columns: &[Column],
+) -> Result<Vec<TokenRow<'static>>, Failure> {
     let mut rows = Vec::with_capacity(indices.len());
     for index in indices {
         let mut row = TokenRow::with_capacity(columns.len());
@@ -167,7 +223,11 @@ pub fn tokens(batch: &Batch, indices: &[u32], columns: &[Column]) -> Result<Vec<
 }
 
 /// Loads the rows into the stage.
-pub async fn bulk(client: &mut Client, stage: &str, rows: Vec<TokenRow<'static>>) -> tiberius::Result<()> {
+pub async fn bulk(
+    client: &mut Client,
+    stage: &str,
+    rows: Vec<TokenRow<'static>>,
+) -> tiberius::Result<()> {
     let mut load = client.bulk_insert(stage).await?;
     let mut sent = Ok(());
     for row in rows {
@@ -205,7 +265,10 @@ mod tests {
 
     #[test]
     fn columns_are_declared_as_they_are() {
-        assert_eq!(declared("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None), "NVARCHAR(MAX) COLLATE Latin1_General_CI_AS NULL");
+        assert_eq!(
+            declared("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
+            "NVARCHAR(MAX) COLLATE Latin1_General_CI_AS NULL"
+        );
         assert_eq!(declared("varchar", Some(64), None, None, None), "VARCHAR(64) NULL");
         assert_eq!(declared("bigint", None, None, Some(19), Some(0)), "BIGINT NULL");
         assert_eq!(declared("decimal", None, None, Some(18), Some(4)), "DECIMAL(18, 4) NULL");

@@ -52,7 +52,11 @@ impl FakeSqlServer {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
         listener.set_nonblocking(true).unwrap_or_else(|e| panic!("{e}"));
         let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap_or_else(|e| panic!("{e}"));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_all()
+            .build()
+            .unwrap_or_else(|e| panic!("{e}"));
         let serving = shared.clone();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap_or_else(|e| panic!("{e}"));
@@ -106,7 +110,8 @@ impl TdsShared {
         let mut faults = lock(&self.faults);
         let meets = |fault: &Fault| {
             let (Fault::Error(text, _) | Fault::CutBefore(text) | Fault::CutAfter(text)) = fault;
-            sql.split(";\n").any(|statement| statement.starts_with(text)) || sql.contains(&format!(" FROM {text}"))
+            sql.split(";\n").any(|statement| statement.starts_with(text))
+                || sql.contains(&format!(" FROM {text}"))
         };
         let at = faults.iter().position(meets)?;
         Some(faults.remove(at))
@@ -117,12 +122,21 @@ async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
     let mut channel = Channel::new(stream)?;
     let TdsMessage::PreLogin = channel.receive().await? else { return Ok(()) };
     channel.answer_prelogin().await?;
-    let TdsMessage::Login { user, password, database } = channel.receive().await? else { return Ok(()) };
+    let TdsMessage::Login { user, password, database } = channel.receive().await? else {
+        return Ok(());
+    };
     if (user.as_str(), password.as_str()) != ("eds", PASSWORD) {
-        return channel.refuse(&Refused::new(18456, format!("Login failed for user '{user}'."))).await;
+        return channel
+            .refuse(&Refused::new(18456, format!("Login failed for user '{user}'.")))
+            .await;
     }
     if database == "nowhere" {
-        return channel.refuse(&Refused::new(4060, format!("Cannot open database \"{database}\" requested by the login."))).await;
+        return channel
+            .refuse(&Refused::new(
+                4060,
+                format!("Cannot open database \"{database}\" requested by the login."),
+            ))
+            .await;
     }
     channel.answer_login(&database).await?;
     let mut engine = TdsEngine::open(&shared.dir, &database);

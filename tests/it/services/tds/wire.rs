@@ -54,7 +54,8 @@ struct TdsReader<'a>(&'a [u8]);
 
 impl TdsReader<'_> {
     fn take(&mut self, n: usize) -> Result<&[u8]> {
-        let (taken, rest) = self.0.split_at_checked(n).ok_or_else(|| broken("a message is too short"))?;
+        let (taken, rest) =
+            self.0.split_at_checked(n).ok_or_else(|| broken("a message is too short"))?;
         self.0 = rest;
         Ok(taken)
     }
@@ -126,7 +127,9 @@ impl TdsReader<'_> {
             }),
             TdsKind::Wide(Some(_)) | TdsKind::Narrow(_) => match self.number(2)? as usize {
                 0xFFFF => Ok(TdsCell::Null),
-                n if kind == TdsKind::Narrow(0) || matches!(kind, TdsKind::Narrow(_)) => Ok(TdsCell::Text(String::from_utf8_lossy(self.take(n)?).into_owned())),
+                n if kind == TdsKind::Narrow(0) || matches!(kind, TdsKind::Narrow(_)) => {
+                    Ok(TdsCell::Text(String::from_utf8_lossy(self.take(n)?).into_owned()))
+                }
                 n => self.utf16(n).map(TdsCell::Text),
             },
         }
@@ -134,7 +137,8 @@ impl TdsReader<'_> {
 }
 
 fn utf16(bytes: &[u8]) -> Result<String> {
-    let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let units: Vec<u16> =
+        bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     String::from_utf16(&units).map_err(|_| broken("text is not UTF-16"))
 }
 
@@ -164,7 +168,9 @@ impl Channel {
             let mut header = [0u8; 8];
             self.stream.read_exact(&mut header).await?;
             kind = if kind == 0 { header[0] } else { kind };
-            let length = usize::from(u16::from_be_bytes([header[2], header[3]])).checked_sub(8).ok_or_else(|| broken("a packet is too short"))?;
+            let length = usize::from(u16::from_be_bytes([header[2], header[3]]))
+                .checked_sub(8)
+                .ok_or_else(|| broken("a packet is too short"))?;
             let start = data.len();
             data.resize(start + length, 0);
             self.stream.read_exact(&mut data[start..]).await?;
@@ -250,7 +256,11 @@ impl Channel {
                 }
                 Ok(TdsAnswer::Transaction(began)) => {
                     let descriptor = [8, 1, 0, 0, 0, 0, 0, 0, 0];
-                    let body = if *began { [&[8][..], &descriptor, &[0]].concat() } else { [&[9, 0][..], &descriptor].concat() };
+                    let body = if *began {
+                        [&[8][..], &descriptor, &[0]].concat()
+                    } else {
+                        [&[9, 0][..], &descriptor].concat()
+                    };
                     put_token(&mut out, 0xE3, &body);
                     put_done(&mut out, done, more, None);
                 }
@@ -347,13 +357,18 @@ fn headers(reader: &mut TdsReader<'_>) -> Result<()> {
 
 fn login(data: &[u8]) -> Result<TdsMessage> {
     let field = |n: usize| -> Result<&[u8]> {
-        let mut at = TdsReader(data.get(36 + n * 4..).ok_or_else(|| broken("the login is too short"))?);
+        let mut at =
+            TdsReader(data.get(36 + n * 4..).ok_or_else(|| broken("the login is too short"))?);
         let (offset, characters) = (at.number(2)? as usize, at.number(2)? as usize);
         data.get(offset..offset + characters * 2).ok_or_else(|| broken("the login is too short"))
     };
     // Host, user, password, application, server, extension, library, language, database.
     let hidden: Vec<u8> = field(2)?.iter().map(|b| (b ^ 0xA5).rotate_left(4)).collect();
-    Ok(TdsMessage::Login { user: utf16(field(1)?)?, password: utf16(&hidden)?, database: utf16(field(8)?)? })
+    Ok(TdsMessage::Login {
+        user: utf16(field(1)?)?,
+        password: utf16(&hidden)?,
+        database: utf16(field(8)?)?,
+    })
 }
 
 /// sp_executesql: the statement, the declaration of its parameters, then these.
@@ -371,7 +386,9 @@ fn call(data: &[u8]) -> Result<TdsMessage> {
         let kind = reader.kind()?;
         values.push((name, reader.cell(kind)?));
     }
-    let Some((_, TdsCell::Text(sql))) = values.first().cloned() else { return Err(broken("a call without a statement")) };
+    let Some((_, TdsCell::Text(sql))) = values.first().cloned() else {
+        return Err(broken("a call without a statement"));
+    };
     Ok(TdsMessage::Call(sql, values.split_off(2.min(values.len()))))
 }
 
@@ -389,7 +406,9 @@ fn bulk(data: &[u8]) -> Result<TdsMessage> {
     let mut rows = Vec::new();
     loop {
         match reader.u8()? {
-            0xD1 => rows.push(kinds.iter().map(|kind| reader.cell(*kind)).collect::<Result<TdsRow>>()?),
+            0xD1 => {
+                rows.push(kinds.iter().map(|kind| reader.cell(*kind)).collect::<Result<TdsRow>>()?)
+            }
             0xFD => return Ok(TdsMessage::Bulk(rows)),
             other => return Err(broken(&format!("token {other:#x} within a bulk load"))),
         }
