@@ -1,6 +1,7 @@
-//! A backlog in JetStream into destinations that keep every change. Kafka beside a bare producer that is given the same
-//! messages; the others beside their own writer, given the changes in memory. Run by `cargo x bench changes [EVENTS]`;
-//! all figures are of one run on one machine, so only the ratios mean anything.
+//! A backlog in JetStream into destinations that keep every change. Kafka beside a bare producer
+//! that is given the same messages; the others beside their own writer, given the changes in
+//! memory. Run by `cargo x bench changes [EVENTS]`; all figures are of one run on one machine, so
+//! only the ratios mean anything.
 
 #[path = "../tests/it/services/mod.rs"]
 #[allow(dead_code)]
@@ -85,7 +86,8 @@ async fn line(
     );
 }
 
-/// Seconds that a producer takes which has nothing to do but send, with EDS's promises: idempotent, all replicas, lz4.
+/// Seconds that a producer takes which has nothing to do but send, with EDS's promises: idempotent,
+/// all replicas, lz4.
 fn bare_producer(kafka: &Kafka, made: &[(String, String)]) -> f64 {
     let topic = kafka.topic();
     let mut config = ClientConfig::new();

@@ -1,6 +1,7 @@
-//! A full export into each database, beside the database's own loader with the same rows as text; every row is read back
-//! by a client of its own and compared by a checksum. Run by `cargo x bench import [ORDERS] [SERVER …]`; all figures are
-//! of one run on one machine, so only the ratios mean anything.
+//! A full export into each database, beside the database's own loader with the same rows as text;
+//! every row is read back by a client of its own and compared by a checksum. Run by `cargo x bench
+//! import [ORDERS] [SERVER …]`; all figures are of one run on one machine, so only the ratios mean
+//! anything.
 
 #[path = "../tests/it/services/mod.rs"]
 #[allow(dead_code)]

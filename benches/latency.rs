@@ -1,5 +1,5 @@
-//! An idle system: from publishing a change to its being visible in PostgreSQL, and the CPU that EDS takes at rest. Run
-//! by `cargo x bench latency`.
+//! An idle system: from publishing a change to its being visible in PostgreSQL, and the CPU that
+//! EDS takes at rest. Run by `cargo x bench latency`.
 
 #[path = "../tests/it/services/mod.rs"]
 #[allow(dead_code)]

@@ -1,5 +1,5 @@
-//! Ways to get wide rows into MySQL and MariaDB; docs/decisions/0006 shows a run. Run by `cargo x bench mysql_paths`.
-//! Every way gets the same JSON tokens and has to encode them itself.
+//! Ways to get wide rows into MySQL and MariaDB; docs/decisions/0006 shows a run. Run by `cargo x
+//! bench mysql_paths`. Every way gets the same JSON tokens and has to encode them itself.
 
 #[path = "../tests/it/services/mod.rs"]
 #[allow(dead_code)]

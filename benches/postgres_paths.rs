@@ -1,5 +1,6 @@
-//! Ways to get wide rows into PostgreSQL, at several widths and batch sizes; docs/decisions/0003 shows a run. Run by
-//! `cargo x bench postgres_paths`. Every way gets the same JSON tokens and has to encode them itself.
+//! Ways to get wide rows into PostgreSQL, at several widths and batch sizes; docs/decisions/0003
+//! shows a run. Run by `cargo x bench postgres_paths`. Every way gets the same JSON tokens and has
+//! to encode them itself.
 
 #[path = "../tests/it/services/mod.rs"]
 #[allow(dead_code)]

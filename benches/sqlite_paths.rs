@@ -1,4 +1,5 @@
-//! Ways to get wide rows into SQLite, in one run. Run by `cargo x bench sqlite_paths`. Every way gets the same JSON tokens.
+//! Ways to get wide rows into SQLite, in one run. Run by `cargo x bench sqlite_paths`. Every way
+//! gets the same JSON tokens.
 
 use std::time::Instant;
 

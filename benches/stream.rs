@@ -1,5 +1,6 @@
-//! A backlog in JetStream into PostgreSQL, beside a bare client that sends the same rows, encoded beforehand. Run by
-//! `cargo x bench stream [EVENTS]`; all figures are of one run on one machine, so only the ratios mean anything.
+//! A backlog in JetStream into PostgreSQL, beside a bare client that sends the same rows, encoded
+//! beforehand. Run by `cargo x bench stream [EVENTS]`; all figures are of one run on one machine,
+//! so only the ratios mean anything.
 
 #[path = "../tests/it/services/mod.rs"]
 #[allow(dead_code)]

@@ -67,8 +67,8 @@ impl Config {
         })
     }
 
-    /// Writes these entries and leaves the rest, comments and all, as it is. The file is there whole or not at all, and
-    /// only its owner can read it.
+    /// Writes these entries and leaves the rest, comments and all, as it is. The file is there
+    /// whole or not at all, and only its owner can read it.
     pub fn write(data_dir: &Path, entries: &[ConfigEntry<'_>]) -> Result<(), ConfigError> {
         let path = data_dir.join(FILE_NAME);
         let failed = |source| ConfigError::Io { path: path.clone(), done: "written", source };

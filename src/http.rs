@@ -1,4 +1,5 @@
-//! HTTP with bounded patience: what EDS asks of HQ, of a schema URL, and of where an export's files are.
+//! HTTP with bounded patience: what EDS asks of HQ, of a schema URL, and of where an export's files
+//! are.
 
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ impl Http {
             .map_err(|e| format!("the HTTP client cannot be made: {e}"))
     }
 
-    /// Sends the request, again and again for [`RETRY_TIME_MAX`] where nobody answers or the answer is to come again.
+    /// Sends the request, again and again for [`RETRY_TIME_MAX`] where nobody answers or the answer
+    /// is to come again.
     pub async fn send(&self, request: Request<'_>) -> Result<Reply, String> {
         let mut patience = Patience::new(RETRY_TIME_MAX);
         loop {
@@ -111,7 +113,8 @@ impl Http {
         built.send().await
     }
 
-    /// Uploads `content` to an address that was given out for it; the address may hold a signature and is not shown.
+    /// Uploads `content` to an address that was given out for it; the address may hold a signature
+    /// and is not shown.
     #[cfg(any(feature = "server", feature = "snowflake"))]
     pub async fn put(
         &self,

@@ -1,4 +1,5 @@
-//! EDS: streams a business system's change events into a destination and keeps it equal to their source.
+//! EDS: streams a business system's change events into a destination and keeps it equal to their
+//! source.
 
 pub mod cause;
 pub mod change;

@@ -1,4 +1,5 @@
-//! Log files of a session: JSON lines, in files of bounded size, handed over one by one once they are closed.
+//! Log files of a session: JSON lines, in files of bounded size, handed over one by one once they
+//! are closed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +15,8 @@ pub const DIRECTORY_BYTES_MAX: u64 = 256 << 20;
 /// In the name of a file that HQ has.
 const SENT: &str = ".sent";
 
-/// Where log lines go, once somebody has said where: nowhere before that. Clones write to the same file.
+/// Where log lines go, once somebody has said where: nowhere before that. Clones write to the same
+/// file.
 #[derive(Clone, Default)]
 pub struct LogFiles {
     current: Arc<Mutex<Option<Current>>>,
@@ -52,7 +54,8 @@ impl LogFiles {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on lines go to the end of this file, until it is too large; then to new ones beside it.
+    /// From now on lines go to the end of this file, until it is too large; then to new ones beside
+    /// it.
     pub fn append_to(&self, path: &Path) -> io::Result<()> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let bytes = file.metadata()?.len();

@@ -25,8 +25,8 @@ pub fn ip_address() -> IpAddr {
     addresses.iter().find(private).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// The machine's id, keyed so that it says nothing beyond EDS: HMAC-SHA256 of the program's name, in hexadecimal.
-/// A machine without an id is known by its name.
+/// The machine's id, keyed so that it says nothing beyond EDS: HMAC-SHA256 of the program's name,
+/// in hexadecimal. A machine without an id is known by its name.
 pub fn id() -> String {
     let secret = machine_uid::get().unwrap_or_else(|_| hostname());
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.trim().as_bytes());
@@ -98,7 +98,8 @@ pub fn load() -> Load {
     Load { load1: load.one, load5: load.five, load15: load.fifteen }
 }
 
-/// Whether this is the inside of a container, whose program is replaced with its image and not by itself.
+/// Whether this is the inside of a container, whose program is replaced with its image and not by
+/// itself.
 pub fn is_container() -> bool {
     let marked = ["/.dockerenv", "/run/.containerenv"]
         .iter()

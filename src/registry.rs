@@ -1,4 +1,5 @@
-//! The schemas of tables by model version: from memory, else from the state store, else from where they are published.
+//! The schemas of tables by model version: from memory, else from the state store, else from where
+//! they are published.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ use tracing::warn;
 use crate::change::TableSchema;
 use crate::state::State;
 
-/// How long a version that the publisher does not know is asked for: a new version may be used before it is published.
+/// How long a version that the publisher does not know is asked for: a new version may be used
+/// before it is published.
 pub const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Between two such questions, and the longest wait while the publisher is away.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -21,7 +23,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Where schemas are published.
 #[derive(Clone)]
 pub enum SchemaSource {
-    /// A file of HQ's form. It is read again when it lacks a version, and what it then lacks is unknown.
+    /// A file of HQ's form. It is read again when it lacks a version, and what it then lacks is
+    /// unknown.
     File(PathBuf),
     /// A URL that answers as HQ's `/v3/schema` does.
     #[cfg(feature = "http")]

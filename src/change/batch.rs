@@ -8,8 +8,8 @@ use super::{Change, Column, Position, TableSchema, value};
 #[derive(Clone, Debug)]
 pub struct TableGroup {
     pub schema: Arc<TableSchema>,
-    /// Rows to take away, before anything is written: also those that come back within the batch, so that no value of
-    /// their earlier life survives.
+    /// Rows to take away, before anything is written: also those that come back within the batch,
+    /// so that no value of their earlier life survives.
     pub deletes: Vec<u32>,
     pub upserts: Vec<u32>,
 }
@@ -18,7 +18,8 @@ pub struct TableGroup {
 #[derive(Clone, Debug)]
 pub struct Batch {
     changes: Arc<Vec<Change>>,
-    /// For keepers of rows: the last change of each row, table by table. Empty for keepers of changes.
+    /// For keepers of rows: the last change of each row, table by table. Empty for keepers of
+    /// changes.
     pub groups: Vec<TableGroup>,
     /// For keepers of changes: the changes to store, oldest first.
     pub order: Vec<u32>,
@@ -69,7 +70,8 @@ impl Batch {
             .copied()
     }
 
-    /// All changes with a schema whose values do not fit their columns, by index, each with the reason.
+    /// All changes with a schema whose values do not fit their columns, by index, each with the
+    /// reason.
     pub fn type_mismatches(&self) -> Vec<(u32, String)> {
         let mut mismatch = Vec::new();
         let mut look = |indices: &[u32], schema: &TableSchema, columns: &[Column]| {

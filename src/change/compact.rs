@@ -1,5 +1,5 @@
-//! Reduces a piece of the stream to the last change of each row, such that applying the result equals applying the
-//! changes one by one.
+//! Reduces a piece of the stream to the last change of each row, such that applying the result
+//! equals applying the changes one by one.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::batch::TableGroup;
 use super::{Change, TableSchema};
 
-/// Row keys are hashed with xxh3: they are data, but a slow map is all that a bad choice of keys can cause.
+/// Row keys are hashed with xxh3: they are data, but a slow map is all that a bad choice of keys
+/// can cause.
 #[derive(Default)]
 struct KeyHasher(xxhash_rust::xxh3::Xxh3Default);
 
@@ -28,9 +29,10 @@ struct Last {
     recreated: bool,
 }
 
-/// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a change whose row
-/// is already there under a version with columns that the new one lacks: applied one by one, those columns would keep
-/// the earlier values, so the change belongs to a further batch. Returns the groups and where it stopped.
+/// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a
+/// change whose row is already there under a version with columns that the new one lacks: applied
+/// one by one, those columns would keep the earlier values, so the change belongs to a further
+/// batch. Returns the groups and where it stopped.
 pub fn compact(
     changes: &[Change],
     from: usize,

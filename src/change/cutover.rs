@@ -1,5 +1,5 @@
-//! The cutover between an import and the stream: which events an imported table already contains, and from where the
-//! stream has to be read after an import.
+//! The cutover between an import and the stream: which events an imported table already contains,
+//! and from where the stream has to be read after an import.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ const OTHERS: &str = "";
 /// How a table was imported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Imported {
-    /// Events up to this version are contained in its rows. `None` where rows were only added to what was there: what
-    /// was deleted meanwhile is known from the stream alone.
+    /// Events up to this version are contained in its rows. `None` where rows were only added to
+    /// what was there: what was deleted meanwhile is known from the stream alone.
     pub at: Option<Version>,
     /// The time of the last snapshot, Unix nanoseconds: the stream is read from a little before it.
     pub since_ns: i64,
@@ -52,8 +52,8 @@ impl Cutover {
         self.applied.get(table).or_else(|| self.applied.get(OTHERS)).copied().unwrap_or_default()
     }
 
-    /// Whether the event is contained in its table already: it is not newer than the snapshot, or was applied before
-    /// the import. An event of no plausible version is judged by its timestamp.
+    /// Whether the event is contained in its table already: it is not newer than the snapshot, or
+    /// was applied before the import. An event of no plausible version is judged by its timestamp.
     pub fn contains(&self, event: &Event, position: Position) -> bool {
         if self.imported.is_empty() && self.applied.is_empty() {
             return false;
@@ -73,7 +73,8 @@ impl Cutover {
         self.applied.contains_key(OTHERS)
     }
 
-    /// The lowest place from which some table still needs its events; `None` where nothing was imported.
+    /// The lowest place from which some table still needs its events; `None` where nothing was
+    /// imported.
     pub fn resume_point(&self) -> Option<ResumePoint> {
         let unread =
             self.imported.iter().filter(|(table, _)| self.applied_to(table) == Position::default());
@@ -169,8 +170,8 @@ impl Cutovers {
         self.imported.contains_key(table)
     }
 
-    /// Takes note of imported tables, and sets all consumers back from where they stood. A consumer without a position
-    /// had none, or was set back before and has not moved since.
+    /// Takes note of imported tables, and sets all consumers back from where they stood. A consumer
+    /// without a position had none, or was set back before and has not moved since.
     pub fn import(&mut self, snapshots: &[TableSnapshot], stood: &[(String, Option<Position>)]) {
         // What an earlier import left to be read still is, where rows are only added to it.
         let unmoved = stood.is_empty() || stood.iter().any(|(_, position)| position.is_none());
@@ -191,7 +192,8 @@ impl Cutovers {
         stood.iter().for_each(|(consumer, position)| self.set_back(consumer, *position, snapshots));
     }
 
-    /// The imported tables need their events from the snapshot on; the others go on from `position`.
+    /// The imported tables need their events from the snapshot on; the others go on from
+    /// `position`.
     fn set_back(
         &mut self,
         consumer: &str,

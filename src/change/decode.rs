@@ -129,8 +129,8 @@ impl Event {
         tokens
     }
 
-    /// The record's primary key for keepers of changes: the last element of `key`, else the `id` of `after`, else of
-    /// `before`.
+    /// The record's primary key for keepers of changes: the last element of `key`, else the `id` of
+    /// `after`, else of `before`.
     pub fn record_key(&self) -> Result<String, Malformed> {
         let from_row =
             |row: Slot| row.present(&self.payload).and_then(|object| member(object, "id"));
@@ -142,8 +142,8 @@ impl Event {
             .ok_or(Malformed::NoKey)
     }
 
-    /// The event as a destination that keeps changes stores it: known fields in the contract's order, each value byte
-    /// for byte as it came.
+    /// The event as a destination that keeps changes stores it: known fields in the contract's
+    /// order, each value byte for byte as it came.
     pub fn stored(&self) -> String {
         let fields = [
             ("id", self.id),
@@ -268,7 +268,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Reads a row of an export: an object that is a table's row and nothing else. It counts as an insert.
+    /// Reads a row of an export: an object that is a table's row and nothing else. It counts as an
+    /// insert.
     pub fn decode_row(&mut self, line: Bytes) -> Result<Event, Malformed> {
         let payload = self.begin(line)?;
         let mut cursor = object_in(&payload)?;
@@ -299,8 +300,9 @@ impl Decoder {
             .map(|token| json::text(token).into_owned())
     }
 
-    /// The columns of the last event's row in the order of `schema`, and the canonical form of its key. Members that
-    /// the schema does not list are dropped. `order` remembers which column came at which place, for the next event.
+    /// The columns of the last event's row in the order of `schema`, and the canonical form of its
+    /// key. Members that the schema does not list are dropped. `order` remembers which column came
+    /// at which place, for the next event.
     pub fn row(
         &self,
         event: &Event,
@@ -326,8 +328,9 @@ impl Decoder {
     }
 }
 
-/// Takes what is missing of the primary key from the event's `key`, matched from the right end: keys of a
-/// multi-region source carry a leading region. Failing that, a delete's `before` is asked.
+/// Takes what is missing of the primary key from the event's `key`, matched from the right end:
+/// keys of a multi-region source carry a leading region. Failing that, a delete's `before` is
+/// asked.
 fn fill_key(event: &Event, schema: &TableSchema, row: &mut [Slot]) -> Result<(), Malformed> {
     let present = |slot: &Slot| slot.present(event.payload()).is_some();
     if row[..schema.keys].iter().all(present) {
@@ -352,7 +355,8 @@ fn fill_key(event: &Event, schema: &TableSchema, row: &mut [Slot]) -> Result<(),
     Ok(())
 }
 
-/// Equal keys have equal bytes: each part as the text that its column would hold, length first where there are several.
+/// Equal keys have equal bytes: each part as the text that its column would hold, length first
+/// where there are several.
 fn canonical_key(event: &Event, schema: &TableSchema, row: &[Slot]) -> Result<Bytes, Malformed> {
     let part = |i: usize| -> Result<Cow<'_, str>, Malformed> {
         let token = row[i].present(event.payload()).ok_or(Malformed::NoKey)?;
@@ -387,7 +391,8 @@ fn canonical_key(event: &Event, schema: &TableSchema, row: &[Slot]) -> Result<By
     })
 }
 
-/// Events of a table list its columns in the same order nearly always: guess by place, look up by name if wrong.
+/// Events of a table list its columns in the same order nearly always: guess by place, look up by
+/// name if wrong.
 #[derive(Default, Debug)]
 pub struct ColumnOrder {
     guesses: Vec<Option<u16>>,

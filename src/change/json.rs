@@ -1,7 +1,9 @@
-//! Finds where JSON values begin and end without building them: one strict pass (RFC 8259) over the text of an event.
+//! Finds where JSON values begin and end without building them: one strict pass (RFC 8259) over the
+//! text of an event.
 //!
-//! Owned rather than taken from a library because an event is read into slices of its own payload, keys and values of
-//! the row included, in a single pass; `cargo bench --bench decode` compares it with serde_json.
+//! Owned rather than taken from a library because an event is read into slices of its own payload,
+//! keys and values of the row included, in a single pass; `cargo bench --bench decode` compares it
+//! with serde_json.
 
 use std::borrow::Cow;
 
@@ -62,7 +64,8 @@ impl<'a> Cursor<'a> {
         Cursor { bytes: text.as_bytes(), at: 0 }
     }
 
-    /// Calls `each(cursor, key)` for every member of the object that starts here; `each` consumes the value.
+    /// Calls `each(cursor, key)` for every member of the object that starts here; `each` consumes
+    /// the value.
     pub fn object<E: From<NotJson>>(
         &mut self,
         mut each: impl FnMut(&mut Self, Slot) -> Result<(), E>,
@@ -230,7 +233,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Passes what needs no look: eight bytes at a time up to a quote, a backslash or a control character.
+    /// Passes what needs no look: eight bytes at a time up to a quote, a backslash or a control
+    /// character.
     #[inline]
     fn plain(&mut self) {
         const ONES: u64 = 0x0101_0101_0101_0101;
@@ -292,7 +296,8 @@ pub fn text(token: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The character that the escape at the beginning of `text` stands for, and the bytes that it takes.
+/// The character that the escape at the beginning of `text` stands for, and the bytes that it
+/// takes.
 fn unescape(text: &str) -> (char, usize) {
     let bytes = text.as_bytes();
     match bytes.get(1) {
@@ -323,14 +328,14 @@ fn hex4(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, |hex| hex.iter().fold(0, |sum, b| sum * 16 + digit(b)))
 }
 
-/// A JSON text in which no string holds NUL or half a surrogate pair, which PostgreSQL's jsonb does not take:
-/// NUL is removed, a lone surrogate becomes U+FFFD. Everything else stays byte for byte.
+/// A JSON text in which no string holds NUL or half a surrogate pair, which PostgreSQL's jsonb does
+/// not take: NUL is removed, a lone surrogate becomes U+FFFD. Everything else stays byte for byte.
 pub fn storable(token: &str) -> Cow<'_, str> {
     rewritten(token, true)
 }
 
-/// A JSON text in which no string holds half a surrogate pair: a lone one becomes U+FFFD. Everything else stays byte
-/// for byte.
+/// A JSON text in which no string holds half a surrogate pair: a lone one becomes U+FFFD.
+/// Everything else stays byte for byte.
 pub fn well_formed(token: &str) -> Cow<'_, str> {
     rewritten(token, false)
 }

@@ -1,4 +1,5 @@
-//! What travels through EDS: changes of rows, as slices of the events that brought them. No I/O here.
+//! What travels through EDS: changes of rows, as slices of the events that brought them. No I/O
+//! here.
 
 pub mod batch;
 pub mod compact;
@@ -40,17 +41,20 @@ impl Operation {
     }
 }
 
-/// A place in the stream. Sequences start at 1; a stream that was made anew starts at 1 again, with later times.
+/// A place in the stream. Sequences start at 1; a stream that was made anew starts at 1 again, with
+/// later times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
     pub sequence: u64,
-    /// When the event was published, Unix nanoseconds. As part of a checkpoint: the latest of all events so far.
+    /// When the event was published, Unix nanoseconds. As part of a checkpoint: the latest of all
+    /// events so far.
     pub time_ns: i64,
 }
 
 impl Position {
-    /// Whether an event delivered at `event` is already contained in a checkpoint at `self`: neither its sequence
-    /// nor its time is beyond. A lower sequence with a later time belongs to a stream that was made anew.
+    /// Whether an event delivered at `event` is already contained in a checkpoint at `self`:
+    /// neither its sequence nor its time is beyond. A lower sequence with a later time belongs to a
+    /// stream that was made anew.
     pub fn contains(&self, event: Position) -> bool {
         event.sequence <= self.sequence && event.time_ns <= self.time_ns
     }
@@ -61,7 +65,8 @@ impl Position {
     }
 }
 
-/// One change of one row: the event, and where in its payload each column of its table's schema stands.
+/// One change of one row: the event, and where in its payload each column of its table's schema
+/// stands.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub event: Event,

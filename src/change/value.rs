@@ -1,4 +1,5 @@
-//! What a JSON token means for a column of a kind: the coercions that every table destination shares.
+//! What a JSON token means for a column of a kind: the coercions that every table destination
+//! shares.
 
 use std::borrow::Cow;
 
@@ -47,7 +48,8 @@ impl TypeMismatch {
     }
 }
 
-/// Reads the token of a column; `None` is a missing or null value. A NOT NULL column gets the zero value of its kind.
+/// Reads the token of a column; `None` is a missing or null value. A NOT NULL column gets the zero
+/// value of its kind.
 pub fn read<'a>(token: Option<&'a str>, column: &Column) -> Result<Value<'a>, TypeMismatch> {
     let Some(token) = token else {
         return Ok(if column.nullable { Value::Null } else { zero(column.kind) });
@@ -87,7 +89,8 @@ fn zero(kind: ColumnType) -> Value<'static> {
     }
 }
 
-/// A number token of any spelling (`7`, `7.0`, `1E+3`) that is a whole number of 64 bits; every digit counts.
+/// A number token of any spelling (`7`, `7.0`, `1E+3`) that is a whole number of 64 bits; every
+/// digit counts.
 pub fn integer(token: &str) -> Option<i64> {
     if let Ok(plain) = token.parse::<i64>() {
         // Rust's parser takes a leading plus, which JSON does not.
@@ -128,8 +131,8 @@ fn number(token: &str) -> Option<f64> {
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
-/// RFC 3339, or a date and time without offset, which is UTC, or a date alone. Years to the very end of 9999, which
-/// stands for "never" in many systems.
+/// RFC 3339, or a date and time without offset, which is UTC, or a date alone. Years to the very
+/// end of 9999, which stands for "never" in many systems.
 fn time(text: &str) -> Option<i64> {
     let pieces = jiff::fmt::temporal::DateTimeParser::new().parse_pieces(text).ok()?;
     let offset = match pieces.offset() {

@@ -14,8 +14,8 @@ impl std::fmt::Display for Version {
 }
 
 impl Version {
-    /// Reads `"1720732611708587506.0000000000"`, the dot and counter optional. `None` where the nanoseconds do not
-    /// have 19 digits: a tool's small number says nothing about age.
+    /// Reads `"1720732611708587506.0000000000"`, the dot and counter optional. `None` where the
+    /// nanoseconds do not have 19 digits: a tool's small number says nothing about age.
     pub fn parse(text: &str) -> Option<Version> {
         let (nanos, logical) = text.split_once('.').unwrap_or((text, "0"));
         if nanos.len() != 19
@@ -27,8 +27,9 @@ impl Version {
         Some(Version { nanos: nanos.parse().ok()?, logical: logical.parse().ok()? })
     }
 
-    /// Whether a change of this version must not follow one of version `applied` to the same row. At equal versions
-    /// an upsert beats a delete: a row that moves region arrives as insert and delete of one key at the same time.
+    /// Whether a change of this version must not follow one of version `applied` to the same row.
+    /// At equal versions an upsert beats a delete: a row that moves region arrives as insert and
+    /// delete of one key at the same time.
     pub fn is_stale_after(self, is_delete: bool, applied: Version, applied_delete: bool) -> bool {
         self < applied || (self == applied && is_delete && !applied_delete)
     }

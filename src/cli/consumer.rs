@@ -30,7 +30,8 @@ pub struct Consumer {
 enum ConsumerTask {
     /// Say what it is like and how far it has come
     Show(Reach),
-    /// Give it the form that the Go program makes, at EDS's position: for going back to that program
+    /// Give it the form that the Go program makes, at EDS's position: for going back to that
+    /// program
     HandBack(Reach),
 }
 
@@ -40,7 +41,8 @@ struct Reach {
     /// The NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
     #[arg(long, value_name = "URL,…")]
     server: Option<String>,
-    /// The credentials of NATS; without them those of the server that runs here, or HQ is asked for some
+    /// The credentials of NATS; without them those of the server that runs here, or HQ is asked for
+    /// some
     #[arg(long, value_name = "FILE")]
     creds: Option<PathBuf>,
     /// Certificate authorities to trust for NATS

@@ -1,4 +1,5 @@
-//! `eds demo`: a shop that changes, streamed through the real pipeline, compared row by row at the end.
+//! `eds demo`: a shop that changes, streamed through the real pipeline, compared row by row at the
+//! end.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -39,7 +40,8 @@ pub struct Demo {
     /// Another destination than an SQLite file; it should be empty
     #[arg(long)]
     url: Option<String>,
-    /// A NATS server with JetStream to go through; without it a nats-server on the PATH is used, if there is one
+    /// A NATS server with JetStream to go through; without it a nats-server on the PATH is used, if
+    /// there is one
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Go without NATS even if there is a nats-server
@@ -248,7 +250,8 @@ impl Demo {
 }
 
 impl Transport {
-    /// Publishes what is due until the shop closes; how many that were, where it is this road that counts.
+    /// Publishes what is due until the shop closes; how many that were, where it is this road that
+    /// counts.
     async fn publish(self, seed: u64, due: watch::Receiver<u64>) -> Result<Option<u64>, Exit> {
         match self {
             Transport::Direct => {

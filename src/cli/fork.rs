@@ -1,4 +1,5 @@
-//! `eds fork`: the worker of a server. It streams, pauses and imports as its supervisor says, and ends with it.
+//! `eds fork`: the worker of a server. It streams, pauses and imports as its supervisor says, and
+//! ends with it.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -28,7 +29,8 @@ use crate::pipeline::progress::{Phase, Progress, now_ns};
 const BEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the supervisor may take to say what to do.
 const BEGIN_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long a worker whose supervisor was killed may take to end; it owns the data directory until then.
+/// How long a worker whose supervisor was killed may take to end; it owns the data directory until
+/// then.
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(40);
 /// Orders that wait.
 const ORDERS_MAX: usize = 64;
@@ -271,7 +273,8 @@ impl WorkerContext {
             .await;
     }
 
-    /// Streams until it is told to stop. What is away is waited for: a server starts before its database, now and then.
+    /// Streams until it is told to stop. What is away is waited for: a server starts before its
+    /// database, now and then.
     async fn stream(
         self: Arc<Self>,
         restart: bool,
@@ -333,8 +336,8 @@ fn metrics(progress: &Progress) -> Metrics {
     }
 }
 
-/// A signal to the whole group of processes (Ctrl-C, the end of a service) reaches the supervisor too, which says in
-/// order what to do.
+/// A signal to the whole group of processes (Ctrl-C, the end of a service) reaches the supervisor
+/// too, which says in order what to do.
 fn obey_the_pipe_only() {
     #[cfg(unix)]
     {

@@ -1,4 +1,5 @@
-//! What EDS tells while it works: lines for people on standard error, JSON lines in a file where asked.
+//! What EDS tells while it works: lines for people on standard error, JSON lines in a file where
+//! asked.
 
 use std::fmt;
 #[cfg(feature = "jetstream")]
@@ -33,8 +34,8 @@ impl FormatTime for Prefix {
     }
 }
 
-/// Starts logging. Libraries are heard from warnings on, with `--verbose` from debug on. With `files` every line goes
-/// there too.
+/// Starts logging. Libraries are heard from warnings on, with `--verbose` from debug on. With
+/// `files` every line goes there too.
 pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
     let files = match (files, &global.log_file_sink) {
         (None, Some(path)) => {
@@ -52,8 +53,8 @@ pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
         _ => LevelFilter::INFO,
     };
     let libraries = if global.verbose { LevelFilter::INFO } else { LevelFilter::ERROR };
-    // One filter for all: with one of its own for each layer, a record of a library's that is filtered out takes the next
-    // line of ours with it (tracing-subscriber 0.3).
+    // One filter for all: with one of its own for each layer, a record of a library's that is
+    // filtered out takes the next line of ours with it (tracing-subscriber 0.3).
     let filter = EnvFilter::builder()
         .with_default_directive(libraries.into())
         .parse_lossy(format!("eds={level}"));

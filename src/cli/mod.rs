@@ -102,12 +102,14 @@ enum Command {
     /// Load a full export into a destination
     #[cfg(feature = "http")]
     Import(Box<import::Import>),
-    /// Apply a journal (a file or directory of events, one JSON a line, or - for standard input) to a destination
+    /// Apply a journal (a file or directory of events, one JSON a line, or - for standard input) to
+    /// a destination
     Replay(Box<replay::Replay>),
     /// Show EDS at work: a shop that changes, streamed into a database, compared at the end
     #[cfg(feature = "sandbox")]
     Demo(demo::Demo),
-    /// Be HQ on this machine, to try a server: a shop that changes, NATS, and a prompt to notify servers
+    /// Be HQ on this machine, to try a server: a shop that changes, NATS, and a prompt to notify
+    /// servers
     #[cfg(all(feature = "sandbox", feature = "server"))]
     Sandbox(sandbox::Sandbox),
     /// List the destinations, or explain one

@@ -1,4 +1,5 @@
-//! What `stream`, `replay` and `demo` share: reading the destination, assembling the parts, ending on a signal.
+//! What `stream`, `replay` and `demo` share: reading the destination, assembling the parts, ending
+//! on a signal.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use crate::validator::Validator;
 /// Where the destination is.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DestinationArgs {
-    /// The destination. A password is better given by EDS_URL or --url-file: every user of the machine can read arguments
+    /// The destination. A password is better given by EDS_URL or --url-file: every user of the
+    /// machine can read arguments
     #[arg(long)]
     pub url: Option<String>,
     /// A file whose first line is the destination

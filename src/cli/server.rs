@@ -46,7 +46,8 @@ pub struct ServerCommand {
     keep_logs: bool,
     #[command(flatten)]
     releases: Releases,
-    /// Whether HQ may have this program replaced by another version; auto: unless it runs in a container
+    /// Whether HQ may have this program replaced by another version; auto: unless it runs in a
+    /// container
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     self_update: SelfUpdate,
     /// A new session with HQ is begun that often
@@ -74,7 +75,8 @@ enum Help {
 }
 
 impl ServerCommand {
-    /// Returns once it was told to end. After an update this process becomes the new program and does not return.
+    /// Returns once it was told to end. After an update this process becomes the new program and
+    /// does not return.
     pub fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
         if let Some(Help::Help(drivers)) = &self.help {
             return drivers.run();
@@ -107,7 +109,8 @@ impl ServerCommand {
         })
     }
 
-    /// The configuration; somebody at a terminal is asked for the code where this server is not enrolled yet.
+    /// The configuration; somebody at a terminal is asked for the code where this server is not
+    /// enrolled yet.
     async fn enrolled(&self, global: &Global) -> Result<Config, Exit> {
         let config = Config::read(&global.data_dir)?;
         if self.api_key.is_some()
@@ -260,7 +263,8 @@ fn begin_anew(paused: bool) -> Result<(), Exit> {
     {
         Err(failed(std::os::unix::process::CommandExt::exec(&mut command)))
     }
-    // There a process cannot become another program: the new one is a child, whose end is this one's.
+    // There a process cannot become another program: the new one is a child, whose end is this
+    // one's.
     #[cfg(not(unix))]
     {
         let status = command.status().map_err(failed)?;

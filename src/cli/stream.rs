@@ -107,7 +107,8 @@ pub struct StreamContext {
 }
 
 impl Streaming {
-    /// The same flags as words, without the destination, whose URL is a secret, and without `--restart`.
+    /// The same flags as words, without the destination, whose URL is a secret, and without
+    /// `--restart`.
     #[cfg(feature = "server")]
     pub fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
@@ -219,7 +220,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Connects to NATS, serves the status, takes the data directory, for which another owner may be waited for.
+    /// Connects to NATS, serves the status, takes the data directory, for which another owner may
+    /// be waited for.
     pub async fn open(
         &self,
         global: &Global,

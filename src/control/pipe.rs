@@ -1,13 +1,14 @@
-//! The pipe between supervisor and worker: JSON lines, orders on the worker's standard input, news on its standard
-//! output. Secrets travel here, and in no argument. A worker of the next version has to understand the orders of this
-//! one: words are added, never changed.
+//! The pipe between supervisor and worker: JSON lines, orders on the worker's standard input, news
+//! on its standard output. Secrets travel here, and in no argument. A worker of the next version
+//! has to understand the orders of this one: words are added, never changed.
 
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What the supervisor wants; each but the first and the last is answered by `WorkerEvent::Done` with its number.
+/// What the supervisor wants; each but the first and the last is answered by `WorkerEvent::Done`
+/// with its number.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum WorkerCommand {
@@ -79,7 +80,8 @@ pub struct Metrics {
 mod tests {
     use super::*;
 
-    /// An older supervisor speaks to a newer worker during an update: what it says must be understood for ever.
+    /// An older supervisor speaks to a newer worker during an update: what it says must be
+    /// understood for ever.
     #[test]
     fn the_language_of_the_pipe_stays() -> Result<(), serde_json::Error> {
         let begin = WorkerCommand::Begin {

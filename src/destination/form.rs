@@ -271,7 +271,8 @@ fn key_pair_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     )
 }
 
-/// Hosts of Google and this machine stand in front, as they do with the predecessor; others are an option.
+/// Hosts of Google and this machine stand in front, as they do with the predecessor; others are an
+/// option.
 fn bucket_url(scheme: &str, words: &BTreeMap<&str, String>) -> String {
     let word = |name: &str| words.get(name).map(|text| text.trim_matches('/')).unwrap_or_default();
     let (bucket, prefix, endpoint) = (word("Bucket"), word("Prefix"), word("Endpoint"));

@@ -1,4 +1,5 @@
-//! How whole tables come into a destination: loaded beside the ones that are there, then put in their place at once.
+//! How whole tables come into a destination: loaded beside the ones that are there, then put in
+//! their place at once.
 
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use super::{Failure, FailureKind};
 use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, TableSchema};
 
-/// What the table that rows are loaded into is called, in front of the name of the table that it is to become.
+/// What the table that rows are loaded into is called, in front of the name of the table that it is
+/// to become.
 pub const NEW: &str = "_eds_new_";
 /// The longest name of a table that databases agree on, in bytes.
 const NAME_BYTES_MAX: usize = 60;
@@ -68,7 +70,8 @@ pub enum How {
     Exchange,
     /// The old one stays, and its rows become those that were loaded.
     InPlace,
-    /// The old one stays with its rows; those that were loaded are added or replace the ones of their key.
+    /// The old one stays with its rows; those that were loaded are added or replace the ones of
+    /// their key.
     Added,
 }
 
@@ -80,11 +83,12 @@ pub struct Placement {
     pub snapshot: TableSnapshot,
 }
 
-/// Loads whole tables. Calls never overlap; a call may be dropped half way, which leaves what a failure leaves.
+/// Loads whole tables. Calls never overlap; a call may be dropped half way, which leaves what a
+/// failure leaves.
 #[async_trait]
 pub trait Loader: Send {
-    /// Makes ready for `job`, which has these files: fresh tables for `schemas`, or those that it has filled so far. What
-    /// another job left, or this one if it is to begin `anew`, is removed.
+    /// Makes ready for `job`, which has these files: fresh tables for `schemas`, or those that it
+    /// has filled so far. What another job left, or this one if it is to begin `anew`, is removed.
     async fn begin(
         &mut self,
         job: &str,
@@ -93,26 +97,30 @@ pub trait Loader: Send {
         anew: bool,
     ) -> Result<JobStatus, Failure>;
 
-    /// What is recorded of `job`; `None` where nothing is, because another one has begun. Changes nothing.
+    /// What is recorded of `job`; `None` where nothing is, because another one has begun. Changes
+    /// nothing.
     async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure>;
 
     /// Makes this connection ready to load: several may do so at once.
     async fn enter_load_mode(&mut self) -> Result<(), Failure>;
 
-    /// Loads the rows of `batch`, whose groups name the fresh tables, and records the piece with them. `Fenced`:
-    /// another import has begun.
+    /// Loads the rows of `batch`, whose groups name the fresh tables, and records the piece with
+    /// them. `Fenced`: another import has begun.
     async fn load(&mut self, batch: &Arc<Batch>, piece: &FilePiece) -> Result<(), Failure>;
 
-    /// All rows of the table are loaded: what is cheaper made afterwards is made now. How many rows had the key of
-    /// another one, which stays. Repeatable.
+    /// All rows of the table are loaded: what is cheaper made afterwards is made now. How many rows
+    /// had the key of another one, which stays. Repeatable.
     async fn finish_load(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure>;
 
-    /// Why the old table has to stay, where it has to: what hangs on it, that an exchange would lose.
+    /// Why the old table has to stay, where it has to: what hangs on it, that an exchange would
+    /// lose.
     async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure>;
 
-    /// Puts the loaded tables in their places, together with what the cutover has to say; sets back every consumer.
+    /// Puts the loaded tables in their places, together with what the cutover has to say; sets back
+    /// every consumer.
     async fn swap_in(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure>;
 
-    /// Notes, for tables that no import has touched, that their rows are as of now; not where anything was streamed yet.
+    /// Notes, for tables that no import has touched, that their rows are as of now; not where
+    /// anything was streamed yet.
     async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure>;
 }

@@ -1,4 +1,5 @@
-//! Rows in memory: the reference of what a keeper of rows must do, and what the simulation writes to.
+//! Rows in memory: the reference of what a keeper of rows must do, and what the simulation writes
+//! to.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -23,16 +23,18 @@ use crate::validator::Validator;
 pub use import::Loader;
 pub use settings::Settings;
 
-/// An open connection to a system that receives changes. Calls never overlap; a call may be dropped half way, which
-/// leaves what a failure leaves.
+/// An open connection to a system that receives changes. Calls never overlap; a call may be dropped
+/// half way, which leaves what a failure leaves.
 #[async_trait]
 pub trait Destination: Send {
-    /// Applies `batch`. `Ok` promises that the changes survive a power cut: they are acknowledged next. After `Err` or
-    /// a crash they are offered again, perhaps cut differently: a keeper of rows must end up as if each was applied
-    /// once; a keeper of changes may store a repeat, under the same name or key.
+    /// Applies `batch`. `Ok` promises that the changes survive a power cut: they are acknowledged
+    /// next. After `Err` or a crash they are offered again, perhaps cut differently: a keeper of
+    /// rows must end up as if each was applied once; a keeper of changes may store a repeat, under
+    /// the same name or key.
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure>;
 
-    /// How far it has come by its own record (`CheckpointIn::Destination`); `None` where nothing was recorded yet.
+    /// How far it has come by its own record (`CheckpointIn::Destination`); `None` where nothing
+    /// was recorded yet.
     async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
         Ok(None)
     }
@@ -42,7 +44,8 @@ pub trait Destination: Send {
         Ok(Vec::new())
     }
 
-    /// What imports left to know about the tables (`CheckpointIn::Destination`); asked after `checkpoint`.
+    /// What imports left to know about the tables (`CheckpointIn::Destination`); asked after
+    /// `checkpoint`.
     async fn cutover(&mut self) -> Result<Cutover, Failure> {
         Ok(Cutover::default())
     }
@@ -82,14 +85,16 @@ pub struct Recorded {
 pub enum Claim {
     /// At start: raise the epoch, so that an older process can commit no more.
     Acquire,
-    /// After a reconnect or a doubtful answer: only read, and fail with `Fenced` where the epoch moved.
+    /// After a reconnect or a doubtful answer: only read, and fail with `Fenced` where the epoch
+    /// moved.
     Verify,
 }
 
 /// A destination on its way.
 pub type OpenFuture<'a> = BoxFuture<'a, Result<Box<dyn Destination>, Failure>>;
 
-/// The recipe of a destination: a constant from which help, URL parsing and the engine's plan are read.
+/// The recipe of a destination: a constant from which help, URL parsing and the engine's plan are
+/// read.
 pub struct Driver {
     pub scheme: &'static str,
     pub aliases: &'static [&'static str],
@@ -182,7 +187,8 @@ pub struct Abilities {
     pub batch_bytes_max: usize,
     /// Connections that an import may load through at once.
     pub loaders_max: usize,
-    /// How long changes are better gathered before they are written, where that costs money or seconds.
+    /// How long changes are better gathered before they are written, where that costs money or
+    /// seconds.
     pub flush_interval_preferred: Duration,
 }
 

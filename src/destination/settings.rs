@@ -10,11 +10,12 @@ use url::Url;
 
 use super::Driver;
 
-/// The longest that changes are gathered: a minute less than what NATS waits for their acknowledgement.
+/// The longest that changes are gathered: a minute less than what NATS waits for their
+/// acknowledgement.
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(240);
 
-/// What a destination's URL says. `Debug` and `Display` show the place and whose login it is, and nothing of the password
-/// or the options.
+/// What a destination's URL says. `Debug` and `Display` show the place and whose login it is, and
+/// nothing of the password or the options.
 #[derive(Clone)]
 pub struct Settings {
     place: String,
@@ -25,7 +26,8 @@ pub struct Settings {
     pub other_hosts: Vec<String>,
     pub user: String,
     pub password: Option<SecretString>,
-    /// What follows the host, decoded, with its leading slash; for `sqlite` and `file` a path of the file system.
+    /// What follows the host, decoded, with its leading slash; for `sqlite` and `file` a path of
+    /// the file system.
     pub path: String,
     pub parameters: BTreeMap<String, String>,
 }
@@ -42,7 +44,8 @@ impl fmt::Display for Settings {
     }
 }
 
-/// A URL that cannot be used, with what would cure it. Never shows the URL itself: it may hold a password.
+/// A URL that cannot be used, with what would cure it. Never shows the URL itself: it may hold a
+/// password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
     #[error(
@@ -146,7 +149,8 @@ impl Settings {
         self.parameters.get(key).map(String::as_str)
     }
 
-    /// How long changes are gathered before they are written: `freshness`, where the driver knows it.
+    /// How long changes are gathered before they are written: `freshness`, where the driver knows
+    /// it.
     pub fn flush_interval(&self, preferred: Duration) -> Result<Duration, String> {
         match self.parameter("freshness").map(crate::duration::parse) {
             None => Ok(preferred),

@@ -1,4 +1,5 @@
-//! A file of an export from where HQ has put it: resumed where it broke off, complete or not there under its name.
+//! A file of an export from where HQ has put it: resumed where it broke off, complete or not there
+//! under its name.
 
 use std::path::Path;
 use std::time::Duration;
@@ -35,7 +36,8 @@ enum FetchAttempt {
     Broken(String, bool),
 }
 
-/// Brings `url` to the file `to`; `tell` hears how many more bytes have come (fewer, where it begins again).
+/// Brings `url` to the file `to`; `tell` hears how many more bytes have come (fewer, where it
+/// begins again).
 pub async fn fetch(
     http: &Http,
     url: &str,

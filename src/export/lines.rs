@@ -1,4 +1,5 @@
-//! The lines of a file, gzipped or not, block by block: each block one piece of memory that its lines share.
+//! The lines of a file, gzipped or not, block by block: each block one piece of memory that its
+//! lines share.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -75,8 +76,8 @@ impl Lines {
         self.lines
     }
 
-    /// The next lines, of about `bytes_max` together, or one longer one; `None` at the end. A file without lines has one
-    /// block without lines.
+    /// The next lines, of about `bytes_max` together, or one longer one; `None` at the end. A file
+    /// without lines has one block without lines.
     pub fn next(&mut self, bytes_max: usize, lines_max: usize) -> io::Result<Option<Block>> {
         if self.ended {
             return Ok(None);

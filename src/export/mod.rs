@@ -20,8 +20,8 @@ pub struct ExportFile {
     pub bytes: u64,
 }
 
-/// The files of an export in a directory, in the order of their names. What is no such file by its ending is passed
-/// over; one whose name cannot be read is an error.
+/// The files of an export in a directory, in the order of their names. What is no such file by its
+/// ending is passed over; one whose name cannot be read is an error.
 pub fn in_directory(dir: &Path) -> Result<Vec<ExportFile>, String> {
     let unreadable =
         |e: std::io::Error| format!("the directory {} cannot be read: {e}", dir.display());

@@ -1,4 +1,5 @@
-//! A journal: files with one event per line, optionally gzipped, or standard input. Replay, demo and benchmarks use it.
+//! A journal: files with one event per line, optionally gzipped, or standard input. Replay, demo
+//! and benchmarks use it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -17,7 +18,8 @@ const LINES_WAITING_MAX: usize = 1024;
 /// The longest line that is read: longer ones are no events.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
-/// Reads the lines of its files in the order of their names. Positions count lines over all files, empty ones too.
+/// Reads the lines of its files in the order of their names. Positions count lines over all files,
+/// empty ones too.
 pub struct Journal {
     sources: Vec<JournalSource>,
     reader: Option<JournalReader>,
@@ -36,7 +38,8 @@ struct JournalReader {
 
 impl Drop for JournalReader {
     fn drop(&mut self) {
-        // The thread ends at its next send; one that waits for standard input ends with the process.
+        // The thread ends at its next send; one that waits for standard input ends with the
+        // process.
         self.lines.close();
         if let Some(thread) = self.thread.take().filter(std::thread::JoinHandle::is_finished) {
             let _ = thread.join();

@@ -1,5 +1,5 @@
-//! Where changes come from. Whatever its kind, a feed delivers in stream order; what may have been lost on the way is
-//! answered by opening it again.
+//! Where changes come from. Whatever its kind, a feed delivers in stream order; what may have been
+//! lost on the way is answered by opening it again.
 
 #[cfg(feature = "jetstream")]
 pub mod jetstream;
@@ -55,7 +55,8 @@ pub enum Start {
 pub struct OpenAt {
     /// Delivers what follows. `None`: no position is known.
     pub after: Option<Position>,
-    /// Where no position is known, from what was published at this time on (Unix nanoseconds): an import says so.
+    /// Where no position is known, from what was published at this time on (Unix nanoseconds): an
+    /// import says so.
     pub since_ns: Option<i64>,
     /// The time at which nothing was pending for us, as far as it is known.
     pub idle_ns: Option<i64>,
@@ -87,14 +88,15 @@ pub enum FeedError {
 /// Delivers messages in stream order, each opening from one position on.
 #[async_trait]
 pub trait Feed: Send {
-    /// Where the feed itself believes to stand. Asked before anything else: where another process reads the feed, this
-    /// fails with `Taken`, and nothing has been touched yet.
+    /// Where the feed itself believes to stand. Asked before anything else: where another process
+    /// reads the feed, this fails with `Taken`, and nothing has been touched yet.
     async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError>;
 
     /// Delivers from there on; what an earlier opening had under way is forgotten.
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError>;
 
-    /// Waits for messages and adds them to `into`, at most `max`. May be dropped while it waits; nothing is lost then.
+    /// Waits for messages and adds them to `into`, at most `max`. May be dropped while it waits;
+    /// nothing is lost then.
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError>;
 
     /// Everything up to `through` is safe: the source may forget it.

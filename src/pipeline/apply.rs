@@ -1,4 +1,5 @@
-//! The destination's side of the engine: tables first, then rows; what fails is retried, narrowed down or becomes a dead letter.
+//! The destination's side of the engine: tables first, then rows; what fails is retried, narrowed
+//! down or becomes a dead letter.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::state::{State, StateError};
 /// Connects to the destination; called again after each failure.
 pub type Open = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Destination>, Failure>> + Send>;
 
-/// Changes of one table refused one after the other, with none stored in between, after which it is no longer taken
-/// for bad data but for an outage: no more of them become dead letters.
+/// Changes of one table refused one after the other, with none stored in between, after which it is
+/// no longer taken for bad data but for an outage: no more of them become dead letters.
 pub const REFUSED_RUN_MAX: u32 = 1_000;
 
 /// What came of a piece of the stream.
@@ -73,8 +74,8 @@ enum WriteAttempt {
 }
 
 impl Applier {
-    /// Connects, takes the fence, makes the tables of `schemas`. Fails at once where something is missing or wrong:
-    /// whoever starts a program wants to know.
+    /// Connects, takes the fence, makes the tables of `schemas`. Fails at once where something is
+    /// missing or wrong: whoever starts a program wants to know.
     pub async fn start(
         open: Open,
         options: EngineOptions,
@@ -131,7 +132,8 @@ impl Applier {
         self.shape(wanted.iter()).await
     }
 
-    /// Whether a start failed because another process, which started at the same time, has ended this one's session.
+    /// Whether a start failed because another process, which started at the same time, has ended
+    /// this one's session.
     async fn replaced(&mut self) -> Option<Failure> {
         if self.options.abilities.checkpoint_in != CheckpointIn::Destination {
             return None;
@@ -148,8 +150,8 @@ impl Applier {
         self.options.abilities.schema_mode == SchemaMode::Managed
     }
 
-    /// What imports contain: by the destination's record, or by the state file's. From the start of the stream on, what
-    /// was applied before an import is applied again.
+    /// What imports contain: by the destination's record, or by the state file's. From the start of
+    /// the stream on, what was applied before an import is applied again.
     pub fn cutover(&self, from_start: bool) -> Result<Cutover, StateError> {
         let mut cutover = match self.options.abilities.checkpoint_in {
             CheckpointIn::Destination => self.cutover.clone(),
@@ -161,7 +163,8 @@ impl Applier {
         Ok(cutover)
     }
 
-    /// Where this consumer begins, as far as another one's checkpoint says; for where nothing else is known.
+    /// Where this consumer begins, as far as another one's checkpoint says; for where nothing else
+    /// is known.
     pub fn adopted(&self) -> Result<Option<Position>, Failure> {
         let of = |record: &Recorded| {
             record.position.map(|position| {
@@ -227,7 +230,8 @@ impl Applier {
         self.unconfirmed_through
     }
 
-    /// Applies all of `gathered`, whatever it takes, unless the destination is lost to another process.
+    /// Applies all of `gathered`, whatever it takes, unless the destination is lost to another
+    /// process.
     pub async fn apply(&mut self, pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
         let end = self.recorded.map_or(pending.through, |p| p.advanced_to(pending.through));
         let started = Instant::now();
@@ -347,8 +351,8 @@ impl Applier {
         destination.apply(batch).await
     }
 
-    /// Records how far a batch will go, where what is written of it cannot be taken back: whoever comes after a crash
-    /// cuts the stream at the same place, and knows what may be there already.
+    /// Records how far a batch will go, where what is written of it cannot be taken back: whoever
+    /// comes after a crash cuts the stream at the same place, and knows what may be there already.
     fn record_intent(&mut self, through: Position) -> Result<(), Failure> {
         if self.options.abilities.checkpoint_in == CheckpointIn::StateFile
             && !self.unconfirmed_through.is_some_and(|unconfirmed| unconfirmed.contains(through))
@@ -399,7 +403,8 @@ impl Applier {
         self.unconfirmed_through =
             self.unconfirmed_through.filter(|unconfirmed| !batch.through.contains(*unconfirmed));
         if self.options.abilities.checkpoint_in == CheckpointIn::StateFile {
-            // What is written again after a crash has the same names, so a lost position only costs time.
+            // What is written again after a crash has the same names, so a lost position only costs
+            // time.
             if let Err(e) = self.state.save_position(&self.options.consumer, batch.through) {
                 warn!("{e}; after a crash the last batch will be written again");
             }
@@ -421,8 +426,9 @@ impl Applier {
         });
     }
 
-    /// Takes the refused changes out of the piece, or halves it until the one at fault stands alone. Both go over the
-    /// original changes, so that a valid one hidden behind a refused one of its row comes to light.
+    /// Takes the refused changes out of the piece, or halves it until the one at fault stands
+    /// alone. Both go over the original changes, so that a valid one hidden behind a refused one of
+    /// its row comes to light.
     async fn narrow(
         &mut self,
         batch: &Batch,
@@ -510,7 +516,8 @@ impl Applier {
         }
     }
 
-    /// After a failure that says nothing about the data: connect anew, and look how far the destination came.
+    /// After a failure that says nothing about the data: connect anew, and look how far the
+    /// destination came.
     async fn recover(
         &mut self,
         failure: &Failure,
@@ -571,7 +578,8 @@ impl Applier {
         Ok(found)
     }
 
-    /// Asks the destination how far it came and whether it is still ours; before the feed is opened anew.
+    /// Asks the destination how far it came and whether it is still ours; before the feed is opened
+    /// anew.
     pub async fn confirm(&mut self) -> Result<Option<Position>, Failure> {
         if self.options.abilities.checkpoint_in == CheckpointIn::Destination {
             let asked = match &mut self.destination {

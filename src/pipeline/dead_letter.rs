@@ -1,4 +1,5 @@
-//! Dead letters: changes that cannot be applied go to a file, never dropped: one JSON object a line.
+//! Dead letters: changes that cannot be applied go to a file, never dropped: one JSON object a
+//! line.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! Decides how tables have to change before rows are written. Pure: it looks at shapes and schemas only.
+//! Decides how tables have to change before rows are written. Pure: it looks at shapes and schemas
+//! only.
 
 use std::sync::Arc;
 
@@ -30,7 +31,8 @@ pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
     if !missing.is_empty() {
         steps.push(Migration::AddColumns(schema.clone(), missing));
     }
-    // Columns that may be null by now, and those that this version does not have any more, which would stay empty.
+    // Columns that may be null by now, and those that this version does not have any more, which
+    // would stay empty.
     let takes_null = |name: &str| schema.column(name).is_none_or(|i| schema.columns[i].nullable);
     let strict: Vec<String> = shape
         .columns
@@ -44,7 +46,8 @@ pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
     steps
 }
 
-/// Refuses a table of a foreign shape: one with another primary key, or with fewer than half of the schema's columns.
+/// Refuses a table of a foreign shape: one with another primary key, or with fewer than half of the
+/// schema's columns.
 pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), Foreign> {
     let Some(shape) = tables.get(&schema.table) else { return Ok(()) };
     let foreign = |why: String| Err(Foreign::NotOurs { table: schema.table.to_string(), why });

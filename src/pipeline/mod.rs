@@ -23,8 +23,8 @@ pub use dead_letter::DeadLetters;
 pub use progress::Progress;
 pub use run::{End, Engine, EngineDeps, Halt};
 
-/// What becomes of another consumer's checkpoint, where this one knows no position at all: a server that was enrolled
-/// anew has another name.
+/// What becomes of another consumer's checkpoint, where this one knows no position at all: a server
+/// that was enrolled anew has another name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Adoption {
     /// It is for a person to say.
@@ -69,8 +69,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Waits between tries: doubling from the first to the longest, spread by up to a quarter so that many servers that
-/// lost one database do not come back in step.
+/// Waits between tries: doubling from the first to the longest, spread by up to a quarter so that
+/// many servers that lost one database do not come back in step.
 #[derive(Debug, Default)]
 pub struct Backoff {
     tries: u32,

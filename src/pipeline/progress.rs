@@ -160,7 +160,8 @@ impl Progress {
         self.pending.set(i64::try_from(inner.lag_events).unwrap_or(i64::MAX));
     }
 
-    /// A batch is durable: how many events, until which position, published when, and how long it took.
+    /// A batch is durable: how many events, until which position, published when, and how long it
+    /// took.
     pub fn applied(&self, events: usize, through: crate::change::Position, took: Duration) {
         self.flush_seconds.observe(took.as_secs_f64());
         self.flush_count.observe(events as f64);
@@ -198,7 +199,8 @@ impl Progress {
         snapshot
     }
 
-    /// Flushes, their durations that were observed, those from publication on, events that wait, events received.
+    /// Flushes, their durations that were observed, those from publication on, events that wait,
+    /// events received.
     pub fn counts(&self) -> [u64; 5] {
         let pending = u64::try_from(self.pending.get()).unwrap_or(0);
         [

@@ -1,4 +1,5 @@
-//! The memory of rows that were changed lately, which keeps an older version from overwriting a newer one.
+//! The memory of rows that were changed lately, which keeps an older version from overwriting a
+//! newer one.
 
 use std::collections::HashMap;
 
@@ -7,7 +8,8 @@ use crate::state::RecentChunk;
 
 /// Rows that are remembered at least; beyond, the oldest half is forgotten.
 pub const ROWS_MAX: usize = 200_000;
-/// Rows after which the memory is saved even if its minute is not over: bounds what a start has to read again.
+/// Rows after which the memory is saved even if its minute is not over: bounds what a start has to
+/// read again.
 pub const UNSAVED_MAX: usize = 32_768;
 /// Bytes of one row in a saved chunk.
 const ENTRY_BYTES: usize = 28;
@@ -33,8 +35,9 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// The memory as it was at `through`, from saved chunks: they are a log, so that what came later can be left out
-    /// without losing what it replaced. Also says how far the memory goes: what comes later has to be seen again.
+    /// The memory as it was at `through`, from saved chunks: they are a log, so that what came
+    /// later can be left out without losing what it replaced. Also says how far the memory goes:
+    /// what comes later has to be seen again.
     pub fn load(chunks: &[RecentChunk], through: Option<Position>) -> (Recent, Option<Position>) {
         let limit = through.map_or(0, |p| p.sequence);
         let mut recent = Recent::default();
@@ -50,7 +53,8 @@ impl Recent {
         (recent, saved.filter(|q| q.sequence < limit).or(through))
     }
 
-    /// The log of `chunks` without what lies beyond `through`, as one chunk; `None` where nothing does.
+    /// The log of `chunks` without what lies beyond `through`, as one chunk; `None` where nothing
+    /// does.
     pub fn trimmed(chunks: &[RecentChunk], through: Position) -> Option<RecentChunk> {
         let beyond = |entry: &&[u8]| unpack(entry).1.sequence > through.sequence;
         let all = || chunks.iter().flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES));
@@ -65,7 +69,8 @@ impl Recent {
         })
     }
 
-    /// Takes note of a change. `true`: its row already had a newer version, so it must not be applied.
+    /// Takes note of a change. `true`: its row already had a newer version, so it must not be
+    /// applied.
     pub fn is_stale(&mut self, change: &Change) -> bool {
         let Some(schema) = &change.schema else { return false };
         let hash = hash(&schema.table, &change.key);
@@ -107,7 +112,9 @@ impl Recent {
         self.unsaved.len()
     }
 
-    /// What has come since the last chunk up to `through`, which is durable at the destination. What lies beyond may /// yet become a dead letter, and must then not stand in the way of an older version.
+    /// What has come since the last chunk up to `through`, which is durable at the destination.
+    /// What lies beyond may /// yet become a dead letter, and must then not stand in the way of an
+    /// older version.
     pub fn chunk(&mut self, through: Position) -> RecentChunk {
         let (durable, later): (Vec<_>, Vec<_>) =
             self.unsaved.drain(..).partition(|(_, e)| e.sequence <= through.sequence);

@@ -83,8 +83,8 @@ impl Resolver {
         let contained = matches!(&step, Ok(Step::Change(change)) if self.cutover.contains(&change.event, delivery.position));
         match step {
             Ok(Step::Change(change)) => {
-                // What is contained is not applied, but an older version of its row may follow it. Who keeps every change
-                // keeps the older one, too.
+                // What is contained is not applied, but an older version of its row may follow it.
+                // Who keeps every change keeps the older one, too.
                 let stale =
                     self.abilities.write_mode == WriteMode::Upsert && self.recent.is_stale(&change);
                 match (seen, contained, stale) {
@@ -165,7 +165,8 @@ enum Step {
     Wanted { table: String, version: String },
 }
 
-/// The schema with the order in which its columns arrive; from the registry where it is used for the first time.
+/// The schema with the order in which its columns arrive; from the registry where it is used for
+/// the first time.
 fn layout<'a>(
     layouts: &'a mut HashMap<String, Vec<(Arc<TableSchema>, ColumnOrder)>>,
     table: &str,

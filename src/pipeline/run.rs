@@ -1,4 +1,5 @@
-//! The loop: the next batch gathers while the last one is applied, and what is applied is acknowledged.
+//! The loop: the next batch gathers while the last one is applied, and what is applied is
+//! acknowledged.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,7 +42,8 @@ pub struct EngineDeps {
     pub dead_letters: DeadLetters,
     pub progress: Arc<Progress>,
     pub options: EngineOptions,
-    /// Becomes true when the run is to end: fetching stops, what is gathered is flushed and acknowledged.
+    /// Becomes true when the run is to end: fetching stops, what is gathered is flushed and
+    /// acknowledged.
     pub stop: watch::Receiver<bool>,
 }
 
@@ -93,9 +95,11 @@ pub struct Engine {
     save_at: Instant,
     opened_at: Instant,
     reopenings: Backoff,
-    /// The memory of rows is on disk as of some position: without one, a crash would leave no place to see them from.
+    /// The memory of rows is on disk as of some position: without one, a crash would leave no place
+    /// to see them from.
     recent_saved: bool,
-    /// Up to where the memory of rows has seen the stream; behind `durable` while a start catches up on it.
+    /// Up to where the memory of rows has seen the stream; behind `durable` while a start catches
+    /// up on it.
     recent_through: Option<Position>,
 }
 
@@ -130,7 +134,8 @@ impl Engine {
         let lost = |e: crate::state::StateError| Halt::Setup(e.to_string());
         let recorded = applier.recorded();
         let cutover = applier.cutover(options.restart).map_err(lost)?;
-        // An import says where to begin; else a position in the state file, where a destination has no record of its own.
+        // An import says where to begin; else a position in the state file, where a destination has
+        // no record of its own.
         let (durable, since_ns) = match (options.restart, recorded, cutover.resume_point()) {
             (true, ..) => (Some(Position::default()), None),
             (false, None, Some(ResumePoint::Since(ns))) => (None, Some(ns)),
@@ -149,8 +154,8 @@ impl Engine {
             }
             (false, known, _) => (known, None),
         };
-        // Where a consumer began that had applied nothing when an import set it back: tables that were not imported need
-        // their changes from there on.
+        // Where a consumer began that had applied nothing when an import set it back: tables that
+        // were not imported need their changes from there on.
         let began = match since_ns {
             Some(_) if !cutover.had_begun() => state.position(&options.consumer).map_err(lost)?,
             _ => None,
@@ -460,7 +465,8 @@ impl Engine {
         }
     }
 
-    /// Asks the destination where it is, then opens the feed there; waits for either as long as it takes.
+    /// Asks the destination where it is, then opens the feed there; waits for either as long as it
+    /// takes.
     async fn reopen(&mut self) -> Result<(), Halt> {
         if let Some(why) = self.lost.take() {
             warn!("the feed is opened again: {why}");
@@ -526,7 +532,8 @@ impl Engine {
         if let Some(earlier) = began.filter(|began| began.sequence < position.sequence) {
             position = earlier;
         }
-        // Versions that were seen before the import still count: an older one of a row must not follow them.
+        // Versions that were seen before the import still count: an older one of a row must not
+        // follow them.
         self.durable = Some(position);
         self.load_recent();
         match self.recent_through == Some(opened) {
@@ -535,7 +542,8 @@ impl Engine {
         }
     }
 
-    /// Opens the feed; what it may forget by that is recorded already, in the destination or in the state file.
+    /// Opens the feed; what it may forget by that is recorded already, in the destination or in the
+    /// state file.
     async fn open_feed(&mut self, from: Option<Position>) -> Result<(), Halt> {
         let opened = self
             .feed
@@ -556,7 +564,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Saves what eases the next start. Failing to is no reason to stop: the checkpoint is elsewhere.
+    /// Saves what eases the next start. Failing to is no reason to stop: the checkpoint is
+    /// elsewhere.
     fn save(&mut self) {
         self.save_at = Instant::now() + SAVE_INTERVAL;
         let consumer = &self.options.consumer;
@@ -568,8 +577,8 @@ impl Engine {
         self.save_recent();
     }
 
-    /// The memory of rows as of what is durable: what was gathered since and dropped is not in it. Where it was saved
-    /// earlier, the feed has to be opened there.
+    /// The memory of rows as of what is durable: what was gathered since and dropped is not in it.
+    /// Where it was saved earlier, the feed has to be opened there.
     fn load_recent(&mut self) {
         let consumer = &self.options.consumer;
         let chunks = self.state.recent(consumer).unwrap_or_else(|e| {

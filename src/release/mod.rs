@@ -13,7 +13,8 @@ use pgp::types::KeyDetails;
 use crate::http::Http;
 pub use swap::Swap;
 
-/// The OpenPGP key that releases are signed with. Whoever publishes releases replaces the file by their own key.
+/// The OpenPGP key that releases are signed with. Whoever publishes releases replaces the file by
+/// their own key.
 pub const PUBLIC_KEY: &str = include_str!("../../release-key.asc");
 /// Where releases are, unless told otherwise: those of the repository that Cargo.toml names.
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
@@ -116,7 +117,8 @@ fn verify(key: &str, signature: &[u8], content: &[u8]) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("its signature is not by key {}", key.fingerprint())) }
 }
 
-/// Writes the program of `archive`, which has to hold that and nothing else, to `to`; nothing is there where it does not.
+/// Writes the program of `archive`, which has to hold that and nothing else, to `to`; nothing is
+/// there where it does not.
 fn unpack(archive: &[u8], to: &Path) -> Result<(), String> {
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(".unfinished");

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Two programs, of which the new one is in place; the old one is kept beside it until the new one has shown itself.
+/// Two programs, of which the new one is in place; the old one is kept beside it until the new one
+/// has shown itself.
 #[derive(Debug)]
 pub struct Swap {
     program: PathBuf,
@@ -17,7 +18,8 @@ fn beside(program: &Path, word: &str) -> PathBuf {
 }
 
 impl Swap {
-    /// Where the new program is to be written: in the same directory, so that it takes its place in one step.
+    /// Where the new program is to be written: in the same directory, so that it takes its place in
+    /// one step.
     pub fn staging(program: &Path) -> PathBuf {
         beside(program, ".next")
     }

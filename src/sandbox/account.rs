@@ -1,5 +1,5 @@
-//! An operator of NATS with one account: the server's configuration, and credentials with exactly the rights that HQ
-//! gives.
+//! An operator of NATS with one account: the server's configuration, and credentials with exactly
+//! the rights that HQ gives.
 
 use std::path::Path;
 

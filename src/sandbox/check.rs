@@ -78,7 +78,8 @@ fn first_difference<'a>(
         .map(|c| c.name.as_str())
 }
 
-/// Whether a destination's value is the shop's: times compare as instants, numbers as numbers, JSON as JSON.
+/// Whether a destination's value is the shop's: times compare as instants, numbers as numbers, JSON
+/// as JSON.
 fn same(kind: ShopKind, wanted: &Value, found: &Value) -> bool {
     match (kind, wanted, found) {
         (_, Value::Null, found) => found.is_null(),

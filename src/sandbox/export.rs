@@ -25,8 +25,8 @@ pub struct Choice {
     pub companies: Vec<String>,
 }
 
-/// Writes the rows that the shop has now into `dir`, sorted by key as the source's ranges are. A table without rows has
-/// no file.
+/// Writes the rows that the shop has now into `dir`, sorted by key as the source's ranges are. A
+/// table without rows has no file.
 pub fn write(
     shop: &Shop,
     dir: &Path,

@@ -1,4 +1,5 @@
-//! A NATS server for the demo: one that is named, or a `nats-server` of the PATH that is started for it.
+//! A NATS server for the demo: one that is named, or a `nats-server` of the PATH that is started
+//! for it.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -57,7 +58,8 @@ impl NatsServer {
             .await
     }
 
-    /// A server from the PATH that lets in who has credentials of `account`; it keeps its files in `folder`.
+    /// A server from the PATH that lets in who has credentials of `account`; it keeps its files in
+    /// `folder`.
     pub async fn guarded(
         account: &Account,
         port: u16,
@@ -123,7 +125,8 @@ impl NatsServer {
             ))
         };
         let suffix = uuid::Uuid::new_v4().simple().to_string();
-        // Another demo's changes may be there still: this one's company is its own, and so is its consumer.
+        // Another demo's changes may be there still: this one's company is its own, and so is its
+        // consumer.
         let config = jetstream::stream::Config {
             name: STREAM.into(),
             subjects: vec![format!("{STREAM}.>")],

@@ -1,5 +1,5 @@
-//! Generates the shop's changes. The same seed brings the same changes; a row is a function of seed, table, number and
-//! revision, so a million rows need no memory to be known.
+//! Generates the shop's changes. The same seed brings the same changes; a row is a function of
+//! seed, table, number and revision, so a million rows need no memory to be known.
 
 use std::fmt::Write;
 

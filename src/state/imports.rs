@@ -1,5 +1,5 @@
-//! What an import leaves in the state file: which job is under way, how far its files are, and the cutover of destinations
-//! that hold no checkpoint of their own.
+//! What an import leaves in the state file: which job is under way, how far its files are, and the
+//! cutover of destinations that hold no checkpoint of their own.
 
 use rusqlite::{OptionalExtension, params};
 

@@ -1,4 +1,5 @@
-//! What survives a restart: one SQLite file in the data directory, typed tables, safe to open from several processes.
+//! What survives a restart: one SQLite file in the data directory, typed tables, safe to open from
+//! several processes.
 
 pub mod imports;
 mod lock;
@@ -55,7 +56,8 @@ pub enum StateError {
 #[derive(Clone)]
 pub struct State(Arc<Mutex<Connection>>);
 
-/// Rows that were changed lately, as the pipeline wrote them: everything up to `through` is contained.
+/// Rows that were changed lately, as the pipeline wrote them: everything up to `through` is
+/// contained.
 #[derive(Clone, Debug)]
 pub struct RecentChunk {
     pub through: Position,
@@ -131,7 +133,8 @@ impl State {
         Ok(())
     }
 
-    /// Where the feed of `consumer` was last opened, or how far a destination without a checkpoint of its own has come.
+    /// Where the feed of `consumer` was last opened, or how far a destination without a checkpoint
+    /// of its own has come.
     pub fn position(&self, consumer: &str) -> Result<Option<Position>, StateError> {
         self.place("SELECT sequence, time_ns FROM position WHERE consumer = ?1", consumer)
     }
@@ -163,8 +166,8 @@ impl State {
         Ok(())
     }
 
-    /// How far the batch goes that was begun last, for destinations that keep no checkpoint: beyond the position where
-    /// it is not known how it ended.
+    /// How far the batch goes that was begun last, for destinations that keep no checkpoint: beyond
+    /// the position where it is not known how it ended.
     pub fn intent(&self, consumer: &str) -> Result<Option<Position>, StateError> {
         self.place("SELECT sequence, time_ns FROM intent WHERE consumer = ?1", consumer)
     }
@@ -194,7 +197,8 @@ impl State {
         Ok(())
     }
 
-    /// What was known of another consumer's rows is known of this one's from now on, if nothing is yet.
+    /// What was known of another consumer's rows is known of this one's from now on, if nothing is
+    /// yet.
     pub fn adopt_recent(&self, of: &str, consumer: &str) -> Result<(), StateError> {
         let sql = "UPDATE recent SET consumer = ?2 WHERE consumer = ?1 AND NOT EXISTS (SELECT 1 FROM recent WHERE consumer = ?2)";
         self.db().execute(sql, params![of, consumer])?;

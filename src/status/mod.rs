@@ -1,4 +1,5 @@
-//! Health, metrics and status over HTTP, on loopback unless asked otherwise. It only tells; it takes no orders.
+//! Health, metrics and status over HTTP, on loopback unless asked otherwise. It only tells; it
+//! takes no orders.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

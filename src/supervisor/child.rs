@@ -1,4 +1,5 @@
-//! The worker as its supervisor sees it: a process, a pipe, and what it last wrote on its standard error.
+//! The worker as its supervisor sees it: a process, a pipe, and what it last wrote on its standard
+//! error.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
-//! The server's upper half: it keeps the session with HQ, obeys HQ's notifications, and keeps a worker running, whatever
-//! becomes of that.
+//! The server's upper half: it keeps the session with HQ, obeys HQ's notifications, and keeps a
+//! worker running, whatever becomes of that.
 
 mod child;
 mod session;
@@ -99,8 +99,8 @@ pub enum Failed {
 struct Failures(u32);
 
 impl Failures {
-    /// Counts one more, of a worker that was well for so long before; how long to wait until it is started again, `None`
-    /// where it has failed too often.
+    /// Counts one more, of a worker that was well for so long before; how long to wait until it is
+    /// started again, `None` where it has failed too often.
     fn count(&mut self, well_for: Option<Duration>) -> Option<Duration> {
         if well_for.is_some_and(|well| well >= HEALTHY_AFTER) {
             self.0 = 0;

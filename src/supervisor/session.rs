@@ -40,7 +40,8 @@ pub const STDERR: &str = "stderr.txt";
 const LOG_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Between two signs of life of a server without a worker.
 const BEAT_INTERVAL: Duration = Duration::from_secs(60);
-/// Credentials are replaced that long before they expire, or a tenth of their life if that is shorter.
+/// Credentials are replaced that long before they expire, or a tenth of their life if that is
+/// shorter.
 const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(60);
 /// Between two looks at whether NATS still lets this session in.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! Logs on their way to HQ: gathered, packed, uploaded, and gone from this machine unless they are to be kept.
+//! Logs on their way to HQ: gathered, packed, uploaded, and gone from this machine unless they are
+//! to be kept.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Which events are wanted, by rules of the user's: a JSON Schema per table, and where their files go.
+//! Which events are wanted, by rules of the user's: a JSON Schema per table, and where their files
+//! go.
 
 mod template;
 
@@ -99,8 +100,8 @@ impl Validator {
         serde_json::from_str(event).is_ok_and(|event: Value| rule.schema.is_valid(&event))
     }
 
-    /// Where the user wants `event` to be stored, with `/` between the parts; `None` where there is no wish. `encode`
-    /// makes a value one part of a path, whatever it holds.
+    /// Where the user wants `event` to be stored, with `/` between the parts; `None` where there is
+    /// no wish. `encode` makes a value one part of a path, whatever it holds.
     pub fn path(
         &self,
         table: &str,

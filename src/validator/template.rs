@@ -1,4 +1,5 @@
-//! Paths by template: the part of Go's text/template that names fields, `{{.table}}/{{.after.id}}.json`.
+//! Paths by template: the part of Go's text/template that names fields,
+//! `{{.table}}/{{.after.id}}.json`.
 
 use serde_json::Value;
 
@@ -17,7 +18,8 @@ enum TemplatePart {
 pub struct Template(Vec<TemplatePart>);
 
 impl Template {
-    /// Reads a template; anything but fields, blanks to trim (`{{-`, `-}}`) and comments is refused.
+    /// Reads a template; anything but fields, blanks to trim (`{{-`, `-}}`) and comments is
+    /// refused.
     pub fn parse(text: &str) -> Result<Template, String> {
         let mut pieces = Vec::new();
         let mut rest = text;

@@ -79,7 +79,8 @@ async fn bad_messages_become_dead_letters_and_harm_nobody() {
     assert!(scene.is_idle().await);
 }
 
-/// A thousand refusals of one table in a row are an outage, not bad data: it waits, says so, and goes on once it is cured.
+/// A thousand refusals of one table in a row are an outage, not bad data: it waits, says so, and
+/// goes on once it is cured.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_without_end_are_an_outage() {
     let (name, url) = postgres::shared().database().await;
@@ -134,7 +135,8 @@ async fn refusals_without_end_are_an_outage() {
     );
 }
 
-/// However many do not fit, the others among them show that it is not an outage: everything goes on.
+/// However many do not fit, the others among them show that it is not an outage: everything goes
+/// on.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_among_others_are_no_outage() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));

@@ -1,5 +1,5 @@
-//! Azure Event Hubs, against a peer that speaks its protocol: what arrives, where, in which order, and what is said when it
-//! cannot.
+//! Azure Event Hubs, against a peer that speaks its protocol: what arrives, where, in which order,
+//! and what is said when it cannot.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
@@ -17,7 +17,8 @@ use crate::services::hq::Importing;
 use crate::services::nats::Nats;
 use crate::services::scene::COMPANIES;
 
-/// Partition key, message id, property, body; changes of a row in one partition, in order, many in a batch.
+/// Partition key, message id, property, body; changes of a row in one partition, in order, many in
+/// a batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_as_the_contract_says() {
     let hub = EventHubs::start(None).await;
@@ -73,8 +74,8 @@ async fn events_are_as_the_contract_says() {
     assert!(hub.batches() < 50, "{} batches: many events go together", hub.batches());
 }
 
-/// The service is busy, moves links, lets batches go, loses answers; EDS is killed: every event is there, repeats have one
-/// id, and a row's last event is its last.
+/// The service is busy, moves links, lets batches go, loses answers; EDS is killed: every event is
+/// there, repeats have one id, and a row's last event is its last.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_is_there_whatever_happens() {
     let nats = Nats::start().await;

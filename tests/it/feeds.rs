@@ -1,4 +1,5 @@
-//! JetStream as it comes: narrow rights, other people's consumers, streams that are cut or made anew.
+//! JetStream as it comes: narrow rights, other people's consumers, streams that are cut or made
+//! anew.
 
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ async fn explicit_acknowledgement_ends_equal() {
     assert!(scene.is_idle().await);
 }
 
-/// Credentials that have expired, that lack a right, or that the server does not know are told apart.
+/// Credentials that have expired, that lack a right, or that the server does not know are told
+/// apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_credentials_are_named() {
     let (scene, other) = (Scene::new("known", 33).await, Nats::start().await);
@@ -113,7 +115,8 @@ async fn a_consumer_of_the_predecessor_is_taken_over() {
     assert!(scene.is_idle().await);
 }
 
-/// What retention removed before it was read is said aloud; what was removed after it was read is not.
+/// What retention removed before it was read is said aloud; what was removed after it was read is
+/// not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_is_said_aloud_and_never_cried_falsely() {
     let mut scene = Scene::new("gap", 36).await;
@@ -157,7 +160,8 @@ async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
     scene.assert_equal().await;
 }
 
-/// A server that was enrolled anew has another name: what its former self has written is neither ignored nor doubled.
+/// A server that was enrolled anew has another name: what its former self has written is neither
+/// ignored nor doubled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_of_another_name_is_asked_about() {
     let mut scene = Scene::new("former", 91).await;
@@ -182,8 +186,8 @@ async fn a_consumer_of_another_name_is_asked_about() {
             ended.log
         );
     }
-    // With the rights to all companies and the data directory of the former one, from where that ended; after that it
-    // knows its own position.
+    // With the rights to all companies and the data directory of the former one, from where that
+    // ended; after that it knows its own position.
     let creds = scene.nats.server_creds("latter", COMPANIES, None);
     let data_dir = scene.eds.data_dir().display().to_string();
     let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map())

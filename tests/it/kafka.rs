@@ -1,4 +1,5 @@
-//! Kafka: what is in the topic afterwards, where, in which order, and what is said when it cannot be.
+//! Kafka: what is in the topic afterwards, where, in which order, and what is said when it cannot
+//! be.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -152,8 +153,8 @@ pub fn identity(payload: &[u8]) -> String {
     ["table", "key", "mvccTimestamp", "id"].map(|field| event[field].to_string()).join(" ")
 }
 
-/// Everything is there, repeats have one key, and each partition is in the order of the stream once repeats are passed
-/// over. Returns how many repeats there are.
+/// Everything is there, repeats have one key, and each partition is in the order of the stream once
+/// repeats are passed over. Returns how many repeats there are.
 fn assert_whole(found: &[Read], published: &BTreeSet<String>) -> usize {
     let there: BTreeSet<String> = found.iter().map(|read| identity(&read.value)).collect();
     let (missing, strange) =
@@ -189,8 +190,8 @@ fn assert_whole(found: &[Read], published: &BTreeSet<String>) -> usize {
     repeats
 }
 
-/// A stream with kills: nothing is missing, nothing is out of order, and what was written before a kill is not written
-/// again.
+/// A stream with kills: nothing is missing, nothing is out of order, and what was written before a
+/// kill is not written again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_events_are_there_after_kills() {
     let nats = Nats::start().await;
@@ -279,7 +280,8 @@ async fn errors_of_brokers_pass() {
     assert_whole(&messages(&cluster.bootstrap_servers(), "mock"), &published);
 }
 
-/// A message that the topic would not take becomes a dead letter before anything is sent; the rest keeps its order.
+/// A message that the topic would not take becomes a dead letter before anything is sent; the rest
+/// keeps its order.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_becomes_a_dead_letter() {
     let kafka = shared();

@@ -1,4 +1,5 @@
-//! All integration tests in one binary: `cargo x test` installs and starts the servers that they need.
+//! All integration tests in one binary: `cargo x test` installs and starts the servers that they
+//! need.
 
 mod bad_input;
 mod cli;

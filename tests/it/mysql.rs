@@ -1,4 +1,5 @@
-//! What is MySQL's and MariaDB's own: logins, TLS, older tables, locks, names of tables in lower case.
+//! What is MySQL's and MariaDB's own: logins, TLS, older tables, locks, names of tables in lower
+//! case.
 
 use std::time::Duration;
 
@@ -103,7 +104,8 @@ async fn every_tls_mode_does_what_it_says() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot encrypt"));
 }
 
-/// A table of the predecessor's keeps its types; columns are added, NOT NULL is taken back, nothing else is altered.
+/// A table of the predecessor's keeps its types; columns are added, NOT NULL is taken back, nothing
+/// else is altered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_the_predecessor_keeps_working() {
     for flavour in BOTH {
@@ -267,7 +269,8 @@ async fn another_database_is_written_to() {
     );
 }
 
-/// A server that takes small packets only gets small ones; a row that is larger becomes a dead letter.
+/// A server that takes small packets only gets small ones; a row that is larger becomes a dead
+/// letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_packets_are_kept_to() {
     let server = MySql::start_with(Flavour::MariaDb, &["max-allowed-packet=1M"]).await;

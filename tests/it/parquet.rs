@@ -91,7 +91,8 @@ fn events(found: &[Read]) -> Vec<Value> {
     found.iter().flat_map(|file| file.rows.iter().map(move |row| event(file, row))).collect()
 }
 
-/// Each event by what it is known by, of its key the row's id only, with a number for the row that it left.
+/// Each event by what it is known by, of its key the row's id only, with a number for the row that
+/// it left.
 fn prints<'a>(shop: &Shop, events: impl Iterator<Item = &'a Value>) -> BTreeMap<String, u64> {
     let print = |event: &Value| {
         let table = shop
@@ -213,7 +214,8 @@ async fn each_change_is_in_one_object_after_kills() {
     assert_whole(&shop, &stream, &read_all(dir.path()));
 }
 
-/// A full export: a row for each row, whose files are named by what is in them; a second one adds nothing.
+/// A full export: a row for each row, whose files are named by what is in them; a second one adds
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_arrives_whole() {
     let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
@@ -232,8 +234,8 @@ async fn an_export_arrives_whole() {
     assert_equal(&shop, events);
 }
 
-/// What does not fit its column becomes a dead letter, and the rest of its batch is there; each model version has files of its
-/// own; values at their ends come back as they are.
+/// What does not fit its column becomes a dead letter, and the rest of its batch is there; each
+/// model version has files of its own; values at their ends come back as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_are_what_the_schema_says() {
     let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));

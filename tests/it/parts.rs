@@ -1,4 +1,5 @@
-//! Files of many changes, in a folder and in S3: each change is in one of them, once, whatever happened meanwhile.
+//! Files of many changes, in a folder and in S3: each change is in one of them, once, whatever
+//! happened meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;

@@ -1,4 +1,5 @@
-//! What PostgreSQL holds after values, shapes and errors of every kind, read back with a client of its own.
+//! What PostgreSQL holds after values, shapes and errors of every kind, read back with a client of
+//! its own.
 
 use std::process::Output;
 

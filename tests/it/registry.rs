@@ -1,4 +1,5 @@
-//! Schemas from HQ: the map at the start, single versions later, the state store after a restart, patience with outages.
+//! Schemas from HQ: the map at the start, single versions later, the state store after a restart,
+//! patience with outages.
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! S3 against a server that checks signatures: what is there afterwards, under which names, and what is said.
+//! S3 against a server that checks signatures: what is there afterwards, under which names, and
+//! what is said.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -38,7 +39,8 @@ fn assert_equal(shop: &Shop, folder: &Path) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Two changes of a row within a second are both kept, in whatever order they come; repeats change nothing.
+/// Two changes of a row within a second are both kept, in whatever order they come; repeats change
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_overwritten_unseen() {
     let server = shared();

@@ -1,4 +1,5 @@
-//! What is particular to Snowflake: logins, a session that ends or is throttled, lost answers, the stage, cost.
+//! What is particular to Snowflake: logins, a session that ends or is throttled, lost answers, the
+//! stage, cost.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -125,7 +126,8 @@ async fn who_is_not_let_in_learns_why() {
     }
 }
 
-/// A batch that is large goes over the stage, wherever Snowflake has it; deletes too. The history names the batch.
+/// A batch that is large goes over the stage, wherever Snowflake has it; deletes too. The history
+/// names the batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_batches_go_over_the_stage() {
     let server = shared();
@@ -208,8 +210,8 @@ async fn with_after_the_later_updated_date_stays() {
     }
 }
 
-/// Sessions expire, answers get lost, the service throttles, takes its time, forgets sessions with a transaction open;
-/// EDS is killed at any moment.
+/// Sessions expire, answers get lost, the service throttles, takes its time, forgets sessions with
+/// a transaction open; EDS is killed at any moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     let nats = Nats::start().await;
@@ -303,7 +305,8 @@ async fn the_update_strategy_is_a_flag_too() {
     );
 }
 
-/// Whoever has its transaction ended at the beginning or the end of an import is told so; the same command goes on.
+/// Whoever has its transaction ended at the beginning or the end of an import is told so; the same
+/// command goes on.
 async fn import_until_done(importing: &Importing, url: &str, args: &[&str]) {
     for _ in 0..10 {
         let output = importing.run(url, args).await;
@@ -316,7 +319,8 @@ async fn import_until_done(importing: &Importing, url: &str, args: &[&str]) {
     panic!("the import does not come to its end");
 }
 
-/// A full export, and another one over what is there: the table stays, and so does what hangs on it.
+/// A full export, and another one over what is there: the table stays, and so does what hangs on
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_arrives_whole() {
     let server = shared();

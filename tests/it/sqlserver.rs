@@ -1,4 +1,5 @@
-//! What is SQL Server's own: its errors, its logins, tables that the predecessor of EDS made; against the stand-in.
+//! What is SQL Server's own: its errors, its logins, tables that the predecessor of EDS made;
+//! against the stand-in.
 
 use serde_json::{Value, json};
 
@@ -18,7 +19,8 @@ fn events(count: usize, text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Deadlocks, failovers, lost connections and lost answers: waited for, nothing is lost, doubled or made a dead letter.
+/// Deadlocks, failovers, lost connections and lost answers: waited for, nothing is lost, doubled or
+/// made a dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_that_pass_are_survived() {
     let schemas = json!({"t": schema("t", "1", json!({"text": {"type": "string"}}))});
@@ -89,7 +91,8 @@ async fn errors_that_pass_are_survived() {
     }
 }
 
-/// A unique index of the customer's: the row that breaks it becomes a dead letter, and nothing shows its value.
+/// A unique index of the customer's: the row that breaks it becomes a dead letter, and nothing
+/// shows its value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_unique_index_sets_one_change_aside() {
     let server = shared();
@@ -144,7 +147,8 @@ async fn wrong_logins_and_places_are_named() {
     );
 }
 
-/// A table of the predecessor's: keys and enumerations of one code page, times as they were written.
+/// A table of the predecessor's: keys and enumerations of one code page, times as they were
+/// written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_the_predecessor_keeps_working() {
     let server = shared();
@@ -189,8 +193,9 @@ async fn a_table_of_the_predecessor_keeps_working() {
     );
 }
 
-/// Among many rows of a bulk load, one that is not of its column's type and one that is too long become dead letters, and the
-/// load that was announced to the server is ended: the connection goes on.
+/// Among many rows of a bulk load, one that is not of its column's type and one that is too long
+/// become dead letters, and the load that was announced to the server is ended: the connection goes
+/// on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_row_does_not_break_a_bulk_load() {
     let server = FakeSqlServer::start();

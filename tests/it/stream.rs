@@ -1,4 +1,5 @@
-//! Real NATS with a credential's narrow rights, real PostgreSQL, the real binary: the destination ends equal to the shop.
+//! Real NATS with a credential's narrow rights, real PostgreSQL, the real binary: the destination
+//! ends equal to the shop.
 
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ async fn two_hundred_thousand_events_end_equal_in_mariadb() {
     whatever_happens(&mut MySql::start(Flavour::MariaDb).await).await;
 }
 
-/// One stream, three destinations: undisturbed, with 20 kills, with both servers restarted underneath.
+/// One stream, three destinations: undisturbed, with 20 kills, with both servers restarted
+/// underneath.
 async fn whatever_happens(server: &mut dyn Keeper) {
     let mut nats = Nats::start().await;
     let mut shop = Shop::new(42, ShopOptions::default());
@@ -81,7 +83,8 @@ async fn whatever_happens(server: &mut dyn Keeper) {
     assert_nothing_pending(&nats, "eds-s1-restarted").await;
 }
 
-/// After a kill with thousands delivered and unacknowledged, they are applied at once, not after the ack wait.
+/// After a kill with thousands delivered and unacknowledged, they are applied at once, not after
+/// the ack wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_delivered_before_a_kill_is_back_at_once() {
     let mut scene = Scene::new("s2", 5).await;
@@ -119,7 +122,8 @@ async fn what_was_delivered_before_a_kill_is_back_at_once() {
     scene.assert_equal().await;
 }
 
-/// A destination that is put back to an earlier state is brought up to date again, from its own checkpoint.
+/// A destination that is put back to an earlier state is brought up to date again, from its own
+/// checkpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_destination_catches_up() {
     let mut scene = Scene::new("s3", 6).await;

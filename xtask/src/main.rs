@@ -1,4 +1,5 @@
-//! The project's own tasks: `cargo x services | test | ci | bench NAME`. Needs nothing but Rust to begin with.
+//! The project's own tasks: `cargo x services | test | ci | bench NAME`. Needs nothing but Rust to
+//! begin with.
 
 mod services;
 
@@ -105,6 +106,7 @@ fn ci() -> TaskResult {
     }
     run("cargo", &["test", "--workspace", "--no-fail-fast"])?;
     services::cargo_deny()?;
-    // Advisories need a database from outside; they are looked at by hand: `cargo deny check advisories`.
+    // Advisories need a database from outside; they are looked at by hand: `cargo deny check
+    // advisories`.
     run("target/services/bin/cargo-deny", &["check", "bans", "licenses", "sources"])
 }

@@ -1,4 +1,5 @@
-//! Installs what the tests need and the machine lacks, once: later runs find it in `target/services/bin`.
+//! Installs what the tests need and the machine lacks, once: later runs find it in
+//! `target/services/bin`.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -34,8 +35,8 @@ pub fn install() -> TaskResult {
     kafka()
 }
 
-/// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests bring. Files of changes are
-/// read back with the same DuckDB, and with Apache Arrow.
+/// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests
+/// bring. Files of changes are read back with the same DuckDB, and with Apache Arrow.
 fn snowflake() -> TaskResult {
     python_packages(
         "snowflake",
@@ -174,7 +175,8 @@ fn package(names: &str, missing: &str) -> TaskResult {
     )
 }
 
-/// Microsoft's parser of T-SQL, out of Python packages: the directory that it is in, and the Python to run it with.
+/// Microsoft's parser of T-SQL, out of Python packages: the directory that it is in, and the Python
+/// to run it with.
 pub fn tsql_parser() -> Result<(PathBuf, String), String> {
     const DLL: &str = "Microsoft.SqlServer.TransactSql.ScriptDom.dll";
     let place = root().join("target/services/tsql");

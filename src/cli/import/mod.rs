@@ -99,7 +99,8 @@ pub struct Import {
     /// Replace this existing table though EDS did not make it
     #[arg(long, value_name = "TABLE")]
     adopt: Vec<String>,
-    /// By HQ, of a server that runs: nobody is at a terminal, and one that was begun by hand with other choices is over.
+    /// By HQ, of a server that runs: nobody is at a terminal, and one that was begun by hand with
+    /// other choices is over.
     #[arg(skip)]
     ordered: bool,
 }

@@ -1,4 +1,5 @@
-//! Where an import's files come from: a directory, or a job of HQ whose files are downloaded while others load.
+//! Where an import's files come from: a directory, or a job of HQ whose files are downloaded while
+//! others load.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -230,7 +230,8 @@ fn write(folder: &Path, index: usize, name: &Name, stored: &Stored<'_>) -> io::R
     placed
 }
 
-/// Gives the finished file its name. Linking fails where the name is taken, so nothing is replaced unseen.
+/// Gives the finished file its name. Linking fails where the name is taken, so nothing is replaced
+/// unseen.
 fn place(
     folder: &Path,
     finished: &Path,
@@ -256,7 +257,8 @@ fn place(
     if older_is_there { fs::rename(finished, &wanted) } else { Ok(()) }
 }
 
-/// The same for a file of many changes: what an earlier try left under its name is replaced, what others left is kept.
+/// The same for a file of many changes: what an earlier try left under its name is replaced, what
+/// others left is kept.
 fn place_part(
     folder: &Path,
     finished: &Path,

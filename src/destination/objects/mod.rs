@@ -15,7 +15,8 @@ pub const ABILITIES: Abilities = Abilities {
     flush_interval_preferred: Duration::ZERO,
 };
 
-/// The same where an object holds many changes: a file costs a request, and whoever reads them wants few.
+/// The same where an object holds many changes: a file costs a request, and whoever reads them
+/// wants few.
 pub const BATCHED: Abilities = Abilities {
     batch_changes_max: 20_000,
     batch_bytes_max: 16 << 20,

@@ -6,7 +6,8 @@ use crate::validator::Validator;
 /// The longest part of a name; file systems take 255 bytes.
 const PART_BYTES_MAX: usize = 180;
 
-/// Where an event is stored under the folder: `<table>/<unix-seconds>-<primary key>.json`, or where the user's rules say.
+/// Where an event is stored under the folder: `<table>/<unix-seconds>-<primary key>.json`, or where
+/// the user's rules say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     pub folder: String,
@@ -35,7 +36,8 @@ impl Name {
         }
     }
 
-    /// Of a path whose values are parts already; what a person wrote between them must not climb either.
+    /// Of a path whose values are parts already; what a person wrote between them must not climb
+    /// either.
     fn wished(path: &str) -> Option<Name> {
         let safe = |segment: &str| {
             if segment.starts_with('.') {
@@ -74,7 +76,8 @@ impl Name {
     }
 }
 
-/// Text as one part of a path: what could separate, climb or hide is percent-encoded; what is too long ends in a hash.
+/// Text as one part of a path: what could separate, climb or hide is percent-encoded; what is too
+/// long ends in a hash.
 pub fn part(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, c) in text.chars().enumerate() {
@@ -99,8 +102,8 @@ pub fn part(text: &str) -> String {
     out
 }
 
-/// Of two events of one name: whether the one that is `there` is the older, and the version by which the older is kept.
-/// Whatever cannot be read as an event counts as the oldest.
+/// Of two events of one name: whether the one that is `there` is the older, and the version by
+/// which the older is kept. Whatever cannot be read as an event counts as the oldest.
 pub fn older(there: &[u8], new: &Event) -> (bool, String) {
     match Decoder::default().decode(there.to_vec().into()) {
         Ok(event) if age(&event) <= age(new) => (true, event.mvcc().into_owned()),

@@ -1,4 +1,5 @@
-//! A Parquet file of changes: what happened to each row, and the row's columns, typed by its table's schema.
+//! A Parquet file of changes: what happened to each row, and the row's columns, typed by its
+//! table's schema.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use super::parts::Unpacked;
 use crate::change::value::{self, TypeMismatch, Value};
 use crate::change::{Change, ColumnType, TableSchema};
 
-/// Begins the names of the columns that tell of the change. A column of a table that begins so gets a `_` at its end.
+/// Begins the names of the columns that tell of the change. A column of a table that begins so gets
+/// a `_` at its end.
 const OURS: &str = "_eds_";
 const ZSTD_LEVEL: i32 = 3;
 
@@ -57,8 +59,8 @@ impl From<ParquetError> for Unpacked {
     }
 }
 
-/// The file of `changes`, which have this schema: one row group, packed by zstd. Every column may be null; of a delete,
-/// all are but the key.
+/// The file of `changes`, which have this schema: one row group, packed by zstd. Every column may
+/// be null; of a delete, all are but the key.
 pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, Unpacked> {
     let about = ABOUT.iter().map(|(name, kind, _)| field(&format!("{OURS}{name}"), *kind));
     let columns = schema.columns.iter().map(|column| match column.name.starts_with(OURS) {
@@ -104,7 +106,8 @@ fn properties(schema: &TableSchema) -> Result<WriterProperties, ParquetError> {
         .build())
 }
 
-/// JSON is text: what reads files knows how to look into it, and not everything knows Parquet's type for it.
+/// JSON is text: what reads files knows how to look into it, and not everything knows Parquet's
+/// type for it.
 fn field(name: &str, kind: ColumnType) -> Result<Type, ParquetError> {
     let (physical, logical) = match kind {
         ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => {

@@ -1,4 +1,5 @@
-//! Files of many changes: those of one table and hour that a batch brought, named by their places in the stream.
+//! Files of many changes: those of one table and hour that a batch brought, named by their places
+//! in the stream.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -71,9 +72,10 @@ struct PartGroup<'a> {
     changes: Vec<&'a Change>,
 }
 
-/// The files of a batch, `table=<table>/date=<date>/hour=<hour>/part-<first>-<last>-<hash>.<format>`: date and hour are
-/// those of the events, in UTC, first and last their sequences in the stream. The hash tells consumers and streams apart.
-/// The same batch comes to the same files.
+/// The files of a batch,
+/// `table=<table>/date=<date>/hour=<hour>/part-<first>-<last>-<hash>.<format>`: date and hour are
+/// those of the events, in UTC, first and last their sequences in the stream. The hash tells
+/// consumers and streams apart. The same batch comes to the same files.
 pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>, Failure> {
     let mut found: BTreeMap<(String, Option<&str>), PartGroup<'_>> = BTreeMap::new();
     for (_, change) in batch.ordered() {

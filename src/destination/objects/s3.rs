@@ -1,4 +1,5 @@
-//! S3 and what speaks its protocol: one object per change, or of many changes, nothing overwritten unseen.
+//! S3 and what speaks its protocol: one object per change, or of many changes, nothing overwritten
+//! unseen.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -119,7 +120,8 @@ impl BucketPath {
         })
     }
 
-    /// Whether the service takes a write on condition that nothing is there yet. Google does in another way than S3.
+    /// Whether the service takes a write on condition that nothing is there yet. Google does in
+    /// another way than S3.
     fn takes_conditions(&self) -> bool {
         !self.endpoint.as_deref().is_some_and(|e| e.contains("googleapis.com"))
     }
@@ -189,7 +191,8 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     Ok(Box::new(objects))
 }
 
-/// What an error began with: what is around it names objects, and so keys of rows. A service's answer names them too.
+/// What an error began with: what is around it names objects, and so keys of rows. A service's
+/// answer names them too.
 fn innermost(error: &object_store::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
@@ -335,7 +338,8 @@ impl Objects {
         }
     }
 
-    /// Stores a file of many changes: what an earlier try left under its name is replaced, what others left is kept.
+    /// Stores a file of many changes: what an earlier try left under its name is replaced, what
+    /// others left is kept.
     async fn place_part(&self, part: Part, is_repeat: bool) -> Result<(), Failure> {
         let (folder, content) = (&part.name.folder, Bytes::from(part.content));
         let wanted = self.path(&format!("{folder}/{}", part.name.file()))?;

@@ -11,7 +11,8 @@ pub struct Dialect {
     /// The column type of each kind, in the order of [`ColumnType::ALL`].
     pub types: [&'static str; 8],
     pub integer: &'static str,
-    /// The type of a text column of the primary key: every difference between two keys has to count.
+    /// The type of a text column of the primary key: every difference between two keys has to
+    /// count.
     pub text_key: &'static str,
     /// The type of the name under which a checkpoint is kept.
     pub consumer: &'static str,
@@ -60,7 +61,8 @@ pub enum Merge {
     OnDuplicateKey,
     /// UPDATE … FROM, then INSERT … WHERE NOT EXISTS: two statements, from a table of rows.
     UpdateThenInsert,
-    /// MERGE INTO … USING: keys are not enforced, so nothing else keeps a row from being there twice.
+    /// MERGE INTO … USING: keys are not enforced, so nothing else keeps a row from being there
+    /// twice.
     MergeInto,
 }
 
@@ -204,7 +206,8 @@ pub const SQLSERVER: Dialect = Dialect {
     has_schemas: true,
 };
 
-/// The types that the predecessor of EDS made; primary keys are declared, but Snowflake does not enforce them.
+/// The types that the predecessor of EDS made; primary keys are declared, but Snowflake does not
+/// enforce them.
 pub const SNOWFLAKE: Dialect = Dialect {
     name: "Snowflake",
     quotes: ('"', '"'),

@@ -57,8 +57,8 @@ impl From<&str> for Parameter {
     }
 }
 
-/// A column that a database lists: table (as the source calls it), column, whether it takes NULL, place in the
-/// primary key (0: none).
+/// A column that a database lists: table (as the source calls it), column, whether it takes NULL,
+/// place in the primary key (0: none).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedColumn {
     pub table: String,
@@ -102,12 +102,13 @@ pub trait Connection: Send {
             format!("the type of column {column:?} of table {table:?} is not known"),
         ))
     }
-    /// Ends the sessions that are marked with `mark`, so that one which hangs within a transaction holds no locks any
-    /// more. Nothing where the database has no such means.
+    /// Ends the sessions that are marked with `mark`, so that one which hangs within a transaction
+    /// holds no locks any more. Nothing where the database has no such means.
     async fn terminate_sessions(&mut self, _tag: SessionTag) -> Result<(), Failure> {
         Ok(())
     }
-    /// Ends what an import left open that was cut off. Nothing where a connection's end ends that, too.
+    /// Ends what an import left open that was cut off. Nothing where a connection's end ends that,
+    /// too.
     async fn terminate_loads(&mut self) -> Result<(), Failure> {
         Ok(())
     }
@@ -115,8 +116,8 @@ pub trait Connection: Send {
     async fn tag_session(&mut self, _tag: SessionTag) -> Result<(), Failure> {
         Ok(())
     }
-    /// Whether COMMIT says nothing where another session has ended the transaction before it. Then what it should have
-    /// written is looked for.
+    /// Whether COMMIT says nothing where another session has ended the transaction before it. Then
+    /// what it should have written is looked for.
     fn commit_may_be_void(&self) -> bool {
         false
     }
@@ -124,7 +125,8 @@ pub trait Connection: Send {
     fn is_lock_wait(&self, _failure: &Failure) -> bool {
         false
     }
-    /// The sessions that hold locks on the tables, for people; none where the database does not tell.
+    /// The sessions that hold locks on the tables, for people; none where the database does not
+    /// tell.
     async fn lock_holders(
         &mut self,
         _renderer: &Renderer,
@@ -141,7 +143,8 @@ pub trait Connection: Send {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure>;
-    /// Begins a transaction, writes all groups and advances the checkpoint; how many checkpoints that touched.
+    /// Begins a transaction, writes all groups and advances the checkpoint; how many checkpoints
+    /// that touched.
     async fn transact(
         &mut self,
         renderer: &Renderer,
@@ -163,7 +166,8 @@ pub trait Connection: Send {
         }
         self.change(&fence.sql, &fence.parameters).await
     }
-    /// The checkpoint first: whoever holds its row is alone with the tables. `begin` begins the transaction.
+    /// The checkpoint first: whoever holds its row is alone with the tables. `begin` begins the
+    /// transaction.
     async fn transact_after_fence(
         &mut self,
         renderer: &Renderer,
@@ -187,8 +191,8 @@ pub trait Connection: Send {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure>;
-    /// Makes the session ready to load whole tables: what it commits may be lost in a power cut, until another session
-    /// commits durably after it.
+    /// Makes the session ready to load whole tables: what it commits may be lost in a power cut,
+    /// until another session commits durably after it.
     async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         Ok(())
     }
@@ -210,8 +214,8 @@ pub trait Connection: Send {
     ) -> Result<(), Failure> {
         self.write(renderer, batch, group).await
     }
-    /// Makes what is cheaper made after the load, and gives `staged` what people have given to the old table. How many
-    /// rows were removed because another one has their key. Repeatable.
+    /// Makes what is cheaper made after the load, and gives `staged` what people have given to the
+    /// old table. How many rows were removed because another one has their key. Repeatable.
     async fn finish_load(
         &mut self,
         _renderer: &Renderer,
@@ -228,7 +232,8 @@ pub trait Connection: Send {
     ) -> Result<Option<String>, Failure> {
         Ok(None)
     }
-    /// What has to be done once `staged` has taken the table's place, asked before: so that nothing of the old is lost.
+    /// What has to be done once `staged` has taken the table's place, asked before: so that nothing
+    /// of the old is lost.
     async fn copied_ddl(
         &mut self,
         _renderer: &Renderer,
@@ -242,7 +247,8 @@ pub trait Connection: Send {
         Self: Sized;
 }
 
-/// By what the sessions of one process that keep one checkpoint are found: whoever holds an epoch is alone with it.
+/// By what the sessions of one process that keep one checkpoint are found: whoever holds an epoch
+/// is alone with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionTag(pub u64);
 
@@ -380,8 +386,8 @@ impl<C: Connection> SqlDestination<C> {
         Ok(Some((*epoch, position)))
     }
 
-    /// Raises the epoch above what is recorded and above what this process held, if the checkpoint is still as it was
-    /// read: a predecessor may commit until then.
+    /// Raises the epoch above what is recorded and above what this process held, if the checkpoint
+    /// is still as it was read: a predecessor may commit until then.
     async fn take(&mut self) -> Result<Option<Position>, Failure> {
         let mut failure = Failure::unavailable(format!(
             "the checkpoint of {} changes faster than it can be taken",
@@ -520,7 +526,8 @@ impl<C: Connection> Destination for SqlDestination<C> {
             }
             Claim::Verify => match self.read_checkpoint().await? {
                 Some((epoch, _)) if epoch == self.epoch.get() => {
-                    // What an earlier session of this process left half done is over before it is looked at.
+                    // What an earlier session of this process left half done is over before it is
+                    // looked at.
                     self.connection.terminate_sessions(self.session_tag(epoch)).await?;
                     self.connection.tag_session(self.session_tag(epoch)).await?;
                     Ok(self.read_checkpoint().await?.and_then(|(_, position)| position))
@@ -587,8 +594,8 @@ fn void_commit() -> Failure {
     Failure::unavailable("another session ended the transaction before it was committed")
 }
 
-/// The change at `index` does not fit: all changes of the batch that do not, or it alone where only this database
-/// minds.
+/// The change at `index` does not fit: all changes of the batch that do not, or it alone where only
+/// this database minds.
 pub fn refused(batch: &Batch, table: &str, index: u32, why: &value::TypeMismatch) -> Failure {
     let all = batch.type_mismatches();
     let known = all.iter().any(|(culprit, _)| *culprit == index);

@@ -1,4 +1,5 @@
-//! The SQL that EDS writes, made from a dialect and a schema. Pure; golden files keep every statement.
+//! The SQL that EDS writes, made from a dialect and a schema. Pure; golden files keep every
+//! statement.
 
 use super::dialect::{Create, Dialect, Merge, NotNull};
 use crate::change::{Column, TableSchema};
@@ -8,7 +9,8 @@ pub const CHECKPOINT: &str = "_eds_checkpoint";
 /// The form of the tables that are EDS's own.
 pub const FORMAT: i64 = 1;
 
-/// Where tables are: a schema, where the database has such, and what stands before each table's name.
+/// Where tables are: a schema, where the database has such, and what stands before each table's
+/// name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
     pub schema: Option<String>,
@@ -121,7 +123,8 @@ impl Renderer {
         }
     }
 
-    /// An upsert of whole rows; `source` yields the schema's columns in order: `VALUES (…)` or `SELECT … FROM …`.
+    /// An upsert of whole rows; `source` yields the schema's columns in order: `VALUES (…)` or
+    /// `SELECT … FROM …`.
     pub fn upsert(&self, schema: &TableSchema, source: &str) -> String {
         let set = |each: &dyn Fn(&str) -> String| {
             schema.columns[schema.keys..]
@@ -190,8 +193,8 @@ impl Renderer {
             .join(" AND ")
     }
 
-    /// Updates the rows whose keys the table `stage` has, whose columns are c0, c1, … in the schema's order; nothing where
-    /// every column is part of the key.
+    /// Updates the rows whose keys the table `stage` has, whose columns are c0, c1, … in the
+    /// schema's order; nothing where every column is part of the key.
     pub fn update_from(&self, schema: &TableSchema, stage: &str) -> Option<String> {
         self.update_by(schema, stage, |i| format!("c{i}"))
     }
@@ -236,8 +239,9 @@ impl Renderer {
         )
     }
 
-    /// Writes the rows of `source` over those of their keys, one statement. `source` is a query or the name of a table
-    /// whose columns `name` tells; rows that are there are only written over where `condition` holds.
+    /// Writes the rows of `source` over those of their keys, one statement. `source` is a query or
+    /// the name of a table whose columns `name` tells; rows that are there are only written over
+    /// where `condition` holds.
     pub fn merge(
         &self,
         schema: &TableSchema,
@@ -266,7 +270,8 @@ impl Renderer {
         )
     }
 
-    /// Deletes the rows whose keys the query `source` has, whose columns are c0, c1, … in the schema's order.
+    /// Deletes the rows whose keys the query `source` has, whose columns are c0, c1, … in the
+    /// schema's order.
     pub fn delete_using(&self, schema: &TableSchema, source: &str) -> String {
         format!(
             "DELETE FROM {} AS t USING {source} AS s WHERE {}",
@@ -337,8 +342,8 @@ impl Renderer {
         )
     }
 
-    /// Raises the epoch of a checkpoint that is as it was read. Parameters: new epoch, companies, consumer, the epoch
-    /// and the sequence that were read.
+    /// Raises the epoch of a checkpoint that is as it was read. Parameters: new epoch, companies,
+    /// consumer, the epoch and the sequence that were read.
     pub fn take_checkpoint(&self) -> String {
         let p = self.dialect.parameter;
         let table = self.table(CHECKPOINT);
@@ -370,7 +375,8 @@ impl Renderer {
         )
     }
 
-    /// The fence: parameters are the new sequence and time, consumer, epoch, and the sequence that was written last.
+    /// The fence: parameters are the new sequence and time, consumer, epoch, and the sequence that
+    /// was written last.
     pub fn advance_checkpoint(&self) -> String {
         let p = self.dialect.parameter;
         let table = self.table(CHECKPOINT);

@@ -91,7 +91,8 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|e| Err(Failure::unavailable(format!("the SQLite thread ended: {e}"))))
 }
 
-/// The connection is away while a thread works with it; a call that was dropped half way takes it along.
+/// The connection is away while a thread works with it; a call that was dropped half way takes it
+/// along.
 struct SqliteConnection {
     connection: Option<rusqlite::Connection>,
 }
@@ -238,7 +239,8 @@ impl Connection for SqliteConnection {
         .await
     }
 
-    /// In WAL mode nothing can be torn by that, and the swap at the end is synced with everything before it.
+    /// In WAL mode nothing can be torn by that, and the swap at the end is synced with everything
+    /// before it.
     async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         self.execute(&format!("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{LOAD_CACHE_KIB}"))
             .await
@@ -325,7 +327,8 @@ fn failure(error: &rusqlite::Error) -> Failure {
             | ErrorCode::CannotOpen
             | ErrorCode::DatabaseCorrupt,
         ) => FailureKind::Misconfigured,
-        // A missing table or column is an SQL error like any other; whoever dropped it, EDS makes it anew.
+        // A missing table or column is an SQL error like any other; whoever dropped it, EDS makes
+        // it anew.
         Some(ErrorCode::Unknown | ErrorCode::SchemaChanged)
             if text.contains("no such") || text.contains("has no column") =>
         {

@@ -1,5 +1,5 @@
-//! The few calls of JetStream's management interface that EDS needs, all under `$JS.API.CONSUMER.>`: the rights of a
-//! credential end there.
+//! The few calls of JetStream's management interface that EDS needs, all under
+//! `$JS.API.CONSUMER.>`: the rights of a credential end there.
 
 use std::time::Duration;
 
@@ -119,8 +119,9 @@ pub struct ConsumerInfo {
 }
 
 impl ConsumerInfo {
-    /// Everything up to this stream sequence is acknowledged; `None` where the server does not tell. A consumer that
-    /// was made at a start sequence reports 0 until its first acknowledgement.
+    /// Everything up to this stream sequence is acknowledged; `None` where the server does not
+    /// tell. A consumer that was made at a start sequence reports 0 until its first
+    /// acknowledgement.
     pub fn floor(&self) -> Option<u64> {
         if self.config.deliver_policy == DeliverPolicy::ByStartSequence {
             return Some(

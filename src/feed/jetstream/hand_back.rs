@@ -1,4 +1,5 @@
-//! The way back: the durable in the form that the Go program makes, which knows start times and no start sequences.
+//! The way back: the durable in the form that the Go program makes, which knows start times and no
+//! start sequences.
 
 use super::api::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use super::{JetStream, STREAM};
@@ -15,8 +16,9 @@ impl JetStream {
         self.existing().await
     }
 
-    /// Makes the durable anew in that form, from the first message that is not acknowledged; since when it delivers,
-    /// and what it is like now. What was published at that very moment may be delivered once more.
+    /// Makes the durable anew in that form, from the first message that is not acknowledged; since
+    /// when it delivers, and what it is like now. What was published at that very moment may be
+    /// delivered once more.
     pub async fn hand_back(&mut self) -> Result<(String, ConsumerInfo), FeedError> {
         let missing = || {
             FeedError::Misconfigured(format!(
@@ -33,7 +35,8 @@ impl JetStream {
             )));
         };
         let since = match info.num_pending + info.num_ack_pending {
-            // Nothing waits: what comes from now on is wanted, by the server's clock, which may not be ours.
+            // Nothing waits: what comes from now on is wanted, by the server's clock, which may not
+            // be ours.
             0 => None,
             _ => self.oldest_time(floor + 1).await,
         };

@@ -1,4 +1,5 @@
-//! Who we are to NATS: what a credentials file says about the server, its companies and its session.
+//! Who we are to NATS: what a credentials file says about the server, its companies and its
+//! session.
 
 use std::collections::BTreeSet;
 use std::path::Path;

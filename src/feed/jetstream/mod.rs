@@ -47,7 +47,8 @@ pub struct JetStream {
     api: Api,
     settings: JetStreamSettings,
     opening: Option<OpenPull>,
-    /// Where the consumer stood when it was opened: once deliveries are under way, the server does not tell any more.
+    /// Where the consumer stood when it was opened: once deliveries are under way, the server does
+    /// not tell any more.
     opened_at: Option<u64>,
 }
 
@@ -99,7 +100,8 @@ impl JetStream {
         format!("consumer {} on stream {STREAM}", self.settings.durable)
     }
 
-    /// Somebody who pulls all the time is another EDS; a pull left by one that died ends within its expiry.
+    /// Somebody who pulls all the time is another EDS; a pull left by one that died ends within its
+    /// expiry.
     async fn alone(&self, mut info: ConsumerInfo) -> Result<ConsumerInfo, FeedError> {
         let deadline = Instant::now() + WAITING_GONE_MAX;
         while info.num_waiting > 0 {
@@ -144,7 +146,8 @@ impl JetStream {
         Ok(info)
     }
 
-    /// The consumer at `after`: as it is where it stands there with nothing under way, else made anew.
+    /// The consumer at `after`: as it is where it stands there with nothing under way, else made
+    /// anew.
     async fn stand_at(
         &self,
         after: Option<Position>,
@@ -242,7 +245,8 @@ impl JetStream {
     fn first_start(&self, existing: Option<&ConsumerInfo>) -> (ConsumerConfig, Vec<String>) {
         let wanted = self.wanted();
         if let Some(info) = existing {
-            // Made by upstream, with deliveries under way and none acknowledged: they began when it was made.
+            // Made by upstream, with deliveries under way and none acknowledged: they began when it
+            // was made.
             let since = info.config.opt_start_time.clone().unwrap_or_else(|| info.created.clone());
             return (
                 ConsumerConfig {
@@ -267,8 +271,8 @@ impl JetStream {
         }
     }
 
-    /// Changes after our position are no longer in the stream. Whether any was for us shows the time at which nothing
-    /// was pending: retention removes the oldest first.
+    /// Changes after our position are no longer in the stream. Whether any was for us shows the
+    /// time at which nothing was pending: retention removes the oldest first.
     async fn gap(
         &self,
         position: Position,

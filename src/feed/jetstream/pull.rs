@@ -1,4 +1,5 @@
-//! Pulls that never overlap: the next one is asked for when the last message of a batch, or its end, has arrived.
+//! Pulls that never overlap: the next one is asked for when the last message of a batch, or its
+//! end, has arrived.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,8 +18,9 @@ use crate::feed::{Delivery, Encoding, FeedError, Signal};
 const PULL_BYTES_MAX: usize = 8 << 20;
 /// A single message may be as large as a NATS server can be made to allow.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// After so long the server ends a pull that has found nothing: the sign of life of an idle stream. There is no idle
-/// heartbeat on purpose: with one, the server drops a refused pull silently instead of answering 409.
+/// After so long the server ends a pull that has found nothing: the sign of life of an idle stream.
+/// There is no idle heartbeat on purpose: with one, the server drops a refused pull silently
+/// instead of answering 409.
 const PULL_EXPIRES: Duration = Duration::from_secs(5);
 /// Grace beyond that, after which the pull is taken for lost.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -260,7 +262,8 @@ impl OpenPull {
             (409, "Consumer Deleted") => {
                 Ok(PullMessage::Signal(Signal::Lost("the consumer was deleted".into())))
             }
-            // Our own pull from before a reconnect, or another process's, holds the only place: it ends within 5 s.
+            // Our own pull from before a reconnect, or another process's, holds the only place: it
+            // ends within 5 s.
             (409, "Exceeded MaxWaiting" | "Leadership Change" | "Server Shutdown") => {
                 self.left = 0;
                 self.not_before = Instant::now() + REFUSED_WAIT;

@@ -1,4 +1,5 @@
-//! Imports into keepers of changes: each row is an event like any other, and the state file knows how far it is.
+//! Imports into keepers of changes: each row is an event like any other, and the state file knows
+//! how far it is.
 
 use std::sync::Arc;
 

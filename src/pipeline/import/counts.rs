@@ -39,7 +39,8 @@ impl TableCount {
         self.ended.is_some()
     }
 
-    /// How much of this run's work is done, from 0 to 1; by bytes, those of files that are not at hand yet estimated.
+    /// How much of this run's work is done, from 0 to 1; by bytes, those of files that are not at
+    /// hand yet estimated.
     pub fn fraction(&self) -> f64 {
         let before = self.files_done.saturating_sub(self.files_done_here);
         let files = self.files.saturating_sub(before);

@@ -1,4 +1,5 @@
-//! Import: the files of a full export into a destination, in parallel and resumable, and into their places at once.
+//! Import: the files of a full export into a destination, in parallel and resumable, and into their
+//! places at once.
 
 pub mod changes;
 pub mod counts;
@@ -26,8 +27,8 @@ use crate::export::ExportFile;
 use crate::validator::Validator;
 pub use counts::{Counts, TableCount};
 
-/// How long a destination that is away is waited for, in all of one outage, before an import gives up: what it has
-/// done by then is kept.
+/// How long a destination that is away is waited for, in all of one outage, before an import gives
+/// up: what it has done by then is kept.
 pub const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Files that are at hand and wait for a loader.
 const FILES_WAITING_MAX: usize = 64;
@@ -109,7 +110,8 @@ impl std::fmt::Display for BadRow {
     }
 }
 
-/// Why an import did not come to its end. The old tables are as they were, and what was loaded is kept.
+/// Why an import did not come to its end. The old tables are as they were, and what was loaded is
+/// kept.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ImportError {
     #[error("{0}")]

@@ -196,7 +196,8 @@ impl Maker {
     }
 }
 
-/// The event that a row becomes where every change is kept. The same row of the same file has the same id, always.
+/// The event that a row becomes where every change is kept. The same row of the same file has the
+/// same id, always.
 fn event_of(row: &Event, schema: &TableSchema, key: &[&str], file: &FileName, line: u64) -> String {
     let id = xxhash_rust::xxh3::xxh3_128(format!("{}:{line}", file.text).as_bytes());
     let quoted = |token: &str| serde_json::to_string(&*json::text(token)).unwrap_or_default();

@@ -10,7 +10,8 @@ use crate::destination::import::{How, JobStatus, Placement, another_import};
 use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
 
-/// Seals what is not sealed yet, and puts the tables in their places; an outage, a lock among them, is waited for.
+/// Seals what is not sealed yet, and puts the tables in their places; an outage, a lock among them,
+/// is waited for.
 pub async fn finish(
     shared: &Arc<ImportContext>,
     main: Box<dyn Destination>,

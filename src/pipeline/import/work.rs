@@ -1,4 +1,5 @@
-//! One loader: takes file after file, and writes it chunk by chunk; what is refused is narrowed down to its lines.
+//! One loader: takes file after file, and writes it chunk by chunk; what is refused is narrowed
+//! down to its lines.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

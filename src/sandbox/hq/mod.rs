@@ -1,4 +1,5 @@
-//! A stand-in for HQ: schemas, export jobs and their files, servers and their sessions, with faults to order.
+//! A stand-in for HQ: schemas, export jobs and their files, servers and their sessions, with faults
+//! to order.
 
 #[cfg(feature = "jetstream")]
 mod sessions;
@@ -128,7 +129,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SandboxHq {
-    /// Serves `shop` on `port` of this machine, 0 for a free one; files of exports go into `folder`.
+    /// Serves `shop` on `port` of this machine, 0 for a free one; files of exports go into
+    /// `folder`.
     pub async fn start(
         port: u16,
         shop: Arc<Mutex<Shop>>,

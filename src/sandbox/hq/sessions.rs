@@ -43,7 +43,8 @@ pub struct SessionBook {
 }
 
 impl SandboxHq {
-    /// From now on sessions get credentials of `account` for these companies; without one they get none.
+    /// From now on sessions get credentials of `account` for these companies; without one they get
+    /// none.
     pub fn employ(&self, account: Option<Arc<Account>>, companies: &[String]) {
         let mut office = locked(&self.inner.office);
         office.account = account;

@@ -240,7 +240,8 @@ impl SessionLoop<'_> {
         self.upgraded(version, &Err(why.to_owned())).await;
     }
 
-    /// The new program takes the old one's place, and shows with a worker whether it can do the work.
+    /// The new program takes the old one's place, and shows with a worker whether it can do the
+    /// work.
     async fn try_out(&mut self, version: String) -> Option<Ending> {
         let has_worker = self.child.is_some();
         self.end_child().await;
@@ -265,7 +266,8 @@ impl SessionLoop<'_> {
         }
     }
 
-    /// The worker does its work; where it is a new program's, that stays, and the upper half becomes it, too.
+    /// The worker does its work; where it is a new program's, that stays, and the upper half
+    /// becomes it, too.
     pub(super) async fn update_is_good(&mut self) -> Option<Ending> {
         let Update { swap, version, .. } = self.update.take()?;
         swap.keep();
@@ -305,7 +307,8 @@ async fn fetched(
     }
 }
 
-/// HQ's form, checked: the URL, or what is wrong with which field. HQ knows the message by its odd name.
+/// HQ's form, checked: the URL, or what is wrong with which field. HQ knows the message by its odd
+/// name.
 fn validated(scheme: &str, filled: &Filled) -> Map<String, Value> {
     let known = |driver: &&Driver| driver.scheme == scheme || driver.aliases.contains(&scheme);
     let answer = match DRIVERS.iter().find(known).map(|driver| form::url_of(driver, filled)) {

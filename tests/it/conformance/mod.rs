@@ -1,4 +1,5 @@
-//! What every keeper of tables promises, asked of each on a real server, and read back with a client of its own.
+//! What every keeper of tables promises, asked of each on a real server, and read back with a
+//! client of its own.
 
 mod databases;
 mod promises;
@@ -29,7 +30,8 @@ pub trait Database: Send + Sync {
     fn limits(&self) -> DatabaseLimits;
 }
 
-/// What a database itself cannot do, whoever writes to it; the documentation of each destination says so.
+/// What a database itself cannot do, whoever writes to it; the documentation of each destination
+/// says so.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseLimits {
     /// Text cannot hold NUL.
@@ -61,7 +63,8 @@ pub fn replayed(
     said
 }
 
-/// A value as it was read, in one form for all databases: instants in UTC to the microsecond, JSON as JSON.
+/// A value as it was read, in one form for all databases: instants in UTC to the microsecond, JSON
+/// as JSON.
 pub fn canonical(kind: ColumnType, text: Option<&str>) -> Value {
     let Some(text) = text else { return Value::Null };
     match kind {

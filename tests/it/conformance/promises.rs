@@ -122,7 +122,8 @@ pub async fn a_bad_row_leaves_nothing(database: &dyn Database) {
     ok(destination.close().await);
 }
 
-/// A transaction that another session ends just before its COMMIT, which says no word of it, was not applied.
+/// A transaction that another session ends just before its COMMIT, which says no word of it, was
+/// not applied.
 pub async fn a_void_commit_is_no_success(database: &dyn Database, steal: impl Fn(bool)) {
     let (process, words) = (Process::new(database), words());
     let mut destination = process.connect().await;
@@ -156,7 +157,8 @@ pub async fn the_checkpoint_comes_back(database: &dyn Database) {
     let later = Process::new(database);
     let mut destination = later.connect().await;
     assert_eq!(ok(destination.checkpoint(Claim::Acquire).await), Some(at(9)));
-    // A stream that was made anew: a lower sequence, a later time; and a position that stays where it is.
+    // A stream that was made anew: a lower sequence, a later time; and a position that stays where
+    // it is.
     ok(destination.apply(&batch(&words, &[word(1, "C")], Some(at(9)), at(9))).await);
     assert_eq!(ok(destination.checkpoint(Claim::Verify).await), Some(at(9)));
     assert!(later.epoch.get() > process.epoch.get());

@@ -14,7 +14,8 @@ fn journal(events: &[Value]) -> String {
     events.iter().map(|e| format!("{e}\n")).collect()
 }
 
-/// New tables and columns come while streaming; removed columns stay; versions may alternate; NOT NULL yields.
+/// New tables and columns come while streaming; removed columns stay; versions may alternate; NOT
+/// NULL yields.
 pub async fn tables_follow_the_source(database: &dyn Database) {
     let mut first =
         schema("t", "1", json!({"gone": {"type": "string"}, "strict": {"type": "integer"}}));

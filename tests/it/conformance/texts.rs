@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{Database, WAYS, canonical, replayed};
 use crate::services::eds::{schema, upsert};
 
-/// What has broken programs before: quotes of every language, escapes, keywords, templates, invisible and wide characters.
+/// What has broken programs before: quotes of every language, escapes, keywords, templates,
+/// invisible and wide characters.
 const KNOWN: &[&str] = &[
     "",
     " ",

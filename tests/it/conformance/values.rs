@@ -62,7 +62,8 @@ fn expected(kind: ColumnType, (token, integer, number, boolean, time): &Row) -> 
         ColumnType::Number => number.map(Value::from),
         ColumnType::Boolean => boolean.map(Value::from),
         ColumnType::Time => time.map(Value::from),
-        // A number that no double holds stays a number of the document; what the database makes of it is its own affair.
+        // A number that no double holds stays a number of the document; what the database makes of
+        // it is its own affair.
         ColumnType::Object | ColumnType::Array => serde_json::from_str(token).ok(),
     }
 }
@@ -195,7 +196,8 @@ pub async fn instants_keep_their_microseconds(database: &dyn Database) {
     }
 }
 
-/// A column that must not be null gets the zero of its kind; every other one gets null, also over an older value.
+/// A column that must not be null gets the zero of its kind; every other one gets null, also over
+/// an older value.
 pub async fn nulls_and_missing_values(database: &dyn Database) {
     let mut schemas = json!({});
     let (mut journal, mut missing) = (String::new(), String::new());

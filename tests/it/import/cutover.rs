@@ -1,4 +1,5 @@
-//! Where import and stream meet: whatever the order of export, stream and import, the destination ends equal to the shop.
+//! Where import and stream meet: whatever the order of export, stream and import, the destination
+//! ends equal to the shop.
 
 use std::time::Duration;
 
@@ -71,7 +72,8 @@ async fn nothing_is_lost_at_the_cutover(server: &dyn Keeper, name: &str) {
     // First of all an import, with changes under way; the stream begins where its snapshot was.
     place.import_among_changes(&[]).await;
     place.caught_up_and_equal().await;
-    // Again, though the server has moved on beyond the snapshot: what it applied since is applied again.
+    // Again, though the server has moved on beyond the snapshot: what it applied since is applied
+    // again.
     place.changes(500).await;
     place.import_among_changes(&[]).await;
     place.caught_up_and_equal().await;
@@ -106,8 +108,8 @@ async fn nothing_is_lost_at_the_cutover_in_mariadb() {
     nothing_is_lost_at_the_cutover(mysql::shared(Flavour::MariaDb), "cutover-a").await;
 }
 
-/// A server that streams into the tables meanwhile, from another data directory, is stopped by the import, and what it
-/// has applied since the snapshot is not lost.
+/// A server that streams into the tables meanwhile, from another data directory, is stopped by the
+/// import, and what it has applied since the snapshot is not lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
     for server in [postgres::shared() as &dyn Keeper, mysql::shared(Flavour::MySql)] {
@@ -129,7 +131,8 @@ async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
     }
 }
 
-/// Changes after the snapshot are no longer in the stream: that is said aloud, and another import cures it.
+/// Changes after the snapshot are no longer in the stream: that is said aloud, and another import
+/// cures it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_is_too_old_for_the_stream_is_said_aloud() {
     let place = Place::new(postgres::shared(), 43, "cutover-g").await;

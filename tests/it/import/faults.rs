@@ -1,4 +1,5 @@
-//! What may go wrong with an import: kills, HQ's troubles, bad files; the old tables stay until all is well.
+//! What may go wrong with an import: kills, HQ's troubles, bad files; the old tables stay until all
+//! is well.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,8 @@ async fn survives_ten_kills(server: &mut dyn Keeper) {
     assert!(text.contains("going on with the import that was cut off"), "{text}");
     assert_equal(&importing.shop(), server, &database).await;
     assert!(!text.contains("came twice"), "{text}");
-    // A file that broke off is asked for from where it was; no file is asked for twice from its beginning once it came.
+    // A file that broke off is asked for from where it was; no file is asked for twice from its
+    // beginning once it came.
     for (file, ranges) in importing.hq.downloads() {
         assert!(ranges.windows(2).all(|pair| pair[0] <= pair[1]), "{file}: {ranges:?}");
     }
@@ -89,7 +91,8 @@ async fn an_import_survives_ten_kills_in_sqlite() {
     equal_in_sqlite(&importing.shop(), &file);
 }
 
-/// Files that were loaded before the kill are not loaded again: the destination's own record says how far it was.
+/// Files that were loaded before the kill are not loaded again: the destination's own record says
+/// how far it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finished_file_is_not_loaded_again() {
     let importing = Importing::of(filled(9_000), 500).await;
@@ -123,7 +126,8 @@ async fn a_finished_file_is_not_loaded_again() {
         .unwrap_or_default();
     let text = importing.import(&url, &[]).await;
     let total: usize = (0..12).map(|table| importing.shop().alive(table).count()).sum();
-    // The closing table counts all rows, and the rate only those of this run: none was loaded again.
+    // The closing table counts all rows, and the rate only those of this run: none was loaded
+    // again.
     assert!(text.contains(&format!("{total:>12}")), "{text}");
     assert!(rows > 0 && (rows as usize) < total);
     assert!(
@@ -137,7 +141,8 @@ async fn a_finished_file_is_not_loaded_again() {
     equal_in_sqlite(&importing.shop(), &file);
 }
 
-/// A second import into the same tables takes over; the first loads nothing more, and says why it ends.
+/// A second import into the same tables takes over; the first loads nothing more, and says why it
+/// ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_imports_the_later_one_wins() {
     for server in [
@@ -243,7 +248,8 @@ fn gzip(lines: &[&str]) -> Vec<u8> {
     out.finish().unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Each kind of bad input is named with file and line, the old rows stay; with the allowance, all others arrive.
+/// Each kind of bad input is named with file and line, the old rows stay; with the allowance, all
+/// others arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_rows_are_named_and_left_out_only_where_allowed() {
     let importing = Importing::new(9, 2_000, 300).await;

@@ -112,7 +112,8 @@ async fn tables_without_rows_and_jobs_by_name_and_files_that_stay() {
     equal_in_sqlite(&importing.shop(), &file);
 }
 
-/// A directory with files of some tables: the others keep their rows, and are made where they are not there.
+/// A directory with files of some tables: the others keep their rows, and are made where they are
+/// not there.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_some_tables_leave_the_others_alone() {
     let importing = Importing::new(39, 1_000, 300).await;
@@ -176,7 +177,8 @@ async fn whoever_is_not_there_is_not_asked_and_secrets_are_not_shown() {
     equal_in_sqlite(&importing.shop(), &file);
 }
 
-/// Other choices do not go on with an import that was cut off; to begin again is a choice of its own.
+/// Other choices do not go on with an import that was cut off; to begin again is a choice of its
+/// own.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_was_cut_off_is_not_mixed_with_another() {
     let importing = Importing::new(36, 2_000, 100).await;
@@ -228,7 +230,8 @@ async fn an_import_beside_a_running_server_is_refused() {
     );
 }
 
-/// Each row is an event where every change is kept; a second run over what is there changes nothing.
+/// Each row is an event where every change is kept; a second run over what is there changes
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_become_events_in_files() {
     let importing = Importing::new(38, 400, 50).await;

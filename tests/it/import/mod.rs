@@ -47,7 +47,8 @@ async fn an_export_arrives_whole_in_mariadb() {
     an_export_arrives_whole_in(mysql::shared(Flavour::MariaDb)).await;
 }
 
-/// The stand-in is asked for everything that an import says to SQL Server, the second one over what is there.
+/// The stand-in is asked for everything that an import says to SQL Server, the second one over what
+/// is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_arrives_whole_in_sql_server() {
     let server = FakeSqlServer::start();

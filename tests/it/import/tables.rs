@@ -1,5 +1,5 @@
-//! What an import does with the tables that are there: readers see the old rows or the new, and what people have given
-//! to a table is kept.
+//! What an import does with the tables that are there: readers see the old rows or the new, and
+//! what people have given to a table is kept.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,8 @@ fn changes(importing: &Importing, events: u32) {
     (0..events).for_each(|_| drop(shop.next_event()));
 }
 
-/// A reader that counts all the time never sees fewer rows than before, nor a table that is not there.
+/// A reader that counts all the time never sees fewer rows than before, nor a table that is not
+/// there.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_never_see_a_table_half_loaded() {
     let server = postgres::shared();
@@ -193,7 +194,8 @@ async fn a_table_of_somebody_else_is_not_replaced() {
     assert_eq!(texts(&client, "SELECT mine FROM \"order\"").await, ["x"]);
 }
 
-/// Rows that came twice, in files of different times: one of each is kept, whichever way the database finds them.
+/// Rows that came twice, in files of different times: one of each is kept, whichever way the
+/// database finds them.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_came_twice_are_there_once() {
     let importing = Importing::new(26, 1_500, 300).await;

@@ -6,7 +6,8 @@ use futures::StreamExt;
 use crate::services::hq::said;
 use crate::services::site::Site;
 
-/// Shown while a server runs; handed back once none does, at our position; and taken up again by EDS.
+/// Shown while a server runs; handed back once none does, at our position; and taken up again by
+/// EDS.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_is_shown_handed_back_and_taken_up_again() {
     let site = Site::new("back", 80).await;

@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::services::site::{Site, children_of, unpacked};
 use crate::services::{eventually, send};
 
-/// Killed while it streams: HQ learns of it, with what the worker said last, and nothing is lost or doubled.
+/// Killed while it streams: HQ learns of it, with what the worker said last, and nothing is lost or
+/// doubled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_is_reported_and_replaced() {
     let site = Site::new("crash", 65).await;
@@ -69,8 +70,8 @@ async fn no_restart_means_none() {
     assert!(!ended.status.success() && !ended.log.contains("started again"), "{}", ended.log);
 }
 
-/// A destination that was given by hand and cannot be used is said at once, with the code for it; one that is away is
-/// waited for.
+/// A destination that was given by hand and cannot be used is said at once, with the code for it;
+/// one that is away is waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_cannot_be_used_is_the_users_to_cure() {
     let site = Site::new("wrong", 68).await;
@@ -119,7 +120,8 @@ async fn a_pause_outlasts_a_crash() {
     assert!(server.stop().status.success());
 }
 
-/// An end while both NATS and HQ are away does not take long, and what was applied is not applied again.
+/// An end while both NATS and HQ are away does not take long, and what was applied is not applied
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_while_everything_is_away() {
     let mut site = Site::new("dark", 82).await;

@@ -81,7 +81,8 @@ async fn until_equal(site: &Site, database: &str) {
     .await;
 }
 
-/// Enrolled, configured, imported, streamed, paused, updated, rolled back, renewed, ended; and no secret to be found.
+/// Enrolled, configured, imported, streamed, paused, updated, rolled back, renewed, ended; and no
+/// secret to be found.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_from_nothing_to_its_end() {
     let site = Site::with_history("life", 61, 2_000).await;
@@ -267,8 +268,8 @@ async fn a_server_from_nothing_to_its_end() {
     }
 }
 
-/// A signal to the whole group of processes, as a terminal sends it, ends both in order; so does SIGTERM to the upper
-/// half alone. Killed, it takes its worker with it.
+/// A signal to the whole group of processes, as a terminal sends it, ends both in order; so does
+/// SIGTERM to the upper half alone. Killed, it takes its worker with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_end_both_processes() {
     let site = Site::new("signals", 62).await;

@@ -140,8 +140,8 @@ async fn only_genuine_releases_are_taken() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1.0.0\n");
 }
 
-/// HQ cannot have the program replaced where its owner does not want it, by a release that lies about its version, or
-/// by one that is not there.
+/// HQ cannot have the program replaced where its owner does not want it, by a release that lies
+/// about its version, or by one that is not there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_is_refused_says_why() {
     let site = Site::new("updates", 64).await;

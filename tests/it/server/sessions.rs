@@ -47,7 +47,8 @@ async fn a_session_begins_whatever_hq_is_like() {
     assert!(server.stop().status.success());
 }
 
-/// A token that HQ does not know any more is the owner's to replace; an end is possible while HQ is asked.
+/// A token that HQ does not know any more is the owner's to replace; an end is possible while HQ is
+/// asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_enrolled_says_so() {
     let site = Site::new("nobody", 74).await;
@@ -82,7 +83,8 @@ async fn a_server_that_is_not_enrolled_says_so() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// Credentials that expire are replaced before, by a new session; what was published meanwhile arrives once.
+/// Credentials that expire are replaced before, by a new session; what was published meanwhile
+/// arrives once.
 #[tokio::test(flavor = "multi_thread")]
 async fn expiring_credentials_lead_to_a_new_session() {
     let site = Site::new("expiry", 75).await;

@@ -10,7 +10,8 @@ pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// An authority, and a certificate for 127.0.0.1 that it signed: authority, certificate, key as PEM.
+/// An authority, and a certificate for 127.0.0.1 that it signed: authority, certificate, key as
+/// PEM.
 pub fn certificates() -> Result<[String; 3], rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -157,8 +157,8 @@ impl Eds {
         ended.log
     }
 
-    /// The same where the destination may fail at any moment: a start that finds it away (exit code 3) is made again,
-    /// as a supervisor makes it.
+    /// The same where the destination may fail at any moment: a start that finds it away (exit code
+    /// 3) is made again, as a supervisor makes it.
     pub fn catch_up_supervised(&self) {
         for _ in 0..10 {
             let ended = self

@@ -1,5 +1,5 @@
-//! A peer that speaks AMQP as Event Hubs does: it checks signatures, names the hub's partitions, keeps what it accepts, and
-//! is busy, forgetful or gone where a test says so.
+//! A peer that speaks AMQP as Event Hubs does: it checks signatures, names the hub's partitions,
+//! keeps what it accepts, and is busy, forgetful or gone where a test says so.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

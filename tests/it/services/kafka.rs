@@ -1,5 +1,5 @@
-//! Apache Kafka: a broker of its own in KRaft mode, with a plain listener and one with TLS and logins; read back by a
-//! plain consumer.
+//! Apache Kafka: a broker of its own in KRaft mode, with a plain listener and one with TLS and
+//! logins; read back by a plain consumer.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Real servers on loopback, each on a port and in a directory of its own. A missing one fails the test.
+//! Real servers on loopback, each on a port and in a directory of its own. A missing one fails the
+//! test.
 
 pub mod certs;
 pub mod eds;

@@ -30,7 +30,8 @@ pub struct MySql {
     dir: TempDir,
 }
 
-/// Temporary files go to `temporary`: a server that starts removes what others have in the place that they share.
+/// Temporary files go to `temporary`: a server that starts removes what others have in the place
+/// that they share.
 fn run(program: &Path, args: &[String], temporary: &Path) {
     let done = Command::new(program)
         .args(args)
@@ -185,7 +186,8 @@ impl MySql {
     }
 }
 
-/// The server that tests share, unless they restart it. One that does not start is not tried again for every test.
+/// The server that tests share, unless they restart it. One that does not start is not tried again
+/// for every test.
 pub fn shared(flavour: Flavour) -> &'static MySql {
     static SHARED: [OnceLock<Option<MySql>>; 2] = [OnceLock::new(), OnceLock::new()];
     let start = move || {

@@ -1,4 +1,5 @@
-//! nats-server with operator, account and user JWTs, and exactly the rights that a credential of HQ has.
+//! nats-server with operator, account and user JWTs, and exactly the rights that a credential of HQ
+//! has.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! SeaweedFS, which checks signatures, and moto, which knows no bucket; read back past S3, by SeaweedFS's own listing.
+//! SeaweedFS, which checks signatures, and moto, which knows no bucket; read back past S3, by
+//! SeaweedFS's own listing.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

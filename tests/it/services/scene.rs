@@ -1,4 +1,5 @@
-//! What most tests begin with: a NATS server, a fresh database, a shop, and an `eds` that streams between them.
+//! What most tests begin with: a NATS server, a fresh database, a shop, and an `eds` that streams
+//! between them.
 
 use std::path::PathBuf;
 use std::time::Duration;

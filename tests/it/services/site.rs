@@ -1,4 +1,5 @@
-//! A customer's site: the real binary as HQ's server, the sandbox as HQ, NATS with real credentials, a shop that changes.
+//! A customer's site: the real binary as HQ's server, the sandbox as HQ, NATS with real
+//! credentials, a shop that changes.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -107,7 +108,8 @@ impl Site {
         std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
     }
 
-    /// The session that is under way, with at least `after` others before it, once it can be notified.
+    /// The session that is under way, with at least `after` others before it, once it can be
+    /// notified.
     pub async fn session(&self, after: usize) -> String {
         let id = self.record(after).await.id;
         eventually("the server hears HQ", Duration::from_secs(30), async || {

@@ -1,4 +1,5 @@
-//! The stand-in for Snowflake: `snowflake_front.py` in front of fakesnow, one for all tests, a database for each.
+//! The stand-in for Snowflake: `snowflake_front.py` in front of fakesnow, one for all tests, a
+//! database for each.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -17,7 +17,8 @@ pub struct History {
     pub bad: usize,
 }
 
-/// When message `sequence` was made and published, Unix nanoseconds: a hundred seconds after the one before.
+/// When message `sequence` was made and published, Unix nanoseconds: a hundred seconds after the
+/// one before.
 pub fn time(sequence: u64) -> i64 {
     1_720_732_611_000_000_000 + sequence as i64 * 100_000_000_000
 }

@@ -1,5 +1,6 @@
-//! The real pipeline against a feed and a destination that do their worst, from one seed, on a paused clock. After each
-//! run the destination equals the model, and nothing was acknowledged before it was safe.
+//! The real pipeline against a feed and a destination that do their worst, from one seed, on a
+//! paused clock. After each run the destination equals the model, and nothing was acknowledged
+//! before it was safe.
 
 mod history;
 
@@ -386,7 +387,8 @@ async fn restores(world: &Arc<World>) {
     }
 }
 
-/// Exports of any moment are imported now and then, of both tables or one, in the place of the rows or added to them.
+/// Exports of any moment are imported now and then, of both tables or one, in the place of the rows
+/// or added to them.
 async fn imports(world: &Arc<World>) {
     loop {
         sleep(Duration::from_millis(100 + world.draw(5000))).await;
@@ -409,7 +411,8 @@ async fn imports(world: &Arc<World>) {
     }
 }
 
-/// Crashes and restarts, at times two processes at once, until the weather is calm; then one that catches up.
+/// Crashes and restarts, at times two processes at once, until the weather is calm; then one that
+/// catches up.
 async fn simulate(world: &Arc<World>) -> Result<(), String> {
     let with_restores = world.bug == Bug::None && world.draw(3) == 0;
     let storm = async {

@@ -1,5 +1,5 @@
-//! Azure Event Hubs: each change is an event, in the order of its partition; several go together, up to what the hub
-//! takes.
+//! Azure Event Hubs: each change is an event, in the order of its partition; several go together,
+//! up to what the hub takes.
 
 mod namespace;
 mod partition;

@@ -70,7 +70,8 @@ impl Namespace {
         format!("amqps://{}/{}", self.host, self.hub)
     }
 
-    /// A token that lets its bearer at the hub, signed as Microsoft's documentation of shared access signatures says.
+    /// A token that lets its bearer at the hub, signed as Microsoft's documentation of shared
+    /// access signatures says.
     pub fn token(&self) -> SecretString {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.token_until((now + TOKEN_TIME).as_secs())
@@ -126,7 +127,8 @@ mod tests {
         Ok(())
     }
 
-    /// As `printf '%s\n%s' "$sr" 1700000000 | openssl dgst -sha256 -hmac secret -binary | base64` signs.
+    /// As `printf '%s\n%s' "$sr" 1700000000 | openssl dgst -sha256 -hmac secret -binary | base64`
+    /// signs.
     #[test]
     fn a_token_is_signed() -> Result<(), String> {
         let found = namespace(

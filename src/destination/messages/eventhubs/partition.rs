@@ -1,4 +1,5 @@
-//! In which partition the service keeps a key: Bob Jenkins' lookup3, as all clients of Event Hubs compute it.
+//! In which partition the service keeps a key: Bob Jenkins' lookup3, as all clients of Event Hubs
+//! compute it.
 
 /// The partition, of so many, that events with this key go to.
 pub fn partition(key: &str, partitions: usize) -> usize {

@@ -103,7 +103,8 @@ impl Cluster {
         config
     }
 
-    /// For writing: each message once and in order, as long as the producer lives, and no message given up by itself.
+    /// For writing: each message once and in order, as long as the producer lives, and no message
+    /// given up by itself.
     pub fn producer_config(&self, message_bytes_max: usize) -> ClientConfig {
         let mut config = self.config.clone();
         config
@@ -168,7 +169,8 @@ impl Cluster {
     }
 }
 
-/// TLS and login. A password does not travel in the open, except within this machine, unless the user says so.
+/// TLS and login. A password does not travel in the open, except within this machine, unless the
+/// user says so.
 fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure> {
     let has_login = !settings.user.is_empty();
     let usual = if has_login && !settings.is_local() { "true" } else { "false" };
@@ -186,7 +188,8 @@ fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure>
         };
         config.set("ssl.ca.pem", std::fs::read_to_string(ca).map_err(unreadable)?);
     } else if cfg!(unix) {
-        // The places where systems keep the certificates that they trust; Windows is asked for its own.
+        // The places where systems keep the certificates that they trust; Windows is asked for its
+        // own.
         config.set("ssl.ca.location", "probe");
     }
     let protocol = match (has_login, tls) {

@@ -1,5 +1,5 @@
-//! Kafka: each change is a message, in the order of its partition; what an unknown end left is looked for, and not sent
-//! again.
+//! Kafka: each change is a message, in the order of its partition; what an unknown end left is
+//! looked for, and not sent again.
 
 mod client;
 mod tail;
@@ -54,7 +54,8 @@ const DELIVERY_WAIT_MAX: Duration = Duration::from_secs(60);
 const TOPIC_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the topic's limit is asked for.
 const LIMIT_WAIT_MAX: Duration = Duration::from_secs(3);
-/// Where the topic's own limit cannot be asked for: a little less than what brokers take unless told otherwise.
+/// Where the topic's own limit cannot be asked for: a little less than what brokers take unless
+/// told otherwise.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 /// The largest limit that librdkafka takes.
 const MESSAGE_BYTES_LIMIT: usize = 1_000_000_000;
@@ -137,7 +138,8 @@ async fn asked_limit(cluster: &Cluster, heard: &ClientErrors) -> Result<Option<u
         .map(|n| n.clamp(10_000, MESSAGE_BYTES_LIMIT)))
 }
 
-/// How many partitions the topic has. A topic that is not there is made by asking, if the broker does such things.
+/// How many partitions the topic has. A topic that is not there is made by asking, if the broker
+/// does such things.
 async fn partitions(
     producer: &FutureProducer<ClientErrors>,
     cluster: &Cluster,
@@ -185,7 +187,8 @@ async fn partitions(
     asked.await.map_err(|e| Failure::unavailable(e.to_string()))?
 }
 
-/// The partition of a key: `fnv1a-32(hex(xxhash64(key))) mod partitions`, the hexadecimal in 16 lower-case digits.
+/// The partition of a key: `fnv1a-32(hex(xxhash64(key))) mod partitions`, the hexadecimal in 16
+/// lower-case digits.
 fn partition(key: &str, partitions: u32) -> i32 {
     (fnv1a(&format!("{:016x}", xxh64(key.as_bytes(), 0))) % partitions) as i32
 }
@@ -203,8 +206,8 @@ struct Topic {
     looked: Instant,
     message_bytes_max: usize,
     consumer: String,
-    /// What the topic has already of the batch, while one is tried; where an earlier try's end is not known, that was
-    /// looked for.
+    /// What the topic has already of the batch, while one is tried; where an earlier try's end is
+    /// not known, that was looked for.
     known: Option<HashSet<PositionHeader>>,
 }
 

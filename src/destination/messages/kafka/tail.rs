@@ -1,4 +1,5 @@
-//! What a topic has already of a batch whose end was not seen: read from the ends of its partitions.
+//! What a topic has already of a batch whose end was not seen: read from the ends of its
+//! partitions.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -14,8 +15,8 @@ use super::client::{ClientErrors, Cluster, REQUEST_WAIT_MAX};
 use crate::change::Position;
 use crate::destination::Failure;
 
-/// How far back from its end a partition is read; further in steps, while nothing older than the batch was met. A
-/// batch has at most half of the last.
+/// How far back from its end a partition is read; further in steps, while nothing older than the
+/// batch was met. A batch has at most half of the last.
 const STEPS: [i64; 3] = [100, 2_000, 20_000];
 /// How long the partitions may bring nothing.
 const READ_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -86,7 +87,8 @@ struct Tail {
 impl Tail {
     fn open(cluster: &Cluster) -> Result<Tail, KafkaError> {
         let mut config = cluster.config();
-        // The group is a name that the client asks for; nobody joins it, and nothing is kept under it.
+        // The group is a name that the client asks for; nobody joins it, and nothing is kept under
+        // it.
         config
             .set("group.id", "eds")
             .set("enable.auto.commit", "false")
@@ -115,7 +117,8 @@ impl Tail {
                 .iter()
                 .map(|(partition, (low, high))| (*partition, (high - step).max(*low)))
                 .collect();
-            // Whoever met a message that is older than the batch, or the partition's beginning, has seen all of it.
+            // Whoever met a message that is older than the batch, or the partition's beginning, has
+            // seen all of it.
             let mut whole: HashSet<i32> = ends
                 .iter()
                 .filter(|(partition, (low, _))| from.get(partition) == Some(low))
@@ -174,7 +177,9 @@ impl Tail {
                 Some(Err(_)) | None if heard_at.elapsed() < READ_WAIT_MAX => {}
                 Some(Err(e)) => return Err(e),
                 None => {
-                    return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+                    return Err(KafkaError::MessageConsumption(
+                        RDKafkaErrorCode::OperationTimedOut,
+                    ));
                 }
             }
         }

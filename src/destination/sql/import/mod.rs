@@ -1,5 +1,5 @@
-//! Whole tables into a SQL database: loaded beside the ones that are there, and put in their places together with the
-//! cutover and every consumer's checkpoint.
+//! Whole tables into a SQL database: loaded beside the ones that are there, and put in their places
+//! together with the cutover and every consumer's checkpoint.
 
 pub mod statements;
 
@@ -21,7 +21,8 @@ use statements::{CUTOVERS, OLD, PROGRESS, WHOLE_JOB};
 /// How often checkpoints that move meanwhile are read before they are not set back.
 const SET_BACKS_MAX: u32 = 10;
 
-/// The table of cutovers is there and has no such column: it was made before 0.1.0, when the column had another name.
+/// The table of cutovers is there and has no such column: it was made before 0.1.0, when the column
+/// had another name.
 fn former_cutovers(table: &str, failure: &Failure) -> Failure {
     Failure::misconfigured(format!(
         "the table {table} was made by an EDS before 0.1.0 ({failure}): rename its column seam to cutover and start again, or, if nothing has been imported, drop the table"
@@ -69,7 +70,8 @@ impl<C: Connection> SqlDestination<C> {
             .collect())
     }
 
-    /// Every checkpoint goes back to nothing, and whoever held it can commit no more. Where each stood.
+    /// Every checkpoint goes back to nothing, and whoever held it can commit no more. Where each
+    /// stood.
     async fn set_back(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
         let mut stood = Vec::new();
         for consumer in self.consumers().await? {
@@ -102,7 +104,8 @@ impl<C: Connection> SqlDestination<C> {
         self.connection.execute(self.renderer.dialect.begin).await
     }
 
-    /// Removes what an import has left: tables that were loaded, and old ones that were on their way out.
+    /// Removes what an import has left: tables that were loaded, and old ones that were on their
+    /// way out.
     async fn remove_leftovers(&mut self, there: &Tables) -> Result<(), Failure> {
         for name in
             there.shapes.keys().filter(|name| name.starts_with(NEW) || name.starts_with(OLD))
@@ -214,7 +217,8 @@ impl<C: Connection> SqlDestination<C> {
         if let Some(job) = job {
             self.close_job(job).await?;
         }
-        // Whoever streams is stopped first: what it has not committed by now is read again after the import.
+        // Whoever streams is stopped first: what it has not committed by now is read again after
+        // the import.
         let stood = self.set_back().await?;
         let snapshots: Vec<TableSnapshot> = placements.iter().map(|p| p.snapshot.clone()).collect();
         let mut cutovers = self.cutovers().await?;
@@ -254,8 +258,8 @@ impl<C: Connection> SqlDestination<C> {
         self.connection.execute(&statement).await
     }
 
-    /// Where a change of a table's name ends the transaction: what stays in place first, then all names in one
-    /// statement, those of EDS's own tables among them.
+    /// Where a change of a table's name ends the transaction: what stays in place first, then all
+    /// names in one statement, those of EDS's own tables among them.
     async fn swap_in_by_renames(
         &mut self,
         job: &str,

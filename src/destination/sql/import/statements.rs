@@ -109,7 +109,8 @@ impl Renderer {
         format!("SELECT consumer FROM {} WHERE lane = 0 ORDER BY consumer", self.table(CHECKPOINT))
     }
 
-    /// Keeps whoever streams from committing any more. Parameters: consumer, epoch and sequence as they were read.
+    /// Keeps whoever streams from committing any more. Parameters: consumer, epoch and sequence as
+    /// they were read.
     pub fn set_back_checkpoint(&self) -> String {
         let (p, table) = (self.dialect.parameter, self.table(CHECKPOINT));
         format!(
@@ -188,7 +189,8 @@ impl Renderer {
         format!("RENAME TABLE {}", each.join(", "))
     }
 
-    /// Writes the rows of `staged` over those of the table. Several statements where the dialect has no upsert.
+    /// Writes the rows of `staged` over those of the table. Several statements where the dialect
+    /// has no upsert.
     pub fn merge_staged(&self, schema: &TableSchema, staged: &TableSchema) -> Vec<String> {
         let from = self.table(&staged.table);
         let own = |i: usize| self.quoted(&schema.columns[i].name);

@@ -8,18 +8,20 @@ use crate::destination::{Failure, FailureKind, Settings};
 /// What to do about an error of this number and SQLSTATE.
 fn kind(code: u16, state: &str) -> FailureKind {
     match code {
-        // Missing table or column; a statement made before a table changed; a column that became NOT NULL.
+        // Missing table or column; a statement made before a table changed; a column that became
+        // NOT NULL.
         1146 | 1054 | 1051 | 1615 | 1243 | 1136 | 1048 | 1364 => FailureKind::SchemaMismatch,
         // Refused login or right, unknown database.
         1044 | 1045 | 1049 | 1142 | 1143 | 1227 | 1370 | 1410 | 1698 | 1130 | 1251 | 1820
         | 3118 => FailureKind::Misconfigured,
-        // Data too long, out of range, of the wrong form; broken keys and checks; rows and packets that are too large;
-        // invalid or too deep JSON; a trigger's own refusal.
+        // Data too long, out of range, of the wrong form; broken keys and checks; rows and packets
+        // that are too large; invalid or too deep JSON; a trigger's own refusal.
         1406 | 1264 | 1292 | 1366 | 1265 | 1690 | 1062 | 1586 | 1451 | 1452 | 1216 | 1217
         | 3819 | 4025 | 1118 | 1153 | 3140 | 3141 | 3144 | 3157 | 1644 | 1367 | 1411 => {
             FailureKind::Rejected
         }
-        // Deadlock and lock wait have states of their own; everything else of these classes is about data.
+        // Deadlock and lock wait have states of their own; everything else of these classes is
+        // about data.
         1205 | 1213 => FailureKind::Unavailable,
         _ if state.starts_with("22") || state.starts_with("23") => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
@@ -48,8 +50,8 @@ fn meaning(code: u16) -> &'static str {
     }
 }
 
-/// The name that the server puts last behind the word "column", if it names one: 'c', or `d`.`t`.`c`. Values come
-/// before it.
+/// The name that the server puts last behind the word "column", if it names one: 'c', or
+/// `d`.`t`.`c`. Values come before it.
 fn column(message: &str) -> Option<&str> {
     let (_, rest) = message.rsplit_once("column '").or_else(|| message.rsplit_once("column `"))?;
     let whole = rest.split_once(" at row ").map_or(rest, |(name, _)| name);

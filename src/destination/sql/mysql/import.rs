@@ -1,4 +1,5 @@
-//! What MySQL and MariaDB need to load whole tables: the indexes of the old one, and what an exchange would lose.
+//! What MySQL and MariaDB need to load whole tables: the indexes of the old one, and what an
+//! exchange would lose.
 
 use super::MySqlConnection;
 use crate::change::TableSchema;

@@ -14,8 +14,8 @@ use crate::destination::{Failure, Settings};
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A connection that went silent is asked after so long whether it is alive.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Statements of EDS's own that the connection keeps, beside those for rows: one that it closed to make room would be
-/// used in vain.
+/// Statements of EDS's own that the connection keeps, beside those for rows: one that it closed to
+/// make room would be used in vain.
 const OWN_STATEMENTS_MAX: usize = 64;
 
 /// How much of the server is believed.
@@ -85,7 +85,8 @@ fn options(settings: &Settings, port: u16, tls: Tls) -> Result<Opts, Failure> {
         .user(Some(user))
         .pass(settings.password.as_ref().map(|p| p.expose_secret()))
         .db_name(Some(settings.path.trim_start_matches('/')))
-        // Only the socket that was asked for; how many rows an UPDATE found, not how many it altered.
+        // Only the socket that was asked for; how many rows an UPDATE found, not how many it
+        // altered.
         .prefer_socket(false)
         .client_found_rows(true)
         .stmt_cache_size(STATEMENTS_MAX + OWN_STATEMENTS_MAX)

@@ -55,9 +55,11 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// How long a lock that another session holds is waited for, in seconds, before the batch is tried again.
+/// How long a lock that another session holds is waited for, in seconds, before the batch is tried
+/// again.
 const LOCK_WAIT_MAX_SECONDS: u32 = 10;
-/// After so many seconds within a transaction without a word from us, MariaDB ends the session: we are gone.
+/// After so many seconds within a transaction without a word from us, MariaDB ends the session: we
+/// are gone.
 const SILENCE_MAX_SECONDS: u32 = 60;
 /// An idle session is kept as long as the server allows: 24 days.
 const IDLE_MAX_SECONDS: u32 = 2_147_483;
@@ -98,7 +100,8 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     Ok(Box::new(SqlDestination::new(connection, Renderer { dialect, namespace }, target)))
 }
 
-/// The connection is away while a call is under way; a call that was dropped half way takes it along.
+/// The connection is away while a call is under way; a call that was dropped half way takes it
+/// along.
 struct MySqlConnection {
     conn: Option<Conn>,
     statements: Statements,
@@ -439,7 +442,8 @@ fn lock_name(tag: SessionTag) -> String {
     format!("eds-{:016x}", tag.0)
 }
 
-/// What keeps rows from being safe: no transactions, or an upsert that could meet another row than the key's.
+/// What keeps rows from being safe: no transactions, or an upsert that could meet another row than
+/// the key's.
 fn write_blocker(engine: &str, unique: Option<&str>) -> Option<String> {
     match (engine, unique) {
         ("InnoDB", None) => None,

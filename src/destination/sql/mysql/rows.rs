@@ -13,15 +13,16 @@ use crate::destination::Failure;
 use crate::destination::sql::refused;
 use crate::destination::sql::render::Renderer;
 
-/// Rows of one statement, largest first: whatever there is to write is cut into these, so that few statements have to
-/// be prepared (docs/decisions/0006-mysql-bulk-path.md).
+/// Rows of one statement, largest first: whatever there is to write is cut into these, so that few
+/// statements have to be prepared (docs/decisions/0006-mysql-bulk-path.md).
 const ROWS: [usize; 4] = [256, 64, 16, 1];
-/// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred bytes for each.
+/// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred
+/// bytes for each.
 const PARAMETERS_MAX: usize = 32_768;
 /// Parameters of all statements that a session keeps which writes many tables in turn.
 const STREAM_PARAMETERS_MAX: usize = 8 * PARAMETERS_MAX;
-/// Bytes of events of one statement; less where the server takes no such packets. The client keeps some twenty buffers
-/// of this size for each connection.
+/// Bytes of events of one statement; less where the server takes no such packets. The client keeps
+/// some twenty buffers of this size for each connection.
 const STATEMENT_BYTES_MAX: usize = 512 << 10;
 /// By what a failure is known that is about a key which is there already.
 const REPEATED_KEY: &str = "(1062,";
@@ -95,7 +96,8 @@ impl Statements {
             rest = later;
             let values = self.values(batch, schema, columns, now)?;
             let mut done = self.execute(conn, renderer, schema, action, now.len(), values).await;
-            // A row of the export came twice: the statement did nothing, and the later row is to stay.
+            // A row of the export came twice: the statement did nothing, and the later row is to
+            // stay.
             if action == Action::Insert
                 && done.as_ref().is_err_and(|failure| failure.text.contains(REPEATED_KEY))
             {

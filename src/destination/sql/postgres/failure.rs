@@ -8,9 +8,11 @@ use crate::destination::{Failure, FailureKind, Settings};
 /// What to do about an error of this SQLSTATE.
 fn kind(code: &str) -> FailureKind {
     match code {
-        // Missing table, column or schema object; a plan made before a table changed; a column that became NOT NULL.
+        // Missing table, column or schema object; a plan made before a table changed; a column that
+        // became NOT NULL.
         "42P01" | "42703" | "0A000" | "23502" => FailureKind::SchemaMismatch,
-        // Refused login or right, unknown database or schema, no unique index for ON CONFLICT, wrong type of object.
+        // Refused login or right, unknown database or schema, no unique index for ON CONFLICT,
+        // wrong type of object.
         "42501" | "3D000" | "3F000" | "42P10" | "42809" | "42804" => FailureKind::Misconfigured,
         _ if code.starts_with("28") => FailureKind::Misconfigured,
         // Data exceptions, constraint violations, program limits.
@@ -21,7 +23,8 @@ fn kind(code: &str) -> FailureKind {
     }
 }
 
-/// PostgreSQL quotes values in its messages about data: of those only the code and the names are shown.
+/// PostgreSQL quotes values in its messages about data: of those only the code and the names are
+/// shown.
 fn shown(error: &DbError) -> String {
     let code = error.code().code();
     let about_data = code.starts_with("22")

@@ -1,4 +1,5 @@
-//! What PostgreSQL needs to load whole tables: COPY into a table without key, and what people have hung on the old one.
+//! What PostgreSQL needs to load whole tables: COPY into a table without key, and what people have
+//! hung on the old one.
 
 use tokio_postgres::Client;
 
@@ -34,8 +35,9 @@ SELECT what FROM (
   UNION ALL SELECT 15, 'it belongs to another user' FROM t WHERE t.relowner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
 ) AS all_of_them ORDER BY nth, what LIMIT 1";
 
-/// The statements that give the new table what the old one has: indexes (under passing names), rights, comments,
-/// storage options. PostgreSQL writes them itself, names and texts quoted. Parameters: schema, old table, new table.
+/// The statements that give the new table what the old one has: indexes (under passing names),
+/// rights, comments, storage options. PostgreSQL writes them itself, names and texts quoted.
+/// Parameters: schema, old table, new table.
 const GIFTS: &str = "
 WITH t AS (SELECT c.oid, c.relacl, c.relowner, c.reloptions, format('%I.%I', $1::text, $3::text) AS new
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1::text AND c.relname = $2::text)
@@ -52,8 +54,8 @@ SELECT statement FROM (
   UNION ALL SELECT 5, format('ALTER TABLE %s SET (%s)', t.new, array_to_string(t.reloptions, ', ')) FROM t WHERE t.reloptions IS NOT NULL
 ) AS gifts ORDER BY nth, statement";
 
-/// Once the new table is in its place, its indexes get the names of the old ones; one that was made since the load was
-/// finished is made again. Parameters: schema, old table.
+/// Once the new table is in its place, its indexes get the names of the old ones; one that was made
+/// since the load was finished is made again. Parameters: schema, old table.
 const NAMES: &str = "
 SELECT CASE WHEN to_regclass(format('%I.%I', n.nspname, '_eds_' || i.indexrelid)) IS NULL THEN pg_get_indexdef(i.indexrelid)
   ELSE format('ALTER INDEX %I.%I RENAME TO %I', n.nspname, '_eds_' || i.indexrelid, x.relname) END
@@ -61,8 +63,8 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 WHERE n.nspname = $1 AND c.relname = $2";
 
-/// How fine the statistics of a new table are at first: autovacuum makes finer ones within minutes, and without any its
-/// readers would have bad plans until then.
+/// How fine the statistics of a new table are at first: autovacuum makes finer ones within minutes,
+/// and without any its readers would have bad plans until then.
 const STATISTICS: u32 = 20;
 
 /// Whether the table has a primary key. Parameters: schema, table.
@@ -102,7 +104,8 @@ pub async fn swap_blocker(
     Ok(row.map(|row| row.get(0)))
 }
 
-/// The key, then what the old table has, all in one transaction: a table with a key is a finished one.
+/// The key, then what the old table has, all in one transaction: a table with a key is a finished
+/// one.
 pub async fn finish_load(
     client: &Client,
     renderer: &Renderer,

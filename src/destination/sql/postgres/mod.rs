@@ -1,4 +1,5 @@
-//! PostgreSQL: a few rows by pipelined statements, more by array parameters, many by COPY and one upsert.
+//! PostgreSQL: a few rows by pipelined statements, more by array parameters, many by COPY and one
+//! upsert.
 
 pub mod encode;
 mod failure;
@@ -58,8 +59,9 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// From so many rows of one table on, one statement over array parameters beats single ones, and from so many on COPY
-/// into a temporary table beats that (docs/decisions/0003-postgres-bulk-path.md).
+/// From so many rows of one table on, one statement over array parameters beats single ones, and
+/// from so many on COPY into a temporary table beats that
+/// (docs/decisions/0003-postgres-bulk-path.md).
 const ARRAYS_ROWS_MIN: usize = 4;
 const COPY_ROWS_MIN: usize = 400;
 /// Bytes that are encoded before they are sent.

@@ -14,7 +14,8 @@ fn kind(code: u32) -> FailureKind {
         2003 | 2043 | 904 | 100_072 => FailureKind::SchemaMismatch,
         // Rights, no warehouse, unknown database or schema.
         3001 | 606 | 90_105 | 90_106 => FailureKind::Misconfigured,
-        // Login: wrong password, locked or disabled user, unknown role or database, network policy, bad key or token.
+        // Login: wrong password, locked or disabled user, unknown role or database, network policy,
+        // bad key or token.
         390_100..=390_103
         | 390_106..=390_109
         | 390_144
@@ -47,7 +48,8 @@ fn meaning(code: u32) -> &'static str {
     }
 }
 
-/// `message` as Snowflake words it; of messages about data, which quote it, only the number is shown.
+/// `message` as Snowflake words it; of messages about data, which quote it, only the number is
+/// shown.
 pub fn failure(code: &str, message: &str) -> Failure {
     let number = code.trim_start_matches('0').parse().unwrap_or_default();
     let kind = kind(number);
@@ -64,7 +66,8 @@ pub fn failure(code: &str, message: &str) -> Failure {
     }
 }
 
-/// Why no session came about, with what cures it. `fingerprint`: of the key that signed, where one did.
+/// Why no session came about, with what cures it. `fingerprint`: of the key that signed, where one
+/// did.
 pub fn refused_login(
     code: &str,
     message: &str,

@@ -10,7 +10,8 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use pkcs8::{EncryptedPrivateKeyInfo, SecretDocument};
 use secrecy::{ExposeSecret, SecretString};
 
-/// How long a token is good for, from a minute before it is made: clocks differ a little. Snowflake takes an hour at most.
+/// How long a token is good for, from a minute before it is made: clocks differ a little. Snowflake
+/// takes an hour at most.
 const TOKEN_TIME: Duration = Duration::from_secs(300);
 const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -39,8 +40,8 @@ pub enum BadKey {
 }
 
 impl Key {
-    /// Reads PKCS#8 in PEM form, whose line ends may be written `\n` as environment files do. `passphrase_name`: the
-    /// variable that the passphrase is in.
+    /// Reads PKCS#8 in PEM form, whose line ends may be written `\n` as environment files do.
+    /// `passphrase_name`: the variable that the passphrase is in.
     pub fn read(
         pem: &SecretString,
         passphrase: Option<&SecretString>,

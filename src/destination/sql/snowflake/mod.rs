@@ -1,5 +1,5 @@
-//! Snowflake: a batch becomes a file on a stage, one COPY, then one MERGE and one DELETE a table; a small one goes along
-//! with the statements.
+//! Snowflake: a batch becomes a file on a stage, one COPY, then one MERGE and one DELETE a table; a
+//! small one goes along with the statements.
 
 mod failure;
 mod key;
@@ -27,10 +27,12 @@ use login::Login;
 use rows::{LINES, MAKE_LINES, MAKE_STAGE, StagePath};
 use session::{QueryAnswer, SnowflakeSession};
 
-/// Up to so many bytes of events a batch goes along with its statements: a file costs three requests more.
+/// Up to so many bytes of events a batch goes along with its statements: a file costs three
+/// requests more.
 const BOUND_BYTES_MAX: usize = 128 << 10;
 
-/// Statements cost a moment each however few rows they write, and a warehouse by the second: larger batches, and fewer.
+/// Statements cost a moment each however few rows they write, and a warehouse by the second: larger
+/// batches, and fewer.
 const SNOWFLAKE_ABILITIES: Abilities = Abilities {
     batch_changes_max: 20_000,
     batch_bytes_max: 32 << 20,
@@ -206,7 +208,8 @@ impl SnowflakeConnection {
         Ok(())
     }
 
-    /// What has to be true before a batch: no transaction is open, which a CREATE would commit, and the session lives.
+    /// What has to be true before a batch: no transaction is open, which a CREATE would commit, and
+    /// the session lives.
     async fn roll_back_pending(&mut self) -> Result<(), Failure> {
         if self.session.is_over() {
             // Nobody asked for it for hours, so nothing is open in it.
@@ -357,9 +360,8 @@ impl Connection for SnowflakeConnection {
                 continue;
             };
             let Some(table) = place.source_of(&name) else { continue };
-            let write_blocker = kind
-                .is_some_and(|k| k.contains("VIEW") || k.contains("EXTERNAL"))
-                .then(|| {
+            let write_blocker =
+                kind.is_some_and(|k| k.contains("VIEW") || k.contains("EXTERNAL")).then(|| {
                     "it is no table of its own; choose another schema with ?schema=, or rename it"
                         .to_owned()
                 });

@@ -1,5 +1,5 @@
-//! Rows on their way into Snowflake: as one bound JSON text, or as lines of a file for the stage. And the SQL that takes
-//! them out of there. Pure; golden files keep every statement.
+//! Rows on their way into Snowflake: as one bound JSON text, or as lines of a file for the stage.
+//! And the SQL that takes them out of there. Pure; golden files keep every statement.
 
 use std::io::Write;
 
@@ -12,7 +12,8 @@ use crate::destination::Failure;
 use crate::destination::sql::refused;
 use crate::destination::sql::render::Renderer;
 
-/// The stage that a session's files go through. Unqualified, as the table below: both are the session's own.
+/// The stage that a session's files go through. Unqualified, as the table below: both are the
+/// session's own.
 pub const STAGE: &str = "\"_eds_stage\"";
 /// The temporary table that a file is read into: one document a line.
 pub const LINES: &str = "\"_eds_batch\"";
@@ -86,8 +87,8 @@ pub fn source(way: StagePath, columns: &[Column], deletes: bool) -> String {
     format!("(SELECT {} FROM {from})", typed.join(", "))
 }
 
-/// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's null and a missing
-/// value stay apart, and of a key that is there twice the last counts.
+/// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's
+/// null and a missing value stay apart, and of a key that is there twice the last counts.
 fn typed(value: &str, kind: ColumnType) -> String {
     match kind {
         ColumnType::Text | ColumnType::Enum | ColumnType::Object => format!("{value}::STRING"),
@@ -99,7 +100,8 @@ fn typed(value: &str, kind: ColumnType) -> String {
     }
 }
 
-/// Writes whole rows, stream order deciding; with `newer_only` a row stays that has a later `updatedDate`.
+/// Writes whole rows, stream order deciding; with `newer_only` a row stays that has a later
+/// `updatedDate`.
 pub fn merge(
     renderer: &Renderer,
     schema: &TableSchema,

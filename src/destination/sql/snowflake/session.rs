@@ -1,4 +1,5 @@
-//! A session with Snowflake by the endpoints of its drivers: login, statements, long ones, renewal, results in pieces.
+//! A session with Snowflake by the endpoints of its drivers: login, statements, long ones, renewal,
+//! results in pieces.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -19,7 +20,8 @@ use crate::destination::sql::Parameter;
 use crate::destination::{Failure, FailureKind};
 use crate::http::{Patience, asked_wait, comes_again};
 
-/// How long one request may take; Snowflake answers within a minute, if only that the statement still runs.
+/// How long one request may take; Snowflake answers within a minute, if only that the statement
+/// still runs.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How long a request is repeated that gets no answer, or is told to come again.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
@@ -27,7 +29,8 @@ const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
 const LOGIN_RETRY_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a statement may run.
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(3600);
-/// Between two questions for a statement that still runs, where Snowflake does not hold the question itself.
+/// Between two questions for a statement that still runs, where Snowflake does not hold the
+/// question itself.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a token may be renewed for one request.
 const RENEWALS_MAX: u32 = 2;

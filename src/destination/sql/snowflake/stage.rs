@@ -1,4 +1,5 @@
-//! A file on its way to where Snowflake wants it: S3, Azure or Google storage, with rights for this one purpose.
+//! A file on its way to where Snowflake wants it: S3, Azure or Google storage, with rights for this
+//! one purpose.
 
 use std::time::Duration;
 

@@ -8,12 +8,14 @@ use crate::destination::{Failure, FailureKind, Settings};
 /// What to do about an error of this number.
 fn kind(code: u32) -> FailureKind {
     match code {
-        // Missing table or column; a column that became NOT NULL; a temporary table that does not fit any more.
+        // Missing table or column; a column that became NOT NULL; a temporary table that does not
+        // fit any more.
         208 | 207 | 515 | 213 | 4902 | 4924 => FailureKind::SchemaMismatch,
         // Refused login or right, unknown database or schema.
         18456 | 18452 | 18470 | 18487 | 18488 | 4060 | 911 | 229 | 230 | 262 | 300 | 916 | 2760
         | 1088 | 15247 | 40615 => FailureKind::Misconfigured,
-        // Too long, out of range, not of the column's type; broken keys and checks; rows that are too large; a trigger's refusal.
+        // Too long, out of range, not of the column's type; broken keys and checks; rows that are
+        // too large; a trigger's refusal.
         2628 | 8152 | 8115 | 220 | 232 | 241 | 242 | 245 | 295 | 8114 | 13609 | 2627 | 2601
         | 547 | 511 | 1946 | 50000 | 3621 | 6522 => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
@@ -35,8 +37,8 @@ fn meaning(code: u32) -> &'static str {
     }
 }
 
-/// SQL Server quotes values in its messages about data: of those only the number is shown, and the column where it is
-/// named in a fixed form.
+/// SQL Server quotes values in its messages about data: of those only the number is shown, and the
+/// column where it is named in a fixed form.
 fn shown(error: &TokenError) -> String {
     if kind(error.code()) != FailureKind::Rejected {
         return format!("SQL Server: {} ({})", error.message(), error.code());

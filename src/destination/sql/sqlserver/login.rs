@@ -108,7 +108,8 @@ fn encrypt(settings: &Settings, config: &mut Config) -> Result<(), Failure> {
         .unwrap_or(chosen.as_deref().is_none_or(|c| matches!(c, "false" | "optional" | "no")))
         && level != EncryptionLevel::Strict
     {
-        // Servers come with certificates that nobody signed: verified only where the URL asks for encryption by name.
+        // Servers come with certificates that nobody signed: verified only where the URL asks for
+        // encryption by name.
         config.trust_cert();
     }
     if let Some(name) = settings.parameter("hostNameInCertificate") {

@@ -1,4 +1,5 @@
-//! SQL Server, Azure SQL and Babelfish: rows into a temporary table, then one UPDATE and one INSERT for all of them.
+//! SQL Server, Azure SQL and Babelfish: rows into a temporary table, then one UPDATE and one INSERT
+//! for all of them.
 
 mod failure;
 mod login;
@@ -50,8 +51,8 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// Errors end the transaction, whatever they are; a lock that another session holds is waited for 10 seconds, before
-/// the batch is tried again.
+/// Errors end the transaction, whatever they are; a lock that another session holds is waited for
+/// 10 seconds, before the batch is tried again.
 pub const SESSION: &str = "SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; \
     SET ARITHABORT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
 /// The user's schema, the database's compatibility level, the server's version.
@@ -166,7 +167,8 @@ impl SqlServerConnection {
         })
     }
 
-    /// The temporary table for whole rows or keys: its columns have the types of the table's own, whoever made that.
+    /// The temporary table for whole rows or keys: its columns have the types of the table's own,
+    /// whoever made that.
     async fn stage(
         &mut self,
         renderer: &Renderer,
@@ -390,7 +392,8 @@ impl Connection for SqlServerConnection {
         Ok(())
     }
 
-    /// Indexes, rights and what refers to a table are not looked up here: an old table always stays.
+    /// Indexes, rights and what refers to a table are not looked up here: an old table always
+    /// stays.
     async fn swap_blocker(
         &mut self,
         renderer: &Renderer,

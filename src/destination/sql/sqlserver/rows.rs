@@ -1,4 +1,5 @@
-//! Rows on their way into a temporary table: in bulk, or as one JSON parameter. And what is asked of the catalog.
+//! Rows on their way into a temporary table: in bulk, or as one JSON parameter. And what is asked
+//! of the catalog.
 
 use std::borrow::Cow;
 
@@ -14,12 +15,14 @@ use crate::destination::sql::render::Renderer;
 
 /// From so many rows on, a bulk load is worth its three exchanges.
 const BULK_ROWS_MIN: usize = 50;
-/// Longer events go as JSON parameters: bulk loads of very long text are a known weakness of the client.
+/// Longer events go as JSON parameters: bulk loads of very long text are a known weakness of the
+/// client.
 const BULK_EVENT_BYTES_MAX: usize = 32 << 10;
 /// Rows of one JSON parameter.
 pub const JSON_ROWS_MAX: usize = 500;
 
-/// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table. Parameter: schema.
+/// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table.
+/// Parameter: schema.
 pub const COLUMNS: &str = "SELECT c.TABLE_NAME, c.COLUMN_NAME, c.IS_NULLABLE, c.COLUMN_DEFAULT, c.DATA_TYPE, CAST(COALESCE(k.ORDINAL_POSITION, 0) AS BIGINT), t.TABLE_TYPE \
     FROM INFORMATION_SCHEMA.COLUMNS AS c \
     INNER JOIN INFORMATION_SCHEMA.TABLES AS t ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME = c.TABLE_NAME \
@@ -52,7 +55,8 @@ pub fn declared(
     format!("{}{size}{collation} NULL", kind.to_uppercase())
 }
 
-/// An empty temporary table with columns c0, c1, … of the types of the table's first `columns` columns.
+/// An empty temporary table with columns c0, c1, … of the types of the table's first `columns`
+/// columns.
 pub fn make_stage(
     renderer: &Renderer,
     schema: &TableSchema,
@@ -112,8 +116,8 @@ pub fn takes_bulk(batch: &Batch, indices: &[u32]) -> bool {
             .all(|index| batch.change(*index).event.payload().len() <= BULK_EVENT_BYTES_MAX)
 }
 
-/// Refuses what SQL Server would store as something else: characters that a column's code page lacks, and keys that it
-/// does not tell apart.
+/// Refuses what SQL Server would store as something else: characters that a column's code page
+/// lacks, and keys that it does not tell apart.
 pub fn check(
     batch: &Batch,
     group: usize,
@@ -205,7 +209,8 @@ fn write(value: &Value<'_>, out: &mut Vec<u8>) {
     };
 }
 
-/// The rows in the client's form; what does not fit is refused before a load is announced to the server.
+/// The rows in the client's form; what does not fit is refused before a load is announced to the
+/// server.
 pub fn tokens(
     batch: &Batch,
     indices: &[u32],
@@ -236,8 +241,8 @@ pub async fn bulk(
             break;
         }
     }
-    // Once announced, a load has to be ended: the server waits for it, and would take nothing else. What was loaded
-    // goes with the transaction.
+    // Once announced, a load has to be ended: the server waits for it, and would take nothing else.
+    // What was loaded goes with the transaction.
     let ended = load.finalize().await.map(drop);
     sent.and(ended)
 }

@@ -1,4 +1,5 @@
-//! Executes the shapes of statements that EDS sends to SQL Server on SQLite, with SQL Server's errors.
+//! Executes the shapes of statements that EDS sends to SQL Server on SQLite, with SQL Server's
+//! errors.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,7 +69,8 @@ impl TdsEngine {
         }
     }
 
-    /// Runs the statements of a batch; the first error undoes the transaction, as XACT_ABORT has it.
+    /// Runs the statements of a batch; the first error undoes the transaction, as XACT_ABORT has
+    /// it.
     pub fn run(&mut self, sql: &str, parameters: &[(String, TdsCell)]) -> Vec<TdsOutcome> {
         let mut answers = Vec::new();
         if self.loading.take().is_some() {
@@ -522,8 +524,8 @@ fn kind(declared: &str) -> TdsKind {
     }
 }
 
-/// Names in double quotes, as SQLite has no way to write a bracket within brackets; strings without N; types without
-/// MAX and collations.
+/// Names in double quotes, as SQLite has no way to write a bracket within brackets; strings without
+/// N; types without MAX and collations.
 fn translated(sql: &str) -> String {
     let mut out = String::with_capacity(sql.len());
     let mut rest = sql;

@@ -1,5 +1,6 @@
-//! A stand-in for SQL Server: it speaks the wire protocol (MS-TDS), records every statement, injects errors, and
-//! executes the shapes of statements that EDS uses on SQLite. What it does not know, it refuses.
+//! A stand-in for SQL Server: it speaks the wire protocol (MS-TDS), records every statement,
+//! injects errors, and executes the shapes of statements that EDS uses on SQLite. What it does not
+//! know, it refuses.
 
 mod engine;
 mod wire;
