@@ -33,7 +33,8 @@ async fn main() {
     let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(100_000);
     println!("{events} events of each kind; all servers and clients share this machine\n");
     println!(
-        "| destination | table | EDS events/s | of | reach | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- | --- |"
+        "| destination | table | EDS events/s | of | reach | peak memory | CPU per event |\n| --- \
+         | --- | --- | --- | --- | --- | --- |"
     );
     let kafka = Kafka::start();
     for table in ["order", "customer"] {

@@ -28,7 +28,8 @@ struct SerdeEnvelope<'a> {
 fn main() {
     let mut shop = Shop::new(1, ShopOptions::default());
     println!(
-        "| table | bytes | EDS events/s | serde_json events/s | ratio |\n| --- | --- | --- | --- | --- |"
+        "| table | bytes | EDS events/s | serde_json events/s | ratio |\n| --- | --- | --- | \
+         --- | --- |"
     );
     for table in ["order", "customer"] {
         let schema = shop

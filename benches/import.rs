@@ -283,7 +283,8 @@ impl Bench {
             conn.query_drop(renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
             let (table, columns) = (renderer.table(&schema.table), renderer.list(&schema.columns));
             let script = format!(
-                "LOAD DATA LOCAL INFILE '{}' INTO TABLE {table} CHARACTER SET utf8mb4 ({columns});\n",
+                "LOAD DATA LOCAL INFILE '{}' INTO TABLE {table} CHARACTER SET utf8mb4 \
+                 ({columns});\n",
                 text.display()
             );
             let port = server.port.to_string();
@@ -313,7 +314,7 @@ impl Bench {
         for (index, table) in self.shop.tables.iter().enumerate() {
             let mut sum = (0, 0u64);
             check::sqlite_rows(&self.shop, index, &file.display().to_string(), |row| {
-                sum = (sum.0 + 1, sum.1.wrapping_add(check::fingerprint(table, &row)))
+                sum = (sum.0 + 1, sum.1.wrapping_add(check::fingerprint(table, &row)));
             })
             .unwrap_or_else(|e| panic!("{e}"));
             found.push(sum);
@@ -326,7 +327,8 @@ impl Bench {
             let text = self.text(index, &SQLITE);
             let create = renderer.create_table(schema).replace(" NOT NULL", "");
             let script = format!(
-                "PRAGMA journal_mode = WAL;\nPRAGMA cache_size = -32768;\n{create};\n.mode tabs\n.import {} {}\n",
+                "PRAGMA journal_mode = WAL;\nPRAGMA cache_size = -32768;\n{create};\n.mode \
+                 tabs\n.import {} {}\n",
                 text.display(),
                 schema.table
             );

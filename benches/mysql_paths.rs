@@ -40,10 +40,12 @@ enum Way {
 #[tokio::main]
 async fn main() {
     println!(
-        "rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}; and what the prepared statements cost the server\n"
+        "rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}; and what the \
+         prepared statements cost the server\n"
     );
     println!(
-        "| server | columns | 1 row | 16 rows | 64 rows | 256 rows | 1024 rows | bulk | LOAD DATA | JSON_TABLE |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| server | columns | 1 row | 16 rows | 64 rows | 256 rows | 1024 rows | bulk | LOAD DATA \
+         | JSON_TABLE |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     );
     for flavour in [Flavour::MySql, Flavour::MariaDb] {
         let server = MySql::start(flavour).await;
@@ -144,7 +146,7 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
 fn values(changes: &[Change], schema: &TableSchema) -> Vec<Wire> {
     let mut out = Vec::new();
     changes.iter().for_each(|change| {
-        bind(change, &schema.columns, &mut out).unwrap_or_else(|e| panic!("{e}"))
+        bind(change, &schema.columns, &mut out).unwrap_or_else(|e| panic!("{e}"));
     });
     out
 }
@@ -177,7 +179,7 @@ fn text(changes: &[Change], schema: &TableSchema) -> Vec<u8> {
                 Value::Integer(n) => out.extend_from_slice(n.to_string().as_bytes()),
                 Value::Number(n) => out.extend_from_slice(n.to_string().as_bytes()),
                 Value::Time(micros) => {
-                    out.extend_from_slice(value::rfc3339(micros).trim_end_matches('Z').as_bytes())
+                    out.extend_from_slice(value::rfc3339(micros).trim_end_matches('Z').as_bytes());
                 }
                 Value::Text(text) => escape(text.as_bytes(), &mut out),
                 Value::Json(token) => escape(token.as_bytes(), &mut out),

@@ -33,7 +33,8 @@ async fn main() {
     let server = Postgres::start().await;
     println!("rows per second, insert / update, of {ROWS} rows (300 where a batch is one row)\n");
     println!(
-        "| columns | batch | single statements | unnest | text COPY | binary COPY |\n| --- | --- | --- | --- | --- | --- |"
+        "| columns | batch | single statements | unnest | text COPY | binary COPY |\n| --- | --- | \
+         --- | --- | --- | --- |"
     );
     for columns in [20, 50, 90] {
         for batch in [1, 10, 30, 100, 1000, 5000] {

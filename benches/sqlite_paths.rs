@@ -19,7 +19,8 @@ const BATCH: usize = 5_000;
 fn main() {
     println!("rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}\n");
     println!(
-        "| columns | one statement a row | 10 rows a statement | JSON parameter |\n| --- | --- | --- | --- |"
+        "| columns | one statement a row | 10 rows a statement | JSON parameter |\n| --- | --- | \
+         --- | --- |"
     );
     for columns in [20, 90] {
         let (schema, rows) = rows(columns);

@@ -37,14 +37,16 @@ async fn main() {
         "{events} events of each kind; PostgreSQL, nats-server and all clients share this machine\n"
     );
     println!(
-        "| table | bytes per event | EDS events/s | of one bare connection | of two | peak memory | CPU per event |"
+        "| table | bytes per event | EDS events/s | of one bare connection | of two | peak memory \
+         | CPU per event |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for table in ["order", "customer"] {
         measure(table, events).await;
     }
     println!(
-        "\n| server | table | EDS events/s | of one bare connection | peak memory | CPU per event |\n| --- | --- | --- | --- | --- | --- |"
+        "\n| server | table | EDS events/s | of one bare connection | peak memory | CPU per event \
+         |\n| --- | --- | --- | --- | --- | --- |"
     );
     for flavour in [Flavour::MySql, Flavour::MariaDb] {
         for table in ["order", "customer"] {

@@ -153,7 +153,8 @@ mod tests {
         let path = dir.path().join(FILE_NAME);
         std::fs::write(
             &path,
-            "# the shop in Dresden\ntoken = \"old\" # from May\nserver_id = \"s1\"\n\n# keep them\nkeep_logs = true\nmine = [1, 2]\n",
+            "# the shop in Dresden\ntoken = \"old\" # from May\nserver_id = \"s1\"\n\n# keep \
+             them\nkeep_logs = true\nmine = [1, 2]\n",
         )?;
         Config::write(
             dir.path(),

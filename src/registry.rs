@@ -112,13 +112,15 @@ impl Registry {
                 Ok(current)
             }
             Asked::SchemaAnswer(SchemaAnswer::Unknown) => Err(format!(
-                "{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file of that form?",
+                "{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file \
+                 of that form?",
                 self.publisher.name()
             )),
             // HQ away is an outage; what was seen before will do until a new version appears.
             Asked::Unavailable(why) if self.publisher.may_be_away() && !self.known.is_empty() => {
                 warn!(
-                    "the table schemas cannot be had from {}: {why}; going on with those that were seen before",
+                    "the table schemas cannot be had from {}: {why}; going on with those that were \
+                     seen before",
                     self.publisher.name()
                 );
                 Ok(self.known.values().filter_map(|versions| versions.last().cloned()).collect())
@@ -154,7 +156,8 @@ impl Registry {
                     }
                     Asked::SchemaAnswer(_) => {}
                     Asked::Unavailable(why) => warn!(
-                        "the schema of table {table:?}, version {version:?}, cannot be had from {}: {why}; asking again",
+                        "the schema of table {table:?}, version {version:?}, cannot be had from \
+                         {}: {why}; asking again",
                         publisher.name()
                     ),
                 }

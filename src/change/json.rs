@@ -267,7 +267,7 @@ impl<'a> Cursor<'a> {
                     .get(self.at + 2..self.at + 6)
                     .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) =>
             {
-                self.at += 6
+                self.at += 6;
             }
             _ => return Err(self.wrong()),
         }

@@ -69,7 +69,13 @@ impl Consumer {
                 let (stream, session) = reach.stream(&global).await?;
                 let looked = stream.look().await;
                 end(session).await;
-                let info = looked?.ok_or_else(|| Exit::Failed("there is no such consumer: EDS has not streamed yet, or not for three days".into()))?;
+                let info = looked?.ok_or_else(|| {
+                    Exit::Failed(
+                        "there is no such consumer: EDS has \
+                    not streamed yet, or not for three days"
+                            .into(),
+                    )
+                })?;
                 described(&info).iter().for_each(|line| println!("{line}"));
                 Ok(())
             }
@@ -82,7 +88,8 @@ impl Consumer {
                 let (since, info) = handed?;
                 described(&info).iter().for_each(|line| println!("{line}"));
                 println!(
-                    "\nThe Go program can go on with what was published from {since} on. Do not start EDS meanwhile: it would take the consumer back."
+                    "\nThe Go program can go on with what was published from {since} on. Do not \
+                     start EDS meanwhile: it would take the consumer back."
                 );
                 Ok(())
             }

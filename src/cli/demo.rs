@@ -116,7 +116,8 @@ impl Demo {
         };
         let (settings, driver) = to.destination()?;
         println!(
-            "A shop with {} tables changes {} times a second for {:?}; EDS keeps {settings} equal to it.",
+            "A shop with {} tables changes {} times a second for {:?}; EDS keeps {settings} \
+             equal to it.",
             Shop::new(self.seed, ShopOptions::default()).tables.len(),
             self.rate,
             self.open_for
@@ -241,7 +242,8 @@ impl Demo {
             return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
         }
         println!(
-            "Without NATS: there is no nats-server on the PATH, so the shop feeds the pipeline directly."
+            "Without NATS: there is no nats-server on the PATH, so the shop feeds the \
+             pipeline directly."
         );
         let _ = folder;
         let feed = Box::new(ShopFeed::new(self.seed, ShopOptions::default(), due));
@@ -373,7 +375,7 @@ impl Screen {
             }
             out += &format!("\n  {:<16} {:>10} {:>9}\n", "table", "upserts", "deletes");
             now.tables.iter().for_each(|(name, counts)| {
-                out += &format!("  {name:<16} {:>10} {:>9}\n", counts.upserts, counts.deletes)
+                out += &format!("  {name:<16} {:>10} {:>9}\n", counts.upserts, counts.deletes);
             });
             out += &format!("  {summary}\n");
         } else {

@@ -19,7 +19,7 @@ impl Drivers {
                     println!(
                         "{:<17} {:<22} {}\n{:40} {}",
                         d.scheme, d.title, d.description, "", d.example
-                    )
+                    );
                 });
                 Ok(())
             }

@@ -38,7 +38,8 @@ pub async fn enrol(data_dir: &Path, code: &str, api_url: Option<&str>) -> Result
     let base = api_url.or_else(|| api_of_code(code));
     let Some(base) = base else {
         return Err(Exit::Usage(format!(
-            "the code {:?} does not say which HQ it is of: a code begins with P, S, E or L; is it complete?",
+            "the code {:?} does not say which HQ it is of: a code begins with P, S, E or L; is \
+             it complete?",
             crate::secret::mask(code)
         )));
     };

@@ -75,7 +75,11 @@ impl Worker {
         let mut orders = orders();
         let first = timeout_at(Instant::now() + BEGIN_WAIT_MAX, orders.recv()).await;
         let Ok(Some(WorkerCommand::Begin { url, token, api_url })) = first else {
-            return Err(Exit::Usage("a supervised worker is told first of all what to begin with, on its standard input".into()));
+            return Err(Exit::Usage(
+                "a supervised worker is told first of all what to begin with, \
+                                    on its standard input"
+                    .into(),
+            ));
         };
         let mut stream = self.stream;
         stream.streaming.to.api_url = api_url.clone();
@@ -198,7 +202,7 @@ impl WorkerLoop {
     async fn ordered(&mut self, order: WorkerCommand) {
         match order {
             WorkerCommand::Pause { id } if self.paused_since.is_some() => {
-                self.office.done(id, Ok(None)).await
+                self.office.done(id, Ok(None)).await;
             }
             WorkerCommand::Pause { id } => {
                 info!("paused");
@@ -206,7 +210,7 @@ impl WorkerLoop {
                 self.pausing.push(id);
             }
             WorkerCommand::Unpause { id } if self.paused_since.is_none() => {
-                self.office.done(id, Ok(None)).await
+                self.office.done(id, Ok(None)).await;
             }
             WorkerCommand::Unpause { id } => {
                 info!("going on");
@@ -217,7 +221,7 @@ impl WorkerLoop {
                 self.unpausing.push(id);
             }
             WorkerCommand::Import { id, .. } if self.import.is_some() => {
-                self.office.done(id, Err("an import is running already".into())).await
+                self.office.done(id, Err("an import is running already".into())).await;
             }
             WorkerCommand::Import { id, schema_only } => self.import = Some((id, schema_only)),
             WorkerCommand::RotateLog { id } => {

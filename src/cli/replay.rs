@@ -54,7 +54,8 @@ impl Replay {
         let engine = run::start(&data, &self.to, settings, driver, plan).await?;
         if let Some(position) = engine.position().filter(|position| position.sequence > 0) {
             info!(
-                "the journal was applied up to line {} before: going on there; --restart applies all of it again",
+                "the journal was applied up to line {} before: going on there; --restart applies \
+                 all of it again",
                 position.sequence
             );
         }

@@ -73,11 +73,21 @@ impl DestinationArgs {
         match (&self.url, &self.url_file, named) {
             (Some(url), ..) => Ok(url.clone()),
             (None, Some(file), _) => {
-                let text = std::fs::read_to_string(file).map_err(|e| Exit::Usage(format!("the URL file {} cannot be read: {e}", file.display())))?;
+                let text = std::fs::read_to_string(file).map_err(|e| {
+                    Exit::Usage(format!(
+                        "the URL \
+                    file {} cannot be read: {e}",
+                        file.display()
+                    ))
+                })?;
                 Ok(text.lines().next().unwrap_or_default().trim().to_owned())
             }
             (None, None, Some(url)) => Ok(url),
-            (None, None, None) => Err(Exit::Usage("no destination: name it with --url, --url-file or EDS_URL; `eds drivers` shows what there is".into())),
+            (None, None, None) => Err(Exit::Usage(
+                "no destination: name it with --url, --url-file \
+                or EDS_URL; `eds drivers` shows what there is"
+                    .into(),
+            )),
         }
     }
 
@@ -87,7 +97,8 @@ impl DestinationArgs {
             .map_err(|e| Exit::Usage(e.to_string()))?;
         if self.url.is_some() && settings.password.is_some() {
             warn!(
-                "the password in --url can be read by every user of this machine in the process list: EDS_URL or --url-file keep it private"
+                "the password in --url can be read by every user of this machine in the process \
+                 list: EDS_URL or --url-file keep it private"
             );
         }
         Ok((settings, driver))
@@ -172,7 +183,7 @@ impl DataDir {
         loop {
             match Lock::take(path) {
                 Err(InUse::Owned { .. }) if tokio::time::Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(200)).await
+                    tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 lock => return DataDir::owned(path, lock),
             }
@@ -205,7 +216,8 @@ pub async fn start(
             .parameter("format")
             .map_or_else(|| driver.title.to_owned(), |format| format!("format={format}"));
         return Err(Exit::Usage(format!(
-            "{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ with --api-url"
+            "{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ \
+             with --api-url"
         )));
     }
     let flush_interval =

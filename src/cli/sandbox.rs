@@ -154,7 +154,8 @@ impl Sandbox {
             self.rate
         );
         println!(
-            "In another terminal, in an empty directory:\n\n  eds enroll {CODE}{api}\n  eds server{server}\n\nThen say here what HQ shall do:\n\n{WORDS}\n"
+            "In another terminal, in an empty directory:\n\n  eds enroll {CODE}{api}\n  eds \
+             server{server}\n\nThen say here what HQ shall do:\n\n{WORDS}\n"
         );
     }
 }
@@ -255,7 +256,8 @@ impl Stage {
             ("rate", _) => rest
                 .parse()
                 .map(|rate: f64| {
-                    *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate.clamp(0.0, 1e5)
+                    *self.rate.lock().unwrap_or_else(PoisonError::into_inner) =
+                        rate.clamp(0.0, 1e5);
                 })
                 .map_err(|e| e.to_string()),
             (_, None) => Err("no server has a session".into()),

@@ -239,7 +239,8 @@ impl Stream {
                         .or_insert_with(|| "after".into()),
                 ),
                 false => warn!(
-                    "--update-strategy after is about Snowflake; {} keeps whole rows in stream order",
+                    "--update-strategy after is about Snowflake; {} keeps whole rows in \
+                     stream order",
                     driver.title
                 ),
             }

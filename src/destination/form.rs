@@ -86,7 +86,8 @@ pub const WAREHOUSE_BY_KEY: [FormField; 4] = [
         name: "Secret",
         kind: FieldKind::Text,
         default: Some("SNOWFLAKE_SECRET_ACCESS_KEY"),
-        description: "The environment variable of the server that holds the user's private key (PKCS#8, PEM)",
+        description: "The environment variable of the server that holds the user's private key \
+                      (PKCS#8, PEM)",
         required: false,
     },
 ];
@@ -163,7 +164,7 @@ pub fn url_of(driver: &Driver, filled: &Filled) -> Result<String, Vec<FieldError
             Some(text)
                 if field.kind == FieldKind::Number && !text.parse::<u16>().is_ok_and(|n| n > 0) =>
             {
-                wrong("it is a number from 1 to 65535")
+                wrong("it is a number from 1 to 65535");
             }
             Some(text) if text.contains(char::is_control) => wrong("it has control characters"),
             Some(text) => drop(words.insert(field.name, text)),
@@ -234,7 +235,9 @@ fn connection_url(scheme: &str, text: &str) -> Result<String, String> {
     let rest: Vec<String> =
         parts.map(|part| part.split('=').map(encoded).collect::<Vec<_>>().join("=")).collect();
     if !rest.iter().any(|part| part.starts_with("EntityPath=")) {
-        return Err("it has no EntityPath: copy the connection string of the hub, not that of the namespace".into());
+        return Err("it has no EntityPath: copy the connection string of the hub, not that of \
+                    the namespace"
+            .into());
     }
     Ok(format!("{scheme}://{host}/;{}", rest.join(";")))
 }

@@ -300,7 +300,7 @@ impl Tables {
                 .columns
                 .extend(columns.iter().map(|i| (schema.columns[*i].name.to_string(), true))),
             Migration::DropNotNull { columns, .. } => {
-                shape.columns.extend(columns.iter().map(|name| (name.clone(), true)))
+                shape.columns.extend(columns.iter().map(|name| (name.clone(), true)));
             }
         }
     }

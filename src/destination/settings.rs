@@ -49,7 +49,8 @@ impl fmt::Display for Settings {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
     #[error(
-        "the destination URL is not a URL ({0}); it looks like {1}. Characters such as @ / : % in a password are written percent-encoded (%40 %2F %3A %25)"
+        "the destination URL is not a URL ({0}); it looks like {1}. Characters such as @ / : % in \
+         a password are written percent-encoded (%40 %2F %3A %25)"
     )]
     NotAUrl(url::ParseError, String),
     #[error("the destination {0:?} is not known to this build; it knows: {1}")]
@@ -156,7 +157,8 @@ impl Settings {
             None => Ok(preferred),
             Some(Ok(chosen)) if chosen <= FLUSH_INTERVAL_MAX => Ok(chosen),
             Some(Ok(_)) => Err(format!(
-                "freshness is at most {FLUSH_INTERVAL_MAX:?}: NATS delivers again what is not acknowledged for five minutes"
+                "freshness is at most {FLUSH_INTERVAL_MAX:?}: NATS delivers again what is not \
+                 acknowledged for five minutes"
             )),
             Some(Err(why)) => Err(format!("freshness: {why}")),
         }

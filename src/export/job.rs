@@ -78,8 +78,12 @@ impl JobTable {
             let text = parsed.path().rsplit('/').next().unwrap_or_default();
             let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
             let safe = !text.contains(['/', '\\']) && !text.starts_with('.');
-            let name =
-                FileName::parse(&text).filter(|_| safe).ok_or_else(|| format!("the name of the export's file {text:?} is not of the form <time>-…-<table>-<id>.ndjson.gz"))?;
+            let name = FileName::parse(&text).filter(|_| safe).ok_or_else(|| {
+                format!(
+                    "the name of the \
+                    export's file {text:?} is not of the form <time>-…-<table>-<id>.ndjson.gz"
+                )
+            })?;
             Ok(RemoteFile { name, url: url.clone() })
         };
         self.urls.iter().flatten().map(file).collect()

@@ -177,8 +177,10 @@ impl Applier {
         match &self.options.adoption {
             Adoption::Ask if names.is_empty() => Ok(None),
             Adoption::Ask => Err(Failure::misconfigured(format!(
-                "the destination was filled by another consumer: {}. This one, {}, knows no position of its own (was the server enrolled anew?). \
-                 --adopt-checkpoint NAME goes on where that one ended, --adopt-checkpoint none begins with new changes; an import begins with what it loads",
+                "the destination was filled by another consumer: {}. This one, {}, knows no \
+                 position of its own (was the server enrolled anew?). \
+                 --adopt-checkpoint NAME goes on where that one ended, --adopt-checkpoint none \
+                 begins with new changes; an import begins with what it loads",
                 names.join(", "),
                 self.options.consumer
             ))),
@@ -469,7 +471,8 @@ impl Applier {
             let refusals = self.refusals.entry(table.clone()).or_default();
             if refusals.count >= REFUSED_RUN_MAX {
                 let why = format!(
-                    "{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last because {reason}; no more become dead letters until one is accepted"
+                    "{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last \
+                     because {reason}; no more become dead letters until one is accepted"
                 );
                 self.progress.waiting(&why);
                 warn!("{why}");

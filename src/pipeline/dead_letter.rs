@@ -119,7 +119,7 @@ fn line(dead_letter: &DeadLetter) -> serde_json::Value {
         Ok(text) => line["payload"] = text.into(),
         Err(_) => {
             line["payload_hex"] =
-                dead_letter.payload.iter().map(|b| format!("{b:02x}")).collect::<String>().into()
+                dead_letter.payload.iter().map(|b| format!("{b:02x}")).collect::<String>().into();
         }
     }
     line
@@ -133,7 +133,7 @@ mod tests {
     fn files_of_their_former_name_are_taken_over_and_none_is_overwritten() {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
         let write = |name: &str, text: &str| {
-            std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+            std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
         };
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
         write("set-aside.jsonl", "old");

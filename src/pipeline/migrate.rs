@@ -11,7 +11,8 @@ use crate::destination::{Migration, TableShape, Tables};
 pub enum Foreign {
     /// Made neither by EDS nor by its predecessor.
     #[error(
-        "the destination already has a table {table:?} that EDS did not make ({why}); it is left alone. Choose another schema with ?schema=, leave this table out with --tables, \
+        "the destination already has a table {table:?} that EDS did not make ({why}); it is left \
+         alone. Choose another schema with ?schema=, leave this table out with --tables, \
          or let EDS write to it with --adopt {table}"
     )]
     NotOurs { table: String, why: String },

@@ -162,7 +162,8 @@ impl Engine {
         };
         for company in applier.new_companies() {
             warn!(
-                "company {company} is new to this destination: its changes are streamed from now on, and its earlier rows need an import"
+                "company {company} is new to this destination: its changes are streamed from now \
+                 on, and its earlier rows need an import"
             );
         }
         // What an import says is in the destination, and comes and goes with it.
@@ -222,7 +223,7 @@ impl Engine {
         }
         engine.save_recent();
         engine.progress.update(|snapshot| {
-            snapshot.stream_sequence = engine.durable.map_or(0, |position| position.sequence)
+            snapshot.stream_sequence = engine.durable.map_or(0, |position| position.sequence);
         });
         engine.progress.phase(Phase::Streaming);
         Ok(engine)
@@ -280,7 +281,8 @@ impl Engine {
                 () = until(due) => {}
                 () = sleep_until(self.save_at) => self.save(),
                 () = until(stop_deadline) => {
-                    warn!("the destination did not finish its last batch within {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start");
+                    warn!("the destination did not finish its last batch within \
+                           {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start");
                     return Ok(End::Stopped);
                 }
             }
@@ -385,7 +387,7 @@ impl Engine {
         self.progress.update(|snapshot| match pass {
             Pass::Seen => {
                 (snapshot.seen_before, snapshot.done) =
-                    (snapshot.seen_before + 1, snapshot.done + 1)
+                    (snapshot.seen_before + 1, snapshot.done + 1);
             }
             Pass::Stale => snapshot.stale += 1,
             Pass::Filtered => snapshot.filtered += 1,
@@ -441,7 +443,8 @@ impl Engine {
     fn rewind_to(&mut self, position: Option<Position>) {
         let at = position.map_or(0, |p| p.sequence);
         warn!(
-            "the destination is not where it was left but at stream sequence {at} (was it restored?): the stream is read again from there"
+            "the destination is not where it was left but at stream sequence {at} (was it \
+             restored?): the stream is read again from there"
         );
         // Without any record it is as it was before the first batch.
         self.durable = position
@@ -555,7 +558,7 @@ impl Engine {
                 s.last_error = Some(super::progress::LastError {
                     at_unix: now_ns() as u64 / 1_000_000_000,
                     text: warning,
-                })
+                });
             });
         }
         self.opened_at = Instant::now();
@@ -620,7 +623,8 @@ impl Engine {
         self.acknowledge_passed().await;
         if let Ok(Err(e)) = timeout(SHUTDOWN_WAIT_MAX, self.feed.close()).await {
             warn!(
-                "the last acknowledgement was not confirmed: {e}; at the next start the stream is read from the checkpoint"
+                "the last acknowledgement was not confirmed: {e}; at the next start the stream is \
+                 read from the checkpoint"
             );
         }
         self.save();

@@ -70,7 +70,9 @@ impl Account {
             &self.operator,
         )?;
         Ok(format!(
-            "host: 127.0.0.1\nport: {port}\noperator: {operator_jwt}\nsystem_account: {system_key}\nresolver: MEMORY\nresolver_preload: {{\n {system_key}: {system_jwt}\n {}: {account_jwt}\n}}\njetstream {{ store_dir: \"{}\", max_file_store: 8GB }}\n",
+            "host: 127.0.0.1\nport: {port}\noperator: {operator_jwt}\nsystem_account: \
+             {system_key}\nresolver: MEMORY\nresolver_preload: {{\n {system_key}: {system_jwt}\n \
+             {}: {account_jwt}\n}}\njetstream {{ store_dir: \"{}\", max_file_store: 8GB }}\n",
             self.account.public_key(),
             store.display()
         ))
@@ -93,7 +95,8 @@ impl Account {
         let jwt = jwt(claims, &self.account)?;
         let seed = user.seed().map_err(|e| e.to_string())?;
         Ok(format!(
-            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN \
+             USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
         ))
     }
 

@@ -105,62 +105,76 @@ pub fn shop() -> Vec<ShopTable> {
         table(
             "customer",
             10,
-            "publicId:text/1 firstName:person lastName:person? companyName:text/2? email:email? phone:text/1? note:odd? address1:text/3? city:text/1? state:text/1? \
-             postalCode:int/99999? taxExempt:flag marketingOptIn:flag creditLimitCents:cents balanceCents:cents tags:strings preferences:object? lastVisit:date? \
-             discountPercent:decimal? loyaltyPoints:big? referralSource:text/2? smsOptIn:flag fleet:flag contactIds:strings \
+            "publicId:text/1 firstName:person lastName:person? companyName:text/2? email:email? \
+             phone:text/1? note:odd? address1:text/3? city:text/1? state:text/1? \
+             postalCode:int/99999? taxExempt:flag marketingOptIn:flag creditLimitCents:cents \
+             balanceCents:cents tags:strings preferences:object? lastVisit:date? \
+             discountPercent:decimal? loyaltyPoints:big? referralSource:text/2? smsOptIn:flag \
+             fleet:flag contactIds:strings \
              customFields:object? history:text/12?",
         ),
         table(
             "vehicle",
             8,
-            "customerId:ref/0 vin:text/1 make:text/1 model:text/1 year:int/40 mileage:decimal? fuel:fuel color:text/1? notes:odd? plate:text/1? engine:object? features:strings",
+            "customerId:ref/0 vin:text/1 make:text/1 model:text/1 year:int/40 mileage:decimal? \
+             fuel:fuel color:text/1? notes:odd? plate:text/1? engine:object? features:strings",
         ),
         order(),
         table(
             "labor",
             12,
-            "orderId:ref/2 name:text/4 hours:decimal rateCents:cents technicianId:text/1? completed:flag completedDate:date? note:odd? skills:strings",
+            "orderId:ref/2 name:text/4 hours:decimal rateCents:cents technicianId:text/1? \
+             completed:flag completedDate:date? note:odd? skills:strings",
         ),
         table(
             "part",
             12,
-            "orderId:ref/2 name:text/3 number:text/1 quantity:decimal costCents:cents retailCents:cents coreCents:cents? vendor:text/2? bin:text/1? taxable:flag attributes:object?",
+            "orderId:ref/2 name:text/3 number:text/1 quantity:decimal costCents:cents \
+             retailCents:cents coreCents:cents? vendor:text/2? bin:text/1? taxable:flag \
+             attributes:object?",
         ),
         table(
             "payment",
             6,
-            "orderId:ref/2 amountCents:cents type:pay note:odd? paidDate:date refunded:flag processor:object? reference:big?",
+            "orderId:ref/2 amountCents:cents type:pay note:odd? paidDate:date refunded:flag \
+             processor:object? reference:big?",
         ),
         table(
             "appointment",
             4,
-            "customerId:ref/0 name:text/4 startDate:date endDate:date? allDay:flag color:text/1? note:odd? reminders:strings",
+            "customerId:ref/0 name:text/4 startDate:date endDate:date? allDay:flag color:text/1? \
+             note:odd? reminders:strings",
         ),
         table(
             "inspection",
             4,
-            "orderId:ref/2 name:text/3 completed:flag score:decimal? items:object? photos:strings technician:text/1?",
+            "orderId:ref/2 name:text/3 completed:flag score:decimal? items:object? photos:strings \
+             technician:text/1?",
         ),
         table(
             "message",
             6,
-            "customerId:ref/0 body:odd subject:text/6? inbound:flag sentDate:date? attachments:strings",
+            "customerId:ref/0 body:odd subject:text/6? inbound:flag sentDate:date? \
+             attachments:strings",
         ),
         table(
             "purchase_order",
             3,
-            "number:int/100000 vendor:text/2 totalCents:cents received:flag note:odd? lines:object?",
+            "number:int/100000 vendor:text/2 totalCents:cents received:flag note:odd? \
+             lines:object?",
         ),
         // Names that are keywords of SQL.
         table(
             "user",
             2,
-            "name:person email:email? select:text/2? from:flag group:strings order:int/50 where:decimal?",
+            "name:person email:email? select:text/2? from:flag group:strings order:int/50 \
+             where:decimal?",
         ),
         table(
             "canned_service",
             2,
-            "name:text/4 lumpSumCents:cents? recommended:flag note:odd? parts:strings pricing:object?",
+            "name:text/4 lumpSumCents:cents? recommended:flag note:odd? parts:strings \
+             pricing:object?",
         ),
     ];
     tables.truncate(12);
@@ -170,9 +184,12 @@ pub fn shop() -> Vec<ShopTable> {
 /// The widest: about 90 columns and 4 kB.
 fn order() -> ShopTable {
     let mut columns = String::from(
-        "customerId:ref/0 vehicleId:ref/1? number:int/1000000 publicId:text/1 name:text/4 status:status archived:flag authorized:flag paid:flag invoiced:flag \
-         invoicedDate:date? completedDate:date? authorizedDate:date? dueDate:date? mileageIn:decimal? mileageOut:decimal? complaint:text/60? recommendation:text/60? \
-         note:odd? internalNote:text/40? coalescedName:text/6 assignedTechnicianIds:strings labelIds:strings metadata:object? statistics:object? bigNumber:big ",
+        "customerId:ref/0 vehicleId:ref/1? number:int/1000000 publicId:text/1 name:text/4 \
+         status:status archived:flag authorized:flag paid:flag invoiced:flag \
+         invoicedDate:date? completedDate:date? authorizedDate:date? dueDate:date? \
+         mileageIn:decimal? mileageOut:decimal? complaint:text/60? recommendation:text/60? \
+         note:odd? internalNote:text/40? coalescedName:text/6 assignedTechnicianIds:strings \
+         labelIds:strings metadata:object? statistics:object? bigNumber:big ",
     );
     for name in [
         "total",

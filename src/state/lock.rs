@@ -17,7 +17,8 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum InUse {
     #[error(
-        "the data directory {dir} is in use by another EDS{owner}: stop it first, or choose another with --data-dir"
+        "the data directory {dir} is in use by another EDS{owner}: stop it first, or choose \
+         another with --data-dir"
     )]
     Owned { dir: String, owner: String },
     #[error("the data directory {dir}: {source}")]

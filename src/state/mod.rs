@@ -24,15 +24,22 @@ const FROM_FORMAT_1: &str =
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS schema (table_name TEXT, version TEXT, json TEXT NOT NULL, PRIMARY KEY (table_name, version)) STRICT;
-CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS intent (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS schema (table_name TEXT, version TEXT, json TEXT NOT NULL, PRIMARY KEY \
+                      (table_name, version)) STRICT;
+CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
+                      INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS intent (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
+                      INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS idle (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence \
+                      INTEGER NOT NULL,
   time_ns INTEGER NOT NULL, entries BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS cutover (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY KEY (consumer, table_name)) STRICT;
-CREATE TABLE IF NOT EXISTS import (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), job TEXT NOT NULL, choice TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS import_progress (job TEXT, file TEXT, lines INTEGER NOT NULL, rows INTEGER NOT NULL, skipped INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS cutover (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY \
+                      KEY (consumer, table_name)) STRICT;
+CREATE TABLE IF NOT EXISTS import (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), job TEXT NOT \
+                      NULL, choice TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS import_progress (job TEXT, file TEXT, lines INTEGER NOT NULL, rows \
+                      INTEGER NOT NULL, skipped INTEGER NOT NULL,
   done INTEGER NOT NULL, PRIMARY KEY (job, file)) STRICT;
 ";
 
@@ -43,7 +50,8 @@ pub enum StateError {
     #[error("the data directory {path} cannot be made: {source}")]
     Directory { path: String, source: std::io::Error },
     #[error(
-        "the state file {path} was written by a newer EDS (format {found}; this one knows {FORMAT}): install that version again"
+        "the state file {path} was written by a newer EDS (format {found}; this one knows \
+         {FORMAT}): install that version again"
     )]
     Newer { path: String, found: i64 },
     #[error("the state file holds something in {0:?} that this version of EDS cannot read")]
@@ -92,8 +100,13 @@ impl State {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         match Self::format(&connection)? {
-            Some(found) if found > FORMAT => return Err(StateError::Newer { path: path.to_owned(), found }),
-            Some(1) => connection.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_FORMAT_1} UPDATE meta SET value = {FORMAT} WHERE key = 'format'; COMMIT;"))?,
+            Some(found) if found > FORMAT => {
+                return Err(StateError::Newer { path: path.to_owned(), found });
+            }
+            Some(1) => connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {FROM_FORMAT_1} UPDATE \
+                meta SET value = {FORMAT} WHERE key = 'format'; COMMIT;"
+            ))?,
             _ => {}
         }
         connection.execute_batch(TABLES)?;
@@ -200,7 +213,8 @@ impl State {
     /// What was known of another consumer's rows is known of this one's from now on, if nothing is
     /// yet.
     pub fn adopt_recent(&self, of: &str, consumer: &str) -> Result<(), StateError> {
-        let sql = "UPDATE recent SET consumer = ?2 WHERE consumer = ?1 AND NOT EXISTS (SELECT 1 FROM recent WHERE consumer = ?2)";
+        let sql = "UPDATE recent SET consumer = ?2 WHERE consumer = ?1 AND NOT EXISTS (SELECT 1 \
+                   FROM recent WHERE consumer = ?2)";
         self.db().execute(sql, params![of, consumer])?;
         Ok(())
     }
@@ -228,7 +242,8 @@ impl State {
     ) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
-        let advance = "UPDATE recent SET sequence = ?2, time_ns = ?3 WHERE chunk = (SELECT max(chunk) FROM recent WHERE consumer = ?1)";
+        let advance = "UPDATE recent SET sequence = ?2, time_ns = ?3 WHERE chunk = (SELECT \
+                       max(chunk) FROM recent WHERE consumer = ?1)";
         let through = params![consumer, chunk.through.sequence as i64, chunk.through.time_ns];
         // Nothing new only moves the last chunk's end.
         if !chunk.entries.is_empty() || transaction.execute(advance, through)? == 0 {
@@ -236,7 +251,8 @@ impl State {
         }
         transaction.execute(
             "DELETE FROM recent WHERE consumer = ?1 AND chunk IN (SELECT chunk FROM
-               (SELECT chunk, sum(length(entries)) OVER (ORDER BY chunk DESC) AS newer FROM recent WHERE consumer = ?1) WHERE newer > ?2)",
+               (SELECT chunk, sum(length(entries)) OVER (ORDER BY chunk DESC) AS newer FROM recent \
+             WHERE consumer = ?1) WHERE newer > ?2)",
             params![consumer, bytes_max as i64],
         )?;
         transaction.commit()?;
@@ -258,12 +274,17 @@ impl State {
         let db = self.db();
         let mut statement = db.prepare(
             "SELECT 'position/' || consumer, 'stream sequence ' || sequence FROM position
-             UNION ALL SELECT 'intent/' || consumer, 'a batch begun up to stream sequence ' || sequence FROM intent
-             UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' ns' FROM idle
-             UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
-             UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> 'imported_at') FROM cutover WHERE consumer = ''
+             UNION ALL SELECT 'intent/' || consumer, 'a batch begun up to stream sequence ' || \
+             sequence FROM intent
+             UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' \
+             ns' FROM idle
+             UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || \
+             sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
+             UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> \
+             'imported_at') FROM cutover WHERE consumer = ''
              UNION ALL SELECT 'import/' || job, 'not finished' FROM import
-             UNION ALL SELECT 'schema/' || table_name || '/' || version, length(json) || ' bytes' FROM schema ORDER BY 1",
+             UNION ALL SELECT 'schema/' || table_name || '/' || version, length(json) || ' bytes' \
+             FROM schema ORDER BY 1",
         )?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -273,19 +294,43 @@ impl State {
     pub fn get(&self, name: &str) -> Result<Option<String>, StateError> {
         let db = self.db();
         let (sql, key) = match name.split_once('/') {
-            Some(("position", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM position WHERE consumer = ?1", key),
-            Some(("intent", key)) => ("SELECT json_object('sequence', sequence, 'time_ns', time_ns) FROM intent WHERE consumer = ?1", key),
-            Some(("idle", key)) => ("SELECT json_object('time_ns', time_ns) FROM idle WHERE consumer = ?1", key),
+            Some(("position", key)) => (
+                "SELECT json_object('sequence', sequence, 'time_ns', \
+                time_ns) FROM position WHERE consumer = ?1",
+                key,
+            ),
+            Some(("intent", key)) => (
+                "SELECT json_object('sequence', sequence, 'time_ns', \
+                time_ns) FROM intent WHERE consumer = ?1",
+                key,
+            ),
+            Some(("idle", key)) => (
+                "SELECT json_object('time_ns', time_ns) FROM idle WHERE \
+                consumer = ?1",
+                key,
+            ),
             Some(("recent", key)) => (
-                "SELECT json_object('chunks', count(*), 'rows', sum(length(entries)) / 28, 'through', max(sequence)) FROM recent
+                "SELECT json_object('chunks', count(*), 'rows', sum(length(entries)) / 28, \
+                 'through', max(sequence)) FROM recent
                  WHERE consumer = ?1 GROUP BY consumer",
                 key,
             ),
-            Some(("table-export", key)) => ("SELECT words FROM cutover WHERE consumer = '' AND table_name = ?1", key),
-            Some(("import", key)) => {
-                ("SELECT json_object('choice', choice, 'files', (SELECT count(*) FROM import_progress p WHERE p.job = i.job AND done)) FROM import i WHERE job = ?1", key)
-            }
-            Some(("schema", key)) => ("SELECT json FROM schema WHERE table_name || '/' || version = ?1", key),
+            Some(("table-export", key)) => (
+                "SELECT words FROM cutover WHERE consumer = '' AND \
+                table_name = ?1",
+                key,
+            ),
+            Some(("import", key)) => (
+                "SELECT json_object('choice', choice, 'files', (SELECT count(*) FROM \
+                  import_progress p WHERE p.job = i.job AND done)) FROM import i \
+                  WHERE job = ?1",
+                key,
+            ),
+            Some(("schema", key)) => (
+                "SELECT json FROM schema WHERE table_name || '/' || \
+                version = ?1",
+                key,
+            ),
             _ => return Ok(None),
         };
         Ok(db.query_row(sql, [key], |row| row.get(0)).optional()?)
@@ -359,12 +404,16 @@ mod tests {
         old.execute_batch(
             "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
              INSERT INTO meta VALUES ('format', 1);
-             CREATE TABLE position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+             CREATE TABLE position (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
+             INTEGER NOT NULL) STRICT;
              INSERT INTO position VALUES ('c', 5, 7);
-             CREATE TABLE plan (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL) STRICT;
+             CREATE TABLE plan (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
+             INTEGER NOT NULL) STRICT;
              INSERT INTO plan VALUES ('c', 9, 8);
-             CREATE TABLE seam (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY KEY (consumer, table_name)) STRICT;
-             INSERT INTO seam VALUES ('', 'order', '{\"imported_at\":\"1720732611708587506.0000000000\"}');",
+             CREATE TABLE seam (consumer TEXT, table_name TEXT, words TEXT NOT NULL, PRIMARY KEY \
+             (consumer, table_name)) STRICT;
+             INSERT INTO seam VALUES ('', 'order', \
+             '{\"imported_at\":\"1720732611708587506.0000000000\"}');",
         )?;
         drop(old);
         for _ in 0..2 {

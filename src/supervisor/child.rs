@@ -157,7 +157,8 @@ impl Child {
             Ok(status) => status.ok(),
             Err(_) => {
                 warn!(
-                    "the worker did not end within {END_WAIT_MAX:?} and is ended; what it did not acknowledge comes again"
+                    "the worker did not end within {END_WAIT_MAX:?} and is ended; what it did not \
+                     acknowledge comes again"
                 );
                 self.kill().await
             }

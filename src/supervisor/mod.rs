@@ -199,7 +199,8 @@ impl Supervisor {
             }
             Some(wait) => {
                 error!(
-                    "the worker {how}; it is started again in {wait:?} (failure {} of {FAILURES_MAX})",
+                    "the worker {how}; it is started again in {wait:?} (failure {} of \
+                     {FAILURES_MAX})",
                     self.failures.0
                 );
                 Ok(wait)

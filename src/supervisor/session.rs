@@ -246,7 +246,8 @@ impl SessionLoop<'_> {
                 signal = self.supervisor.signals.next() => self.on_signal(signal).await,
                 heard = hear(&mut self.child) => self.on_child_event(heard).await,
                 Some(finished) = self.tasks.next(), if !self.tasks.is_empty() => match finished {
-                    Finished::Renewal { there: true } => Some(Ending::Renew("the last one was to be renewed".into())),
+                    Finished::Renewal { there: true } => Some(Ending::Renew("the last one was \
+                        to be renewed".into())),
                     Finished::Renewal { there: false } => {
                         warn!("HQ is away: the session is renewed later");
                         renewal = Instant::now() + RENEWAL_PUT_OFF;
@@ -258,7 +259,8 @@ impl SessionLoop<'_> {
                     Some(message) => self.on_notice(message).await,
                     None => Some(Ending::Renew("the notifications of HQ ended".into())),
                 },
-                () = until(update_until) => self.roll_back(format!("changes did not flow within {UPDATE_WAIT_MAX:?}")).await,
+                () = until(update_until) => self.roll_back(format!("changes did not flow within \
+                    {UPDATE_WAIT_MAX:?}")).await,
                 () = until(expiry) => Some(Ending::Renew("the credentials of NATS expire".into())),
                 () = sleep_until(renewal) => {
                     renewal = Instant::now() + RENEWAL_PUT_OFF;
@@ -267,7 +269,8 @@ impl SessionLoop<'_> {
                 }
                 _ = looks.tick() => {
                     self.child.iter_mut().for_each(Child::end_if_it_hangs);
-                    self.post.is_locked_out().then(|| Ending::Renew("NATS does not take the credentials any more".into()))
+                    self.post.is_locked_out().then(|| Ending::Renew("NATS does not take the \
+                        credentials any more".into()))
                 }
                 _ = log_times.tick() => {
                     self.send_logs(false).await;
@@ -288,8 +291,13 @@ impl SessionLoop<'_> {
     async fn close(&mut self, ending: &Ending) {
         if let Some(update) = self.update.take() {
             let why = match update.swap.roll_back() {
-                Ok(()) => "the session ended before the new program showed itself; the old one is in its place again".to_owned(),
-                Err(e) => format!("the session ended before the new program showed itself; the old one cannot be put back: {e}"),
+                Ok(()) => "the session ended before the new program showed itself; the old one is \
+                           in its place again"
+                    .to_owned(),
+                Err(e) => format!(
+                    "the session ended before the new program showed itself; the old \
+                                   one cannot be put back: {e}"
+                ),
             };
             self.not_upgraded(&update.version, &why).await;
         }
@@ -331,7 +339,8 @@ impl SessionLoop<'_> {
         let options = &self.supervisor.options;
         let Some(url) = options.url.clone() else {
             info!(
-                "this server has no destination yet: return to HQ and configure it there; it is taken up here at once"
+                "this server has no destination yet: return to HQ and configure it there; it is \
+                 taken up here at once"
             );
             return Ok(());
         };
@@ -395,7 +404,7 @@ impl SessionLoop<'_> {
                 return self.update_is_good().await;
             }
             ChildEvent::Told(WorkerEvent::Beat { metrics, paused_since }) => {
-                self.beat(metrics, paused_since).await
+                self.beat(metrics, paused_since).await;
             }
             ChildEvent::Told(WorkerEvent::Done { id, error, log }) => {
                 return self.done(id, error.map_or(Ok(log), Err)).await;
@@ -465,7 +474,7 @@ impl SessionLoop<'_> {
                 info!("the configuration is read again");
                 match Config::read(&self.supervisor.options.data_dir) {
                     Ok(config) if !self.supervisor.options.url_is_given => {
-                        self.supervisor.options.url = config.url
+                        self.supervisor.options.url = config.url;
                     }
                     Ok(_) => {}
                     Err(e) => {

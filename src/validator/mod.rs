@@ -40,7 +40,11 @@ struct Directory(PathBuf);
 impl Retrieve for Directory {
     fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn Error + Send + Sync>> {
         if uri.scheme().as_str() != "file" {
-            return Err(format!("{uri} is not below the directory of the rules: a reference there looks like file:///name.json").into());
+            return Err(format!(
+                "{uri} is not below the directory of the rules: a reference there \
+                                looks like file:///name.json"
+            )
+            .into());
         }
         let name =
             percent_encoding::percent_decode_str(uri.path().as_str()).decode_utf8()?.into_owned();

@@ -58,7 +58,7 @@ impl Template {
                 TemplatePart::Field(names) => {
                     out += &encode(&written(
                         names.iter().fold(document, |value, name| &value[name.as_str()]),
-                    ))
+                    ));
                 }
             }
         }
@@ -69,7 +69,8 @@ impl Template {
 fn field(action: &str) -> Result<TemplatePart, String> {
     let wrong = || {
         format!(
-            "{{{{{action}}}}} is not understood: only fields such as {{{{.table}}}} or {{{{.after.id}}}} are"
+            "{{{{{action}}}}} is not understood: only fields such as {{{{.table}}}} or \
+             {{{{.after.id}}}} are"
         )
     };
     let names: Vec<String> =

@@ -86,7 +86,7 @@ async fn refusals_without_end_are_an_outage() {
     let (name, url) = postgres::shared().database().await;
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let write = |name: &str, text: &str| {
-        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
     };
     let schemas = json!({"t": schema("t", "1", json!({"word": {"type": "array", "items": {"enum": ["A"]}}}))});
     let journal: String = (0..1_100)

@@ -82,7 +82,8 @@ fn wrong_words_are_named() {
         (
             &["stream", "--url", "oracle://x"],
             3,
-            "the destination \"oracle\" is not known to this build; it knows: postgres, mysql, sqlserver, snowflake, snowflake-keypair, s3, kafka, eventhub, sqlite, file",
+            "the destination \"oracle\" is not known to this build; it knows: postgres, mysql, \
+             sqlserver, snowflake, snowflake-keypair, s3, kafka, eventhub, sqlite, file",
         ),
         (&["stream", "--url", "sqlite://x.db"], 3, "needs credentials: name the file with --creds"),
         (
@@ -99,7 +100,8 @@ fn wrong_words_are_named() {
         (
             &["import", "--url", "sqlite://:memory:"],
             3,
-            "the tables' schemas are needed: name them with --schema FILE or URL, or give the key to HQ by SM_APIKEY",
+            "the tables' schemas are needed: name them with --schema FILE or URL, or give the key \
+             to HQ by SM_APIKEY",
         ),
         (
             &["import", "--url", "sqlite://:memory:", "--schema", "nowhere.json"],
@@ -192,7 +194,7 @@ fn wrong_words_are_named() {
 fn a_journal_is_replayed_once() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let write = |name: &str, text: &[u8]| {
-        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
     };
     write("schema.json", br#"{"t":{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}}"#);
     let journal: String = (0..100)
@@ -251,7 +253,7 @@ fn rules_choose_events_and_their_places() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     std::fs::create_dir(dir.path().join("rules")).unwrap_or_else(|e| panic!("{e}"));
     let write = |name: &str, text: &str| {
-        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
     };
     write(
         "rules/config.json",

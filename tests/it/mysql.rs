@@ -114,8 +114,10 @@ async fn a_table_of_the_predecessor_keeps_working() {
         let mut conn = server.connect(&name).await;
         run(
             &mut conn,
-            "CREATE TABLE `t` (`id` VARCHAR(64) NOT NULL, `at` TIMESTAMP NULL, `rate` FLOAT, `doc` JSON, `text` TEXT, `on` BOOLEAN, \
-             `strict` VARCHAR(10) NOT NULL COMMENT 'NOT NULL, it''s said', PRIMARY KEY (`id`)) CHARACTER SET utf8mb4",
+            "CREATE TABLE `t` (`id` VARCHAR(64) NOT NULL, `at` TIMESTAMP NULL, `rate` FLOAT, `doc` \
+             JSON, `text` TEXT, `on` BOOLEAN, \
+             `strict` VARCHAR(10) NOT NULL COMMENT 'NOT NULL, it''s said', PRIMARY KEY (`id`)) \
+             CHARACTER SET utf8mb4",
         )
         .await;
         run(&mut conn, "INSERT INTO t (id, text, strict) VALUES ('old', 'kept', 'x')").await;
@@ -142,7 +144,12 @@ async fn a_table_of_the_predecessor_keeps_working() {
             assert!(said.contains(cure), "{cure}: {said}");
         }
         let some = |s: &str| Some(s.to_owned());
-        let read = texts(&mut conn, "SELECT id, at, rate, JSON_EXTRACT(doc, '$.b'), text, `on`, strict, new FROM t ORDER BY id").await;
+        let read = texts(
+            &mut conn,
+            "SELECT id, at, rate, JSON_EXTRACT(doc, '$.b'), text, `on`, \
+            strict, new FROM t ORDER BY id",
+        )
+        .await;
         let wanted = vec![
             some("a"),
             some("2024-07-11 19:16:51"),
@@ -183,7 +190,8 @@ async fn unsafe_tables_are_named() {
             "ENGINE=InnoDB cures it",
         ),
         (
-            "CREATE TABLE t (id VARCHAR(64) NOT NULL PRIMARY KEY, n BIGINT, UNIQUE KEY only_one (n))",
+            "CREATE TABLE t (id VARCHAR(64) NOT NULL PRIMARY KEY, n BIGINT, UNIQUE KEY \
+             only_one (n))",
             "unique index \"only_one\"",
         ),
         ("CREATE VIEW t AS SELECT 'x' AS id, 1 AS n", "it is a view"),

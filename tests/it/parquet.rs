@@ -177,8 +177,11 @@ async fn each_change_is_in_one_file_after_kills() {
     }
     // As documented, for DuckDB: what is left of the orders.
     let sql = format!(
-        "SELECT count(*), count(DISTINCT id), any_value(typeof(totalCents)) FROM (SELECT * FROM read_parquet('{}/table=order/**/*.parquet', hive_partitioning = true, union_by_name = true) \
-         QUALIFY row_number() OVER (PARTITION BY id ORDER BY _eds_mvcc_timestamp DESC, _eds_operation = 'DELETE') = 1 AND _eds_operation <> 'DELETE')",
+        "SELECT count(*), count(DISTINCT id), any_value(typeof(totalCents)) FROM (SELECT * FROM \
+         read_parquet('{}/table=order/**/*.parquet', hive_partitioning = true, \
+         union_by_name = true) \
+         QUALIFY row_number() OVER (PARTITION BY id ORDER BY _eds_mvcc_timestamp DESC, \
+         _eds_operation = 'DELETE') = 1 AND _eds_operation <> 'DELETE')",
         folder.display()
     );
     let orders =

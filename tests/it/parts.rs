@@ -111,7 +111,8 @@ async fn each_change_is_in_one_file_after_kills() {
     );
     // As others read them.
     let sql = format!(
-        "SELECT count(*), count(DISTINCT \"table\") FROM read_json_auto('{}/**/*.ndjson.gz', hive_partitioning = true, union_by_name = true)",
+        "SELECT count(*), count(DISTINCT \"table\") FROM read_json_auto('{}/**/*.ndjson.gz', \
+         hive_partitioning = true, union_by_name = true)",
         folder.display()
     );
     let tables =

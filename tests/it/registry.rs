@@ -119,7 +119,7 @@ fn tables_that_were_not_named_are_left_out() {
         )
     };
     let write = |name: &str, text: String| {
-        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
     };
     write("s.json", json!({"a": schema("a"), "b": schema("b"), "c": schema("c")}).to_string());
     write("j.jsonl", event("a") + &event("b") + &event("c"));

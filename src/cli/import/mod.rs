@@ -211,7 +211,11 @@ impl Import {
 
     fn needed(&self, hq: Option<&Hq>) -> Result<Hq, Exit> {
         let missing = || {
-            Exit::Usage("an export is ordered from HQ: give its key by SM_APIKEY or --api-key, or take the files of an export with --dir".into())
+            Exit::Usage(
+                "an export is ordered from HQ: give its key by SM_APIKEY or --api-key, or \
+                         take the files of an export with --dir"
+                    .into(),
+            )
         };
         hq.cloned().ok_or_else(missing)
     }
@@ -222,7 +226,13 @@ impl Import {
             (Some(place), _) if !place.contains("://") => SchemaSource::File(place.into()),
             (Some(url), _) => SchemaSource::Url(Http::new().map_err(Exit::Failed)?, url.clone()),
             (None, Some(hq)) => SchemaSource::Hq(hq.http.clone(), hq.base().to_owned()),
-            (None, None) => return Err(Exit::Usage("the tables' schemas are needed: name them with --schema FILE or URL, or give the key to HQ by SM_APIKEY".into())),
+            (None, None) => {
+                return Err(Exit::Usage(
+                    "the tables' schemas are needed: name them with \
+                --schema FILE or URL, or give the key to HQ by SM_APIKEY"
+                        .into(),
+                ));
+            }
         };
         let mut all =
             Registry::new(publisher, state.clone()).current().await.map_err(Exit::Failed)?;
@@ -236,7 +246,8 @@ impl Import {
         all.sort_by(|a, b| (&a.table, &a.version).cmp(&(&b.table, &b.version)));
         if let Some(pair) = all.windows(2).find(|pair| pair[0].table == pair[1].table) {
             return Err(Exit::Usage(format!(
-                "the schemas have table {:?} in several versions: an import needs the one that the export has",
+                "the schemas have table {:?} in several versions: an import needs the one that \
+                 the export has",
                 pair[0].table
             )));
         }
@@ -357,7 +368,9 @@ impl Import {
             }
             Some(open) if open.choice != choice => {
                 return Err(Exit::Usage(
-                    "an import that was begun with other choices is not finished: give the same ones to go on with it, or --restart-import to begin again".into(),
+                    "an import that was begun with other choices is not finished: give the same \
+                     ones to go on with it, or --restart-import to begin again"
+                        .into(),
                 ));
             }
             open => open,
@@ -493,7 +506,8 @@ impl Import {
             let Some(schema) = begun.schemas.iter().find(|s| *s.table == **name) else {
                 let Some(file) = exported.files.first() else { continue };
                 return Err(Exit::Failed(format!(
-                    "the file {file} is of table {name:?}, which the schemas lack; --only names the tables to import"
+                    "the file {file} is of table {name:?}, which the schemas lack; --only names \
+                     the tables to import"
                 )));
             };
             plans.push(TablePlan {
@@ -561,12 +575,18 @@ impl From<Halted<ImportError>> for Exit {
     fn from(Halted(error): Halted<ImportError>) -> Exit {
         match error {
             ImportError::Destination(failure) => Halted(failure).into(),
-            ImportError::BadRow(bad) => {
-                Exit::Failed(format!("{bad}\nNothing was replaced. --skip-bad-rows N leaves up to N such rows out and lists them; the same command goes on where this one ended"))
-            }
-            ImportError::Stopped => Exit::Failed("stopped: what is loaded so far is kept, and nothing was replaced; the same command goes on".into()),
+            ImportError::BadRow(bad) => Exit::Failed(format!(
+                "{bad}\nNothing was replaced. --skip-bad-rows N leaves up to \
+                    N such rows out and lists them; the same command goes on where this one ended"
+            )),
+            ImportError::Stopped => Exit::Failed(
+                "stopped: what is loaded so far is kept, and \
+                nothing was replaced; the same command goes on"
+                    .into(),
+            ),
             ImportError::Damaged { .. } => Exit::Failed(format!(
-                "{error}; nothing was replaced. A file that was downloaded comes again when the same command goes on; one of --dir has to be replaced by a whole one"
+                "{error}; nothing was replaced. A file that was downloaded comes again when the \
+                 same command goes on; one of --dir has to be replaced by a whole one"
             )),
             other => Exit::Failed(format!("{other}; nothing was replaced")),
         }

@@ -22,10 +22,14 @@ pub const DRIVER: Driver = Driver {
     title: "File",
     description: "Writes each change into a file of its own, in a folder per table.",
     example: "file:///var/eds/export",
-    help: "Files are named <table>/<unix seconds>-<primary key>.json and hold the event. Where two changes of a row fall into one\n\
-           second, the older one is kept as <unix seconds>-<primary key>-<its mvccTimestamp>.json. Characters of a key that could\n\
-           leave the folder (/ \\ : % control characters, a leading dot) are percent-encoded. After a crash a change may be written\n\
-           again, under the same name. Two processes must not write to one folder: files have no fence.",
+    help: "Files are named <table>/<unix seconds>-<primary key>.json and hold the event. Where two \
+           changes of a row fall into one\n\
+           second, the older one is kept as <unix seconds>-<primary key>-<its mvccTimestamp>.json. \
+           Characters of a key that could\n\
+           leave the folder (/ \\ : % control characters, a leading dot) are percent-encoded. \
+           After a crash a change may be written\n\
+           again, under the same name. Two processes must not write to one folder: files \
+           have no fence.",
     fields: &crate::destination::form::DIRECTORY,
     parameters: &[
         ("format", "json: a file per change (usual); ndjson, parquet: files of many changes"),

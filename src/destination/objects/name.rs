@@ -85,7 +85,7 @@ pub fn part(text: &str) -> String {
             '/' | '\\' | '%' | ':' => out.push_str(&format!("%{:02X}", c as u32)),
             '.' if i == 0 => out.push_str("%2E"),
             c if c.is_control() => {
-                c.to_string().bytes().for_each(|b| out.push_str(&format!("%{b:02X}")))
+                c.to_string().bytes().for_each(|b| out.push_str(&format!("%{b:02X}")));
             }
             c => out.push(c),
         }

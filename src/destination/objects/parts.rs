@@ -34,7 +34,8 @@ impl Format {
             #[cfg(not(feature = "parquet"))]
             Some("parquet") => Err(Failure::misconfigured("format=parquet is not in this build")),
             Some(other) => Err(Failure::misconfigured(format!(
-                "format={other:?} is not known; there is json (an object per change), ndjson and parquet"
+                "format={other:?} is not known; there is json (an object per change), ndjson \
+                 and parquet"
             ))),
         }
     }

@@ -27,14 +27,21 @@ pub const DRIVER: Driver = Driver {
     scheme: "s3",
     aliases: &[],
     title: "AWS S3",
-    description: "Writes each change into an object of its own, in S3, Google Cloud Storage, MinIO and the like.",
+    description: "Writes each change into an object of its own, in S3, Google Cloud Storage, MinIO \
+                  and the like.",
     example: "s3://bucket/folder?region=us-west-2&access-key-id=…&secret-access-key=…",
-    help: "Objects are named <folder>/<table>/<unix seconds>-<primary key>.json and hold the event. Where two changes of a row fall\n\
-           into one second, the older one is kept as <unix seconds>-<primary key>-<its mvccTimestamp>.json.\n\
-           Without keys in the URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN count, then the machine's role.\n\
-           Another service is named by ?endpoint=https://host:port, or by its host in front: s3://localhost:9000/bucket/folder,\n\
-           s3://storage.googleapis.com/bucket/folder (with HMAC keys). The keys need s3:GetObject and s3:PutObject.\n\
-           After a crash a change may be written again, under the same name. Two processes must not write to one folder.",
+    help: "Objects are named <folder>/<table>/<unix seconds>-<primary key>.json and hold the \
+           event. Where two changes of a row fall\n\
+           into one second, the older one is kept as <unix seconds>-<primary key>-<its \
+           mvccTimestamp>.json.\n\
+           Without keys in the URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN \
+           count, then the machine's role.\n\
+           Another service is named by ?endpoint=https://host:port, or by its host in front: \
+           s3://localhost:9000/bucket/folder,\n\
+           s3://storage.googleapis.com/bucket/folder (with HMAC keys). The keys need s3:GetObject \
+           and s3:PutObject.\n\
+           After a crash a change may be written again, under the same name. Two processes must \
+           not write to one folder.",
     fields: &form::BUCKET,
     parameters: &[
         ("region", "the bucket's region; else AWS_REGION, AWS_DEFAULT_REGION, us-west-2"),
@@ -106,7 +113,8 @@ impl BucketPath {
             || folder.split('/').any(|part| matches!(part, "." | ".."));
         if wrong {
             return Err(Failure::misconfigured(format!(
-                "the folder in the S3 URL must not climb (..), nor be longer than {FOLDER_BYTES_MAX} bytes"
+                "the folder in the S3 URL must not climb (..), nor be longer than \
+                 {FOLDER_BYTES_MAX} bytes"
             )));
         }
         let named = settings
@@ -261,7 +269,8 @@ impl Objects {
             "AuthorizationHeaderMalformed",
         ]) {
             return Failure::misconfigured(format!(
-                "the keys for bucket {bucket:?} are not taken: access-key-id and secret-access-key, or the machine's role, and the region have to be the bucket's"
+                "the keys for bucket {bucket:?} are not taken: access-key-id and \
+                 secret-access-key, or the machine's role, and the region have to be the bucket's"
             ));
         }
         if says(&["AccessDenied", "AllAccessDisabled"])
@@ -272,7 +281,8 @@ impl Objects {
             )
         {
             return Failure::misconfigured(format!(
-                "the keys do not allow to read and write objects in bucket {bucket:?}: they need s3:GetObject and s3:PutObject"
+                "the keys do not allow to read and write objects in bucket {bucket:?}: they need \
+                 s3:GetObject and s3:PutObject"
             ));
         }
         if says(&["PermanentRedirect", "IllegalLocationConstraint"])
@@ -410,7 +420,8 @@ impl Objects {
             }
         }
         Err(Failure::unavailable(format!(
-            "an object in bucket {:?} is changed by somebody else all the time; two processes must not write to one folder",
+            "an object in bucket {:?} is changed by somebody else all the time; two processes must \
+             not write to one folder",
             self.place.bucket
         )))
     }
@@ -458,9 +469,8 @@ mod tests {
             })
         };
         assert_eq!(
-            of(
-                "Server returned non-2xx status code: 503 Service Unavailable: <?xml?><Key>k-of-row</Key>"
-            ),
+            of("Server returned non-2xx status code: 503 Service Unavailable: \
+                 <?xml?><Key>k-of-row</Key>"),
             "Server returned non-2xx status code: 503 Service Unavailable"
         );
         assert_eq!(

@@ -377,7 +377,8 @@ impl<C: Connection> SqlDestination<C> {
         };
         if *format > FORMAT {
             let text = format!(
-                "the tables _eds_* in the destination were written by a newer EDS (format {format}; this one knows {FORMAT}): install that version again"
+                "the tables _eds_* in the destination were written by a newer EDS (format \
+                 {format}; this one knows {FORMAT}): install that version again"
             );
             return Err(Failure::misconfigured(text));
         }
@@ -534,7 +535,8 @@ impl<C: Connection> Destination for SqlDestination<C> {
                 }
                 Some((epoch, _)) if epoch > self.epoch.get() => {
                     let text = format!(
-                        "another EDS has taken over {} in this destination, or an import has renewed its tables (its epoch is {epoch}, ours was {}): this one ends",
+                        "another EDS has taken over {} in this destination, or an import has \
+                         renewed its tables (its epoch is {epoch}, ours was {}): this one ends",
                         self.consumer,
                         self.epoch.get()
                     );

@@ -233,7 +233,8 @@ impl Renderer {
         let values: Vec<String> =
             (0..schema.columns.len()).map(|i| format!("s.{}", name(i))).collect();
         format!(
-            "INSERT INTO {table} ({columns}) SELECT {} FROM {from} AS s WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {})",
+            "INSERT INTO {table} ({columns}) SELECT {} FROM {from} AS s WHERE NOT EXISTS (SELECT 1 \
+             FROM {table} AS t WHERE {})",
             values.join(", "),
             self.same_key(schema, &name)
         )
@@ -262,7 +263,8 @@ impl Renderer {
         let values: Vec<String> =
             (0..schema.columns.len()).map(|i| format!("s.{}", name(i))).collect();
         format!(
-            "MERGE INTO {} AS t USING {source} AS s ON {}{update} WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})",
+            "MERGE INTO {} AS t USING {source} AS s ON {}{update} WHEN NOT MATCHED THEN INSERT \
+             ({}) VALUES ({})",
             self.table(&schema.table),
             self.same_key(schema, &name),
             self.list(&schema.columns),
@@ -324,14 +326,17 @@ impl Renderer {
         if self.dialect.merge == Merge::MergeInto {
             // Of two processes at once only one may write it, though no key says so.
             let source = format!(
-                "(SELECT CAST({} AS STRING) AS consumer, CAST({} AS INTEGER) AS epoch, CAST({} AS STRING) AS companies)",
+                "(SELECT CAST({} AS STRING) AS consumer, CAST({} AS INTEGER) AS epoch, CAST({} AS \
+                 STRING) AS companies)",
                 p(1),
                 p(2),
                 p(3)
             );
             return format!(
-                "MERGE INTO {table} AS t USING {source} AS s ON t.consumer = s.consumer AND t.lane = 0 \
-                 WHEN NOT MATCHED THEN INSERT ({columns}) VALUES (s.consumer, 0, s.epoch, 0, 0, s.companies, {FORMAT})"
+                "MERGE INTO {table} AS t USING {source} AS s ON t.consumer = s.consumer AND \
+                 t.lane = 0 \
+                 WHEN NOT MATCHED THEN INSERT ({columns}) VALUES (s.consumer, 0, s.epoch, 0, 0, \
+                 s.companies, {FORMAT})"
             );
         }
         format!(
@@ -348,7 +353,8 @@ impl Renderer {
         let p = self.dialect.parameter;
         let table = self.table(CHECKPOINT);
         format!(
-            "UPDATE {table} SET epoch = {}, companies = {} WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}",
+            "UPDATE {table} SET epoch = {}, companies = {} WHERE consumer = {} AND lane = 0 AND \
+             epoch = {} AND stream_sequence = {}",
             p(1),
             p(2),
             p(3),
@@ -369,7 +375,8 @@ impl Renderer {
     pub fn read_checkpoint(&self) -> String {
         let p = self.dialect.parameter;
         format!(
-            "SELECT epoch, stream_sequence, stream_time_ns, format FROM {} WHERE consumer = {} AND lane = 0",
+            "SELECT epoch, stream_sequence, stream_time_ns, format FROM {} WHERE consumer = {} \
+             AND lane = 0",
             self.table(CHECKPOINT),
             p(1)
         )
@@ -381,7 +388,8 @@ impl Renderer {
         let p = self.dialect.parameter;
         let table = self.table(CHECKPOINT);
         format!(
-            "UPDATE {table} SET stream_sequence = {}, stream_time_ns = {} WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}",
+            "UPDATE {table} SET stream_sequence = {}, stream_time_ns = {} WHERE consumer = {} AND \
+             lane = 0 AND epoch = {} AND stream_sequence = {}",
             p(1),
             p(2),
             p(3),

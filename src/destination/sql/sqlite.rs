@@ -21,9 +21,12 @@ pub const DRIVER: Driver = Driver {
     title: "SQLite",
     description: "Keeps the rows of each table in an SQLite file on this machine.",
     example: "sqlite:///var/eds/shop.db",
-    help: "The file is made if it is not there; its directory has to exist. A path without a leading slash (sqlite://shop.db) is\n\
-           relative to the working directory. Times are text in UTC (2024-01-02T03:04:05.000006Z), objects and arrays JSON text,\n\
-           booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a program that writes to it for\n\
+    help: "The file is made if it is not there; its directory has to exist. A path without a \
+           leading slash (sqlite://shop.db) is\n\
+           relative to the working directory. Times are text in UTC (2024-01-02T03:04:05.000006Z), \
+           objects and arrays JSON text,\n\
+           booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a \
+           program that writes to it for\n\
            longer than 10 seconds is waited for.",
     fields: &crate::destination::form::FILE,
     parameters: &[("prefix", "what stands before each table's name")],
@@ -184,12 +187,26 @@ impl Connection for SqliteConnection {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         let place = renderer.namespace.clone();
         self.with(move |db| {
-            let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, m.type = 'view' \
-                       FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type IN ('table', 'view')";
+            let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, \
+                       m.type = 'view' \
+                       FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type IN \
+                       ('table', 'view')";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
             let read = |row: &rusqlite::Row<'_>| {
-                let write_blocker = row.get::<_, bool>(4)?.then(|| "it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned());
-                let listed = |table| -> rusqlite::Result<ListedColumn> { Ok(ListedColumn { table, column: row.get(1)?, nullable: row.get(2)?, key: row.get(3)?, write_blocker }) };
+                let write_blocker = row.get::<_, bool>(4)?.then(|| {
+                    "it is a view; use ?prefix= for \
+                    tables of EDS's own, or rename it"
+                        .to_owned()
+                });
+                let listed = |table| -> rusqlite::Result<ListedColumn> {
+                    Ok(ListedColumn {
+                        table,
+                        column: row.get(1)?,
+                        nullable: row.get(2)?,
+                        key: row.get(3)?,
+                        write_blocker,
+                    })
+                };
                 place.source_of(&row.get::<_, String>(0)?).map(listed).transpose()
             };
             let rows = statement.query_map([], read).map_err(|e| failure(&e))?;
@@ -253,7 +270,8 @@ impl Connection for SqliteConnection {
         schema: &TableSchema,
         _staged: &TableSchema,
     ) -> Result<Vec<String>, Failure> {
-        let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY type, name";
+        let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('index', \
+                   'trigger') AND sql IS NOT NULL ORDER BY type, name";
         let rows =
             self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
         Ok(rows.into_iter().flatten().collect())

@@ -207,7 +207,8 @@ impl Api {
                     .map(|c| format!(" (the server said: {c})"))
                     .unwrap_or_default();
                 let right = format!(
-                    "do the credentials allow publishing to $JS.API.CONSUMER.> and subscribing to _INBOX.>, and does the server have JetStream?{complaint}"
+                    "do the credentials allow publishing to $JS.API.CONSUMER.> and subscribing to \
+                     _INBOX.>, and does the server have JetStream?{complaint}"
                 );
                 return Err(ApiError::NoAnswer(format!(
                     "no answer to $JS.API.CONSUMER.{verb}: {e}; {right}"

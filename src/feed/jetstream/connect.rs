@@ -54,10 +54,10 @@ impl Link {
                 match event {
                     Event::Connected => counter.send_modify(|n| *n += 1),
                     Event::ServerError(e) => {
-                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string())
+                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string());
                     }
                     Event::ClientError(e) => {
-                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string())
+                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string());
                     }
                     _ => {}
                 }
@@ -112,14 +112,16 @@ fn refused(error: &ConnectError, servers: &Servers) -> FeedError {
         )),
         kind if kind == ConnectErrorKind::Tls || error.to_string().contains("certificate") => {
             FeedError::Misconfigured(format!(
-                "no encrypted connection to NATS at {place}: {error}; a private authority is named with --nats-ca"
+                "no encrypted connection to NATS at {place}: {error}; a private authority is named \
+                 with --nats-ca"
             ))
         }
         ConnectErrorKind::Dns => {
             FeedError::Unavailable(format!("the host of NATS at {place} is not known: {error}"))
         }
         _ => FeedError::Unavailable(format!(
-            "NATS at {place} cannot be reached: {error}; is it running, and are host and port right?"
+            "NATS at {place} cannot be reached: {error}; is it running, and are host and \
+             port right?"
         )),
     }
 }

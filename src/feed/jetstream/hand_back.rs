@@ -30,7 +30,8 @@ impl JetStream {
         let info = self.alone(info).await?;
         let Some(floor) = info.floor() else {
             return Err(FeedError::Misconfigured(format!(
-                "it is not known how far {} has come: let EDS run once until it streams, and end it",
+                "it is not known how far {} has come: let EDS run once until it \
+                 streams, and end it",
                 self.about()
             )));
         };

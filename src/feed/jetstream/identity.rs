@@ -89,7 +89,9 @@ impl Identity {
             }
         }
         if companies.is_empty() {
-            return Err("its JWT allows no company's changes (nats.sub.allow has no dbchange.*.*.<company>.*.PUBLIC.>)".into());
+            return Err("its JWT allows no company's changes (nats.sub.allow has no \
+                        dbchange.*.*.<company>.*.PUBLIC.>)"
+                .into());
         }
         Ok(Identity {
             server_id: claims.name,

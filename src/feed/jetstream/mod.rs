@@ -107,7 +107,8 @@ impl JetStream {
         while info.num_waiting > 0 {
             if Instant::now() > deadline {
                 return Err(FeedError::Taken(format!(
-                    "another EDS is reading {}: stop it first, or give this one a --consumer-suffix of its own",
+                    "another EDS is reading {}: stop it first, or give this one a \
+                     --consumer-suffix of its own",
                     self.about()
                 )));
             }
@@ -129,7 +130,8 @@ impl JetStream {
         let version = self.api.link.client.server_info().version;
         if config.filter_subjects.len() > 1 && is_before_2_10(&version) {
             return Err(FeedError::Misconfigured(format!(
-                "the NATS server is of version {version}; several companies in one credential need 2.10 or later (an older one would send the changes of all companies)"
+                "the NATS server is of version {version}; several companies in one credential need \
+                 2.10 or later (an older one would send the changes of all companies)"
             )));
         }
         if existing {
@@ -139,7 +141,8 @@ impl JetStream {
         if !info.config.same_filter(config) {
             let _ = self.api.delete(&self.settings.durable).await;
             return Err(FeedError::Misconfigured(format!(
-                "the NATS server (version {version}) ignored the filter of {}: it is too old for several companies",
+                "the NATS server (version {version}) ignored the filter of {}: it is too old for \
+                 several companies",
                 self.about()
             )));
         }
@@ -178,7 +181,8 @@ impl JetStream {
         let anew = last.delivered.stream_seq < position.sequence;
         if anew {
             warnings.push(format!(
-                "the stream {STREAM} ends at sequence {}, before {} where we were: it was made anew and is read from its beginning; what happened in between needs an import",
+                "the stream {STREAM} ends at sequence {}, before {} where we were: it was made \
+                 anew and is read from its beginning; what happened in between needs an import",
                 last.delivered.stream_seq, position.sequence
             ));
         }
@@ -235,8 +239,11 @@ impl JetStream {
                 crate::change::value::rfc3339(oldest / 1000),
                 crate::change::value::rfc3339((since_ns + CLOCKS_APART_MAX_NS) / 1000),
             );
-            warnings
-                .push(format!("changes may be missing: the import shows the source as of {snapshot}, and the stream {STREAM} begins only at {oldest}; another import cures it"));
+            warnings.push(format!(
+                "changes may be missing: the import shows the source as of \
+                               {snapshot}, and the stream {STREAM} begins only at {oldest}; \
+                               another import cures it"
+            ));
         }
         Ok((info, warnings))
     }
@@ -262,7 +269,8 @@ impl JetStream {
                 (ConsumerConfig { deliver_policy: DeliverPolicy::All, ..wanted }, Vec::new())
             }
             Start::NewOnly => {
-                let warning = "nothing is known of an earlier run: only changes from now on are streamed. --restart takes all that the stream still has";
+                let warning = "nothing is known of an earlier run: only changes from now on are \
+                               streamed. --restart takes all that the stream still has";
                 (
                     ConsumerConfig { deliver_policy: DeliverPolicy::New, ..wanted },
                     vec![warning.into()],
@@ -290,7 +298,8 @@ impl JetStream {
             idle_ns.unwrap_or(position.time_ns).max(position.time_ns) / 1000,
         );
         Some(format!(
-            "changes may be missing: the stream {STREAM} no longer has sequences {} to {}, published after {since}; an import brings the destination up to date",
+            "changes may be missing: the stream {STREAM} no longer has sequences {} to {}, \
+             published after {since}; an import brings the destination up to date",
             position.sequence + 1,
             first - 1
         ))

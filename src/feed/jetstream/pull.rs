@@ -156,7 +156,8 @@ impl OpenPull {
             }
             let message = tokio::select! {
                 biased;
-                _ = self.connections.changed() => return Ok(Signal::Lost("NATS was away for a moment".into())),
+                _ = self.connections.changed() => return Ok(Signal::Lost("NATS was away \
+                    for a moment".into())),
                 message = timeout_at(self.give_up, self.messages.next()) => message,
             };
             let message = match message {
@@ -308,7 +309,7 @@ impl OpenPull {
                     if message.status.is_none()
                         && message.subject.as_str().starts_with(&self.inbox) =>
                 {
-                    self.unconfirmed -= 1
+                    self.unconfirmed -= 1;
                 }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {

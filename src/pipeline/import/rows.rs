@@ -142,7 +142,8 @@ impl Maker {
             .filter(|name| !self.ignored.contains(name))
         {
             return Err(format!(
-                "the row has the column {unknown:?}, which the schema of table {:?} lacks; --ignore-columns {unknown} leaves it out",
+                "the row has the column {unknown:?}, which the schema of table {:?} lacks; \
+                 --ignore-columns {unknown} leaves it out",
                 self.schema.table
             ));
         }

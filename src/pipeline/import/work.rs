@@ -223,7 +223,7 @@ impl LoadWorker {
                     *progress = piece.progress;
                 }
                 LoadAttempt::Refused(failure) => {
-                    self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?
+                    self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?;
                 }
             }
         }

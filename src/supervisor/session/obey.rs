@@ -56,7 +56,7 @@ impl SessionLoop<'_> {
             }
             Notice::SendLogs => self.send_logs(true).await,
             Notice::Configure { url, backfill, update_strategy } => {
-                self.test(message, url, update_strategy, backfill)
+                self.test(message, url, update_strategy, backfill);
             }
             Notice::Import { backfill } => self.import(backfill).await,
             Notice::DriverConfig => {
@@ -72,7 +72,7 @@ impl SessionLoop<'_> {
                     .await;
             }
             Notice::Validate { driver, config } => {
-                self.post.reply(&message, validated(&driver, &config)).await
+                self.post.reply(&message, validated(&driver, &config)).await;
             }
             Notice::Upgrade { version } => self.upgrade(version).await,
         }
@@ -149,7 +149,8 @@ impl SessionLoop<'_> {
         answer.insert("maskedURL".into(), masked.into());
         if std::mem::replace(&mut options.url_is_given, false) {
             warn!(
-                "the destination that was given by hand (--url, --url-file or EDS_URL) would win again at the next start: leave it away"
+                "the destination that was given by hand (--url, --url-file or EDS_URL) would win \
+                 again at the next start: leave it away"
             );
         }
         options.url = Some(url);
@@ -191,7 +192,7 @@ impl SessionLoop<'_> {
             }
             Finished::Fetched { version, outcome: Ok(()) } => return self.try_out(version).await,
             Finished::Fetched { version, outcome: Err(why) } => {
-                self.not_upgraded(&version, &why).await
+                self.not_upgraded(&version, &why).await;
             }
             Finished::RotationOver { id } => {
                 if self.waiting.contains_key(&id) {
@@ -319,7 +320,8 @@ fn validated(scheme: &str, filled: &Filled) -> Map<String, Value> {
             json!({ "success": false, "field_errors": errors })
         }
         None => {
-            json!({ "success": false, "messsage": format!("there is no destination {scheme:?} in this version of EDS") })
+            json!({ "success": false, "messsage": format!("there is no destination {scheme:?} in \
+                this version of EDS") })
         }
     };
     match answer {

@@ -99,7 +99,12 @@ async fn a_finished_file_is_not_loaded_again() {
     let (file, url) = sqlite(&importing);
     let done = |path: &Path| -> Vec<(String, i64)> {
         let Ok(db) = rusqlite::Connection::open(path) else { return Vec::new() };
-        let Ok(mut statement) = db.prepare("SELECT file_name, lines_done FROM _eds_import_progress WHERE is_done = 1 ORDER BY file_name") else { return Vec::new() };
+        let Ok(mut statement) = db.prepare(
+            "SELECT file_name, lines_done FROM _eds_import_progress \
+            WHERE is_done = 1 ORDER BY file_name",
+        ) else {
+            return Vec::new();
+        };
         statement
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
             .and_then(Iterator::collect)

@@ -63,7 +63,8 @@ async fn only_and_companies_limit_and_no_delete_keeps() {
     importing.import(&url, &[]).await;
     let all = count(&file, "customer");
     execute(&file, "UPDATE customer SET firstName = 'changed here'; DELETE FROM \"order\"");
-    let extra = "CREATE TEMP TABLE one AS SELECT * FROM customer LIMIT 1; UPDATE one SET id = 'mine'; INSERT INTO customer SELECT * FROM one";
+    let extra = "CREATE TEMP TABLE one AS SELECT * FROM customer LIMIT 1; UPDATE one SET id = \
+                 'mine'; INSERT INTO customer SELECT * FROM one";
     execute(&file, extra);
     importing.import(&url, &["--only", "customer,vehicle", "--no-delete"]).await;
     assert_eq!((count(&file, "customer"), count(&file, "order")), (all + 1, 0));
@@ -95,8 +96,14 @@ async fn tables_without_rows_and_jobs_by_name_and_files_that_stay() {
     equal_in_sqlite(&importing.shop(), &file);
     let empty = (0..12).filter(|table| importing.shop().alive(*table).count() == 0).count();
     assert!(empty > 3);
-    let tables = rusqlite::Connection::open(&file)
-        .and_then(|db| db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '\\_eds%' ESCAPE '\\'", [], |r| r.get::<_, i64>(0)));
+    let tables = rusqlite::Connection::open(&file).and_then(|db| {
+        db.query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND \
+            name NOT LIKE '\\_eds%' ESCAPE '\\'",
+            [],
+            |r| r.get::<_, i64>(0),
+        )
+    });
     assert_eq!(tables.ok(), Some(12));
     let kept = importing
         .data_dir()
@@ -284,7 +291,7 @@ async fn rules_choose_rows() {
     let rules = importing.dir.path().join("rules");
     std::fs::create_dir(&rules).unwrap_or_else(|e| panic!("{e}"));
     let write = |name: &str, text: &str| {
-        std::fs::write(rules.join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        std::fs::write(rules.join(name), text).unwrap_or_else(|e| panic!("{e}"));
     };
     write("config.json", r#"{"order": {"schema": "order.json"}}"#);
     write(

@@ -86,14 +86,20 @@ async fn an_export_arrives_whole_in_sqlite() {
     importing.import(&url, &[]).await;
     equal_in_sqlite(&importing.shop(), &file);
     let db = rusqlite::Connection::open(&file).unwrap_or_else(|e| panic!("{e}"));
-    let given = "CREATE INDEX by_company ON \"order\" (companyId); CREATE VIEW all_orders AS SELECT id FROM \"order\"; \
-                 CREATE TABLE log (id); CREATE TRIGGER noted AFTER DELETE ON \"order\" BEGIN INSERT INTO log VALUES (old.id); END";
+    let given = "CREATE INDEX by_company ON \"order\" (companyId); CREATE VIEW all_orders AS \
+                 SELECT id FROM \"order\"; \
+                 CREATE TABLE log (id); CREATE TRIGGER noted AFTER DELETE ON \"order\" BEGIN \
+                 INSERT INTO log VALUES (old.id); END";
     db.execute_batch(given).unwrap_or_else(|e| panic!("{e}"));
     importing.import(&url, &["--parallel", "8"]).await;
     equal_in_sqlite(&importing.shop(), &file);
     let kept: Vec<String> = {
-        let mut statement =
-            db.prepare("SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger', 'view') AND sql IS NOT NULL ORDER BY name").unwrap_or_else(|e| panic!("{e}"));
+        let mut statement = db
+            .prepare(
+                "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger', 'view') \
+                        AND sql IS NOT NULL ORDER BY name",
+            )
+            .unwrap_or_else(|e| panic!("{e}"));
         statement
             .query_map([], |row| row.get(0))
             .and_then(Iterator::collect)

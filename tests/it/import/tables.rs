@@ -78,13 +78,18 @@ async fn indexes_rights_and_comments_survive_in_postgres() {
     run(&client, "DROP ROLE IF EXISTS import_reader; CREATE ROLE import_reader").await;
     run(
         &client,
-        "CREATE INDEX \"by Company\" ON \"order\" (\"companyId\", number DESC) WHERE number > 5; CREATE UNIQUE INDEX ids ON \"order\" USING btree (id, \"companyId\"); \
-         GRANT SELECT ON \"order\" TO import_reader WITH GRANT OPTION; COMMENT ON TABLE \"order\" IS 'it''s ours'; COMMENT ON COLUMN \"order\".number IS 'no $1'; \
+        "CREATE INDEX \"by Company\" ON \"order\" (\"companyId\", number DESC) WHERE number > 5; \
+         CREATE UNIQUE INDEX ids ON \"order\" USING btree (id, \"companyId\"); \
+         GRANT SELECT ON \"order\" TO import_reader WITH GRANT OPTION; COMMENT ON TABLE \"order\" \
+         IS 'it''s ours'; COMMENT ON COLUMN \"order\".number IS 'no $1'; \
          ALTER TABLE \"order\" SET (fillfactor = 70)",
     )
     .await;
-    let about = "SELECT coalesce(array_to_string(relacl, ';'), '') || coalesce(obj_description(oid), '') || coalesce(array_to_string(reloptions, ';'), '') || coalesce(col_description(oid, \
-                 (SELECT attnum FROM pg_attribute WHERE attrelid = c.oid AND attname = 'number')), '') FROM pg_class c WHERE relname = 'order'";
+    let about = "SELECT coalesce(array_to_string(relacl, ';'), '') || \
+                 coalesce(obj_description(oid), '') || coalesce(array_to_string(reloptions, ';'), \
+                 '') || coalesce(col_description(oid, \
+                 (SELECT attnum FROM pg_attribute WHERE attrelid = c.oid AND attname = 'number')), \
+                 '') FROM pg_class c WHERE relname = 'order'";
     let indexes = "SELECT indexdef FROM pg_indexes WHERE tablename = 'order' ORDER BY 1";
     let before = (texts(&client, about).await, texts(&client, indexes).await);
     let oid = "SELECT oid::text FROM pg_class WHERE relname = 'order'";
@@ -94,7 +99,15 @@ async fn indexes_rights_and_comments_survive_in_postgres() {
     assert_ne!(texts(&client, oid).await, old, "the table was exchanged");
     assert_eq!((texts(&client, about).await, texts(&client, indexes).await), before);
     assert_equal(&importing.shop(), server, &database).await;
-    assert_eq!(texts(&client, "SELECT relname::text FROM pg_class WHERE relname LIKE '\\_eds\\_new%' OR relname LIKE '\\_eds\\_old%'").await, [""; 0]);
+    assert_eq!(
+        texts(
+            &client,
+            "SELECT relname::text FROM pg_class WHERE relname LIKE \
+                               '\\_eds\\_new%' OR relname LIKE '\\_eds\\_old%'"
+        )
+        .await,
+        [""; 0]
+    );
 }
 
 /// Views, foreign keys, columns and triggers of people keep a table in its place.
@@ -107,13 +120,16 @@ async fn a_table_that_others_depend_on_stays_in_postgres() {
     let client = server.connect(&database).await;
     run(
         &client,
-        "CREATE VIEW paid AS SELECT id FROM \"order\" WHERE paid; ALTER TABLE customer ADD COLUMN ours text DEFAULT 'mine'; \
+        "CREATE VIEW paid AS SELECT id FROM \"order\" WHERE paid; ALTER TABLE customer ADD COLUMN \
+         ours text DEFAULT 'mine'; \
          CREATE TABLE favourite (id text REFERENCES vehicle (id) ON DELETE CASCADE); \
-         CREATE FUNCTION payments() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM payment; END",
+         CREATE FUNCTION payments() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM \
+         payment; END",
     )
     .await;
     run(&client, "UPDATE customer SET ours = 'kept'").await;
-    let oids = "SELECT oid::text FROM pg_class WHERE relname IN ('order', 'customer', 'vehicle') ORDER BY relname";
+    let oids = "SELECT oid::text FROM pg_class WHERE relname IN ('order', 'customer', 'vehicle') \
+                ORDER BY relname";
     let old = texts(&client, oids).await;
     changes(&importing, 600);
     let said = importing.import(&url, &[]).await;
@@ -156,7 +172,8 @@ async fn indexes_survive_and_triggers_keep_the_table_in_mysql() {
             "CREATE INDEX by_number ON `order` (`number`, `name`(20))",
             "CREATE VIEW paid AS SELECT id FROM `order` WHERE paid",
             "CREATE TABLE log (id VARCHAR(64))",
-            "CREATE TRIGGER noted AFTER UPDATE ON customer FOR EACH ROW INSERT INTO log VALUES (NEW.id)",
+            "CREATE TRIGGER noted AFTER UPDATE ON customer FOR EACH ROW INSERT INTO log \
+             VALUES (NEW.id)",
         ] {
             root.query_drop(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         }
@@ -168,7 +185,9 @@ async fn indexes_survive_and_triggers_keep_the_table_in_mysql() {
             ) && !said.contains("\"order\" stays"),
             "{said}"
         );
-        let sql = "SELECT GROUP_CONCAT(column_name ORDER BY seq_in_index) FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'order' AND index_name = 'by_number'";
+        let sql = "SELECT GROUP_CONCAT(column_name ORDER BY seq_in_index) FROM \
+                   information_schema.statistics WHERE table_schema = DATABASE() AND table_name = \
+                   'order' AND index_name = 'by_number'";
         assert_eq!(
             root.query_first::<Option<String>, _>(sql).await.ok().flatten().flatten().as_deref(),
             Some("number,name")
@@ -186,7 +205,12 @@ async fn a_table_of_somebody_else_is_not_replaced() {
     let server = postgres::shared();
     let (database, url) = server.fresh().await;
     let client = server.connect(&database).await;
-    run(&client, "CREATE TABLE \"order\" (id text PRIMARY KEY, mine text); INSERT INTO \"order\" VALUES ('1', 'x')").await;
+    run(
+        &client,
+        "CREATE TABLE \"order\" (id text PRIMARY KEY, mine text); INSERT INTO \"order\" \
+                  VALUES ('1', 'x')",
+    )
+    .await;
     let importing = Importing::new(25, 500, 300).await;
     let output = importing.run(&url, &[]).await;
     assert_eq!(output.status.code(), Some(3));

@@ -129,7 +129,7 @@ async fn nothing_that_is_told_breaks_it() {
         site.console
             .send_raw(&session, payload.to_vec(), encoding)
             .await
-            .unwrap_or_else(|e| panic!("{e}"))
+            .unwrap_or_else(|e| panic!("{e}"));
     };
     for (payload, encoding) in [
         (&b""[..], None),
@@ -193,12 +193,14 @@ async fn destinations_are_described_and_checked() {
         json!({"success": true, "sessionId": session, "url": "postgres://user:@h:5432/db"})
     );
     let reply = validate("mysql", json!({"Hostname": "h", "Port": 0})).await;
-    let errors = json!([{"field": "Database", "error": "it is required"}, {"field": "Port", "error": "it is a number from 1 to 65535"}]);
+    let errors = json!([{"field": "Database", "error": "it \
+        is required"}, {"field": "Port", "error": "it is a number from 1 to 65535"}]);
     assert_eq!(reply, json!({"success": false, "sessionId": session, "field_errors": errors}));
     let reply = validate("oracle", json!({})).await;
     assert_eq!(
         reply,
-        json!({"success": false, "sessionId": session, "messsage": "there is no destination \"oracle\" in this version of EDS"})
+        json!({"success": false, "sessionId": session, "messsage": "there is no \
+            destination \"oracle\" in this version of EDS"})
     );
 
     // An import before there is a destination.

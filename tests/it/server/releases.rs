@@ -41,7 +41,8 @@ impl Publisher {
     /// A program that says that version, and is `program` in everything else.
     pub fn passing_on(&self, version: &str, program: &str) -> String {
         format!(
-            "#!/bin/sh\nif [ \"$1\" = version ]; then echo {version}; exit 0; fi\nexec '{program}' \"$@\"\n"
+            "#!/bin/sh\nif [ \"$1\" = version ]; then echo {version}; exit 0; fi\nexec \
+             '{program}' \"$@\"\n"
         )
     }
 
@@ -64,7 +65,7 @@ impl Publisher {
             .and_then(|s| s.to_armored_string(ArmorOptions::default()))
             .unwrap_or_else(|e| panic!("{e}"));
         let write = |name: String, content: &[u8]| {
-            std::fs::write(folder.join(name), content).unwrap_or_else(|e| panic!("{e}"))
+            std::fs::write(folder.join(name), content).unwrap_or_else(|e| panic!("{e}"));
         };
         write(archive_name(), archive);
         write(format!("{}.asc", archive_name()), signature.as_bytes());

@@ -41,7 +41,7 @@ pub fn replay(url: &str, schemas: &Value, events: &[Value], args: &[&str]) -> Ou
 /// Replays a journal, with the data directory in `dir`.
 pub fn replay_in(dir: &Path, url: &str, schemas: &Value, journal: &str, args: &[&str]) -> Output {
     let write = |name: &str, text: &str| {
-        std::fs::write(dir.join(name), text).unwrap_or_else(|e| panic!("{e}"))
+        std::fs::write(dir.join(name), text).unwrap_or_else(|e| panic!("{e}"));
     };
     write("schema.json", &schemas.to_string());
     write("journal.jsonl", journal);

@@ -209,7 +209,7 @@ async fn links(
     loop {
         match acceptor.accept(&mut session).await {
             Ok(LinkEndpoint::Receiver(receiver)) => {
-                drop(tokio::spawn(listen(receiver, shared.clone())))
+                drop(tokio::spawn(listen(receiver, shared.clone())));
             }
             Ok(LinkEndpoint::Sender(sender)) => {
                 let address = sender
@@ -234,7 +234,7 @@ async fn listen(mut receiver: Receiver, shared: Arc<PeerState>) {
             let allowed = shared.allowed.lock().unwrap_or_else(PoisonError::into_inner).clone();
             match partition.parse() {
                 Ok(partition) if allowed.as_deref() == Some(name) && partition < PARTITIONS => {
-                    events(receiver, partition, &shared).await
+                    events(receiver, partition, &shared).await;
                 }
                 _ => drop(
                     receiver
@@ -376,7 +376,20 @@ async fn events(mut receiver: Receiver, partition: usize, shared: &PeerState) {
             }
             Fate::Busy => {
                 let busy = ErrorCondition::Custom(Symbol::from("com.microsoft:server-busy"));
-                receiver.reject(&delivery, Error::new(busy, Some("The request was terminated because the namespace is being throttled.".into()), None)).await
+                receiver
+                    .reject(
+                        &delivery,
+                        Error::new(
+                            busy,
+                            Some(
+                                "The request was terminated \
+                    because the namespace is being throttled."
+                                    .into(),
+                            ),
+                            None,
+                        ),
+                    )
+                    .await
             }
             Fate::Release => receiver.release(&delivery).await,
             Fate::Detach => {

@@ -101,7 +101,8 @@ pub fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<
     // SeaweedFS takes an empty body with a type for a file.
     let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
     let head = format!(
-        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n{kind}Content-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: \
+         application/json\r\n{kind}Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(format!("{head}{body}").as_bytes()).map_err(|e| e.to_string())?;

@@ -133,7 +133,7 @@ impl Seaweed {
                 }
                 match listing["ShouldDisplayLoadMore"].as_bool() {
                     Some(true) => {
-                        last = listing["LastFileName"].as_str().unwrap_or_default().to_owned()
+                        last = listing["LastFileName"].as_str().unwrap_or_default().to_owned();
                     }
                     _ => break,
                 }

@@ -518,7 +518,8 @@ fn every_storm_ends_with_the_destination_equal_to_the_model() {
     for seed in 0..seeds {
         if let Err(e) = run(seed, Bug::None) {
             panic!(
-                "seed {seed}: {e}\nrepeat it with: EDS_SIM_SEED={seed} cargo test --test it simulation"
+                "seed {seed}: {e}\nrepeat it with: EDS_SIM_SEED={seed} cargo test --test \
+                 it simulation"
             );
         }
     }

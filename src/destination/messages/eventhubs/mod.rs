@@ -33,10 +33,13 @@ pub const DRIVER: Driver = Driver {
     title: "Microsoft Azure EventHub",
     description: "Writes each change as an event to a hub of Azure Event Hubs.",
     example: "eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=…",
-    help: "The URL is the hub's connection string with eventhub:// for Endpoint=sb://; its policy needs the right Send.\n\
-           The partition key is <table>.<company>.<location>.<primary key>: changes of a row stay in order. The message id is the\n\
+    help: "The URL is the hub's connection string with eventhub:// for Endpoint=sb://; its policy \
+           needs the right Send.\n\
+           The partition key is <table>.<company>.<location>.<primary key>: changes of a row stay \
+           in order. The message id is the\n\
            event's, the property objectId is dbchange.<table>.<operation>.<company>.<location>.<primary key>.\n\
-           After a crash the events of the last batch may be sent again, with the same ids. Two processes must not write to one hub\n\
+           After a crash the events of the last batch may be sent again, with the same ids. Two \
+           processes must not write to one hub\n\
            for the same server. UseDevelopmentEmulator=true is for an emulator on this machine.",
     fields: &form::CONNECTION,
     parameters: &[],

@@ -44,7 +44,8 @@ impl Namespace {
         };
         let wanted = |name: &str| {
             let text = format!(
-                "the connection string of {settings} has no {name}: eventhub://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=HUB"
+                "the connection string of {settings} has no {name}: \
+                 eventhub://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=HUB"
             );
             find(name).ok_or_else(|| Failure::misconfigured(text))
         };
@@ -52,7 +53,8 @@ impl Namespace {
             find("UseDevelopmentEmulator").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if is_emulator && !settings.is_local() {
             return Err(Failure::misconfigured(
-                "UseDevelopmentEmulator=true is for an emulator on this machine: a key does not travel without TLS",
+                "UseDevelopmentEmulator=true is for an emulator on this machine: a key does not \
+                 travel without TLS",
             ));
         }
         Ok(Namespace {
@@ -132,7 +134,8 @@ mod tests {
     #[test]
     fn a_token_is_signed() -> Result<(), String> {
         let found = namespace(
-            "eventhub://ns.example/;SharedAccessKeyName=Root Key;SharedAccessKey=secret;EntityPath=hub",
+            "eventhub://ns.example/;SharedAccessKeyName=Root \
+             Key;SharedAccessKey=secret;EntityPath=hub",
         )?;
         let token = found.token_until(1_700_000_000);
         assert_eq!(

@@ -274,11 +274,14 @@ pub fn said(namespace: &Namespace, what: &str, text: &str) -> Failure {
     match () {
         () if says(&["unauthorized", "invalidsignature", "putauthorizationfailed"]) => {
             Failure::misconfigured(format!(
-                "Event Hubs at {host} refuses the key for hub {hub:?}: {text}. SharedAccessKeyName and SharedAccessKey have to be of a policy with the right Send, and this machine's clock right"
+                "Event Hubs at {host} refuses the key for hub {hub:?}: {text}. SharedAccessKeyName \
+                 and SharedAccessKey have to be of a policy with the right Send, and this \
+                 machine's clock right"
             ))
         }
         () if says(&["notfound", "entitydisabled"]) => Failure::misconfigured(format!(
-            "Event Hubs at {host} has no hub {hub:?} to send to: {text}. Make it, or correct EntityPath"
+            "Event Hubs at {host} has no hub {hub:?} to send to: {text}. Make it, or \
+             correct EntityPath"
         )),
         () if says(&[
             "messagesizeexceeded",

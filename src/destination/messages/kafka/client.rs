@@ -62,7 +62,8 @@ impl Cluster {
             || matches!(topic.as_str(), "." | "..")
         {
             let text = format!(
-                "the Kafka URL {settings} names no topic: kafka://host:9092/topic; a topic has up to 249 letters, digits, dots, underscores and hyphens"
+                "the Kafka URL {settings} names no topic: kafka://host:9092/topic; a topic has up \
+                 to 249 letters, digits, dots, underscores and hyphens"
             );
             return Err(Failure::misconfigured(text));
         }
@@ -142,7 +143,8 @@ impl Cluster {
                 | RDKafkaErrorCode::ClusterAuthorizationFailed,
             ) => {
                 let text = format!(
-                    "Kafka at {brokers} does not allow to write to topic {topic:?}: the user needs WRITE and DESCRIBE on it, and READ to see what a crash left"
+                    "Kafka at {brokers} does not allow to write to topic {topic:?}: the user needs \
+                     WRITE and DESCRIBE on it, and READ to see what a crash left"
                 );
                 Failure::misconfigured(text)
             }
@@ -151,10 +153,12 @@ impl Cluster {
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::InvalidTopic,
             ) => Failure::misconfigured(format!(
-                "Kafka at {brokers} has no topic {topic:?} and does not make it by itself: make it, or correct the URL"
+                "Kafka at {brokers} has no topic {topic:?} and does not make it by itself: make \
+                 it, or correct the URL"
             )),
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => Failure::misconfigured(format!(
-                "topic {topic:?} takes smaller requests than EDS was told: say ?max-message-bytes= with the topic's max.message.bytes, or allow DESCRIBE_CONFIGS on it"
+                "topic {topic:?} takes smaller requests than EDS was told: say ?max-message-bytes= \
+                 with the topic's max.message.bytes, or allow DESCRIBE_CONFIGS on it"
             )),
             Some(RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::PolicyViolation) => {
                 Failure::misconfigured(format!(

@@ -28,11 +28,16 @@ pub const DRIVER: Driver = Driver {
     title: "Kafka",
     description: "Writes each change as a message to a topic of Apache Kafka.",
     example: "kafka://kafka:9092/topic",
-    help: "Several brokers are separated by commas: kafka://a:9092,b:9092/topic. The message's key is\n\
-           dbchange.<table>.<operation>.<company>.<location>.<event id>, its value the event, its header eds-partitionkey\n\
-           <table>.<company>.<location>.<primary key>, by which it finds its partition: changes of a row stay in order.\n\
-           The header eds-position tells them apart after a crash. A login encrypts, except to this machine.\n\
-           A topic that is not there is made, where the brokers do so. The user needs WRITE, DESCRIBE and READ on the topic.",
+    help: "Several brokers are separated by commas: kafka://a:9092,b:9092/topic. The \
+           message's key is\n\
+           dbchange.<table>.<operation>.<company>.<location>.<event id>, its value the event, its \
+           header eds-partitionkey\n\
+           <table>.<company>.<location>.<primary key>, by which it finds its partition: changes of \
+           a row stay in order.\n\
+           The header eds-position tells them apart after a crash. A login encrypts, except to \
+           this machine.\n\
+           A topic that is not there is made, where the brokers do so. The user needs WRITE, \
+           DESCRIBE and READ on the topic.",
     fields: &form::TOPIC,
     parameters: &[
         ("tls", "true or false; true with a login, unless the broker is on this machine"),

@@ -68,7 +68,8 @@ pub async fn marks(
                 if e.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
             {
                 tracing::warn!(
-                    "the end of topic {:?} may not be read (the user has no READ on it): what an unfinished batch wrote is written again",
+                    "the end of topic {:?} may not be read (the user has no READ on it): what an \
+                     unfinished batch wrote is written again",
                     cluster.topic
                 );
                 Ok(HashSet::new())

@@ -25,7 +25,8 @@ const SET_BACKS_MAX: u32 = 10;
 /// had another name.
 fn former_cutovers(table: &str, failure: &Failure) -> Failure {
     Failure::misconfigured(format!(
-        "the table {table} was made by an EDS before 0.1.0 ({failure}): rename its column seam to cutover and start again, or, if nothing has been imported, drop the table"
+        "the table {table} was made by an EDS before 0.1.0 ({failure}): rename its column seam to \
+         cutover and start again, or, if nothing has been imported, drop the table"
     ))
 }
 
@@ -47,8 +48,12 @@ impl<C: Connection> SqlDestination<C> {
             .into_iter()
             .filter_map(|line| <[String; 3]>::try_from(line).ok())
             .map(|[consumer, table, cutover]| (consumer, table, cutover));
-        Cutovers::read(lines.collect())
-            .map_err(|_| Failure::misconfigured("the table _eds_import in the destination was written by another version of EDS, which has to be installed again"))
+        Cutovers::read(lines.collect()).map_err(|_| {
+            Failure::misconfigured(
+                "the table _eds_import in the destination was \
+                written by another version of EDS, which has to be installed again",
+            )
+        })
     }
 
     async fn write_cutovers(&mut self, table: &str, cutovers: &Cutovers) -> Result<(), Failure> {

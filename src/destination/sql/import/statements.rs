@@ -36,7 +36,13 @@ impl Renderer {
     pub fn create_progress(&self, name: &str) -> String {
         let Dialect { consumer, text_key, .. } = self.dialect;
         let numbers = self.numbers(&["lines_done", "rows_loaded", "rows_skipped", "is_done"]);
-        self.create(&self.table(name), &format!("job {text_key} NOT NULL, file_name {consumer} NOT NULL, {numbers}, PRIMARY KEY (job, file_name)"))
+        self.create(
+            &self.table(name),
+            &format!(
+                "job {text_key} NOT NULL, file_name {consumer} NOT \
+            NULL, {numbers}, PRIMARY KEY (job, file_name)"
+            ),
+        )
     }
 
     /// Columns: consumer, table, cutover.
@@ -65,7 +71,8 @@ impl Renderer {
     pub fn read_progress(&self) -> String {
         let p = self.dialect.parameter;
         format!(
-            "SELECT lines_done, rows_loaded, rows_skipped, is_done FROM {} WHERE job = {} AND file_name = {}",
+            "SELECT lines_done, rows_loaded, rows_skipped, is_done FROM {} WHERE job = {} AND \
+             file_name = {}",
             self.table(PROGRESS),
             p(1),
             p(2)
@@ -76,7 +83,8 @@ impl Renderer {
     pub fn insert_progress(&self, name: &str) -> String {
         let p = self.dialect.parameter;
         format!(
-            "INSERT INTO {} (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES ({}, {}, 0, 0, 0, {})",
+            "INSERT INTO {} (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) \
+             VALUES ({}, {}, 0, 0, 0, {})",
             self.table(name),
             p(1),
             p(2),
@@ -88,7 +96,8 @@ impl Renderer {
     pub fn advance_progress(&self) -> String {
         let p = self.dialect.parameter;
         format!(
-            "UPDATE {} SET lines_done = {}, rows_loaded = {}, rows_skipped = {}, is_done = {} WHERE job = {} AND file_name = {} AND lines_done = {} AND is_done = 0",
+            "UPDATE {} SET lines_done = {}, rows_loaded = {}, rows_skipped = {}, is_done = {} \
+             WHERE job = {} AND file_name = {} AND lines_done = {} AND is_done = 0",
             self.table(PROGRESS),
             p(1),
             p(2),
@@ -114,7 +123,8 @@ impl Renderer {
     pub fn set_back_checkpoint(&self) -> String {
         let (p, table) = (self.dialect.parameter, self.table(CHECKPOINT));
         format!(
-            "UPDATE {table} SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}",
+            "UPDATE {table} SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE \
+             consumer = {} AND lane = 0 AND epoch = {} AND stream_sequence = {}",
             p(1),
             p(2),
             p(3)
@@ -130,7 +140,8 @@ impl Renderer {
     pub fn copy_checkpoints(&self, name: &str) -> String {
         let columns = "consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format";
         format!(
-            "INSERT INTO {} ({columns}) SELECT consumer, lane, epoch, 0, 0, companies, format FROM {}",
+            "INSERT INTO {} ({columns}) SELECT consumer, lane, epoch, 0, 0, companies, \
+             format FROM {}",
             self.table(name),
             self.table(CHECKPOINT)
         )

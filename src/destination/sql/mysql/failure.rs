@@ -31,11 +31,13 @@ fn kind(code: u16, state: &str) -> FailureKind {
 fn meaning(code: u16) -> &'static str {
     match code {
         1406 => {
-            "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key VARCHAR(255), cures it"
+            "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key \
+             VARCHAR(255), cures it"
         }
         1264 | 1690 => "number out of range",
         1292 => {
-            "a date or time that the column cannot hold; ALTER TABLE … MODIFY COLUMN … DATETIME(6) cures it where it is a TIMESTAMP"
+            "a date or time that the column cannot hold; ALTER TABLE … MODIFY COLUMN … DATETIME(6) \
+             cures it where it is a TIMESTAMP"
         }
         1366 | 1265 | 1367 | 1411 => "not of the column's type",
         1062 | 1586 => "another row has the same value in a unique index",
@@ -93,12 +95,14 @@ pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Fail
                     format!("MySQL at {place} refuses user {:?} or the password", settings.user)
                 }
                 1044 => format!(
-                    "MySQL at {place} does not let user {:?} into database {:?}: GRANT the rights that `eds drivers mysql` names",
+                    "MySQL at {place} does not let user {:?} into database {:?}: GRANT the rights \
+                     that `eds drivers mysql` names",
                     settings.user,
                     database(settings)
                 ),
                 1049 => format!(
-                    "MySQL at {place} has no database {:?}: make it with CREATE DATABASE, or correct the URL",
+                    "MySQL at {place} has no database {:?}: make it with CREATE DATABASE, or \
+                     correct the URL",
                     database(settings)
                 ),
                 _ => format!("MySQL at {place}: {}", shown(server)),
@@ -106,20 +110,24 @@ pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Fail
             Failure::new(kind(server.code, &server.state), text)
         }
         Error::Io(IoError::Tls(tls)) => Failure::misconfigured(format!(
-            "no encrypted connection to MySQL at {place}: {}; see tls and ssl-ca in `eds drivers mysql`",
+            "no encrypted connection to MySQL at {place}: {}; see tls and ssl-ca in `eds \
+             drivers mysql`",
             chain(tls)
         )),
         Error::Driver(DriverError::NoClientSslFlagFromServer) => Failure::misconfigured(format!(
-            "MySQL at {place} cannot encrypt, and the URL asks for it; see tls in `eds drivers mysql`"
+            "MySQL at {place} cannot encrypt, and the URL asks for it; see tls in `eds \
+             drivers mysql`"
         )),
         other => {
             let text = cause(other);
             match text.contains("certificate") {
                 true => Failure::misconfigured(format!(
-                    "no encrypted connection to MySQL at {place}: {text}; see tls and ssl-ca in `eds drivers mysql`"
+                    "no encrypted connection to MySQL at {place}: {text}; see tls and ssl-ca in \
+                     `eds drivers mysql`"
                 )),
                 false => Failure::unavailable(format!(
-                    "MySQL at {place} cannot be reached: {text}; is it running, and are host and port right?"
+                    "MySQL at {place} cannot be reached: {text}; is it running, and are host and \
+                     port right?"
                 )),
             }
         }

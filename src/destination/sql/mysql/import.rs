@@ -10,20 +10,28 @@ use crate::destination::sql::render::Renderer;
 /// What hangs on a table and an exchange would lose. Parameters: schema and table, three times.
 const OBSTACLES: &str = "
 SELECT what FROM (
-  SELECT CONCAT('the foreign key ', constraint_name, ' of ', table_name, ' refers to or from it') AS what FROM information_schema.key_column_usage
-    WHERE referenced_table_name IS NOT NULL AND ((referenced_table_schema = ? AND referenced_table_name = ?) OR (table_schema = ? AND table_name = ?))
-  UNION ALL SELECT CONCAT('it has the trigger ', trigger_name) FROM information_schema.triggers WHERE event_object_schema = ? AND event_object_table = ?
-  UNION ALL SELECT 'it has partitions' FROM information_schema.partitions WHERE partition_name IS NOT NULL AND table_schema = ? AND table_name = ?
-  UNION ALL SELECT CONCAT('its column ', column_name, ' has a default or is generated') FROM information_schema.columns
-    WHERE table_schema = ? AND table_name = ? AND ((column_default IS NOT NULL AND column_default <> 'NULL') OR extra <> '')
+  SELECT CONCAT('the foreign key ', constraint_name, ' of ', table_name, ' refers to or from it') \
+                         AS what FROM information_schema.key_column_usage
+    WHERE referenced_table_name IS NOT NULL AND ((referenced_table_schema = ? AND \
+                         referenced_table_name = ?) OR (table_schema = ? AND table_name = ?))
+  UNION ALL SELECT CONCAT('it has the trigger ', trigger_name) FROM information_schema.triggers \
+                         WHERE event_object_schema = ? AND event_object_table = ?
+  UNION ALL SELECT 'it has partitions' FROM information_schema.partitions WHERE partition_name IS \
+                         NOT NULL AND table_schema = ? AND table_name = ?
+  UNION ALL SELECT CONCAT('its column ', column_name, ' has a default or is generated') FROM \
+                         information_schema.columns
+    WHERE table_schema = ? AND table_name = ? AND ((column_default IS NOT NULL AND column_default \
+                         <> 'NULL') OR extra <> '')
 ) AS all_of_them ORDER BY what LIMIT 1";
 
 /// Whether the user would see a trigger of the table. Parameters: schema, schema, table.
 const SEES_TRIGGERS: &str = "
 SELECT COUNT(*) FROM (
   SELECT grantee FROM information_schema.user_privileges WHERE privilege_type = 'TRIGGER'
-  UNION ALL SELECT grantee FROM information_schema.schema_privileges WHERE privilege_type = 'TRIGGER' AND ? LIKE table_schema
-  UNION ALL SELECT grantee FROM information_schema.table_privileges WHERE privilege_type = 'TRIGGER' AND table_schema = ? AND table_name = ?
+  UNION ALL SELECT grantee FROM information_schema.schema_privileges WHERE privilege_type = \
+                             'TRIGGER' AND ? LIKE table_schema
+  UNION ALL SELECT grantee FROM information_schema.table_privileges WHERE privilege_type = \
+                             'TRIGGER' AND table_schema = ? AND table_name = ?
 ) AS granted WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
 
 const TABLE_IS_THERE: &str =
@@ -43,7 +51,11 @@ impl MySqlConnection {
         }
         if self.one(SEES_TRIGGERS, &[database.clone(), database, name.as_str().into()]).await? == 0
         {
-            return Ok(Some("whether it has triggers cannot be seen by this user; with GRANT TRIGGER it could be exchanged, which is faster".to_owned()));
+            return Ok(Some(
+                "whether it has triggers cannot be seen by this user; with GRANT \
+                            TRIGGER it could be exchanged, which is faster"
+                    .to_owned(),
+            ));
         }
         let pair: [Parameter; 2] =
             [place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
@@ -97,7 +109,9 @@ mod tests {
 
     #[test]
     fn indexes_are_told_from_columns() {
-        let made = "CREATE TABLE `t` (\n  `id` varchar(64) NOT NULL,\n  `KEY ` int,\n  PRIMARY KEY (`id`),\n  KEY `by,name` (`name`(20)),\n  FULLTEXT KEY `f` (`note`)\n) ENGINE=InnoDB";
+        let made = "CREATE TABLE `t` (\n  `id` varchar(64) NOT NULL,\n  `KEY ` int,\n  PRIMARY KEY \
+                    (`id`),\n  KEY `by,name` (`name`(20)),\n  FULLTEXT KEY `f` (`note`)\n) \
+                    ENGINE=InnoDB";
         assert_eq!(indexes(made), ["KEY `by,name` (`name`(20))", "FULLTEXT KEY `f` (`note`)"]);
     }
 }

@@ -112,7 +112,7 @@ fn ssl(settings: &Settings, tls: Tls) -> Result<SslOpts, Failure> {
         Some(file) => {
             options = options
                 .with_root_certs(vec![readable("ssl-ca", file)?.into()])
-                .with_disable_built_in_roots(true)
+                .with_disable_built_in_roots(true);
         }
         None => {
             let system = rustls_native_certs::load_native_certs().certs;

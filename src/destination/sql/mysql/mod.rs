@@ -29,9 +29,11 @@ pub const DRIVER: Driver = Driver {
     title: "MySQL",
     description: "Keeps the rows of each table in a MySQL or MariaDB database.",
     example: EXAMPLE,
-    help: "The user needs SELECT, INSERT, UPDATE, DELETE, CREATE and ALTER on the database, for imports also DROP and TRIGGER.\n\
+    help: "The user needs SELECT, INSERT, UPDATE, DELETE, CREATE and ALTER on the database, for \
+           imports also DROP and TRIGGER.\n\
            Tables are InnoDB.\n\
-           Without tls the connection is encrypted where the server can, but not verified, and to this machine not encrypted.\n\
+           Without tls the connection is encrypted where the server can, but not verified, and to \
+           this machine not encrypted.\n\
            MySQL 8.0.17 or later, MariaDB 10.6 or later.",
     fields: &crate::destination::form::database("3306"),
     parameters: &[
@@ -88,7 +90,8 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         == 0
     {
         return Err(Failure::misconfigured(format!(
-            "{} has no database {schema:?} that this user can see: make it with CREATE DATABASE, or correct ?schema=",
+            "{} has no database {schema:?} that this user can see: make it with CREATE DATABASE, \
+             or correct ?schema=",
             dialect.name
         )));
     }
@@ -183,8 +186,11 @@ impl MySqlConnection {
             false => (",TIME_TRUNCATE_FRACTIONAL", String::new()),
         };
         let sql = format!(
-            "SET SESSION autocommit = 1, time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', lock_wait_timeout = {LOCK_WAIT_MAX_SECONDS}, \
-             innodb_lock_wait_timeout = {LOCK_WAIT_MAX_SECONDS}, wait_timeout = {IDLE_MAX_SECONDS}{more}"
+            "SET SESSION autocommit = 1, time_zone = '+00:00', sql_mode = \
+             'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', lock_wait_timeout = \
+             {LOCK_WAIT_MAX_SECONDS}, \
+             innodb_lock_wait_timeout = {LOCK_WAIT_MAX_SECONDS}, wait_timeout = \
+             {IDLE_MAX_SECONDS}{more}"
         );
         self.query(&sql).await?;
         Ok(dialect)
@@ -267,14 +273,19 @@ impl Connection for MySqlConnection {
             self.statements.clear(conn).await;
         }
         let place = &renderer.namespace;
-        let sql = "SELECT c.table_name, c.column_name, c.is_nullable = 'YES' OR c.column_default IS NOT NULL OR c.extra <> '', COALESCE(k.seq_in_index, 0), \
+        let sql = "SELECT c.table_name, c.column_name, c.is_nullable = 'YES' OR c.column_default \
+                   IS NOT NULL OR c.extra <> '', COALESCE(k.seq_in_index, 0), \
                    COALESCE(t.engine, t.table_type), u.name \
                    FROM information_schema.columns c \
-                   JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name \
-                   LEFT JOIN information_schema.statistics k ON k.table_schema = c.table_schema AND k.table_name = c.table_name \
+                   JOIN information_schema.tables t ON t.table_schema = c.table_schema AND \
+                   t.table_name = c.table_name \
+                   LEFT JOIN information_schema.statistics k ON k.table_schema = c.table_schema \
+                   AND k.table_name = c.table_name \
                    AND k.column_name = c.column_name AND k.index_name = 'PRIMARY' \
-                   LEFT JOIN (SELECT table_name, MIN(index_name) AS name FROM information_schema.statistics \
-                   WHERE table_schema = ? AND non_unique = 0 AND index_name <> 'PRIMARY' GROUP BY table_name) u ON u.table_name = c.table_name \
+                   LEFT JOIN (SELECT table_name, MIN(index_name) AS name FROM \
+                   information_schema.statistics \
+                   WHERE table_schema = ? AND non_unique = 0 AND index_name <> 'PRIMARY' GROUP BY \
+                   table_name) u ON u.table_name = c.table_name \
                    WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
         let schema = Parameter::from(place.schema.as_deref().unwrap_or_default());
         let rows = self.rows(sql, &[schema.clone(), schema]).await?;
@@ -347,9 +358,11 @@ impl Connection for MySqlConnection {
         tables: &[String],
     ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
-        let sql = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_host FROM performance_schema.metadata_locks m \
+        let sql = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_host FROM \
+                   performance_schema.metadata_locks m \
                    JOIN performance_schema.threads t ON t.thread_id = m.owner_thread_id \
-                   WHERE m.object_schema = ? AND m.object_name = ? AND m.lock_status = 'GRANTED' AND t.processlist_id <> CONNECTION_ID()";
+                   WHERE m.object_schema = ? AND m.object_name = ? AND m.lock_status = 'GRANTED' \
+                   AND t.processlist_id <> CONNECTION_ID()";
         let mut holders = Vec::new();
         for table in tables {
             let rows = self
@@ -448,13 +461,15 @@ fn write_blocker(engine: &str, unique: Option<&str>) -> Option<String> {
     match (engine, unique) {
         ("InnoDB", None) => None,
         ("InnoDB", Some(index)) => Some(format!(
-            "its unique index {index:?} beside the primary key could make an upsert overwrite another row; make it an ordinary index, or use ?prefix= for tables of EDS's own"
+            "its unique index {index:?} beside the primary key could make an upsert overwrite \
+             another row; make it an ordinary index, or use ?prefix= for tables of EDS's own"
         )),
         ("VIEW" | "SYSTEM VIEW", _) => {
             Some("it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned())
         }
         (other, _) => Some(format!(
-            "it is a table of {other}, which has no transactions; ALTER TABLE … ENGINE=InnoDB cures it"
+            "it is a table of {other}, which has no transactions; ALTER TABLE … \
+             ENGINE=InnoDB cures it"
         )),
     }
 }

@@ -127,7 +127,8 @@ impl Statements {
             && values.iter().map(wire_bytes).sum::<usize>() > self.packet_bytes_max
         {
             let why = format!(
-                "table {:?}: the row is larger than the server's max_allowed_packet of {} bytes; raise it",
+                "table {:?}: the row is larger than the server's max_allowed_packet of {} \
+                 bytes; raise it",
                 schema.table, self.packet_bytes_max
             );
             return Err(Failure::rejected(vec![(*index, why)]));

@@ -80,13 +80,15 @@ pub fn refused_connection(
         let tls = text.contains("tls") || text.contains("TLS") || text.contains("certificate");
         return match tls {
             true => Failure::misconfigured(format!(
-                "no encrypted connection to PostgreSQL at {place}: {text}; see sslmode and sslrootcert in `eds drivers postgres`"
+                "no encrypted connection to PostgreSQL at {place}: {text}; see sslmode and \
+                 sslrootcert in `eds drivers postgres`"
             )),
             false if text.contains("password missing") => Failure::misconfigured(format!(
                 "PostgreSQL at {place} asks for a password and the URL has none"
             )),
             false => Failure::unavailable(format!(
-                "PostgreSQL at {place} cannot be reached: {text}; is it running, and are host and port right?"
+                "PostgreSQL at {place} cannot be reached: {text}; is it running, and are host and \
+                 port right?"
             )),
         };
     };
@@ -100,7 +102,8 @@ pub fn refused_connection(
             db.message()
         ),
         "3D000" => format!(
-            "PostgreSQL at {place} has no database {:?}: make it with CREATE DATABASE, or correct the URL",
+            "PostgreSQL at {place} has no database {:?}: make it with CREATE DATABASE, or \
+             correct the URL",
             settings.path.trim_start_matches('/')
         ),
         _ => format!("PostgreSQL at {place}: {}", shown(db)),

@@ -41,8 +41,10 @@ pub const DRIVER: Driver = Driver {
     title: "PostgreSQL",
     description: "Keeps the rows of each table in a PostgreSQL database.",
     example: EXAMPLE,
-    help: "The user needs CONNECT on the database, and USAGE and CREATE on the schema; tables that EDS made belong to that user.\n\
-           Without sslmode the connection is encrypted but not verified, and to this machine not encrypted. Version 12 or later.",
+    help: "The user needs CONNECT on the database, and USAGE and CREATE on the schema; tables that \
+           EDS made belong to that user.\n\
+           Without sslmode the connection is encrypted but not verified, and to this machine not \
+           encrypted. Version 12 or later.",
     fields: &crate::destination::form::database("5432"),
     parameters: &[
         ("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
@@ -163,9 +165,11 @@ impl PostgresConnection {
     /// A commit has to survive a power cut; the server's own stricter choice is kept.
     async fn set_up(&self) -> Result<(), Failure> {
         let sql = format!(
-            "SET client_min_messages = warning; SET lock_timeout = '{LOCK_WAIT_MAX}'; SET idle_in_transaction_session_timeout = '{SILENCE_MAX}'; SET TIME ZONE 'UTC'; \
+            "SET client_min_messages = warning; SET lock_timeout = '{LOCK_WAIT_MAX}'; SET \
+             idle_in_transaction_session_timeout = '{SILENCE_MAX}'; SET TIME ZONE 'UTC'; \
              SET default_transaction_isolation = 'read committed'; \
-             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+             SELECT set_config('synchronous_commit', 'on', false) WHERE \
+             current_setting('synchronous_commit') IN ('off', 'local')"
         );
         self.client.batch_execute(&sql).await.map_err(|e| failure(&e))
     }
@@ -178,7 +182,8 @@ impl PostgresConnection {
             .map_err(|e| failure(&e))?;
         let none = || {
             Failure::misconfigured(format!(
-                "the database has no schema {schema:?}: make it with CREATE SCHEMA, or choose another with ?schema="
+                "the database has no schema {schema:?}: make it with CREATE SCHEMA, or choose \
+                 another with ?schema="
             ))
         };
         found.map(|_| schema.to_owned()).ok_or_else(none)
@@ -442,18 +447,33 @@ impl Connection for PostgresConnection {
         // Whoever asks has reason to think that tables changed: plans made before are void.
         self.statements.clear();
         let place = &renderer.namespace;
-        let sql = "SELECT c.relname::text, a.attname::text, NOT a.attnotnull OR a.atthasdef OR a.attidentity <> '', \
-                   coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::int8, c.relkind NOT IN ('r', 'p') \
-                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+        let sql = "SELECT c.relname::text, a.attname::text, NOT a.attnotnull OR a.atthasdef OR \
+                   a.attidentity <> '', \
+                   coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::int8, c.relkind \
+                   NOT IN ('r', 'p') \
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = \
+                   c.relnamespace \
+                   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT \
+                   a.attisdropped \
                    LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
-                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1, a.attnum";
+                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY \
+                   1, a.attnum";
         let schema = place.schema.clone().unwrap_or_default();
         let rows = self.client.query(sql, &[&schema]).await.map_err(|e| failure(&e))?;
         let listed = rows.iter().filter_map(|row| {
             let table = place.source_of(row.get(0))?;
-            let write_blocker = row.get::<_, bool>(4).then(|| "it is a view or a foreign table; choose another schema with ?schema=, or rename it".to_owned());
-            Some(ListedColumn { table, column: row.get(1), nullable: row.get(2), key: row.get(3), write_blocker })
+            let write_blocker = row.get::<_, bool>(4).then(|| {
+                "it is a view or a foreign table; \
+                choose another schema with ?schema=, or rename it"
+                    .to_owned()
+            });
+            Some(ListedColumn {
+                table,
+                column: row.get(1),
+                nullable: row.get(2),
+                key: row.get(3),
+                write_blocker,
+            })
         });
         Ok(listed.collect())
     }
@@ -461,9 +481,12 @@ impl Connection for PostgresConnection {
     /// Sessions are found by the advisory lock that they share.
     async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
         let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
-                   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = current_user \
-                   WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-                   AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid <> pg_backend_pid()";
+                   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = \
+                   current_user \
+                   WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM \
+                   pg_catalog.pg_database WHERE datname = current_database()) \
+                   AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid \
+                   <> pg_backend_pid()";
         self.client.execute(sql, &[&(tag.0 as i64)]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
@@ -487,10 +510,14 @@ impl Connection for PostgresConnection {
     ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
         let names: Vec<String> = tables.iter().map(|table| place.name_of(table)).collect();
-        let sql = "SELECT DISTINCT format('session %s (user %s, %s, %s since %s)', a.pid, a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.state, a.state_change::timestamptz(0)) \
+        let sql = "SELECT DISTINCT format('session %s (user %s, %s, %s since %s)', a.pid, \
+                   a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.state, \
+                   a.state_change::timestamptz(0)) \
                    FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-                   JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                   WHERE l.granted AND n.nspname = $1 AND c.relname = ANY($2) AND a.pid <> pg_backend_pid()";
+                   JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n \
+                   ON n.oid = c.relnamespace \
+                   WHERE l.granted AND n.nspname = $1 AND c.relname = ANY($2) AND a.pid <> \
+                   pg_backend_pid()";
         let rows = self
             .client
             .query(sql, &[&place.schema.clone().unwrap_or_default(), &names])

@@ -41,7 +41,8 @@ pub fn connector(settings: &Settings) -> Result<(SslMode, MakeRustlsConnect), Fa
         "verify-full" => (SslMode::Require, Trust::Full),
         other => {
             let text = format!(
-                "sslmode={other:?} is not known; choose disable, allow, prefer, require, verify-ca or verify-full"
+                "sslmode={other:?} is not known; choose disable, allow, prefer, require, verify-ca \
+                 or verify-full"
             );
             return Err(Failure::misconfigured(text));
         }

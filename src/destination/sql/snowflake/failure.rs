@@ -78,8 +78,10 @@ pub fn refused_login(
     let said = format!("{} ({code})", message.replace('\n', " "));
     let text = match (code, fingerprint) {
         ("390144", Some(fingerprint)) => format!(
-            "Snowflake at {base} does not take the key of user {user:?}: {said}. The account in the URL has to be the user's, this machine's clock right, \
-             and DESC USER has to show RSA_PUBLIC_KEY_FP = {fingerprint} (ALTER USER … SET RSA_PUBLIC_KEY = '…')"
+            "Snowflake at {base} does not take the key of user {user:?}: {said}. The account in \
+             the URL has to be the user's, this machine's clock right, \
+             and DESC USER has to show RSA_PUBLIC_KEY_FP = {fingerprint} (ALTER USER … SET \
+             RSA_PUBLIC_KEY = '…')"
         ),
         ("390100", _) => {
             format!("Snowflake at {base} refuses user {user:?} or the password: {said}")

@@ -24,7 +24,8 @@ pub struct Key {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
     #[error(
-        "it is not a private key in PEM form (PKCS#8: it begins with -----BEGIN PRIVATE KEY----- or -----BEGIN ENCRYPTED PRIVATE KEY-----)"
+        "it is not a private key in PEM form (PKCS#8: it begins with -----BEGIN PRIVATE KEY----- \
+         or -----BEGIN ENCRYPTED PRIVATE KEY-----)"
     )]
     NotPem,
     #[error("it is a {0}; `openssl pkcs8 -topk8 -nocrypt -in key.pem` makes PKCS#8 of it")]
@@ -32,7 +33,8 @@ pub enum BadKey {
     #[error("it is encrypted: its passphrase belongs into the environment variable {0}")]
     NeedsPassphrase(String),
     #[error(
-        "the passphrase does not open it, or it is encrypted in a way that EDS does not know (PBES2 with AES or 3DES is known)"
+        "the passphrase does not open it, or it is encrypted in a way that EDS does not know \
+         (PBES2 with AES or 3DES is known)"
     )]
     WrongPassphrase,
     #[error("it is not an RSA key of 2048 bits or more")]

@@ -44,7 +44,8 @@ impl Login {
         }
         if settings.user.is_empty() {
             return Err(Failure::misconfigured(format!(
-                "the Snowflake URL {settings} names no user: it stands before the account, with an @ between"
+                "the Snowflake URL {settings} names no user: it stands before the account, with \
+                 an @ between"
             )));
         }
         let schema = settings
@@ -100,7 +101,8 @@ fn base(settings: &Settings) -> Result<String, Failure> {
             Ok(format!("http://{host}"))
         }
         Some("http") => Err(Failure::misconfigured(
-            "protocol=http is for a server on this machine only: the login would travel in the open",
+            "protocol=http is for a server on this machine only: the login would travel \
+             in the open",
         )),
         Some(other) => Err(Failure::misconfigured(format!(
             "protocol={other:?} is not known; there is https, and http for this machine"
@@ -113,14 +115,20 @@ fn proof(settings: &Settings) -> Result<Proof, Failure> {
         return key(settings);
     }
     let password = || settings.password.clone().filter(|p| !p.expose_secret().is_empty());
-    let given = password().ok_or_else(|| Failure::misconfigured(format!("the Snowflake URL {settings} has no password; with a key pair it begins with snowflake-keypair://")))?;
+    let given = password().ok_or_else(|| {
+        Failure::misconfigured(format!(
+            "the Snowflake URL \
+        {settings} has no password; with a key pair it begins with snowflake-keypair://"
+        ))
+    })?;
     match settings.parameter("authenticator").map(str::to_lowercase).as_deref() {
         None | Some("snowflake") => Ok(Proof::Password(given)),
         Some("oauth") => Ok(Proof::Token("OAUTH", given)),
         Some("programmatic_access_token") => Ok(Proof::Token("PROGRAMMATIC_ACCESS_TOKEN", given)),
         Some(other) => {
             let text = format!(
-                "authenticator={other:?} is not known; there is snowflake, oauth or programmatic_access_token, and snowflake-keypair:// for a key pair"
+                "authenticator={other:?} is not known; there is snowflake, oauth or \
+                 programmatic_access_token, and snowflake-keypair:// for a key pair"
             );
             Err(Failure::misconfigured(text))
         }
@@ -134,7 +142,12 @@ fn key(settings: &Settings) -> Result<Proof, Failure> {
         std::env::var(name).ok().filter(|text| !text.trim().is_empty()).map(SecretString::from)
     };
     let pem = variable(name).ok_or_else(|| {
-        let text = format!("the environment variable {name} is not set: it holds the private key of {:?} in PEM form; ?secret-key= names another variable", settings.user);
+        let text = format!(
+            "the environment variable {name} is not set: it holds the private key \
+                            of {:?} in PEM form; ?secret-key= names \
+                            another variable",
+            settings.user
+        );
         Failure::misconfigured(text)
     })?;
     let passphrase_name = format!("{name}{PASSPHRASE}");

@@ -41,9 +41,12 @@ const SNOWFLAKE_ABILITIES: Abilities = Abilities {
     ..ABILITIES
 };
 
-const HELP: &str = "The role needs USAGE on warehouse, database and schema, and CREATE TABLE and CREATE STAGE on the schema.\n\
-     The account is written organisation-account, or locator.region; the schema without being named is PUBLIC.\n\
-     Changes are gathered for 10 seconds before they are written (?freshness=), so that a warehouse can rest.\n\
+const HELP: &str = "The role needs USAGE on warehouse, database and schema, and CREATE TABLE and \
+                    CREATE STAGE on the schema.\n\
+     The account is written organisation-account, or locator.region; the schema without being \
+                    named is PUBLIC.\n\
+     Changes are gathered for 10 seconds before they are written (?freshness=), so that a \
+                    warehouse can rest.\n\
      EDS is tested against a stand-in for Snowflake, not against the service itself.";
 
 /// What both forms of the URL know.
@@ -56,7 +59,8 @@ macro_rules! parameters {
             ("schema", "schema of the tables, if the path does not name it (PUBLIC)"),
             ("prefix", "what stands before each table's name"),
             ("freshness", "how long changes are gathered before they are written (10s)"),
-            ("update-strategy", "standard: stream order decides; after: a row stays that has a later updatedDate"),
+            ("update-strategy", "standard: stream order decides; after: a row stays that has a \
+                                 later updatedDate"),
             ("account", "the account, if the host does not name it"),
             ("host", "where the account answers, instead of account.snowflakecomputing.com"),
             ("protocol", "https; http for a host on this machine"),
@@ -88,7 +92,8 @@ pub const KEY_PAIR_DRIVER: Driver = Driver {
     fields: &form::WAREHOUSE_BY_KEY,
     parameters: parameters![(
         "secret-key",
-        "the environment variable that holds the private key in PEM form (SNOWFLAKE_SECRET_ACCESS_KEY); its passphrase is in NAME_PASSPHRASE"
+        "the environment variable that holds the private key in PEM form \
+         (SNOWFLAKE_SECRET_ACCESS_KEY); its passphrase is in NAME_PASSPHRASE"
     )],
     ..DRIVER
 };
@@ -111,7 +116,8 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let schema = info.schema_name.ok_or_else(|| may_not("schema", &schema))?;
     if info.warehouse_name.is_none() {
         let text = format!(
-            "user {:?} has no warehouse in Snowflake: name one with ?warehouse=, or ALTER USER … SET DEFAULT_WAREHOUSE; the role needs USAGE on it",
+            "user {:?} has no warehouse in Snowflake: name one with ?warehouse=, or ALTER USER … \
+             SET DEFAULT_WAREHOUSE; the role needs USAGE on it",
             settings.user
         );
         return Err(Failure::misconfigured(text));

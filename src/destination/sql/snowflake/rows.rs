@@ -24,8 +24,10 @@ pub const MAKE_STAGE: &str =
 pub const MAKE_LINES: &str = "CREATE OR REPLACE TEMPORARY TABLE \"_eds_batch\" (\"v\" VARIANT)";
 
 /// Columns: table, column, IS_NULLABLE, default, type of the table. Parameter: schema.
-pub const COLUMNS: &str = "SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, t.table_type FROM information_schema.columns AS c \
-    INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name \
+pub const COLUMNS: &str = "SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, \
+                           t.table_type FROM information_schema.columns AS c \
+    INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name \
+                           = c.table_name \
     WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
 
 /// The transactions of this user, and of whom they are.
@@ -39,14 +41,16 @@ pub fn abort(transaction: i64) -> String {
 /// Asks where to put the file; the path in front of its name counts for nothing.
 pub fn put(file: &str) -> String {
     format!(
-        "PUT 'file:///eds/{file}' @{STAGE} AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = GZIP OVERWRITE = TRUE"
+        "PUT 'file:///eds/{file}' @{STAGE} AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = GZIP \
+         OVERWRITE = TRUE"
     )
 }
 
 /// Reads the file; without NULL_IF the text `\N` would become NULL.
 pub fn copy(file: &str) -> String {
     format!(
-        "COPY INTO {LINES} FROM @{STAGE}/{file} FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP NULL_IF = ()) ON_ERROR = ABORT_STATEMENT PURGE = TRUE"
+        "COPY INTO {LINES} FROM @{STAGE}/{file} FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP \
+         NULL_IF = ()) ON_ERROR = ABORT_STATEMENT PURGE = TRUE"
     )
 }
 
@@ -132,7 +136,8 @@ pub fn insert(renderer: &Renderer, schema: &TableSchema, way: StagePath) -> Stri
 pub fn count_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
     let table = renderer.table(&schema.table);
     format!(
-        "SELECT (SELECT COUNT(*) FROM {table}) - (SELECT COUNT(*) FROM (SELECT DISTINCT {} FROM {table}))",
+        "SELECT (SELECT COUNT(*) FROM {table}) - (SELECT COUNT(*) FROM (SELECT DISTINCT {} \
+         FROM {table}))",
         renderer.list(schema.key_columns())
     )
 }
@@ -141,7 +146,8 @@ pub fn count_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
 pub fn delete_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
     let (table, key) = (renderer.table(&schema.table), renderer.list(schema.key_columns()));
     format!(
-        "CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table} QUALIFY ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY {key}) = 1"
+        "CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table} QUALIFY ROW_NUMBER() OVER \
+         (PARTITION BY {key} ORDER BY {key}) = 1"
     )
 }
 

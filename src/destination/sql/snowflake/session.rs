@@ -296,7 +296,7 @@ impl SnowflakeSession {
                 (Some(headers), _) => {
                     request = headers
                         .iter()
-                        .fold(request, |request, (name, value)| request.header(name, value))
+                        .fold(request, |request, (name, value)| request.header(name, value));
                 }
                 (None, Some(key)) => {
                     request = request
@@ -421,7 +421,8 @@ impl SnowflakeSession {
 
     fn no_account(&self, status: reqwest::StatusCode) -> Failure {
         let text = format!(
-            "{} answered {status}: there is no such Snowflake account, or it is in another region; the URL names it as organisation-account",
+            "{} answered {status}: there is no such Snowflake account, or it is in another region; \
+             the URL names it as organisation-account",
             self.login.base
         );
         Failure::new(FailureKind::Misconfigured, text)

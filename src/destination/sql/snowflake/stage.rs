@@ -67,7 +67,8 @@ impl StageInfo {
         if self.is_client_side_encrypted {
             return Err(Failure::new(
                 FailureKind::Misconfigured,
-                "Snowflake wants files of the stage encrypted by the client, which EDS does not do: its stage was made by something else",
+                "Snowflake wants files of the stage encrypted by the client, which EDS does not \
+                 do: its stage was made by something else",
             ));
         }
         if let Some(url) = self.presigned_url.as_ref().filter(|url| !url.expose_secret().is_empty())
@@ -160,7 +161,8 @@ impl StageInfo {
                 Ok(Box::new(google.build().map_err(|e| unusable(&e))?))
             }
             other => Err(Failure::misconfigured(format!(
-                "the stage of Snowflake is in {other:?}, which EDS does not know; S3, Azure and Google are known"
+                "the stage of Snowflake is in {other:?}, which EDS does not know; S3, Azure and \
+                 Google are known"
             ))),
         }
     }

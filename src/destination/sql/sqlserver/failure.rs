@@ -25,7 +25,8 @@ fn kind(code: u32) -> FailureKind {
 fn meaning(code: u32) -> &'static str {
     match code {
         2628 | 8152 => {
-            "too long for its column; ALTER TABLE … ALTER COLUMN … NVARCHAR(MAX), or for a key NVARCHAR(400), cures it"
+            "too long for its column; ALTER TABLE … ALTER COLUMN … NVARCHAR(MAX), or for a key \
+             NVARCHAR(400), cures it"
         }
         8115 | 220 | 232 => "number out of range",
         241 | 242 | 245 | 295 | 8114 | 13609 => "not of the column's type",
@@ -77,7 +78,8 @@ pub fn refused_connection(error: &Error, settings: &Settings, place: &str) -> Fa
                     settings.user
                 ),
                 4060 | 911 => format!(
-                    "SQL Server at {place} has no database {:?} for this user: make it with CREATE DATABASE, or correct the URL",
+                    "SQL Server at {place} has no database {:?} for this user: make it with CREATE \
+                     DATABASE, or correct the URL",
                     database(settings)
                 ),
                 40615 => format!(
@@ -89,10 +91,12 @@ pub fn refused_connection(error: &Error, settings: &Settings, place: &str) -> Fa
             Failure::new(kind(server.code()), text)
         }
         Error::Tls(why) => Failure::misconfigured(format!(
-            "no encrypted connection to SQL Server at {place}: {why}; see encrypt in `eds drivers sqlserver`"
+            "no encrypted connection to SQL Server at {place}: {why}; see encrypt in `eds \
+             drivers sqlserver`"
         )),
         other => Failure::unavailable(format!(
-            "SQL Server at {place} cannot be reached: {other}; is it running, and are host and port right?"
+            "SQL Server at {place} cannot be reached: {other}; is it running, and are host and \
+             port right?"
         )),
     }
 }

@@ -38,7 +38,8 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
             Ok(Err(e)) => return Err(refused_connection(&e, settings, &place)),
             Err(_) => {
                 return Err(Failure::unavailable(format!(
-                    "SQL Server at {place} does not answer within {limit:?}; are host and port right?"
+                    "SQL Server at {place} does not answer within {limit:?}; are host and \
+                     port right?"
                 )));
             }
         }
@@ -74,7 +75,11 @@ fn config(settings: &Settings, host: &str, port: u16) -> Result<Config, Failure>
         None => AuthMethod::sql_server(&settings.user, password),
         Some("ActiveDirectoryServicePrincipalAccessToken") => AuthMethod::aad_token(password),
         Some(other) => {
-            let text = format!("fedauth={other:?} is not known; there is ActiveDirectoryServicePrincipalAccessToken, or none for user and password");
+            let text = format!(
+                "fedauth={other:?} is not known; there is \
+                                ActiveDirectoryServicePrincipalAccessToken, or none for user \
+                                and password"
+            );
             return Err(Failure::misconfigured(text));
         }
     });

@@ -30,10 +30,13 @@ pub const DRIVER: Driver = Driver {
     title: "Microsoft SQL Server",
     description: "Keeps the rows of each table in SQL Server, Azure SQL or Babelfish.",
     example: EXAMPLE,
-    help: "The user needs SELECT, INSERT, UPDATE, DELETE and ALTER on the schema, and CREATE TABLE on the database, whose\n\
+    help: "The user needs SELECT, INSERT, UPDATE, DELETE and ALTER on the schema, and CREATE TABLE \
+           on the database, whose\n\
            compatibility level has to be 130 or higher.\n\
-           Without encrypt the connection is encrypted but not verified, and to this machine not encrypted.\n\
-           SQL Server 2016 or later. EDS is tested against a stand-in for SQL Server, not against the product itself.",
+           Without encrypt the connection is encrypted but not verified, and to this machine not \
+           encrypted.\n\
+           SQL Server 2016 or later. EDS is tested against a stand-in for SQL Server, not against \
+           the product itself.",
     fields: &crate::destination::form::database("1433"),
     parameters: &[
         ("database", "the database, if the path does not name it"),
@@ -53,10 +56,12 @@ pub const DRIVER: Driver = Driver {
 
 /// Errors end the transaction, whatever they are; a lock that another session holds is waited for
 /// 10 seconds, before the batch is tried again.
-pub const SESSION: &str = "SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; \
+pub const SESSION: &str = "SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET \
+                           QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; \
     SET ARITHABORT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
 /// The user's schema, the database's compatibility level, the server's version.
-pub const ABOUT: &str = "SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION FROM sys.databases AS d WHERE d.name = DB_NAME()";
+pub const ABOUT: &str = "SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION \
+                         FROM sys.databases AS d WHERE d.name = DB_NAME()";
 /// Ends a transaction, if an error has not ended it already.
 pub const ROLLBACK: &str = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION";
 const SCHEMA_IS_THERE: &str =
@@ -158,7 +163,8 @@ impl SqlServerConnection {
             && !version.contains("Babelfish")
         {
             let text = format!(
-                "the database is too old in its ways: ALTER DATABASE … SET COMPATIBILITY_LEVEL = {COMPATIBILITY_MIN} (SQL Server 2016) or higher cures it"
+                "the database is too old in its ways: ALTER DATABASE … SET COMPATIBILITY_LEVEL = \
+                 {COMPATIBILITY_MIN} (SQL Server 2016) or higher cures it"
             );
             return Err(Failure::misconfigured(text));
         }
@@ -399,7 +405,8 @@ impl Connection for SqlServerConnection {
         renderer: &Renderer,
         schema: &TableSchema,
     ) -> Result<Option<String>, Failure> {
-        let exists = "SELECT COUNT(*) FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2";
+        let exists = "SELECT COUNT(*) FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = @P1 AND \
+                      TABLE_NAME = @P2";
         let name = renderer.namespace.name_of(&schema.table);
         let there = self
             .integers(

@@ -193,7 +193,13 @@ impl TdsEngine {
                 let (table, join) = sql["DELETE t FROM ".len()..]
                     .split_once(" AS t INNER JOIN ")
                     .ok_or_else(|| unknown(sql))?;
-                self.change(&format!("DELETE FROM {table} WHERE rowid IN (SELECT t.rowid FROM {table} AS t INNER JOIN temp.{join})"), parameters)
+                self.change(
+                    &format!(
+                        "DELETE FROM {table} WHERE rowid IN (SELECT t.rowid FROM \
+                    {table} AS t INNER JOIN temp.{join})"
+                    ),
+                    parameters,
+                )
             }
             ["INSERT" | "UPDATE", ..] | ["DELETE", "FROM", _] => self.change(sql, parameters),
             ["SELECT", "epoch,", ..] => {
@@ -292,7 +298,10 @@ impl TdsEngine {
 
     fn columns(&self) -> TdsOutcome {
         let mut rows = Vec::new();
-        let mut statement = self.db.prepare("SELECT name, type FROM dbo.sqlite_schema WHERE type IN ('table', 'view') ORDER BY name")?;
+        let mut statement = self.db.prepare(
+            "SELECT name, type FROM dbo.sqlite_schema WHERE type \
+            IN ('table', 'view') ORDER BY name",
+        )?;
         let tables = statement
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<(String, String)>>>()?;
@@ -455,7 +464,8 @@ impl TdsEngine {
                     return Err(Refused::new(
                         2628,
                         format!(
-                            "String or binary data would be truncated in table 'tempdb.dbo.{stage}', column '{name}'. Truncated value: '{text}'."
+                            "String or binary data would be truncated in table \
+                             'tempdb.dbo.{stage}', column '{name}'. Truncated value: '{text}'."
                         ),
                     ));
                 }

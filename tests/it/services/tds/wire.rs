@@ -407,7 +407,7 @@ fn bulk(data: &[u8]) -> Result<TdsMessage> {
     loop {
         match reader.u8()? {
             0xD1 => {
-                rows.push(kinds.iter().map(|kind| reader.cell(*kind)).collect::<Result<TdsRow>>()?)
+                rows.push(kinds.iter().map(|kind| reader.cell(*kind)).collect::<Result<TdsRow>>()?);
             }
             0xFD => return Ok(TdsMessage::Bulk(rows)),
             other => return Err(broken(&format!("token {other:#x} within a bulk load"))),
