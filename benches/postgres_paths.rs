@@ -40,8 +40,8 @@ async fn main() {
         for batch in [1, 10, 30, 100, 1000, 5000] {
             let rows = if batch == 1 { 300 } else { ROWS };
             let mut line = format!("| {columns} | {batch} |");
-            for way in [Way::Single, Way::Unnest, Way::Text, Way::Binary] {
-                if way == Way::Single && batch > 100 {
+            for way in [WritePath::Single, WritePath::Unnest, WritePath::Text, WritePath::Binary] {
+                if way == WritePath::Single && batch > 100 {
                     line += " – |";
                     continue;
                 }
@@ -56,7 +56,7 @@ async fn main() {
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Way {
+enum WritePath {
     Single,
     Unnest,
     Text,
@@ -91,7 +91,7 @@ fn rows(columns: usize, count: usize) -> (TableSchema, Vec<Change>) {
 
 async fn measure(
     server: &Postgres,
-    way: Way,
+    way: WritePath,
     columns: usize,
     batch: usize,
     count: usize,
@@ -122,9 +122,9 @@ async fn measure(
         for piece in changes.chunks(batch) {
             client.batch_execute("BEGIN").await?;
             match way {
-                Way::Single => single(&client, &statement, &schema, piece).await?,
-                Way::Unnest => unnest(&client, &statement, &schema, piece).await?,
-                Way::Text | Way::Binary => copy(&client, &statement, &schema, piece, way).await?,
+                WritePath::Single => single(&client, &statement, &schema, piece).await?,
+                WritePath::Unnest => unnest(&client, &statement, &schema, piece).await?,
+                WritePath::Text | WritePath::Binary => copy(&client, &statement, &schema, piece, way).await?,
             }
             client.batch_execute("COMMIT").await?;
         }
@@ -137,14 +137,14 @@ async fn prepared(
     client: &Client,
     renderer: &Renderer,
     schema: &TableSchema,
-    way: Way,
+    way: WritePath,
 ) -> Result<Statement, Error> {
     match way {
-        Way::Single => {
+        WritePath::Single => {
             let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
             client.prepare_typed(&renderer.upsert_one(schema), &types).await
         }
-        Way::Unnest => {
+        WritePath::Unnest => {
             let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
             let arrays: Vec<String> = (1..=types.len()).map(|n| format!("${n}")).collect();
             client
@@ -155,7 +155,7 @@ async fn prepared(
                 )
                 .await
         }
-        Way::Text | Way::Binary => {
+        WritePath::Text | WritePath::Binary => {
             client.prepare(&renderer.upsert_from(schema, "pg_temp.stage")).await
         }
     }
@@ -206,20 +206,20 @@ async fn copy(
     upsert: &Statement,
     schema: &TableSchema,
     piece: &[Change],
-    way: Way,
+    way: WritePath,
 ) -> Result<(), Error> {
-    let format = if way == Way::Binary { "binary" } else { "text" };
+    let format = if way == WritePath::Binary { "binary" } else { "text" };
     let sink = client
         .copy_in::<_, Bytes>(&format!("COPY pg_temp.stage FROM STDIN (FORMAT {format})"))
         .await?;
     pin_mut!(sink);
     let mut buffer = BytesMut::with_capacity(160 << 10);
-    if way == Way::Binary {
+    if way == WritePath::Binary {
         buffer.put_slice(COPY_HEADER);
     }
     for change in piece {
         match way {
-            Way::Binary => {
+            WritePath::Binary => {
                 buffer.put_i16(schema.columns.len() as i16);
                 read(change, schema).for_each(|v| put_field(&v, &mut buffer));
             }
@@ -230,7 +230,7 @@ async fn copy(
             buffer.reserve(160 << 10);
         }
     }
-    if way == Way::Binary {
+    if way == WritePath::Binary {
         buffer.put_i16(COPY_TRAILER);
     }
     sink.send(buffer.freeze()).await?;

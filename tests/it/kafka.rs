@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::services::eds::{Eds, replay};
 use crate::services::hq::Importing;
-use crate::services::kafka::{Kafka, PASSWORD, Read, messages, shared};
+use crate::services::kafka::{Kafka, PASSWORD, KafkaRecord, messages, shared};
 use crate::services::nats::Nats;
 use crate::services::scene::COMPANIES;
 
@@ -100,7 +100,7 @@ async fn messages_are_as_the_contract_says() {
     let found = messages(&kafka.brokers(), &topic);
     let letters = said(&output).matches("dead letter in").count();
     assert_eq!(found.len() + letters, 10_000);
-    for Read { partition: at, key, value, headers } in &found {
+    for KafkaRecord { partition: at, key, value, headers } in &found {
         let event: Value = serde_json::from_slice(value).unwrap_or_else(|e| panic!("{e}"));
         let text = |field: &str| event[field].as_str().unwrap_or("NONE").to_owned();
         let row = event["key"]
@@ -155,7 +155,7 @@ pub fn identity(payload: &[u8]) -> String {
 
 /// Everything is there, repeats have one key, and each partition is in the order of the stream once
 /// repeats are passed over. Returns how many repeats there are.
-fn assert_whole(found: &[Read], published: &BTreeSet<String>) -> usize {
+fn assert_whole(found: &[KafkaRecord], published: &BTreeSet<String>) -> usize {
     let there: BTreeSet<String> = found.iter().map(|read| identity(&read.value)).collect();
     let (missing, strange) =
         (published.difference(&there).count(), there.difference(published).count());

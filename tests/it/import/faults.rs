@@ -23,6 +23,36 @@ fn filled(orders: usize) -> Shop {
     shop
 }
 
+/// Whether the state file knows of an import that has not ended.
+fn has_begun(importing: &Importing) -> bool {
+    let state = rusqlite::Connection::open(importing.data_dir().join("eds-state.db"));
+    let count = |db: &rusqlite::Connection| {
+        db.query_row("SELECT count(*) FROM import", [], |row| row.get::<_, i64>(0))
+    };
+    state.is_ok_and(|db| count(&db).is_ok_and(|count| count > 0))
+}
+
+/// Kills an import ten times at random moments, and then until a kill has met one that had begun:
+/// on a busy machine a start takes longer than the kill waits.
+async fn kill_ten_times(
+    importing: &Importing,
+    url: &str,
+    mut rng: fastrand::Rng,
+    mut meanwhile: impl AsyncFnMut(u64),
+) {
+    for turn in 0..40 {
+        let mut child = importing.start(url, &[]);
+        sleep(Duration::from_millis(rng.u64(100..1_300 + 100 * turn))).await;
+        meanwhile(turn).await;
+        let _ = child.kill();
+        let _ = child.wait();
+        if turn >= 9 && has_begun(importing) {
+            return;
+        }
+    }
+    panic!("none of 40 imports had begun when it was killed");
+}
+
 /// Ten kills at random moments; then it ends well, and nothing came twice over the wire.
 async fn survives_ten_kills(server: &mut dyn Keeper) {
     let (database, url) = server.fresh().await;
@@ -33,19 +63,15 @@ async fn survives_ten_kills(server: &mut dyn Keeper) {
         slow: Duration::from_millis(100),
         ..Faults::default()
     });
-    let mut rng = fastrand::Rng::with_seed(5);
-    for turn in 0..10 {
-        let mut child = importing.start(&url, &[]);
-        sleep(Duration::from_millis(rng.u64(100..1_500))).await;
+    kill_ten_times(&importing, &url, fastrand::Rng::with_seed(5), async |turn| {
         if turn == 6 {
             server.stop();
             sleep(Duration::from_millis(300)).await;
             server.start_again().await;
             sleep(Duration::from_millis(300)).await;
         }
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    })
+    .await;
     importing.hq.set_faults(Faults::default());
     let text = importing.import(&url, &[]).await;
     assert!(text.contains("going on with the import that was cut off"), "{text}");
@@ -78,13 +104,7 @@ async fn an_import_survives_ten_kills_in_sqlite() {
     let importing = Importing::of(filled(12_000), 1_000).await;
     importing.hq.set_faults(Faults { slow: Duration::from_millis(100), ..Faults::default() });
     let (file, url) = sqlite(&importing);
-    let mut rng = fastrand::Rng::with_seed(6);
-    for _ in 0..10 {
-        let mut child = importing.start(&url, &[]);
-        sleep(Duration::from_millis(rng.u64(100..1_200))).await;
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    kill_ten_times(&importing, &url, fastrand::Rng::with_seed(6), async |_| {}).await;
     importing.hq.set_faults(Faults::default());
     let text = importing.import(&url, &[]).await;
     assert!(text.contains("going on with the import that was cut off"), "{text}");

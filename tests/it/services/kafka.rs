@@ -29,7 +29,7 @@ pub struct Kafka {
 
 /// A message as a consumer sees it.
 #[derive(Clone, Debug)]
-pub struct Read {
+pub struct KafkaRecord {
     pub partition: i32,
     pub key: String,
     pub value: Vec<u8>,
@@ -152,7 +152,7 @@ fn reader(brokers: &str) -> BaseConsumer {
 }
 
 /// Everything in the topic, partition by partition in its order.
-pub fn messages(brokers: &str, topic: &str) -> Vec<Read> {
+pub fn messages(brokers: &str, topic: &str) -> Vec<KafkaRecord> {
     let reader = reader(brokers);
     let limit = Duration::from_secs(30);
     let metadata = reader.fetch_metadata(Some(topic), limit).unwrap_or_else(|e| panic!("{e}"));
@@ -187,7 +187,7 @@ pub fn messages(brokers: &str, topic: &str) -> Vec<Read> {
                 headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
             })
             .unwrap_or_default();
-        found.push(Read {
+        found.push(KafkaRecord {
             partition: message.partition(),
             key: text(message.key()),
             value: message.payload().unwrap_or_default().to_vec(),

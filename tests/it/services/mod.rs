@@ -19,14 +19,27 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// A port that was free a moment ago.
+/// Ports below those that the system gives to outgoing connections, so that none of these takes one
+/// between this call and the server's start.
+const PORTS: std::ops::Range<u16> = 10_500..31_500;
+
+/// A port that nobody listens on, and that no other test of this process gets.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .map(|a| a.port())
-        .unwrap_or_else(|e| panic!("no free port: {e}"))
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let first = || AtomicU16::new((std::process::id() % u32::from(PORTS.end - PORTS.start)) as u16);
+    let next = NEXT.get_or_init(first);
+    for _ in PORTS {
+        let step = next.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        let port = PORTS.start + step;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}")
 }
 
 /// A server that ends with its owner, even if the test process is killed: it hangs on a pipe.

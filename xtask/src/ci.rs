@@ -1,0 +1,81 @@
+//! Continuous integration: build once, run the tests, and use what they leave of the processor for
+//! the checks that need no server.
+
+use std::time::Instant;
+
+use crate::{TaskResult, run, services};
+
+/// Everything, with the machine's OpenSSL: building one from source takes minutes, and only
+/// releases need it.
+const ALL: [&str; 4] = ["--locked", "--no-default-features", "--features", "full"];
+/// Tests that run at once. Most of them wait for servers and timers, so there are more than cores.
+const TEST_THREADS: &str = "8";
+
+/// `cargo test` with all features.
+pub fn test(args: &[&str]) -> TaskResult {
+    let (cargo, harness) = match args.iter().position(|arg| *arg == "--") {
+        Some(at) => (&args[..at], &args[at + 1..]),
+        None => (args, &[][..]),
+    };
+    let scope: &[&str] = if cargo.is_empty() { &["--workspace", "--no-fail-fast"] } else { cargo };
+    let has_threads = harness.iter().any(|arg| arg.starts_with("--test-threads"));
+    let threads: &[&str] = if has_threads { &[] } else { &["--test-threads", TEST_THREADS] };
+    run("cargo", &[&["test"], &ALL[..], scope, &["--"], threads, harness].concat())
+}
+
+/// What can be said of the code without running it.
+pub fn lint() -> TaskResult {
+    run("cargo", &["fmt", "--all", "--check"])?;
+    tsql()?;
+    let deny = services::tool("cargo-deny");
+    // Advisories need a database from outside: `cargo deny check advisories`, by hand.
+    run(&deny, &["check", "bans", "licenses", "sources"])?;
+    let clippy: &[&str] = &["clippy", "--workspace", "--all-targets"];
+    run("cargo", &[clippy, &ALL[..], &["--", "-D", "warnings"]].concat())?;
+    let each = ["hack", "clippy", "--locked", "-p", "eds", "--each-feature"];
+    let composed = ["--exclude-features", "default,full,vendored", "--", "-D", "warnings"];
+    run(&services::tool("cargo-hack"), &[&each[..], &composed[..]].concat())
+}
+
+/// Microsoft's parser reads all T-SQL: no SQL Server can be installed for the tests.
+pub fn tsql() -> TaskResult {
+    let (parser, python) = services::tsql_parser()?;
+    let golden = "tests/golden/sqlserver.sql";
+    run(&python, &["xtask/tsql.py", &parser.display().to_string(), golden])
+}
+
+/// Everything that has to pass. The servers are installed while the tests are compiled; the tests
+/// run beside [`lint`], which yields the processor to them.
+pub fn ci() -> TaskResult {
+    let begun = Instant::now();
+    let step = |name: &str, since: Instant, done: TaskResult| {
+        println!("ci: {name} took {:?}, at {:?}", since.elapsed(), begun.elapsed());
+        done
+    };
+    services::openssl()?;
+    let build: &[&str] = &["test", "--workspace", "--no-run"];
+    let (installed, built) = std::thread::scope(|scope| {
+        let services = scope.spawn(|| {
+            let since = Instant::now();
+            step("installing servers", since, services::install())
+        });
+        let since = Instant::now();
+        let built = step("building tests", since, run("cargo", &[build, &ALL[..]].concat()));
+        (services.join().unwrap_or_else(|_| Err("installing servers failed".into())), built)
+    });
+    installed.and(built)?;
+    let (linted, tested) = std::thread::scope(|scope| {
+        let lint = scope.spawn(|| {
+            let since = Instant::now();
+            step("lint", since, run("nice", &["-n", "19", &this_program(), "lint"]))
+        });
+        let since = Instant::now();
+        let tested = step("tests", since, test(&[]));
+        (lint.join().unwrap_or_else(|_| Err("lint failed".into())), tested)
+    });
+    tested.and(linted)
+}
+
+fn this_program() -> String {
+    std::env::current_exe().map_or_else(|_| "cargo-x".into(), |path| path.display().to_string())
+}
