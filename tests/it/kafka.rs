@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::services::eds::{Eds, replay};
 use crate::services::hq::Importing;
-use crate::services::kafka::{Kafka, PASSWORD, KafkaRecord, messages, shared};
+use crate::services::kafka::{Kafka, KafkaRecord, PASSWORD, messages, shared};
 use crate::services::nats::Nats;
 use crate::services::scene::COMPANIES;
 
