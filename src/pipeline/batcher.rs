@@ -9,7 +9,9 @@ use crate::change::{Change, Position};
 
 /// A contiguous piece of the stream: what is to be applied, the dead letters, and how far it goes.
 pub struct PendingBatch {
+    /// What is to be applied, oldest first.
     pub changes: Vec<Change>,
+    /// What cannot be applied.
     pub dead_letters: Vec<DeadLetter>,
     /// Events that it stands for, those that need nothing done included.
     pub events: usize,
@@ -20,14 +22,19 @@ pub struct PendingBatch {
 /// Limits of one batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
+    /// Changes and dead letters.
     pub changes_max: usize,
+    /// Their bytes in memory.
     pub bytes_max: usize,
     /// As many events as the feed delivers before it waits to be told of some.
     pub events_max: usize,
+    /// How long the first of them is held even if the destination is free.
     pub wait_min: Option<Duration>,
+    /// The longest that the first of them is held for that.
     pub wait_max: Option<Duration>,
 }
 
+/// Collects what has been resolved until it is due.
 pub struct Batcher {
     limits: BatchLimits,
     changes: Vec<Change>,
@@ -41,6 +48,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
+    /// Holds nothing yet.
     pub fn new(limits: BatchLimits) -> Batcher {
         Batcher {
             limits,
@@ -72,12 +80,14 @@ impl Batcher {
         self.replay_boundary = self.replay_boundary.and(self.held).map(|(_, through)| through);
     }
 
+    /// A change that is to be applied, received at `now`.
     pub fn change(&mut self, change: Change, now: Instant) {
         self.bytes += change.size();
         self.passed(change.position, now);
         self.changes.push(change);
     }
 
+    /// A change that cannot be applied, received at `now`.
     pub fn dead_letter(&mut self, dead_letter: DeadLetter, now: Instant) {
         self.bytes += dead_letter.payload.len() + dead_letter.reason.len();
         self.passed(dead_letter.position, now);
@@ -92,10 +102,12 @@ impl Batcher {
         self.events += 1;
     }
 
+    /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.held.is_none()
     }
 
+    /// Whether no more fits into the batch.
     pub fn is_full(&self) -> bool {
         if let Some(replay_boundary) = self.replay_boundary {
             // The feed may deliver less at once than it did then.
@@ -110,7 +122,8 @@ impl Batcher {
             || self.events >= events_max
     }
 
-    /// When the free destination may take it; `None` while there is nothing to take.
+    /// When the free destination may take it; `None` while there is nothing to take, or a batch that
+    /// has to end at its replay boundary has not come that far.
     pub fn due(&self) -> Option<Instant> {
         let (since, _) = self.held?;
         if self.is_full() {

@@ -21,16 +21,23 @@ const FILE_BYTES_MAX: u64 = 128 << 20;
 /// A message that was not applied, and why.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
+    /// Where it is in the stream.
     pub position: Position,
+    /// Where it came from, for people: a NATS subject, or file and line.
     pub subject: String,
+    /// Why it cannot be applied, for people.
     pub reason: String,
+    /// The message as it came, packed or not.
     pub payload: Bytes,
 }
 
-/// Where they go: a file; nowhere in a dry run; memory in simulations.
+/// Where they go.
 pub enum DeadLetters {
+    /// A file of JSON lines.
     File(PathBuf),
+    /// Nowhere: a dry run writes nothing.
     Nowhere,
+    /// Memory, for simulations.
     Memory(std::sync::Arc<std::sync::Mutex<Vec<DeadLetter>>>),
 }
 

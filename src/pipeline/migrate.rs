@@ -15,9 +15,20 @@ pub enum Foreign {
          alone. Choose another schema with ?schema=, leave this table out with --tables, \
          or let EDS write to it with --adopt {table}"
     )]
-    NotOurs { table: String, why: String },
+    NotOurs {
+        /// Its name.
+        table: String,
+        /// What is different.
+        why: String,
+    },
+    /// Rows would be lost or changed in it.
     #[error("rows would not be safe in the destination's table {table:?}: {why}")]
-    Unsafe { table: String, why: String },
+    Unsafe {
+        /// Its name.
+        table: String,
+        /// The reason, with the cure.
+        why: String,
+    },
 }
 
 /// What has to be done before rows of `schema` can be written; nothing where the table fits.

@@ -1,14 +1,16 @@
-//! The engine: resolve → gather → apply → acknowledge, in one future.
+//! The engine: resolve → collect → apply → acknowledge, in one future.
 
 pub mod apply;
 pub mod batcher;
+pub mod checkpoint;
 pub mod dead_letter;
+pub mod engine;
 pub mod import;
 pub mod migrate;
+pub mod narrow;
 pub mod progress;
 pub mod recent;
 pub mod resolve;
-pub mod run;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +22,8 @@ use crate::destination::Abilities;
 use crate::validator::Validator;
 
 pub use dead_letter::DeadLetters;
+pub use engine::{End, Engine, EngineDeps, Halt};
 pub use progress::Progress;
-pub use run::{End, Engine, EngineDeps, Halt};
 
 /// What becomes of another consumer's checkpoint, where this one knows no position at all: a server
 /// that was enrolled anew has another name.
@@ -40,12 +42,13 @@ pub enum Adoption {
 pub struct EngineOptions {
     /// Whose checkpoint: the durable consumer's name, or the journal's.
     pub consumer: String,
+    /// The tables that are wanted.
     pub filter: TableFilter,
     /// Begin at the start of the feed, whatever was recorded.
     pub restart: bool,
     /// Holds a flush that long even if the destination is free.
     pub pending_latency_min: Option<Duration>,
-    /// The longest that a gathered change waits for a flush.
+    /// The longest that a pending change waits for a flush.
     pub pending_latency_max: Option<Duration>,
     /// End once nothing is pending.
     pub until_caught_up: bool,
@@ -57,6 +60,7 @@ pub struct EngineOptions {
     pub rules: Option<Arc<Validator>>,
     /// Existing tables that may be written to though EDS did not make them.
     pub adopt: Vec<String>,
+    /// What the destination can do.
     pub abilities: Abilities,
     /// How many events the feed delivers before it waits to be told of some.
     pub events_max: usize,

@@ -11,13 +11,16 @@ use serde::Serialize;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(tag = "name", content = "reason", rename_all = "snake_case")]
 pub enum Phase {
+    /// It connects.
     #[default]
     Starting,
+    /// It applies changes.
     Streaming,
     /// Nothing is pending.
     CaughtUp,
     /// Something that it needs is away; why.
     Waiting(String),
+    /// It was told to stop, and writes what is pending.
     Stopping,
     /// Nothing is fetched until somebody says so.
     Paused,
@@ -25,42 +28,58 @@ pub enum Phase {
     Stopped(Option<String>),
 }
 
+/// What became of one table's events since the start.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TableCounts {
+    /// Rows written.
     pub upserts: u64,
+    /// Rows deleted.
     pub deletes: u64,
+    /// Events that could not be applied.
     pub dead_letters: u64,
 }
 
 /// A moment's reading.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
+    /// What the engine is doing.
     pub state: Phase,
     /// Events received from the feed.
     pub received: u64,
     /// Events that are done with: applied, skipped, or dead letters.
     pub done: u64,
+    /// Events that the destination had already.
     pub seen_before: u64,
+    /// Events whose row has a newer version already.
     pub stale: u64,
+    /// Events that the user left out.
     pub filtered: u64,
     /// Events that an import contains.
     pub imported: u64,
+    /// Events that could not be applied.
     pub dead_letters: u64,
+    /// Sets of pending changes that were applied.
     pub batches: u64,
     /// Events that are known to wait at the source or in EDS.
     pub lag_events: u64,
     /// Age of the last event that was applied, while others wait; else 0.
     pub lag_seconds: f64,
+    /// How far the destination is.
     pub stream_sequence: u64,
+    /// What failed last, also where it works again.
     pub last_error: Option<LastError>,
+    /// By table.
     pub tables: BTreeMap<String, TableCounts>,
     #[serde(skip)]
     applied_time_ns: i64,
 }
 
+/// Something that failed.
 #[derive(Clone, Debug, Serialize)]
 pub struct LastError {
+    /// When, Unix seconds.
     pub at_unix: u64,
+    /// What, for people.
     pub text: String,
 }
 
@@ -77,6 +96,7 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Nothing has happened yet. Fails only where a metric cannot be registered.
     pub fn new() -> Result<Progress, prometheus::Error> {
         let registry = Registry::new();
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
@@ -127,6 +147,7 @@ impl Progress {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the counts.
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.inner());
     }
@@ -152,6 +173,7 @@ impl Progress {
         self.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
     }
 
+    /// So many events came, and `pending` more wait at the source.
     pub fn received(&self, events: usize, pending: u64) {
         self.events.inc_by(events as u64);
         let mut inner = self.inner();
@@ -178,6 +200,7 @@ impl Progress {
         }
     }
 
+    /// An event of `table` (empty where it is not known) became a dead letter.
     pub fn dead_letters(&self, table: &str, reason: &str) {
         self.dead_letters.inc();
         let mut inner = self.inner();
@@ -191,6 +214,7 @@ impl Progress {
         }
     }
 
+    /// The counts at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.inner().clone();
         if snapshot.lag_events > 0 && snapshot.applied_time_ns > 0 {

@@ -108,13 +108,14 @@ impl Recent {
         }
     }
 
+    /// How many entries are not in a chunk yet.
     pub fn unsaved(&self) -> usize {
         self.unsaved.len()
     }
 
     /// What has come since the last chunk up to `through`, which is durable at the destination.
-    /// What lies beyond may /// yet become a dead letter, and must then not stand in the way of an
-    /// older version.
+    /// What lies beyond may yet become a dead letter, and must then not stand in the way of an older
+    /// version.
     pub fn chunk(&mut self, through: Position) -> RecentChunk {
         let (durable, later): (Vec<_>, Vec<_>) =
             self.unsaved.drain(..).partition(|(_, e)| e.sequence <= through.sequence);

@@ -21,6 +21,7 @@ const UNPACKED_BYTES_MAX: u64 = 64 << 20;
 
 /// What a delivery is.
 pub enum Resolved {
+    /// It is to be applied.
     Change(Change),
     /// Nothing is to be done.
     Passed(Pass),
@@ -28,11 +29,14 @@ pub enum Resolved {
     DeadLetter(DeadLetter),
     /// The schema has to be asked for first; the delivery comes back.
     Wanted {
+        /// The table's name.
         table: String,
+        /// The schema's version.
         version: String,
     },
 }
 
+/// Why nothing is to be done about a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pass {
     /// The destination already has it.
@@ -45,6 +49,7 @@ pub enum Pass {
     Imported,
 }
 
+/// Makes changes of deliveries, one after the other in stream order.
 pub struct Resolver {
     decoder: Decoder,
     filter: TableFilter,
@@ -54,11 +59,14 @@ pub struct Resolver {
     pub seen: Option<Position>,
     /// What imports contain.
     pub cutover: Cutover,
+    /// The rows that were changed lately.
     pub recent: Recent,
     layouts: HashMap<String, Vec<(Arc<TableSchema>, ColumnOrder)>>,
 }
 
 impl Resolver {
+    /// Deliveries that `seen` contains were applied before. Imports and recent rows are not known
+    /// yet.
     pub fn new(
         filter: TableFilter,
         rules: Option<Arc<Validator>>,
@@ -77,6 +85,7 @@ impl Resolver {
         }
     }
 
+    /// What the delivery is. Changes are remembered as recent, so each is to be resolved once.
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
         let seen = self.seen.is_some_and(|p| p.contains(delivery.position));
         let step = self.change(delivery, registry);

@@ -18,6 +18,7 @@ use crate::destination::import::{FilePiece, FileProgress, JobStatus, another_imp
 use crate::destination::{Destination, Failure, FailureKind, WriteMode};
 use crate::export::ExportFile;
 use crate::pipeline::Backoff;
+use crate::pipeline::narrow::Narrowing;
 
 struct LoadWorker {
     shared: Arc<ImportContext>,
@@ -130,9 +131,6 @@ impl Outage {
     }
 }
 
-/// A piece of a chunk: its changes by index, end exclusive.
-type Span = (usize, usize);
-
 /// What came of a piece.
 enum LoadAttempt {
     Loaded,
@@ -187,15 +185,15 @@ impl LoadWorker {
             self.leave_out(bad.clone(), &mut bad_lines)?;
         }
         let end = chunk.changes.len();
-        let mut todo: Vec<Span> = vec![(0, end)];
+        let mut narrowing = Narrowing::new(end);
         let mut bytes = chunk.bytes;
-        while let Some((from, to)) = todo.pop() {
-            let lines = if to == end {
+        while let Some(part) = narrowing.take() {
+            let lines = if part.to == end {
                 chunk.through_lines
             } else {
-                chunk.changes[to - 1].position.sequence
+                chunk.changes[part.to - 1].position.sequence
             };
-            let batch = self.batch(table, &chunk, (from, to), &bad_lines);
+            let batch = self.batch(table, &chunk, narrowing.remaining_in(part));
             let rows =
                 batch.groups.iter().map(|g| g.upserts.len()).sum::<usize>().max(batch.order.len())
                     as u64;
@@ -205,7 +203,7 @@ impl LoadWorker {
                 lines,
                 rows: progress.rows + rows,
                 skipped: progress.skipped + skipped,
-                done: chunk.is_last && to == end,
+                done: chunk.is_last && part.to == end,
             };
             let piece = FilePiece {
                 job: self.shared.plan.job.clone(),
@@ -222,24 +220,27 @@ impl LoadWorker {
                     );
                     *progress = piece.progress;
                 }
-                LoadAttempt::Refused(failure) => {
-                    self.narrow(&chunk, (from, to), failure, &mut todo, &mut bad_lines, progress)?;
+                LoadAttempt::Refused(Failure { culprits, text, .. }) => {
+                    for (index, why) in narrowing.reject(part, culprits, &text) {
+                        let line = chunk.changes[index].position.sequence;
+                        let bad = BadRow { file: progress.file.clone(), line, why };
+                        self.leave_out(bad, &mut bad_lines)?;
+                        narrowing.exclude(index);
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// The changes of the span that are not left out.
+    /// The changes of the chunk by index.
     fn batch(
         &self,
         table: &TablePlan,
         chunk: &RowChunk,
-        (from, to): Span,
-        bad_lines: &BTreeSet<u64>,
+        indices: impl Iterator<Item = usize>,
     ) -> Arc<Batch> {
-        let kept = |i: &usize| !bad_lines.contains(&chunk.changes[*i].position.sequence);
-        let indices: Vec<u32> = (from..to).filter(kept).map(|i| i as u32).collect();
+        let indices: Vec<u32> = indices.map(|i| i as u32).collect();
         let (groups, order) = match self.shared.abilities.write_mode {
             _ if indices.is_empty() => (Vec::new(), Vec::new()),
             WriteMode::Upsert => (
@@ -305,37 +306,6 @@ impl LoadWorker {
         let own = |text: String| text.replace(&*group.schema.table, &table.schema.table);
         let culprits = failure.culprits.into_iter().map(|(index, why)| (index, own(why))).collect();
         Failure { kind: failure.kind, text: own(failure.text), culprits }
-    }
-
-    /// Leaves the refused rows out, or halves the span until the one at fault stands alone.
-    fn narrow(
-        &self,
-        chunk: &RowChunk,
-        span: Span,
-        failure: Failure,
-        todo: &mut Vec<Span>,
-        bad_lines: &mut BTreeSet<u64>,
-        progress: &FileProgress,
-    ) -> Result<(), ImportError> {
-        let (from, to) = span;
-        let mut culprits = failure.culprits;
-        if culprits.is_empty() {
-            let left: Vec<usize> = (from..to)
-                .filter(|i| !bad_lines.contains(&chunk.changes[*i].position.sequence))
-                .collect();
-            if left.len() > 1 {
-                let middle = left[left.len() / 2];
-                todo.extend([(middle, to), (from, middle)]);
-                return Ok(());
-            }
-            culprits = left.iter().map(|i| (*i as u32, failure.text.clone())).collect();
-        }
-        todo.push(span);
-        for (index, why) in culprits {
-            let line = chunk.changes[index as usize].position.sequence;
-            self.leave_out(BadRow { file: progress.file.clone(), line, why }, bad_lines)?;
-        }
-        Ok(())
     }
 
     /// Notes a row that cannot be loaded; fails where there are more than the user allows.

@@ -1,6 +1,6 @@
 //! What happens at the simulated source: a stream of changes, and the rows after each of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use eds::change::Version;
 use eds::change::cutover::TableSnapshot;
@@ -13,8 +13,8 @@ pub struct History {
     pub messages: Vec<String>,
     /// The source after so many messages.
     pub source: Vec<SourceRows>,
-    /// How many messages have to become a dead letter.
-    pub bad: usize,
+    /// The sequences of messages that have to become dead letters.
+    pub bad: BTreeSet<u64>,
 }
 
 /// When message `sequence` was made and published, Unix nanoseconds: a hundred seconds after the
@@ -55,80 +55,78 @@ impl History {
     }
 }
 
+/// Messages that no destination can apply.
+const BROKEN: [&str; 4] = [
+    "{",
+    r#"{"operation":"INSERT"}"#,
+    r#"{"operation":"UPDATE","table":"a","modelVersion":"9","after":{"id":"x"}}"#,
+    r#"{"operation":"INSERT","table":"a","modelVersion":"1","after":{"id":"unfit","n":"twelve"}}"#,
+];
+
 /// A stream of changes.
 pub fn history(rng: &mut fastrand::Rng) -> History {
     let mut messages: Vec<String> = Vec::new();
-    let mut tables: BTreeMap<(&'static str, u64), (Option<MemoryRow>, u64)> = BTreeMap::new();
-    let mut sent: Vec<(u64, String)> = Vec::new();
+    let mut rows = SourceRows::new();
+    let mut sent: Vec<String> = Vec::new();
     let mut source = vec![SourceRows::new()];
-    let mut bad = 0;
+    let mut bad = BTreeSet::new();
     for n in 0..rng.u64(20..220) {
-        let version = time(n + 1) as u64;
         match rng.u32(..20) {
             // An older version of a row again: it must not win.
-            0 | 1 if !sent.is_empty() => messages.push(sent[rng.usize(..sent.len())].1.clone()),
+            0 | 1 if !sent.is_empty() => messages.push(sent[rng.usize(..sent.len())].clone()),
             2 => {
-                bad += 1;
-                let broken = [
-                    "{",
-                    r#"{"operation":"INSERT"}"#,
-                    r#"{"operation":"UPDATE","table":"a","modelVersion":"9","after":{"id":"x"}}"#,
-                    r#"{"operation":"INSERT","table":"a","modelVersion":"1","after":{"id":"unfit","n":"twelve"}}"#,
-                ];
-                messages.push(broken[rng.usize(..4)].to_owned());
+                bad.insert(n + 1);
+                messages.push(BROKEN[rng.usize(..BROKEN.len())].to_owned());
             }
             _ => {
-                let (table, key) = (if rng.bool() { "a" } else { "b" }, rng.u64(..6));
-                let schema = if table == "a" { rng.usize(..2) } else { 2 };
-                let model_version = if schema == 1 { "2" } else { "1" };
-                let entry = tables.entry((table, key)).or_default();
-                let keys = if table == "a" {
-                    format!(r#"["eu","k{key}"]"#)
-                } else {
-                    format!(r#"["eu","{key}","x"]"#)
-                };
-                let text = if entry.0.is_some() && rng.u32(..4) == 0 {
-                    entry.0 = None;
-                    format!(
-                        r#"{{"operation":"DELETE","table":"{table}","modelVersion":"{model_version}","key":{keys},"before":{{}},"mvccTimestamp":"{version}.0"}}"#
-                    )
-                } else {
-                    let row = entry.0.get_or_insert_default();
-                    let mut set = |name: &str, value: String| row.insert(name.to_owned(), value);
-                    let after = match (table, schema) {
-                        ("a", 0) => {
-                            set("id", format!("\"k{key}\""));
-                            set("n", n.to_string());
-                            format!(r#"{{"id":"k{key}","n":{n},"m":{n}}}"#)
-                        }
-                        ("a", _) => {
-                            set("id", format!("\"k{key}\""));
-                            set("n", n.to_string());
-                            set("m", n.to_string());
-                            format!(r#"{{"m":{n},"id":"k{key}","n":{n}}}"#)
-                        }
-                        _ => {
-                            set("id", "\"x\"".into());
-                            set("k", key.to_string());
-                            set("n", format!("\"{n}\""));
-                            format!(r#"{{"id":"x","k":{key},"n":"{n}"}}"#)
-                        }
-                    };
-                    format!(
-                        r#"{{"operation":"UPDATE","table":"{table}","modelVersion":"{model_version}","key":{keys},"after":{after},"mvccTimestamp":"{version}.0"}}"#
-                    )
-                };
-                entry.1 = version;
-                sent.push((version, text.clone()));
+                let text = change(rng, &mut rows, n);
+                sent.push(text.clone());
                 messages.push(text);
             }
         }
-        source.push(
-            tables
-                .iter()
-                .filter_map(|((table, key), (row, _))| Some(((*table, *key), row.clone()?)))
-                .collect(),
-        );
+        source.push(rows.clone());
     }
     History { messages, source, bad }
+}
+
+/// Changes a row of the source; the message that says so.
+fn change(rng: &mut fastrand::Rng, rows: &mut SourceRows, n: u64) -> String {
+    let version = time(n + 1) as u64;
+    let (table, key) = (if rng.bool() { "a" } else { "b" }, rng.u64(..6));
+    let is_second = table == "a" && rng.bool();
+    let model_version = if is_second { "2" } else { "1" };
+    let keys = match table {
+        "a" => format!(r#"["eu","k{key}"]"#),
+        _ => format!(r#"["eu","{key}","x"]"#),
+    };
+    if rows.contains_key(&(table, key)) && rng.u32(..4) == 0 {
+        rows.remove(&(table, key));
+        return format!(
+            r#"{{"operation":"DELETE","table":"{table}","modelVersion":"{model_version}","key":{keys},"before":{{}},"mvccTimestamp":"{version}.0"}}"#
+        );
+    }
+    let row = rows.entry((table, key)).or_default();
+    let mut set = |name: &str, value: String| row.insert(name.to_owned(), value);
+    let after = match (table, is_second) {
+        ("a", false) => {
+            set("id", format!("\"k{key}\""));
+            set("n", n.to_string());
+            format!(r#"{{"id":"k{key}","n":{n},"m":{n}}}"#)
+        }
+        ("a", true) => {
+            set("id", format!("\"k{key}\""));
+            set("n", n.to_string());
+            set("m", n.to_string());
+            format!(r#"{{"m":{n},"id":"k{key}","n":{n}}}"#)
+        }
+        _ => {
+            set("id", "\"x\"".into());
+            set("k", key.to_string());
+            set("n", format!("\"{n}\""));
+            format!(r#"{{"id":"x","k":{key},"n":"{n}"}}"#)
+        }
+    };
+    format!(
+        r#"{{"operation":"UPDATE","table":"{table}","modelVersion":"{model_version}","key":{keys},"after":{after},"mvccTimestamp":"{version}.0"}}"#
+    )
 }

@@ -1,0 +1,314 @@
+//! The destination's side of the engine: tables first, then rows; what fails is retried, narrowed
+//! down or becomes a dead letter.
+
+mod attempt;
+mod link;
+mod rejects;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::batcher::PendingBatch;
+use super::checkpoint::{CheckpointFound, CheckpointStore};
+use super::dead_letter::DeadLetters;
+use super::progress::Progress;
+use super::{Backoff, EngineOptions};
+use crate::change::{Batch, Cutover, Position, TableSchema};
+use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
+use crate::state::{State, StateError};
+use attempt::{Attempt, Writable};
+use link::{DestinationLink, OpenDestination};
+pub use rejects::REFUSED_RUN_MAX;
+use rejects::Rejects;
+
+/// Connects to the destination; called again after each failure.
+pub type Open = Box<dyn Fn() -> OpenFuture<'static> + Send>;
+
+/// What came of a set of pending changes.
+#[derive(Debug)]
+pub enum ApplyOutcome {
+    /// It is durable up to here.
+    Applied(Position),
+    /// The destination is not where it was left (restored, failed over) but here: open the feed
+    /// there. Of the pending changes nothing more may be applied, as they do not follow it.
+    DestinationRewound(Option<Position>),
+}
+
+/// Whether the destination is where it was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Confirmed {
+    /// It is.
+    AsLeft,
+    /// It is here instead (restored, failed over).
+    Rewound(Option<Position>),
+}
+
+/// Applies pending changes to the destination, one set after the other.
+pub struct Applier {
+    open: Open,
+    options: EngineOptions,
+    link: DestinationLink,
+    checkpoint: CheckpointStore,
+    /// Tables that may be written to: they were checked, or the user allows it.
+    ours: Vec<String>,
+    rejects: Rejects,
+    progress: Arc<Progress>,
+}
+
+/// What one try to write a piece came to.
+enum WriteAttempt {
+    Done,
+    /// Try what is to be written next again.
+    Again,
+    DestinationRewound(Option<Position>),
+}
+
+impl Applier {
+    /// Connects, acquires the fence, creates the tables of `schemas`. Also returns what was recorded
+    /// of all consumers before. Fails at once where something is missing or wrong: whoever starts
+    /// a program wants to know.
+    pub async fn start(
+        open: Open,
+        options: EngineOptions,
+        dead_letters: DeadLetters,
+        state: &State,
+        progress: Arc<Progress>,
+        schemas: &[Arc<TableSchema>],
+    ) -> Result<(Applier, Vec<Recorded>), Failure> {
+        let mut destination = open().await?;
+        let records = destination.records().await?;
+        let checkpoint = CheckpointStore::acquire(&options, state, &mut *destination).await?;
+        let mut opened = OpenDestination::new(destination, options.abilities.schema_mode);
+        let mut ours = options.adopt.clone();
+        let wanted: Vec<_> = schemas.iter().filter(|s| options.filter.takes(&s.table)).collect();
+        let shaped = match opened.read_tables().await {
+            Ok(()) => opened.shape(&mut ours, wanted.into_iter()).await,
+            failed => failed,
+        };
+        if let Err(failure) = shaped {
+            return Err(taken_over(open(), &checkpoint).await.unwrap_or(failure));
+        }
+        let applier = Applier {
+            open,
+            link: DestinationLink::Up(Box::new(opened)),
+            checkpoint,
+            ours,
+            rejects: Rejects::new(dead_letters, &options.consumer, progress.clone()),
+            options,
+            progress,
+        };
+        Ok((applier, records))
+    }
+
+    /// What imports contain. `from_start`: the stream is read from its start, so what was applied
+    /// before an import is applied again.
+    pub fn cutover(&self, from_start: bool) -> Result<Cutover, StateError> {
+        self.checkpoint.cutover(from_start)
+    }
+
+    /// The checkpoint as the destination has it.
+    pub fn recorded(&self) -> Option<Position> {
+        self.checkpoint.recorded()
+    }
+
+    /// Where the next batch has to end, because parts of it may have been written already.
+    pub fn unconfirmed_through(&self) -> Option<Position> {
+        self.checkpoint.unconfirmed_through()
+    }
+
+    /// Applies all of `pending`, whatever it takes, unless the destination is rewound or lost to
+    /// another process.
+    pub async fn apply(&mut self, pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
+        let end = self.recorded().map_or(pending.through, |p| p.advanced_to(pending.through));
+        let started = Instant::now();
+        self.rejects.write(&pending.dead_letters, "").await;
+        let mut attempt = Attempt::new(pending.changes, end);
+        while let Some(next) = attempt.next(self.options.abilities.write_mode, &self.checkpoint) {
+            match self.try_once(&mut attempt, &next).await? {
+                WriteAttempt::Done => {
+                    attempt.succeeded();
+                    self.done(&next.batch);
+                }
+                WriteAttempt::Again => {}
+                WriteAttempt::DestinationRewound(position) => {
+                    return Ok(ApplyOutcome::DestinationRewound(position));
+                }
+            }
+        }
+        self.progress.applied(pending.events, end, started.elapsed());
+        Ok(ApplyOutcome::Applied(end))
+    }
+
+    async fn try_once(
+        &mut self,
+        attempt: &mut Attempt,
+        next: &Writable,
+    ) -> Result<WriteAttempt, Failure> {
+        let Err(failure) = self.write(&next.batch).await else { return Ok(WriteAttempt::Done) };
+        match failure.kind {
+            FailureKind::Fenced => Err(failure),
+            FailureKind::SchemaMismatch if !attempt.reshaped => {
+                attempt.reshaped = true;
+                attempt.narrowing.put_back(next.piece);
+                match self.read_tables().await {
+                    Ok(()) => Ok(WriteAttempt::Again),
+                    Err(failure) => self.recover(&failure, attempt, next).await,
+                }
+            }
+            FailureKind::Rejected if attempt.narrowing.remaining(next.piece) > 0 => {
+                self.narrow(attempt, next, failure).await;
+                Ok(WriteAttempt::Again)
+            }
+            _ => {
+                attempt.narrowing.put_back(next.piece);
+                self.recover(&failure, attempt, next).await
+            }
+        }
+    }
+
+    async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        self.link.get()?.write(&mut self.checkpoint, &mut self.ours, batch).await
+    }
+
+    async fn read_tables(&mut self) -> Result<(), Failure> {
+        self.link.get()?.read_tables().await
+    }
+
+    /// The piece is durable.
+    fn done(&mut self, batch: &Batch) {
+        self.checkpoint.after_commit(batch.through);
+        self.progress.update(|snapshot| {
+            for group in &batch.groups {
+                self.rejects.stored(&group.schema.table);
+                let counts = snapshot.tables.entry(group.schema.table.to_string()).or_default();
+                counts.upserts += group.upserts.len() as u64;
+                counts.deletes +=
+                    group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
+            }
+            for (_, change) in batch.ordered() {
+                let table = change.event.table();
+                self.rejects.stored(&table);
+                let counts = snapshot.tables.entry(table.into_owned()).or_default();
+                if change.is_delete() { counts.deletes += 1 } else { counts.upserts += 1 }
+            }
+        });
+    }
+
+    /// Makes dead letters of the rejected changes of the piece, or halves it where they are not
+    /// known yet.
+    async fn narrow(&mut self, attempt: &mut Attempt, next: &Writable, failure: Failure) {
+        let mut known = attempt.narrowing.reject(next.piece, failure.culprits, &failure.text);
+        if known.is_empty() {
+            return;
+        }
+        let rejected: Vec<u32> = known.keys().map(|index| *index as u32).collect();
+        let all: BTreeSet<u32> = next.batch.offered().chain(rejected).collect();
+        for index in all {
+            let Some(change) = next.batch.get(index) else { continue };
+            let Some(reason) = known.remove(&(index as usize)) else {
+                self.rejects.not_rejected(change);
+                continue;
+            };
+            if !self.rejects.reject(change, reason).await {
+                return;
+            }
+            attempt.narrowing.exclude(index as usize);
+        }
+    }
+
+    /// After a failure that says nothing about the data: reconnects, and looks how far the
+    /// destination came.
+    async fn recover(
+        &mut self,
+        failure: &Failure,
+        attempt: &mut Attempt,
+        next: &Writable,
+    ) -> Result<WriteAttempt, Failure> {
+        if attempt.backoff.tries().is_multiple_of(20) {
+            warn!("the destination failed: {failure}; trying again");
+        }
+        self.progress.waiting(&failure.to_string());
+        let found = self.reconnect(&mut attempt.backoff).await?;
+        Ok(match self.checkpoint.compare(found, next.batch.through) {
+            CheckpointFound::Unchanged => WriteAttempt::Again,
+            CheckpointFound::Committed => {
+                attempt.narrowing.take();
+                WriteAttempt::Done
+            }
+            CheckpointFound::Rewound => {
+                self.checkpoint.reset(found);
+                WriteAttempt::DestinationRewound(found)
+            }
+        })
+    }
+
+    /// Connects until it works. Fails only where another process has taken over.
+    async fn reconnect(&mut self, backoff: &mut Backoff) -> Result<Option<Position>, Failure> {
+        // What the old connection says no longer matters, but it ends before its successor begins.
+        let _ = self.link.close().await;
+        loop {
+            sleep(backoff.next(&self.options.consumer)).await;
+            match self.connect().await {
+                Ok(found) => return Ok(found),
+                Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
+                Err(failure) => {
+                    self.progress.waiting(&failure.to_string());
+                    if backoff.tries() < 4 || backoff.tries().is_multiple_of(20) {
+                        warn!("no connection to the destination: {failure}; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Connects once; the checkpoint as it is found there.
+    async fn connect(&mut self) -> Result<Option<Position>, Failure> {
+        let mut destination = (self.open)().await?;
+        let found = self.checkpoint.verify_connected(&mut *destination).await?;
+        let mut opened = OpenDestination::new(destination, self.options.abilities.schema_mode);
+        opened.read_tables().await?;
+        self.link = DestinationLink::Up(Box::new(opened));
+        Ok(found)
+    }
+
+    /// Asks the destination how far it came and whether it is still ours, before the feed is opened
+    /// again. Fails only where another process has taken over. May be dropped half way; it then
+    /// has to be called again before anything is applied.
+    pub async fn confirm(&mut self) -> Result<Confirmed, Failure> {
+        let asked = match self.link.get() {
+            Ok(open) => self.checkpoint.verify(&mut *open.destination).await,
+            Err(failure) => Err(failure),
+        };
+        let found = match asked {
+            Ok(found) => found,
+            Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
+            Err(_) => self.reconnect(&mut Backoff::default()).await?,
+        };
+        Ok(match self.checkpoint.reset(found) {
+            true => Confirmed::Rewound(found),
+            false => Confirmed::AsLeft,
+        })
+    }
+
+    /// Ends the connection.
+    pub async fn close(&mut self) -> Result<(), Failure> {
+        self.link.close().await
+    }
+}
+
+/// Whether a start failed because another process, which started at the same time, has ended this
+/// one's session; that failure.
+async fn taken_over(connecting: OpenFuture<'_>, checkpoint: &CheckpointStore) -> Option<Failure> {
+    if !checkpoint.has_fence() {
+        return None;
+    }
+    let mut destination = connecting.await.ok()?;
+    checkpoint
+        .verify(&mut *destination)
+        .await
+        .err()
+        .filter(|failure| failure.kind == FailureKind::Fenced)
+}

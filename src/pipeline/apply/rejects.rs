@@ -1,0 +1,101 @@
+//! Changes that become dead letters, and how many of a table in a row may.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::change::{Change, Position};
+use crate::pipeline::dead_letter::{DeadLetter, DeadLetters};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::{Backoff, RETRY_WAIT_MAX, RETRY_WAIT_MIN};
+
+/// Changes of one table rejected one after the other, with none stored in between, after which it
+/// is no longer taken for bad data but for an outage: no more of them become dead letters.
+pub const REFUSED_RUN_MAX: u32 = 1_000;
+
+/// Changes of one table that were rejected one after the other.
+#[derive(Default)]
+struct RejectedRun {
+    count: u32,
+    /// Where the last of them is.
+    last: Position,
+}
+
+/// Writes dead letters, and counts them by table.
+pub struct Rejects {
+    dead_letters: DeadLetters,
+    consumer: String,
+    progress: Arc<Progress>,
+    runs: HashMap<String, RejectedRun>,
+}
+
+impl Rejects {
+    /// Dead letters of `consumer` go to `dead_letters`.
+    pub fn new(dead_letters: DeadLetters, consumer: &str, progress: Arc<Progress>) -> Rejects {
+        Rejects { dead_letters, consumer: consumer.to_owned(), progress, runs: HashMap::new() }
+    }
+
+    /// A change of `table` was stored.
+    pub fn stored(&mut self, table: &str) {
+        self.runs.remove(table);
+    }
+
+    /// The change was offered together with a rejected one, and not rejected: it will be stored,
+    /// unless what was rejected came after it.
+    pub fn not_rejected(&mut self, change: &Change) {
+        let table = &*change.event.table();
+        if self.runs.get(table).is_some_and(|run| !run.last.contains(change.position)) {
+            self.runs.remove(table);
+        }
+    }
+
+    /// Makes a dead letter of the change. Returns `false`, after a wait, where too many of its table
+    /// were rejected in a row: then it has to be tried again.
+    pub async fn reject(&mut self, change: &Change, reason: String) -> bool {
+        let table = change.event.table().into_owned();
+        let run = self.runs.entry(table.clone()).or_default();
+        if run.count >= REFUSED_RUN_MAX {
+            let why = format!(
+                "{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last \
+                 because {reason}; no more become dead letters until one is accepted"
+            );
+            self.progress.waiting(&why);
+            warn!("{why}");
+            sleep(RETRY_WAIT_MAX).await;
+            return false;
+        }
+        (run.count, run.last) = (run.count + 1, change.position);
+        let dead_letter = DeadLetter {
+            position: change.position,
+            subject: change.subject.to_string(),
+            reason,
+            payload: bytes::Bytes::copy_from_slice(change.event.payload().as_bytes()),
+        };
+        self.write(&[dead_letter], &table).await;
+        true
+    }
+
+    /// Writes dead letters of `table` (empty where it is not known); a full disk is waited for.
+    pub async fn write(&mut self, dead_letters: &[DeadLetter], table: &str) {
+        let mut backoff = Backoff::default();
+        while let Err(e) = self.dead_letters.write(dead_letters) {
+            let why =
+                format!("dead letters cannot be written to {}: {e}", self.dead_letters.place());
+            self.progress.waiting(&why);
+            warn!("{why}");
+            sleep(backoff.next(&self.consumer).max(RETRY_WAIT_MIN)).await;
+        }
+        for dead_letter in dead_letters {
+            warn!(
+                subject = dead_letter.subject,
+                sequence = dead_letter.position.sequence,
+                "dead letter in {}: {}",
+                self.dead_letters.place(),
+                dead_letter.reason
+            );
+            self.progress.dead_letters(table, &dead_letter.reason);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Where a consumer's position is kept: in the destination, committed with its rows, or in the
+//! state file, saved after each batch.
+
+use tracing::warn;
+
+use super::EngineOptions;
+use crate::change::{Cutover, Position};
+use crate::destination::{CheckpointIn, Claim, Destination, Failure};
+use crate::state::{State, StateError};
+
+/// The checkpoint of one consumer at one destination.
+pub struct CheckpointStore {
+    /// The checkpoint as it was last read or written; `None` where nothing was recorded yet.
+    recorded: Option<Position>,
+    keeper: CheckpointKeeper,
+}
+
+/// Who keeps it.
+enum CheckpointKeeper {
+    /// The destination commits it with the rows, and fences other processes by it.
+    Destination {
+        /// What imports contain, by the destination's own record.
+        cutover: Cutover,
+    },
+    /// The destination knows nothing of positions. What was written of a batch cannot be taken
+    /// back, so how far a batch goes is recorded before anything of it is written.
+    StateFile {
+        state: State,
+        consumer: String,
+        /// How far a batch goes that was begun and is not known to have ended.
+        unconfirmed_through: Option<Position>,
+    },
+}
+
+/// What a checkpoint that was read again says about the batch that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CheckpointFound {
+    /// It is where it was: nothing of the batch counts.
+    Unchanged,
+    /// It is where the batch ends: the batch was committed, only the answer was lost.
+    Committed,
+    /// It is elsewhere (restored, failed over).
+    Rewound,
+}
+
+impl CheckpointStore {
+    /// Reads the checkpoint at a start. A destination that keeps it raises its epoch, so that an
+    /// older process can commit no more. With `options.restart` an unfinished batch of an earlier
+    /// process is not repeated.
+    pub async fn acquire(
+        options: &EngineOptions,
+        state: &State,
+        destination: &mut dyn Destination,
+    ) -> Result<CheckpointStore, Failure> {
+        let unreadable = |e: StateError| Failure::unavailable(e.to_string());
+        let consumer = &options.consumer;
+        if options.abilities.checkpoint_in == CheckpointIn::Destination {
+            let recorded = destination.checkpoint(Claim::Acquire).await?;
+            let cutover = destination.cutover().await?;
+            return Ok(CheckpointStore {
+                recorded,
+                keeper: CheckpointKeeper::Destination { cutover },
+            });
+        }
+        let recorded = state.position(consumer).map_err(unreadable)?;
+        let intent = match options.restart {
+            true => None,
+            false => state.intent(consumer).map_err(unreadable)?,
+        };
+        let is_beyond = |intent: &Position| !recorded.is_some_and(|at| at.contains(*intent));
+        Ok(CheckpointStore {
+            recorded,
+            keeper: CheckpointKeeper::StateFile {
+                state: state.clone(),
+                consumer: consumer.clone(),
+                unconfirmed_through: intent.filter(is_beyond),
+            },
+        })
+    }
+
+    /// The checkpoint as it was last read or written.
+    pub fn recorded(&self) -> Option<Position> {
+        self.recorded
+    }
+
+    /// How far a batch goes of which parts may have been written already; the next batch has to end
+    /// there.
+    pub fn unconfirmed_through(&self) -> Option<Position> {
+        match &self.keeper {
+            CheckpointKeeper::Destination { .. } => None,
+            CheckpointKeeper::StateFile { unconfirmed_through, .. } => *unconfirmed_through,
+        }
+    }
+
+    /// What imports contain. `from_start`: the stream is read from its start, so what was applied
+    /// before an import is applied again.
+    pub fn cutover(&self, from_start: bool) -> Result<Cutover, StateError> {
+        let mut cutover = match &self.keeper {
+            CheckpointKeeper::Destination { cutover } => cutover.clone(),
+            CheckpointKeeper::StateFile { state, consumer, .. } => state.cutovers()?.of(consumer),
+        };
+        if from_start {
+            cutover.applied.clear();
+        }
+        Ok(cutover)
+    }
+
+    /// Reads the checkpoint again, without taking it as known. Fails with `Fenced` where another
+    /// process has taken over.
+    pub async fn verify(
+        &self,
+        destination: &mut dyn Destination,
+    ) -> Result<Option<Position>, Failure> {
+        match &self.keeper {
+            CheckpointKeeper::Destination { .. } => destination.checkpoint(Claim::Verify).await,
+            CheckpointKeeper::StateFile { .. } => Ok(self.recorded),
+        }
+    }
+
+    /// The same on a new connection, where an import may have left something to know.
+    pub async fn verify_connected(
+        &mut self,
+        destination: &mut dyn Destination,
+    ) -> Result<Option<Position>, Failure> {
+        let found = self.verify(destination).await?;
+        if let CheckpointKeeper::Destination { cutover } = &mut self.keeper {
+            *cutover = destination.cutover().await?;
+        }
+        Ok(found)
+    }
+
+    /// Whether the destination can tell that another process has taken over: only one that keeps
+    /// the checkpoint can.
+    pub fn has_fence(&self) -> bool {
+        matches!(self.keeper, CheckpointKeeper::Destination { .. })
+    }
+
+    /// What `found`, read after a try to write a batch up to `through` failed, says about it.
+    pub fn compare(&self, found: Option<Position>, through: Position) -> CheckpointFound {
+        if found == self.recorded {
+            CheckpointFound::Unchanged
+        } else if found == Some(through) {
+            CheckpointFound::Committed
+        } else {
+            CheckpointFound::Rewound
+        }
+    }
+
+    /// Takes `found` as known. Returns whether it is not what was known before.
+    pub fn reset(&mut self, found: Option<Position>) -> bool {
+        std::mem::replace(&mut self.recorded, found) != found
+    }
+
+    /// A batch up to `through` is about to be written. Where what is written cannot be taken back,
+    /// this is recorded first: after a crash the batch is repeated with the same end.
+    pub fn before_write(&mut self, through: Position) -> Result<(), Failure> {
+        let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through } = &mut self.keeper
+        else {
+            return Ok(());
+        };
+        if unconfirmed_through.is_none_or(|unconfirmed| !unconfirmed.contains(through)) {
+            state
+                .save_intent(consumer, through)
+                .map_err(|e| Failure::unavailable(e.to_string()))?;
+            *unconfirmed_through = Some(through);
+        }
+        Ok(())
+    }
+
+    /// The batch up to `through` is durable.
+    pub fn after_commit(&mut self, through: Position) {
+        self.recorded = Some(through);
+        if let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through } =
+            &mut self.keeper
+        {
+            *unconfirmed_through =
+                unconfirmed_through.filter(|unconfirmed| !through.contains(*unconfirmed));
+            // What is written again after a crash has the same names, so a lost position only costs
+            // time.
+            if let Err(e) = state.save_position(consumer, through) {
+                warn!("{e}; after a crash the last batch will be written again");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sequence: u64) -> Position {
+        Position { sequence, time_ns: 0 }
+    }
+
+    fn in_state_file(state: &State) -> CheckpointStore {
+        CheckpointStore {
+            recorded: None,
+            keeper: CheckpointKeeper::StateFile {
+                state: state.clone(),
+                consumer: "c".into(),
+                unconfirmed_through: None,
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_about_to_be_written_is_recorded_before_and_confirmed_after()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let state = State::in_memory()?;
+        let mut store = in_state_file(&state);
+        store.before_write(at(9))?;
+        assert_eq!((state.intent("c")?, store.unconfirmed_through()), (Some(at(9)), Some(at(9))));
+        // A part of the same batch is no batch of its own.
+        store.before_write(at(4))?;
+        store.after_commit(at(4));
+        assert_eq!((state.intent("c")?, state.position("c")?), (Some(at(9)), Some(at(4))));
+        assert_eq!(store.unconfirmed_through(), Some(at(9)));
+        store.before_write(at(9))?;
+        store.after_commit(at(9));
+        assert_eq!((store.recorded(), store.unconfirmed_through()), (Some(at(9)), None));
+        Ok(())
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_read_again_tells_a_lost_answer_from_a_restore() {
+        let keeper = CheckpointKeeper::Destination { cutover: Cutover::default() };
+        let mut store = CheckpointStore { recorded: Some(at(5)), keeper };
+        for (found, verdict) in [
+            (Some(at(5)), CheckpointFound::Unchanged),
+            (Some(at(9)), CheckpointFound::Committed),
+            (Some(at(3)), CheckpointFound::Rewound),
+            (Some(at(12)), CheckpointFound::Rewound),
+            (None, CheckpointFound::Rewound),
+        ] {
+            assert_eq!(store.compare(found, at(9)), verdict, "{found:?}");
+        }
+        assert!(!store.reset(Some(at(5))));
+        assert!(store.reset(None));
+        assert_eq!((store.recorded(), store.unconfirmed_through()), (None, None));
+    }
+}

@@ -1,0 +1,170 @@
+//! What came from the feed and is not with the destination yet. It follows what is durable without
+//! a gap.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::positions::Positions;
+use crate::change::Position;
+use crate::feed::Delivery;
+use crate::pipeline::batcher::{Batcher, PendingBatch};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::resolve::{Pass, Resolved, Resolver};
+use crate::registry::{Registry, SchemaAnswer};
+
+/// A question for a schema: table, version, and the answer.
+type Lookup = BoxFuture<'static, (String, String, SchemaAnswer)>;
+
+/// Makes pending changes of deliveries.
+pub struct Intake {
+    /// Delivered, not yet resolved.
+    arrived: VecDeque<Delivery>,
+    /// The schema that the first of them needs is being asked for.
+    lookup: Option<Lookup>,
+    /// Resolved.
+    batcher: Batcher,
+    /// How deliveries are resolved.
+    pub resolver: Resolver,
+    registry: Registry,
+    progress: Arc<Progress>,
+}
+
+impl Intake {
+    /// Nothing has come yet.
+    pub fn new(
+        resolver: Resolver,
+        batcher: Batcher,
+        registry: Registry,
+        progress: Arc<Progress>,
+    ) -> Intake {
+        Intake { arrived: VecDeque::new(), lookup: None, batcher, resolver, registry, progress }
+    }
+
+    /// Takes deliveries over.
+    pub fn receive(&mut self, deliveries: &mut Vec<Delivery>) {
+        self.arrived.extend(deliveries.drain(..));
+    }
+
+    /// Whether there is room for more deliveries.
+    pub fn has_room(&self) -> bool {
+        self.arrived.is_empty() && self.lookup.is_none() && !self.batcher.is_full()
+    }
+
+    /// Whether nothing waits for the destination.
+    pub fn is_empty(&self) -> bool {
+        self.batcher.is_empty() && self.arrived.is_empty()
+    }
+
+    /// Whether no resolved change waits for the destination.
+    pub fn is_batch_empty(&self) -> bool {
+        self.batcher.is_empty()
+    }
+
+    /// When the free destination may take what is pending.
+    pub fn due(&self) -> Option<Instant> {
+        self.batcher.due()
+    }
+
+    /// What is pending, if it is due; `is_last`: whenever it is. A batch that has to end where it
+    /// once ended, and has not come that far, is never due.
+    pub fn take(&mut self, is_last: bool) -> Option<PendingBatch> {
+        match self.batcher.due() {
+            Some(due) if is_last || due <= Instant::now() => self.batcher.take(),
+            _ => None,
+        }
+    }
+
+    /// Forgets everything: it comes again.
+    pub fn clear(&mut self) {
+        self.arrived.clear();
+        self.lookup = None;
+        self.batcher.take();
+    }
+
+    /// Nothing more is received. Keeps what can be written; a batch that has to end where it once
+    /// ended, and has not come that far, comes again.
+    pub fn stop(&mut self) {
+        self.arrived.clear();
+        self.lookup = None;
+        if self.batcher.due().is_none() {
+            self.batcher.take();
+        }
+    }
+
+    /// The next batch has to end at `boundary`.
+    pub fn replay_to(&mut self, boundary: Option<Position>) {
+        self.batcher.replay_to(boundary);
+    }
+
+    /// Resolves what has arrived, as long as there is room and every schema is at hand.
+    /// `is_caught_up`: nothing more is expected.
+    pub fn absorb(&mut self, is_caught_up: bool, positions: &mut Positions) {
+        let now = Instant::now();
+        while self.lookup.is_none() && !self.batcher.is_full() {
+            let Some(delivery) = self.arrived.pop_front() else {
+                if is_caught_up {
+                    self.batcher.end_here();
+                }
+                return;
+            };
+            if self.batcher.ends_before(delivery.position) {
+                self.arrived.push_front(delivery);
+                return;
+            }
+            let resolved = self.resolver.resolve(&delivery, &self.registry);
+            if !matches!(resolved, Resolved::Wanted { .. }) {
+                positions.recent_reached(Some(delivery.position));
+            }
+            match resolved {
+                Resolved::Change(change) => self.batcher.change(change, now),
+                Resolved::DeadLetter(dead_letter) => self.batcher.dead_letter(dead_letter, now),
+                Resolved::Passed(pass) => {
+                    match pass {
+                        Pass::Seen => positions.saw(delivery.position),
+                        Pass::Stale | Pass::Filtered | Pass::Imported => {
+                            self.batcher.passed(delivery.position, now);
+                        }
+                    }
+                    self.count(pass);
+                }
+                Resolved::Wanted { table, version } => {
+                    self.look_up(table, version);
+                    self.arrived.push_front(delivery);
+                }
+            }
+        }
+    }
+
+    fn count(&self, pass: Pass) {
+        self.progress.update(|snapshot| match pass {
+            Pass::Seen => {
+                (snapshot.seen_before, snapshot.done) =
+                    (snapshot.seen_before + 1, snapshot.done + 1);
+            }
+            Pass::Stale => snapshot.stale += 1,
+            Pass::Filtered => snapshot.filtered += 1,
+            Pass::Imported => snapshot.imported += 1,
+        });
+    }
+
+    fn look_up(&mut self, table: String, version: String) {
+        self.progress
+            .waiting(&format!("asking for the schema of table {table:?}, version {version:?}"));
+        let answer = self.registry.ask(&table, &version);
+        self.lookup = Some(Box::pin(async move { (table, version, answer.await) }));
+    }
+
+    /// Waits for the schema that is being asked for; for ever where none is. May be dropped while
+    /// it waits.
+    pub async fn finish_lookup(&mut self) {
+        let (table, version, found) = match &mut self.lookup {
+            Some(lookup) => lookup.await,
+            None => std::future::pending().await,
+        };
+        self.lookup = None;
+        self.registry.store(&table, &version, found);
+    }
+}

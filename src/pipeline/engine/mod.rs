@@ -1,0 +1,341 @@
+//! The loop: the next batch is collected while the last one is applied, and what is applied is
+//! acknowledged.
+
+mod intake;
+mod memory;
+mod positions;
+mod reopen;
+mod setup;
+mod start;
+mod states;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::apply::{Applier, ApplyOutcome, Open};
+use super::batcher::PendingBatch;
+use super::dead_letter::DeadLetters;
+use super::progress::{Phase, Progress, now_ns};
+use super::{EngineOptions, stopped};
+use crate::change::Position;
+use crate::destination::{Failure, FailureKind};
+use crate::feed::{Delivery, Feed, FeedError, Signal};
+use crate::registry::Registry;
+use crate::state::State;
+use intake::Intake;
+use memory::SavedRecent;
+use positions::Positions;
+use reopen::Reopenings;
+use states::{ApplyState, FeedState, Lifecycle, NextStep, next_step};
+
+/// Deliveries that are taken from the feed at once.
+const ARRIVALS_MAX: usize = 512;
+/// Between two savings of what eases the next start.
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a shutdown waits for the running batch.
+const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What a run is made of.
+pub struct EngineDeps {
+    /// Where changes come from.
+    pub feed: Box<dyn Feed>,
+    /// Connects to where they go.
+    pub open: Open,
+    /// The tables' schemas.
+    pub registry: Registry,
+    /// The state file.
+    pub state: State,
+    /// Where changes go that cannot be applied.
+    pub dead_letters: DeadLetters,
+    /// Where the run reports how it is going.
+    pub progress: Arc<Progress>,
+    /// What the user chose.
+    pub options: EngineOptions,
+    /// Becomes true when the run is to end: fetching stops, what is pending is written and
+    /// acknowledged.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How a run ended in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Nothing was left to do.
+    CaughtUp,
+}
+
+/// Why a run cannot go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Halt {
+    /// The destination cannot be used, or belongs to another process now.
+    #[error("{0}")]
+    Destination(#[from] Failure),
+    /// The feed cannot be used, or belongs to another process.
+    #[error("{0}")]
+    Feed(#[from] FeedError),
+    /// Something on this machine, or a schema.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// A run: one feed into one destination.
+pub struct Engine {
+    feed: Box<dyn Feed>,
+    feed_state: FeedState,
+    reopenings: Reopenings,
+    intake: Intake,
+    apply: ApplyState<Applier>,
+    lifecycle: Lifecycle,
+    positions: Positions,
+    saved_recent: SavedRecent,
+    save_at: Instant,
+    state: State,
+    progress: Arc<Progress>,
+    options: EngineOptions,
+    stop: watch::Receiver<bool>,
+}
+
+impl Engine {
+    /// How far the destination is; after the start, where it was.
+    pub fn position(&self) -> Option<Position> {
+        self.positions.durable()
+    }
+
+    /// Streams until it is told to stop, the feed ends or, where so chosen, nothing is pending.
+    /// Fails where another process has taken over, or a person has to change something.
+    pub async fn run(mut self) -> Result<End, Halt> {
+        let mut arrivals: Vec<Delivery> = Vec::with_capacity(ARRIVALS_MAX);
+        loop {
+            self.intake.absorb(self.feed_state.is_caught_up(), &mut self.positions);
+            self.acknowledge_seen().await;
+            let is_last = self.is_last();
+            self.apply = match self.apply {
+                ApplyState::Idle(applier) => launch(applier, self.intake.take(is_last)),
+                other => other,
+            };
+            match self.next_step() {
+                NextStep::Wait => self.wait(&mut arrivals).await?,
+                NextStep::Reopen(why) => {
+                    if self.reopen(&why).await? {
+                        self.apply = self.apply.reopened();
+                    }
+                }
+                NextStep::Finish(end) => return self.wind_up(end).await,
+                NextStep::GiveUp => {
+                    warn!(
+                        "the destination did not finish its last batch within \
+                         {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start"
+                    );
+                    return Ok(End::Stopped);
+                }
+            }
+        }
+    }
+
+    fn next_step(&self) -> NextStep {
+        let is_pending = !self.intake.is_empty();
+        let until_caught_up = self.options.until_caught_up;
+        let life = (self.lifecycle, Instant::now());
+        next_step(life, &self.apply, &self.feed_state, is_pending, until_caught_up)
+    }
+
+    /// Waits for whatever comes first, and takes note of it.
+    async fn wait(&mut self, arrivals: &mut Vec<Delivery>) -> Result<(), Halt> {
+        let is_running = self.lifecycle == Lifecycle::Running;
+        let is_fetching = is_running
+            && matches!(self.feed_state, FeedState::Open { .. })
+            && self.intake.has_room();
+        let due = self.intake.due().filter(|_| self.apply.is_idle());
+        tokio::select! {
+            biased;
+            () = stopped(&mut self.stop), if is_running => self.begin_stop(),
+            (applier, outcome) = self.apply.outcome() => self.on_applied(applier, outcome?).await,
+            () = self.intake.finish_lookup() => {}
+            signal = self.feed.next(arrivals, ARRIVALS_MAX), if is_fetching => {
+                self.on_signal(signal, arrivals)?;
+            }
+            () = until(due) => {}
+            () = sleep_until(self.save_at) => self.save(),
+            () = until(self.lifecycle.deadline()) => {}
+        }
+        Ok(())
+    }
+
+    fn begin_stop(&mut self) {
+        self.lifecycle = Lifecycle::Stopping { deadline: Instant::now() + SHUTDOWN_WAIT_MAX };
+        self.intake.stop();
+        self.progress.phase(Phase::Stopping);
+        info!("stopping: pending changes are written first");
+    }
+
+    /// What came of waiting for the feed.
+    fn on_signal(
+        &mut self,
+        signal: Result<Signal, FeedError>,
+        arrivals: &mut Vec<Delivery>,
+    ) -> Result<(), Halt> {
+        if signal != Ok(Signal::Delivered) {
+            // What came together with a loss comes again, after what was lost.
+            arrivals.clear();
+        }
+        match signal {
+            Ok(Signal::Delivered) => {
+                let pending = arrivals.last().map_or(0, |d| d.pending);
+                self.progress.received(arrivals.len(), pending);
+                self.opened(pending == 0);
+                self.intake.receive(arrivals);
+            }
+            Ok(Signal::Idle) => {
+                self.opened(true);
+                if self.intake.is_batch_empty() {
+                    self.progress.phase(Phase::CaughtUp);
+                }
+            }
+            Ok(Signal::Ended) => self.feed_state = FeedState::Ended,
+            Ok(Signal::Lost(why)) | Err(FeedError::Unavailable(why)) => self.lose_feed(why),
+            Err(fatal) => return Err(fatal.into()),
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, caught_up: bool) {
+        self.feed_state = FeedState::Open { caught_up };
+        if caught_up {
+            self.positions.idle_ns = Some(now_ns());
+        }
+    }
+
+    /// The feed has to be opened again, which delivers again what is not durable. While the run
+    /// stops it is not opened again, and what is pending is written: it follows what is durable.
+    fn lose_feed(&mut self, why: String) {
+        self.feed_state = FeedState::Lost(why);
+        if self.lifecycle == Lifecycle::Running {
+            self.drop_pending();
+        }
+    }
+
+    fn drop_pending(&mut self) {
+        self.intake.clear();
+        self.positions.take_seen();
+    }
+
+    /// What the destination has already is acknowledged without further ado.
+    async fn acknowledge_seen(&mut self) {
+        if self.apply.is_idle()
+            && let Some(position) = self.positions.take_seen()
+        {
+            self.acknowledge(position).await;
+        }
+    }
+
+    async fn acknowledge(&mut self, position: Position) {
+        if let Err(e) = self.feed.acknowledge(position).await {
+            self.lose_feed(format!("the acknowledgement could not be sent: {e}"));
+        }
+    }
+
+    /// Whether nothing can follow what is pending.
+    fn is_last(&self) -> bool {
+        self.lifecycle != Lifecycle::Running || self.feed_state == FeedState::Ended
+    }
+
+    async fn on_applied(&mut self, applier: Box<Applier>, outcome: ApplyOutcome) {
+        match outcome {
+            ApplyOutcome::Applied(position) => {
+                self.apply = ApplyState::Idle(applier);
+                self.positions.reached(position);
+                if !matches!(self.feed_state, FeedState::Lost(_)) {
+                    self.acknowledge(position).await;
+                }
+                let through = self.positions.savable_through();
+                self.saved_recent.save_if_due(&mut self.intake.resolver.recent, through);
+            }
+            ApplyOutcome::DestinationRewound(position) => {
+                self.apply = ApplyState::Rewound(applier);
+                self.rewind(position);
+            }
+        }
+    }
+
+    /// The destination is at `position`, not where it was left. Nothing that is pending follows it,
+    /// and nothing beyond it is to be acknowledged.
+    fn rewind(&mut self, position: Option<Position>) {
+        let at = position.map_or(0, |p| p.sequence);
+        warn!(
+            "the destination is not where it was left but at stream sequence {at} (was it \
+             restored?): the stream is read again from there"
+        );
+        self.drop_pending();
+        // Without any record it is as it was before the first batch.
+        let saved = || self.state.position(&self.options.consumer).ok().flatten();
+        self.positions.rewind(position.or_else(saved).unwrap_or_default());
+    }
+
+    /// Saves what eases the next start. Failing to is no reason to stop: the checkpoint is
+    /// elsewhere.
+    fn save(&mut self) {
+        self.save_at = Instant::now() + SAVE_INTERVAL;
+        if let Some(idle) = self.positions.idle_ns.filter(|_| self.feed_state.is_caught_up())
+            && let Err(e) = self.state.save_idle(&self.options.consumer, idle)
+        {
+            warn!("{e}");
+        }
+        self.save_recent();
+    }
+
+    fn save_recent(&mut self) {
+        let through = self.positions.savable_through();
+        self.saved_recent.save(&mut self.intake.resolver.recent, through);
+    }
+
+    /// The memory of rows as of what is durable; where it was saved earlier, the feed has to be
+    /// opened there.
+    fn load_recent(&mut self) {
+        let (recent, through) = self.saved_recent.load(self.positions.durable());
+        self.intake.resolver.recent = recent;
+        self.positions.recent_reached(through);
+    }
+
+    /// Everything is applied: lets the source know, and leaves in order.
+    async fn wind_up(mut self, end: End) -> Result<End, Halt> {
+        self.acknowledge_seen().await;
+        if let Ok(Err(e)) = timeout(SHUTDOWN_WAIT_MAX, self.feed.close()).await {
+            warn!(
+                "the last acknowledgement was not confirmed: {e}; at the next start the stream is \
+                 read from the checkpoint"
+            );
+        }
+        self.save();
+        if let Some(applier) = self.apply.applier()
+            && let Ok(Err(failure)) = timeout(SHUTDOWN_WAIT_MAX, applier.close()).await
+            && failure.kind != FailureKind::Unavailable
+        {
+            warn!("{failure}");
+        }
+        self.progress.phase(Phase::Stopped(None));
+        Ok(end)
+    }
+}
+
+/// Gives what is due to the idle applier.
+fn launch(mut applier: Box<Applier>, due: Option<PendingBatch>) -> ApplyState<Applier> {
+    let Some(pending) = due else { return ApplyState::Idle(applier) };
+    ApplyState::Running(Box::pin(async move {
+        let outcome = applier.apply(pending).await;
+        (applier, outcome)
+    }))
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,104 @@
+//! Opening the feed: at the start, and again wherever it was lost or the destination moved.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::states::FeedState;
+use super::{Engine, Halt};
+use crate::feed::FeedError;
+use crate::pipeline::apply::Confirmed;
+use crate::pipeline::progress::{LastError, Phase, now_ns};
+use crate::pipeline::{Backoff, stopped};
+
+/// A feed that was lost sooner than that after its opening is opened again with growing waits.
+const OPEN_IS_STABLE: Duration = Duration::from_secs(10);
+
+/// When the feed was last opened, and how often that did not last.
+pub struct Reopenings {
+    opened_at: Instant,
+    backoff: Backoff,
+}
+
+impl Reopenings {
+    /// The first opening is now.
+    pub fn new() -> Reopenings {
+        Reopenings { opened_at: Instant::now(), backoff: Backoff::default() }
+    }
+}
+
+impl Engine {
+    /// Asks the destination where it is, then opens the feed there; waits for either as long as it
+    /// takes. Returns whether the feed is open, which it is not where the run is to stop.
+    pub(super) async fn reopen(&mut self, why: &str) -> Result<bool, Halt> {
+        warn!("the feed is opened again: {why}");
+        self.progress.waiting(why);
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => {
+                self.begin_stop();
+                Ok(false)
+            }
+            opened = self.open_where_destination_is() => opened.map(|()| true),
+        }
+    }
+
+    async fn open_where_destination_is(&mut self) -> Result<(), Halt> {
+        self.confirm_destination().await?;
+        self.intake.resolver.seen = self.positions.durable();
+        self.save_recent();
+        self.load_recent();
+        if self.reopenings.opened_at.elapsed() > OPEN_IS_STABLE {
+            self.reopenings.backoff = Backoff::default();
+        }
+        loop {
+            sleep(self.reopenings.backoff.next(&self.options.consumer)).await;
+            match self.open_feed().await {
+                Err(Halt::Feed(FeedError::Unavailable(why))) => {
+                    self.progress.waiting(&why);
+                    let tries = self.reopenings.backoff.tries();
+                    if tries < 4 || tries.is_multiple_of(20) {
+                        warn!("the feed cannot be opened: {why}; trying again");
+                    }
+                }
+                other => {
+                    self.progress.phase(Phase::Streaming);
+                    return other;
+                }
+            }
+        }
+    }
+
+    /// Nothing is pending from here on: all that is not durable comes again.
+    async fn confirm_destination(&mut self) -> Result<(), Halt> {
+        self.drop_pending();
+        let Some(applier) = self.apply.applier() else { return Ok(()) };
+        let confirmed = applier.confirm().await?;
+        self.intake.replay_to(applier.unconfirmed_through());
+        self.intake.resolver.cutover =
+            applier.cutover(self.options.restart).map_err(|e| Halt::Setup(e.to_string()))?;
+        if let Confirmed::Rewound(position) = confirmed {
+            self.rewind(position);
+        }
+        Ok(())
+    }
+
+    /// Opens the feed; what it may forget by that is recorded already, in the destination or in the
+    /// state file.
+    pub(super) async fn open_feed(&mut self) -> Result<(), Halt> {
+        let opened = self.feed.open(self.positions.open_at()).await?;
+        for warning in opened.warnings {
+            warn!("{warning}");
+            self.progress.update(|snapshot| {
+                let at_unix = now_ns() as u64 / 1_000_000_000;
+                snapshot.last_error = Some(LastError { at_unix, text: warning });
+            });
+        }
+        self.reopenings.opened_at = Instant::now();
+        self.feed_state = FeedState::Open { caught_up: opened.pending == Some(0) };
+        self.progress.opened(opened.pending.unwrap_or(0));
+        Ok(())
+    }
+}

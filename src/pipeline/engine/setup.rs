@@ -1,0 +1,148 @@
+//! Starting a run: the destination first, then the position, then the feed.
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::intake::Intake;
+use super::memory::SavedRecent;
+use super::positions::Positions;
+use super::reopen::Reopenings;
+use super::start::{PositionSource, StartInputs, StartPosition, new_companies, start_position};
+use super::states::{ApplyState, FeedState, Lifecycle};
+use super::{Engine, EngineDeps, Halt, SAVE_INTERVAL};
+use crate::change::Position;
+use crate::pipeline::EngineOptions;
+use crate::pipeline::apply::Applier;
+use crate::pipeline::batcher::{BatchLimits, Batcher};
+use crate::pipeline::progress::Phase;
+use crate::pipeline::resolve::Resolver;
+use crate::state::{State, StateError};
+
+impl Engine {
+    /// Connects to the destination, finds the position, opens the feed there. Fails at once where
+    /// something is away or wrong: whoever starts a program wants to know.
+    pub async fn start(mut deps: EngineDeps) -> Result<Engine, Halt> {
+        let acknowledged = deps.feed.acknowledged_position().await?;
+        let schemas = match deps.options.abilities.needs_schemas() {
+            true => deps.registry.current().await.map_err(Halt::Setup)?,
+            false => Vec::new(),
+        };
+        let EngineDeps { feed, open, registry, state, dead_letters, progress, options, stop } =
+            deps;
+        let (applier, records) =
+            Applier::start(open, options.clone(), dead_letters, &state, progress.clone(), &schemas)
+                .await?;
+        let cutover = applier.cutover(options.restart).map_err(unusable)?;
+        let start = start_position(&StartInputs {
+            restart: options.restart,
+            consumer: &options.consumer,
+            recorded: applier.recorded(),
+            cutover: &cutover,
+            saved: state.position(&options.consumer).map_err(unusable)?,
+            acknowledged,
+            records: &records,
+            adoption: &options.adoption,
+        })?;
+        for company in new_companies(&records, &options.consumer, &options.companies) {
+            warn!(
+                "company {company} is new to this destination: its changes are streamed from now \
+                 on, and its earlier rows need an import"
+            );
+        }
+        record_start(&start, &state, &options).map_err(unusable)?;
+        let idle_ns = state.idle(&options.consumer).map_err(unusable)?;
+        let positions = Positions::new(&start, idle_ns);
+        let mut batcher = Batcher::new(batch_limits(&options));
+        batcher.replay_to(applier.unconfirmed_through());
+        let (filter, rules) = (options.filter.clone(), options.rules.clone());
+        let mut resolver = Resolver::new(filter, rules, options.abilities, positions.durable());
+        resolver.cutover = cutover;
+        let engine = Engine {
+            feed,
+            feed_state: FeedState::Lost("it was not opened yet".into()),
+            reopenings: Reopenings::new(),
+            intake: Intake::new(resolver, batcher, registry, progress.clone()),
+            apply: ApplyState::Idle(Box::new(applier)),
+            lifecycle: Lifecycle::Running,
+            positions,
+            saved_recent: SavedRecent::new(state.clone(), &options.consumer),
+            save_at: Instant::now() + SAVE_INTERVAL,
+            state,
+            progress,
+            options,
+            stop,
+        };
+        engine.open_first(&start).await
+    }
+
+    /// Opens the feed for the first time.
+    async fn open_first(mut self, start: &StartPosition) -> Result<Engine, Halt> {
+        self.load_recent();
+        self.open_feed().await?;
+        match start {
+            StartPosition::After { .. } => {}
+            StartPosition::Since { began, .. } => self.begin_since(*began).await?,
+            StartPosition::FeedDecides => self.begin_where_opened().await?,
+        }
+        self.save_recent();
+        let sequence = self.positions.durable().map_or(0, |position| position.sequence);
+        self.progress.update(|snapshot| snapshot.stream_sequence = sequence);
+        self.progress.phase(Phase::Streaming);
+        Ok(self)
+    }
+
+    /// The feed chose where to begin: from now on that is known.
+    async fn begin_where_opened(&mut self) -> Result<(), Halt> {
+        let Some(opened) = self.feed.acknowledged_position().await? else { return Ok(()) };
+        self.state.save_position(&self.options.consumer, opened).map_err(unusable)?;
+        self.positions.reached(opened);
+        self.positions.recent_reached(Some(opened));
+        Ok(())
+    }
+
+    /// The feed found where the time is, or `began` is earlier: from now on that is known.
+    async fn begin_since(&mut self, began: Option<Position>) -> Result<(), Halt> {
+        let Some(opened) = self.feed.acknowledged_position().await? else { return Ok(()) };
+        let earlier = began.filter(|began| began.sequence < opened.sequence);
+        self.positions.reached(earlier.unwrap_or(opened));
+        // Versions that were seen before the import still count: an older one of a row must not
+        // follow them.
+        self.load_recent();
+        match self.positions.open_at().after == Some(opened) {
+            true => Ok(()),
+            false => self.open_feed().await,
+        }
+    }
+}
+
+/// Records where a run begins, before the feed may forget it.
+fn record_start(
+    start: &StartPosition,
+    state: &State,
+    options: &EngineOptions,
+) -> Result<(), StateError> {
+    if let StartPosition::After { source: PositionSource::Adopted(name), .. } = start {
+        state.adopt_recent(name, &options.consumer)?;
+    }
+    if let Some(position) = start.to_save() {
+        state.save_position(&options.consumer, position)?;
+    }
+    if options.restart {
+        state.clear_intent(&options.consumer)?;
+    }
+    Ok(())
+}
+
+fn batch_limits(options: &EngineOptions) -> BatchLimits {
+    BatchLimits {
+        changes_max: options.abilities.batch_changes_max,
+        bytes_max: options.abilities.batch_bytes_max,
+        events_max: options.events_max,
+        wait_min: options.pending_latency_min,
+        wait_max: options.pending_latency_max,
+    }
+}
+
+fn unusable(e: StateError) -> Halt {
+    Halt::Setup(e.to_string())
+}

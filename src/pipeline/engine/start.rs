@@ -1,0 +1,312 @@
+//! Decides where a run begins to read the stream. Pure.
+
+use crate::change::cutover::ResumePoint;
+use crate::change::{Cutover, Position};
+use crate::destination::{Failure, Recorded};
+use crate::pipeline::Adoption;
+
+/// Everything that says something about where to begin.
+pub struct StartInputs<'i> {
+    /// The user wants the feed from its start, whatever was recorded.
+    pub restart: bool,
+    /// The consumer of this run.
+    pub consumer: &'i str,
+    /// The consumer's checkpoint.
+    pub recorded: Option<Position>,
+    /// What imports contain.
+    pub cutover: &'i Cutover,
+    /// What the state file has for the consumer.
+    pub saved: Option<Position>,
+    /// What the feed knows to be acknowledged.
+    pub acknowledged: Option<Position>,
+    /// The checkpoints of all consumers at the destination.
+    pub records: &'i [Recorded],
+    /// What becomes of another consumer's checkpoint.
+    pub adoption: &'i Adoption,
+}
+
+/// Where a run begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StartPosition {
+    /// After this position.
+    After {
+        /// The last one that is not read.
+        position: Position,
+        /// Who says so.
+        source: PositionSource,
+    },
+    /// With what was published from a time on: the snapshot of an import.
+    Since {
+        /// Unix nanoseconds.
+        since_ns: i64,
+        /// Where the consumer once began, if an import came before it had applied anything: tables
+        /// that were not imported need their changes from there on.
+        began: Option<Position>,
+    },
+    /// Where the feed chooses: nothing is known.
+    FeedDecides,
+}
+
+/// Who says where a run begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PositionSource {
+    /// The user: at the start of the feed.
+    Restart,
+    /// The consumer's checkpoint.
+    Checkpoint,
+    /// An import.
+    Import,
+    /// The state file.
+    StateFile,
+    /// The feed, by what was acknowledged.
+    Acknowledged,
+    /// Another consumer's checkpoint; the consumer's name.
+    Adopted(String),
+}
+
+impl StartPosition {
+    /// The position that has to be saved in the state file before the feed is opened, as nobody
+    /// else records it: what an import or the checkpoint says is recorded where it is from.
+    pub fn to_save(&self) -> Option<Position> {
+        match self {
+            StartPosition::After {
+                source: PositionSource::Checkpoint | PositionSource::Import,
+                ..
+            } => None,
+            StartPosition::After { position, .. } => Some(*position),
+            StartPosition::Since { .. } | StartPosition::FeedDecides => None,
+        }
+    }
+}
+
+/// Decides where to begin: what the user says comes first, then the checkpoint, an import, the state
+/// file, the feed; last another consumer's checkpoint, which fails where a person has to choose.
+pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure> {
+    let after = |position, source| Ok(StartPosition::After { position, source });
+    if inputs.restart {
+        return after(Position::default(), PositionSource::Restart);
+    }
+    if let Some(position) = inputs.recorded {
+        return after(position, PositionSource::Checkpoint);
+    }
+    match inputs.cutover.resume_point() {
+        Some(ResumePoint::After(position)) => return after(position, PositionSource::Import),
+        Some(ResumePoint::Since(since_ns)) => {
+            let began = inputs.saved.filter(|_| !inputs.cutover.had_begun());
+            return Ok(StartPosition::Since { since_ns, began });
+        }
+        None => {}
+    }
+    if let Some(position) = inputs.saved {
+        return after(position, PositionSource::StateFile);
+    }
+    if let Some(position) = inputs.acknowledged {
+        return after(position, PositionSource::Acknowledged);
+    }
+    match adopted(inputs)? {
+        Some((position, name)) => after(position, PositionSource::Adopted(name)),
+        None => Ok(StartPosition::FeedDecides),
+    }
+}
+
+/// Where another consumer ended, if this one goes on there.
+fn adopted(inputs: &StartInputs<'_>) -> Result<Option<(Position, String)>, Failure> {
+    let others: Vec<(&str, Position)> = inputs
+        .records
+        .iter()
+        .filter(|record| record.consumer != inputs.consumer)
+        .filter_map(|record| Some((&*record.consumer, record.position?)))
+        .collect();
+    let names = others
+        .iter()
+        .map(|(name, position)| format!("{name} (stream sequence {})", position.sequence))
+        .collect::<Vec<_>>()
+        .join(", ");
+    match inputs.adoption {
+        Adoption::Without => Ok(None),
+        Adoption::Ask if others.is_empty() => Ok(None),
+        Adoption::Ask => Err(Failure::misconfigured(format!(
+            "the destination was filled by another consumer: {names}. This one, {}, knows no \
+             position of its own (was the server enrolled anew?). \
+             --adopt-checkpoint NAME goes on where that one ended, --adopt-checkpoint none \
+             begins with new changes; an import begins with what it loads",
+            inputs.consumer
+        ))),
+        Adoption::Of(name) => match others.iter().find(|(other, _)| other == name) {
+            Some((_, position)) => Ok(Some((*position, name.clone()))),
+            None => {
+                let known = if names.is_empty() { "no other consumer's" } else { &names };
+                Err(Failure::misconfigured(format!(
+                    "the destination has no checkpoint of {name:?} to adopt; it has {known}"
+                )))
+            }
+        },
+    }
+}
+
+/// Companies (comma list, `*` for all) that the feed is about now and was not about when the
+/// consumer's checkpoint was last recorded.
+pub fn new_companies<'c>(records: &[Recorded], consumer: &str, companies: &'c str) -> Vec<&'c str> {
+    let own =
+        records.iter().find(|record| record.consumer == consumer && record.position.is_some());
+    let Some(before) = own.map(|record| &*record.companies).filter(|before| *before != "*") else {
+        return Vec::new();
+    };
+    let is_new = |company: &&str| !before.split(',').any(|known| known == *company);
+    companies.split(',').filter(is_new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Version;
+    use crate::change::cutover::{CLOCKS_APART_MAX_NS, Cutovers, TableSnapshot};
+    use crate::destination::FailureKind;
+
+    fn at(sequence: u64) -> Position {
+        Position { sequence, time_ns: 0 }
+    }
+
+    fn record(consumer: &str, position: Option<Position>, companies: &str) -> Recorded {
+        Recorded { consumer: consumer.into(), position, companies: companies.into() }
+    }
+
+    /// What an import of table `t` with a snapshot at `nanos` leaves to a consumer that stood at
+    /// `stood`.
+    fn imported(nanos: u64, stood: Option<Position>) -> Cutover {
+        let mut cutovers = Cutovers::default();
+        let snapshot =
+            TableSnapshot { table: "t".into(), at: Version { nanos, logical: 0 }, whole: true };
+        cutovers.import(&[snapshot], &[("c".into(), stood)]);
+        cutovers.of("c")
+    }
+
+    const SNAPSHOT_NS: u64 = 1_720_732_611_000_000_000;
+
+    #[test]
+    fn the_first_that_knows_says_where_to_begin() {
+        let since_ns = SNAPSHOT_NS as i64 - CLOCKS_APART_MAX_NS;
+        // The consumer stood before the snapshot: its other tables are behind.
+        let before = Position { sequence: 3, time_ns: since_ns - 1 };
+        let (none, stood_before, stood_nowhere) =
+            (Cutover::default(), imported(SNAPSHOT_NS, Some(before)), imported(SNAPSHOT_NS, None));
+        let others = [record("c", None, "*"), record("old", Some(at(7)), "*")];
+        let (ask, without, of) = (Adoption::Ask, Adoption::Without, Adoption::Of("old".to_owned()));
+        let nothing = StartInputs {
+            restart: false,
+            consumer: "c",
+            recorded: None,
+            cutover: &none,
+            saved: None,
+            acknowledged: None,
+            records: &[],
+            adoption: &ask,
+        };
+        let after = |position, source| StartPosition::After { position, source };
+        let since = |began| StartPosition::Since { since_ns, began };
+        let all = StartInputs {
+            recorded: Some(at(5)),
+            cutover: &stood_before,
+            saved: Some(at(4)),
+            acknowledged: Some(at(2)),
+            records: &others,
+            ..nothing
+        };
+        let no_cutover = StartInputs { cutover: &none, recorded: None, ..all };
+        for (case, inputs, expected, saves) in [
+            (
+                "restart",
+                StartInputs { restart: true, ..all },
+                after(at(0), PositionSource::Restart),
+                Some(at(0)),
+            ),
+            (
+                "the checkpoint",
+                StartInputs { ..all },
+                after(at(5), PositionSource::Checkpoint),
+                None,
+            ),
+            (
+                "an import that set the consumer back",
+                StartInputs { recorded: None, ..all },
+                after(before, PositionSource::Import),
+                None,
+            ),
+            (
+                "an import before the consumer had applied anything",
+                StartInputs { cutover: &stood_nowhere, recorded: None, ..all },
+                since(Some(at(4))),
+                None,
+            ),
+            (
+                "an import at a destination that nobody had streamed to",
+                StartInputs { cutover: &stood_nowhere, ..nothing },
+                since(None),
+                None,
+            ),
+            (
+                "the state file",
+                StartInputs { ..no_cutover },
+                after(at(4), PositionSource::StateFile),
+                Some(at(4)),
+            ),
+            (
+                "what was acknowledged",
+                StartInputs { saved: None, ..no_cutover },
+                after(at(2), PositionSource::Acknowledged),
+                Some(at(2)),
+            ),
+            (
+                "another consumer's checkpoint",
+                StartInputs { saved: None, acknowledged: None, adoption: &of, ..no_cutover },
+                after(at(7), PositionSource::Adopted("old".into())),
+                Some(at(7)),
+            ),
+            (
+                "another consumer's checkpoint that is not wanted",
+                StartInputs { adoption: &without, records: &others, ..nothing },
+                StartPosition::FeedDecides,
+                None,
+            ),
+            ("nothing", StartInputs { ..nothing }, StartPosition::FeedDecides, None),
+        ] {
+            assert_eq!(start_position(&inputs), Ok(expected.clone()), "{case}");
+            assert_eq!(expected.to_save(), saves, "{case}");
+        }
+        assert!(stood_before.had_begun() && !stood_nowhere.had_begun());
+    }
+
+    #[test]
+    fn another_consumers_checkpoint_is_a_persons_choice() {
+        let records = [record("old", Some(at(7)), "*"), record("idle", None, "*")];
+        let cutover = Cutover::default();
+        let failure = |adoption: &Adoption| {
+            let inputs = StartInputs {
+                restart: false,
+                consumer: "c",
+                recorded: None,
+                cutover: &cutover,
+                saved: None,
+                acknowledged: None,
+                records: &records,
+                adoption,
+            };
+            match start_position(&inputs) {
+                Err(failure) if failure.kind == FailureKind::Misconfigured => failure.text,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(failure(&Adoption::Ask).contains("old (stream sequence 7)"));
+        let unknown = failure(&Adoption::Of("idle".into()));
+        assert!(unknown.contains("no checkpoint of \"idle\"") && unknown.contains("old"));
+    }
+
+    #[test]
+    fn companies_are_new_where_the_record_does_not_name_them() {
+        let records = [record("c", Some(at(1)), "1,2"), record("other", Some(at(1)), "9")];
+        assert_eq!(new_companies(&records, "c", "2,3"), ["3"]);
+        assert!(new_companies(&records, "nobody", "2,3").is_empty());
+        assert!(new_companies(&[record("c", None, "1")], "c", "2").is_empty());
+        assert!(new_companies(&[record("c", Some(at(1)), "*")], "c", "2").is_empty());
+    }
+}

@@ -1,0 +1,284 @@
+//! The engine against a scripted feed and a destination that is restored to an earlier state: what
+//! is pending then must be neither applied nor acknowledged.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::{End, Engine, EngineDeps, Halt};
+use crate::change::filter::TableFilter;
+use crate::change::{Batch, Cutover, Position};
+use crate::destination::memory::{self, MemoryDestination, SharedStore, Store};
+use crate::destination::{
+    Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, Migration, OpenFuture, Tables,
+};
+use crate::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
+use crate::pipeline::{Adoption, DeadLetters, EngineOptions, Progress};
+use crate::registry::{Registry, SchemaSource};
+use crate::state::State;
+
+const SCHEMA: &str = r#"{"table":"a","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
+/// Messages of the scripted feed; each is a row of its own.
+const MESSAGES: u64 = 6;
+/// How long the destination takes for the batch during which it is restored.
+const SLOW_WRITE: Duration = Duration::from_secs(1);
+
+/// How the scripted feed behaves after its last message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AfterLast {
+    /// It waits for more.
+    Idles,
+    /// It never delivers more, and says nothing.
+    IsSilent,
+    /// It has ended, and can be opened again.
+    Ends,
+    /// It has ended, and can be read only once.
+    EndsForGood,
+}
+
+/// What outlives the feed and the destination.
+struct Scene {
+    store: SharedStore,
+    state: State,
+    acknowledged: AtomicU64,
+    /// After which sequences the feed was opened.
+    openings: Mutex<Vec<u64>>,
+    /// At this call of `apply`, the destination is restored to what it was after the first.
+    restored_at: AtomicUsize,
+    applied: AtomicUsize,
+    backup: Mutex<Option<Store>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Scene {
+    fn new(restored_at: usize) -> Arc<Scene> {
+        Arc::new(Scene {
+            store: SharedStore::default(),
+            state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
+            acknowledged: AtomicU64::new(0),
+            openings: Mutex::default(),
+            restored_at: AtomicUsize::new(restored_at),
+            applied: AtomicUsize::new(0),
+            backup: Mutex::default(),
+        })
+    }
+
+    fn position(&self) -> Option<u64> {
+        self.store.lock().position.map(|p| p.sequence)
+    }
+
+    fn rows(&self) -> usize {
+        self.store.lock().rows.get("a").map_or(0, |rows| rows.len())
+    }
+
+    /// A process with `abilities` whose feed does `after_last`; it ends, or is told to after
+    /// `stop_after`.
+    async fn run(
+        self: &Arc<Scene>,
+        abilities: Abilities,
+        after_last: AfterLast,
+        stop_after: Option<Duration>,
+    ) -> Result<End, Halt> {
+        let (stopper, stop) = watch::channel(false);
+        let (scene, epoch) = (self.clone(), Epoch::default());
+        let open = move || -> OpenFuture<'static> {
+            let inner = MemoryDestination::open(scene.store.clone(), epoch.clone());
+            let opened = Restored { scene: scene.clone(), inner };
+            Box::pin(async move { Ok(Box::new(opened) as Box<dyn Destination>) })
+        };
+        let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(vec![SCHEMA.to_owned()])));
+        let deps = EngineDeps {
+            feed: Box::new(Script { scene: self.clone(), next: None, after_last }),
+            open: Box::new(open),
+            registry: Registry::new(schemas, self.state.clone()),
+            state: self.state.clone(),
+            dead_letters: DeadLetters::Nowhere,
+            progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
+            options: options(abilities, after_last == AfterLast::Idles),
+            stop,
+        };
+        let run = async { Engine::start(deps).await?.run().await };
+        let stopping = async {
+            if let Some(wait) = stop_after {
+                sleep(wait).await;
+                stopper.send_replace(true);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! { ended = run => ended, () = stopping => unreachable!("it only stops") }
+    }
+}
+
+fn options(abilities: Abilities, until_caught_up: bool) -> EngineOptions {
+    EngineOptions {
+        consumer: "test".into(),
+        filter: TableFilter::default(),
+        restart: false,
+        pending_latency_min: None,
+        pending_latency_max: None,
+        until_caught_up,
+        adoption: Adoption::Without,
+        companies: "*".into(),
+        rules: None,
+        adopt: Vec::new(),
+        abilities,
+        events_max: usize::MAX,
+    }
+}
+
+/// One change a batch, so that it is known what is pending when.
+fn one_by_one() -> Abilities {
+    Abilities { batch_changes_max: 1, ..memory::ABILITIES }
+}
+
+struct Script {
+    scene: Arc<Scene>,
+    /// `None`: not opened yet.
+    next: Option<u64>,
+    after_last: AfterLast,
+}
+
+#[async_trait]
+impl Feed for Script {
+    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
+        Ok(None)
+    }
+
+    async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
+        if self.next.is_some() && self.after_last == AfterLast::EndsForGood {
+            return Err(FeedError::Misconfigured("it can be read only once".into()));
+        }
+        let after = at.after.map_or(0, |p| p.sequence);
+        locked(&self.scene.openings).push(after);
+        self.next = Some(after + 1);
+        Ok(Opened::default())
+    }
+
+    async fn next(&mut self, into: &mut Vec<Delivery>, _max: usize) -> Result<Signal, FeedError> {
+        let sequence = self.next.unwrap_or_default();
+        if sequence > MESSAGES {
+            return match self.after_last {
+                AfterLast::IsSilent => std::future::pending().await,
+                AfterLast::Ends | AfterLast::EndsForGood => Ok(Signal::Ended),
+                AfterLast::Idles => {
+                    sleep(Duration::from_secs(5)).await;
+                    Ok(Signal::Idle)
+                }
+            };
+        }
+        self.next = Some(sequence + 1);
+        into.push(Delivery {
+            position: Position { sequence, time_ns: 0 },
+            subject: String::new(),
+            payload: format!(
+                r#"{{"operation":"INSERT","table":"a","modelVersion":"1","after":{{"id":"{sequence}"}}}}"#
+            )
+            .into(),
+            encoding: Encoding::Json,
+            pending: MESSAGES + 1 - sequence,
+        });
+        Ok(Signal::Delivered)
+    }
+
+    async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError> {
+        self.scene.acknowledged.store(through.sequence, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), FeedError> {
+        Ok(())
+    }
+}
+
+/// A destination that is restored while it writes.
+struct Restored {
+    scene: Arc<Scene>,
+    inner: MemoryDestination,
+}
+
+#[async_trait]
+impl Destination for Restored {
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        let call = self.scene.applied.fetch_add(1, Ordering::Relaxed) + 1;
+        if call == self.scene.restored_at.load(Ordering::Relaxed) {
+            sleep(SLOW_WRITE).await;
+            if let Some(backup) = locked(&self.scene.backup).take() {
+                *self.scene.store.lock() = backup;
+            }
+            return Err(Failure::unavailable("the connection broke"));
+        }
+        self.inner.apply(batch).await?;
+        locked(&self.scene.backup).get_or_insert_with(|| self.scene.store.lock().clone());
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
+        self.inner.checkpoint(claim).await
+    }
+
+    async fn cutover(&mut self) -> Result<Cutover, Failure> {
+        self.inner.cutover().await
+    }
+
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        self.inner.tables().await
+    }
+
+    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
+        self.inner.migrate(step).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewind_while_stopping_ends_with_what_is_durable() {
+    let scene = Scene::new(3);
+    // The stop comes while the third change is written and the fourth is pending.
+    let ended = scene.run(one_by_one(), AfterLast::Idles, Some(SLOW_WRITE / 2)).await;
+    assert_eq!(ended, Ok(End::Stopped));
+    assert_eq!((scene.position(), scene.rows()), (Some(1), 1), "nothing follows what was restored");
+    assert_eq!(scene.acknowledged.load(Ordering::Relaxed), 2, "nothing is acknowledged after it");
+    let next = scene.run(one_by_one(), AfterLast::Idles, None).await;
+    assert_eq!(next, Ok(End::CaughtUp));
+    assert_eq!((scene.position(), scene.rows()), (Some(MESSAGES), MESSAGES as usize));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_has_ended_is_opened_again_where_the_destination_was_rewound_to() {
+    for restored_at in [3, MESSAGES as usize] {
+        let scene = Scene::new(restored_at);
+        let ended = scene.run(one_by_one(), AfterLast::Ends, None).await;
+        assert_eq!(ended, Ok(End::CaughtUp));
+        assert_eq!((scene.position(), scene.rows()), (Some(MESSAGES), MESSAGES as usize));
+        assert_eq!(*locked(&scene.openings), [0, 1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewind_behind_a_feed_that_cannot_be_read_again_is_an_error() {
+    let scene = Scene::new(MESSAGES as usize);
+    let ended = scene.run(one_by_one(), AfterLast::EndsForGood, None).await;
+    let why = FeedError::Misconfigured("it can be read only once".into());
+    assert_eq!(ended, Err(Halt::Feed(why)));
+    assert_eq!(scene.position(), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_cut_a_batch_that_has_to_end_where_it_once_ended() {
+    let scene = Scene::new(usize::MAX);
+    let beyond = Position { sequence: MESSAGES + 4, time_ns: 0 };
+    scene.state.save_intent("test", beyond).unwrap_or_else(|e| panic!("{e}"));
+    let appends = Abilities { checkpoint_in: CheckpointIn::StateFile, ..memory::ABILITIES };
+    let (began, stop_after) = (Instant::now(), Duration::from_secs(5));
+    let ended = scene.run(appends, AfterLast::IsSilent, Some(stop_after)).await;
+    assert_eq!(ended, Ok(End::Stopped));
+    assert_eq!(began.elapsed(), stop_after, "nothing is waited for");
+    assert_eq!((scene.position(), scene.rows()), (None, 0));
+    assert_eq!(scene.state.intent("test").unwrap_or_else(|e| panic!("{e}")), Some(beyond));
+}

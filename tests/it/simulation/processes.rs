@@ -1,0 +1,239 @@
+//! Processes that crash, are stopped, overlap; restores and imports meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use eds::change::TableSchema;
+use eds::change::filter::TableFilter;
+use eds::destination::memory::{self, MemoryRow};
+use eds::destination::{
+    Abilities, Destination, Epoch, Failure, FailureKind, Migration, OpenFuture, WriteMode,
+};
+use eds::feed::FeedError;
+use eds::pipeline::{
+    Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress,
+};
+use eds::registry::{Registry, SchemaSource};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::feed::SimFeed;
+use super::history::key;
+use super::log::{self, FaultyLog};
+use super::rows::{FaultyRows, broken};
+use super::verdict::verdict;
+use super::world::{Bug, CONSUMER, World, locked};
+
+const SCHEMAS: [&str; 3] = [
+    r#"{"table":"a","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}"#,
+    r#"{"table":"a","modelVersion":"2","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"},"m":{"type":"integer","nullable":true}}}"#,
+    r#"{"table":"b","modelVersion":"1","primaryKeys":["k","id"],"properties":{"id":{"type":"string"},"k":{"type":"integer"},"n":{"type":"string"}}}"#,
+];
+
+/// How a process ends, unless it crashes before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// It is killed.
+    Killed(Duration),
+    /// It is told to stop.
+    Stopped(Duration),
+    /// Nothing is left to do.
+    CaughtUp,
+}
+
+impl Life {
+    fn drawn(world: &World) -> Life {
+        let patience = Duration::from_millis(200 + world.draw(20_000));
+        match world.draw(3) {
+            0 => Life::Stopped(patience),
+            _ => Life::Killed(patience),
+        }
+    }
+}
+
+fn options(mode: WriteMode, until_caught_up: bool) -> EngineOptions {
+    let abilities = match mode {
+        WriteMode::Upsert => memory::ABILITIES,
+        WriteMode::Append => log::ABILITIES,
+    };
+    EngineOptions {
+        adoption: Adoption::Without,
+        companies: "*".into(),
+        rules: None,
+        consumer: CONSUMER.into(),
+        filter: TableFilter::default(),
+        restart: false,
+        pending_latency_min: None,
+        pending_latency_max: None,
+        until_caught_up,
+        adopt: Vec::new(),
+        events_max: usize::MAX,
+        abilities: Abilities { batch_changes_max: 30, ..abilities },
+    }
+}
+
+/// Connects, which may fail once the process has started.
+async fn connect(
+    world: Arc<World>,
+    epoch: Epoch,
+    is_first: bool,
+) -> Result<Box<dyn Destination>, Failure> {
+    world.step("connect").await;
+    if world.chance(12) && !is_first {
+        return Err(broken());
+    }
+    Ok(match world.mode {
+        WriteMode::Upsert => Box::new(FaultyRows::open(&world, &epoch)),
+        WriteMode::Append => Box::new(FaultyLog::open(&world)),
+    })
+}
+
+/// One process: it ends in order, with an error, or by a crash or being killed (`None`).
+async fn process(world: &Arc<World>, life: Life) -> Option<Result<End, Halt>> {
+    let (epoch, connecting) = (Epoch::default(), world.clone());
+    let is_first = std::sync::atomic::AtomicBool::new(true);
+    let open = move || -> OpenFuture<'static> {
+        let is_first = is_first.swap(false, Ordering::Relaxed);
+        Box::pin(connect(connecting.clone(), epoch.clone(), is_first))
+    };
+    if world.bug == Bug::IntentNotRecorded {
+        world.state.clear_intent(CONSUMER).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let (stopper, stop) = watch::channel(false);
+    let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(
+        SCHEMAS.iter().map(|s| (*s).to_owned()).collect(),
+    )));
+    let deps = EngineDeps {
+        feed: Box::new(SimFeed::new(world)),
+        open: Box::new(open),
+        registry: Registry::new(schemas, world.state.clone()),
+        state: world.state.clone(),
+        dead_letters: DeadLetters::Memory(world.dead_letters.clone()),
+        progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
+        options: options(world.mode, life == Life::CaughtUp),
+        stop,
+    };
+    world.note(|| format!("a process begins: {life:?}"));
+    let ended = tokio::select! {
+        biased;
+        () = world.crash.notified() => None,
+        ended = async { Engine::start(deps).await?.run().await } => Some(ended),
+        () = end_of(life, &stopper) => None,
+    };
+    world.note(|| format!("the process ends: {ended:?}"));
+    ended
+}
+
+/// Returns when the process is killed; until then it is told to stop, where it is to be.
+async fn end_of(life: Life, stopper: &watch::Sender<bool>) {
+    match life {
+        Life::Killed(after) => sleep(after).await,
+        Life::Stopped(after) => {
+            sleep(after).await;
+            stopper.send_replace(true);
+            std::future::pending::<()>().await;
+        }
+        Life::CaughtUp => std::future::pending().await,
+    }
+}
+
+/// Puts the destination back to an earlier state, now and then.
+async fn restores(world: &Arc<World>) {
+    loop {
+        sleep(Duration::from_millis(200 + world.draw(3000))).await;
+        let mut backup = locked(&world.backup);
+        match backup.take() {
+            Some(old) if world.chance(2) => {
+                world.restores.fetch_add(1, Ordering::Relaxed);
+                *world.store.lock() = old;
+            }
+            _ => *backup = Some(world.store.lock().clone()),
+        }
+    }
+}
+
+/// Exports of any moment are imported now and then, of both tables or one, in the place of the rows
+/// or added to them.
+async fn imports(world: &Arc<World>) {
+    loop {
+        sleep(Duration::from_millis(100 + world.draw(5000))).await;
+        let tables: &[&str] = [&["a", "b"][..], &["a"], &["b"]][world.draw(3) as usize];
+        let (through, whole) = (world.draw(world.total() + 1), world.draw(4) > 0);
+        world.imports.fetch_add(1, Ordering::Relaxed);
+        let mut store = world.store.lock();
+        for schema in &SCHEMAS[1..] {
+            let schema = Arc::new(TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}")));
+            store.tables.take(&Migration::CreateTable(schema));
+        }
+        let mut rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>> = BTreeMap::new();
+        for ((table, number), row) in world.history.source[through as usize]
+            .iter()
+            .filter(|((table, _), _)| tables.contains(table))
+        {
+            rows.entry((*table).to_owned()).or_default().insert(key(table, *number), row.clone());
+        }
+        store.import(rows, &world.history.snapshots(tables, through, whole));
+    }
+}
+
+/// One process, or two at once, which only a destination with a fence has to bear.
+async fn gust(world: &Arc<World>) -> Result<(), String> {
+    let life = Life::drawn(world);
+    if world.draw(4) > 0 || world.bug != Bug::None || world.mode == WriteMode::Append {
+        return expected(process(world, life).await);
+    }
+    let first = tokio::spawn({
+        let world = world.clone();
+        async move { process(&world, life).await }
+    });
+    sleep(Duration::from_millis(world.draw(500))).await;
+    let second = process(world, Life::drawn(world)).await;
+    expected(second)?;
+    expected(first.await.map_err(|e| e.to_string())?)
+}
+
+/// A process may end because another took over, or because it could not start.
+fn expected(ended: Option<Result<End, Halt>>) -> Result<(), String> {
+    match ended {
+        None | Some(Ok(End::Stopped)) => Ok(()),
+        Some(Err(Halt::Destination(f)))
+            if matches!(f.kind, FailureKind::Fenced | FailureKind::Unavailable) =>
+        {
+            Ok(())
+        }
+        Some(Err(Halt::Feed(FeedError::Unavailable(_)))) => Ok(()),
+        other => Err(format!("a process ended with {other:?}")),
+    }
+}
+
+/// Crashes, stops and restarts, at times two processes at once, until the weather is calm; then one
+/// that catches up.
+pub async fn simulate(world: &Arc<World>) -> Result<(), String> {
+    let is_fenced = world.bug == Bug::None && world.mode == WriteMode::Upsert;
+    let with_restores = is_fenced && world.draw(3) == 0;
+    let with_imports = is_fenced && world.draw(3) == 0;
+    let storm = async {
+        for _ in 0..world.draw(8) {
+            gust(world).await?;
+        }
+        Ok::<(), String>(())
+    };
+    let never = std::future::pending::<()>;
+    tokio::select! {
+        biased;
+        done = storm => done?,
+        () = async { if with_restores { restores(world).await } else { never().await } } => {}
+        () = async { if with_imports { imports(world).await } else { never().await } } => {}
+    }
+    // What was reported as failed and is still under way lands.
+    sleep(Duration::from_secs(1)).await;
+    world.calm_down();
+    // A crash that nobody was there to suffer.
+    let _ = timeout(Duration::ZERO, world.crash.notified()).await;
+    match timeout(Duration::from_secs(3600), process(world, Life::CaughtUp)).await {
+        Ok(Some(Ok(End::CaughtUp))) => verdict(world),
+        other => Err(format!("the last process did not catch up: {other:?}")),
+    }
+}

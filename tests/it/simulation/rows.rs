@@ -1,0 +1,140 @@
+//! The memory destination behind everything that can go wrong.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eds::change::{Batch, Cutover, Position};
+use eds::destination::memory::MemoryDestination;
+use eds::destination::{Claim, Destination, Epoch, Failure, Migration, Tables};
+use tokio::time::sleep;
+
+use super::world::{Bug, World};
+
+/// One connection.
+pub struct FaultyRows {
+    world: Arc<World>,
+    inner: MemoryDestination,
+    epoch: Epoch,
+    restores: u64,
+    /// What the planted bug holds back.
+    held: Option<Arc<Batch>>,
+}
+
+pub fn broken() -> Failure {
+    Failure::unavailable("the connection broke")
+}
+
+impl FaultyRows {
+    /// A connection of the process that holds `epoch`.
+    pub fn open(world: &Arc<World>, epoch: &Epoch) -> FaultyRows {
+        FaultyRows {
+            inner: MemoryDestination::open(world.store.clone(), epoch.clone()),
+            epoch: epoch.clone(),
+            restores: world.restores.load(Ordering::Relaxed),
+            held: None,
+            world: world.clone(),
+        }
+    }
+
+    fn alive(&self) -> Result<(), Failure> {
+        if self.restores == self.world.restores.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(broken())
+        }
+    }
+
+    /// The batch as one transaction, or as the planted bug would have it.
+    async fn commit(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        match self.world.bug {
+            Bug::AcknowledgesBeforeApply => {
+                if let Some(held) = self.held.replace(batch.clone()) {
+                    self.inner.apply(&held).await?;
+                }
+                Ok(())
+            }
+            Bug::CheckpointApart => {
+                self.world.store.lock().advance(self.epoch.get(), batch)?;
+                self.world.step("rows: checkpoint apart").await;
+                let mut next = self.world.store.lock().clone();
+                batch.groups.iter().try_for_each(|group| next.write(batch, group))?;
+                *self.world.store.lock() = next;
+                Ok(())
+            }
+            _ => self.inner.apply(batch).await,
+        }
+    }
+}
+
+#[async_trait]
+impl Destination for FaultyRows {
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        self.world.note(|| format!("writes rows through {}", batch.through.sequence));
+        self.world.step("rows: apply").await;
+        self.alive()?;
+        // Refused before the work.
+        if self.world.chance(12) {
+            return Err(broken());
+        }
+        // Reported as failed, and done later, while the next try may be under way.
+        if self.world.chance(30) && self.world.bug == Bug::None {
+            let (world, epoch, restores, batch) =
+                (self.world.clone(), self.epoch.clone(), self.restores, batch.clone());
+            let late = Duration::from_millis(world.draw(400));
+            tokio::spawn(async move {
+                sleep(late).await;
+                if restores == world.restores.load(Ordering::Relaxed) {
+                    let _ = MemoryDestination::open(world.store.clone(), epoch).apply(&batch).await;
+                }
+            });
+            return Err(broken());
+        }
+        let done = self.commit(batch).await;
+        self.world.step("rows: applied").await;
+        // Done, and then reported as failed.
+        if done.is_ok() && self.world.chance(12) {
+            return Err(broken());
+        }
+        // The answer comes late.
+        if self.world.chance(20) {
+            sleep(Duration::from_secs(self.world.draw(90))).await;
+        }
+        done
+    }
+
+    async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
+        self.world.step("rows: checkpoint").await;
+        self.alive()?;
+        if claim == Claim::Verify && self.world.chance(8) {
+            return Err(broken());
+        }
+        let found = self.inner.checkpoint(claim).await;
+        self.world.step("rows: checkpoint read").await;
+        found
+    }
+
+    async fn cutover(&mut self) -> Result<Cutover, Failure> {
+        self.world.step("rows: cutover").await;
+        self.alive()?;
+        self.inner.cutover().await
+    }
+
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        self.world.step("rows: tables").await;
+        self.alive()?;
+        self.inner.tables().await
+    }
+
+    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
+        self.world.step("rows: migrate").await;
+        self.alive()?;
+        self.inner.migrate(step).await
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), Failure> {
+        self.world.step("rows: close").await;
+        Ok(())
+    }
+}

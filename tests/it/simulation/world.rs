@@ -1,0 +1,159 @@
+//! What all parts of a simulation share: the weather, the history, what was written, the trace.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use eds::destination::WriteMode;
+use eds::destination::memory::{SharedStore, Store};
+use eds::pipeline::dead_letter::DeadLetter;
+use eds::state::State;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::history::{History, history};
+use super::log::Objects;
+
+/// The consumer whose positions are kept.
+pub const CONSUMER: &str = "sim";
+
+/// A mistake that is built in on purpose, to see that it is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    None,
+    /// The destination says that a batch is safe, and writes it with the next one.
+    AcknowledgesBeforeApply,
+    /// The checkpoint is committed by itself, before the rows.
+    CheckpointApart,
+    /// Nobody records how far a batch goes before it is written.
+    IntentNotRecorded,
+    /// The position is saved before the batch is written.
+    PositionBeforeWrite,
+}
+
+/// It outlives the processes.
+pub struct World {
+    rng: Mutex<fastrand::Rng>,
+    pub bug: Bug,
+    pub mode: WriteMode,
+    pub history: History,
+    /// What was written of rows.
+    pub store: SharedStore,
+    /// What was written of changes.
+    pub objects: Mutex<Objects>,
+    pub state: State,
+    pub dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
+    pub acknowledged: AtomicU64,
+    /// Which opening of the feed is the current one.
+    pub opening: AtomicU64,
+    /// Connections made before this many restores are dead.
+    pub restores: AtomicU64,
+    pub imports: AtomicU64,
+    pub backup: Mutex<Option<Store>>,
+    calm: AtomicBool,
+    pub crash: Notify,
+    complaint: Mutex<Option<String>>,
+    began: Instant,
+    /// Every step with its time, where somebody wants to know.
+    trace: Option<Mutex<Vec<String>>>,
+}
+
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    pub fn new(seed: u64, mode: WriteMode, bug: Bug, is_traced: bool) -> Arc<World> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let history = history(&mut rng);
+        Arc::new(World {
+            rng: Mutex::new(rng),
+            bug,
+            mode,
+            history,
+            store: SharedStore::default(),
+            objects: Mutex::new(BTreeMap::new()),
+            state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
+            dead_letters: Arc::default(),
+            acknowledged: AtomicU64::new(0),
+            opening: AtomicU64::new(0),
+            restores: AtomicU64::new(0),
+            imports: AtomicU64::new(0),
+            backup: Mutex::new(None),
+            calm: AtomicBool::new(false),
+            crash: Notify::new(),
+            complaint: Mutex::new(None),
+            began: Instant::now(),
+            trace: is_traced.then(Mutex::default),
+        })
+    }
+
+    pub fn total(&self) -> u64 {
+        self.history.messages.len() as u64
+    }
+
+    /// From now on nothing goes wrong.
+    pub fn calm_down(&self) {
+        self.calm.store(true, Ordering::Relaxed);
+    }
+
+    /// Once in `of` times, unless the weather is calm.
+    pub fn chance(&self, of: u64) -> bool {
+        !self.calm.load(Ordering::Relaxed) && self.draw(of) == 0
+    }
+
+    pub fn draw(&self, below: u64) -> u64 {
+        locked(&self.rng).u64(..below)
+    }
+
+    pub fn complain(&self, text: String) {
+        locked(&self.complaint).get_or_insert(text);
+    }
+
+    pub fn take_complaint(&self) -> Option<String> {
+        locked(&self.complaint).take()
+    }
+
+    /// Adds a line to the trace.
+    pub fn note(&self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &self.trace {
+            locked(trace).push(format!("{:?} {}", self.began.elapsed(), what()));
+        }
+    }
+
+    pub fn take_trace(&self) -> Vec<String> {
+        self.trace.as_ref().map_or_else(Vec::new, |trace| std::mem::take(&mut *locked(trace)))
+    }
+
+    /// A place between two steps at which the process may end.
+    pub async fn step(&self, place: &'static str) {
+        self.note(|| place.to_owned());
+        if self.chance(60) {
+            self.crash.notify_one();
+            std::future::pending::<()>().await;
+        }
+        if self.chance(4) {
+            sleep(Duration::from_millis(self.draw(200))).await;
+        }
+    }
+
+    /// Whether everything up to `sequence` was written. A destination that was put back after it
+    /// answered is no fault of the engine.
+    pub fn is_safe(&self, sequence: u64) -> bool {
+        let was_put_back =
+            self.restores.load(Ordering::Relaxed) + self.imports.load(Ordering::Relaxed) > 0;
+        match self.mode {
+            WriteMode::Upsert => {
+                let durable = self.store.lock().position.map_or(0, |p| p.sequence);
+                durable >= sequence || was_put_back
+            }
+            WriteMode::Append => {
+                let objects = locked(&self.objects);
+                let written: std::collections::BTreeSet<u64> =
+                    objects.values().flatten().map(|change| change.sequence).collect();
+                (1..=sequence).all(|one| self.history.bad.contains(&one) || written.contains(&one))
+            }
+        }
+    }
+}
