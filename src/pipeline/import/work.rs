@@ -304,7 +304,7 @@ impl LoadWorker {
         };
         let own = |text: String| text.replace(&*group.schema.table, &table.schema.table);
         let culprits = failure.culprits.into_iter().map(|(index, why)| (index, own(why))).collect();
-        Failure { kind: failure.kind, text: own(failure.text), culprits }
+        Failure { text: own(failure.text), culprits, ..failure }
     }
 
     /// Leaves the refused rows out, or halves the span until the one at fault stands alone.
