@@ -16,6 +16,7 @@ pub struct DryRun {
 }
 
 impl DryRun {
+    /// A dry run of what `inner` would do.
     pub fn new(inner: Box<dyn Destination>) -> DryRun {
         DryRun { inner, tables: None }
     }

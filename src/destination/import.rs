@@ -1,5 +1,4 @@
-//! How whole tables come into a destination: loaded beside the ones that are there, then put in
-//! their place at once.
+//! The contract of imports: whole tables are loaded beside the old ones, then swapped in at once.
 
 use std::sync::Arc;
 
@@ -9,8 +8,7 @@ use super::{Failure, FailureKind};
 use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, TableSchema};
 
-/// What the table that rows are loaded into is called, in front of the name of the table that it is
-/// to become.
+/// What stands before a table's name in the name of the table that its rows are loaded into.
 pub const NEW: &str = "_eds_new_";
 /// The longest name of a table that databases agree on, in bytes.
 const NAME_BYTES_MAX: usize = 60;
@@ -28,34 +26,39 @@ pub fn staged(schema: &TableSchema) -> TableSchema {
 /// How far a file is loaded.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FileProgress {
+    /// The file's name.
     pub file: String,
-    /// Lines that are done with.
+    /// Lines from its beginning that were loaded or skipped.
     pub lines: u64,
+    /// Rows that were loaded.
     pub rows: u64,
-    /// Lines that could not be loaded and were left out.
+    /// Lines that could not be loaded, or that the user's rules do not want.
     pub skipped: u64,
+    /// Whether that was the whole file.
     pub done: bool,
 }
 
-/// A piece of a file on its way: what is recorded together with its rows.
+/// A piece of a file: what is recorded together with its rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilePiece {
+    /// The import's name.
     pub job: String,
-    /// Lines of the file that were done with before it.
+    /// Lines of the file that were loaded or skipped before it.
     pub after_lines: u64,
+    /// How far the file is once the piece is loaded.
     pub progress: FileProgress,
 }
 
-/// What is known of a job.
+/// What the destination has recorded of a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum JobStatus {
     /// How far each of its files is.
     Loading(Vec<FileProgress>),
-    /// Its tables are in their places already.
+    /// Its tables were swapped in.
     Done,
 }
 
-/// What an import is told that another one has overtaken.
+/// The failure of an import when another one has begun after it.
 pub fn another_import() -> Failure {
     Failure::new(
         FailureKind::Fenced,
@@ -63,32 +66,44 @@ pub fn another_import() -> Failure {
     )
 }
 
-/// How a loaded table comes into its place.
+/// How a loaded table is swapped in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
-    /// It takes the place of the old one, if there is one.
+    /// It replaces the old table, if there is one.
     Exchange,
-    /// The old one stays, and its rows become those that were loaded.
+    /// The old table stays, and its rows are replaced by the loaded ones.
     InPlace,
-    /// The old one stays with its rows; those that were loaded are added or replace the ones of
-    /// their key.
+    /// The old table stays with its rows, and the loaded ones are upserted.
     Added,
 }
 
-/// A loaded table and its place.
+/// A loaded table that is to be swapped in.
 #[derive(Clone, Debug)]
 pub struct Placement {
+    /// The table, under its own name.
     pub schema: Arc<TableSchema>,
+    /// How it is swapped in.
     pub how: How,
+    /// Of which moment its rows are.
     pub snapshot: TableSnapshot,
 }
 
-/// Loads whole tables. Calls never overlap; a call may be dropped half way, which leaves what a
-/// failure leaves.
+/// Loads whole tables.
+///
+/// An import has one main connection and several that load at the same time, up to the driver's
+/// `loaders_max`; each is a destination of its own. Calls of one connection never overlap: the
+/// caller awaits each before it makes the next. A call may be dropped before it ends, which leaves
+/// behind what a failure leaves. After [`FailureKind::Unavailable`] the caller opens another
+/// connection and tries again, and asks `job_status` first where the lost answer may have been a
+/// commit.
 #[async_trait]
 pub trait Loader: Send {
-    /// Makes ready for `job`, which has these files: fresh tables for `schemas`, or those that it
-    /// has filled so far. What another job left, or this one if it is to begin `anew`, is removed.
+    /// Gets ready for `job`, which loads `files`: creates empty tables for `schemas`, or keeps
+    /// those that the job has filled so far. Removes what another job has left, and with `anew`
+    /// what this one has left, too.
+    ///
+    /// Called once for each run of an import, on the main connection, before anything is loaded;
+    /// the whole import waits for it.
     async fn begin(
         &mut self,
         job: &str,
@@ -97,30 +112,50 @@ pub trait Loader: Send {
         anew: bool,
     ) -> Result<JobStatus, Failure>;
 
-    /// What is recorded of `job`; `None` where nothing is, because another one has begun. Changes
-    /// nothing.
+    /// What is recorded of `job`; `None` where nothing is, because another job has begun since.
+    /// Changes nothing.
+    ///
+    /// Called on a new connection after a lost answer, before the call is repeated; the other
+    /// connections load meanwhile.
     async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure>;
 
-    /// Makes this connection ready to load: several may do so at once.
+    /// Gets this connection ready to load.
+    ///
+    /// Called once for each connection that loads, before its first `load`; the others load
+    /// meanwhile.
     async fn enter_load_mode(&mut self) -> Result<(), Failure>;
 
-    /// Loads the rows of `batch`, whose groups name the fresh tables, and records the piece with
-    /// them. `Fenced`: another import has begun.
+    /// Loads the rows of `batch`, whose groups name the staged tables, and records `piece` in the
+    /// same transaction. Fails with [`FailureKind::Fenced`] where another import has begun.
+    ///
+    /// Called for each piece of each file. The pieces of one file come in order on one connection;
+    /// other files are loaded at the same time on others, also into the same table.
     async fn load(&mut self, batch: &Arc<Batch>, piece: &FilePiece) -> Result<(), Failure>;
 
-    /// All rows of the table are loaded: what is cheaper made afterwards is made now. How many rows
-    /// had the key of another one, which stays. Repeatable.
+    /// Creates what is created faster once all rows of the table are loaded: keys and indexes.
+    /// Answers how many rows were removed because another one has their key. Repeating it does
+    /// nothing.
+    ///
+    /// Called once for each table, on the connection that has loaded its last piece; other tables
+    /// are loaded meanwhile. It may take hours, and the swap waits for it.
     async fn finish_load(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure>;
 
-    /// Why the old table has to stay, where it has to: what hangs on it, that an exchange would
-    /// lose.
+    /// Why the old table cannot be replaced: what depends on it and would be lost.
+    ///
+    /// Called once for each table before each try of `swap_in`, on the main connection, when
+    /// nothing is loaded any more.
     async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure>;
 
-    /// Puts the loaded tables in their places, together with what the cutover has to say; sets back
-    /// every consumer.
+    /// Swaps the loaded tables in, records the cutovers and resets every consumer's checkpoint, at
+    /// once as far as the database can.
+    ///
+    /// Called last, on the main connection, when nothing is loaded any more; streaming processes
+    /// may still write, and are fenced by it.
     async fn swap_in(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure>;
 
-    /// Notes, for tables that no import has touched, that their rows are as of now; not where
-    /// anything was streamed yet.
+    /// Records, for tables that no import has loaded, that their rows are as of now. Does nothing
+    /// where anything was streamed yet.
+    ///
+    /// Called once by an import that only creates tables, instead of all other calls.
     async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure>;
 }

@@ -10,6 +10,7 @@ use super::{Abilities, Claim, Destination, Epoch, Failure, FailureKind, Migratio
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Cutover, Position, TableGroup, value};
 
+/// What every SQL destination can do, with one loader.
 pub const ABILITIES: Abilities = Abilities { loaders_max: 1, ..super::sql::ABILITIES };
 
 /// A row: column name → JSON token.
@@ -18,12 +19,15 @@ pub type MemoryRow = BTreeMap<String, String>;
 /// What the destination holds. It outlives connections, as a database does.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
+    /// The tables' shapes.
     pub tables: Tables,
     /// Table → key → row.
     pub rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>>,
+    /// The epoch of the process that may write.
     pub epoch: i64,
+    /// The checkpoint.
     pub position: Option<Position>,
-    /// What imports left to know.
+    /// Which events the tables contain because an import loaded them.
     pub cutovers: Cutovers,
 }
 
@@ -35,6 +39,7 @@ const CONSUMER: &str = "memory";
 pub struct SharedStore(Arc<Mutex<Store>>);
 
 impl SharedStore {
+    /// The store, while nobody else uses it.
     pub fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,6 +52,7 @@ pub struct MemoryDestination {
 }
 
 impl MemoryDestination {
+    /// A connection of the process that holds `epoch`.
     pub fn open(store: SharedStore, epoch: Epoch) -> MemoryDestination {
         MemoryDestination { store, epoch }
     }

@@ -11,6 +11,7 @@ pub mod objects;
 pub mod settings;
 pub mod sql;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,74 +24,109 @@ use crate::validator::Validator;
 pub use import::Loader;
 pub use settings::Settings;
 
-/// An open connection to a system that receives changes. Calls never overlap; a call may be dropped
-/// half way, which leaves what a failure leaves.
+/// An open connection to a system that receives changes.
+///
+/// One process streams through one such connection at a time. Calls of one connection never
+/// overlap: the caller awaits each before it makes the next. A call may be dropped before it ends,
+/// which leaves behind what a failure leaves. After [`FailureKind::Unavailable`] the caller drops
+/// the connection and opens another.
+///
+/// A stream calls `records`, `checkpoint`, `cutover` and `tables` in this order at its start; then
+/// `migrate` and `apply` for each batch; after a reconnect `checkpoint` and `tables` again.
 #[async_trait]
 pub trait Destination: Send {
-    /// Applies `batch`. `Ok` promises that the changes survive a power cut: they are acknowledged
-    /// next. After `Err` or a crash they are offered again, perhaps cut differently: a keeper of
-    /// rows must end up as if each was applied once; a keeper of changes may store a repeat, under
-    /// the same name or key.
+    /// Applies `batch`.
+    ///
+    /// Called once for each batch, and again for parts of it while a rejected change is searched
+    /// for. While it runs, the next batch is collected from the feed; no acknowledgement is sent
+    /// before it ends. `Ok` promises that the changes survive a power cut, because they are
+    /// acknowledged next. After `Err` or a crash they are offered again, perhaps in other batches:
+    /// a destination that upserts rows must end up as if each change was applied once; one that
+    /// appends changes may store a repeat, under the same name or key.
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure>;
 
-    /// How far it has come by its own record (`CheckpointIn::Destination`); `None` where nothing
-    /// was recorded yet.
+    /// The position that the destination has recorded for this consumer
+    /// (`CheckpointIn::Destination`); `None` where nothing was recorded yet.
+    ///
+    /// Called with `Claim::Acquire` once at the start of a process; with `Claim::Verify` after each
+    /// reconnect and before the feed is opened again. Nothing is streamed until it has answered.
     async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
         Ok(None)
     }
 
-    /// What is recorded of all consumers (`CheckpointIn::Destination`); asked before `checkpoint`.
+    /// The checkpoints of all consumers (`CheckpointIn::Destination`).
+    ///
+    /// Called once at the start of a process, before `checkpoint` claims this consumer's own; the
+    /// start waits for it.
     async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
         Ok(Vec::new())
     }
 
-    /// What imports left to know about the tables (`CheckpointIn::Destination`); asked after
-    /// `checkpoint`.
+    /// Which events the tables already contain because an import loaded them
+    /// (`CheckpointIn::Destination`).
+    ///
+    /// Called once at the start of a process and after each reconnect, after `checkpoint`; the
+    /// feed is opened only when it has answered.
     async fn cutover(&mut self) -> Result<Cutover, Failure> {
         Ok(Cutover::default())
     }
 
-    /// The tables that exist now. Asked of `SchemaMode::Managed`.
+    /// The tables that exist now (`SchemaMode::Managed`).
+    ///
+    /// Called at start, after a reconnect, after a [`FailureKind::SchemaMismatch`], after
+    /// `migrate`, and by imports; the batch in hand waits for it. A driver may take it as the sign
+    /// that tables have changed, and drop what it has prepared for them.
     async fn tables(&mut self) -> Result<Tables, Failure> {
         Ok(Tables::default())
     }
 
-    /// Makes one schema change; repeatable. Asked of `SchemaMode::Managed`.
+    /// Makes one schema change (`SchemaMode::Managed`). Repeating a change that was made does
+    /// nothing.
+    ///
+    /// Called between batches, once for each step that a batch's schema needs; that batch waits
+    /// for it.
     async fn migrate(&mut self, _step: &Migration) -> Result<(), Failure> {
         Ok(())
     }
 
-    /// How whole tables are loaded, where there are tables.
+    /// What loads whole tables, where the destination can be imported into.
+    ///
+    /// Called by imports before each of their calls; answers at once.
     fn loader(&mut self) -> Option<&mut dyn Loader> {
         None
     }
 
+    /// Says goodbye and frees the connection.
+    ///
+    /// Called once, last; what was applied is durable whether it succeeds or not. A shutdown or a
+    /// reconnect waits for it, so a driver bounds the time it takes.
     async fn close(self: Box<Self>) -> Result<(), Failure> {
         Ok(())
     }
 }
 
-/// A consumer's checkpoint, as it was left.
+/// A consumer's checkpoint, as the destination has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recorded {
+    /// The name of the durable consumer, or of the journal.
     pub consumer: String,
     /// `None` where nothing was applied yet.
     pub position: Option<Position>,
-    /// A comma list; `*` for all.
+    /// Ids of companies, separated by commas; `*` for all.
     pub companies: String,
 }
 
 /// How `checkpoint` treats the fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Claim {
-    /// At start: raise the epoch, so that an older process can commit no more.
+    /// At start: raise the epoch, so that an older process can no longer commit.
     Acquire,
-    /// After a reconnect or a doubtful answer: only read, and fail with `Fenced` where the epoch
-    /// moved.
+    /// After a reconnect or a lost answer: only read, and fail with `Fenced` where another process
+    /// has raised the epoch.
     Verify,
 }
 
-/// A destination on its way.
+/// A destination that is being opened.
 pub type OpenFuture<'a> = BoxFuture<'a, Result<Box<dyn Destination>, Failure>>;
 
 /// The recipe of a destination: a constant from which help, URL parsing and the engine's plan are
@@ -110,7 +146,7 @@ pub struct Driver {
     pub open: for<'a> fn(&'a Target) -> OpenFuture<'a>,
 }
 
-/// How long a destination may take to show that it can be used.
+/// How long [`Driver::test`] waits for a destination.
 pub const TEST_WAIT_MAX: Duration = Duration::from_secs(15);
 
 impl Driver {
@@ -136,22 +172,24 @@ impl Driver {
     }
 }
 
-/// What is opened, and in whose name.
+/// Which destination is opened, and for which consumer.
 #[derive(Clone)]
 pub struct Target {
+    /// The destination's URL, parsed.
     pub settings: Settings,
-    /// Whose checkpoint it is: the name of the durable consumer, or of the journal.
+    /// The key of the checkpoint: the name of the durable consumer, or of the journal.
     pub consumer: String,
     /// The epoch that this process holds; set once the first `Claim::Acquire` has answered.
     pub epoch: Epoch,
-    /// Companies that the feed is about, for the checkpoint's record.
+    /// Companies that the feed is limited to, recorded with the checkpoint: ids separated by
+    /// commas; `*` for all.
     pub companies: String,
-    /// Rules of the user's; they may say where objects go.
+    /// The user's rules; they may choose the path of an object.
     pub rules: Option<Arc<Validator>>,
 }
 
 impl Target {
-    /// For one who streams nothing, and so has no checkpoint of its own: an import, a test.
+    /// For a caller that streams nothing and so has no checkpoint of its own: an import, a test.
     pub fn unclaimed(settings: &Settings) -> Target {
         Target {
             settings: settings.clone(),
@@ -163,14 +201,18 @@ impl Target {
     }
 }
 
-/// The epoch of this process, shared by all its connections to one destination. 0: none taken yet.
+/// The epoch of this process, shared by all its connections to one destination. 0 until one was
+/// acquired.
 #[derive(Clone, Debug, Default)]
 pub struct Epoch(Arc<std::sync::atomic::AtomicI64>);
 
 impl Epoch {
+    /// The epoch that was set last.
     pub fn get(&self) -> i64 {
         self.0.load(std::sync::atomic::Ordering::Acquire)
     }
+
+    /// Called once the destination has recorded `epoch`.
     pub fn set(&self, epoch: i64) {
         self.0.store(epoch, std::sync::atomic::Ordering::Release);
     }
@@ -226,18 +268,21 @@ pub enum SchemaMode {
     Schemaless,
 }
 
-/// What to do about a failure.
+/// What the caller does about a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailureKind {
-    /// Wait, connect anew, look how far it came, try again.
+    /// The caller waits, connects again, reads the checkpoint again and retries from there. Also
+    /// the kind of everything that is not known to be one of the others.
     Unavailable,
-    /// A change cannot be stored as it is: narrow down, write a dead letter.
+    /// A change cannot be stored as it is: the caller narrows the batch down to the changes at
+    /// fault and writes those as dead letters.
     Rejected,
-    /// The tables are not as they were: read them again, retry once.
+    /// The tables differ from what this process read of them: the caller reads them again and
+    /// retries once.
     SchemaMismatch,
-    /// A human has to change something.
+    /// Only a person can cure it: settings, rights, a missing database.
     Misconfigured,
-    /// Another process took over: exit.
+    /// Another process has taken over: this one exits.
     Fenced,
 }
 
@@ -245,33 +290,60 @@ pub enum FailureKind {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Failure {
+    /// What the caller does about it.
     pub kind: FailureKind,
+    /// What happened and, where there is one, the cure. Names of tables and columns appear in it,
+    /// values of rows never.
     pub text: String,
-    /// The changes of the batch that are known to be at fault, each with the reason.
+    /// The database's own code of the error, as the database writes it: SQLSTATE of PostgreSQL
+    /// (`40P01`), number of MySQL and SQL Server (`1205`), extended code of SQLite (`2067`), code
+    /// of Snowflake with its zeros (`000625`). `None` where no database named one, as when a
+    /// connection breaks.
+    pub code: Option<Cow<'static, str>>,
+    /// The changes of the batch that are known to be at fault, by index, each with the reason.
+    /// Empty where the destination does not tell which ones are.
     pub culprits: Vec<(u32, String)>,
 }
 
 impl Failure {
+    /// A failure of this kind, without code or culprits.
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Failure {
-        Failure { kind, text: text.into(), culprits: Vec::new() }
+        Failure { kind, text: text.into(), code: None, culprits: Vec::new() }
     }
+
+    /// The destination cannot be used now; trying again later may help.
     pub fn unavailable(text: impl Into<String>) -> Failure {
         Failure::new(FailureKind::Unavailable, text)
     }
+
+    /// Only a person can cure it.
     pub fn misconfigured(text: impl Into<String>) -> Failure {
         Failure::new(FailureKind::Misconfigured, text)
     }
-    /// With the name of the table, where it is about what a row holds.
+
+    /// The changes `culprits` do not fit their columns.
+    pub fn rejected(culprits: Vec<(u32, String)>) -> Failure {
+        let text = culprits.first().map(|(_, why)| why.clone()).unwrap_or_default();
+        Failure { culprits, ..Failure::new(FailureKind::Rejected, text) }
+    }
+
+    /// The same failure with the database's own code.
+    pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Failure {
+        Failure { code: Some(code.into()), ..self }
+    }
+
+    /// Whether the database reported exactly this code.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+
+    /// Puts the table's name in front of the text, where the failure is about what a row holds and
+    /// no culprit names the table yet.
     pub fn of_table(self, table: &str) -> Failure {
         if self.kind != FailureKind::Rejected || !self.culprits.is_empty() {
             return self;
         }
         Failure { text: format!("table {table:?}: {}", self.text), ..self }
-    }
-    /// The changes `culprits` do not fit their columns.
-    pub fn rejected(culprits: Vec<(u32, String)>) -> Failure {
-        let text = culprits.first().map(|(_, why)| why.clone()).unwrap_or_default();
-        Failure { kind: FailureKind::Rejected, text, culprits }
     }
 }
 
@@ -280,11 +352,12 @@ impl Failure {
 pub struct Tables {
     /// By the name that the source gives them; in lower case where the destination knows no other.
     pub shapes: BTreeMap<String, TableShape>,
+    /// Whether the destination stores names of tables in lower case.
     pub lower_case: bool,
 }
 
 impl Tables {
-    /// What they are after `step`.
+    /// Brings the list up to date with `step`, which the destination has made.
     pub fn take(&mut self, step: &Migration) {
         let name =
             if self.lower_case { step.table().to_lowercase() } else { step.table().to_owned() };
@@ -315,29 +388,35 @@ impl Tables {
     }
 }
 
+/// A table of a destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableShape {
-    /// Column name → whether it takes NULL (or fills it in by itself).
+    /// Column name → whether an insert may leave it out: it takes NULL or has a default.
     pub columns: BTreeMap<String, bool>,
-    /// The primary key.
+    /// Columns of the primary key, in its order.
     pub keys: Vec<String>,
-    /// Why rows would not be safe in it, with the cure.
+    /// Why rows must not be written to it, with the cure.
     pub write_blocker: Option<String>,
 }
 
-/// One change of a destination's shape. Repeating it changes nothing.
+/// One schema change. Repeating it changes nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Migration {
+    /// Creates the table with all columns of the schema; a table that exists stays as it is.
     CreateTable(Arc<TableSchema>),
     /// Columns of the schema by index; added as nullable.
     AddColumns(Arc<TableSchema>, Vec<usize>),
+    /// Lets columns be null that the source no longer requires.
     DropNotNull {
+        /// The table, as the source calls it.
         table: String,
+        /// Columns by name.
         columns: Vec<String>,
     },
 }
 
 impl Migration {
+    /// The table that it changes, as the source calls it.
     pub fn table(&self) -> &str {
         match self {
             Migration::CreateTable(schema) | Migration::AddColumns(schema, _) => &schema.table,

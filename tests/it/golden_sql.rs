@@ -10,8 +10,9 @@ use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::import::delete_repeats;
 use eds::destination::sql::render::{CHECKPOINT, Namespace, Renderer};
 use eds::destination::sql::snowflake::rows::{self as lines, StagePath};
-use eds::destination::sql::sqlserver;
-use eds::destination::sql::sqlserver::rows::{COLUMNS, DECLARED, declared, fill, make_stage};
+use eds::destination::sql::sqlserver::catalog::{COLUMNS, DECLARED, nullable_definition};
+use eds::destination::sql::sqlserver::rows::{fill, make_stage};
+use eds::destination::sql::{snowflake, sqlserver};
 
 const SCHEMA: &str = r#"{"table":"or\"der","modelVersion":"1","primaryKeys":["id","region"],"required":["id","region","total","meta"],"properties":{
     "id":{"type":"string"},"region":{"type":"integer"},"total":{"type":"integer"},"rate":{"type":"number"},"paid":{"type":"boolean"},
@@ -118,7 +119,7 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
         renderer.drop_not_null(
             "or\"der",
             "total",
-            &declared("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
+            &nullable_definition("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
         ),
         renderer.delete_from(&schema, "#eds_1"),
         renderer.insert_from(&schema, "#eds_1"),
@@ -146,8 +147,8 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         lines::MAKE_LINES.into(),
         lines::put("3f.json.gz"),
         lines::copy("3f.json.gz"),
-        lines::COLUMNS.into(),
-        lines::primary_keys(renderer),
+        snowflake::catalog::COLUMNS.into(),
+        snowflake::catalog::primary_keys(renderer),
         lines::SHOW_TRANSACTIONS.into(),
         lines::abort(7),
         format!("{} NAME eds_0123456789abcdef", renderer.dialect.begin),
@@ -168,8 +169,8 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         .concat()
     });
     let loaded = vec![
-        lines::count_repeats(renderer, &staged(&schema)),
-        lines::delete_repeats(renderer, &staged(&schema)),
+        snowflake::import::count_repeats(renderer, &staged(&schema)),
+        snowflake::import::delete_repeats(renderer, &staged(&schema)),
         renderer.insert_staged(&schema, &staged(&schema)),
     ];
     [session, rows.concat(), loaded].concat()

@@ -2,57 +2,86 @@
 
 use crate::change::ColumnType;
 
-/// One database's way of writing SQL. Everything that is not here is the same for all.
+/// How one database differs from the others: its SQL, its transactions, its error codes. What is
+/// not here is the same for all.
 #[derive(Debug)]
 pub struct Dialect {
+    /// What users read; golden files are named after it.
     pub name: &'static str,
     /// Opens and closes a quoted name; the closing one is doubled inside.
     pub quotes: (char, char),
     /// The column type of each kind, in the order of [`ColumnType::ALL`].
     pub types: [&'static str; 8],
+    /// The type of EDS's own numbers: 64 bits, signed.
     pub integer: &'static str,
-    /// The type of a text column of the primary key: every difference between two keys has to
-    /// count.
+    /// The type of a text column of the primary key. Its collation must tell apart any two keys
+    /// that differ in a byte.
     pub text_key: &'static str,
     /// The type of the name under which a checkpoint is kept.
     pub consumer: &'static str,
+    /// The statement that begins a transaction.
     pub begin: &'static str,
     /// How the n-th parameter (from 1) is written. EDS's own statements use each once and in order.
     pub parameter: fn(usize) -> String,
+    /// How CREATE TABLE skips a table that exists.
     pub create: Create,
     /// What follows the columns of CREATE TABLE.
     pub table_options: &'static str,
     /// How ALTER TABLE begins a new column.
     pub add_column: &'static str,
+    /// How a column is allowed to be null.
     pub not_null: NotNull,
+    /// How rows are upserted.
     pub merge: Merge,
-    /// When the primary key of a table that is loaded whole is made.
+    /// When the primary key of a table that is loaded whole is created.
     pub keys: Keys,
+    /// How a table is renamed.
     pub rename: Rename,
     /// Whether names have a schema in front; MySQL calls it a database.
     pub has_schemas: bool,
+    /// When the checkpoint is written within the transaction of a batch.
+    pub fence: FenceOrder,
+    /// Whether COMMIT reports success although another session has ended the transaction before
+    /// it. The caller then reads back what the transaction should have written.
+    pub commit_may_be_void: bool,
+    /// The error code of a lock that another session held for too long; `None` where no code tells.
+    pub lock_wait_code: Option<&'static str>,
+    /// The error code of ADD COLUMN where the column exists already.
+    pub duplicate_column_code: &'static str,
 }
 
-/// How CREATE TABLE passes over a table that is there.
+/// When the checkpoint is written within the transaction of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FenceOrder {
+    /// As the last statement before COMMIT: its row is locked for as short as possible.
+    CheckpointLast,
+    /// As the first statement: whoever holds the lock on its row is the only writer of the tables,
+    /// and nothing is written in vain where another process has taken over. Needed where an upsert
+    /// is not one atomic statement, or keys are not enforced.
+    CheckpointFirst,
+}
+
+/// How CREATE TABLE skips a table that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Create {
+    /// CREATE TABLE IF NOT EXISTS.
     IfNotExists,
     /// By asking for the object's id first.
     UnlessObject,
 }
 
-/// How NOT NULL of a column is taken back.
+/// How a column is allowed to be null.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotNull {
     /// ALTER COLUMN … DROP NOT NULL.
     Drop,
-    /// By stating the column anew, as it is, with these words.
+    /// By these words and the column's whole definition without NOT NULL.
     Restate(&'static str),
-    /// Not at all: only keys are NOT NULL.
+    /// Not at all, because only keys are declared NOT NULL.
     Never,
 }
 
-/// How rows are inserted or, where their key is there, updated.
+/// How rows are inserted or, where their key exists, updated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Merge {
     /// INSERT … ON CONFLICT (key) DO UPDATE.
@@ -61,19 +90,21 @@ pub enum Merge {
     OnDuplicateKey,
     /// UPDATE … FROM, then INSERT … WHERE NOT EXISTS: two statements, from a table of rows.
     UpdateThenInsert,
-    /// MERGE INTO … USING: keys are not enforced, so nothing else keeps a row from being there
-    /// twice.
+    /// MERGE INTO … USING. Keys are not enforced, so only this statement prevents two rows of one
+    /// key.
     MergeInto,
 }
 
-/// When the primary key of a table that is loaded whole is made.
+/// When the primary key of a table that is loaded whole is created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keys {
+    /// With the table.
     BeforeLoad,
+    /// Once all rows are loaded, which is faster.
     AfterLoad,
 }
 
-/// How tables change their names.
+/// How a table is renamed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rename {
     /// ALTER TABLE … RENAME TO, within a transaction.
@@ -82,17 +113,23 @@ pub enum Rename {
     Procedure,
     /// RENAME TABLE, which ends the transaction but takes many tables at once.
     ManyAtOnce,
-    /// Not at all, because it would end the transaction: rows are written over instead.
+    /// Not at all, because it would end the transaction. The table's rows are replaced instead.
     Never,
 }
 
+/// The code that EDS gives an SQLite error about a column that exists: SQLite itself has one code
+/// for all errors in SQL.
+pub const SQLITE_DUPLICATE_COLUMN: &str = "duplicate column";
+
 impl Dialect {
+    /// The column type of a kind.
     pub fn type_of(&self, kind: ColumnType) -> &'static str {
         let at = ColumnType::ALL.iter().position(|k| *k == kind).unwrap_or(0);
         self.types[at]
     }
 }
 
+/// PostgreSQL 12 or later.
 pub const POSTGRES: Dialect = Dialect {
     name: "PostgreSQL",
     quotes: ('"', '"'),
@@ -119,8 +156,13 @@ pub const POSTGRES: Dialect = Dialect {
     keys: Keys::AfterLoad,
     rename: Rename::AlterTable,
     has_schemas: true,
+    fence: FenceOrder::CheckpointLast,
+    commit_may_be_void: false,
+    lock_wait_code: Some("55P03"),
+    duplicate_column_code: "42701",
 };
 
+/// SQLite.
 pub const SQLITE: Dialect = Dialect {
     name: "SQLite",
     quotes: ('"', '"'),
@@ -138,9 +180,14 @@ pub const SQLITE: Dialect = Dialect {
     keys: Keys::BeforeLoad,
     rename: Rename::AlterTable,
     has_schemas: false,
+    fence: FenceOrder::CheckpointLast,
+    commit_may_be_void: false,
+    lock_wait_code: None,
+    duplicate_column_code: SQLITE_DUPLICATE_COLUMN,
 };
 
-/// LONGTEXT, because TEXT ends at 65,535 bytes (docs/decisions/0005-mysql-types.md).
+/// MySQL 8.0.17 or later. LONGTEXT, because TEXT ends at 65,535 bytes
+/// (docs/decisions/0005-mysql-types.md).
 pub const MYSQL: Dialect = Dialect {
     name: "MySQL",
     quotes: ('`', '`'),
@@ -167,8 +214,13 @@ pub const MYSQL: Dialect = Dialect {
     keys: Keys::BeforeLoad,
     rename: Rename::ManyAtOnce,
     has_schemas: true,
+    fence: FenceOrder::CheckpointLast,
+    commit_may_be_void: false,
+    lock_wait_code: Some("1205"),
+    duplicate_column_code: "1060",
 };
 
+/// MariaDB 10.6 or later: MySQL but for collations, and it can skip a column that exists.
 pub const MARIADB: Dialect = Dialect {
     name: "MariaDB",
     text_key: "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
@@ -177,7 +229,7 @@ pub const MARIADB: Dialect = Dialect {
     ..MYSQL
 };
 
-/// Times are text, as the predecessor of EDS stored them.
+/// SQL Server 2016 or later. Times are text, as the predecessor of EDS stored them.
 pub const SQLSERVER: Dialect = Dialect {
     name: "SQL Server",
     quotes: ('[', ']'),
@@ -204,10 +256,14 @@ pub const SQLSERVER: Dialect = Dialect {
     keys: Keys::BeforeLoad,
     rename: Rename::Procedure,
     has_schemas: true,
+    fence: FenceOrder::CheckpointFirst,
+    commit_may_be_void: false,
+    lock_wait_code: Some("1222"),
+    duplicate_column_code: "2705",
 };
 
-/// The types that the predecessor of EDS made; primary keys are declared, but Snowflake does not
-/// enforce them.
+/// Snowflake, with the types that the predecessor of EDS created. Primary keys are declared, but
+/// Snowflake does not enforce them.
 pub const SNOWFLAKE: Dialect = Dialect {
     name: "Snowflake",
     quotes: ('"', '"'),
@@ -234,4 +290,8 @@ pub const SNOWFLAKE: Dialect = Dialect {
     keys: Keys::AfterLoad,
     rename: Rename::Never,
     has_schemas: true,
+    fence: FenceOrder::CheckpointFirst,
+    commit_may_be_void: true,
+    lock_wait_code: Some("000625"),
+    duplicate_column_code: "001430",
 };

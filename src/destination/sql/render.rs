@@ -6,16 +6,17 @@ use crate::change::{Column, TableSchema};
 
 /// The name of the table that holds the checkpoint.
 pub const CHECKPOINT: &str = "_eds_checkpoint";
-/// The form of the tables that are EDS's own.
+/// The version of the layout of EDS's own tables.
 pub const FORMAT: i64 = 1;
 
-/// Where tables are: a schema, where the database has such, and what stands before each table's
-/// name.
+/// Where tables are: a schema, where the database has schemas, and a prefix of their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
+    /// The schema, unquoted; MySQL's database. `None` for the connection's own.
     pub schema: Option<String>,
+    /// What stands before each table's name.
     pub prefix: String,
-    /// Whether the database keeps names of tables in lower case, however they are written.
+    /// Whether the database stores names of tables in lower case.
     pub lower_case: bool,
 }
 
@@ -26,7 +27,7 @@ impl Namespace {
         if self.lower_case { name.to_lowercase() } else { name }
     }
 
-    /// What the source calls the table of this name, if it is one of this place.
+    /// What the source calls the table of this name, if it has the prefix.
     pub fn source_of(&self, name: &str) -> Option<String> {
         let prefix = if self.lower_case { self.prefix.to_lowercase() } else { self.prefix.clone() };
         name.strip_prefix(&prefix).map(str::to_owned)
@@ -36,11 +37,14 @@ impl Namespace {
 /// Renders the statements of one destination.
 #[derive(Clone, Debug)]
 pub struct Renderer {
+    /// The database's way of writing SQL.
     pub dialect: &'static Dialect,
+    /// Where the tables are.
     pub namespace: Namespace,
 }
 
 impl Renderer {
+    /// The name as a quoted identifier.
     pub fn quoted(&self, name: &str) -> String {
         let (open, close) = self.dialect.quotes;
         let mut out = String::with_capacity(name.len() + 2);
@@ -64,10 +68,12 @@ impl Renderer {
         }
     }
 
+    /// The quoted names of the columns, separated by commas.
     pub fn list<'a>(&self, columns: impl IntoIterator<Item = &'a Column>) -> String {
         columns.into_iter().map(|c| self.quoted(&c.name)).collect::<Vec<_>>().join(", ")
     }
 
+    /// Name, type and NOT NULL of a column, as CREATE TABLE has them.
     pub fn definition(&self, schema: &TableSchema, index: usize) -> String {
         let column = &schema.columns[index];
         let is_key = index < schema.keys;
@@ -79,6 +85,7 @@ impl Renderer {
         format!("{} {kind}{}", self.quoted(&column.name), if strict { " NOT NULL" } else { "" })
     }
 
+    /// Creates the table with its key, unless it exists.
     pub fn create_table(&self, schema: &TableSchema) -> String {
         let columns: Vec<String> =
             (0..schema.columns.len()).map(|i| self.definition(schema, i)).collect();
@@ -89,6 +96,7 @@ impl Renderer {
         )
     }
 
+    /// CREATE TABLE, unless it exists. `name` is a full name, `columns` their definitions.
     pub fn create(&self, name: &str, columns: &str) -> String {
         let made = format!("{name} ({columns}){}", self.dialect.table_options);
         match self.dialect.create {
@@ -99,7 +107,8 @@ impl Renderer {
         }
     }
 
-    /// One statement per column: it may be there already, where somebody was faster.
+    /// Adds one column as nullable. One statement per column, because any of them may exist
+    /// already.
     pub fn add_column(&self, schema: &TableSchema, index: usize) -> String {
         let column = &schema.columns[index];
         let d = self.dialect;
@@ -112,11 +121,12 @@ impl Renderer {
         )
     }
 
-    /// `declared`: what the column is to be, where NOT NULL is taken back by stating it anew.
-    pub fn drop_not_null(&self, table: &str, column: &str, declared: &str) -> String {
+    /// Lets a column be null. `definition` is the column's nullable one, for dialects that restate
+    /// it; others ignore it.
+    pub fn drop_not_null(&self, table: &str, column: &str, definition: &str) -> String {
         let (table, column) = (self.table(table), self.quoted(column));
         match self.dialect.not_null {
-            NotNull::Restate(words) => format!("ALTER TABLE {table} {words} {column} {declared}"),
+            NotNull::Restate(words) => format!("ALTER TABLE {table} {words} {column} {definition}"),
             NotNull::Drop | NotNull::Never => {
                 format!("ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL")
             }
@@ -152,7 +162,7 @@ impl Renderer {
         format!("{} {action}", self.insert(schema, source))
     }
 
-    /// Rows that are not there yet.
+    /// Inserts the rows of `source`, whose keys do not exist yet.
     pub fn insert(&self, schema: &TableSchema, source: &str) -> String {
         format!(
             "INSERT INTO {} ({}) {source}",
@@ -161,14 +171,17 @@ impl Renderer {
         )
     }
 
+    /// An upsert of one row, whose values are parameters in the schema's order.
     pub fn upsert_one(&self, schema: &TableSchema) -> String {
         self.upsert(schema, &format!("VALUES ({})", self.parameters(schema.columns.len())))
     }
 
+    /// An upsert of the rows of the table `stage`, whose columns have the schema's names.
     pub fn upsert_from(&self, schema: &TableSchema, stage: &str) -> String {
         self.upsert(schema, &format!("SELECT {} FROM {stage}", self.list(&schema.columns)))
     }
 
+    /// Deletes one row. Parameters: the columns of the key.
     pub fn delete_one(&self, schema: &TableSchema) -> String {
         let keys: Vec<String> = (0..schema.keys)
             .map(|i| {
@@ -199,11 +212,13 @@ impl Renderer {
         self.update_by(schema, stage, |i| format!("c{i}"))
     }
 
-    /// Inserts the rows of the table `stage` whose keys are not there yet.
+    /// Inserts the rows of the table `stage` whose keys do not exist yet.
     pub fn insert_from(&self, schema: &TableSchema, stage: &str) -> String {
         self.insert_by(schema, stage, |i| format!("c{i}"))
     }
 
+    /// Updates the rows whose keys the table `from` has; `name` says what `from` calls a column.
+    /// `None` where every column is part of the key.
     pub fn update_by(
         &self,
         schema: &TableSchema,
@@ -223,6 +238,8 @@ impl Renderer {
         })
     }
 
+    /// Inserts the rows of the table `from` whose keys do not exist yet; `name` says what `from`
+    /// calls a column.
     pub fn insert_by(
         &self,
         schema: &TableSchema,
@@ -240,9 +257,8 @@ impl Renderer {
         )
     }
 
-    /// Writes the rows of `source` over those of their keys, one statement. `source` is a query or
-    /// the name of a table whose columns `name` tells; rows that are there are only written over
-    /// where `condition` holds.
+    /// Upserts the rows of `source` in one statement. `source` is a query or a table, and `name`
+    /// says what it calls a column; rows that exist are only updated where `condition` holds.
     pub fn merge(
         &self,
         schema: &TableSchema,
@@ -305,6 +321,7 @@ impl Renderer {
         columns.join(", ")
     }
 
+    /// Creates a table of checkpoints under this name.
     pub fn create_checkpoint(&self, name: &str) -> String {
         let d = self.dialect;
         let names = ["lane", "epoch", "stream_sequence", "stream_time_ns", "format"]
@@ -324,7 +341,7 @@ impl Renderer {
         let table = self.table(CHECKPOINT);
         let columns = "consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format";
         if self.dialect.merge == Merge::MergeInto {
-            // Of two processes at once only one may write it, though no key says so.
+            // Keys are not enforced, and only one of two processes may insert it.
             let source = format!(
                 "(SELECT CAST({} AS STRING) AS consumer, CAST({} AS INTEGER) AS epoch, CAST({} AS \
                  STRING) AS companies)",

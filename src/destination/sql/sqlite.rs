@@ -5,16 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rusqlite::params_from_iter;
 use rusqlite::types::ToSqlOutput;
-use rusqlite::{ErrorCode, params_from_iter};
 
-use super::dialect::SQLITE;
+use super::codes::{CodeRule, Codes, ErrorCode, rule_for};
+use super::dialect::{SQLITE, SQLITE_DUPLICATE_COLUMN};
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Connection, ListedColumn, Parameter, SqlDestination, type_mismatches};
+use super::{
+    ABILITIES, BulkLoader, ListedColumn, Parameter, RowWriter, SqlCatalog, SqlDestination,
+    SqlSession, reject_mismatches,
+};
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column, TableSchema};
 use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Target};
 
+/// `sqlite://…`: a file on this machine.
 pub const DRIVER: Driver = Driver {
     scheme: "sqlite",
     aliases: &[],
@@ -30,7 +35,7 @@ pub const DRIVER: Driver = Driver {
            longer than 10 seconds is waited for.",
     fields: &crate::destination::form::FILE,
     parameters: &[("prefix", "what stands before each table's name")],
-    // One writes at a time.
+    // SQLite has one writer at a time.
     abilities: Abilities { loaders_max: 1, ..ABILITIES },
     open: |target| Box::pin(open(target)),
 };
@@ -94,8 +99,8 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|e| Err(Failure::unavailable(format!("the SQLite thread ended: {e}"))))
 }
 
-/// The connection is away while a thread works with it; a call that was dropped half way takes it
-/// along.
+/// A connection that a thread takes for each call. A dropped call does not give it back, and later
+/// calls fail.
 struct SqliteConnection {
     connection: Option<rusqlite::Connection>,
 }
@@ -120,7 +125,7 @@ impl SqliteConnection {
 }
 
 #[async_trait]
-impl Connection for SqliteConnection {
+impl SqlSession for SqliteConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         let sql = sql.to_owned();
         self.with(move |db| match sql.as_str() {
@@ -184,6 +189,14 @@ impl Connection for SqliteConnection {
         .await
     }
 
+    async fn close(self) -> Result<(), Failure> {
+        let Some(connection) = self.connection else { return Ok(()) };
+        blocking(move || connection.close().map_err(|(_, e)| failure(&e))).await
+    }
+}
+
+#[async_trait]
+impl SqlCatalog for SqliteConnection {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         let place = renderer.namespace.clone();
         self.with(move |db| {
@@ -214,11 +227,10 @@ impl Connection for SqliteConnection {
         })
         .await
     }
+}
 
-    fn is_already_there(&self, failure: &Failure) -> bool {
-        failure.text.contains("duplicate column name")
-    }
-
+#[async_trait]
+impl RowWriter for SqliteConnection {
     async fn prepare(
         &mut self,
         _renderer: &Renderer,
@@ -248,16 +260,19 @@ impl Connection for SqliteConnection {
                 let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
                 for index in indices {
                     bind(&mut statement, batch.change(*index), &schema.columns[..width], &batch)?;
-                    statement.raw_execute().map_err(|e| at_fault(&e, *index))?;
+                    statement.raw_execute().map_err(|e| failure_of_row(&e, *index))?;
                 }
             }
             Ok(())
         })
         .await
     }
+}
 
-    /// In WAL mode nothing can be torn by that, and the swap at the end is synced with everything
-    /// before it.
+#[async_trait]
+impl BulkLoader for SqliteConnection {
+    /// In WAL mode a power cut cannot tear the file by that, and the swap at the end syncs
+    /// everything before it.
     async fn enter_load_mode(&mut self) -> Result<(), Failure> {
         self.execute(&format!("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{LOAD_CACHE_KIB}"))
             .await
@@ -276,18 +291,14 @@ impl Connection for SqliteConnection {
             self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
         Ok(rows.into_iter().flatten().collect())
     }
-
-    async fn close(self) -> Result<(), Failure> {
-        let Some(connection) = self.connection else { return Ok(()) };
-        blocking(move || connection.close().map_err(|(_, e)| failure(&e))).await
-    }
 }
 
-/// SQLite names the row at fault by failing on it.
-fn at_fault(error: &rusqlite::Error, index: u32) -> Failure {
+/// The failure of the statement that writes the change at `index`: SQLite writes rows one by one,
+/// so the culprit is known.
+fn failure_of_row(error: &rusqlite::Error, index: u32) -> Failure {
     match failure(error) {
-        refused if refused.kind == FailureKind::Rejected => {
-            Failure::rejected(vec![(index, refused.text)])
+        rejected if rejected.kind == FailureKind::Rejected => {
+            Failure { culprits: vec![(index, rejected.text.clone())], ..rejected }
         }
         other => other,
     }
@@ -300,7 +311,7 @@ fn bind(
     batch: &Batch,
 ) -> Result<(), Failure> {
     for (i, column) in columns.iter().enumerate() {
-        let value = value::read(change.token(i), column).map_err(|_| type_mismatches(batch))?;
+        let value = value::read(change.token(i), column).map_err(|_| reject_mismatches(batch))?;
         statement.raw_bind_parameter(i + 1, Bound(value)).map_err(|e| failure(&e))?;
     }
     Ok(())
@@ -332,27 +343,86 @@ impl rusqlite::ToSql for Parameter {
     }
 }
 
+/// SQLite has one code for all errors in SQL, so EDS gives those that it has to tell apart codes of
+/// its own, by a part of their message.
+const SQL_ERRORS: [(&str, &str); 3] = [
+    ("no such", MISSING),
+    ("has no column", MISSING),
+    ("duplicate column name", SQLITE_DUPLICATE_COLUMN),
+];
+/// A table or column that does not exist.
+const MISSING: &str = "missing";
+/// `SQLITE_ERROR` and `SQLITE_SCHEMA`: the codes of errors in SQL.
+const SQL_ERROR_CODES: [u32; 2] = [1, 17];
+
+/// What SQLite's result codes mean, by their lowest eight bits.
+const RULES: &[CodeRule] = &[
+    // Somebody has dropped a table or column; EDS creates it again.
+    CodeRule::own_message(FailureKind::SchemaMismatch, Codes::States(&[MISSING])),
+    // TOOBIG, CONSTRAINT, MISMATCH.
+    CodeRule::own_message(FailureKind::Rejected, Codes::Numbers(&[18, 19, 20])),
+    // PERM, READONLY, CORRUPT, CANTOPEN, NOTADB.
+    CodeRule::own_message(FailureKind::Misconfigured, Codes::Numbers(&[3, 8, 11, 14, 26])),
+];
+
 fn failure(error: &rusqlite::Error) -> Failure {
     let text = error.to_string();
-    let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => {
-            FailureKind::Rejected
-        }
-        Some(
-            ErrorCode::NotADatabase
-            | ErrorCode::ReadOnly
-            | ErrorCode::PermissionDenied
-            | ErrorCode::CannotOpen
-            | ErrorCode::DatabaseCorrupt,
-        ) => FailureKind::Misconfigured,
-        // A missing table or column is an SQL error like any other; whoever dropped it, EDS makes
-        // it anew.
-        Some(ErrorCode::Unknown | ErrorCode::SchemaChanged)
-            if text.contains("no such") || text.contains("has no column") =>
-        {
-            FailureKind::SchemaMismatch
-        }
-        _ => FailureKind::Unavailable,
+    let extended = match error {
+        rusqlite::Error::SqliteFailure(e, _) => Some(e.extended_code),
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.extended_code),
+        _ => None,
     };
-    Failure::new(kind, text)
+    let Some(extended) = extended.and_then(|code| u32::try_from(code).ok()) else {
+        return Failure::unavailable(text);
+    };
+    let result = extended & 0xff;
+    let told = SQL_ERRORS.iter().find(|(part, _)| text.contains(part)).map(|(_, code)| *code);
+    match told.filter(|_| SQL_ERROR_CODES.contains(&result)) {
+        Some(code) => {
+            Failure::new(rule_for(RULES, &[ErrorCode::State(code)]).kind, text).with_code(code)
+        }
+        None => Failure::new(rule_for(RULES, &[ErrorCode::Number(result)]).kind, text)
+            .with_code(extended.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codes::assert_rules;
+    use super::*;
+
+    #[test]
+    fn each_rule_decides() {
+        let number = ErrorCode::Number;
+        assert_rules(
+            RULES,
+            &[
+                (&[ErrorCode::State(MISSING)], FailureKind::SchemaMismatch),
+                (&[ErrorCode::State(SQLITE_DUPLICATE_COLUMN)], FailureKind::Unavailable),
+                (&[number(19)], FailureKind::Rejected),
+                (&[number(8)], FailureKind::Misconfigured),
+                (&[number(5)], FailureKind::Unavailable),
+            ],
+        );
+    }
+
+    #[test]
+    fn errors_have_codes() -> rusqlite::Result<()> {
+        let db = rusqlite::Connection::open_in_memory()?;
+        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")?;
+        let failed = |sql: &str| {
+            let failed = db.execute_batch(sql).err().map(|e| failure(&e));
+            failed.map(|f| (f.kind, f.code.unwrap_or_default().into_owned()))
+        };
+        let coded = |kind, code: &str| Some((kind, code.to_owned()));
+        assert_eq!(
+            failed("ALTER TABLE t ADD COLUMN id TEXT"),
+            coded(FailureKind::Unavailable, SQLITE_DUPLICATE_COLUMN)
+        );
+        for sql in ["INSERT INTO u VALUES (1)", "INSERT INTO t (x) VALUES (1)", "SELECT x FROM t"] {
+            assert_eq!(failed(sql), coded(FailureKind::SchemaMismatch, MISSING), "{sql}");
+        }
+        assert_eq!(failed("INSERT INTO t VALUES (1)"), coded(FailureKind::Rejected, "1555"));
+        Ok(())
+    }
 }

@@ -305,7 +305,7 @@ impl LoadWorker {
         };
         let own = |text: String| text.replace(&*group.schema.table, &table.schema.table);
         let culprits = failure.culprits.into_iter().map(|(index, why)| (index, own(why))).collect();
-        Failure { kind: failure.kind, text: own(failure.text), culprits }
+        Failure { text: own(failure.text), culprits, ..failure }
     }
 
     /// Notes a row that cannot be loaded; fails where there are more than the user allows.

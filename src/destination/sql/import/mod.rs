@@ -1,5 +1,5 @@
-//! Whole tables into a SQL database: loaded beside the ones that are there, and put in their places
-//! together with the cutover and every consumer's checkpoint.
+//! Imports into a SQL database: whole tables are loaded beside the old ones, and swapped in
+//! together with the cutovers and every consumer's checkpoint.
 
 pub mod statements;
 
@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::checkpoint::void_commit;
 use super::dialect::Rename;
 use super::render::CHECKPOINT;
-use super::{Connection, Parameter, SqlDestination, void_commit};
+use super::{Connection, Parameter, SqlDestination};
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Position, TableSchema};
 use crate::destination::import::{
@@ -18,11 +19,11 @@ use crate::destination::import::{
 use crate::destination::{Destination, Failure, FailureKind, Tables};
 use statements::{CUTOVERS, OLD, PROGRESS, WHOLE_JOB};
 
-/// How often checkpoints that move meanwhile are read before they are not set back.
+/// How often a checkpoint that changes meanwhile is read before setting it back is given up.
 const SET_BACKS_MAX: u32 = 10;
 
-/// The table of cutovers is there and has no such column: it was made before 0.1.0, when the column
-/// had another name.
+/// The failure where the table of cutovers exists without its column: EDS before 0.1.0 created it,
+/// and that column had another name.
 fn former_cutovers(table: &str, failure: &Failure) -> Failure {
     Failure::misconfigured(format!(
         "the table {table} was made by an EDS before 0.1.0 ({failure}): rename its column seam to \
@@ -31,7 +32,7 @@ fn former_cutovers(table: &str, failure: &Failure) -> Failure {
 }
 
 impl<C: Connection> SqlDestination<C> {
-    /// The tables of EDS that are always there.
+    /// Creates EDS's own tables that every destination has.
     pub(super) async fn make_own_tables(&mut self) -> Result<(), Failure> {
         self.connection.execute(&self.renderer.create_checkpoint(CHECKPOINT)).await?;
         self.connection.execute(&self.renderer.create_cutovers(CUTOVERS)).await
@@ -75,8 +76,8 @@ impl<C: Connection> SqlDestination<C> {
             .collect())
     }
 
-    /// Every checkpoint goes back to nothing, and whoever held it can commit no more. Where each
-    /// stood.
+    /// Resets every checkpoint and raises its epoch, so that the process that held it can no longer
+    /// commit. Answers the position that each had.
     async fn set_back(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
         let mut stood = Vec::new();
         for consumer in self.consumers().await? {
@@ -103,14 +104,13 @@ impl<C: Connection> SqlDestination<C> {
         Ok(stood)
     }
 
-    /// What was begun is rolled back, and a transaction begins.
+    /// Rolls back what is pending, and begins a transaction.
     async fn begin_transaction(&mut self) -> Result<(), Failure> {
         self.roll_back_pending().await?;
         self.connection.execute(self.renderer.dialect.begin).await
     }
 
-    /// Removes what an import has left: tables that were loaded, and old ones that were on their
-    /// way out.
+    /// Drops what an import has left: tables that it loaded, and old tables that it has replaced.
     async fn remove_leftovers(&mut self, there: &Tables) -> Result<(), Failure> {
         for name in
             there.shapes.keys().filter(|name| name.starts_with(NEW) || name.starts_with(OLD))
@@ -185,7 +185,7 @@ impl<C: Connection> SqlDestination<C> {
         }
     }
 
-    /// Notes that the job is over, unless another one has begun.
+    /// Records that the job is done, unless another one has begun.
     async fn close_job(&mut self, job: &str) -> Result<(), Failure> {
         let parameters =
             [0.into(), 0.into(), 0.into(), 1.into(), job.into(), WHOLE_JOB.into(), 0.into()];
@@ -195,7 +195,7 @@ impl<C: Connection> SqlDestination<C> {
         }
     }
 
-    /// All of it in one transaction, where the database keeps its tables' names in one too.
+    /// Everything in one transaction, where renames are part of a transaction.
     async fn swap_in_transaction(
         &mut self,
         job: &str,
@@ -203,7 +203,7 @@ impl<C: Connection> SqlDestination<C> {
         there: &Tables,
     ) -> Result<(), Failure> {
         if self.renderer.dialect.rename == Rename::Never {
-            // A new table is made before the transaction, which it would end.
+            // CREATE TABLE would end the transaction, so missing tables are created before it.
             for placement in placements.iter().filter(|p| there.get(&p.schema.table).is_none()) {
                 self.connection.execute(&self.renderer.create_table(&placement.schema)).await?;
             }
@@ -222,49 +222,53 @@ impl<C: Connection> SqlDestination<C> {
         if let Some(job) = job {
             self.close_job(job).await?;
         }
-        // Whoever streams is stopped first: what it has not committed by now is read again after
-        // the import.
+        // Streaming processes are fenced first: what they have not committed by now they read
+        // again after the import.
         let stood = self.set_back().await?;
         let snapshots: Vec<TableSnapshot> = placements.iter().map(|p| p.snapshot.clone()).collect();
         let mut cutovers = self.cutovers().await?;
         cutovers.import(&snapshots, &stood);
         self.write_cutovers(CUTOVERS, &cutovers).await?;
         for placement in placements {
-            let (schema, new) = (&placement.schema, staged(&placement.schema));
-            if placement.how == How::Exchange && self.renderer.dialect.rename == Rename::Never {
-                // The table stays, with all that hangs on it, and gets other rows.
+            self.place(placement, there).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts one loaded table in its place, within a transaction.
+    async fn place(&mut self, placement: &Placement, there: &Tables) -> Result<(), Failure> {
+        let (schema, new) = (&placement.schema, staged(&placement.schema));
+        match (placement.how, self.renderer.dialect.rename) {
+            // The table stays, with all that depends on it, and its rows are replaced.
+            (How::Exchange, Rename::Never) => {
                 self.connection.change(&self.renderer.clear(&schema.table), &[]).await?;
                 self.connection.execute(&self.renderer.insert_staged(schema, &new)).await?;
-                continue;
             }
-            if placement.how == How::Exchange {
-                let kept = self.connection.copied_ddl(&self.renderer, schema, &new).await?;
+            (How::Exchange, _) => {
+                let copied = self.connection.copied_ddl(&self.renderer, schema, &new).await?;
                 if there.get(&schema.table).is_some() {
                     self.connection.execute(&self.renderer.drop_table(&schema.table)).await?;
                 }
-                self.exchange_name(&new.table, &schema.table).await?;
-                for statement in kept {
+                let rename = self.renderer.rename(&new.table, &schema.table);
+                self.connection.execute(&rename).await?;
+                for statement in copied {
                     self.connection.execute(&statement).await?;
                 }
-                continue;
             }
-            for statement in self.renderer.merge_staged(schema, &new) {
-                self.connection.execute(&statement).await?;
-            }
-            if placement.how == How::InPlace {
-                self.connection.execute(&self.renderer.delete_missing(schema, &new)).await?;
+            (How::InPlace | How::Added, _) => {
+                for statement in self.renderer.merge_staged(schema, &new) {
+                    self.connection.execute(&statement).await?;
+                }
+                if placement.how == How::InPlace {
+                    self.connection.execute(&self.renderer.delete_missing(schema, &new)).await?;
+                }
             }
         }
         Ok(())
     }
 
-    async fn exchange_name(&mut self, from: &str, to: &str) -> Result<(), Failure> {
-        let statement = self.renderer.rename(from, to);
-        self.connection.execute(&statement).await
-    }
-
-    /// Where a change of a table's name ends the transaction: what stays in place first, then all
-    /// names in one statement, those of EDS's own tables among them.
+    /// Where a rename ends the transaction: first the tables that stay, in one transaction; then
+    /// one statement renames all others, EDS's own tables among them.
     async fn swap_in_by_renames(
         &mut self,
         job: &str,
@@ -287,19 +291,32 @@ impl<C: Connection> SqlDestination<C> {
         self.connection.change(&self.renderer.raise_epochs(), &[]).await?;
         let snapshots: Vec<TableSnapshot> = exchanged.iter().map(|p| p.snapshot.clone()).collect();
         let mut cutovers = self.cutovers().await?;
-        let mut stood = Vec::new();
-        for consumer in self.consumers().await? {
-            let position =
-                self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
-            stood.push((consumer, position));
-        }
+        let stood = self.positions().await?;
         cutovers.import(&snapshots, &stood);
         for placement in &exchanged {
-            // An index that was made since the load was finished is given, too.
+            // Copies the indexes that were created since the load was finished, too.
             self.connection
                 .finish_load(&self.renderer, &placement.schema, &staged(&placement.schema))
                 .await?;
         }
+        self.stage_own_tables(job, &cutovers).await?;
+        let renames = exchange_renames(&exchanged, there);
+        self.connection.execute(&self.renderer.rename_all(&renames)).await
+    }
+
+    /// The position of each consumer.
+    async fn positions(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
+        let mut positions = Vec::new();
+        for consumer in self.consumers().await? {
+            let position =
+                self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
+            positions.push((consumer, position));
+        }
+        Ok(positions)
+    }
+
+    /// EDS's own tables as they are to be after the import, under other names.
+    async fn stage_own_tables(&mut self, job: &str, cutovers: &Cutovers) -> Result<(), Failure> {
         let [cutover, checkpoint, progress] =
             [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
         let created = [
@@ -311,28 +328,28 @@ impl<C: Connection> SqlDestination<C> {
             self.connection.execute(&self.renderer.drop_table(name)).await?;
             self.connection.execute(&create).await?;
         }
-        self.write_cutovers(&cutover, &cutovers).await?;
+        self.write_cutovers(&cutover, cutovers).await?;
         self.connection.change(&self.renderer.copy_checkpoints(&checkpoint), &[]).await?;
-        self.connection
-            .change(
-                &self.renderer.insert_progress(&progress),
-                &[job.into(), WHOLE_JOB.into(), 1.into()],
-            )
-            .await?;
-        let mut renames = Vec::new();
-        let pairs = exchanged
-            .iter()
-            .map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
-        let own =
-            [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
-        for (new, name) in pairs.chain(own) {
-            if there.get(&name).is_some() {
-                renames.push((name.clone(), format!("{OLD}{}", new.trim_start_matches(NEW))));
-            }
-            renames.push((new, name));
-        }
-        self.connection.execute(&self.renderer.rename_all(&renames)).await
+        let parameters = [job.into(), WHOLE_JOB.into(), 1.into()];
+        self.connection.change(&self.renderer.insert_progress(&progress), &parameters).await?;
+        Ok(())
     }
+}
+
+/// The renames that put the loaded tables, and EDS's own new ones, in the place of the old ones.
+fn exchange_renames(exchanged: &[Placement], there: &Tables) -> Vec<(String, String)> {
+    let pairs =
+        exchanged.iter().map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
+    let own =
+        [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
+    let mut renames = Vec::new();
+    for (new, name) in pairs.chain(own) {
+        if there.get(&name).is_some() {
+            renames.push((name.clone(), format!("{OLD}{}", new.trim_start_matches(NEW))));
+        }
+        renames.push((new, name));
+    }
+    renames
 }
 
 #[async_trait]
@@ -347,7 +364,7 @@ impl<C: Connection> Loader for SqlDestination<C> {
         self.connection.terminate_loads().await?;
         self.make_own_tables().await?;
         self.connection.execute(&self.renderer.create_progress(PROGRESS)).await?;
-        // Whoever may not remove tables learns it now, and not after hours of loading.
+        // A user who must not drop tables gets the error now, and not after hours of loading.
         self.connection.execute(&self.renderer.drop_table(&format!("{OLD}{PROGRESS}"))).await?;
         let there = self.tables().await?;
         match self.job_status(job).await? {
@@ -393,7 +410,7 @@ impl<C: Connection> Loader for SqlDestination<C> {
         let loaded = self.load_within(batch, piece).await;
         self.end(loaded).await?;
         let (job, file) = (&piece.job, &piece.progress.file);
-        match self.connection.commit_may_be_void()
+        match self.renderer.dialect.commit_may_be_void
             && self.file_progress(job, file).await?.as_ref() != Some(&piece.progress)
         {
             true => Err(void_commit()),
@@ -431,29 +448,22 @@ impl<C: Connection> Loader for SqlDestination<C> {
             }
         };
         if let Err(failure) = placed {
-            return Err(self
-                .explained(failure, placements.iter().map(|p| p.schema.table.to_string()).collect())
-                .await);
+            let tables = placements.iter().map(|p| p.schema.table.to_string()).collect();
+            return Err(self.with_lock_holders(failure, tables).await);
         }
-        if self.connection.commit_may_be_void()
+        if self.renderer.dialect.commit_may_be_void
             && self.job_status(job).await? != Some(JobStatus::Done)
         {
             return Err(void_commit());
         }
-        // What is left over costs space and nothing else; the next import tries again.
+        // Leftovers cost only space; the next import removes them if this fails.
         let there = self.tables().await?;
         self.remove_leftovers(&there).await
     }
 
     async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure> {
         self.make_own_tables().await?;
-        let mut streamed = false;
-        for consumer in self.consumers().await? {
-            streamed |= self
-                .read_checkpoint_of(&consumer)
-                .await?
-                .is_some_and(|(_, position)| position.is_some());
-        }
+        let streamed = self.positions().await?.iter().any(|(_, position)| position.is_some());
         let mut cutovers = self.cutovers().await?;
         let new: Vec<TableSnapshot> =
             snapshots.iter().filter(|s| !cutovers.has(&s.table)).cloned().collect();

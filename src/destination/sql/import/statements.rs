@@ -1,4 +1,4 @@
-//! The SQL of imports. Pure; golden files keep every statement.
+//! The SQL of imports. Golden files keep every statement.
 
 use crate::change::TableSchema;
 use crate::destination::sql::dialect::{Dialect, Keys, Merge, Rename};
@@ -6,7 +6,7 @@ use crate::destination::sql::render::{CHECKPOINT, FORMAT, Renderer};
 
 /// The name of the table that holds the cutover.
 pub const CUTOVERS: &str = "_eds_import";
-/// The name of the table that tells how far the files of an import are.
+/// The name of the table that records how far the files of an import are loaded.
 pub const PROGRESS: &str = "_eds_import_progress";
 /// The line of [`PROGRESS`] that stands for the whole job.
 pub const WHOLE_JOB: &str = "";
@@ -22,7 +22,8 @@ impl Renderer {
             .join(", ")
     }
 
-    /// Lines of the cutover: consumer (empty: all), table, and what is known, as JSON.
+    /// Creates a table of cutovers under this name: consumer (empty for all), table, and the
+    /// cutover as JSON.
     pub fn create_cutovers(&self, name: &str) -> String {
         let Dialect { consumer, text_key, types, .. } = self.dialect;
         let columns = format!(
@@ -33,6 +34,7 @@ impl Renderer {
         self.create(&self.table(name), &format!("{columns}, PRIMARY KEY (consumer, table_name)"))
     }
 
+    /// Creates a table of progress under this name.
     pub fn create_progress(&self, name: &str) -> String {
         let Dialect { consumer, text_key, .. } = self.dialect;
         let numbers = self.numbers(&["lines_done", "rows_loaded", "rows_skipped", "is_done"]);
@@ -109,6 +111,7 @@ impl Renderer {
         )
     }
 
+    /// Deletes all rows of a table.
     pub fn clear(&self, name: &str) -> String {
         format!("DELETE FROM {}", self.table(name))
     }
@@ -118,8 +121,8 @@ impl Renderer {
         format!("SELECT consumer FROM {} WHERE lane = 0 ORDER BY consumer", self.table(CHECKPOINT))
     }
 
-    /// Keeps whoever streams from committing any more. Parameters: consumer, epoch and sequence as
-    /// they were read.
+    /// Resets a checkpoint and raises its epoch, so that the process that holds it can no longer
+    /// commit. Parameters: consumer, epoch and sequence as they were read.
     pub fn set_back_checkpoint(&self) -> String {
         let (p, table) = (self.dialect.parameter, self.table(CHECKPOINT));
         format!(
@@ -131,12 +134,13 @@ impl Renderer {
         )
     }
 
-    /// Keeps everybody who streams from committing any more, where the position is set back later.
+    /// Raises all epochs, so that no process that streams can commit any more. Positions are reset
+    /// later.
     pub fn raise_epochs(&self) -> String {
         format!("UPDATE {} SET epoch = epoch + 1", self.table(CHECKPOINT))
     }
 
-    /// A copy of all checkpoints, set back.
+    /// Copies all checkpoints into this table, reset.
     pub fn copy_checkpoints(&self, name: &str) -> String {
         let columns = "consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format";
         format!(
@@ -147,7 +151,7 @@ impl Renderer {
         )
     }
 
-    /// The table that rows are loaded into: with its key, or without where that is made afterwards.
+    /// Creates the table that rows are loaded into, without its key where that is created later.
     pub fn create_staged(&self, schema: &TableSchema) -> String {
         match self.dialect.keys {
             Keys::BeforeLoad => self.create_table(schema),
@@ -159,6 +163,7 @@ impl Renderer {
         }
     }
 
+    /// Creates the primary key of a table that has none.
     pub fn add_key(&self, schema: &TableSchema) -> String {
         let name = self.quoted(&key_name(&self.namespace.name_of(&schema.table)));
         format!(
@@ -168,11 +173,12 @@ impl Renderer {
         )
     }
 
+    /// Drops a table, if it exists.
     pub fn drop_table(&self, name: &str) -> String {
         format!("DROP TABLE IF EXISTS {}", self.table(name))
     }
 
-    /// One table gets another name.
+    /// Renames one table.
     pub fn rename(&self, from: &str, to: &str) -> String {
         match self.dialect.rename {
             Rename::AlterTable => format!(
@@ -191,7 +197,7 @@ impl Renderer {
         }
     }
 
-    /// Many tables get other names at the same moment.
+    /// Renames many tables, from and to, in one statement.
     pub fn rename_all(&self, renames: &[(String, String)]) -> String {
         let each: Vec<String> = renames
             .iter()
@@ -200,8 +206,8 @@ impl Renderer {
         format!("RENAME TABLE {}", each.join(", "))
     }
 
-    /// Writes the rows of `staged` over those of the table. Several statements where the dialect
-    /// has no upsert.
+    /// Upserts the rows of `staged` into the table; several statements where the dialect has no
+    /// upsert.
     pub fn merge_staged(&self, schema: &TableSchema, staged: &TableSchema) -> Vec<String> {
         let from = self.table(&staged.table);
         let own = |i: usize| self.quoted(&schema.columns[i].name);
@@ -216,14 +222,14 @@ impl Renderer {
             Merge::MergeInto => return vec![self.merge(schema, &from, own, None)],
             Merge::OnConflict | Merge::OnDuplicateKey => {}
         }
-        // Without the condition SQLite takes what follows for one of a join.
+        // Without the condition SQLite reads the ON of the upsert as that of a join.
         vec![self.upsert(
             schema,
             &format!("SELECT {} FROM {from} WHERE 1 = 1", self.list(&schema.columns)),
         )]
     }
 
-    /// The rows of `staged` into the table, which has none.
+    /// Inserts the rows of `staged` into the table, which is empty.
     pub fn insert_staged(&self, schema: &TableSchema, staged: &TableSchema) -> String {
         self.insert(
             schema,

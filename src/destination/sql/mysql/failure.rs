@@ -3,57 +3,100 @@
 use mysql_async::{DriverError, Error, IoError, ServerError};
 
 use crate::cause::chain;
-use crate::destination::{Failure, FailureKind, Settings};
+use crate::destination::FailureKind::{Misconfigured, Rejected, SchemaMismatch, Unavailable};
+use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, ShownMessage, rule_for};
+use crate::destination::{Failure, Settings};
 
-/// What to do about an error of this number and SQLSTATE.
-fn kind(code: u16, state: &str) -> FailureKind {
-    match code {
-        // Missing table or column; a statement made before a table changed; a column that became
-        // NOT NULL.
-        1146 | 1054 | 1051 | 1615 | 1243 | 1136 | 1048 | 1364 => FailureKind::SchemaMismatch,
-        // Refused login or right, unknown database.
-        1044 | 1045 | 1049 | 1142 | 1143 | 1227 | 1370 | 1410 | 1698 | 1130 | 1251 | 1820
-        | 3118 => FailureKind::Misconfigured,
-        // Data too long, out of range, of the wrong form; broken keys and checks; rows and packets
-        // that are too large; invalid or too deep JSON; a trigger's own refusal.
-        1406 | 1264 | 1292 | 1366 | 1265 | 1690 | 1062 | 1586 | 1451 | 1452 | 1216 | 1217
-        | 3819 | 4025 | 1118 | 1153 | 3140 | 3141 | 3144 | 3157 | 1644 | 1367 | 1411 => {
-            FailureKind::Rejected
-        }
-        // Deadlock and lock wait have states of their own; everything else of these classes is
-        // about data.
-        1205 | 1213 => FailureKind::Unavailable,
-        _ if state.starts_with("22") || state.starts_with("23") => FailureKind::Rejected,
-        _ => FailureKind::Unavailable,
-    }
+/// KILL of a session that has ended by itself.
+pub const NO_SUCH_SESSION: &str = "1094";
+/// KILL of a session of another user.
+pub const FOREIGN_SESSION: &str = "1095";
+/// An INSERT of a key that exists.
+pub const REPEATED_KEY: &str = "1062";
+/// A packet larger than the server takes.
+const PACKET_TOO_LARGE: u16 = 1153;
+
+/// What the server's numbers and, behind them, its SQLSTATEs mean. Messages about data quote values
+/// of rows.
+const RULES: &[CodeRule] = &[
+    // Missing table or column; a statement prepared before a table changed.
+    CodeRule::own_message(SchemaMismatch, Codes::Numbers(&[1146, 1054, 1051, 1615, 1243, 1136])),
+    // A column has become NOT NULL.
+    CodeRule::own_message(SchemaMismatch, Codes::Numbers(&[1048, 1364])),
+    // Refused login or right, unknown database.
+    CodeRule::own_message(
+        Misconfigured,
+        Codes::Numbers(&[
+            1044, 1045, 1049, 1142, 1143, 1227, 1370, 1410, 1698, 1130, 1251, 1820, 3118,
+        ]),
+    ),
+    // Lock wait and deadlock.
+    CodeRule::own_message(Unavailable, Codes::Numbers(&[1205, 1213])),
+    CodeRule::with_reason(
+        Rejected,
+        "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key \
+         VARCHAR(255), cures it",
+        Codes::Numbers(&[1406]),
+    ),
+    CodeRule::with_reason(Rejected, "number out of range", Codes::Numbers(&[1264, 1690])),
+    CodeRule::with_reason(
+        Rejected,
+        "a date or time that the column cannot hold; ALTER TABLE … MODIFY COLUMN … DATETIME(6) \
+         cures it where it is a TIMESTAMP",
+        Codes::Numbers(&[1292]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "not of the column's type",
+        Codes::Numbers(&[1366, 1265, 1367, 1411]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "another row has the same value in a unique index",
+        Codes::Numbers(&[1062, 1586]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "a foreign key points nowhere",
+        Codes::Numbers(&[1451, 1452, 1216, 1217]),
+    ),
+    CodeRule::with_reason(Rejected, "a check of the table fails", Codes::Numbers(&[3819, 4025])),
+    CodeRule::with_reason(Rejected, "the row is too large for InnoDB", Codes::Numbers(&[1118])),
+    CodeRule::with_reason(
+        Rejected,
+        "larger than the server's max_allowed_packet; raise it",
+        Codes::Numbers(&[PACKET_TOO_LARGE as u32]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "not JSON as this server takes it",
+        Codes::Numbers(&[3140, 3141, 3144]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "JSON nested deeper than this server takes",
+        Codes::Numbers(&[3157]),
+    ),
+    CodeRule::with_reason(Rejected, "refused by a trigger", Codes::Numbers(&[1644])),
+    // Data exceptions and broken constraints.
+    CodeRule::with_reason(
+        Rejected,
+        "see the server's list of errors",
+        Codes::Classes(&["22", "23"]),
+    ),
+];
+
+fn rule(code: u16, state: &str) -> &'static CodeRule {
+    rule_for(RULES, &[ErrorCode::Number(code.into()), ErrorCode::State(state)])
 }
 
-fn meaning(code: u16) -> &'static str {
-    match code {
-        1406 => {
-            "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key \
-             VARCHAR(255), cures it"
-        }
-        1264 | 1690 => "number out of range",
-        1292 => {
-            "a date or time that the column cannot hold; ALTER TABLE … MODIFY COLUMN … DATETIME(6) \
-             cures it where it is a TIMESTAMP"
-        }
-        1366 | 1265 | 1367 | 1411 => "not of the column's type",
-        1062 | 1586 => "another row has the same value in a unique index",
-        1451 | 1452 | 1216 | 1217 => "a foreign key points nowhere",
-        3819 | 4025 => "a check of the table fails",
-        1118 => "the row is too large for InnoDB",
-        1153 => "larger than the server's max_allowed_packet; raise it",
-        3140 | 3141 | 3144 => "not JSON as this server takes it",
-        3157 => "JSON nested deeper than this server takes",
-        1644 => "refused by a trigger",
-        _ => "see the server's list of errors",
-    }
+/// The failure with this text, of the kind that the rules give the error.
+fn with_text(error: &ServerError, text: String) -> Failure {
+    Failure::new(rule(error.code, &error.state).kind, text).with_code(error.code.to_string())
 }
 
-/// The name that the server puts last behind the word "column", if it names one: 'c', or
-/// `d`.`t`.`c`. Values come before it.
+/// The name behind the last word "column" of the message, if there is one: 'c', or `d`.`t`.`c`.
+/// Quoted values stand before it.
 fn column(message: &str) -> Option<&str> {
     let (_, rest) = message.rsplit_once("column '").or_else(|| message.rsplit_once("column `"))?;
     let whole = rest.split_once(" at row ").map_or(rest, |(name, _)| name);
@@ -61,23 +104,29 @@ fn column(message: &str) -> Option<&str> {
     (!name.is_empty() && name.len() <= 64).then_some(name)
 }
 
-/// MySQL quotes values in its messages about data: of those only number and names are shown.
+/// What a user reads of the error: its number and names, never values.
 fn shown(error: &ServerError) -> String {
-    if kind(error.code, &error.state) != FailureKind::Rejected {
-        return format!("MySQL: {} ({})", error.message, error.code);
+    let code = error.code;
+    match rule(code, &error.state).shown {
+        ShownMessage::Own => format!("MySQL: {} ({code})", error.message),
+        ShownMessage::Reason(reason) => {
+            let column =
+                column(&error.message).map(|name| format!(", column {name:?}")).unwrap_or_default();
+            format!("MySQL refuses a value ({code}, {reason}){column}")
+        }
     }
-    let column =
-        column(&error.message).map(|name| format!(", column {name:?}")).unwrap_or_default();
-    format!("MySQL refuses a value ({}, {}){column}", error.code, meaning(error.code))
 }
 
+/// The failure of a statement.
 pub fn failure(error: &Error) -> Failure {
     match error {
-        Error::Server(server) => Failure::new(kind(server.code, &server.state), shown(server)),
-        Error::Driver(DriverError::PacketTooLarge) => Failure::new(
-            FailureKind::Rejected,
-            format!("MySQL refuses a value (1153, {})", meaning(1153)),
-        ),
+        Error::Server(server) => with_text(server, shown(server)),
+        // The client itself refuses to send it; to a user it is the server's own error.
+        Error::Driver(DriverError::PacketTooLarge) => failure(&Error::Server(ServerError {
+            code: PACKET_TOO_LARGE,
+            message: String::new(),
+            state: String::new(),
+        })),
         Error::Driver(DriverError::FromValue { .. } | DriverError::FromRow { .. }) => {
             Failure::unavailable("MySQL answered in a form that EDS does not know")
         }
@@ -85,7 +134,7 @@ pub fn failure(error: &Error) -> Failure {
     }
 }
 
-/// Why no connection came about, with what cures it.
+/// The failure of a connection that was not made, with its cure.
 pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Failure {
     let place = format!("{}:{port}", settings.host);
     match error {
@@ -107,7 +156,7 @@ pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Fail
                 ),
                 _ => format!("MySQL at {place}: {}", shown(server)),
             };
-            Failure::new(kind(server.code, &server.state), text)
+            with_text(server, text)
         }
         Error::Io(IoError::Tls(tls)) => Failure::misconfigured(format!(
             "no encrypted connection to MySQL at {place}: {}; see tls and ssl-ca in `eds \
@@ -149,24 +198,47 @@ fn database(settings: &Settings) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::sql::codes::assert_rules;
 
     #[test]
-    fn a_kind_says_what_to_do() {
-        let cases = [
-            (1213, "40001", FailureKind::Unavailable),
-            (1205, "HY000", FailureKind::Unavailable),
-            (1290, "HY000", FailureKind::Unavailable),
-            (1114, "HY000", FailureKind::Unavailable),
-            (1146, "42S02", FailureKind::SchemaMismatch),
-            (1054, "42S22", FailureKind::SchemaMismatch),
-            (1406, "22001", FailureKind::Rejected),
-            (1062, "23000", FailureKind::Rejected),
-            (1045, "28000", FailureKind::Misconfigured),
-            (1142, "42000", FailureKind::Misconfigured),
-        ];
-        for (code, state, expected) in cases {
-            assert_eq!(kind(code, state), expected, "{code}");
-        }
+    fn each_rule_decides() {
+        let (number, state) = (ErrorCode::Number, ErrorCode::State);
+        assert_rules(
+            RULES,
+            &[
+                (&[number(1146), state("42S02")], SchemaMismatch),
+                (&[number(1054), state("42S22")], SchemaMismatch),
+                (&[number(1048), state("23000")], SchemaMismatch),
+                (&[number(1045), state("28000")], Misconfigured),
+                (&[number(1142), state("42000")], Misconfigured),
+                (&[number(1213), state("40001")], Unavailable),
+                (&[number(1205), state("HY000")], Unavailable),
+                (&[number(1406), state("22001")], Rejected),
+                (&[number(1264), state("22003")], Rejected),
+                (&[number(1292), state("22007")], Rejected),
+                (&[number(1366), state("HY000")], Rejected),
+                (&[number(1062), state("23000")], Rejected),
+                (&[number(1452), state("23000")], Rejected),
+                (&[number(3819), state("HY000")], Rejected),
+                (&[number(1118), state("42000")], Rejected),
+                (&[number(1153), state("08S01")], Rejected),
+                (&[number(3140), state("22032")], Rejected),
+                (&[number(3157), state("22032")], Rejected),
+                (&[number(1644), state("45000")], Rejected),
+                (&[number(1365), state("22012")], Rejected),
+                (&[number(1022), state("23000")], Rejected),
+                (&[number(1290), state("HY000")], Unavailable),
+                (&[number(1114), state("HY000")], Unavailable),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_packet_that_the_client_refuses_is_the_servers_error() {
+        let failed = failure(&Error::Driver(DriverError::PacketTooLarge));
+        let text = "MySQL refuses a value (1153, larger than the server's max_allowed_packet; \
+                    raise it)";
+        assert_eq!(failed, Failure::new(Rejected, text).with_code("1153"));
     }
 
     #[test]

@@ -1,14 +1,19 @@
-//! What MySQL and MariaDB need to load whole tables: the indexes of the old one, and what an
-//! exchange would lose.
+//! Bulk loads: plain INSERTs, and the indexes of the old table.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
 
 use super::MySqlConnection;
-use crate::change::TableSchema;
+use super::rows::Action;
+use crate::change::{Batch, TableSchema};
 use crate::destination::Failure;
-use crate::destination::sql::Parameter;
 use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{BulkLoader, Parameter};
 
-/// What hangs on a table and an exchange would lose. Parameters: schema and table, three times.
-const OBSTACLES: &str = "
+/// What depends on a table and would be lost if the table were replaced. Parameters: schema and
+/// table, as often as it has pairs of question marks.
+const SWAP_BLOCKERS: &str = "
 SELECT what FROM (
   SELECT CONCAT('the foreign key ', constraint_name, ' of ', table_name, ' refers to or from it') \
                          AS what FROM information_schema.key_column_usage
@@ -34,11 +39,46 @@ SELECT COUNT(*) FROM (
                              'TRIGGER' AND table_schema = ? AND table_name = ?
 ) AS granted WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
 
-const TABLE_IS_THERE: &str =
+const TABLE_EXISTS: &str =
     "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
 
+#[async_trait]
+impl BulkLoader for MySqlConnection {
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
+        self.statements.keep_few();
+        Ok(())
+    }
+
+    async fn load(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        self.act(Action::Insert, renderer, batch, group).await
+    }
+
+    async fn finish_load(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<u64, Failure> {
+        self.copy_indexes(renderer, schema, staged).await?;
+        Ok(0)
+    }
+
+    async fn swap_blocker(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
+        self.find_swap_blocker(renderer, schema).await
+    }
+}
+
 impl MySqlConnection {
-    pub(super) async fn find_swap_blocker(
+    async fn find_swap_blocker(
         &mut self,
         renderer: &Renderer,
         schema: &TableSchema,
@@ -46,7 +86,7 @@ impl MySqlConnection {
         let place = &renderer.namespace;
         let name = place.name_of(&schema.table);
         let database = Parameter::from(place.schema.as_deref().unwrap_or_default());
-        if self.one(TABLE_IS_THERE, &[database.clone(), name.as_str().into()]).await? == 0 {
+        if self.one(TABLE_EXISTS, &[database.clone(), name.as_str().into()]).await? == 0 {
             return Ok(None);
         }
         if self.one(SEES_TRIGGERS, &[database.clone(), database, name.as_str().into()]).await? == 0
@@ -60,12 +100,12 @@ impl MySqlConnection {
         let pair: [Parameter; 2] =
             [place.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
         let parameters: Vec<Parameter> =
-            std::iter::repeat_n(pair, OBSTACLES.matches('?').count() / 2).flatten().collect();
-        Ok(self.texts_of(OBSTACLES, &parameters).await?.into_iter().flatten().next())
+            std::iter::repeat_n(pair, SWAP_BLOCKERS.matches('?').count() / 2).flatten().collect();
+        Ok(self.texts_of(SWAP_BLOCKERS, &parameters).await?.into_iter().flatten().next())
     }
 
-    /// Gives the new table the indexes of the old one, in one statement.
-    pub(super) async fn give_indexes(
+    /// Creates the indexes of the old table on the new one, in one statement.
+    async fn copy_indexes(
         &mut self,
         renderer: &Renderer,
         schema: &TableSchema,
@@ -74,11 +114,11 @@ impl MySqlConnection {
         let name = renderer.namespace.name_of(&schema.table);
         let old =
             [renderer.namespace.schema.as_deref().unwrap_or_default().into(), name.as_str().into()];
-        if self.one(TABLE_IS_THERE, &old).await? == 0 {
+        if self.one(TABLE_EXISTS, &old).await? == 0 {
             return Ok(());
         }
-        let wanted = indexes(&self.made(renderer, &schema.table).await?);
-        let there = indexes(&self.made(renderer, &staged.table).await?);
+        let wanted = indexes(&self.table_ddl(renderer, &schema.table).await?);
+        let there = indexes(&self.table_ddl(renderer, &staged.table).await?);
         let missing: Vec<String> = wanted
             .into_iter()
             .filter(|index| !there.contains(index))
@@ -94,9 +134,9 @@ impl MySqlConnection {
 }
 
 /// The lines of SHOW CREATE TABLE that are indexes beside the primary key.
-fn indexes(made: &str) -> Vec<String> {
+fn indexes(ddl: &str) -> Vec<String> {
     let words = ["KEY ", "UNIQUE KEY ", "FULLTEXT KEY ", "SPATIAL KEY "];
-    let lines = made.lines().map(|line| line.trim().trim_end_matches(','));
+    let lines = ddl.lines().map(|line| line.trim().trim_end_matches(','));
     lines
         .filter(|line| words.iter().any(|word| line.starts_with(word)))
         .map(str::to_owned)

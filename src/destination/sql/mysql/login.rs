@@ -1,59 +1,51 @@
-//! How a connection to MySQL comes about: address, login, TLS as `tls` asks for it.
+//! How a connection to MySQL is made: address and login.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use mysql_async::{ClientIdentity, Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
+use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder};
 use secrecy::ExposeSecret;
 
 use super::EXAMPLE;
 use super::failure::refused_connection;
 use super::rows::STATEMENTS_MAX;
+use super::tls::{self, TlsMode};
 use crate::destination::{Failure, Settings};
 
+/// How long a connection is waited for, unless the URL says otherwise.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A connection that went silent is asked after so long whether it is alive.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Statements of EDS's own that the connection keeps, beside those for rows: one that it closed to
-/// make room would be used in vain.
+/// Statements of EDS's own that the client caches, beside those for rows. The cache must hold all
+/// of them: it closes a statement that it evicts, and the next use of it would fail.
 const OWN_STATEMENTS_MAX: usize = 64;
 
-/// How much of the server is believed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Tls {
-    Off,
-    /// Encrypted where the server can; nothing is verified.
-    Preferred,
-    /// Encrypted; nothing is verified.
-    Unverified,
-    /// Signed by a known authority for this host.
-    Full,
-}
-
+/// A connection, before its session is set.
 pub async fn connect(settings: &Settings) -> Result<Conn, Failure> {
     if settings.path.trim_start_matches('/').is_empty() {
         return Err(Failure::misconfigured(format!(
             "the MySQL URL names no database; it looks like {EXAMPLE}"
         )));
     }
-    match attempt(settings, mode(settings)?).await? {
+    match attempt(settings, tls::mode(settings)?).await? {
         Some(conn) => Ok(conn),
-        None => attempt(settings, Tls::Off)
+        None => attempt(settings, TlsMode::Off)
             .await?
             .ok_or_else(|| Failure::unavailable("MySQL cannot be reached without TLS")),
     }
 }
 
-/// A connection; `None` where the server cannot encrypt, which is what "preferred" puts up with.
-async fn attempt(settings: &Settings, tls: Tls) -> Result<Option<Conn>, Failure> {
+/// A connection; `None` where the server cannot encrypt and the mode is `preferred`.
+async fn attempt(settings: &Settings, mode: TlsMode) -> Result<Option<Conn>, Failure> {
     let port = settings.port.unwrap_or(3306);
     let limit = settings
         .parameter("timeout")
         .and_then(|text| text.trim_end_matches('s').parse().ok())
         .map_or(CONNECT_WAIT_MAX, Duration::from_secs);
-    let connecting = tokio::time::timeout(limit, Conn::new(options(settings, port, tls)?));
+    let connecting = tokio::time::timeout(limit, Conn::new(options(settings, port, mode)?));
     match connecting.await {
-        Ok(Err(Error::Driver(DriverError::NoClientSslFlagFromServer))) if tls == Tls::Preferred => {
+        Ok(Err(Error::Driver(DriverError::NoClientSslFlagFromServer)))
+            if mode == TlsMode::Preferred =>
+        {
             Ok(None)
         }
         Ok(done) => done.map(Some).map_err(|e| refused_connection(&e, settings, port)),
@@ -64,20 +56,7 @@ async fn attempt(settings: &Settings, tls: Tls) -> Result<Option<Conn>, Failure>
     }
 }
 
-fn mode(settings: &Settings) -> Result<Tls, Failure> {
-    let default = if settings.is_local() { "false" } else { "preferred" };
-    match settings.parameter("tls").unwrap_or(default).to_ascii_lowercase().as_str() {
-        "false" => Ok(Tls::Off),
-        "preferred" => Ok(Tls::Preferred),
-        "skip-verify" => Ok(Tls::Unverified),
-        "true" => Ok(Tls::Full),
-        other => Err(Failure::misconfigured(format!(
-            "tls={other:?} is not known; choose false, preferred, skip-verify or true"
-        ))),
-    }
-}
-
-fn options(settings: &Settings, port: u16, tls: Tls) -> Result<Opts, Failure> {
+fn options(settings: &Settings, port: u16, mode: TlsMode) -> Result<Opts, Failure> {
     let user = if settings.user.is_empty() { "root" } else { &settings.user };
     let options = OptsBuilder::default()
         .ip_or_hostname(settings.host.as_str())
@@ -92,44 +71,8 @@ fn options(settings: &Settings, port: u16, tls: Tls) -> Result<Opts, Failure> {
         .stmt_cache_size(STATEMENTS_MAX + OWN_STATEMENTS_MAX)
         .tcp_keepalive(Some(KEEPALIVE))
         .connect_attribute("program_name", "eds")
-        .ssl_opts(if tls == Tls::Off { None } else { Some(ssl(settings, tls)?) });
+        .ssl_opts(if mode == TlsMode::Off { None } else { Some(tls::options(settings, mode)?) });
     Ok(options.into())
-}
-
-fn ssl(settings: &Settings, tls: Tls) -> Result<SslOpts, Failure> {
-    let mut options = SslOpts::default()
-        .with_danger_accept_invalid_certs(matches!(tls, Tls::Preferred | Tls::Unverified));
-    if let Some(name) = settings.parameter("ssl-host") {
-        options = options.with_danger_tls_hostname_override(Some(name.to_owned()));
-    }
-    let readable = |key: &str, file: &str| {
-        let path = PathBuf::from(file);
-        std::fs::File::open(&path).map(|_| path).map_err(|e| {
-            Failure::misconfigured(format!("the file in {key}={file} cannot be read: {e}"))
-        })
-    };
-    match settings.parameter("ssl-ca") {
-        Some(file) => {
-            options = options
-                .with_root_certs(vec![readable("ssl-ca", file)?.into()])
-                .with_disable_built_in_roots(true);
-        }
-        None => {
-            let system = rustls_native_certs::load_native_certs().certs;
-            options =
-                options.with_root_certs(system.into_iter().map(|c| c.to_vec().into()).collect());
-        }
-    }
-    if let (Some(certificate), Some(key)) =
-        (settings.parameter("ssl-cert"), settings.parameter("ssl-key"))
-    {
-        let identity = ClientIdentity::new(
-            readable("ssl-cert", certificate)?.into(),
-            readable("ssl-key", key)?.into(),
-        );
-        options = options.with_client_identity(Some(identity));
-    }
-    Ok(options)
 }
 
 /// The first three numbers of what VERSION() says.

@@ -1,11 +1,13 @@
 //! MySQL and MariaDB: upserts of many rows by one prepared statement.
 
+mod catalog;
+pub mod encode;
 mod failure;
 mod import;
 mod login;
 pub mod rows;
+mod tls;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,14 +17,14 @@ use mysql_async::{Conn, Row, Value};
 
 use super::dialect::{Dialect, MARIADB, MYSQL};
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Connection, ListedColumn, Parameter, SessionTag, SqlDestination};
-use crate::change::{Batch, TableSchema};
+use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession};
 use crate::destination::{Destination, Driver, Failure, Target};
-use failure::failure;
-use rows::{Action, Statements};
+use failure::{FOREIGN_SESSION, NO_SUCH_SESSION, failure};
+use rows::Statements;
 
 const EXAMPLE: &str = "mysql://user:password@localhost:3306/database";
 
+/// `mysql://…` and `mariadb://…`: which of the two it is, the server says.
 pub const DRIVER: Driver = Driver {
     scheme: "mysql",
     aliases: &["mariadb"],
@@ -60,8 +62,8 @@ pub const DRIVER: Driver = Driver {
 /// How long a lock that another session holds is waited for, in seconds, before the batch is tried
 /// again.
 const LOCK_WAIT_MAX_SECONDS: u32 = 10;
-/// After so many seconds within a transaction without a word from us, MariaDB ends the session: we
-/// are gone.
+/// After so many seconds without a statement within a transaction MariaDB ends the session: this
+/// process is gone.
 const SILENCE_MAX_SECONDS: u32 = 60;
 /// An idle session is kept as long as the server allows: 24 days.
 const IDLE_MAX_SECONDS: u32 = 2_147_483;
@@ -69,6 +71,9 @@ const IDLE_MAX_SECONDS: u32 = 2_147_483;
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
 /// A change of a table may have to copy it.
 const DDL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a server may take to take the goodbye.
+const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
@@ -103,8 +108,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     Ok(Box::new(SqlDestination::new(connection, Renderer { dialect, namespace }, target)))
 }
 
-/// The connection is away while a call is under way; a call that was dropped half way takes it
-/// along.
+/// A connection that each call takes. A dropped call does not give it back, and later calls fail.
 struct MySqlConnection {
     conn: Option<Conn>,
     statements: Statements,
@@ -153,13 +157,6 @@ impl MySqlConnection {
             .collect())
     }
 
-    /// What SHOW CREATE TABLE says.
-    async fn made(&mut self, renderer: &Renderer, table: &str) -> Result<String, Failure> {
-        let sql = format!("SHOW CREATE TABLE {}", renderer.table(table));
-        let rows = self.with(ANSWER_WAIT_MAX, |conn| conn.query(sql)).await?;
-        Ok(rows.first().and_then(|row: &Row| row.get(1)).unwrap_or_default())
-    }
-
     async fn one(&mut self, sql: &str, parameters: &[Parameter]) -> Result<i64, Failure> {
         let rows = self.rows(sql, parameters).await?;
         rows.first().and_then(|row| row.get::<i64, _>(0)).ok_or_else(|| {
@@ -167,7 +164,7 @@ impl MySqlConnection {
         })
     }
 
-    /// Which of the two it is; and what a session of EDS has to be like.
+    /// Finds out which of the two it is, and sets the session.
     async fn set_up(&mut self) -> Result<&'static Dialect, Failure> {
         let rows = self.rows("SELECT VERSION()", &[]).await?;
         let version: String = rows.first().and_then(|row| row.get(0)).unwrap_or_default();
@@ -195,29 +192,6 @@ impl MySqlConnection {
         self.query(&sql).await?;
         Ok(dialect)
     }
-
-    /// Writes the rows at `indices` of the group by as few statements as fit.
-    async fn act(
-        &mut self,
-        action: Action,
-        renderer: &Renderer,
-        batch: &Arc<Batch>,
-        group: usize,
-    ) -> Result<(), Failure> {
-        let mut conn = self.conn.take().ok_or_else(|| {
-            Failure::unavailable("the connection to the database was given up half way")
-        })?;
-        let done = tokio::time::timeout(
-            ANSWER_WAIT_MAX,
-            self.statements.run(&mut conn, action, renderer, batch, group),
-        )
-        .await;
-        let done = done.map_err(|_| {
-            Failure::unavailable(format!("the database did not answer within {ANSWER_WAIT_MAX:?}"))
-        })?;
-        self.conn = Some(conn);
-        done
-    }
 }
 
 impl From<&Parameter> for Value {
@@ -230,7 +204,7 @@ impl From<&Parameter> for Value {
 }
 
 #[async_trait]
-impl Connection for MySqlConnection {
+impl SqlSession for MySqlConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
         self.query(sql).await
     }
@@ -267,59 +241,6 @@ impl Connection for MySqlConnection {
         self.texts_of(sql, parameters).await
     }
 
-    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
-        // Whoever asks has reason to think that tables changed.
-        if let Some(conn) = &mut self.conn {
-            self.statements.clear(conn).await;
-        }
-        let place = &renderer.namespace;
-        let sql = "SELECT c.table_name, c.column_name, c.is_nullable = 'YES' OR c.column_default \
-                   IS NOT NULL OR c.extra <> '', COALESCE(k.seq_in_index, 0), \
-                   COALESCE(t.engine, t.table_type), u.name \
-                   FROM information_schema.columns c \
-                   JOIN information_schema.tables t ON t.table_schema = c.table_schema AND \
-                   t.table_name = c.table_name \
-                   LEFT JOIN information_schema.statistics k ON k.table_schema = c.table_schema \
-                   AND k.table_name = c.table_name \
-                   AND k.column_name = c.column_name AND k.index_name = 'PRIMARY' \
-                   LEFT JOIN (SELECT table_name, MIN(index_name) AS name FROM \
-                   information_schema.statistics \
-                   WHERE table_schema = ? AND non_unique = 0 AND index_name <> 'PRIMARY' GROUP BY \
-                   table_name) u ON u.table_name = c.table_name \
-                   WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
-        let schema = Parameter::from(place.schema.as_deref().unwrap_or_default());
-        let rows = self.rows(sql, &[schema.clone(), schema]).await?;
-        let text = |row: &Row, i: usize| row.get::<Option<String>, _>(i).flatten();
-        let listed = rows.iter().filter_map(|row| {
-            let table = place.source_of(&text(row, 0)?)?;
-            let (nullable, key) = (row.get::<i64, _>(2)? != 0, row.get::<i64, _>(3)?);
-            let write_blocker = write_blocker(&text(row, 4)?, text(row, 5).as_deref());
-            Some(ListedColumn { table, column: text(row, 1)?, nullable, key, write_blocker })
-        });
-        Ok(listed.collect())
-    }
-
-    /// The line of SHOW CREATE TABLE, which has all there is to say about the column.
-    async fn declared(
-        &mut self,
-        renderer: &Renderer,
-        table: &str,
-        column: &str,
-    ) -> Result<String, Failure> {
-        let made = self.made(renderer, table).await?;
-        let begin = format!("  {} ", renderer.quoted(column));
-        let line = made
-            .lines()
-            .find_map(|line| line.strip_prefix(&begin))
-            .map(|rest| rest.trim_end_matches(','));
-        let line = line.ok_or_else(|| {
-            Failure::unavailable(format!(
-                "column {column:?} of table {table:?} is not there any more"
-            ))
-        })?;
-        Ok(line.replacen(" NOT NULL", " NULL", 1))
-    }
-
     /// Sessions are found by the lock that each has by name; a user may end sessions of their own.
     async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
         let held = self
@@ -333,22 +254,17 @@ impl Connection for MySqlConnection {
             return Ok(());
         };
         match self.query(&format!("KILL {session}")).await {
-            // It ended by itself (1094), or belongs to somebody else (1095).
             Err(failure)
-                if !failure.text.contains("(1094)") && !failure.text.contains("(1095)") =>
+                if failure.has_code(NO_SUCH_SESSION) || failure.has_code(FOREIGN_SESSION) =>
             {
-                Err(failure)
+                Ok(())
             }
-            _ => Ok(()),
+            done => done,
         }
     }
 
     async fn tag_session(&mut self, tag: SessionTag) -> Result<(), Failure> {
         self.rows("SELECT GET_LOCK(?, 5)", &[lock_name(tag).as_str().into()]).await.map(drop)
-    }
-
-    fn is_lock_wait(&self, failure: &Failure) -> bool {
-        failure.text.contains("(1205)")
     }
 
     /// Told only where performance_schema is on and the user may read it.
@@ -387,65 +303,10 @@ impl Connection for MySqlConnection {
         Ok(holders)
     }
 
-    fn is_already_there(&self, failure: &Failure) -> bool {
-        failure.text.contains("(1060)")
-    }
-
-    async fn prepare(
-        &mut self,
-        _renderer: &Renderer,
-        _batch: &Arc<Batch>,
-        _group: usize,
-    ) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn write(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Arc<Batch>,
-        group: usize,
-    ) -> Result<(), Failure> {
-        self.act(Action::Delete, renderer, batch, group).await?;
-        self.act(Action::Upsert, renderer, batch, group).await
-    }
-
-    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
-        self.statements.keep_few();
-        Ok(())
-    }
-
-    async fn load(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Arc<Batch>,
-        group: usize,
-    ) -> Result<(), Failure> {
-        self.act(Action::Insert, renderer, batch, group).await
-    }
-
-    async fn finish_load(
-        &mut self,
-        renderer: &Renderer,
-        schema: &TableSchema,
-        staged: &TableSchema,
-    ) -> Result<u64, Failure> {
-        self.give_indexes(renderer, schema, staged).await?;
-        Ok(0)
-    }
-
-    async fn swap_blocker(
-        &mut self,
-        renderer: &Renderer,
-        schema: &TableSchema,
-    ) -> Result<Option<String>, Failure> {
-        self.find_swap_blocker(renderer, schema).await
-    }
-
     async fn close(self) -> Result<(), Failure> {
         let Some(conn) = self.conn else { return Ok(()) };
-        // A server that does not take the goodbye is left alone.
-        let _ = tokio::time::timeout(Duration::from_secs(2), conn.disconnect()).await;
+        // A server that does not take the goodbye is not waited for.
+        let _ = tokio::time::timeout(GOODBYE_WAIT_MAX, conn.disconnect()).await;
         Ok(())
     }
 }
@@ -453,23 +314,4 @@ impl Connection for MySqlConnection {
 /// Names of locks have at most 64 characters, and are the whole server's.
 fn lock_name(tag: SessionTag) -> String {
     format!("eds-{:016x}", tag.0)
-}
-
-/// What keeps rows from being safe: no transactions, or an upsert that could meet another row than
-/// the key's.
-fn write_blocker(engine: &str, unique: Option<&str>) -> Option<String> {
-    match (engine, unique) {
-        ("InnoDB", None) => None,
-        ("InnoDB", Some(index)) => Some(format!(
-            "its unique index {index:?} beside the primary key could make an upsert overwrite \
-             another row; make it an ordinary index, or use ?prefix= for tables of EDS's own"
-        )),
-        ("VIEW" | "SYSTEM VIEW", _) => {
-            Some("it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned())
-        }
-        (other, _) => Some(format!(
-            "it is a table of {other}, which has no transactions; ALTER TABLE … \
-             ENGINE=InnoDB cures it"
-        )),
-    }
 }

@@ -1,20 +1,22 @@
-//! Many rows by one prepared statement: how many at once, and their values as parameters.
+//! The upsert: many rows by one prepared statement, in a few sizes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Statement, Value as Wire};
 
-use super::failure::failure;
-use crate::change::value::{self, Value};
-use crate::change::{Batch, Change, Column, TableSchema, json};
+use super::encode::{bind, wire_bytes};
+use super::failure::{REPEATED_KEY, failure};
+use super::{ANSWER_WAIT_MAX, MySqlConnection};
+use crate::change::{Batch, Column, TableSchema};
 use crate::destination::Failure;
-use crate::destination::sql::refused;
 use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{RowWriter, reject_mismatch};
 
-/// Rows of one statement, largest first: whatever there is to write is cut into these, so that few
-/// statements have to be prepared (docs/decisions/0006-mysql-bulk-path.md).
+/// Rows of one statement, largest first. Whatever there is to write is cut into these sizes, so
+/// that few statements have to be prepared (docs/decisions/0006-mysql-bulk-path.md).
 const ROWS: [usize; 4] = [256, 64, 16, 1];
 /// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred
 /// bytes for each.
@@ -24,23 +26,24 @@ const STREAM_PARAMETERS_MAX: usize = 8 * PARAMETERS_MAX;
 /// Bytes of events of one statement; less where the server takes no such packets. The client keeps
 /// some twenty buffers of this size for each connection.
 const STATEMENT_BYTES_MAX: usize = 512 << 10;
-/// By what a failure is known that is about a key which is there already.
-const REPEATED_KEY: &str = "(1062,";
-/// Prepared statements that are kept; the one that was not used for the longest time makes room.
+/// Prepared statements that are kept; the least recently used one is closed first.
 pub const STATEMENTS_MAX: usize = 128;
 
+/// What a statement does to rows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
+    /// Deletes the rows of its keys.
     Delete,
+    /// Inserts rows, or updates those whose key exists.
     Upsert,
-    /// Into a table that is loaded whole.
+    /// Inserts rows into a table that is loaded whole.
     Insert,
 }
 
 /// Table, version, action, rows.
 type Shape = (Arc<str>, Arc<str>, Action, usize);
 
-/// The statements of a session.
+/// The prepared statements of a session.
 pub struct Statements {
     /// The largest packet that the server takes.
     packet_bytes_max: usize,
@@ -52,6 +55,7 @@ pub struct Statements {
 }
 
 impl Statements {
+    /// None yet. `packet_bytes_max` is the server's `max_allowed_packet`.
     pub fn new(packet_bytes_max: usize) -> Statements {
         Statements {
             packet_bytes_max,
@@ -61,11 +65,12 @@ impl Statements {
         }
     }
 
-    /// For a session that writes one table after the other.
+    /// For a session that writes one table after the other: keeps fewer statements.
     pub fn keep_few(&mut self) {
         self.parameters_max = PARAMETERS_MAX;
     }
 
+    /// Closes all of them, because tables may have changed.
     pub async fn clear(&mut self, conn: &mut Conn) {
         for (_, (_, statement)) in self.prepared.drain() {
             // The server forgets them with the session at the latest.
@@ -73,7 +78,7 @@ impl Statements {
         }
     }
 
-    /// Deletes or upserts the rows of the group.
+    /// Does `action` to the rows of the group; the failure names the table.
     pub async fn run(
         &mut self,
         conn: &mut Conn,
@@ -96,10 +101,10 @@ impl Statements {
             rest = later;
             let values = self.values(batch, schema, columns, now)?;
             let mut done = self.execute(conn, renderer, schema, action, now.len(), values).await;
-            // A row of the export came twice: the statement did nothing, and the later row is to
-            // stay.
+            // The export has two rows of one key. The INSERT did nothing, so its rows are upserted
+            // instead and the later one stays.
             if action == Action::Insert
-                && done.as_ref().is_err_and(|failure| failure.text.contains(REPEATED_KEY))
+                && done.as_ref().is_err_and(|failure| failure.has_code(REPEATED_KEY))
             {
                 let values = self.values(batch, schema, columns, now)?;
                 done =
@@ -120,7 +125,7 @@ impl Statements {
         let mut values = Vec::with_capacity(indices.len() * columns.len());
         for index in indices {
             bind(batch.change(*index), columns, &mut values)
-                .map_err(|why| refused(batch, &schema.table, *index, &why))?;
+                .map_err(|why| reject_mismatch(batch, &schema.table, *index, &why))?;
         }
         // A packet that is too large would cost the connection, again and again.
         if let [index] = indices
@@ -193,6 +198,53 @@ impl Statements {
     }
 }
 
+impl MySqlConnection {
+    /// Does `action` to the rows of the group, by as few statements as fit.
+    pub(super) async fn act(
+        &mut self,
+        action: Action,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        let mut conn = self.conn.take().ok_or_else(|| {
+            Failure::unavailable("the connection to the database was given up half way")
+        })?;
+        let done = tokio::time::timeout(
+            ANSWER_WAIT_MAX,
+            self.statements.run(&mut conn, action, renderer, batch, group),
+        )
+        .await;
+        let done = done.map_err(|_| {
+            Failure::unavailable(format!("the database did not answer within {ANSWER_WAIT_MAX:?}"))
+        })?;
+        self.conn = Some(conn);
+        done
+    }
+}
+
+#[async_trait]
+impl RowWriter for MySqlConnection {
+    async fn prepare(
+        &mut self,
+        _renderer: &Renderer,
+        _batch: &Arc<Batch>,
+        _group: usize,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        self.act(Action::Delete, renderer, batch, group).await?;
+        self.act(Action::Upsert, renderer, batch, group).await
+    }
+}
+
 /// The largest of [`ROWS`] that there are rows for and that stays within the limits.
 fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize, bytes_max: usize) -> usize {
     let fits = |rows: usize| {
@@ -207,6 +259,7 @@ fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize, bytes_max: usize
     ROWS.into_iter().find(|rows| fits(*rows)).unwrap_or(1)
 }
 
+/// The statement that does `action` to so many rows.
 pub fn sql(renderer: &Renderer, schema: &TableSchema, action: Action, rows: usize) -> String {
     let row = |columns: usize| format!("({})", vec!["?"; columns].join(","));
     match action {
@@ -224,63 +277,5 @@ pub fn sql(renderer: &Renderer, schema: &TableSchema, action: Action, rows: usiz
                 vec![row(keys.len()); rows].join(",")
             )
         }
-    }
-}
-
-/// The values of a row, in the form of the wire.
-pub fn bind(
-    change: &Change,
-    columns: &[Column],
-    out: &mut Vec<Wire>,
-) -> Result<(), value::TypeMismatch> {
-    for (i, column) in columns.iter().enumerate() {
-        out.push(match value::read(change.token(i), column)? {
-            Value::Null => Wire::NULL,
-            Value::Boolean(b) => Wire::Int(i64::from(b)),
-            Value::Integer(n) => Wire::Int(n),
-            Value::Number(n) => Wire::Double(n),
-            Value::Text(text) => Wire::Bytes(text.into_owned().into_bytes()),
-            Value::Time(micros) => {
-                time(micros).ok_or_else(|| value::TypeMismatch::of(column, value::Wanted::Time))?
-            }
-            Value::Json(token) => Wire::Bytes(json::well_formed(token).into_owned().into_bytes()),
-        });
-    }
-    Ok(())
-}
-
-/// The most that a parameter takes on the wire, with its type and length.
-fn wire_bytes(value: &Wire) -> usize {
-    match value {
-        Wire::Bytes(bytes) => bytes.len() + 12,
-        _ => 16,
-    }
-}
-
-fn time(micros: i64) -> Option<Wire> {
-    let at = value::utc(micros)?;
-    let small = |n: i8| u8::try_from(n).ok();
-    let micros = u32::try_from(at.subsec_nanosecond() / 1000).ok()?;
-    Some(Wire::Date(
-        u16::try_from(at.year()).ok()?,
-        small(at.month())?,
-        small(at.day())?,
-        small(at.hour())?,
-        small(at.minute())?,
-        small(at.second())?,
-        micros,
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_travel_as_their_parts() {
-        assert_eq!(time(0), Some(Wire::Date(1970, 1, 1, 0, 0, 0, 0)));
-        assert_eq!(time(-1), Some(Wire::Date(1969, 12, 31, 23, 59, 59, 999_999)));
-        assert_eq!(time(4_102_444_800_000_001), Some(Wire::Date(2100, 1, 1, 0, 0, 0, 1)));
-        assert_eq!(time(i64::MIN), None);
     }
 }

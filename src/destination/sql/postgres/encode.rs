@@ -16,7 +16,7 @@ pub const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// What ends a binary COPY.
 pub const COPY_TRAILER: i16 = -1;
 
-/// The type in which a column of a kind travels.
+/// The type of a parameter for a column of this kind.
 pub fn wire_type(kind: ColumnType) -> Type {
     match kind {
         ColumnType::Text | ColumnType::Enum => Type::TEXT,
@@ -28,6 +28,7 @@ pub fn wire_type(kind: ColumnType) -> Type {
     }
 }
 
+/// The type of an array parameter for a column of this kind.
 pub fn wire_array_type(kind: ColumnType) -> Type {
     match kind {
         ColumnType::Text | ColumnType::Enum => Type::TEXT_ARRAY,

@@ -3,38 +3,75 @@
 use tokio_postgres::error::DbError;
 
 use crate::cause::chain;
-use crate::destination::{Failure, FailureKind, Settings};
+use crate::destination::FailureKind::{Misconfigured, Rejected, SchemaMismatch, Unavailable};
+use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, ShownMessage, rule_for};
+use crate::destination::{Failure, Settings};
 
-/// What to do about an error of this SQLSTATE.
-fn kind(code: &str) -> FailureKind {
-    match code {
-        // Missing table, column or schema object; a plan made before a table changed; a column that
-        // became NOT NULL.
-        "42P01" | "42703" | "0A000" | "23502" => FailureKind::SchemaMismatch,
-        // Refused login or right, unknown database or schema, no unique index for ON CONFLICT,
-        // wrong type of object.
-        "42501" | "3D000" | "3F000" | "42P10" | "42809" | "42804" => FailureKind::Misconfigured,
-        _ if code.starts_with("28") => FailureKind::Misconfigured,
-        // Data exceptions, constraint violations, program limits.
-        _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
-            FailureKind::Rejected
-        }
-        _ => FailureKind::Unavailable,
-    }
+/// Two rows have the same value in a unique index.
+pub const UNIQUE_VIOLATION: &str = "23505";
+
+const SEE_CODES: &str = "see PostgreSQL's error codes";
+
+/// What SQLSTATEs mean. The messages of classes 22, 23, 54 and P0 may quote values of rows.
+const RULES: &[CodeRule] = &[
+    // Missing table or column; a statement prepared before a table changed.
+    CodeRule::own_message(SchemaMismatch, Codes::States(&["42P01", "42703", "0A000"])),
+    // A column has become NOT NULL.
+    CodeRule::with_reason(SchemaMismatch, SEE_CODES, Codes::States(&["23502"])),
+    // Missing right, database or schema.
+    CodeRule::own_message(Misconfigured, Codes::States(&["42501", "3D000", "3F000"])),
+    // No unique index for ON CONFLICT; wrong kind of object; wrong type of column.
+    CodeRule::own_message(Misconfigured, Codes::States(&["42P10", "42809", "42804"])),
+    // Refused logins.
+    CodeRule::own_message(Misconfigured, Codes::Classes(&["28"])),
+    CodeRule::with_reason(
+        Rejected,
+        "too long for its column; ALTER TABLE … ALTER COLUMN … TYPE text cures it",
+        Codes::States(&["22001"]),
+    ),
+    CodeRule::with_reason(Rejected, "number out of range", Codes::States(&["22003"])),
+    CodeRule::with_reason(
+        Rejected,
+        "date or time out of range",
+        Codes::States(&["22007", "22008"]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "characters that the database's encoding lacks",
+        Codes::States(&["22021", "22P05"]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "not of the column's type",
+        Codes::States(&["22P02", "22P03", "22032"]),
+    ),
+    CodeRule::with_reason(Rejected, "a foreign key points nowhere", Codes::States(&["23503"])),
+    CodeRule::with_reason(
+        Rejected,
+        "another row has the same value in a unique column",
+        Codes::States(&[UNIQUE_VIOLATION]),
+    ),
+    CodeRule::with_reason(Rejected, "a check of the table fails", Codes::States(&["23514"])),
+    CodeRule::with_reason(Rejected, "too large for an index or a row", Codes::States(&["54000"])),
+    // Data exceptions, broken constraints, program limits.
+    CodeRule::with_reason(Rejected, SEE_CODES, Codes::Classes(&["22", "23", "54"])),
+    // A trigger's own error, which may pass.
+    CodeRule::with_reason(Unavailable, SEE_CODES, Codes::Classes(&["P0"])),
+];
+
+/// The failure with this text, of the kind that the rules give the error.
+fn with_text(error: &DbError, text: String) -> Failure {
+    let code = error.code().code();
+    let rule = rule_for(RULES, &[ErrorCode::State(code)]);
+    Failure::new(rule.kind, text).with_code(code.to_owned())
 }
 
-/// PostgreSQL quotes values in its messages about data: of those only the code and the names are
-/// shown.
+/// What a user reads of the error: names of columns and constraints, never values.
 fn shown(error: &DbError) -> String {
     let code = error.code().code();
-    let about_data = code.starts_with("22")
-        || code.starts_with("23")
-        || code.starts_with("54")
-        || code.starts_with("P0");
-    let mut text = if about_data {
-        format!("PostgreSQL refuses a value ({code}, {})", meaning(code))
-    } else {
-        format!("PostgreSQL: {} ({code})", error.message())
+    let mut text = match rule_for(RULES, &[ErrorCode::State(code)]).shown {
+        ShownMessage::Own => format!("PostgreSQL: {} ({code})", error.message()),
+        ShownMessage::Reason(reason) => format!("PostgreSQL refuses a value ({code}, {reason})"),
     };
     for (what, name) in [("column", error.column()), ("constraint", error.constraint())] {
         if let Some(name) = name {
@@ -44,31 +81,17 @@ fn shown(error: &DbError) -> String {
     text
 }
 
-fn meaning(code: &str) -> &'static str {
-    match code {
-        "22001" => "too long for its column; ALTER TABLE … ALTER COLUMN … TYPE text cures it",
-        "22003" => "number out of range",
-        "22007" | "22008" => "date or time out of range",
-        "22021" | "22P05" => "characters that the database's encoding lacks",
-        "22P02" | "22P03" | "22032" => "not of the column's type",
-        "23503" => "a foreign key points nowhere",
-        "23505" => "another row has the same value in a unique column",
-        "23514" => "a check of the table fails",
-        "54000" => "too large for an index or a row",
-        _ => "see PostgreSQL's error codes",
-    }
-}
-
+/// The failure of a statement.
 pub fn failure(error: &tokio_postgres::Error) -> Failure {
     match error.as_db_error() {
-        Some(db) => Failure::new(kind(db.code().code()), shown(db)),
+        Some(db) => with_text(db, shown(db)),
         None => {
             Failure::unavailable(format!("the connection to PostgreSQL broke: {}", chain(error)))
         }
     }
 }
 
-/// Why no connection came about, with what cures it.
+/// The failure of a connection that was not made, with its cure.
 pub fn refused_connection(
     error: &tokio_postgres::Error,
     settings: &Settings,
@@ -108,29 +131,44 @@ pub fn refused_connection(
         ),
         _ => format!("PostgreSQL at {place}: {}", shown(db)),
     };
-    Failure::new(kind(db.code().code()), text)
+    with_text(db, text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::sql::codes::assert_rules;
 
     #[test]
-    fn a_kind_says_what_to_do() {
-        let cases = [
-            ("53100", FailureKind::Unavailable),
-            ("55P03", FailureKind::Unavailable),
-            ("40P01", FailureKind::Unavailable),
-            ("57P01", FailureKind::Unavailable),
-            ("XX000", FailureKind::Unavailable),
-            ("22001", FailureKind::Rejected),
-            ("23505", FailureKind::Rejected),
-            ("42P01", FailureKind::SchemaMismatch),
-            ("42501", FailureKind::Misconfigured),
-            ("28P01", FailureKind::Misconfigured),
-        ];
-        for (code, expected) in cases {
-            assert_eq!(kind(code), expected, "{code}");
-        }
+    fn each_rule_decides() {
+        let state = ErrorCode::State;
+        assert_rules(
+            RULES,
+            &[
+                (&[state("42P01")], SchemaMismatch),
+                (&[state("23502")], SchemaMismatch),
+                (&[state("42501")], Misconfigured),
+                (&[state("42P10")], Misconfigured),
+                (&[state("28P01")], Misconfigured),
+                (&[state("22001")], Rejected),
+                (&[state("22003")], Rejected),
+                (&[state("22008")], Rejected),
+                (&[state("22021")], Rejected),
+                (&[state("22P02")], Rejected),
+                (&[state("23503")], Rejected),
+                (&[state("23505")], Rejected),
+                (&[state("23514")], Rejected),
+                (&[state("54000")], Rejected),
+                (&[state("22012")], Rejected),
+                (&[state("23P01")], Rejected),
+                (&[state("54001")], Rejected),
+                (&[state("P0001")], Unavailable),
+                (&[state("53100")], Unavailable),
+                (&[state("55P03")], Unavailable),
+                (&[state("40P01")], Unavailable),
+                (&[state("57P01")], Unavailable),
+                (&[state("XX000")], Unavailable),
+            ],
+        );
     }
 }

@@ -1,16 +1,22 @@
-//! What PostgreSQL needs to load whole tables: COPY into a table without key, and what people have
-//! hung on the old one.
+//! Bulk loads: COPY into a table without key, and the indexes, rights and comments that people have
+//! given to the old one.
 
-use tokio_postgres::Client;
+use std::sync::Arc;
 
-use super::failure::failure;
-use crate::change::TableSchema;
+use async_trait::async_trait;
+use tokio_postgres::error::DbError;
+use tokio_postgres::{Client, Error};
+
+use super::PostgresConnection;
+use super::failure::{UNIQUE_VIOLATION, failure};
+use crate::change::{Batch, TableSchema};
+use crate::destination::Failure;
+use crate::destination::sql::BulkLoader;
 use crate::destination::sql::import::statements::key_name;
 use crate::destination::sql::render::Renderer;
-use crate::destination::{Failure, FailureKind};
 
-/// What hangs on a table and an exchange would lose. Parameters: schema, table.
-const OBSTACLES: &str = "
+/// What depends on a table and would be lost if the table were replaced. Parameters: schema, table.
+const SWAP_BLOCKERS: &str = "
 WITH t AS (SELECT c.oid, c.reltype, c.relkind, c.relowner, c.relreplident, c.relrowsecurity
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE \
                          n.nspname = $1 AND c.relname = $2)
@@ -58,10 +64,10 @@ SELECT what FROM (
                          pg_catalog.pg_roles WHERE rolname = current_user)
 ) AS all_of_them ORDER BY nth, what LIMIT 1";
 
-/// The statements that give the new table what the old one has: indexes (under passing names),
+/// The statements that give the new table what the old one has: indexes (under temporary names),
 /// rights, comments, storage options. PostgreSQL writes them itself, names and texts quoted.
 /// Parameters: schema, old table, new table.
-const GIFTS: &str = "
+const COPIED_DDL: &str = "
 WITH t AS (SELECT c.oid, c.relacl, c.relowner, c.reloptions, format('%I.%I', $1::text, \
                      $3::text) AS new
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE \
@@ -90,7 +96,7 @@ SELECT statement FROM (
 ) AS gifts ORDER BY nth, statement";
 
 /// Once the new table is in its place, its indexes get the names of the old ones; one that was made
-/// since the load was finished is made again. Parameters: schema, old table.
+/// since the load was finished is created again. Parameters: schema, old table.
 const NAMES: &str = "
 SELECT CASE WHEN to_regclass(format('%I.%I', n.nspname, '_eds_' || i.indexrelid)) IS NULL THEN \
                      pg_get_indexdef(i.indexrelid)
@@ -115,7 +121,7 @@ const IS_FREE: &str = "SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JO
                        pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 \
                        AND c.relname = left($2, 63))";
 
-/// Takes rows away whose key another row has, which came later.
+/// Deletes the rows whose key another row has that was loaded later.
 pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {
     let table = renderer.table(&staged.table);
     let same: Vec<String> = staged
@@ -130,37 +136,84 @@ pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {
     )
 }
 
-fn place<'r>(renderer: &'r Renderer, table: &str) -> (&'r str, String) {
+/// Schema and name of the table.
+fn schema_and_name<'r>(renderer: &'r Renderer, table: &str) -> (&'r str, String) {
     (renderer.namespace.schema.as_deref().unwrap_or_default(), renderer.namespace.name_of(table))
 }
 
-pub async fn swap_blocker(
-    client: &Client,
-    renderer: &Renderer,
-    schema: &TableSchema,
-) -> Result<Option<String>, Failure> {
-    let (schema_name, table) = place(renderer, &schema.table);
-    let row =
-        client.query_opt(OBSTACLES, &[&schema_name, &table]).await.map_err(|e| failure(&e))?;
-    Ok(row.map(|row| row.get(0)))
+#[async_trait]
+impl BulkLoader for PostgresConnection {
+    /// The swap at the end is committed durably, and by that everything before it.
+    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
+        self.client.batch_execute("SET synchronous_commit = off").await.map_err(|e| failure(&e))
+    }
+
+    /// COPY goes straight into the table.
+    async fn prepare_load(
+        &mut self,
+        _renderer: &Renderer,
+        _batch: &Arc<Batch>,
+        _group: usize,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn load(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        let group = &batch.groups[group];
+        self.copy_into(&renderer.table(&group.schema.table), batch, group).await
+    }
+
+    async fn finish_load(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<u64, Failure> {
+        finish_load(&self.client, renderer, schema, staged).await
+    }
+
+    async fn swap_blocker(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
+        let (schema_name, table) = schema_and_name(renderer, &schema.table);
+        let found = self.client.query_opt(SWAP_BLOCKERS, &[&schema_name, &table]).await;
+        Ok(found.map_err(|e| failure(&e))?.map(|row| row.get(0)))
+    }
+
+    async fn copied_ddl(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<Vec<String>, Failure> {
+        copied_names(&self.client, renderer, schema, staged).await
+    }
 }
 
 /// The key, then what the old table has, all in one transaction: a table with a key is a finished
 /// one.
-pub async fn finish_load(
+async fn finish_load(
     client: &Client,
     renderer: &Renderer,
     schema: &TableSchema,
     staged: &TableSchema,
 ) -> Result<u64, Failure> {
-    let (schema_name, new) = place(renderer, &staged.table);
+    let (schema_name, new) = schema_and_name(renderer, &staged.table);
     let old = renderer.namespace.name_of(&schema.table);
     let row = client.query_one(HAS_KEY, &[&schema_name, &new]).await.map_err(|e| failure(&e))?;
     if row.get(0) {
         return Ok(0);
     }
-    let rows = client.query(GIFTS, &[&schema_name, &old, &new]).await.map_err(|e| failure(&e))?;
-    let gifts: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let rows =
+        client.query(COPIED_DDL, &[&schema_name, &old, &new]).await.map_err(|e| failure(&e))?;
+    let copied: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let mut repeats = 0;
     loop {
         let statements = [
@@ -169,7 +222,7 @@ pub async fn finish_load(
             renderer.add_key(staged),
         ]
         .into_iter()
-        .chain(gifts.iter().cloned());
+        .chain(copied.iter().cloned());
         let statements: Vec<String> = statements
             .chain([format!("ANALYZE {}", renderer.table(&staged.table)), "COMMIT".to_owned()])
             .collect();
@@ -177,10 +230,9 @@ pub async fn finish_load(
             return Ok(repeats);
         };
         let failed = failure(&e);
+        let repeated = failed.has_code(UNIQUE_VIOLATION)
+            && constraint(&e).is_some_and(|name| *name == key_name(&new));
         client.batch_execute("ROLLBACK").await.map_err(|e| failure(&e))?;
-        let repeated = failed.kind == FailureKind::Rejected
-            && failed.text.contains("23505")
-            && failed.text.contains(&*key_name(&new));
         if !repeated || repeats > 0 {
             return Err(failed.of_table(&schema.table));
         }
@@ -195,13 +247,13 @@ pub async fn finish_load(
 }
 
 /// The names that the new table's key and indexes are to have.
-pub async fn copied_ddl(
+async fn copied_names(
     client: &Client,
     renderer: &Renderer,
     schema: &TableSchema,
     staged: &TableSchema,
 ) -> Result<Vec<String>, Failure> {
-    let (schema_name, old) = place(renderer, &schema.table);
+    let (schema_name, old) = schema_and_name(renderer, &schema.table);
     let rows = client.query(NAMES, &[&schema_name, &old]).await.map_err(|e| failure(&e))?;
     let mut statements: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let wanted = key_name(&old);
@@ -217,4 +269,9 @@ pub async fn copied_ddl(
         statements.push(format!("ALTER INDEX {passing} RENAME TO {}", renderer.quoted(&wanted)));
     }
     Ok(statements)
+}
+
+/// The constraint that the server says is broken.
+fn constraint(error: &Error) -> Option<&str> {
+    error.as_db_error().and_then(DbError::constraint)
 }

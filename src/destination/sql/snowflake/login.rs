@@ -1,6 +1,8 @@
-//! Whom a Snowflake URL names: account, host, user, and how the user shows who it is.
+//! Login: account, host, user and credentials of a Snowflake URL, and the request that they make.
 
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::key::{BadKey, Key};
 use crate::destination::{Failure, Settings};
@@ -11,24 +13,33 @@ pub const KEY_VARIABLE: &str = "SNOWFLAKE_SECRET_ACCESS_KEY";
 const PASSPHRASE: &str = "_PASSPHRASE";
 const DOMAINS: [&str; 2] = [".snowflakecomputing.com", ".snowflakecomputing.cn"];
 
-/// How a user shows who it is.
+/// How a user proves who it is.
 pub enum Proof {
+    /// A password.
     Password(SecretString),
     /// A token of an identity provider, or one that Snowflake gave out for programs.
     Token(&'static str, SecretString),
+    /// A key pair: a token that the private key signs.
     Key(Box<Key>),
 }
 
+/// Who logs in where.
 pub struct Login {
     /// `https://org-account.snowflakecomputing.com`
     pub base: String,
     /// Without region.
     pub account: String,
+    /// The user's name.
     pub user: String,
+    /// What the user proves its name by.
     pub proof: Proof,
+    /// The database of the tables.
     pub database: String,
+    /// The schema of the tables.
     pub schema: String,
+    /// `None` for the user's own.
     pub warehouse: Option<String>,
+    /// `None` for the user's own.
     pub role: Option<String>,
 }
 
@@ -63,6 +74,53 @@ impl Login {
             warehouse: settings.parameter("warehouse").map(str::to_owned),
             role: settings.parameter("role").map(str::to_owned),
         })
+    }
+
+    /// What a login request says, and the fingerprint of the key that signed it.
+    pub fn credentials(
+        &self,
+        session_parameters: Value,
+    ) -> Result<(Value, Option<String>), Failure> {
+        let mut data = json!({
+            // EDS speaks the protocol of this driver: the server chooses the form of its answers by
+            // it.
+            "CLIENT_APP_ID": "Go",
+            "CLIENT_APP_VERSION": "1.17.0",
+            "ACCOUNT_NAME": self.account,
+            "LOGIN_NAME": self.user,
+            "SESSION_PARAMETERS": session_parameters,
+            "CLIENT_ENVIRONMENT": { "APPLICATION": "EDS", "OS": std::env::consts::OS },
+        });
+        match &self.proof {
+            Proof::Password(password) => data["PASSWORD"] = password.expose_secret().into(),
+            Proof::Token(authenticator, token) => {
+                data["AUTHENTICATOR"] = (*authenticator).into();
+                data["TOKEN"] = token.expose_secret().into();
+            }
+            Proof::Key(key) => {
+                let unusable =
+                    |why| Failure::misconfigured(format!("the private key cannot be used: {why}"));
+                data["AUTHENTICATOR"] = "SNOWFLAKE_JWT".into();
+                data["TOKEN"] =
+                    key.token(&self.account, &self.user).map_err(unusable)?.expose_secret().into();
+                return Ok((data, Some(key.fingerprint().map_err(unusable)?)));
+            }
+        }
+        Ok((data, None))
+    }
+
+    /// The path and query of a login request.
+    pub fn path(&self) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query
+            .append_pair("requestId", &Uuid::new_v4().to_string())
+            .append_pair("databaseName", &self.database)
+            .append_pair("schemaName", &self.schema);
+        let more = [("warehouse", &self.warehouse), ("roleName", &self.role)];
+        query.extend_pairs(
+            more.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))),
+        );
+        format!("/session/v1/login-request?{}", query.finish())
     }
 }
 

@@ -1,35 +1,30 @@
 //! Snowflake: a batch becomes a file on a stage, one COPY, then one MERGE and one DELETE a table; a
-//! small one goes along with the statements.
+//! small one is a parameter of these statements.
 
+mod answer;
+pub mod catalog;
+mod encode;
 mod failure;
+pub mod import;
 mod key;
 mod login;
 pub mod rows;
 mod session;
 mod stage;
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use uuid::Uuid;
 
 use super::dialect::SNOWFLAKE;
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination};
-use crate::change::{Batch, TableSchema};
+use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession};
 use crate::destination::{
     Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, form,
 };
+use answer::QueryAnswer;
 use login::Login;
-use rows::{LINES, MAKE_LINES, MAKE_STAGE, StagePath};
-use session::{QueryAnswer, SnowflakeSession};
-
-/// Up to so many bytes of events a batch goes along with its statements: a file costs three
-/// requests more.
-const BOUND_BYTES_MAX: usize = 128 << 10;
+use session::SnowflakeSession;
 
 /// Statements cost a moment each however few rows they write, and a warehouse by the second: larger
 /// batches, and fewer.
@@ -68,6 +63,7 @@ macro_rules! parameters {
     };
 }
 
+/// `snowflake://…`: by user and password or token.
 pub const DRIVER: Driver = Driver {
     scheme: "snowflake",
     aliases: &[],
@@ -84,6 +80,7 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
+/// `snowflake-keypair://…`: by a user's key pair.
 pub const KEY_PAIR_DRIVER: Driver = Driver {
     scheme: "snowflake-keypair",
     title: "Snowflake Key Pair",
@@ -102,35 +99,13 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     settings.flush_interval(Duration::ZERO).map_err(Failure::misconfigured)?;
     let newer_only = newer_only(settings)?;
-    let login = Login::read(settings)?;
-    let (database, schema) = (login.database.clone(), login.schema.clone());
-    let session = SnowflakeSession::open(login).await?;
-    let info = session.info.clone();
-    let may_not = |what: &str, name: &str| {
-        Failure::misconfigured(format!(
-            "Snowflake has no {what} {name:?} for user {:?}: make it, or GRANT USAGE on it",
-            settings.user
-        ))
-    };
-    let database = info.database_name.ok_or_else(|| may_not("database", &database))?;
-    let schema = info.schema_name.ok_or_else(|| may_not("schema", &schema))?;
-    if info.warehouse_name.is_none() {
-        let text = format!(
-            "user {:?} has no warehouse in Snowflake: name one with ?warehouse=, or ALTER USER … \
-             SET DEFAULT_WAREHOUSE; the role needs USAGE on it",
-            settings.user
-        );
-        return Err(Failure::misconfigured(text));
-    }
+    let session = SnowflakeSession::open(Login::read(settings)?).await?;
+    let (database, schema) = session.namespace()?;
+    let prefix = settings.parameter("prefix").unwrap_or_default().to_owned();
+    let load_name = format!("{database} {schema} {prefix}");
     let connection = SnowflakeConnection {
         session,
-        load_name: format!(
-            "eds_load_{:016x}",
-            xxhash_rust::xxh3::xxh3_64(
-                format!("{database} {schema} {}", settings.parameter("prefix").unwrap_or_default())
-                    .as_bytes()
-            )
-        ),
+        load_name: format!("eds_load_{:016x}", xxhash_rust::xxh3::xxh3_64(load_name.as_bytes())),
         database,
         tag: None,
         in_transaction: false,
@@ -141,18 +116,12 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         epoch: target.epoch.clone(),
         query_tag: String::new(),
     };
-    let namespace = Namespace {
-        schema: Some(schema),
-        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
-        lower_case: false,
-    };
-    Ok(Box::new(SqlDestination::new(
-        connection,
-        Renderer { dialect: &SNOWFLAKE, namespace },
-        target,
-    )))
+    let namespace = Namespace { schema: Some(schema), prefix, lower_case: false };
+    let renderer = Renderer { dialect: &SNOWFLAKE, namespace };
+    Ok(Box::new(SqlDestination::new(connection, renderer, target)))
 }
 
+/// Whether a row stays that has a later `updatedDate`.
 fn newer_only(settings: &Settings) -> Result<bool, Failure> {
     match settings.parameter("update-strategy") {
         None | Some("standard" | "") => Ok(false),
@@ -166,7 +135,7 @@ fn newer_only(settings: &Settings) -> Result<bool, Failure> {
 struct SnowflakeConnection {
     session: SnowflakeSession,
     database: String,
-    /// By which this session's transactions are found, once it holds an epoch.
+    /// What other sessions find this one's transactions by, once it holds an epoch.
     tag: Option<SessionTag>,
     /// What transactions of imports into this place are called.
     load_name: String,
@@ -183,7 +152,8 @@ struct SnowflakeConnection {
 }
 
 impl SnowflakeConnection {
-    /// The name of a transaction that `mark` finds, among those of all databases of the account.
+    /// The name of the transactions of sessions with this tag. It contains the database, because
+    /// transactions of all databases of the account are listed together.
     fn transaction_name(&self, tag: SessionTag) -> String {
         format!(
             "eds_{:016x}",
@@ -195,7 +165,8 @@ impl SnowflakeConnection {
         self.session.run(sql, parameters, &self.query_tag).await
     }
 
-    /// A transaction that its client left is kept open for minutes, with its locks.
+    /// Ends the transactions of this name: Snowflake keeps one open for minutes, with its locks,
+    /// after its client has gone.
     async fn end_transactions(&mut self, name: &str) -> Result<(), Failure> {
         let open = self.run(rows::SHOW_TRANSACTIONS, &[]).await?;
         let ids: Vec<i64> = open
@@ -206,106 +177,20 @@ impl SnowflakeConnection {
             .collect();
         for id in ids {
             match self.run(&rows::abort(id), &[]).await {
-                // It came to its end meanwhile.
+                // The transaction has ended meanwhile.
                 Err(failure) if failure.kind != FailureKind::Unavailable => {}
                 done => drop(done?),
             }
         }
         Ok(())
     }
-
-    /// What has to be true before a batch: no transaction is open, which a CREATE would commit, and
-    /// the session lives.
-    async fn roll_back_pending(&mut self) -> Result<(), Failure> {
-        if self.session.is_over() {
-            // Nobody asked for it for hours, so nothing is open in it.
-            self.session.log_in().await?;
-            (self.in_transaction, self.has_stage) = (false, false);
-        }
-        if self.in_transaction {
-            self.execute("ROLLBACK").await?;
-        }
-        Ok(())
-    }
-
-    async fn stage(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        if !self.has_stage {
-            self.run(MAKE_STAGE, &[]).await?;
-            self.has_stage = true;
-        }
-        let whole = batch.clone();
-        let packed = tokio::task::spawn_blocking(move || rows::file(&whole)).await;
-        let (content, count) = packed
-            .map_err(|e| Failure::unavailable(format!("rows could not be packed: {e}")))??;
-        let file = format!("{}.json.gz", Uuid::new_v4());
-        self.run(MAKE_LINES, &[]).await?;
-        let place = self.run(&rows::put(&file), &[]).await?.stage;
-        let place = place
-            .ok_or_else(|| Failure::unavailable("Snowflake did not say where to put a file"))?;
-        place.put(&file, Bytes::from(content)).await?;
-        let copied = self.run(&rows::copy(&file), &[]).await?;
-        let loaded: u64 = copied.column("rows_loaded").filter_map(|n| n.parse::<u64>().ok()).sum();
-        if loaded != count {
-            return Err(Failure::unavailable(format!(
-                "Snowflake read {loaded} of {count} rows into {LINES}"
-            )));
-        }
-        self.is_staged = true;
-        Ok(())
-    }
-
-    fn way(&self, group: usize) -> StagePath {
-        if self.is_staged { StagePath::Staged(group) } else { StagePath::Bound }
-    }
-
-    /// Runs a statement over the rows of a group.
-    async fn over(
-        &mut self,
-        sql: &str,
-        batch: &Batch,
-        deletes: bool,
-        group: usize,
-    ) -> Result<(), Failure> {
-        let found = &batch.groups[group];
-        let parameters = match self.way(group) {
-            StagePath::Staged(_) => Vec::new(),
-            StagePath::Bound if deletes => vec![Parameter::Text(rows::bound(
-                batch,
-                &found.deletes,
-                found.schema.key_columns(),
-            )?)],
-            StagePath::Bound => {
-                vec![Parameter::Text(rows::bound(batch, &found.upserts, &found.schema.columns)?)]
-            }
-        };
-        self.run(sql, &parameters).await.map(drop).map_err(|e| e.of_table(&found.schema.table))
-    }
-
-    /// Place in the primary key by table and column.
-    async fn keys(
-        &mut self,
-        renderer: &Renderer,
-    ) -> Result<HashMap<(String, String), i64>, Failure> {
-        let listed = self.run(&rows::primary_keys(renderer), &[]).await?;
-        let (tables, columns, places) = (
-            listed.column("table_name"),
-            listed.column("column_name"),
-            listed.column("key_sequence"),
-        );
-        Ok(tables
-            .zip(columns)
-            .zip(places)
-            .map(|((table, column), place)| {
-                ((table.to_owned(), column.to_owned()), place.parse().unwrap_or(0))
-            })
-            .collect())
-    }
 }
 
 #[async_trait]
-impl Connection for SnowflakeConnection {
+impl SqlSession for SnowflakeConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
-        // Whatever comes of it: a transaction that may be open is ended before the next batch.
+        // Even if the answer is lost: a transaction that may be open is ended before the next
+        // batch.
         self.in_transaction |= sql.starts_with("BEGIN");
         if sql == SNOWFLAKE.begin {
             let named = format!("{sql} NAME {}", self.load_name);
@@ -351,38 +236,6 @@ impl Connection for SnowflakeConnection {
             .collect())
     }
 
-    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
-        let place = &renderer.namespace;
-        let keys = self.keys(renderer).await?;
-        let rows = self
-            .run(rows::COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()])
-            .await?
-            .rows;
-        let mut listed = Vec::with_capacity(rows.len());
-        for row in rows {
-            let [Some(name), Some(column), nullable, default, kind] =
-                <[Option<String>; 5]>::try_from(row).unwrap_or_default()
-            else {
-                continue;
-            };
-            let Some(table) = place.source_of(&name) else { continue };
-            let write_blocker =
-                kind.is_some_and(|k| k.contains("VIEW") || k.contains("EXTERNAL")).then(|| {
-                    "it is no table of its own; choose another schema with ?schema=, or rename it"
-                        .to_owned()
-                });
-            let key = keys.get(&(name, column.clone())).copied().unwrap_or(0);
-            listed.push(ListedColumn {
-                table,
-                column,
-                nullable: nullable.as_deref() == Some("YES") || default.is_some(),
-                key,
-                write_blocker,
-            });
-        }
-        Ok(listed)
-    }
-
     async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
         let name = self.transaction_name(tag);
         self.end_transactions(&name).await
@@ -396,111 +249,6 @@ impl Connection for SnowflakeConnection {
     async fn tag_session(&mut self, tag: SessionTag) -> Result<(), Failure> {
         self.tag = Some(tag);
         Ok(())
-    }
-
-    fn commit_may_be_void(&self) -> bool {
-        true
-    }
-
-    fn is_lock_wait(&self, failure: &Failure) -> bool {
-        failure.text.contains("(000625)")
-    }
-
-    fn is_already_there(&self, failure: &Failure) -> bool {
-        failure.text.contains("(001430)")
-    }
-
-    /// All groups at once, with the first.
-    async fn prepare(
-        &mut self,
-        _renderer: &Renderer,
-        batch: &Arc<Batch>,
-        group: usize,
-    ) -> Result<(), Failure> {
-        if group > 0 {
-            return Ok(());
-        }
-        self.roll_back_pending().await?;
-        self.is_staged = false;
-        self.query_tag = serde_json::json!({ "application": "eds", "consumer": self.consumer, "epoch": self.epoch.get(), "through": batch.through.sequence }).to_string();
-        let size: usize = batch
-            .groups
-            .iter()
-            .flat_map(|g| g.deletes.iter().chain(&g.upserts))
-            .map(|index| batch.change(*index).size())
-            .sum();
-        if size > BOUND_BYTES_MAX { self.stage(batch).await } else { Ok(()) }
-    }
-
-    /// Keys that nobody enforces need one writer at a time; and nothing is written in vain.
-    async fn transact(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Arc<Batch>,
-        fence: &Fence,
-    ) -> Result<u64, Failure> {
-        if batch.groups.is_empty() {
-            // Only the checkpoint moves, so nothing was prepared.
-            self.roll_back_pending().await?;
-        }
-        let begin = renderer.dialect.begin;
-        let begin = self.tag.map_or_else(
-            || begin.to_owned(),
-            |tag| format!("{begin} NAME {}", self.transaction_name(tag)),
-        );
-        self.transact_after_fence(renderer, batch, &begin, fence).await
-    }
-
-    async fn write(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Arc<Batch>,
-        group: usize,
-    ) -> Result<(), Failure> {
-        let (found, way) = (&batch.groups[group], self.way(group));
-        if !found.deletes.is_empty() {
-            self.over(&rows::delete(renderer, &found.schema, way), batch, true, group).await?;
-        }
-        if !found.upserts.is_empty() {
-            self.over(
-                &rows::merge(renderer, &found.schema, way, self.newer_only),
-                batch,
-                false,
-                group,
-            )
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn load(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Arc<Batch>,
-        group: usize,
-    ) -> Result<(), Failure> {
-        self.over(
-            &rows::insert(renderer, &batch.groups[group].schema, self.way(group)),
-            batch,
-            false,
-            group,
-        )
-        .await
-    }
-
-    /// No key keeps a row from being there twice, so that is looked for.
-    async fn finish_load(
-        &mut self,
-        renderer: &Renderer,
-        _schema: &TableSchema,
-        staged: &TableSchema,
-    ) -> Result<u64, Failure> {
-        let repeats = self.integers(&rows::count_repeats(renderer, staged), &[]).await?;
-        let repeats = repeats.first().and_then(|row| row.first()).copied().unwrap_or(0);
-        if repeats > 0 {
-            self.execute(&rows::delete_repeats(renderer, staged)).await?;
-        }
-        Ok(repeats.max(0) as u64)
     }
 
     async fn close(mut self) -> Result<(), Failure> {

@@ -1,17 +1,22 @@
-//! Rows on their way into Snowflake: as one bound JSON text, or as lines of a file for the stage.
-//! And the SQL that takes them out of there. Pure; golden files keep every statement.
+//! The upsert: one MERGE and one DELETE a table, from a bound JSON text or a file on the stage.
+//! Golden files keep every statement.
 
-use std::io::Write;
+use std::sync::Arc;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
 
-use crate::change::value::{self, Value};
-use crate::change::{Batch, Column, ColumnType, TableSchema, json};
+use super::SnowflakeConnection;
+use super::encode::{json_rows, packed_file};
+use crate::change::{Batch, Column, ColumnType, TableSchema};
 use crate::destination::Failure;
-use crate::destination::sql::refused;
 use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{Parameter, RowWriter, SqlSession};
 
+/// Up to so many bytes of events a batch is a parameter of its statements: a file costs three
+/// requests more.
+const BOUND_BYTES_MAX: usize = 128 << 10;
 /// The stage that a session's files go through. Unqualified, as the table below: both are the
 /// session's own.
 pub const STAGE: &str = "\"_eds_stage\"";
@@ -22,13 +27,6 @@ pub const MAKE_STAGE: &str =
     "CREATE TEMPORARY STAGE IF NOT EXISTS \"_eds_stage\" ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')";
 /// The table as it is needed, empty.
 pub const MAKE_LINES: &str = "CREATE OR REPLACE TEMPORARY TABLE \"_eds_batch\" (\"v\" VARIANT)";
-
-/// Columns: table, column, IS_NULLABLE, default, type of the table. Parameter: schema.
-pub const COLUMNS: &str = "SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, \
-                           t.table_type FROM information_schema.columns AS c \
-    INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name \
-                           = c.table_name \
-    WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
 
 /// The transactions of this user, and of whom they are.
 pub const SHOW_TRANSACTIONS: &str = "SHOW TRANSACTIONS";
@@ -54,13 +52,6 @@ pub fn copy(file: &str) -> String {
     )
 }
 
-pub fn primary_keys(renderer: &Renderer) -> String {
-    format!(
-        "SHOW PRIMARY KEYS IN SCHEMA {}",
-        renderer.quoted(renderer.namespace.schema.as_deref().unwrap_or_default())
-    )
-}
-
 /// How the rows of one group reach a statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StagePath {
@@ -71,8 +62,8 @@ pub enum StagePath {
 }
 
 /// A query that yields the columns c0, c1, …; of deletes, or of whole rows.
-pub fn source(way: StagePath, columns: &[Column], deletes: bool) -> String {
-    let value = |i: usize| match way {
+pub fn source(path: StagePath, columns: &[Column], deletes: bool) -> String {
+    let value = |i: usize| match path {
         StagePath::Bound => format!("value[{i}]"),
         StagePath::Staged(_) => format!("\"v\":r[{i}]"),
     };
@@ -81,7 +72,7 @@ pub fn source(way: StagePath, columns: &[Column], deletes: bool) -> String {
         .enumerate()
         .map(|(i, column)| format!("{} AS c{i}", typed(&value(i), column.kind)))
         .collect();
-    let from = match way {
+    let from = match path {
         StagePath::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
         StagePath::Staged(group) => format!(
             "{LINES} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}",
@@ -92,7 +83,7 @@ pub fn source(way: StagePath, columns: &[Column], deletes: bool) -> String {
 }
 
 /// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's
-/// null and a missing value stay apart, and of a key that is there twice the last counts.
+/// null and a missing value stay apart, and the last of two equal keys counts.
 fn typed(value: &str, kind: ColumnType) -> String {
     match kind {
         ColumnType::Text | ColumnType::Enum | ColumnType::Object => format!("{value}::STRING"),
@@ -109,7 +100,7 @@ fn typed(value: &str, kind: ColumnType) -> String {
 pub fn merge(
     renderer: &Renderer,
     schema: &TableSchema,
-    way: StagePath,
+    path: StagePath,
     newer_only: bool,
 ) -> String {
     let column = |i: usize| format!("c{i}");
@@ -117,107 +108,148 @@ pub fn merge(
     let condition = newer.map(|at| {
         format!("(t.{0} IS NULL OR s.c{at} IS NULL OR s.c{at} >= t.{0})", renderer.quoted(UPDATED))
     });
-    renderer.merge(schema, &source(way, &schema.columns, false), column, condition.as_deref())
+    renderer.merge(schema, &source(path, &schema.columns, false), column, condition.as_deref())
 }
 
-/// By which `update_strategy=after` tells what is newer.
+/// The column that tells which row is newer, with `update-strategy=after`.
 const UPDATED: &str = "updatedDate";
 
-pub fn delete(renderer: &Renderer, schema: &TableSchema, way: StagePath) -> String {
-    renderer.delete_using(schema, &source(way, schema.key_columns(), true))
+/// Deletes the rows of a group's keys.
+pub fn delete(renderer: &Renderer, schema: &TableSchema, path: StagePath) -> String {
+    renderer.delete_using(schema, &source(path, schema.key_columns(), true))
 }
 
-/// Adds rows to a table that nobody else knows.
-pub fn insert(renderer: &Renderer, schema: &TableSchema, way: StagePath) -> String {
-    renderer.insert(schema, &format!("SELECT * FROM {}", source(way, &schema.columns, false)))
+/// Adds rows to a table that only this import knows.
+pub fn insert(renderer: &Renderer, schema: &TableSchema, path: StagePath) -> String {
+    renderer.insert(schema, &format!("SELECT * FROM {}", source(path, &schema.columns, false)))
 }
 
-/// How many rows have the key of another one.
-pub fn count_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
-    let table = renderer.table(&schema.table);
-    format!(
-        "SELECT (SELECT COUNT(*) FROM {table}) - (SELECT COUNT(*) FROM (SELECT DISTINCT {} \
-         FROM {table}))",
-        renderer.list(schema.key_columns())
-    )
-}
-
-/// Leaves one row of each key, all in one statement.
-pub fn delete_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
-    let (table, key) = (renderer.table(&schema.table), renderer.list(schema.key_columns()));
-    format!(
-        "CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table} QUALIFY ROW_NUMBER() OVER \
-         (PARTITION BY {key} ORDER BY {key}) = 1"
-    )
-}
-
-/// The rows at `indices` as one JSON text: an array of arrays.
-pub fn bound(batch: &Batch, indices: &[u32], columns: &[Column]) -> Result<String, Failure> {
-    let mut out = vec![b'['];
-    for (n, index) in indices.iter().enumerate() {
-        if n > 0 {
-            out.push(b',');
+impl SnowflakeConnection {
+    /// Before a batch: logs in again where the session has expired, and ends an open transaction,
+    /// which a CREATE would commit.
+    async fn roll_back_pending(&mut self) -> Result<(), Failure> {
+        if self.session.is_over() {
+            // It was not used for hours, so no transaction is open in it.
+            self.session.log_in().await?;
+            (self.in_transaction, self.has_stage) = (false, false);
         }
-        write_row(batch, *index, columns, &mut out)?;
+        if self.in_transaction {
+            self.execute("ROLLBACK").await?;
+        }
+        Ok(())
     }
-    out.push(b']');
-    String::from_utf8(out).map_err(|_| Failure::unavailable("a row is not UTF-8"))
-}
 
-/// All rows of the batch as a packed file, a line each, and how many they are.
-pub fn file(batch: &Batch) -> Result<(Vec<u8>, u64), Failure> {
-    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    let (mut line, mut count) = (Vec::new(), 0);
-    for (at, group) in batch.groups.iter().enumerate() {
-        for (deletes, indices, columns) in [
-            (true, &group.deletes, group.schema.key_columns()),
-            (false, &group.upserts, &group.schema.columns[..]),
-        ] {
-            for index in indices {
-                line.clear();
-                line.extend_from_slice(format!("{{\"g\":{at},\"d\":{deletes},\"r\":").as_bytes());
-                write_row(batch, *index, columns, &mut line)?;
-                line.extend_from_slice(b"}\n");
-                packed
-                    .write_all(&line)
-                    .map_err(|e| Failure::unavailable(format!("rows cannot be packed: {e}")))?;
-                count += 1;
+    /// Puts the batch on the stage and reads it into the temporary table.
+    async fn stage(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        if !self.has_stage {
+            self.run(MAKE_STAGE, &[]).await?;
+            self.has_stage = true;
+        }
+        let whole = batch.clone();
+        let packed = tokio::task::spawn_blocking(move || packed_file(&whole)).await;
+        let (content, count) = packed
+            .map_err(|e| Failure::unavailable(format!("rows could not be packed: {e}")))??;
+        let file = format!("{}.json.gz", Uuid::new_v4());
+        self.run(MAKE_LINES, &[]).await?;
+        let place = self.run(&put(&file), &[]).await?.stage;
+        let place = place
+            .ok_or_else(|| Failure::unavailable("Snowflake did not say where to put a file"))?;
+        place.put(&file, Bytes::from(content)).await?;
+        let copied = self.run(&copy(&file), &[]).await?;
+        let loaded: u64 = copied.column("rows_loaded").filter_map(|n| n.parse::<u64>().ok()).sum();
+        if loaded != count {
+            return Err(Failure::unavailable(format!(
+                "Snowflake read {loaded} of {count} rows into {LINES}"
+            )));
+        }
+        self.is_staged = true;
+        Ok(())
+    }
+
+    /// How the rows of the group reach a statement.
+    pub(super) fn path(&self, group: usize) -> StagePath {
+        if self.is_staged { StagePath::Staged(group) } else { StagePath::Bound }
+    }
+
+    /// Runs a statement over the rows of a group.
+    pub(super) async fn over(
+        &mut self,
+        sql: &str,
+        batch: &Batch,
+        deletes: bool,
+        group: usize,
+    ) -> Result<(), Failure> {
+        let found = &batch.groups[group];
+        let parameters = match self.path(group) {
+            StagePath::Staged(_) => Vec::new(),
+            StagePath::Bound if deletes => {
+                vec![Parameter::Text(json_rows(batch, &found.deletes, found.schema.key_columns())?)]
             }
-        }
+            StagePath::Bound => {
+                vec![Parameter::Text(json_rows(batch, &found.upserts, &found.schema.columns)?)]
+            }
+        };
+        self.run(sql, &parameters).await.map(drop).map_err(|e| e.of_table(&found.schema.table))
     }
-    let content =
-        packed.finish().map_err(|e| Failure::unavailable(format!("rows cannot be packed: {e}")))?;
-    Ok((content, count))
 }
 
-fn write_row(
-    batch: &Batch,
-    index: u32,
-    columns: &[Column],
-    out: &mut Vec<u8>,
-) -> Result<(), Failure> {
-    let change = batch.change(index);
-    out.push(b'[');
-    for (i, column) in columns.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
+#[async_trait]
+impl RowWriter for SnowflakeConnection {
+    /// Prepares all groups with the first one.
+    async fn prepare(
+        &mut self,
+        _renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        if group > 0 {
+            return Ok(());
         }
-        let value = value::read(change.token(i), column)
-            .map_err(|why| refused(batch, &change.event.table(), index, &why))?;
-        write(&value, out);
+        self.roll_back_pending().await?;
+        self.is_staged = false;
+        let tag = serde_json::json!({
+            "application": "eds",
+            "consumer": self.consumer,
+            "epoch": self.epoch.get(),
+            "through": batch.through.sequence,
+        });
+        self.query_tag = tag.to_string();
+        let size: usize = batch
+            .groups
+            .iter()
+            .flat_map(|g| g.deletes.iter().chain(&g.upserts))
+            .map(|index| batch.change(*index).size())
+            .sum();
+        if size > BOUND_BYTES_MAX { self.stage(batch).await } else { Ok(()) }
     }
-    out.push(b']');
-    Ok(())
-}
 
-fn write(value: &Value<'_>, out: &mut Vec<u8>) {
-    // Writing to memory does not fail.
-    let _ = match value {
-        Value::Null => serde_json::to_writer(out, &()),
-        Value::Boolean(b) => serde_json::to_writer(out, b),
-        Value::Integer(n) | Value::Time(n) => serde_json::to_writer(out, n),
-        Value::Number(n) => serde_json::to_writer(out, n),
-        Value::Text(text) => serde_json::to_writer(out, &**text),
-        Value::Json(token) => serde_json::to_writer(out, &*json::well_formed(token)),
-    };
+    async fn begin_batch(&mut self, renderer: &Renderer, batch: &Batch) -> Result<(), Failure> {
+        if batch.groups.is_empty() {
+            // Only the checkpoint moves, so `prepare` was not called.
+            self.roll_back_pending().await?;
+        }
+        let begin = renderer.dialect.begin;
+        let begin = self.tag.map_or_else(
+            || begin.to_owned(),
+            |tag| format!("{begin} NAME {}", self.transaction_name(tag)),
+        );
+        self.execute(&begin).await
+    }
+
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        let (found, path) = (&batch.groups[group], self.path(group));
+        if !found.deletes.is_empty() {
+            self.over(&delete(renderer, &found.schema, path), batch, true, group).await?;
+        }
+        if !found.upserts.is_empty() {
+            self.over(&merge(renderer, &found.schema, path, self.newer_only), batch, false, group)
+                .await?;
+        }
+        Ok(())
+    }
 }

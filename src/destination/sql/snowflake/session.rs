@@ -1,43 +1,44 @@
-//! A session with Snowflake by the endpoints of its drivers: login, statements, long ones, renewal,
-//! results in pieces.
+//! A session with Snowflake by the endpoints of its drivers: login, statements, polling of long
+//! ones, renewal, results in pieces.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::answer::{
+    LoggedIn, QueryAnswer, QueryData, QueryEnvelope, Renewed, SessionInfo, piece_rows,
+};
 use super::failure::{IN_PROGRESS, TOKEN_EXPIRED, failure, refused_login};
-use super::login::{Login, Proof};
-use super::stage::StageInfo;
+use super::login::Login;
 use crate::cause::chain;
+use crate::destination::Failure;
 use crate::destination::sql::Parameter;
-use crate::destination::{Failure, FailureKind};
 use crate::http::{Patience, asked_wait, comes_again};
 
 /// How long one request may take; Snowflake answers within a minute, if only that the statement
 /// still runs.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(120);
-/// How long a request is repeated that gets no answer, or is told to come again.
+/// How long a request is repeated that gets no answer, or is answered with a request to retry.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
-/// The same of a login: whoever waits for it says so, and tries again.
+/// The same of a login: the caller reports the outage and retries by itself.
 const LOGIN_RETRY_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a statement may run.
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(3600);
-/// Between two questions for a statement that still runs, where Snowflake does not hold the
-/// question itself.
+/// Between two polls of a statement that still runs, where Snowflake does not delay its answer.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a token may be renewed for one request.
 const RENEWALS_MAX: u32 = 2;
 /// The longest that a lock is waited for, before the batch is tried again.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What every session is set to. Names count as they are written, whatever the account prefers.
+/// How long a server may take to take the goodbye.
+const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How every session is set. Names are case-sensitive, whatever the account prefers.
 fn parameters() -> Value {
     json!({
         "AUTOCOMMIT": true,
@@ -52,121 +53,24 @@ fn parameters() -> Value {
     })
 }
 
-/// What an answer brought.
-#[derive(Debug, Default)]
-pub struct QueryAnswer {
-    pub columns: Vec<String>,
-    pub rows: Vec<Vec<Option<String>>>,
-    /// Where a file is to be put, if that was asked.
-    pub stage: Option<StageInfo>,
-}
-
-impl QueryAnswer {
-    /// The values of the column of this name, in any case.
-    pub fn column(&self, name: &str) -> impl Iterator<Item = &str> {
-        let at = self.columns.iter().position(|column| column.eq_ignore_ascii_case(name));
-        self.rows.iter().filter_map(move |row| row.get(at?)?.as_deref())
-    }
-}
-
-#[derive(Deserialize)]
-struct QueryEnvelope {
-    #[serde(default)]
-    success: bool,
-    #[serde(default)]
-    code: Value,
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default)]
-    data: Option<Box<RawValue>>,
-}
-
-impl QueryEnvelope {
-    fn code(&self) -> String {
-        match &self.code {
-            Value::String(code) => code.clone(),
-            Value::Number(code) => format!("{code:0>6}"),
-            _ => String::new(),
-        }
-    }
-
-    fn data<T: for<'d> Deserialize<'d>>(&self) -> Result<T, Failure> {
-        let text = self.data.as_ref().map_or("{}", |data| data.get());
-        // What serde says of it may quote rows.
-        serde_json::from_str(text).map_err(|_| {
-            Failure::unavailable("Snowflake answered in a form that EDS does not know")
-        })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LoggedIn {
-    token: SecretString,
-    master_token: SecretString,
-    #[serde(default)]
-    master_validity_in_seconds: Option<u64>,
-    #[serde(default)]
-    session_info: SessionInfo,
-}
-
-/// What the session works with; empty where the login found none.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct SessionInfo {
-    pub database_name: Option<String>,
-    pub schema_name: Option<String>,
-    pub warehouse_name: Option<String>,
-    pub role_name: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Renewed {
-    session_token: SecretString,
-    master_token: SecretString,
-    #[serde(rename = "validityInSecondsMT", default)]
-    master_validity: Option<u64>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Data {
-    rowtype: Option<Vec<RowType>>,
-    rowset: Option<Vec<Vec<Option<String>>>>,
-    rowset_base64: Option<String>,
-    chunks: Option<Vec<ResultChunk>>,
-    chunk_headers: Option<BTreeMap<String, String>>,
-    qrmk: Option<String>,
-    get_result_url: Option<String>,
-    stage_info: Option<StageInfo>,
-}
-
-#[derive(Deserialize)]
-struct RowType {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct ResultChunk {
-    url: String,
-}
-
+/// A session. Snowflake ends it after hours without renewal.
 pub struct SnowflakeSession {
     http: reqwest::Client,
     login: Login,
     token: SecretString,
     master: SecretString,
-    /// When the session is over, if nobody renews it.
+    /// When the session expires, unless it is renewed.
     until: Instant,
-    pub info: SessionInfo,
+    info: SessionInfo,
+    /// How many statements it has run.
     statements: u64,
 }
 
-/// The four hours that Snowflake gives a session, where it does not say otherwise.
-const MASTER_TIME: u64 = 4 * 3600;
+/// How many seconds a session is valid, where Snowflake does not say.
+const MASTER_SECONDS: u64 = 4 * 3600;
 
 impl SnowflakeSession {
+    /// Logs in.
     pub async fn open(login: Login) -> Result<SnowflakeSession, Failure> {
         let agent = concat!("EDS/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder()
@@ -190,15 +94,38 @@ impl SnowflakeSession {
         Ok(session)
     }
 
-    /// Whether the session ended while nothing was to be done.
+    /// The database and the schema that the session works in, as Snowflake writes them. Fails where
+    /// one of them, or a warehouse, is missing or not granted to the user.
+    pub fn namespace(&self) -> Result<(String, String), Failure> {
+        let user = &self.login.user;
+        let may_not = |what: &str, name: &str| {
+            Failure::misconfigured(format!(
+                "Snowflake has no {what} {name:?} for user {user:?}: make it, or GRANT USAGE on it"
+            ))
+        };
+        let info = self.info.clone();
+        let database =
+            info.database_name.ok_or_else(|| may_not("database", &self.login.database))?;
+        let schema = info.schema_name.ok_or_else(|| may_not("schema", &self.login.schema))?;
+        if info.warehouse_name.is_none() {
+            let text = format!(
+                "user {user:?} has no warehouse in Snowflake: name one with ?warehouse=, or ALTER \
+                 USER … SET DEFAULT_WAREHOUSE; the role needs USAGE on it"
+            );
+            return Err(Failure::misconfigured(text));
+        }
+        Ok((database, schema))
+    }
+
+    /// Whether the session has expired.
     pub fn is_over(&self) -> bool {
         Instant::now() >= self.until
     }
 
-    /// Begins a session; an earlier one's temporary tables and stage are gone.
+    /// Begins a new session, without the temporary tables and the stage of an earlier one.
     pub async fn log_in(&mut self) -> Result<(), Failure> {
-        let (data, fingerprint) = credentials(&self.login)?;
-        let path = login_path(&self.login);
+        let (data, fingerprint) = self.login.credentials(parameters())?;
+        let path = self.login.path();
         let envelope = self
             .send(&path, Some(&json!({ "data": data }).to_string()), None, LOGIN_RETRY_TIME_MAX)
             .await?;
@@ -215,12 +142,12 @@ impl SnowflakeSession {
         let LoggedIn { token, master_token, master_validity_in_seconds, session_info } =
             envelope.data()?;
         (self.token, self.master, self.info) = (token, master_token, session_info);
-        self.until =
-            Instant::now() + Duration::from_secs(master_validity_in_seconds.unwrap_or(MASTER_TIME));
+        self.until = Instant::now()
+            + Duration::from_secs(master_validity_in_seconds.unwrap_or(MASTER_SECONDS));
         Ok(())
     }
 
-    /// Runs a statement to its end. `tag` is what the account's query history shows.
+    /// Runs a statement to its end. The account's query history shows `tag`.
     pub async fn run(
         &mut self,
         sql: &str,
@@ -238,13 +165,13 @@ impl SnowflakeSession {
             "bindings": bindings,
             "parameters": { "QUERY_TAG": tag },
         });
-        // Under the same id a repeated request is answered with what the first came to.
+        // A repeated request of the same id is answered with the result of the first.
         let path = format!("/queries/v1/query-request?requestId={}", Uuid::new_v4());
         let started = Instant::now();
         let mut envelope = self.ask(&path, Some(&body.to_string())).await?;
         while IN_PROGRESS.contains(&envelope.code().as_str()) {
             let asked = Instant::now();
-            let url = envelope.data::<Data>()?.get_result_url.ok_or_else(|| {
+            let url = envelope.data::<QueryData>()?.get_result_url.ok_or_else(|| {
                 Failure::unavailable(
                     "Snowflake did not say where the result of a statement will be",
                 )
@@ -263,7 +190,7 @@ impl SnowflakeSession {
         self.answer(envelope.data()?).await
     }
 
-    async fn answer(&self, data: Data) -> Result<QueryAnswer, Failure> {
+    async fn answer(&self, data: QueryData) -> Result<QueryAnswer, Failure> {
         if data.rowset_base64.is_some_and(|rows| !rows.is_empty()) {
             return Err(Failure::unavailable(
                 "Snowflake answered in Arrow, though it was asked for JSON",
@@ -282,7 +209,7 @@ impl SnowflakeSession {
         })
     }
 
-    /// A further piece of a result: rows without the brackets around them, packed.
+    /// A further piece of a result, from the address that Snowflake names.
     async fn fetch(
         &self,
         url: &str,
@@ -308,7 +235,7 @@ impl SnowflakeSession {
             let got = async { request.send().await?.error_for_status()?.bytes().await };
             match got.await {
                 Ok(body) => {
-                    return rows(&body).ok_or_else(|| {
+                    return piece_rows(&body).ok_or_else(|| {
                         Failure::unavailable("a piece of a result of Snowflake is damaged")
                     });
                 }
@@ -323,7 +250,7 @@ impl SnowflakeSession {
         }
     }
 
-    /// Asks in the name of the session, whose token is renewed where it has to be.
+    /// Sends a request with the session's token, and renews the token when it has expired.
     async fn ask(&mut self, path: &str, body: Option<&str>) -> Result<QueryEnvelope, Failure> {
         let mut renewals = 0;
         loop {
@@ -350,12 +277,13 @@ impl SnowflakeSession {
         }
         let Renewed { session_token, master_token, master_validity } = envelope.data()?;
         (self.token, self.master) = (session_token, master_token);
-        self.until = Instant::now() + Duration::from_secs(master_validity.unwrap_or(MASTER_TIME));
+        self.until =
+            Instant::now() + Duration::from_secs(master_validity.unwrap_or(MASTER_SECONDS));
         tracing::debug!("the session with Snowflake was renewed");
         Ok(())
     }
 
-    /// Sends one request, again and again where nobody answers or the answer is to come again.
+    /// Sends a request, and repeats it until there is an answer or `time_max` has passed.
     async fn send(
         &self,
         path: &str,
@@ -373,20 +301,7 @@ impl SnowflakeSession {
                 url +=
                     &format!("&retryCount={retry}&retryReason={reason}&clientStartTime={started}");
             }
-            let mut request = body.map_or_else(
-                || self.http.get(&url),
-                |body| self.http.post(&url).body(body.to_owned()),
-            );
-            request = request
-                .header("Content-Type", "application/json")
-                .header("Accept", "application/snowflake");
-            if let Some(token) = token {
-                request = request.header(
-                    "Authorization",
-                    format!("Snowflake Token=\"{}\"", token.expose_secret()),
-                );
-            }
-            let (why, asked) = match request.send().await {
+            let (why, asked) = match self.request(&url, body, token).send().await {
                 Err(e) => (format!("no answer: {}", chain(&e.without_url())), None),
                 Ok(response)
                     if comes_again(response.status()) || response.status().is_server_error() =>
@@ -394,20 +309,10 @@ impl SnowflakeSession {
                     reason = response.status().as_u16().to_string();
                     (format!("it answered {}", response.status()), asked_wait(&response))
                 }
-                Ok(response) => {
-                    let status = response.status();
-                    match response
-                        .bytes()
-                        .await
-                        .map_err(|e| chain(&e.without_url()))
-                        .map(|body| serde_json::from_slice(&body))
-                    {
-                        Ok(Ok(envelope)) => return Ok(envelope),
-                        Ok(Err(_)) if !status.is_success() => return Err(self.no_account(status)),
-                        Ok(Err(_)) => ("its answer is not JSON".to_owned(), None),
-                        Err(why) => (format!("its answer broke off: {why}"), None),
-                    }
-                }
+                Ok(response) => match self.envelope(response).await? {
+                    Ok(envelope) => return Ok(envelope),
+                    Err(why) => (why, None),
+                },
             };
             if !patience.pause(asked).await {
                 return Err(Failure::unavailable(format!(
@@ -419,16 +324,52 @@ impl SnowflakeSession {
         unreachable!("patience ends before the numbers do")
     }
 
+    fn request(
+        &self,
+        url: &str,
+        body: Option<&str>,
+        token: Option<&SecretString>,
+    ) -> reqwest::RequestBuilder {
+        let request = body
+            .map_or_else(|| self.http.get(url), |body| self.http.post(url).body(body.to_owned()))
+            .header("Content-Type", "application/json")
+            .header("Accept", "application/snowflake");
+        match token {
+            Some(token) => request
+                .header("Authorization", format!("Snowflake Token=\"{}\"", token.expose_secret())),
+            None => request,
+        }
+    }
+
+    /// The envelope of an answer, or why there is none yet; fails where another try cannot help.
+    async fn envelope(
+        &self,
+        response: reqwest::Response,
+    ) -> Result<Result<QueryEnvelope, String>, Failure> {
+        let status = response.status();
+        let body = match response.bytes().await {
+            Ok(body) => body,
+            Err(e) => {
+                return Ok(Err(format!("its answer broke off: {}", chain(&e.without_url()))));
+            }
+        };
+        match serde_json::from_slice(&body) {
+            Ok(envelope) => Ok(Ok(envelope)),
+            Err(_) if !status.is_success() => Err(self.no_account(status)),
+            Err(_) => Ok(Err("its answer is not JSON".to_owned())),
+        }
+    }
+
     fn no_account(&self, status: reqwest::StatusCode) -> Failure {
         let text = format!(
             "{} answered {status}: there is no such Snowflake account, or it is in another region; \
              the URL names it as organisation-account",
             self.login.base
         );
-        Failure::new(FailureKind::Misconfigured, text)
+        Failure::misconfigured(text)
     }
 
-    /// Ends the session; a server that does not take the goodbye is left alone.
+    /// Ends the session; a server that does not take the goodbye is not waited for.
     pub async fn close(&mut self) {
         let url = format!("{}/session?delete=true&requestId={}", self.login.base, Uuid::new_v4());
         let goodbye = self
@@ -436,48 +377,8 @@ impl SnowflakeSession {
             .post(&url)
             .header("Content-Type", "application/json")
             .header("Authorization", format!("Snowflake Token=\"{}\"", self.token.expose_secret()));
-        let _ = tokio::time::timeout(Duration::from_secs(2), goodbye.body("{}").send()).await;
+        let _ = tokio::time::timeout(GOODBYE_WAIT_MAX, goodbye.body("{}").send()).await;
     }
-}
-
-/// What a login says, and the fingerprint of the key that signed it.
-fn credentials(login: &Login) -> Result<(Value, Option<String>), Failure> {
-    let mut data = json!({
-        // The driver of which EDS speaks the protocol: the server chooses its answers' forms by it.
-        "CLIENT_APP_ID": "Go",
-        "CLIENT_APP_VERSION": "1.17.0",
-        "ACCOUNT_NAME": login.account,
-        "LOGIN_NAME": login.user,
-        "SESSION_PARAMETERS": parameters(),
-        "CLIENT_ENVIRONMENT": { "APPLICATION": "EDS", "OS": std::env::consts::OS },
-    });
-    match &login.proof {
-        Proof::Password(password) => data["PASSWORD"] = password.expose_secret().into(),
-        Proof::Token(authenticator, token) => {
-            data["AUTHENTICATOR"] = (*authenticator).into();
-            data["TOKEN"] = token.expose_secret().into();
-        }
-        Proof::Key(key) => {
-            let unusable =
-                |why| Failure::misconfigured(format!("the private key cannot be used: {why}"));
-            data["AUTHENTICATOR"] = "SNOWFLAKE_JWT".into();
-            data["TOKEN"] =
-                key.token(&login.account, &login.user).map_err(unusable)?.expose_secret().into();
-            return Ok((data, Some(key.fingerprint().map_err(unusable)?)));
-        }
-    }
-    Ok((data, None))
-}
-
-fn login_path(login: &Login) -> String {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query
-        .append_pair("requestId", &Uuid::new_v4().to_string())
-        .append_pair("databaseName", &login.database)
-        .append_pair("schemaName", &login.schema);
-    let more = [("warehouse", &login.warehouse), ("roleName", &login.role)];
-    query.extend_pairs(more.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))));
-    format!("/session/v1/login-request?{}", query.finish())
 }
 
 fn binding(parameter: &Parameter) -> Value {
@@ -489,16 +390,4 @@ fn binding(parameter: &Parameter) -> Value {
 
 fn millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
-
-fn rows(body: &[u8]) -> Option<Vec<Vec<Option<String>>>> {
-    let mut text = Vec::with_capacity(body.len() + 2);
-    text.push(b'[');
-    if body.starts_with(&[0x1f, 0x8b]) {
-        flate2::read::GzDecoder::new(body).read_to_end(&mut text).ok()?;
-    } else {
-        text.extend_from_slice(body);
-    }
-    text.push(b']');
-    serde_json::from_slice(&text).ok()
 }

@@ -1,5 +1,5 @@
-//! A file on its way to where Snowflake wants it: S3, Azure or Google storage, with rights for this
-//! one purpose.
+//! Uploads a file to Snowflake's stage: S3, Azure or Google storage, by credentials that Snowflake
+//! hands out for it.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use serde::Deserialize;
 use crate::cause::chain;
 use crate::destination::{Failure, FailureKind};
 
-/// How long a file may take on its way, tries included.
+/// How long an upload may take, retries included.
 const PUT_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// Where a file belongs, as the answer to PUT tells.
+/// Where a file is to be uploaded, as Snowflake answers PUT.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StageInfo {
@@ -62,7 +62,7 @@ fn plain(secret: Option<&SecretString>, what: &str) -> Result<String, Failure> {
 }
 
 impl StageInfo {
-    /// Writes `content` under `name`; what is there is replaced.
+    /// Writes `content` under `name`; a file of that name is replaced.
     pub async fn put(&self, name: &str, content: Bytes) -> Result<(), Failure> {
         if self.is_client_side_encrypted {
             return Err(Failure::new(
@@ -98,73 +98,87 @@ impl StageInfo {
         let retry = RetryConfig { retry_timeout: PUT_TIME_MAX / 2, ..RetryConfig::default() };
         let options =
             ClientOptions::new().with_allow_http(self.is_local()).with_timeout(PUT_TIME_MAX);
-        let creds = &self.creds;
         match self.location_type.as_str() {
-            "S3" => {
-                let mut s3 = AmazonS3Builder::new()
-                    .with_bucket_name(container)
-                    .with_region(self.region.as_deref().unwrap_or("us-west-2"))
-                    .with_access_key_id(plain(creds.aws_key_id.as_ref(), "the key")?)
-                    .with_secret_access_key(plain(creds.aws_secret_key.as_ref(), "the secret key")?)
-                    .with_token(plain(creds.aws_token.as_ref(), "the token")?)
-                    .with_client_options(options)
-                    .with_retry(retry);
-                if let Some(endpoint) = self.endpoint() {
-                    s3 = s3.with_endpoint(endpoint);
-                }
-                Ok(Box::new(s3.build().map_err(|e| unusable(&e))?))
-            }
-            "AZURE" => {
-                let account = self
-                    .storage_account
-                    .as_deref()
-                    .ok_or_else(|| missing("the storage account"))?;
-                let signature = plain(creds.azure_sas_token.as_ref(), "the signature")?;
-                let pairs: Vec<(String, String)> =
-                    url::form_urlencoded::parse(signature.trim_start_matches('?').as_bytes())
-                        .into_owned()
-                        .collect();
-                let endpoint = match self.endpoint() {
-                    Some(local) if self.is_local() => local,
-                    // `blob.core.windows.net`, or without its first word.
-                    Some(domain) => format!(
-                        "https://{account}.blob.{}",
-                        domain.trim_start_matches("https://").trim_start_matches("blob.")
-                    ),
-                    None => format!("https://{account}.blob.core.windows.net"),
-                };
-                let azure = MicrosoftAzureBuilder::new()
-                    .with_account(account)
-                    .with_container_name(container)
-                    .with_sas_authorization(pairs);
-                Ok(Box::new(
-                    azure
-                        .with_endpoint(endpoint)
-                        .with_client_options(options)
-                        .with_retry(retry)
-                        .build()
-                        .map_err(|e| unusable(&e))?,
-                ))
-            }
-            "GCS" => {
-                let bearer = plain(creds.gcs_access_token.as_ref(), "the token")?;
-                let provider =
-                    std::sync::Arc::new(StaticCredentialProvider::new(GcpCredential { bearer }));
-                let mut google = GoogleCloudStorageBuilder::new()
-                    .with_bucket_name(container)
-                    .with_credentials(provider)
-                    .with_client_options(options)
-                    .with_retry(retry);
-                if let Some(endpoint) = self.endpoint() {
-                    google = google.with_base_url(&endpoint);
-                }
-                Ok(Box::new(google.build().map_err(|e| unusable(&e))?))
-            }
+            "S3" => self.s3(container, options, retry),
+            "AZURE" => self.azure(container, options, retry),
+            "GCS" => self.google(container, options, retry),
             other => Err(Failure::misconfigured(format!(
                 "the stage of Snowflake is in {other:?}, which EDS does not know; S3, Azure and \
                  Google are known"
             ))),
         }
+    }
+
+    fn s3(
+        &self,
+        bucket: &str,
+        options: ClientOptions,
+        retry: RetryConfig,
+    ) -> Result<Box<dyn ObjectStore>, Failure> {
+        let creds = &self.creds;
+        let mut s3 = AmazonS3Builder::new()
+            .with_bucket_name(bucket)
+            .with_region(self.region.as_deref().unwrap_or("us-west-2"))
+            .with_access_key_id(plain(creds.aws_key_id.as_ref(), "the key")?)
+            .with_secret_access_key(plain(creds.aws_secret_key.as_ref(), "the secret key")?)
+            .with_token(plain(creds.aws_token.as_ref(), "the token")?)
+            .with_client_options(options)
+            .with_retry(retry);
+        if let Some(endpoint) = self.endpoint() {
+            s3 = s3.with_endpoint(endpoint);
+        }
+        Ok(Box::new(s3.build().map_err(|e| unusable(&e))?))
+    }
+
+    fn azure(
+        &self,
+        container: &str,
+        options: ClientOptions,
+        retry: RetryConfig,
+    ) -> Result<Box<dyn ObjectStore>, Failure> {
+        let account =
+            self.storage_account.as_deref().ok_or_else(|| missing("the storage account"))?;
+        let signature = plain(self.creds.azure_sas_token.as_ref(), "the signature")?;
+        let pairs: Vec<(String, String)> =
+            url::form_urlencoded::parse(signature.trim_start_matches('?').as_bytes())
+                .into_owned()
+                .collect();
+        let endpoint = match self.endpoint() {
+            Some(local) if self.is_local() => local,
+            // `blob.core.windows.net`, or without its first word.
+            Some(domain) => format!(
+                "https://{account}.blob.{}",
+                domain.trim_start_matches("https://").trim_start_matches("blob.")
+            ),
+            None => format!("https://{account}.blob.core.windows.net"),
+        };
+        let azure = MicrosoftAzureBuilder::new()
+            .with_account(account)
+            .with_container_name(container)
+            .with_sas_authorization(pairs)
+            .with_endpoint(endpoint)
+            .with_client_options(options)
+            .with_retry(retry);
+        Ok(Box::new(azure.build().map_err(|e| unusable(&e))?))
+    }
+
+    fn google(
+        &self,
+        bucket: &str,
+        options: ClientOptions,
+        retry: RetryConfig,
+    ) -> Result<Box<dyn ObjectStore>, Failure> {
+        let bearer = plain(self.creds.gcs_access_token.as_ref(), "the token")?;
+        let provider = std::sync::Arc::new(StaticCredentialProvider::new(GcpCredential { bearer }));
+        let mut google = GoogleCloudStorageBuilder::new()
+            .with_bucket_name(bucket)
+            .with_credentials(provider)
+            .with_client_options(options)
+            .with_retry(retry);
+        if let Some(endpoint) = self.endpoint() {
+            google = google.with_base_url(&endpoint);
+        }
+        Ok(Box::new(google.build().map_err(|e| unusable(&e))?))
     }
 
     /// The address that Snowflake names instead of the usual one.

@@ -1,0 +1,245 @@
+//! A SQL database as a destination: a batch is one transaction, a schema change one statement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::connection::{Connection, Fence};
+use super::dialect::{FenceOrder, NotNull};
+use super::render::{CHECKPOINT, Renderer};
+use crate::change::{Batch, Cutover, Position, TableSchema};
+use crate::destination::{
+    Claim, Destination, Epoch, Failure, FailureKind, Loader, Migration, Recorded, TableShape,
+    Tables, Target,
+};
+
+/// A SQL database as a destination.
+pub struct SqlDestination<C> {
+    pub(super) connection: C,
+    pub(super) renderer: Renderer,
+    pub(super) consumer: String,
+    pub(super) companies: String,
+    pub(super) epoch: Epoch,
+    /// A transaction was begun and neither committed nor known to be rolled back.
+    pub(super) dirty: bool,
+}
+
+impl<C: Connection> SqlDestination<C> {
+    /// A destination that keeps the checkpoint of the target's consumer.
+    pub fn new(connection: C, renderer: Renderer, target: &Target) -> SqlDestination<C> {
+        SqlDestination {
+            connection,
+            renderer,
+            consumer: target.consumer.clone(),
+            companies: target.companies.clone(),
+            epoch: target.epoch.clone(),
+            dirty: false,
+        }
+    }
+
+    /// Before a transaction: rolls back what a dropped call has left open.
+    pub(super) async fn roll_back_pending(&mut self) -> Result<(), Failure> {
+        if self.dirty {
+            self.connection.execute("ROLLBACK").await?;
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Commits after a success, rolls back after a failure. Where the connection may be broken
+    /// nothing is rolled back: the session ends with it, and its transaction with the session.
+    pub(super) async fn end<T: Send>(&mut self, done: Result<T, Failure>) -> Result<T, Failure> {
+        match done {
+            Ok(value) => {
+                self.connection.execute("COMMIT").await?;
+                self.dirty = false;
+                Ok(value)
+            }
+            Err(failure) => {
+                if failure.kind != FailureKind::Unavailable
+                    && self.connection.execute("ROLLBACK").await.is_ok()
+                {
+                    self.dirty = false;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Adds to a failure about locks which sessions hold them.
+    pub(super) async fn with_lock_holders(
+        &mut self,
+        mut failure: Failure,
+        mut tables: Vec<String>,
+    ) -> Failure {
+        let is_lock_wait =
+            self.renderer.dialect.lock_wait_code.is_some_and(|code| failure.has_code(code));
+        if !is_lock_wait || self.connection.execute("ROLLBACK").await.is_err() {
+            return failure;
+        }
+        self.dirty = false;
+        tables.push(CHECKPOINT.to_owned());
+        let holders =
+            self.connection.lock_holders(&self.renderer, &tables).await.unwrap_or_default();
+        failure.text += &match holders.is_empty() {
+            true => "; another session holds a lock on the table for too long".to_owned(),
+            false => format!("; locks are held by {}", holders.join(", ")),
+        };
+        failure
+    }
+
+    /// Writes the batch and the checkpoint, and leaves the transaction open.
+    async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        let fence = self.fence(batch);
+        match self.transact(batch, &fence).await? {
+            1 => Ok(()),
+            // The caller reconnects and reads whose the checkpoint is now, and its position.
+            _ => {
+                self.connection.execute("ROLLBACK").await?;
+                self.dirty = false;
+                Err(Failure::unavailable("the checkpoint is not as this process left it"))
+            }
+        }
+    }
+
+    /// Answers how many checkpoints the fence has changed: 1 where this process may commit.
+    async fn transact(&mut self, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
+        if let Some(advanced) = self.connection.write_at_once(&self.renderer, batch, fence).await? {
+            return Ok(advanced);
+        }
+        self.connection.begin_batch(&self.renderer, batch).await?;
+        match self.renderer.dialect.fence {
+            FenceOrder::CheckpointLast => {
+                self.write_groups(batch).await?;
+                self.connection.change(&fence.sql, &fence.parameters).await
+            }
+            FenceOrder::CheckpointFirst => {
+                let advanced = self.connection.change(&fence.sql, &fence.parameters).await?;
+                if advanced == 1 {
+                    self.write_groups(batch).await?;
+                }
+                Ok(advanced)
+            }
+        }
+    }
+
+    async fn write_groups(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        for group in 0..batch.groups.len() {
+            self.connection.write(&self.renderer, batch, group).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_step(&mut self, step: &Migration) -> Result<(), Failure> {
+        match step {
+            Migration::CreateTable(schema) => {
+                self.connection.execute(&self.renderer.create_table(schema)).await
+            }
+            Migration::AddColumns(schema, columns) => self.add_columns(schema, columns).await,
+            Migration::DropNotNull { table, columns } => self.drop_not_null(table, columns).await,
+        }
+    }
+
+    async fn add_columns(
+        &mut self,
+        schema: &TableSchema,
+        columns: &[usize],
+    ) -> Result<(), Failure> {
+        for index in columns {
+            match self.connection.execute(&self.renderer.add_column(schema, *index)).await {
+                Err(failure) if !failure.has_code(self.renderer.dialect.duplicate_column_code) => {
+                    return Err(failure);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn drop_not_null(&mut self, table: &str, columns: &[String]) -> Result<(), Failure> {
+        for column in columns {
+            let definition = match self.renderer.dialect.not_null {
+                NotNull::Never => return Ok(()),
+                NotNull::Drop => String::new(),
+                NotNull::Restate(_) => {
+                    self.connection.nullable_definition(&self.renderer, table, column).await?
+                }
+            };
+            let sql = self.renderer.drop_not_null(table, column, &definition);
+            self.connection.execute(&sql).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<C: Connection> Destination for SqlDestination<C> {
+    async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        for group in 0..batch.groups.len() {
+            self.connection.prepare(&self.renderer, batch, group).await?;
+        }
+        self.roll_back_pending().await?;
+        let written = self.write(batch).await;
+        match self.end(written).await {
+            Ok(()) => self.confirm(batch.through).await,
+            Err(failure) => {
+                let tables = batch.groups.iter().map(|g| g.schema.table.to_string()).collect();
+                Err(self.with_lock_holders(failure, tables).await)
+            }
+        }
+    }
+
+    async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
+        self.make_own_tables().await?;
+        self.read_records().await
+    }
+
+    async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {
+        self.claim(claim).await
+    }
+
+    async fn cutover(&mut self) -> Result<Cutover, Failure> {
+        Ok(self.cutovers().await?.of(&self.consumer))
+    }
+
+    fn loader(&mut self) -> Option<&mut dyn Loader> {
+        Some(self)
+    }
+
+    async fn tables(&mut self) -> Result<Tables, Failure> {
+        let mut tables: BTreeMap<String, (TableShape, BTreeMap<i64, String>)> = BTreeMap::new();
+        for listed in self.connection.columns(&self.renderer).await? {
+            let (shape, keys) = tables.entry(listed.table).or_default();
+            if listed.key > 0 {
+                keys.insert(listed.key, listed.column.clone());
+            }
+            shape.columns.insert(listed.column, listed.nullable);
+            shape.write_blocker = shape.write_blocker.take().or(listed.write_blocker);
+        }
+        let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| {
+            (table, TableShape { keys: keys.into_values().collect(), ..shape })
+        };
+        Ok(Tables {
+            shapes: tables.into_iter().map(shaped).collect(),
+            lower_case: self.renderer.namespace.lower_case,
+        })
+    }
+
+    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
+        if self.dirty {
+            self.connection.execute("ROLLBACK").await?;
+            self.dirty = false;
+        }
+        match self.make_step(step).await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                Err(self.with_lock_holders(failure, vec![step.table().to_owned()]).await)
+            }
+        }
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), Failure> {
+        self.connection.close().await
+    }
+}

@@ -1,0 +1,102 @@
+//! What the catalog of MySQL and MariaDB knows of tables and columns.
+
+use async_trait::async_trait;
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+
+use super::{ANSWER_WAIT_MAX, MySqlConnection};
+use crate::destination::Failure;
+use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{ListedColumn, Parameter, SqlCatalog};
+
+/// Columns: table, column, whether it takes NULL or has a default, place in the key, the table's
+/// engine or type, a unique index beside the key. Parameters: schema, schema.
+const COLUMNS: &str = "SELECT c.table_name, c.column_name, c.is_nullable = 'YES' OR \
+                       c.column_default \
+                   IS NOT NULL OR c.extra <> '', COALESCE(k.seq_in_index, 0), \
+                   COALESCE(t.engine, t.table_type), u.name \
+                   FROM information_schema.columns c \
+                   JOIN information_schema.tables t ON t.table_schema = c.table_schema AND \
+                   t.table_name = c.table_name \
+                   LEFT JOIN information_schema.statistics k ON k.table_schema = c.table_schema \
+                   AND k.table_name = c.table_name \
+                   AND k.column_name = c.column_name AND k.index_name = 'PRIMARY' \
+                   LEFT JOIN (SELECT table_name, MIN(index_name) AS name FROM \
+                   information_schema.statistics \
+                   WHERE table_schema = ? AND non_unique = 0 AND index_name <> 'PRIMARY' GROUP BY \
+                   table_name) u ON u.table_name = c.table_name \
+                   WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
+
+impl MySqlConnection {
+    /// The text of SHOW CREATE TABLE.
+    pub(super) async fn table_ddl(
+        &mut self,
+        renderer: &Renderer,
+        table: &str,
+    ) -> Result<String, Failure> {
+        let sql = format!("SHOW CREATE TABLE {}", renderer.table(table));
+        let rows = self.with(ANSWER_WAIT_MAX, |conn| conn.query(sql)).await?;
+        Ok(rows.first().and_then(|row: &Row| row.get(1)).unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl SqlCatalog for MySqlConnection {
+    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+        // Tables may have changed: statements that were prepared before are void.
+        if let Some(conn) = &mut self.conn {
+            self.statements.clear(conn).await;
+        }
+        let place = &renderer.namespace;
+        let schema = Parameter::from(place.schema.as_deref().unwrap_or_default());
+        let rows = self.rows(COLUMNS, &[schema.clone(), schema]).await?;
+        let text = |row: &Row, i: usize| row.get::<Option<String>, _>(i).flatten();
+        let listed = rows.iter().filter_map(|row| {
+            let table = place.source_of(&text(row, 0)?)?;
+            let (nullable, key) = (row.get::<i64, _>(2)? != 0, row.get::<i64, _>(3)?);
+            let write_blocker = write_blocker(&text(row, 4)?, text(row, 5).as_deref());
+            Some(ListedColumn { table, column: text(row, 1)?, nullable, key, write_blocker })
+        });
+        Ok(listed.collect())
+    }
+
+    /// The column's line of SHOW CREATE TABLE.
+    async fn nullable_definition(
+        &mut self,
+        renderer: &Renderer,
+        table: &str,
+        column: &str,
+    ) -> Result<String, Failure> {
+        let ddl = self.table_ddl(renderer, table).await?;
+        let begin = format!("  {} ", renderer.quoted(column));
+        let line = ddl
+            .lines()
+            .find_map(|line| line.strip_prefix(&begin))
+            .map(|rest| rest.trim_end_matches(','));
+        let line = line.ok_or_else(|| {
+            Failure::unavailable(format!(
+                "column {column:?} of table {table:?} is not there any more"
+            ))
+        })?;
+        Ok(line.replacen(" NOT NULL", " NULL", 1))
+    }
+}
+
+/// Why rows must not be written to a table: it has no transactions, or an upsert could overwrite
+/// another row than the key's.
+fn write_blocker(engine: &str, unique: Option<&str>) -> Option<String> {
+    match (engine, unique) {
+        ("InnoDB", None) => None,
+        ("InnoDB", Some(index)) => Some(format!(
+            "its unique index {index:?} beside the primary key could make an upsert overwrite \
+             another row; make it an ordinary index, or use ?prefix= for tables of EDS's own"
+        )),
+        ("VIEW" | "SYSTEM VIEW", _) => {
+            Some("it is a view; use ?prefix= for tables of EDS's own, or rename it".to_owned())
+        }
+        (other, _) => Some(format!(
+            "it is a table of {other}, which has no transactions; ALTER TABLE … \
+             ENGINE=InnoDB cures it"
+        )),
+    }
+}

@@ -1,0 +1,62 @@
+//! Values in MySQL's binary form, as parameters of prepared statements.
+
+use mysql_async::Value as Wire;
+
+use crate::change::value::{self, TypeMismatch, Value, Wanted};
+use crate::change::{Change, Column, json};
+
+/// Appends the values of `columns` of a change to `out`. The error is the first value that does not
+/// fit its column.
+pub fn bind(change: &Change, columns: &[Column], out: &mut Vec<Wire>) -> Result<(), TypeMismatch> {
+    for (i, column) in columns.iter().enumerate() {
+        out.push(match value::read(change.token(i), column)? {
+            Value::Null => Wire::NULL,
+            Value::Boolean(b) => Wire::Int(i64::from(b)),
+            Value::Integer(n) => Wire::Int(n),
+            Value::Number(n) => Wire::Double(n),
+            Value::Text(text) => Wire::Bytes(text.into_owned().into_bytes()),
+            Value::Time(micros) => {
+                time(micros).ok_or_else(|| TypeMismatch::of(column, Wanted::Time))?
+            }
+            Value::Json(token) => Wire::Bytes(json::well_formed(token).into_owned().into_bytes()),
+        });
+    }
+    Ok(())
+}
+
+/// The most bytes that a parameter takes on the wire, with its type and length.
+pub fn wire_bytes(value: &Wire) -> usize {
+    match value {
+        Wire::Bytes(bytes) => bytes.len() + 12,
+        _ => 16,
+    }
+}
+
+/// `None` where the instant is beyond the years that a date can hold.
+fn time(micros: i64) -> Option<Wire> {
+    let at = value::utc(micros)?;
+    let small = |n: i8| u8::try_from(n).ok();
+    let micros = u32::try_from(at.subsec_nanosecond() / 1000).ok()?;
+    Some(Wire::Date(
+        u16::try_from(at.year()).ok()?,
+        small(at.month())?,
+        small(at.day())?,
+        small(at.hour())?,
+        small(at.minute())?,
+        small(at.second())?,
+        micros,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_travel_as_their_parts() {
+        assert_eq!(time(0), Some(Wire::Date(1970, 1, 1, 0, 0, 0, 0)));
+        assert_eq!(time(-1), Some(Wire::Date(1969, 12, 31, 23, 59, 59, 999_999)));
+        assert_eq!(time(4_102_444_800_000_001), Some(Wire::Date(2100, 1, 1, 0, 0, 0, 1)));
+        assert_eq!(time(i64::MIN), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! How a connection to PostgreSQL is made: address, login, and how a session of EDS is set.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config};
+
+use super::failure::{failure, refused_connection};
+use super::{EXAMPLE, tls};
+use crate::destination::{Failure, Settings};
+
+const PORT: u16 = 5432;
+/// How long a connection is waited for, in seconds, unless the URL says otherwise.
+const CONNECT_WAIT_MAX_SECONDS: u64 = 10;
+/// How long a lock of another session is waited for, before the batch is tried again.
+const LOCK_WAIT_MAX: &str = "10s";
+/// After so long without a statement within a transaction the server ends the session: this process
+/// is gone.
+const SILENCE_MAX: &str = "60s";
+
+/// A connection, and the task that moves its bytes.
+pub async fn connect(settings: &Settings) -> Result<(Client, JoinHandle<()>), Failure> {
+    let port = settings.port.unwrap_or(PORT);
+    let mut config = config(settings, port)?;
+    let (mode, connector) = tls::connector(settings)?;
+    config.ssl_mode(mode);
+    let refused = |e: tokio_postgres::Error| refused_connection(&e, settings, port);
+    let (client, wire) = if mode == SslMode::Disable {
+        let (client, wire) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
+        (client, tokio::spawn(async move { drop(wire.await) }))
+    } else {
+        let (client, wire) = config.connect(connector).await.map_err(refused)?;
+        (client, tokio::spawn(async move { drop(wire.await) }))
+    };
+    set_up(&client).await?;
+    Ok((client, wire))
+}
+
+fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
+    let database = settings.path.trim_start_matches('/');
+    if database.is_empty() {
+        return Err(Failure::misconfigured(format!(
+            "the PostgreSQL URL names no database; it looks like {EXAMPLE}"
+        )));
+    }
+    let mut config = Config::new();
+    let seconds = settings
+        .parameter("connect_timeout")
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(CONNECT_WAIT_MAX_SECONDS);
+    config.host(&settings.host).port(port).dbname(database);
+    config.application_name(settings.parameter("application_name").unwrap_or("eds"));
+    config.connect_timeout(Duration::from_secs(seconds));
+    // A connection that went silent is noticed within a minute or so.
+    config
+        .keepalives_idle(Duration::from_secs(30))
+        .keepalives_interval(Duration::from_secs(10))
+        .keepalives_retries(3);
+    config.tcp_user_timeout(Duration::from_secs(60));
+    let user = if settings.user.is_empty() {
+        std::env::var("PGUSER").unwrap_or_else(|_| "postgres".into())
+    } else {
+        settings.user.clone()
+    };
+    config.user(&user);
+    if let Some(password) = &settings.password {
+        config.password(password.expose_secret());
+    }
+    if let Some(options) = settings.parameter("options") {
+        config.options(options);
+    }
+    Ok(config)
+}
+
+/// A commit has to survive a power cut; the server's own stricter choice is kept.
+async fn set_up(client: &Client) -> Result<(), Failure> {
+    let sql = format!(
+        "SET client_min_messages = warning; SET lock_timeout = '{LOCK_WAIT_MAX}'; SET \
+         idle_in_transaction_session_timeout = '{SILENCE_MAX}'; SET TIME ZONE 'UTC'; \
+         SET default_transaction_isolation = 'read committed'; \
+         SELECT set_config('synchronous_commit', 'on', false) WHERE \
+         current_setting('synchronous_commit') IN ('off', 'local')"
+    );
+    client.batch_execute(&sql).await.map_err(|e| failure(&e))
+}
+
+/// The schema of the tables: the one that the URL names, or the first of the search path.
+pub async fn schema(client: &Client, settings: &Settings) -> Result<String, Failure> {
+    match settings.parameter("schema") {
+        Some(schema) => existing_schema(client, schema).await,
+        None => current_schema(client).await,
+    }
+}
+
+async fn existing_schema(client: &Client, schema: &str) -> Result<String, Failure> {
+    let found = client
+        .query_opt("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", &[&schema])
+        .await
+        .map_err(|e| failure(&e))?;
+    let none = || {
+        Failure::misconfigured(format!(
+            "the database has no schema {schema:?}: make it with CREATE SCHEMA, or choose \
+             another with ?schema="
+        ))
+    };
+    found.map(|_| schema.to_owned()).ok_or_else(none)
+}
+
+async fn current_schema(client: &Client) -> Result<String, Failure> {
+    let row =
+        client.query_one("SELECT current_schema()::text", &[]).await.map_err(|e| failure(&e))?;
+    let none = || {
+        Failure::misconfigured(
+            "the user's search path names no schema that exists: choose one with ?schema=",
+        )
+    };
+    row.get::<_, Option<String>>(0).ok_or_else(none)
+}

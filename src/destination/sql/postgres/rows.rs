@@ -1,0 +1,280 @@
+//! The upsert: a few rows by pipelined statements, more by array parameters, many by COPY into a
+//! temporary table and one statement.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::try_join_all;
+use futures::{SinkExt, pin_mut};
+use tokio_postgres::Statement;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::PostgresConnection;
+use super::encode::{
+    COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
+};
+use super::failure::failure;
+use crate::change::{Batch, Column, TableGroup, TableSchema, value};
+use crate::destination::Failure;
+use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{Fence, Parameter, RowWriter, SqlSession, reject_mismatches};
+
+/// From so many rows of one table on, one statement over array parameters is faster than single
+/// ones (docs/decisions/0003-postgres-bulk-path.md).
+const ARRAYS_ROWS_MIN: usize = 4;
+/// From so many rows of one table on, COPY into a temporary table is faster than that.
+const COPY_ROWS_MIN: usize = 400;
+/// Bytes that are encoded before they are sent.
+const CHUNK_BYTES: usize = 128 << 10;
+
+impl PostgresConnection {
+    /// One statement for all keys: as many array parameters as the key has columns.
+    async fn delete(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
+        let keys = group.schema.key_columns();
+        let columns = arrays(batch, &group.deletes, keys)?;
+        let types: Vec<Type> = keys.iter().map(|c| wire_array_type(c.kind)).collect();
+        let statement = self.prepared(delete_many(renderer, &group.schema), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
+        self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    async fn write_group(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
+        if !group.deletes.is_empty() {
+            self.delete(renderer, batch, group).await?;
+        }
+        let stage =
+            self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
+        match stage {
+            _ if group.upserts.is_empty() => Ok(()),
+            Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => {
+                self.upsert_by_copy(renderer, batch, group, &stage).await
+            }
+            _ if group.upserts.len() >= ARRAYS_ROWS_MIN => {
+                self.upsert_by_arrays(renderer, batch, group).await
+            }
+            _ => self.upsert_each(renderer, batch, group).await,
+        }
+    }
+
+    /// The statement for one row, and the parameters of each.
+    async fn single_upserts<'b>(
+        &mut self,
+        renderer: &Renderer,
+        batch: &'b Batch,
+        group: &'b TableGroup,
+    ) -> Result<(Statement, Vec<Vec<CopyField<'b>>>), Failure> {
+        let schema = &group.schema;
+        let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
+        let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
+        let mut rows = Vec::with_capacity(group.upserts.len());
+        for index in &group.upserts {
+            let change = batch.change(*index);
+            let row: Result<Vec<CopyField<'_>>, _> = schema
+                .columns
+                .iter()
+                .enumerate()
+                .map(|(i, c)| value::read(change.token(i), c).map(CopyField))
+                .collect();
+            rows.push(row.map_err(|_| reject_mismatches(batch))?);
+        }
+        Ok((statement, rows))
+    }
+
+    /// Single upserts, pipelined: sent without waiting for the answers in between.
+    async fn upsert_each(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
+        let (statement, rows) = self.single_upserts(renderer, batch, group).await?;
+        let client = &self.client;
+        let sent = rows.iter().map(|row| {
+            client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync)))
+        });
+        try_join_all(sent).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    /// One statement for all rows: an array parameter per column.
+    async fn upsert_by_arrays(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
+        let schema = &group.schema;
+        let columns = arrays(batch, &group.upserts, &schema.columns)?;
+        let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
+        let source = format!("SELECT * FROM unnest({})", numbered(types.len()));
+        let statement = self.prepared(renderer.upsert(schema, &source), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
+        self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    async fn upsert_by_copy(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+        stage: &str,
+    ) -> Result<(), Failure> {
+        self.copy_into(stage, batch, group).await?;
+        let upsert = self.prepared(renderer.upsert_from(&group.schema, stage), &[]).await?;
+        self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
+    /// The rows to write, into a table that has the schema's columns in its order.
+    pub(super) async fn copy_into(
+        &mut self,
+        table: &str,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
+        let schema = &group.schema;
+        let copy = self.prepared(format!("COPY {table} FROM STDIN (FORMAT binary)"), &[]).await?;
+        let sink = self.client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failure(&e))?;
+        pin_mut!(sink);
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
+        buffer.put_slice(COPY_HEADER);
+        for index in &group.upserts {
+            let change = batch.change(*index);
+            buffer.put_i16(schema.columns.len() as i16);
+            for (i, column) in schema.columns.iter().enumerate() {
+                let value =
+                    value::read(change.token(i), column).map_err(|_| reject_mismatches(batch))?;
+                put_field(&value, &mut buffer);
+            }
+            if buffer.len() >= CHUNK_BYTES {
+                sink.send(buffer.split().freeze()).await.map_err(|e| failure(&e))?;
+                buffer.reserve(CHUNK_BYTES + (CHUNK_BYTES >> 2));
+            }
+        }
+        buffer.put_i16(COPY_TRAILER);
+        sink.send(buffer.freeze()).await.map_err(|e| failure(&e))?;
+        sink.finish().await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+}
+
+/// The values of `columns`, an array for each, of the changes at `indices`.
+fn arrays<'b>(
+    batch: &'b Batch,
+    indices: &[u32],
+    columns: &[Column],
+) -> Result<Vec<CopyFields<'b>>, Failure> {
+    let array = |(i, column): (usize, &Column)| {
+        indices
+            .iter()
+            .map(|index| value::read(batch.change(*index).token(i), column))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    columns
+        .iter()
+        .enumerate()
+        .map(|numbered| array(numbered).map(CopyFields).map_err(|_| reject_mismatches(batch)))
+        .collect()
+}
+
+/// `$1, $2, …`
+fn numbered(count: usize) -> String {
+    (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Deletes the rows whose keys are in array parameters.
+fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
+    let keys = schema.key_columns();
+    let names: Vec<String> = (1..=keys.len()).map(|n| format!("k{n}")).collect();
+    let equal: Vec<String> = keys
+        .iter()
+        .zip(&names)
+        .map(|(c, k)| format!("t.{} = d.{k}", renderer.quoted(&c.name)))
+        .collect();
+    format!(
+        "DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}",
+        renderer.table(&schema.table),
+        numbered(keys.len()),
+        names.join(", "),
+        equal.join(" AND ")
+    )
+}
+
+#[async_trait]
+impl RowWriter for PostgresConnection {
+    async fn prepare(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        let group = &batch.groups[group];
+        let shape = (group.schema.table.clone(), group.schema.version.clone());
+        if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&shape) {
+            return Ok(());
+        }
+        let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
+        let sql = format!(
+            "CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS",
+            stage.trim_start_matches("pg_temp."),
+            renderer.stage_columns(&group.schema)
+        );
+        self.execute(&sql).await?;
+        self.stages.insert(shape, stage);
+        Ok(())
+    }
+
+    /// A few upserts of one table: everything but the commit is sent at once, and the answers are
+    /// awaited together.
+    async fn write_at_once(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        fence: &Fence,
+    ) -> Result<Option<u64>, Failure> {
+        let [group] = &batch.groups[..] else { return Ok(None) };
+        if !group.deletes.is_empty() || group.upserts.len() >= ARRAYS_ROWS_MIN {
+            return Ok(None);
+        }
+        let types: Vec<Type> = fence.parameters.iter().map(Parameter::wire_type).collect();
+        let advance = self.prepared(fence.sql.clone(), &types).await?;
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            fence.parameters.iter().map(Parameter::to_wire).collect();
+        let (upsert, rows) = self.single_upserts(renderer, batch, group).await?;
+        let client = &self.client;
+        let sent =
+            try_join_all(rows.iter().map(|row| {
+                client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
+            }));
+        let done = futures::try_join!(
+            client.batch_execute(renderer.dialect.begin),
+            sent,
+            client.execute(&advance, &parameters)
+        );
+        done.map(|(_, _, advanced)| Some(advanced))
+            .map_err(|e| failure(&e).of_table(&group.schema.table))
+    }
+
+    async fn write(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
+    ) -> Result<(), Failure> {
+        let group = &batch.groups[group];
+        self.write_group(renderer, batch, group).await.map_err(|e| e.of_table(&group.schema.table))
+    }
+}

@@ -1,0 +1,80 @@
+//! What Snowflake's catalog knows of tables and columns.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+
+use super::SnowflakeConnection;
+use crate::destination::Failure;
+use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{ListedColumn, SqlCatalog};
+
+/// Columns: table, column, IS_NULLABLE, default, type of the table. Parameter: schema.
+pub const COLUMNS: &str = "SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, \
+                           t.table_type FROM information_schema.columns AS c \
+    INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name \
+                           = c.table_name \
+    WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
+
+/// Lists the columns of all primary keys of the schema.
+pub fn primary_keys(renderer: &Renderer) -> String {
+    format!(
+        "SHOW PRIMARY KEYS IN SCHEMA {}",
+        renderer.quoted(renderer.namespace.schema.as_deref().unwrap_or_default())
+    )
+}
+
+impl SnowflakeConnection {
+    /// Place in the primary key by table and column.
+    async fn keys(
+        &mut self,
+        renderer: &Renderer,
+    ) -> Result<HashMap<(String, String), i64>, Failure> {
+        let listed = self.run(&primary_keys(renderer), &[]).await?;
+        let (tables, columns, places) = (
+            listed.column("table_name"),
+            listed.column("column_name"),
+            listed.column("key_sequence"),
+        );
+        Ok(tables
+            .zip(columns)
+            .zip(places)
+            .map(|((table, column), place)| {
+                ((table.to_owned(), column.to_owned()), place.parse().unwrap_or(0))
+            })
+            .collect())
+    }
+}
+
+#[async_trait]
+impl SqlCatalog for SnowflakeConnection {
+    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+        let place = &renderer.namespace;
+        let keys = self.keys(renderer).await?;
+        let rows =
+            self.run(COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?.rows;
+        let mut listed = Vec::with_capacity(rows.len());
+        for row in rows {
+            let [Some(name), Some(column), nullable, default, kind] =
+                <[Option<String>; 5]>::try_from(row).unwrap_or_default()
+            else {
+                continue;
+            };
+            let Some(table) = place.source_of(&name) else { continue };
+            let write_blocker =
+                kind.is_some_and(|k| k.contains("VIEW") || k.contains("EXTERNAL")).then(|| {
+                    "it is no table of its own; choose another schema with ?schema=, or rename it"
+                        .to_owned()
+                });
+            let key = keys.get(&(name, column.clone())).copied().unwrap_or(0);
+            listed.push(ListedColumn {
+                table,
+                column,
+                nullable: nullable.as_deref() == Some("YES") || default.is_some(),
+                key,
+                write_blocker,
+            });
+        }
+        Ok(listed)
+    }
+}

@@ -1,0 +1,131 @@
+//! What SQL Server's catalog knows of tables and columns.
+
+use async_trait::async_trait;
+
+use super::{ANSWER_WAIT_MAX, SqlServerConnection};
+use crate::destination::Failure;
+use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{ListedColumn, SqlCatalog};
+
+/// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table.
+/// Parameter: schema.
+pub const COLUMNS: &str = "SELECT c.TABLE_NAME, c.COLUMN_NAME, c.IS_NULLABLE, c.COLUMN_DEFAULT, \
+                           c.DATA_TYPE, CAST(COALESCE(k.ORDINAL_POSITION, 0) AS BIGINT), \
+                           t.TABLE_TYPE \
+    FROM INFORMATION_SCHEMA.COLUMNS AS c \
+    INNER JOIN INFORMATION_SCHEMA.TABLES AS t ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME \
+                           = c.TABLE_NAME \
+    LEFT JOIN (SELECT u.TABLE_SCHEMA, u.TABLE_NAME, u.COLUMN_NAME, u.ORDINAL_POSITION FROM \
+                           INFORMATION_SCHEMA.KEY_COLUMN_USAGE AS u \
+    INNER JOIN INFORMATION_SCHEMA.TABLE_CONSTRAINTS AS p ON p.CONSTRAINT_SCHEMA = \
+                           u.CONSTRAINT_SCHEMA AND p.CONSTRAINT_NAME = u.CONSTRAINT_NAME \
+    WHERE p.CONSTRAINT_TYPE = 'PRIMARY KEY') AS k ON k.TABLE_SCHEMA = c.TABLE_SCHEMA AND \
+                           k.TABLE_NAME = c.TABLE_NAME AND k.COLUMN_NAME = c.COLUMN_NAME \
+    WHERE c.TABLE_SCHEMA = @P1 ORDER BY c.TABLE_NAME, c.ORDINAL_POSITION";
+
+/// Columns: type, length, collation, precision, scale. Parameters: schema, table, column.
+pub const DECLARED: &str = "SELECT DATA_TYPE, CAST(CHARACTER_MAXIMUM_LENGTH AS BIGINT), \
+                            COLLATION_NAME, CAST(NUMERIC_PRECISION AS BIGINT), CAST(NUMERIC_SCALE \
+                            AS BIGINT) \
+    FROM INFORMATION_SCHEMA.COLUMNS WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2 AND \
+                            COLUMN_NAME = @P3";
+
+/// The definition of a column as it is now, but nullable.
+pub fn nullable_definition(
+    kind: &str,
+    length: Option<i64>,
+    collation: Option<&str>,
+    precision: Option<i64>,
+    scale: Option<i64>,
+) -> String {
+    let size = match (kind, length, precision, scale) {
+        (_, Some(-1), ..) => "(MAX)".to_owned(),
+        (_, Some(length), ..) => format!("({length})"),
+        ("decimal" | "numeric", _, Some(precision), Some(scale)) => {
+            format!("({precision}, {scale})")
+        }
+        _ => String::new(),
+    };
+    let collation = collation.map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+    format!("{}{size}{collation} NULL", kind.to_uppercase())
+}
+
+#[async_trait]
+impl SqlCatalog for SqlServerConnection {
+    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+        // Tables may have changed: temporary tables may have the wrong columns.
+        for (_, stage) in std::mem::take(&mut self.stages) {
+            self.batch(ANSWER_WAIT_MAX, format!("DROP TABLE {stage}")).await?;
+        }
+        self.narrow.clear();
+        let place = &renderer.namespace;
+        let rows =
+            self.rows(COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?;
+        let mut listed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let text = |i: usize| row.get::<&str, _>(i).unwrap_or_default();
+            let Some(table) = place.source_of(text(0)) else { continue };
+            if matches!(text(4), "varchar" | "char" | "text") {
+                self.narrow.entry(table.clone()).or_default().push(text(1).to_owned());
+            }
+            let write_blocker = (text(6) == "VIEW").then(|| {
+                "it is a view; choose another schema with ?schema=, or rename it".to_owned()
+            });
+            let nullable = text(2) == "YES" || row.get::<&str, _>(3).is_some();
+            listed.push(ListedColumn {
+                table,
+                column: text(1).to_owned(),
+                nullable,
+                key: row.get::<i64, _>(5).unwrap_or(0),
+                write_blocker,
+            });
+        }
+        Ok(listed)
+    }
+
+    async fn nullable_definition(
+        &mut self,
+        renderer: &Renderer,
+        table: &str,
+        column: &str,
+    ) -> Result<String, Failure> {
+        let place = &renderer.namespace;
+        let parameters = [
+            place.schema.as_deref().unwrap_or_default().into(),
+            place.name_of(table).as_str().into(),
+            column.into(),
+        ];
+        let rows = self.rows(DECLARED, &parameters).await?;
+        let row = rows.first().ok_or_else(|| {
+            Failure::unavailable(format!(
+                "column {column:?} of table {table:?} is not there any more"
+            ))
+        })?;
+        Ok(nullable_definition(
+            row.get(0).unwrap_or_default(),
+            row.get(1),
+            row.get(2),
+            row.get(3),
+            row.get(4),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_declared_as_they_are() {
+        assert_eq!(
+            nullable_definition("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
+            "NVARCHAR(MAX) COLLATE Latin1_General_CI_AS NULL"
+        );
+        assert_eq!(nullable_definition("varchar", Some(64), None, None, None), "VARCHAR(64) NULL");
+        assert_eq!(nullable_definition("bigint", None, None, Some(19), Some(0)), "BIGINT NULL");
+        assert_eq!(
+            nullable_definition("decimal", None, None, Some(18), Some(4)),
+            "DECIMAL(18, 4) NULL"
+        );
+    }
+}
