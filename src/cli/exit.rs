@@ -27,6 +27,7 @@ pub enum Exit {
 pub const PANIC: u8 = 2;
 
 impl Exit {
+    /// What the program ends with.
     pub fn code(&self) -> u8 {
         match self {
             Exit::Failed(_) | Exit::Fenced(_) => 1,
@@ -35,6 +36,7 @@ impl Exit {
         }
     }
 
+    /// Why, for the user.
     pub fn text(&self) -> &str {
         match self {
             Exit::Failed(text)
@@ -45,6 +47,7 @@ impl Exit {
         }
     }
 
+    /// Says why on standard error.
     pub fn report(&self) -> ExitCode {
         eprintln!("eds: {}", self.text());
         ExitCode::from(self.code())

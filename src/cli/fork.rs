@@ -15,7 +15,7 @@ use crate::worker::work::{WorkRequest, work};
 pub struct Worker {
     #[command(flatten)]
     pub stream: Stream,
-    /// Take orders on standard input, and tell news on standard output
+    /// Take commands on standard input, and write events to standard output
     #[arg(long, hide = true)]
     supervised: bool,
 }

@@ -88,7 +88,7 @@ impl ServerCommand {
         })?;
         match done {
             ServerEnd::Shutdown => Ok(()),
-            ServerEnd::Replaced { paused } => begin_anew(paused),
+            ServerEnd::Replaced { paused } => run_replaced_program(paused),
         }
     }
 
@@ -219,8 +219,9 @@ impl ServerCommand {
     }
 }
 
-/// This process becomes what its file holds by now, with the same words.
-fn begin_anew(paused: bool) -> Result<(), Exit> {
+/// Runs the program that the update has put in place of this one, in the same process and with the
+/// same arguments.
+fn run_replaced_program(paused: bool) -> Result<(), Exit> {
     let failed =
         |e: std::io::Error| Exit::Failed(format!("the new program cannot be started: {e}"));
     let program: PathBuf = std::env::args_os()
@@ -230,7 +231,7 @@ fn begin_anew(paused: bool) -> Result<(), Exit> {
         .map_or_else(own_file, Ok)
         .map_err(failed)?;
     let mut command = std::process::Command::new(program);
-    // What was meant for the first start only is not said again.
+    // These two flags are about the first start only.
     let once = |word: &OsString| {
         word.to_str().is_some_and(|word| {
             ["--paused", "--restart"].iter().any(|flag| word.split('=').next() == Some(*flag))
@@ -244,8 +245,8 @@ fn begin_anew(paused: bool) -> Result<(), Exit> {
     {
         Err(failed(std::os::unix::process::CommandExt::exec(&mut command)))
     }
-    // There a process cannot become another program: the new one is a child, whose end is this
-    // one's.
+    // A process of Windows cannot become another program: the new one is a child, and this process
+    // ends with the child's exit code.
     #[cfg(not(unix))]
     {
         let status = command.status().map_err(failed)?;

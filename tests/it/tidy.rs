@@ -10,12 +10,15 @@ const FUNCTION_EXCEPTIONS_MAX: usize = 5;
 /// Modules by layer: imports go downwards only, and neighbours do not know each other.
 const LAYERS: &[&[&str]] = &[
     &["cause", "duration"],
-    &["change", "secret", "http", "logs", "machine", "config", "validator"],
+    &["change", "secret", "http", "logs", "machine", "config", "validator", "signals"],
     &["hq", "release"],
     &["destination", "export", "feed", "state"],
     &["registry", "control"],
     &["pipeline"],
-    &["status", "sandbox", "supervisor"],
+    &["import"],
+    &["status", "sandbox"],
+    &["worker"],
+    &["supervisor"],
     &["cli"],
 ];
 
