@@ -16,6 +16,8 @@ pub mod feed;
 pub mod hq;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "http")]
+pub mod import;
 pub mod logs;
 #[cfg(feature = "server")]
 pub mod machine;
@@ -26,6 +28,7 @@ pub mod release;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod secret;
+pub mod signals;
 pub mod state;
 pub mod status;
 #[cfg(feature = "server")]
@@ -35,3 +38,4 @@ pub mod validator;
 #[cfg(not(feature = "validator"))]
 #[path = "validator/absent.rs"]
 pub mod validator;
+pub mod worker;

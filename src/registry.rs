@@ -36,6 +36,19 @@ pub enum SchemaSource {
     Fixed(Arc<std::sync::RwLock<Vec<String>>>),
 }
 
+impl SchemaSource {
+    /// HQ at this address.
+    #[cfg(feature = "http")]
+    pub fn of_hq(http: crate::http::Http, base: &str) -> SchemaSource {
+        SchemaSource::Hq(http, base.trim_end_matches('/').to_owned())
+    }
+
+    /// Whether no schema can ever be had from it.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, SchemaSource::Fixed(all) if all.read().is_ok_and(|all| all.is_empty()))
+    }
+}
+
 /// One published schema: the name of the object that it belongs to, the schema, and its text.
 #[derive(Clone)]
 pub struct Published {

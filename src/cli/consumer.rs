@@ -6,7 +6,6 @@ use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::exit::Exit;
-use super::stream::{identity, servers};
 use super::{Global, logging};
 use crate::config::Config;
 use crate::feed::Start;
@@ -19,6 +18,7 @@ use crate::hq::session::{self, NoSession};
 use crate::hq::{Hq, api_of};
 use crate::http::Http;
 use crate::state::Lock;
+use crate::worker::nats::{identity, servers};
 
 #[derive(Args)]
 pub struct Consumer {
@@ -112,7 +112,7 @@ impl Reach {
     ) -> Result<(JetStream, Option<CredentialSession>), Exit> {
         let config = Config::read(&global.data_dir)?;
         let api_url = self.api_url.clone().or_else(|| config.token.as_ref().and_then(api_of));
-        let urls = servers(self.server.as_ref(), api_url.as_deref());
+        let urls = servers(self.server.as_deref(), api_url.as_deref());
         let file = self.creds.clone().or_else(|| of_running(&global.data_dir));
         let (identity, creds, session) = match (file, api_url, &config.token) {
             (None, Some(api_url), Some(token)) => {
@@ -120,7 +120,7 @@ impl Reach {
                     .await?
             }
             (file, ..) => {
-                let (identity, creds) = identity(file.as_ref(), &urls)?;
+                let (identity, creds) = identity(file.as_deref(), &urls)?;
                 (identity, creds, None)
             }
         };
@@ -166,7 +166,7 @@ impl Reach {
             Some(credential) => session::credential_text(credential)
                 .and_then(|text| Ok((Identity::from_hq(text.expose_secret())?, Some(text))))
                 .map_err(Exit::Failed),
-            None => identity(None, urls),
+            None => identity(None, urls).map_err(Exit::from),
         };
         match read {
             Ok((identity, creds)) => Ok((identity, creds, opened)),

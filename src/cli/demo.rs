@@ -7,21 +7,24 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-#[cfg(feature = "http")]
-use clap::Parser;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use super::args::DestinationArgs;
 use super::exit::Exit;
-use super::run::{self, DataDir, DestinationArgs, RunSpec, To};
 use super::{Global, logging};
+use crate::change::filter::TableFilter;
 use crate::destination::Settings;
 use crate::feed::Feed;
 use crate::pipeline::progress::Snapshot;
 use crate::pipeline::{Adoption, Progress};
 use crate::registry::SchemaSource;
-use crate::sandbox::check::{self, TableReport};
+use crate::sandbox::check;
 use crate::sandbox::feed::{ShopFeed, pace};
 use crate::sandbox::shop::{Shop, ShopOptions};
+use crate::signals::stop_on_signal;
+use crate::state::DataDir;
+use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
 
 /// How long the destination may take nothing, once the shop is closed, before the demo gives up.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -56,13 +59,6 @@ pub struct Demo {
 /// Changes that an old shop has seen.
 const HISTORY: u64 = 50_000;
 
-#[cfg(feature = "http")]
-#[derive(clap::Parser)]
-struct ImportWords {
-    #[command(flatten)]
-    import: super::import::Import,
-}
-
 #[cfg(feature = "jetstream")]
 type DemoServer = crate::sandbox::nats::NatsServer;
 #[cfg(not(feature = "jetstream"))]
@@ -84,12 +80,73 @@ enum Transport {
     Nats(Box<crate::sandbox::nats::EventPublisher>),
 }
 
+/// What the demo streams into.
+struct DemoTarget {
+    /// Where everything is kept that the demo makes.
+    folder: PathBuf,
+    data_dir: PathBuf,
+    url: String,
+    apply: ApplyRequest,
+}
+
 impl Demo {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
         logging::start(
             &Global { silent: global.silent || !global.verbose, ..global.clone() },
             None,
         )?;
+        let target = self.target()?;
+        println!(
+            "A shop with {} tables changes {} times a second for {:?}; EDS keeps {} \
+             equal to it.",
+            self.shop_after(0).tables.len(),
+            self.rate,
+            self.open_for,
+            target.apply.destination
+        );
+        let begin = if self.imports() { HISTORY } else { 0 };
+        let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
+        let (due_sender, due) = watch::channel(0);
+        let DemoSource { feed, road, consumer, _server } =
+            self.source(&target.folder, due.clone()).await?;
+        // An old shop goes on changing while it is exported and loaded.
+        let mut pacing =
+            self.imports().then(|| tokio::spawn(pace(self.rate, begin, total, due_sender.clone())));
+        #[cfg(feature = "http")]
+        if self.import {
+            self.import(&target, global.silent, due.clone()).await?;
+        }
+        let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
+        let (stop_sender, stop) = watch::channel(false);
+        let spec = RunSpec {
+            feed,
+            consumer,
+            companies: "*".into(),
+            until_caught_up: false,
+            events_max: usize::MAX,
+            progress: progress.clone(),
+            stop,
+        };
+        let data = DataDir::take(&target.data_dir, false)?;
+        let engine = run::start(&data, target.apply.clone(), spec).await?;
+        let running = tokio::spawn(engine.run());
+        let pacing = pacing
+            .take()
+            .unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
+        let screen = Screen::new();
+        let made = self.watch(road, due, pacing, &running, &progress, &screen).await?;
+        let applied = wait_until_applied(&progress, made, &running, &screen).await;
+        stop_sender.send_replace(true);
+        running.await.map_err(|e| Exit::Failed(e.to_string()))??;
+        if !applied {
+            return Err(too_slow(made, &progress.snapshot()));
+        }
+        screen.show(&progress.snapshot());
+        verdict(&self.shop_after(made), &target.apply.destination, &target.url).await
+    }
+
+    /// Clears the demo's folder, unless it streams elsewhere, and opens nothing yet.
+    fn target(&self) -> Result<DemoTarget, Exit> {
         let folder =
             std::env::current_dir().map_err(|e| Exit::Failed(e.to_string()))?.join("eds-demo");
         if self.url.is_none() && folder.exists() {
@@ -103,62 +160,35 @@ impl Demo {
             .url
             .clone()
             .unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
-        let to = To {
-            place: DestinationArgs { url: Some(url.clone()), url_file: None },
-            schema: None,
-            api_url: None,
-            tables: String::new(),
+        let place = DestinationArgs { url: Some(url.clone()), url_file: None };
+        let (destination, driver) = place.destination(None)?;
+        let apply = ApplyRequest {
+            destination,
+            driver,
+            schemas: SchemaSource::Fixed(Arc::new(RwLock::new(self.shop_after(0).schemas()))),
+            tables: TableFilter::default(),
             adopt: Vec::new(),
-            adopt_checkpoint: None,
+            adoption: Adoption::Without,
             pending_latency_min: None,
             pending_latency_max: None,
             restart: !self.imports(),
-        };
-        let (settings, driver) = to.destination()?;
-        println!(
-            "A shop with {} tables changes {} times a second for {:?}; EDS keeps {settings} \
-             equal to it.",
-            Shop::new(self.seed, ShopOptions::default()).tables.len(),
-            self.rate,
-            self.open_for
-        );
-        let begin = if self.imports() { HISTORY } else { 0 };
-        let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
-        let (due_sender, due) = watch::channel(0);
-        let DemoSource { feed, road, consumer, _server } =
-            self.source(&folder, due.clone()).await?;
-        let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
-        let (stop_sender, stop) = watch::channel(false);
-        let shop = Shop::new(self.seed, ShopOptions::default());
-        let plan = RunSpec {
-            feed,
-            consumer,
-            companies: "*".into(),
-            publisher: SchemaSource::Fixed(Arc::new(RwLock::new(shop.schemas()))),
-            until_caught_up: false,
-            events_max: usize::MAX,
-            adoption: Adoption::Without,
             rules: None,
-            progress: progress.clone(),
-            stop,
         };
-        let data = Global { data_dir: folder.join("data"), ..global };
-        // An old shop goes on changing while it is exported and loaded.
-        let mut pacing =
-            self.imports().then(|| tokio::spawn(pace(self.rate, begin, total, due_sender.clone())));
-        #[cfg(feature = "http")]
-        if self.import {
-            self.import(&folder, &data, &url, due.clone()).await?;
-        }
-        let data = DataDir::take(&data.data_dir, false)?;
-        let engine = run::start(&data, &to, settings.clone(), driver, plan).await?;
-        let closing = run::stop_on_signal();
-        let pacing = pacing
-            .take()
-            .unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
+        Ok(DemoTarget { data_dir: folder.join("data"), folder, url, apply })
+    }
+
+    /// Shows the shop at work until it closes; how many changes it has made.
+    async fn watch<T>(
+        &self,
+        road: Transport,
+        due: watch::Receiver<u64>,
+        pacing: JoinHandle<()>,
+        running: &JoinHandle<T>,
+        progress: &Progress,
+        screen: &Screen,
+    ) -> Result<u64, Exit> {
+        let closing = stop_on_signal();
         let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
-        let running = tokio::spawn(engine.run());
-        let screen = Screen::new();
         loop {
             tokio::time::sleep(screen.interval()).await;
             screen.show(&progress.snapshot());
@@ -168,21 +198,8 @@ impl Demo {
         }
         pacing.abort();
         let _ = pacing.await;
-        let made =
-            publishing.await.map_err(|e| Exit::Failed(e.to_string()))??.unwrap_or(*due.borrow());
-        let applied = wait_until_applied(&progress, made, &running, &screen).await;
-        stop_sender.send_replace(true);
-        running.await.map_err(|e| Exit::Failed(e.to_string()))??;
-        if !applied {
-            let now = progress.snapshot();
-            let why = now.last_error.map_or(String::new(), |e| format!(": {}", e.text));
-            return Err(Exit::Failed(format!(
-                "of {made} changes {} were applied, and no more within {APPLY_WAIT_MAX:?}{why}",
-                now.done
-            )));
-        }
-        screen.show(&progress.snapshot());
-        verdict(&self.shop_after(made), &settings, &url).await
+        let published = publishing.await.map_err(|e| Exit::Failed(e.to_string()))??;
+        Ok(published.unwrap_or(*due.borrow()))
     }
 
     fn imports(&self) -> bool {
@@ -197,21 +214,29 @@ impl Demo {
     #[cfg(feature = "http")]
     async fn import(
         &self,
-        folder: &Path,
-        global: &Global,
-        url: &str,
+        target: &DemoTarget,
+        silent: bool,
         mut due: watch::Receiver<u64>,
     ) -> Result<(), Exit> {
+        use crate::hq::Hq;
+        use crate::http::Http;
+        use crate::import::{Display, ImportRequest};
         let now = due.wait_for(|due| *due >= HISTORY).await.map_or(HISTORY, |due| *due);
         let shop = Arc::new(std::sync::Mutex::new(self.shop_after(now)));
-        let hq = crate::sandbox::hq::SandboxHq::start(0, shop, folder.join("exports"), 5_000, None)
+        let exports = target.folder.join("exports");
+        let hq = crate::sandbox::hq::SandboxHq::start(0, shop, exports, 5_000, None)
             .await
             .map_err(|e| Exit::Failed(e.to_string()))?;
         println!("After {now} changes it is exported, and goes on changing:\n");
-        let words = ["eds", "--no-confirm", "--url", url, "--api-url", hq.url()];
-        let import =
-            ImportWords::try_parse_from(words).map_err(|e| Exit::Failed(e.to_string()))?.import;
-        Box::new(import).run(global.clone()).await?;
+        let ApplyRequest { destination, driver, .. } = &target.apply;
+        let request = ImportRequest {
+            hq: Some(Hq::new(Http::new().map_err(Exit::Failed)?, hq.url(), None)),
+            display: if silent { Display::Silent } else { Display::Terminal },
+            ..ImportRequest::new(destination.clone(), driver)
+        };
+        request.test().await?;
+        let data = DataDir::take(&target.data_dir, false)?;
+        request.prepare(&data).await?.run(stop_on_signal()).await?;
         println!();
         Ok(())
     }
@@ -270,11 +295,19 @@ impl Transport {
     }
 }
 
+fn too_slow(made: u64, now: &Snapshot) -> Exit {
+    let why = now.last_error.as_ref().map_or(String::new(), |e| format!(": {}", e.text));
+    Exit::Failed(format!(
+        "of {made} changes {} were applied, and no more within {APPLY_WAIT_MAX:?}{why}",
+        now.done
+    ))
+}
+
 /// Whether all that was made is applied; not where nothing moves for [`APPLY_WAIT_MAX`].
 async fn wait_until_applied<T>(
     progress: &Progress,
     made: u64,
-    running: &tokio::task::JoinHandle<T>,
+    running: &JoinHandle<T>,
     screen: &Screen,
 ) -> bool {
     let (mut done, mut moved_at) = (0, Instant::now());
@@ -292,7 +325,7 @@ async fn wait_until_applied<T>(
 /// Compares and says so; a difference is an error.
 async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit> {
     let started = Instant::now();
-    let reports = reports(shop, settings, url)
+    let reports = check::reports(shop, settings, url)
         .await
         .map_err(|e| Exit::Failed(format!("the destination cannot be read back: {e}")))?;
     println!("\nThe destination compared with the shop, row by row:");
@@ -308,38 +341,6 @@ async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit
         started.elapsed()
     );
     Ok(())
-}
-
-/// Reads the destination back, with its own client.
-pub async fn reports(
-    shop: &Shop,
-    settings: &Settings,
-    url: &str,
-) -> Result<Vec<TableReport>, String> {
-    let _ = url;
-    match settings.scheme.as_str() {
-        "sqlite" => check::sqlite(shop, &settings.path),
-        "file" => check::files(shop, &PathBuf::from(&settings.path)),
-        #[cfg(feature = "postgres")]
-        "postgres" => {
-            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-                .await
-                .map_err(|e| e.to_string())?;
-            let connection = tokio::spawn(connection);
-            let reports = check::postgres(shop, &client).await;
-            connection.abort();
-            reports
-        }
-        #[cfg(feature = "mysql")]
-        "mysql" => {
-            let mut conn = mysql_async::Conn::from_url(url).await.map_err(|e| e.to_string())?;
-            mysql_async::prelude::Queryable::query_drop(&mut conn, "SET time_zone = '+00:00'")
-                .await
-                .map_err(|e| e.to_string())?;
-            check::mysql(shop, &mut conn).await
-        }
-        other => Err(format!("the demo cannot read {other} back")),
-    }
 }
 
 /// A table that stays in its place on a terminal; a line now and then elsewhere.

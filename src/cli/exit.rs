@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use crate::destination::FailureKind;
 use crate::feed::FeedError;
 use crate::pipeline::Halt;
+use crate::state::DataDirError;
+use crate::worker::run::RunError;
 
 /// Why the program ends, with the text for the user.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub enum Exit {
 pub const PANIC: u8 = 2;
 
 impl Exit {
+    /// What the program ends with.
     pub fn code(&self) -> u8 {
         match self {
             Exit::Failed(_) | Exit::Fenced(_) => 1,
@@ -33,6 +36,7 @@ impl Exit {
         }
     }
 
+    /// Why, for the user.
     pub fn text(&self) -> &str {
         match self {
             Exit::Failed(text)
@@ -43,6 +47,7 @@ impl Exit {
         }
     }
 
+    /// Says why on standard error.
     pub fn report(&self) -> ExitCode {
         eprintln!("eds: {}", self.text());
         ExitCode::from(self.code())
@@ -69,6 +74,34 @@ impl From<FeedError> for Exit {
             FeedError::Unavailable(text) => Exit::Disconnected(text),
             FeedError::Misconfigured(text) => Exit::Failed(text),
             FeedError::Taken(text) => Exit::Fenced(text),
+        }
+    }
+}
+
+impl From<DataDirError> for Exit {
+    fn from(error: DataDirError) -> Exit {
+        Exit::Failed(error.to_string())
+    }
+}
+
+impl From<RunError> for Exit {
+    fn from(error: RunError) -> Exit {
+        match error {
+            RunError::Halted(halt) => halt.into(),
+            RunError::Refused(text) => Exit::Usage(text),
+            RunError::DataDir(e) => e.into(),
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+impl From<crate::import::ImportFailure> for Exit {
+    fn from(failure: crate::import::ImportFailure) -> Exit {
+        use crate::import::ImportFailure;
+        match failure {
+            ImportFailure::Refused(text) => Exit::Usage(text),
+            ImportFailure::Destination(failure) => Halt::Destination(failure).into(),
+            ImportFailure::Failed(text) => Exit::Failed(text),
         }
     }
 }

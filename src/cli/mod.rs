@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod args;
 #[cfg(feature = "server")]
 mod consumer;
 #[cfg(feature = "sandbox")]
@@ -16,7 +17,6 @@ mod fork;
 mod import;
 mod logging;
 mod replay;
-mod run;
 #[cfg(all(feature = "sandbox", feature = "server"))]
 mod sandbox;
 #[cfg(feature = "server")]
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::validator::Validator;
 use exit::Exit;
@@ -136,20 +136,32 @@ pub fn main() -> ExitCode {
         default_hook(info);
         std::process::exit(i32::from(exit::PANIC));
     }));
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (cli, matches) = match parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
         Err(e) => {
             let _ = e.print();
             return ExitCode::from(u8::from(e.use_stderr()));
         }
     };
-    match run(cli) {
+    match run(cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => exit.report(),
     }
 }
 
-fn run(cli: Cli) -> Result<(), Exit> {
+/// The arguments in their form, and as clap read them.
+fn parse(
+    args: impl IntoIterator<Item = std::ffi::OsString>,
+) -> Result<(Cli, ArgMatches), clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))?;
+    Ok((cli, matches))
+}
+
+fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Exit> {
+    #[cfg(not(feature = "server"))]
+    let _ = matches;
     let global = cli.global;
     match cli.command {
         Command::Version => {
@@ -165,7 +177,11 @@ fn run(cli: Cli) -> Result<(), Exit> {
         #[cfg(feature = "server")]
         Command::Enroll(enroll) => block_on(enroll.run(global)),
         #[cfg(feature = "server")]
-        Command::Server(server) => server.run(global),
+        Command::Server(server) => {
+            let words =
+                matches.subcommand().map_or_else(Vec::new, |(_, words)| args::worker_words(words));
+            server.run(global, words)
+        }
         #[cfg(feature = "server")]
         Command::Consumer(consumer) => block_on(consumer.run(global)),
         #[cfg(feature = "server")]
@@ -196,4 +212,56 @@ fn block_on(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit>
     let done = runtime.block_on(command);
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     done
+}
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Result<Vec<String>, clap::Error> {
+        let (_, matches) = parse(line.split(' ').map(Into::into))?;
+        let (_, server) = matches.subcommand().unwrap_or(("", &matches));
+        let words = args::worker_words(server);
+        Ok(words.into_iter().map(|word| word.to_string_lossy().into_owned()).collect())
+    }
+
+    /// What a server is told about streaming reaches its worker, but for secrets and what the
+    /// supervisor chooses.
+    #[test]
+    fn a_worker_gets_the_arguments_of_its_server() -> Result<(), clap::Error> {
+        let words = words(
+            "eds -v server --tables=a,b --adopt x --adopt y --companyIds 1,2 --ack explicit \
+             --minPendingLatency 1m30s --bind ::1 --port 0 --timestamp --schema-validator rules \
+             --url sqlite://secret --url-file secret --api-key secret --restart --server secret \
+             --api-url secret --data-dir secret --log-file-sink secret --update-strategy after",
+        )?;
+        let expected = [
+            "--verbose=true",
+            "--timestamp=true",
+            "--schema-validator=rules",
+            "--tables=a,b",
+            "--adopt=x",
+            "--adopt=y",
+            "--companyIds=1",
+            "--companyIds=2",
+            "--ack=explicit",
+            "--minPendingLatency=1m30s",
+            "--bind=::1",
+            "--port=0",
+            "--update-strategy=after",
+        ];
+        for word in expected {
+            assert!(words.iter().any(|w| w == word), "{word} is missing: {words:?}");
+        }
+        assert!(words.iter().all(|word| !word.contains("secret") && !word.contains("restart")));
+        let fork = ["eds", "fork", "--supervised"].map(str::to_owned);
+        let (cli, _) = parse(fork.into_iter().chain(words).map(Into::into))?;
+        let Command::Fork(fork) = cli.command else { panic!("eds fork is the worker") };
+        let (got, global) = (&fork.stream.streaming, cli.global);
+        assert!(global.verbose && global.timestamp && !global.silent);
+        assert_eq!(got.company_ids, ["1", "2"]);
+        assert_eq!((got.to.tables.as_str(), got.to.adopt.len()), ("a,b", 2));
+        assert_eq!(got.to.pending_latency_min, Some(std::time::Duration::from_secs(90)));
+        Ok(())
+    }
 }

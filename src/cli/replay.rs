@@ -6,11 +6,14 @@ use std::sync::Arc;
 use clap::Args;
 use tracing::info;
 
+use super::args::To;
 use super::exit::Exit;
-use super::run::{self, DataDir, RunSpec, To};
 use super::{Global, logging};
 use crate::feed::journal::Journal;
 use crate::pipeline::{Adoption, Progress};
+use crate::signals::stop_on_signal;
+use crate::state::DataDir;
+use crate::worker::run::{self, RunError, RunSpec};
 
 #[derive(Args)]
 pub struct Replay {
@@ -24,34 +27,31 @@ pub struct Replay {
 }
 
 impl Replay {
-    pub async fn run(mut self: Box<Self>, global: Global) -> Result<(), Exit> {
+    pub async fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
-        let (settings, driver) = self.to.destination()?;
+        let mut request = self.to.request(&global, None)?;
         let feed = Box::new(Journal::new(&self.journal)?);
         let is_stdin = self.journal.as_os_str() == "-";
         // Standard input has no position to go on from.
-        self.to.restart |= is_stdin;
+        request.restart |= is_stdin;
+        request.adoption = Adoption::Without;
         let name = self
             .journal
             .canonicalize()
             .ok()
             .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
-        let consumer = format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into()));
-        let progress = Arc::new(Progress::new().map_err(|e| Exit::Failed(e.to_string()))?);
-        let plan = RunSpec {
+        let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
+        let spec = RunSpec {
             feed,
-            consumer,
+            consumer: format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into())),
             companies: "*".into(),
-            publisher: self.to.publisher()?,
             until_caught_up: false,
             events_max: usize::MAX,
-            adoption: Adoption::Without,
-            rules: global.rules()?,
             progress: progress.clone(),
-            stop: run::stop_on_signal(),
+            stop: stop_on_signal(),
         };
         let data = DataDir::take(&global.data_dir, self.dry_run)?;
-        let engine = run::start(&data, &self.to, settings, driver, plan).await?;
+        let engine = run::start(&data, request, spec).await?;
         if let Some(position) = engine.position().filter(|position| position.sequence > 0) {
             info!(
                 "the journal was applied up to line {} before: going on there; --restart applies \

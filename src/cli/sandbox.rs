@@ -10,9 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::demo;
 use super::exit::Exit;
-use super::run;
 use super::{Global, logging};
 use crate::destination::Settings;
 use crate::destination::catalog::DRIVERS;
@@ -23,6 +21,7 @@ use crate::sandbox::console::Console;
 use crate::sandbox::hq::SandboxHq;
 use crate::sandbox::nats::NatsServer;
 use crate::sandbox::shop::{Shop, ShopOptions};
+use crate::signals::stop_on_signal;
 
 /// The code of the first server; others have other numbers.
 const CODE: &str = "L1";
@@ -113,7 +112,7 @@ impl Sandbox {
             stage.shop.clone(),
             stage.rate.clone(),
         ));
-        let mut stop = run::stop_on_signal();
+        let mut stop = stop_on_signal();
         let mut lines = lines();
         let (mut told, mut is_silent) = (0, false);
         let mut looks = tokio::time::interval(Duration::from_millis(200));
@@ -339,7 +338,7 @@ impl Stage {
             std::mem::replace(&mut *self.rate.lock().unwrap_or_else(PoisonError::into_inner), 0.0);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let shop = self.shop.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let reports = demo::reports(&shop, &settings, url).await;
+        let reports = check::reports(&shop, &settings, url).await;
         *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate;
         reports?.iter().for_each(|report| println!("  {}", check::line(report)));
         Ok(())

@@ -9,15 +9,15 @@ use clap::{Args, Subcommand, ValueEnum};
 use secrecy::SecretString;
 use tracing::{info, warn};
 
-use super::download::Releases;
+use super::args::{Releases, Streaming, named};
 use super::exit::Exit;
-use super::stream::{Streaming, UpdateStrategy, servers};
 use super::{Global, drivers, enroll, logging};
 use crate::config::{Config, FILE_NAME};
 use crate::hq::api_of;
 use crate::logs::LogFiles;
 use crate::machine;
 use crate::supervisor::{Failed, ServerEnd, ServerOptions, Supervisor};
+use crate::worker::nats::servers;
 
 /// Whether the server replaces its own program when HQ asks for it.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -77,22 +77,22 @@ enum Help {
 impl ServerCommand {
     /// Returns once it was told to end. After an update this process becomes the new program and
     /// does not return.
-    pub fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
+    pub fn run(self: Box<Self>, global: Global, worker_words: Vec<OsString>) -> Result<(), Exit> {
         if let Some(Help::Help(drivers)) = &self.help {
             return drivers.run();
         }
         let mut done = ServerEnd::Shutdown;
         super::block_on(async {
-            done = self.serve(&global).await?;
+            done = self.serve(&global, worker_words).await?;
             Ok(())
         })?;
         match done {
             ServerEnd::Shutdown => Ok(()),
-            ServerEnd::Replaced { paused } => begin_anew(paused),
+            ServerEnd::Replaced { paused } => run_replaced_program(paused),
         }
     }
 
-    async fn serve(&self, global: &Global) -> Result<ServerEnd, Exit> {
+    async fn serve(&self, global: &Global, worker_words: Vec<OsString>) -> Result<ServerEnd, Exit> {
         let logs = LogFiles::default();
         logging::start(global, Some(logs.clone()))?;
         if self.health_port.is_some() {
@@ -100,7 +100,7 @@ impl ServerCommand {
         }
         global.rules()?;
         let config = self.enrolled(global).await?;
-        let options = self.options(global, config, logs)?;
+        let options = self.options(global, config, worker_words, logs)?;
         let ended = Supervisor::new(options).map_err(Exit::Failed)?.run().await;
         ended.map_err(|failed| match failed {
             Failed::Worker { code: 3, text } => Exit::Usage(text),
@@ -145,101 +145,83 @@ impl ServerCommand {
         &self,
         global: &Global,
         config: Config,
+        mut worker_words: Vec<OsString>,
         logs: LogFiles,
     ) -> Result<ServerOptions, Exit> {
-        let place = &self.streaming.to.place;
-        let given = place.url.is_some()
-            || place.url_file.is_some()
-            || std::env::var("EDS_URL").is_ok_and(|u| !u.is_empty());
-        let url = match (given, config.url()) {
-            (false, None) => None,
-            (_, fallback) => {
-                // What cannot be right is said before anything begins.
-                place.destination(fallback)?;
-                Some(SecretString::from(place.text(fallback)?))
-            }
-        };
+        let streaming = &self.streaming;
+        let (url, url_is_given) = self.url(&config)?;
         let token = self
             .api_key
             .clone()
             .filter(|key| !key.is_empty())
             .map(SecretString::from)
             .or(config.token);
-        let api_url = self.streaming.to.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
+        let api_url = streaming.to.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
         let Some(api_url) = api_url else {
             return Err(Exit::Usage(
                 "HQ's address is not known: the token does not name it; give it with --api-url"
                     .into(),
             ));
         };
-        let server_id = self.eds_id.clone().or(config.server_id).unwrap_or_default();
-        let servers = servers(self.streaming.server.as_ref(), Some(&api_url));
-        let no_update = match self.self_update {
+        // Flags win over the configuration.
+        if streaming.update_strategy.is_none() && config.update_strategy.as_deref() == Some("after")
+        {
+            worker_words.push("--update-strategy=after".into());
+        }
+        Ok(ServerOptions {
+            data_dir: global.data_dir.clone(),
+            servers: servers(streaming.server.as_deref(), Some(&api_url)),
+            api_url,
+            token,
+            server_id: self.eds_id.clone().or(config.server_id).unwrap_or_default(),
+            companies: named(&streaming.company_ids),
+            url,
+            url_is_given,
+            nats_ca: streaming.nats_ca.clone(),
+            keep_logs: self.keep_logs || config.keep_logs,
+            renew_interval: self.renew_interval.max(Duration::from_secs(1)),
+            no_restart: self.no_restart,
+            from_start: streaming.to.restart,
+            paused: self.paused,
+            worker_words,
+            logs,
+            releases: self.releases.source(),
+            no_update: self.no_update(),
+        })
+    }
+
+    /// The destination, where there is one yet, and whether it was given by hand.
+    fn url(&self, config: &Config) -> Result<(Option<SecretString>, bool), Exit> {
+        let place = &self.streaming.to.place;
+        let given = place.url.is_some()
+            || place.url_file.is_some()
+            || std::env::var("EDS_URL").is_ok_and(|u| !u.is_empty());
+        let fallback = config.url();
+        if !given && fallback.is_none() {
+            return Ok((None, false));
+        }
+        // What cannot be right is said before anything begins.
+        place.destination(fallback)?;
+        Ok((Some(SecretString::from(place.text(fallback)?)), given))
+    }
+
+    /// Why this server does not replace its own program, if so.
+    fn no_update(&self) -> Option<String> {
+        match self.self_update {
             SelfUpdate::Never => {
                 Some("updates are switched off here (--self-update never)".to_owned())
             }
             SelfUpdate::Auto if machine::is_container() => {
                 Some("this is a container: its image is what has to be replaced".to_owned())
             }
-            _ => None,
-        };
-        Ok(ServerOptions {
-            data_dir: global.data_dir.clone(),
-            api_url,
-            token,
-            server_id,
-            companies: self
-                .streaming
-                .company_ids
-                .iter()
-                .filter(|c| !c.is_empty())
-                .cloned()
-                .collect(),
-            url,
-            url_is_given: given,
-            servers,
-            nats_ca: self.streaming.nats_ca.clone(),
-            keep_logs: self.keep_logs || config.keep_logs,
-            renew_interval: self.renew_interval.max(Duration::from_secs(1)),
-            no_restart: self.no_restart,
-            from_start: self.streaming.to.restart,
-            paused: self.paused,
-            worker_words: self.words(global, config.update_strategy.as_deref()),
-            logs,
-            releases: self.releases.source(),
-            no_update,
-        })
-    }
-
-    /// What every worker is started with.
-    fn words(&self, global: &Global, configured: Option<&str>) -> Vec<OsString> {
-        let mut words = self.streaming.words();
-        let after = self
-            .streaming
-            .update_strategy
-            .map_or(configured == Some("after"), |strategy| strategy == UpdateStrategy::After);
-        if after {
-            words.push("--update-strategy=after".into());
+            SelfUpdate::Auto | SelfUpdate::Always => None,
         }
-        let flags = [
-            (global.verbose, "--verbose"),
-            (global.silent, "--silent"),
-            (global.timestamp, "--timestamp"),
-        ];
-        words.extend(flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.into()));
-        words.extend(
-            global
-                .schema_validator
-                .iter()
-                .flat_map(|dir| [OsString::from("--schema-validator"), dir.into()]),
-        );
-        words.extend(global.log_label.iter().map(|label| format!("--log-label={label}").into()));
-        words
     }
 }
 
-/// This process becomes what its file holds by now, with the same words.
-fn begin_anew(paused: bool) -> Result<(), Exit> {
+/// Runs the program that the update has put in place of this one, in the same process and with the
+/// same arguments.
+fn run_replaced_program(paused: bool) -> Result<(), Exit> {
     let failed =
         |e: std::io::Error| Exit::Failed(format!("the new program cannot be started: {e}"));
     let program: PathBuf = std::env::args_os()
@@ -249,7 +231,7 @@ fn begin_anew(paused: bool) -> Result<(), Exit> {
         .map_or_else(own_file, Ok)
         .map_err(failed)?;
     let mut command = std::process::Command::new(program);
-    // What was meant for the first start only is not said again.
+    // These two flags are about the first start only.
     let once = |word: &OsString| {
         word.to_str().is_some_and(|word| {
             ["--paused", "--restart"].iter().any(|flag| word.split('=').next() == Some(*flag))
@@ -263,8 +245,8 @@ fn begin_anew(paused: bool) -> Result<(), Exit> {
     {
         Err(failed(std::os::unix::process::CommandExt::exec(&mut command)))
     }
-    // There a process cannot become another program: the new one is a child, whose end is this
-    // one's.
+    // A process of Windows cannot become another program: the new one is a child, and this process
+    // ends with the child's exit code.
     #[cfg(not(unix))]
     {
         let status = command.status().map_err(failed)?;

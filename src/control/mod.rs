@@ -1,5 +1,4 @@
-//! Who tells whom what: HQ the server over NATS, and the supervisor its worker over a pipe.
+//! What HQ and the server tell each other over NATS.
 
 pub mod notice;
-pub mod pipe;
 pub mod post;

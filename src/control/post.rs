@@ -2,14 +2,29 @@
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::{Message, Subscriber};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use super::pipe::Metrics;
 use crate::feed::FeedError;
 use crate::feed::jetstream::connect::{Link, Servers};
 use crate::machine;
+
+/// Counts for HQ since the worker began, under HQ's names.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    /// Flushes.
+    pub flush_count: f64,
+    /// How many durations of flushes were observed.
+    pub flush_duration: f64,
+    /// How many durations from publication to application were observed.
+    pub processing_duration: f64,
+    /// Events that wait.
+    pub pending_events: f64,
+    /// Events received.
+    pub total_events: f64,
+}
 
 /// A session's post. What cannot be sent is logged: nobody waits for it but HQ, who asks again.
 #[derive(Clone)]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::shop::Shop;
 use super::tables::{ShopKind, ShopTable};
+use crate::destination::Settings;
 
 /// How a table compares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -300,4 +301,37 @@ pub fn line(report: &TableReport) -> String {
         format!("{} WRONG: {}", report.wrong, report.examples.join("; "))
     };
     format!("{:<16} {:>9} rows  {verdict}", report.table, report.found)
+}
+
+/// Reads the destination at `url` back, with its own client, and compares it with the shop. The
+/// error says why it cannot be read.
+pub async fn reports(
+    shop: &Shop,
+    settings: &Settings,
+    url: &str,
+) -> Result<Vec<TableReport>, String> {
+    let _ = url;
+    match settings.scheme.as_str() {
+        "sqlite" => sqlite(shop, &settings.path),
+        "file" => files(shop, std::path::Path::new(&settings.path)),
+        #[cfg(feature = "postgres")]
+        "postgres" => {
+            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+                .await
+                .map_err(|e| e.to_string())?;
+            let connection = tokio::spawn(connection);
+            let reports = postgres(shop, &client).await;
+            connection.abort();
+            reports
+        }
+        #[cfg(feature = "mysql")]
+        "mysql" => {
+            let mut conn = mysql_async::Conn::from_url(url).await.map_err(|e| e.to_string())?;
+            mysql_async::prelude::Queryable::query_drop(&mut conn, "SET time_zone = '+00:00'")
+                .await
+                .map_err(|e| e.to_string())?;
+            mysql(shop, &mut conn).await
+        }
+        other => Err(format!("the demo cannot read {other} back")),
+    }
 }

@@ -1,6 +1,7 @@
 //! What survives a restart: one SQLite file in the data directory, typed tables, safe to open from
 //! several processes.
 
+mod data_dir;
 pub mod imports;
 mod lock;
 
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::change::Position;
+pub use data_dir::{DataDir, DataDirError};
 pub use imports::OpenImport;
 pub use lock::{InUse, Lock};
 

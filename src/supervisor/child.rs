@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::control::pipe::{WorkerCommand, WorkerEvent};
+use crate::worker::pipe::{WorkerCommand, WorkerEvent};
 
 /// How much of the worker's standard error is kept, in bytes.
 const TAIL_BYTES_MAX: usize = 64 << 10;

@@ -21,14 +21,14 @@ use super::signals::OsSignal;
 use super::{ServerOptions, Supervisor, uploads};
 use crate::config::{Config, private};
 use crate::control::notice::{self, Notice};
-use crate::control::pipe::{Metrics, WorkerCommand, WorkerEvent};
-use crate::control::post::{Heartbeat, Post, Stats};
+use crate::control::post::{Heartbeat, Metrics, Post, Stats};
 use crate::feed::FeedError;
 use crate::feed::jetstream::connect::Servers;
 use crate::feed::jetstream::identity::{Identity, now};
 use crate::hq::session as hq;
 use crate::machine;
 use crate::release::Swap;
+use crate::worker::pipe::{WorkerCommand, WorkerEvent};
 
 /// Names in a session's directory.
 pub const CREDS: &str = "nats.creds";

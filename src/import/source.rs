@@ -28,6 +28,7 @@ const ADDRESSES_MAX: u32 = 3;
 /// What an export has of one table.
 #[derive(Clone, Debug, Default)]
 pub struct Exported {
+    /// Names of its files.
     pub files: Vec<String>,
     /// The oldest of its files' times; of a table without files, when it was found empty.
     pub at: Option<Version>,
@@ -35,8 +36,11 @@ pub struct Exported {
 
 /// The tables of an export, and how their files come.
 pub struct Export {
+    /// The job's id at HQ; of a directory a fingerprint of its files.
     pub job: String,
+    /// What it has of each table, by the table's name.
     pub tables: BTreeMap<String, Exported>,
+    /// Brings the files.
     pub source: ExportSource,
 }
 
@@ -44,7 +48,8 @@ fn oldest(known: Option<Version>, time: Version) -> Option<Version> {
     Some(known.map_or(time, |at| at.min(time)))
 }
 
-/// The files of a directory; the same ones are the same job.
+/// The files of a directory of the tables that `takes` wants; the same files are the same job. The
+/// error says why there are none.
 pub fn directory(
     dir: &Path,
     takes: impl Fn(&str) -> bool,
@@ -94,10 +99,11 @@ async fn given(
 pub enum JobError {
     /// It is over: only another one can succeed.
     Over(String),
+    /// HQ cannot be asked, or the answer is not one; the same job may succeed later.
     Failed(String),
 }
 
-/// Waits until the job is completed; a table that failed fails it.
+/// Waits until the job is completed; a table whose export failed fails it.
 pub async fn completed(hq: &Hq, job: &str) -> Result<ExportJob, JobError> {
     let mut wait = Duration::from_millis(250);
     let mut told = None;
@@ -128,7 +134,8 @@ pub async fn completed(hq: &Hq, job: &str) -> Result<ExportJob, JobError> {
     }
 }
 
-/// The files of a completed job, downloaded into `folder`.
+/// The files of a completed job of the tables that `takes` wants, downloaded into `folder` and
+/// counted. The error names a file that the job describes in an unknown way.
 pub fn download(
     hq: Hq,
     id: &str,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
+use super::Display;
 use crate::pipeline::import::{Counts, Report, TableCount};
 
 /// Between two drawings of the bars.
@@ -18,11 +19,12 @@ const LINES_INTERVAL: Duration = Duration::from_secs(5);
 const PARTS: u64 = 1000;
 
 /// Shows `counts` until it is dropped.
-pub async fn show(counts: Arc<Counts>, silent: bool) {
-    if silent {
-        return std::future::pending().await;
+pub async fn show(counts: Arc<Counts>, display: Display) {
+    match display {
+        Display::Silent => std::future::pending().await,
+        Display::Terminal if std::io::stderr().is_terminal() => bars(&counts).await,
+        Display::Terminal | Display::Log => lines(&counts).await,
     }
-    if std::io::stderr().is_terminal() { bars(&counts).await } else { lines(&counts).await }
 }
 
 async fn bars(counts: &Counts) {
@@ -103,7 +105,8 @@ async fn lines(counts: &Counts) {
     }
 }
 
-/// The table at the end.
+/// The table at the end, as lines of text: rows, rows left out and rates of each table, and the
+/// rows that were left out.
 pub fn closing(counts: &Counts, report: &Report, took: Duration) -> String {
     let all = counts.snapshot();
     let width = all.keys().map(|name| name.chars().count()).max().unwrap_or(0).max(5);

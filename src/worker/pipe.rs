@@ -1,11 +1,14 @@
-//! The pipe between supervisor and worker: JSON lines, orders on the worker's standard input, news
-//! on its standard output. Secrets travel here, and in no argument. A worker of the next version
-//! has to understand the orders of this one: words are added, never changed.
+//! The pipe between supervisor and worker: JSON lines, commands on the worker's standard input,
+//! events on its standard output. Secrets travel here, and in no argument. A worker of the next
+//! version has to understand the commands of this one, and the other way round: fields are added,
+//! never changed.
 
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::control::post::Metrics;
 
 /// What the supervisor wants; each but the first and the last is answered by `WorkerEvent::Done`
 /// with its number.
@@ -14,11 +17,13 @@ use serde::{Deserialize, Serialize, Serializer};
 pub enum WorkerCommand {
     /// First of all: what must not be in an argument.
     Begin {
+        /// The destination, unless the worker's arguments or its environment name one.
         #[serde(serialize_with = "shown")]
         url: SecretString,
         /// Who we are to HQ, for imports.
         #[serde(serialize_with = "shown_if_any")]
         token: Option<SecretString>,
+        /// HQ's address.
         api_url: Option<String>,
     },
     /// Stop fetching; done once all that was fetched is applied.
@@ -54,26 +59,16 @@ pub enum WorkerEvent {
         /// Unix nanoseconds.
         paused_since: Option<i64>,
     },
+    /// The answer to the command of this number.
     Done {
         id: u64,
+        /// Why it failed, if it did.
         error: Option<String>,
+        /// The new log, where a rotation was asked for.
         log: Option<PathBuf>,
     },
     /// It ends, for a reason that a restart does not cure.
-    GivesUp {
-        why: String,
-    },
-}
-
-/// Counts for HQ, in its own words.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Metrics {
-    pub flush_count: f64,
-    pub flush_duration: f64,
-    pub processing_duration: f64,
-    pub pending_events: f64,
-    pub total_events: f64,
+    GivesUp { why: String },
 }
 
 #[cfg(test)]

@@ -1,0 +1,330 @@
+//! Arguments that several commands share, parsed into the domain's own requests.
+
+#[cfg(feature = "server")]
+use std::ffi::OsString;
+#[cfg(feature = "jetstream")]
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+#[cfg(feature = "jetstream")]
+use clap::ValueEnum;
+#[cfg(feature = "server")]
+use clap::{ArgMatches, Command};
+use tracing::warn;
+
+use super::Global;
+use super::exit::Exit;
+use crate::change::filter::TableFilter;
+use crate::destination::catalog::DRIVERS;
+use crate::destination::{Driver, Settings};
+#[cfg(feature = "jetstream")]
+use crate::feed::jetstream::api::AckPolicy;
+#[cfg(feature = "http")]
+use crate::http::Http;
+use crate::pipeline::Adoption;
+use crate::registry::SchemaSource;
+#[cfg(feature = "server")]
+use crate::release::ReleaseSource;
+#[cfg(feature = "jetstream")]
+use crate::worker::nats;
+use crate::worker::run::ApplyRequest;
+#[cfg(feature = "jetstream")]
+use crate::worker::stream::StreamRequest;
+
+/// The option of a destination's URL that says the same as the flag.
+#[cfg(feature = "jetstream")]
+const UPDATE_STRATEGY: &str = "update-strategy";
+
+/// Where the destination is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DestinationArgs {
+    /// The destination. A password is better given by EDS_URL or --url-file: every user of the
+    /// machine can read arguments
+    #[arg(long)]
+    pub url: Option<String>,
+    /// A file whose first line is the destination
+    #[arg(long, value_name = "FILE")]
+    pub url_file: Option<PathBuf>,
+}
+
+/// Where the changes go, and how.
+#[derive(Args, Clone, Debug)]
+pub struct To {
+    #[command(flatten)]
+    pub place: DestinationArgs,
+    /// The tables' schemas: a file or URL of what HQ's /v3/schema answers
+    #[arg(long, value_name = "FILE|URL")]
+    pub schema: Option<String>,
+    /// HQ, which knows the tables' schemas
+    #[arg(long, value_name = "URL")]
+    pub api_url: Option<String>,
+    /// Only these tables
+    #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
+    pub tables: String,
+    /// Write to this existing table though EDS did not make it
+    #[arg(long, value_name = "TABLE")]
+    pub adopt: Vec<String>,
+    /// Go on where this other consumer ended, whose rows the destination has; or none
+    #[arg(long, value_name = "NAME")]
+    pub adopt_checkpoint: Option<String>,
+    /// Hold a flush that long even if the destination is free
+    #[arg(long = "minPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
+    pub pending_latency_min: Option<Duration>,
+    /// The longest that a change waits for its flush
+    #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
+    pub pending_latency_max: Option<Duration>,
+    /// Begin at the start, whatever was recorded
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub restart: bool,
+}
+
+impl DestinationArgs {
+    /// The destination's URL; `fallback` is what the configuration names.
+    pub fn text(&self, fallback: Option<&str>) -> Result<String, Exit> {
+        let named = std::env::var("EDS_URL")
+            .ok()
+            .filter(|u| !u.is_empty())
+            .or_else(|| fallback.map(str::to_owned));
+        match (&self.url, &self.url_file, named) {
+            (Some(url), ..) => Ok(url.clone()),
+            (None, Some(file), _) => {
+                let text = std::fs::read_to_string(file).map_err(|e| {
+                    Exit::Usage(format!(
+                        "the URL \
+                    file {} cannot be read: {e}",
+                        file.display()
+                    ))
+                })?;
+                Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+            }
+            (None, None, Some(url)) => Ok(url),
+            (None, None, None) => Err(Exit::Usage(
+                "no destination: name it with --url, --url-file \
+                or EDS_URL; `eds drivers` shows what there is"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Its settings and driver.
+    pub fn destination(&self, fallback: Option<&str>) -> Result<(Settings, &'static Driver), Exit> {
+        let (settings, driver) = Settings::parse(&self.text(fallback)?, DRIVERS)
+            .map_err(|e| Exit::Usage(e.to_string()))?;
+        if self.url.is_some() && settings.password.is_some() {
+            warn!(
+                "the password in --url can be read by every user of this machine in the process \
+                 list: EDS_URL or --url-file keep it private"
+            );
+        }
+        Ok((settings, driver))
+    }
+}
+
+impl To {
+    /// What is to be applied where; `fallback` is the destination's URL that is not an argument.
+    pub fn request(&self, global: &Global, fallback: Option<&str>) -> Result<ApplyRequest, Exit> {
+        let (destination, driver) = self.place.destination(fallback)?;
+        Ok(ApplyRequest {
+            destination,
+            driver,
+            schemas: self.schemas()?,
+            tables: TableFilter::parse(&self.tables),
+            adopt: self.adopt.clone(),
+            adoption: self.adoption(),
+            pending_latency_min: self.pending_latency_min,
+            pending_latency_max: self.pending_latency_max,
+            restart: self.restart,
+            rules: global.rules()?,
+        })
+    }
+
+    /// What becomes of other consumers' checkpoints in the destination.
+    fn adoption(&self) -> Adoption {
+        match self.adopt_checkpoint.as_deref() {
+            None | Some("") => Adoption::Ask,
+            Some("none") => Adoption::Without,
+            Some(name) => Adoption::Of(name.to_owned()),
+        }
+    }
+
+    fn schemas(&self) -> Result<SchemaSource, Exit> {
+        match (&self.schema, &self.api_url) {
+            (Some(place), _) => schemas_of(place),
+            #[cfg(feature = "http")]
+            (None, Some(url)) => Ok(SchemaSource::of_hq(Http::new().map_err(Exit::Failed)?, url)),
+            #[cfg(not(feature = "http"))]
+            (None, Some(_)) => Err(no_http()),
+            (None, None) => Ok(SchemaSource::Fixed(Arc::default())),
+        }
+    }
+}
+
+/// The schemas that `--schema` names: a file, or a URL.
+pub fn schemas_of(place: &str) -> Result<SchemaSource, Exit> {
+    if !place.contains("://") {
+        return Ok(SchemaSource::File(place.into()));
+    }
+    #[cfg(feature = "http")]
+    return Ok(SchemaSource::Url(Http::new().map_err(Exit::Failed)?, place.to_owned()));
+    #[cfg(not(feature = "http"))]
+    Err(no_http())
+}
+
+#[cfg(not(feature = "http"))]
+fn no_http() -> Exit {
+    Exit::Usage("this build cannot ask over HTTP (feature http): name a file with --schema".into())
+}
+
+#[cfg(feature = "jetstream")]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Ack {
+    All,
+    Explicit,
+}
+
+#[cfg(feature = "jetstream")]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum UpdateStrategy {
+    Standard,
+    After,
+}
+
+/// How changes are streamed, whoever asks for it.
+#[cfg(feature = "jetstream")]
+#[derive(Args, Clone)]
+pub struct Streaming {
+    #[command(flatten)]
+    pub to: To,
+    /// The NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
+    #[arg(long, value_name = "URL,…")]
+    pub server: Option<String>,
+    /// Certificate authorities to trust for NATS
+    #[arg(long, value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+    /// Where health, metrics and status are served
+    #[arg(long, env = "PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// The address of that port; beyond this machine only if you choose so
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    bind: IpAddr,
+    /// Acknowledge all up to a message with one word, or each by itself
+    #[arg(long, default_value = "all")]
+    ack: Ack,
+    /// Put behind the name of the consumer
+    #[arg(long, value_name = "TEXT")]
+    pub consumer_suffix: Option<String>,
+    /// Only these companies of the credentials
+    #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
+    pub company_ids: Vec<String>,
+    #[arg(long = "maxAckPending", default_value_t = 25_000, hide = true)]
+    max_ack_pending: i64,
+    #[arg(long = "maxPendingBuffer", default_value_t = 4_096, hide = true)]
+    max_pending_buffer: usize,
+    /// For Snowflake: whole rows in stream order, or only if they are newer
+    #[arg(long, hide = true)]
+    pub update_strategy: Option<UpdateStrategy>,
+}
+
+#[cfg(feature = "jetstream")]
+impl Streaming {
+    /// What is to be streamed; `fallback` is the destination's URL that is not an argument.
+    pub fn request(&self, global: &Global, fallback: Option<&str>) -> Result<StreamRequest, Exit> {
+        let mut apply = self.to.request(global, fallback)?;
+        self.apply_update_strategy(&mut apply);
+        Ok(StreamRequest {
+            apply,
+            data_dir: global.data_dir.clone(),
+            servers: nats::servers(self.server.as_deref(), None),
+            creds: None,
+            nats_ca: self.nats_ca.clone(),
+            bind: self.bind,
+            port: self.port,
+            ack: match self.ack {
+                Ack::All => AckPolicy::All,
+                Ack::Explicit => AckPolicy::Explicit,
+            },
+            consumer_suffix: self.consumer_suffix.clone(),
+            company_ids: named(&self.company_ids),
+            max_ack_pending: self.max_ack_pending,
+            max_pending_buffer: self.max_pending_buffer,
+            until_caught_up: false,
+        })
+    }
+
+    fn apply_update_strategy(&self, apply: &mut ApplyRequest) {
+        if self.update_strategy != Some(UpdateStrategy::After) {
+            return;
+        }
+        if apply.driver.parameters.iter().any(|(key, _)| *key == UPDATE_STRATEGY) {
+            let parameters = &mut apply.destination.parameters;
+            parameters.entry(UPDATE_STRATEGY.into()).or_insert_with(|| "after".into());
+        } else {
+            warn!(
+                "--update-strategy after is about Snowflake; {} keeps whole rows in stream order",
+                apply.driver.title
+            );
+        }
+    }
+}
+
+/// The names of a list that are not empty: a script may pass `--companyIds ""`.
+#[cfg(any(feature = "jetstream", feature = "http"))]
+pub fn named(list: &[String]) -> Vec<String> {
+    list.iter().filter(|name| !name.is_empty()).cloned().collect()
+}
+
+/// Where releases are looked for.
+#[cfg(feature = "server")]
+#[derive(Args, Clone)]
+pub struct Releases {
+    /// The page of releases, under which download/v<version>/ is
+    #[arg(long, value_name = "URL")]
+    release_url: Option<String>,
+    /// The OpenPGP key that releases have to be signed with, instead of the built-in one
+    #[arg(long, value_name = "FILE")]
+    release_key: Option<PathBuf>,
+}
+
+#[cfg(feature = "server")]
+impl Releases {
+    pub fn source(&self) -> Result<ReleaseSource, String> {
+        let read = |file: &PathBuf| {
+            std::fs::read_to_string(file)
+                .map_err(|e| format!("the key {} cannot be read: {e}", file.display()))
+        };
+        ReleaseSource::new(
+            Http::new()?,
+            self.release_url.as_deref(),
+            self.release_key.as_ref().map(read).transpose()?,
+        )
+    }
+}
+
+/// Arguments that no worker gets: secrets and HQ's address go through the pipe, the others are for
+/// the supervisor to choose at each start of a worker.
+#[cfg(feature = "server")]
+const NOT_PASSED_ON: [&str; 7] =
+    ["url", "url-file", "api-url", "server", "restart", "data-dir", "log-file-sink"];
+
+/// The arguments of a server that are its workers' too, as one `--flag=value` for each that has a
+/// value, given, from the environment or by default. They are read from the definition of the
+/// arguments, so that there is no second list of them.
+#[cfg(feature = "server")]
+pub fn worker_words(server: &ArgMatches) -> Vec<OsString> {
+    let command = Global::augment_args(Streaming::augment_args(Command::new("fork")));
+    let mut words = Vec::new();
+    for argument in command.get_arguments() {
+        let Some(flag) = argument.get_long().filter(|flag| !NOT_PASSED_ON.contains(flag)) else {
+            continue;
+        };
+        for value in server.get_raw(argument.get_id().as_str()).into_iter().flatten() {
+            let mut word = OsString::from(format!("--{flag}="));
+            word.push(value);
+            words.push(word);
+        }
+    }
+    words
+}

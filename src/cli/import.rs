@@ -1,0 +1,182 @@
+//! `eds import`: a full export into the destination.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use secrecy::SecretString;
+use tracing::info;
+
+use super::args::{DestinationArgs, named, schemas_of};
+use super::exit::Exit;
+use super::{Global, logging};
+use crate::change::filter::TableFilter;
+use crate::config::Config;
+use crate::hq::{Hq, api_of};
+use crate::http::Http;
+use crate::import::{
+    Display, FilesFrom, ImportRequest, LOADERS_DEFAULT, OtherImport, PreparedImport, TimeOffset,
+};
+use crate::pipeline::import::Mode;
+use crate::signals::stop_on_signal;
+use crate::state::DataDir;
+
+#[derive(Args)]
+pub struct Import {
+    #[command(flatten)]
+    place: DestinationArgs,
+    /// The key to HQ; better given by SM_APIKEY: every user of the machine can read arguments
+    #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+    #[arg(long, value_name = "URL", hide = true)]
+    api_url: Option<String>,
+    /// The tables' schemas: a file or URL of what HQ's /v3/schema answers; without it HQ is asked
+    #[arg(long, value_name = "FILE|URL")]
+    schema: Option<String>,
+    /// Take the files of an export from here instead of HQ
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Take the files of this export job instead of ordering one
+    #[arg(long, value_name = "ID")]
+    job_id: Option<String>,
+    /// Only these tables
+    #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
+    only: String,
+    /// Only rows of these companies
+    #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
+    company_ids: Vec<String>,
+    /// Only rows of these locations
+    #[arg(long = "locationIds", value_name = "A,B", value_delimiter = ',')]
+    location_ids: Vec<String>,
+    /// Only rows that changed since then
+    #[arg(long = "timeOffset", value_name = "RFC 3339")]
+    time_offset: Option<String>,
+    /// Create and extend the tables, and load nothing
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    schema_only: bool,
+    /// Test the destination, and nothing else
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    validate_only: bool,
+    /// Read and check everything, and write nothing
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    dry_run: bool,
+    /// Keep rows that the export lacks: what is loaded is added to the tables
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    no_delete: bool,
+    /// Do not ask before tables are replaced
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    no_confirm: bool,
+    /// Keep the downloaded files
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    no_cleanup: bool,
+    /// Files that are loaded at once
+    #[arg(long, default_value_t = LOADERS_DEFAULT, value_name = "N")]
+    parallel: usize,
+    /// Load one file after the other
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    single: bool,
+    /// Begin again, whatever an earlier import that was cut off has done
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    restart_import: bool,
+    /// Leave out up to so many rows that cannot be loaded, and list them
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    skip_bad_rows: u64,
+    /// Leave out these columns of the export, where the schema lacks them
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    ignore_columns: Vec<String>,
+    /// Replace this existing table though EDS did not make it
+    #[arg(long, value_name = "TABLE")]
+    adopt: Vec<String>,
+}
+
+impl Import {
+    pub async fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
+        logging::start(&global, None)?;
+        let config = Config::read(&global.data_dir)?;
+        let (destination, driver) = self.place.destination(config.url())?;
+        let request = ImportRequest::new(destination, driver);
+        request.test().await?;
+        if self.validate_only {
+            info!("{} can be used", request.destination);
+            return Ok(());
+        }
+        let request = self.request(request, &global, &config)?;
+        let data = DataDir::take(&global.data_dir, self.dry_run)?;
+        let import = request.prepare(&data).await?;
+        self.confirm(&import)?;
+        Ok(import.run(stop_on_signal()).await?)
+    }
+
+    /// `plain` with what the arguments choose.
+    fn request(
+        &self,
+        plain: ImportRequest,
+        global: &Global,
+        config: &Config,
+    ) -> Result<ImportRequest, Exit> {
+        let files = match (&self.dir, &self.job_id) {
+            (Some(dir), _) => FilesFrom::Directory(dir.clone()),
+            (None, Some(job)) => FilesFrom::Job(job.clone()),
+            (None, None) => FilesFrom::NewJob,
+        };
+        Ok(ImportRequest {
+            hq: self.hq(config)?,
+            schemas: self.schema.as_deref().map(schemas_of).transpose()?,
+            files,
+            tables: TableFilter::parse(&self.only),
+            company_ids: named(&self.company_ids),
+            location_ids: named(&self.location_ids),
+            since: self.since()?,
+            rules: global.rules()?,
+            schema_only: self.schema_only,
+            dry_run: self.dry_run,
+            mode: if self.no_delete { Mode::Keep } else { Mode::Replace },
+            keep_files: self.no_cleanup,
+            loaders: if self.single { 1 } else { self.parallel },
+            other: match self.restart_import {
+                true => OtherImport::Restart,
+                false => OtherImport::Refuse,
+            },
+            bad_rows_max: self.skip_bad_rows,
+            ignored_columns: self.ignore_columns.iter().cloned().collect(),
+            adopt: self.adopt.clone(),
+            display: if global.silent { Display::Silent } else { Display::Terminal },
+            ..plain
+        })
+    }
+
+    fn since(&self) -> Result<Option<TimeOffset>, Exit> {
+        let since = self.time_offset.as_deref().map(str::parse).transpose();
+        since.map_err(|e| {
+            Exit::Usage(format!("--timeOffset is not a time such as 2024-07-01T00:00:00Z: {e}"))
+        })
+    }
+
+    fn hq(&self, config: &Config) -> Result<Option<Hq>, Exit> {
+        let token = self
+            .api_key
+            .clone()
+            .filter(|k| !k.is_empty())
+            .map(SecretString::from)
+            .or_else(|| config.token.clone());
+        let base = self.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
+        let http = Http::new().map_err(Exit::Failed)?;
+        Ok(base.map(|base| Hq::new(http, &base, token)))
+    }
+
+    /// Asks before rows are replaced.
+    fn confirm(&self, import: &PreparedImport) -> Result<(), Exit> {
+        let Some(warning) = import.warning().filter(|_| !self.no_confirm) else { return Ok(()) };
+        if !std::io::stdin().is_terminal() {
+            return Err(Exit::Usage(format!(
+                "{warning} Nobody is there to be asked: --no-confirm says yes"
+            )));
+        }
+        eprint!("{warning}\nGo on? [y/N] ");
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).map_err(|e| Exit::Failed(e.to_string()))?;
+        let yes = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
+        if yes { Ok(()) } else { Err(Exit::Failed("nothing was done".into())) }
+    }
+}

@@ -1,0 +1,46 @@
+//! Why an import failed, in words that name the cure.
+
+use crate::destination::Failure;
+use crate::pipeline::import::ImportError;
+use crate::state::StateError;
+
+/// Why an import did not come to its end. The tables are as they were, but for those that are
+/// loaded by adding to them.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportFailure {
+    /// What the user asked for cannot be done; the text says what to change.
+    #[error("{0}")]
+    Refused(String),
+    /// The destination does not let it go on.
+    #[error("{0}")]
+    Destination(#[from] Failure),
+    /// Anything else: HQ, a file, a row; the text says whether the same command goes on.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StateError> for ImportFailure {
+    fn from(error: StateError) -> ImportFailure {
+        ImportFailure::Failed(error.to_string())
+    }
+}
+
+impl From<ImportError> for ImportFailure {
+    fn from(error: ImportError) -> ImportFailure {
+        ImportFailure::Failed(match error {
+            ImportError::Destination(failure) => return failure.into(),
+            ImportError::BadRow(bad) => format!(
+                "{bad}\nNothing was replaced. --skip-bad-rows N leaves up to \
+                    N such rows out and lists them; the same command goes on where this one ended"
+            ),
+            ImportError::Stopped => "stopped: what is loaded so far is kept, and \
+                nothing was replaced; the same command goes on"
+                .into(),
+            ImportError::Damaged { .. } => format!(
+                "{error}; nothing was replaced. A file that was downloaded comes again when the \
+                 same command goes on; one of --dir has to be replaced by a whole one"
+            ),
+            other => format!("{other}; nothing was replaced"),
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! Which NATS a worker goes to, and as whom.
+
+use std::path::Path;
+
+use secrecy::SecretString;
+
+use super::run::RunError;
+use crate::feed::jetstream::identity::Identity;
+
+/// The NATS of HQ in the cloud.
+const SERVER: &str = "nats://connect.nats.shopmonkey.pub";
+/// The NATS of an HQ on this machine.
+const LOCAL_SERVER: &str = "nats://localhost:4222";
+
+/// The servers of NATS, as a comma list: those that were given, else those of the HQ at `api_url`.
+pub fn servers(given: Option<&str>, api_url: Option<&str>) -> String {
+    let own = if api_url.is_some_and(is_local) { LOCAL_SERVER } else { SERVER };
+    given.unwrap_or(own).to_owned()
+}
+
+/// The identity that a credentials file gives, and its text; servers on this machine may do
+/// without. `servers` is a comma list.
+pub fn identity(
+    creds: Option<&Path>,
+    servers: &str,
+) -> Result<(Identity, Option<SecretString>), RunError> {
+    if let Some(file) = creds {
+        let (identity, text) = Identity::from_file(file)?;
+        return Ok((identity, Some(text.into())));
+    }
+    if is_local(servers) {
+        Ok((Identity::local(), None))
+    } else {
+        Err(RunError::Refused(format!(
+            "NATS at {servers} needs credentials: name the file with --creds"
+        )))
+    }
+}
+
+/// Whether all of these servers are on this machine.
+fn is_local(servers: &str) -> bool {
+    servers
+        .split(',')
+        .all(|url| ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| url.contains(host)))
+}

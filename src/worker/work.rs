@@ -1,0 +1,355 @@
+//! The worker of a server: it streams, pauses and imports as its supervisor says, and ends with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use super::pipe::{WorkerCommand, WorkerEvent};
+use super::run::{self, RunError};
+use super::stdio::{EventSender, SupervisorPipe};
+use super::stream::{StreamContext, StreamRequest};
+use crate::control::post::Metrics;
+use crate::hq::Hq;
+use crate::http::Http;
+use crate::import::{Display, ImportFailure, ImportRequest, OtherImport};
+use crate::logs::LogFiles;
+use crate::pipeline::Backoff;
+use crate::pipeline::progress::{Phase, Progress, now_ns};
+
+/// Between two signs of life.
+const BEAT_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a worker whose supervisor was killed may take to end; it owns the data directory until
+/// then.
+const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(40);
+/// The shortest wait before a stream that could not be started is started again.
+const START_WAIT_MIN: Duration = Duration::from_millis(500);
+
+/// What a supervised worker is to do.
+pub struct WorkRequest {
+    /// How it streams.
+    pub stream: StreamRequest,
+    /// Who this server is to HQ, for imports.
+    pub token: Option<SecretString>,
+    /// HQ's address; without it no import can be ordered.
+    pub api_url: Option<String>,
+    /// The worker's log, which HQ may want rotated.
+    pub logs: Option<LogFiles>,
+}
+
+/// Works until the supervisor ends it. An end that a restart does not cure is told it.
+pub async fn work(request: WorkRequest, supervisor: &mut SupervisorPipe) -> Result<(), RunError> {
+    let events = supervisor.events();
+    let worked = serve(request, supervisor).await;
+    if let Err(e) = &worked
+        && e.is_fenced()
+    {
+        events.send(WorkerEvent::GivesUp { why: e.to_string() }).await;
+    }
+    worked
+}
+
+async fn serve(request: WorkRequest, supervisor: &mut SupervisorPipe) -> Result<(), RunError> {
+    let WorkRequest { stream, token, api_url, logs } = request;
+    let restart = stream.apply.restart;
+    let stream = stream.open(PREDECESSOR_WAIT_MAX).await?;
+    let context = WorkerContext { stream, token, api_url, events: supervisor.events(), logs };
+    WorkerLoop {
+        context: Arc::new(context),
+        restart,
+        paused_since: None,
+        unpausing: Vec::new(),
+        pausing: Vec::new(),
+        import: None,
+        stop: false,
+    }
+    .run(supervisor)
+    .await
+}
+
+/// What the jobs of a worker share.
+struct WorkerContext {
+    stream: StreamContext,
+    token: Option<SecretString>,
+    api_url: Option<String>,
+    events: EventSender,
+    logs: Option<LogFiles>,
+}
+
+/// An import that HQ ordered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct OrderedImport {
+    /// The number of the command, which is answered once the import is over.
+    id: u64,
+    schema_only: bool,
+}
+
+/// What the worker is to do, and which commands wait for it.
+struct WorkerLoop {
+    context: Arc<WorkerContext>,
+    /// The first engine begins at the start of the stream.
+    restart: bool,
+    /// Unix nanoseconds.
+    paused_since: Option<i64>,
+    pausing: Vec<u64>,
+    unpausing: Vec<u64>,
+    import: Option<OrderedImport>,
+    stop: bool,
+}
+
+/// What a worker does at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Task {
+    Stream,
+    Import(OrderedImport),
+    Rest,
+    End,
+}
+
+/// What became of a task.
+enum TaskEnd {
+    /// It streamed or rested.
+    Stream(Result<(), RunError>),
+    Import(u64, Result<(), ImportFailure>),
+}
+
+/// A task under way.
+struct WorkerJob {
+    task: Task,
+    done: BoxFuture<'static, TaskEnd>,
+    stop: watch::Sender<bool>,
+}
+
+/// What to do, by what is wanted: an end before an import, an import before a pause.
+fn task(stop: bool, import: Option<OrderedImport>, paused: bool) -> Task {
+    match (stop, import, paused) {
+        (true, ..) => Task::End,
+        (_, Some(import), _) => Task::Import(import),
+        (_, _, true) => Task::Rest,
+        _ => Task::Stream,
+    }
+}
+
+impl WorkerLoop {
+    async fn run(mut self, supervisor: &mut SupervisorPipe) -> Result<(), RunError> {
+        let mut beats = tokio::time::interval(BEAT_INTERVAL);
+        let mut job: Option<WorkerJob> = None;
+        loop {
+            let wanted = task(self.stop, self.import, self.paused_since.is_some());
+            match &job {
+                None if wanted == Task::End => return Ok(()),
+                None => job = Some(self.begin(wanted).await),
+                // Whatever runs ends in order first.
+                Some(job) if job.task != wanted => drop(job.stop.send_replace(true)),
+                Some(_) => {}
+            }
+            tokio::select! {
+                command = supervisor.next() => self.on_command(command).await,
+                end = finished(&mut job) => {
+                    job = None;
+                    self.on_end(end).await?;
+                }
+                _ = beats.tick() => self.context.beat(self.paused_since).await,
+            }
+        }
+    }
+
+    async fn begin(&mut self, task: Task) -> WorkerJob {
+        let (stop, stopped) = watch::channel(false);
+        let context = self.context.clone();
+        let done: BoxFuture<'static, TaskEnd> =
+            match task {
+                Task::Stream => {
+                    let waiting = std::mem::take(&mut self.unpausing);
+                    let restart = std::mem::take(&mut self.restart);
+                    Box::pin(async move {
+                        TaskEnd::Stream(context.stream(restart, waiting, stopped).await)
+                    })
+                }
+                Task::Import(OrderedImport { id, schema_only }) => Box::pin(async move {
+                    TaskEnd::Import(id, context.import(schema_only, stopped).await)
+                }),
+                Task::Rest | Task::End => {
+                    self.context.stream.progress.phase(Phase::Paused);
+                    self.answer_pauses().await;
+                    let mut stopped = stopped;
+                    Box::pin(async move {
+                        let _ = stopped.wait_for(|stop| *stop).await;
+                        TaskEnd::Stream(Ok(()))
+                    })
+                }
+            };
+        WorkerJob { task, done, stop }
+    }
+
+    async fn on_command(&mut self, command: WorkerCommand) {
+        let events = &self.context.events;
+        match command {
+            WorkerCommand::Pause { id } if self.paused_since.is_some() => {
+                events.done(id, Ok(None)).await;
+            }
+            WorkerCommand::Pause { id } => {
+                info!("paused");
+                self.paused_since = Some(now_ns());
+                self.pausing.push(id);
+            }
+            WorkerCommand::Unpause { id } if self.paused_since.is_none() => {
+                events.done(id, Ok(None)).await;
+            }
+            WorkerCommand::Unpause { id } => {
+                info!("going on");
+                self.paused_since = None;
+                self.answer_pauses().await;
+                self.unpausing.push(id);
+            }
+            WorkerCommand::Import { id, .. } if self.import.is_some() => {
+                events.done(id, Err("an import is running already".into())).await;
+            }
+            WorkerCommand::Import { id, schema_only } => {
+                self.import = Some(OrderedImport { id, schema_only });
+            }
+            WorkerCommand::RotateLog { id } => {
+                let rotated = self.context.logs.as_ref().map_or(Ok(None), LogFiles::rotate);
+                let open = self.context.logs.as_ref().and_then(LogFiles::path);
+                let outcome =
+                    rotated.map(|_| open).map_err(|e| format!("the log cannot be rotated: {e}"));
+                events.done(id, outcome).await;
+            }
+            WorkerCommand::Stop => self.stop = true,
+            WorkerCommand::Begin { .. } => warn!("the worker has begun already"),
+        }
+    }
+
+    /// Answers the commands to pause that wait.
+    async fn answer_pauses(&mut self) {
+        for id in std::mem::take(&mut self.pausing) {
+            self.context.events.done(id, Ok(None)).await;
+        }
+    }
+
+    /// A failed import is told, and the server streams on; a stream that failed ends the worker.
+    async fn on_end(&mut self, end: TaskEnd) -> Result<(), RunError> {
+        let (id, imported) = match end {
+            TaskEnd::Stream(streamed) => return streamed,
+            TaskEnd::Import(id, imported) => (id, imported),
+        };
+        self.import = None;
+        match &imported {
+            Ok(()) => info!("the import that HQ ordered is done"),
+            Err(e) => error!("the import that HQ ordered failed: {e}"),
+        }
+        let outcome = imported.map(|()| None).map_err(|e| e.to_string());
+        self.context.events.done(id, outcome).await;
+        Ok(())
+    }
+}
+
+async fn finished(job: &mut Option<WorkerJob>) -> TaskEnd {
+    match job {
+        Some(job) => (&mut job.done).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl WorkerContext {
+    async fn beat(&self, paused_since: Option<i64>) {
+        let metrics = metrics(&self.stream.progress);
+        self.events.send(WorkerEvent::Beat { metrics, paused_since }).await;
+    }
+
+    /// Streams until it is told to stop. Until the destination and NATS can be reached it tries
+    /// again: a server starts before its database, now and then.
+    async fn stream(
+        &self,
+        restart: bool,
+        waiting: Vec<u64>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), RunError> {
+        let mut backoff = Backoff::default();
+        let progress = &self.stream.progress;
+        let engine = loop {
+            let started = tokio::select! {
+                started = self.stream.start(restart, stop.clone()) => started,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            };
+            let outage = match started {
+                Ok(engine) => break engine,
+                Err(e) if e.is_outage() => e.to_string(),
+                Err(other) => return Err(other),
+            };
+            progress.waiting(&outage);
+            warn!("{outage}; trying again");
+            let wait = backoff.next(&self.stream.durable).max(START_WAIT_MIN);
+            tokio::select! {
+                () = sleep(wait) => {}
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            }
+        };
+        self.events.send(WorkerEvent::Ready).await;
+        for id in waiting {
+            self.events.done(id, Ok(None)).await;
+        }
+        run::finish(engine, progress, false).await.map(drop)
+    }
+
+    /// Imports all that this server streams, or creates only its tables, as HQ orders. Nobody is
+    /// at a terminal, and an import that was begun by hand with other choices is over.
+    async fn import(
+        &self,
+        schema_only: bool,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), ImportFailure> {
+        self.stream.progress.phase(Phase::Waiting("an import is running".into()));
+        let Some(base) = &self.api_url else {
+            return Err(ImportFailure::Refused(
+                "an export is ordered from HQ, and this server knows none".into(),
+            ));
+        };
+        let hq = Hq::new(Http::new().map_err(ImportFailure::Failed)?, base, self.token.clone());
+        let stream = self.stream.request();
+        let apply = &stream.apply;
+        let request = ImportRequest {
+            hq: Some(hq),
+            schemas: Some(apply.schemas.clone()),
+            tables: apply.tables.clone(),
+            company_ids: stream.company_ids.clone(),
+            adopt: apply.adopt.clone(),
+            rules: apply.rules.clone(),
+            schema_only,
+            other: OtherImport::Forget,
+            display: Display::Log,
+            ..ImportRequest::new(apply.destination.clone(), apply.driver)
+        };
+        request.test().await?;
+        request.prepare(&self.stream.data).await?.run(stop).await
+    }
+}
+
+fn metrics(progress: &Progress) -> Metrics {
+    let [flushes, durations, processed, pending, events] = progress.counts().map(|n| n as f64);
+    Metrics {
+        flush_count: flushes,
+        flush_duration: durations,
+        processing_duration: processed,
+        pending_events: pending,
+        total_events: events,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_goes_before_an_import_and_that_before_a_pause() {
+        let import = OrderedImport { id: 1, schema_only: true };
+        assert_eq!(task(false, None, false), Task::Stream);
+        assert_eq!(task(false, None, true), Task::Rest);
+        assert_eq!(task(false, Some(import), true), Task::Import(import));
+        assert_eq!(task(true, Some(import), true), Task::End);
+    }
+}
