@@ -12,10 +12,11 @@ use crate::release::ReleaseSource;
 /// Where releases are looked for.
 #[derive(Args, Clone)]
 pub struct Releases {
-    /// The page of releases, under which download/v<version>/ is
+    /// Download releases from below this URL: <URL>/download/v<version>/ [default: the project's
+    /// releases]
     #[arg(long, value_name = "URL")]
     release_url: Option<String>,
-    /// The OpenPGP key that releases have to be signed with, instead of the built-in one
+    /// Verify releases with this OpenPGP public key [default: the built-in key]
     #[arg(long, value_name = "FILE")]
     release_key: Option<PathBuf>,
 }
@@ -36,9 +37,9 @@ impl Releases {
 
 #[derive(Args)]
 pub struct Download {
-    /// Such as 1.2.3
+    /// Version to download, such as 1.2.3
     version: String,
-    /// Where to put the program
+    /// File to write the program to
     file: PathBuf,
     #[command(flatten)]
     releases: Releases,

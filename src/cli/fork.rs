@@ -41,7 +41,7 @@ const NEWS_MAX: usize = 256;
 pub struct Worker {
     #[command(flatten)]
     stream: Stream,
-    /// Take orders on standard input, and tell news on standard output
+    /// Read commands from standard input and write events to standard output
     #[arg(long, hide = true)]
     supervised: bool,
 }
@@ -76,8 +76,7 @@ impl Worker {
         let first = timeout_at(Instant::now() + BEGIN_WAIT_MAX, orders.recv()).await;
         let Ok(Some(WorkerCommand::Begin { url, token, api_url })) = first else {
             return Err(Exit::Usage(
-                "a supervised worker is told first of all what to begin with, \
-                                    on its standard input"
+                "a supervised worker expects the command to begin on its standard input first"
                     .into(),
             ));
         };
@@ -369,7 +368,7 @@ fn orders() -> mpsc::Receiver<WorkerCommand> {
                     }
                 }
                 // It may hold a secret.
-                Err(_) => warn!("the supervisor said something that this worker does not know"),
+                Err(_) => warn!("the supervisor sent a command that this worker does not know"),
             }
         }
     });

@@ -23,11 +23,11 @@ use crate::validator::Validator;
 /// Where the destination is.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DestinationArgs {
-    /// The destination. A password is better given by EDS_URL or --url-file: every user of the
+    /// Destination URL; prefer EDS_URL or --url-file for passwords, because every user of the
     /// machine can read arguments
     #[arg(long)]
     pub url: Option<String>,
-    /// A file whose first line is the destination
+    /// Read the destination URL from the first line of this file
     #[arg(long, value_name = "FILE")]
     pub url_file: Option<PathBuf>,
 }
@@ -37,28 +37,30 @@ pub struct DestinationArgs {
 pub struct To {
     #[command(flatten)]
     pub place: DestinationArgs,
-    /// The tables' schemas: a file or URL of what HQ's /v3/schema answers
+    /// Read the tables' schemas from this file or URL, in the form of HQ's /v3/schema [default: HQ
+    /// at --api-url]
     #[arg(long, value_name = "FILE|URL")]
     pub schema: Option<String>,
-    /// HQ, which knows the tables' schemas
+    /// HQ's address, for the tables' schemas
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
-    /// Only these tables
+    /// Only these tables [default: all]
     #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
     pub tables: String,
-    /// Write to this existing table though EDS did not make it
+    /// Write to this existing table although EDS did not create it
     #[arg(long, value_name = "TABLE")]
     pub adopt: Vec<String>,
-    /// Go on where this other consumer ended, whose rows the destination has; or none
+    /// Resume from this other consumer's checkpoint in the destination; none: start with new
+    /// changes
     #[arg(long, value_name = "NAME")]
     pub adopt_checkpoint: Option<String>,
-    /// Hold a flush that long even if the destination is free
+    /// Collect changes at least this long before a flush [default: the destination's]
     #[arg(long = "minPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_min: Option<Duration>,
-    /// The longest that a change waits for its flush
+    /// Let a change wait at most this long for its flush [default: the destination's]
     #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_max: Option<Duration>,
-    /// Begin at the start, whatever was recorded
+    /// Start at the beginning of the stream, not at the checkpoint
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub restart: bool,
 }
@@ -294,7 +296,7 @@ pub fn stop_on_signal() -> watch::Receiver<bool> {
         signalled().await;
         sender.send_replace(true);
         signalled().await;
-        eprintln!("eds: ended at once; what was not acknowledged comes again at the next start");
+        eprintln!("eds: stopped at once; unacknowledged changes are redelivered at the next start");
         std::process::exit(1);
     });
     stop

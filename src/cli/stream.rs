@@ -49,32 +49,32 @@ pub enum UpdateStrategy {
 pub struct Streaming {
     #[command(flatten)]
     pub to: To,
-    /// The NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
+    /// NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
     #[arg(long, value_name = "URL,…")]
     pub server: Option<String>,
-    /// Certificate authorities to trust for NATS
+    /// Trust these certificate authorities for NATS, in PEM form [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
-    /// Where health, metrics and status are served
+    /// Port of health, metrics and status
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
-    /// The address of that port; beyond this machine only if you choose so
+    /// Address of that port; other machines reach it only if you change this
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     bind: IpAddr,
-    /// Acknowledge all up to a message with one word, or each by itself
+    /// Acknowledge messages cumulatively (all) or one by one (explicit)
     #[arg(long, default_value = "all")]
     ack: Ack,
-    /// Put behind the name of the consumer
+    /// Append this to the name of the consumer [default: nothing]
     #[arg(long, value_name = "TEXT")]
     pub consumer_suffix: Option<String>,
-    /// Only these companies of the credentials
+    /// Only these companies of the credentials [default: all]
     #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
     pub company_ids: Vec<String>,
     #[arg(long = "maxAckPending", default_value_t = 25_000, hide = true)]
     max_ack_pending: i64,
     #[arg(long = "maxPendingBuffer", default_value_t = 4_096, hide = true)]
     max_pending_buffer: usize,
-    /// For Snowflake: whole rows in stream order, or only if they are newer
+    /// For Snowflake: write rows in stream order, or only if they are newer
     #[arg(long, hide = true)]
     pub update_strategy: Option<UpdateStrategy>,
 }
@@ -83,10 +83,10 @@ pub struct Streaming {
 pub struct Stream {
     #[command(flatten)]
     pub streaming: Streaming,
-    /// The credentials of NATS; a server on this machine may do without
+    /// NATS credentials file; not needed for a server on this machine without logins
     #[arg(long, value_name = "FILE")]
     creds: Option<PathBuf>,
-    /// End once nothing is pending
+    /// Stop once nothing is pending
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     until_caught_up: bool,
     #[arg(long, hide = true, value_name = "DIR")]

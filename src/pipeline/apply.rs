@@ -177,10 +177,10 @@ impl Applier {
         match &self.options.adoption {
             Adoption::Ask if names.is_empty() => Ok(None),
             Adoption::Ask => Err(Failure::misconfigured(format!(
-                "the destination was filled by another consumer: {}. This one, {}, knows no \
-                 position of its own (was the server enrolled anew?). \
-                 --adopt-checkpoint NAME goes on where that one ended, --adopt-checkpoint none \
-                 begins with new changes; an import begins with what it loads",
+                "the destination has the checkpoint of another consumer: {}. This one, {}, has \
+                 none (was the server enrolled again?). --adopt-checkpoint NAME resumes from that \
+                 checkpoint, --adopt-checkpoint none starts with new changes only; an import loads \
+                 everything",
                 names.join(", "),
                 self.options.consumer
             ))),
@@ -502,7 +502,7 @@ impl Applier {
         let mut backoff = Backoff::default();
         while let Err(e) = self.dead_letters.write(dead_letters) {
             let why =
-                format!("changes cannot be dead letter in {}: {e}", self.dead_letters.place());
+                format!("dead letters cannot be written to {}: {e}", self.dead_letters.place());
             self.progress.waiting(&why);
             warn!("{why}");
             sleep(backoff.next(&self.options.consumer).max(super::RETRY_WAIT_MIN)).await;

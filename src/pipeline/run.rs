@@ -282,7 +282,7 @@ impl Engine {
                 () = sleep_until(self.save_at) => self.save(),
                 () = until(stop_deadline) => {
                     warn!("the destination did not finish its last batch within \
-                           {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start");
+                           {SHUTDOWN_WAIT_MAX:?}; its changes are redelivered at the next start");
                     return Ok(End::Stopped);
                 }
             }
@@ -301,7 +301,7 @@ impl Engine {
         self.stopping = true;
         self.arrived.clear();
         self.progress.phase(Phase::Stopping);
-        info!("stopping: what was gathered is written first");
+        info!("stopping: pending changes are written first");
     }
 
     fn drop_gathered(&mut self) {
@@ -443,7 +443,7 @@ impl Engine {
     fn rewind_to(&mut self, position: Option<Position>) {
         let at = position.map_or(0, |p| p.sequence);
         warn!(
-            "the destination is not where it was left but at stream sequence {at} (was it \
+            "the destination's checkpoint is unexpectedly at stream sequence {at} (was it \
              restored?): the stream is read again from there"
         );
         // Without any record it is as it was before the first batch.
@@ -472,7 +472,7 @@ impl Engine {
     /// takes.
     async fn reopen(&mut self) -> Result<(), Halt> {
         if let Some(why) = self.lost.take() {
-            warn!("the feed is opened again: {why}");
+            warn!("the feed is reopened: {why}");
             self.progress.waiting(&why);
         }
         let mut stop = self.stop.clone();
@@ -585,7 +585,7 @@ impl Engine {
     fn load_recent(&mut self) {
         let consumer = &self.options.consumer;
         let chunks = self.state.recent(consumer).unwrap_or_else(|e| {
-            warn!("{e}; the ages of recent rows are not known");
+            warn!("{e}; the versions of recent rows are not known");
             Vec::new()
         });
         (self.resolver.recent, self.recent_through) = Recent::load(&chunks, self.durable);

@@ -114,7 +114,7 @@ impl OsSignals {
 /// The worker sees its pipe end, and ends in order by itself.
 fn end_at_once_if(twice: bool) {
     if twice {
-        eprintln!("eds: ended at once; what was not acknowledged comes again at the next start");
+        eprintln!("eds: stopped at once; unacknowledged changes are redelivered at the next start");
         std::process::exit(1);
     }
 }

@@ -37,66 +37,66 @@ use source::{Export, JobError};
 pub struct Import {
     #[command(flatten)]
     place: DestinationArgs,
-    /// The key to HQ; better given by SM_APIKEY: every user of the machine can read arguments
+    /// HQ's API key; prefer SM_APIKEY, because every user of the machine can read arguments
     #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
     #[arg(long, value_name = "URL", hide = true)]
     api_url: Option<String>,
-    /// The tables' schemas: a file or URL of what HQ's /v3/schema answers; without it HQ is asked
+    /// Read the tables' schemas from this file or URL, in the form of HQ's /v3/schema [default: HQ]
     #[arg(long, value_name = "FILE|URL")]
     schema: Option<String>,
-    /// Take the files of an export from here instead of HQ
+    /// Import the export files in this directory [default: order an export from HQ]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Take the files of this export job instead of ordering one
+    /// Import the files of this existing export job [default: order an export from HQ]
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
-    /// Only these tables
+    /// Only these tables [default: all]
     #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
     only: String,
-    /// Only rows of these companies
+    /// Export only rows of these companies [default: all]
     #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
     company_ids: Vec<String>,
-    /// Only rows of these locations
+    /// Export only rows of these locations [default: all]
     #[arg(long = "locationIds", value_name = "A,B", value_delimiter = ',')]
     location_ids: Vec<String>,
-    /// Only rows that changed since then
+    /// Export only rows that changed since this time [default: all]
     #[arg(long = "timeOffset", value_name = "RFC 3339")]
     time_offset: Option<String>,
-    /// Create and extend the tables, and load nothing
+    /// Create and extend the tables, and load no rows
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     schema_only: bool,
-    /// Test the destination, and nothing else
+    /// Test the destination, and do nothing else
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     validate_only: bool,
     /// Read and check everything, and write nothing
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     dry_run: bool,
-    /// Keep rows that the export lacks: what is loaded is added to the tables
+    /// Keep rows that the export lacks; imported rows are added or replace those of the same key
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     no_delete: bool,
     /// Do not ask before tables are replaced
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     no_confirm: bool,
-    /// Keep the downloaded files
+    /// Keep the downloaded files after the import
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     no_cleanup: bool,
-    /// Files that are loaded at once
+    /// Load this many files at the same time
     #[arg(long, default_value_t = 4, value_name = "N")]
     parallel: usize,
-    /// Load one file after the other
+    /// Load one file at a time
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     single: bool,
-    /// Begin again, whatever an earlier import that was cut off has done
+    /// Start over instead of resuming an interrupted import
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     restart_import: bool,
-    /// Leave out up to so many rows that cannot be loaded, and list them
+    /// Skip up to this many rows that cannot be loaded, and list them
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_bad_rows: u64,
-    /// Leave out these columns of the export, where the schema lacks them
+    /// Ignore these columns of the export where the schema lacks them [default: none]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     ignore_columns: Vec<String>,
-    /// Replace this existing table though EDS did not make it
+    /// Replace this existing table although EDS did not create it
     #[arg(long, value_name = "TABLE")]
     adopt: Vec<String>,
     /// By HQ, of a server that runs: nobody is at a terminal, and one that was begun by hand with
@@ -267,7 +267,7 @@ impl Import {
             || !self.location_ids.is_empty()
             || self.time_offset.is_some();
         let partly = if partly {
-            " Rows outside of what is exported will be gone; --no-delete keeps them."
+            " Rows that the export lacks will be deleted; --no-delete keeps them."
         } else {
             ""
         };
@@ -275,10 +275,10 @@ impl Import {
             format!("The import replaces all rows of up to {tables} tables in {settings}.{partly}");
         if !std::io::stdin().is_terminal() {
             return Err(Exit::Usage(format!(
-                "{question} Nobody is there to be asked: --no-confirm says yes"
+                "{question} There is no terminal to ask at: --no-confirm says yes"
             )));
         }
-        eprint!("{question}\nGo on? [y/N] ");
+        eprint!("{question}\nContinue? [y/N] ");
         let _ = std::io::stderr().flush();
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer).map_err(|e| Exit::Failed(e.to_string()))?;
@@ -308,7 +308,7 @@ impl Import {
 
     async fn shape(&self, begun: &Begun) -> Result<(), Exit> {
         if begun.driver.abilities.write_mode == WriteMode::Append {
-            info!("{} has no tables: nothing is to be done", begun.driver.title);
+            info!("{} has no tables: there is nothing to do", begun.driver.title);
             return Ok(());
         }
         let now = Version { nanos: now_ns() as u64, logical: 0 };
@@ -368,8 +368,8 @@ impl Import {
             }
             Some(open) if open.choice != choice => {
                 return Err(Exit::Usage(
-                    "an import that was begun with other choices is not finished: give the same \
-                     ones to go on with it, or --restart-import to begin again"
+                    "an unfinished import was started with other flags: give the same flags to \
+                     resume it, or --restart-import to start over"
                         .into(),
                 ));
             }
@@ -379,7 +379,7 @@ impl Import {
         let export = self.export(begun, global, open.as_ref(), &choice, &counts).await?;
         let resumed = open.as_ref().is_some_and(|open| open.job == export.job);
         if resumed {
-            info!("going on with the import that was cut off (job {})", export.job);
+            info!("resuming the interrupted import (job {})", export.job);
         }
         begun.state.save_import(&OpenImport { job: export.job.clone(), choice }).map_err(failed)?;
         let tables = self.tables(begun, &export)?;
@@ -416,7 +416,7 @@ impl Import {
     fn tell(&self, begun: &Begun, report: &Report, counts: &Counts, took: Duration, silent: bool) {
         report.notices.iter().for_each(|notice| warn!("{notice}"));
         if report.was_done {
-            info!("the import was finished already, but for its cleaning up");
+            info!("the import had already finished, except for removing its files");
         } else if self.ordered {
             show::closing(counts, report, took).lines().for_each(|line| info!("{line}"));
         } else if !silent {
@@ -531,7 +531,7 @@ impl Import {
             return Ok(());
         }
         info!(
-            "the export has nothing of these tables, whose rows stay: {}",
+            "the export has no files of these tables, whose rows stay: {}",
             left.iter().map(|s| &*s.table).collect::<Vec<_>>().join(", ")
         );
         let mut destination = self.connect(begun)().await.map_err(Halted)?;
@@ -576,17 +576,17 @@ impl From<Halted<ImportError>> for Exit {
         match error {
             ImportError::Destination(failure) => Halted(failure).into(),
             ImportError::BadRow(bad) => Exit::Failed(format!(
-                "{bad}\nNothing was replaced. --skip-bad-rows N leaves up to \
-                    N such rows out and lists them; the same command goes on where this one ended"
+                "{bad}\nNothing was replaced. --skip-bad-rows N skips up to N such rows and lists \
+                 them; the same command resumes the import"
             )),
             ImportError::Stopped => Exit::Failed(
-                "stopped: what is loaded so far is kept, and \
-                nothing was replaced; the same command goes on"
+                "stopped: loaded rows are kept, and nothing was replaced; the same command resumes \
+                 the import"
                     .into(),
             ),
             ImportError::Damaged { .. } => Exit::Failed(format!(
-                "{error}; nothing was replaced. A file that was downloaded comes again when the \
-                 same command goes on; one of --dir has to be replaced by a whole one"
+                "{error}; nothing was replaced. The same command downloads the file again; replace \
+                 a file of --dir by a complete one"
             )),
             other => Exit::Failed(format!("{other}; nothing was replaced")),
         }

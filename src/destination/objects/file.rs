@@ -35,7 +35,7 @@ pub const DRIVER: Driver = Driver {
         ("format", "json: a file per change (usual); ndjson, parquet: files of many changes"),
         (
             "freshness",
-            "how long changes are gathered before they are written (ndjson, parquet: 60s)",
+            "how long changes are collected before they are written (ndjson, parquet: 60s)",
         ),
     ],
     abilities: ABILITIES,

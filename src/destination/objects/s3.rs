@@ -53,12 +53,9 @@ pub const DRIVER: Driver = Driver {
         ("format", "json: an object per change (usual); ndjson, parquet: objects of many changes"),
         (
             "freshness",
-            "how long changes are gathered before they are written (ndjson, parquet: 60s)",
+            "how long changes are collected before they are written (ndjson, parquet: 60s)",
         ),
-        (
-            "maxBatchSize",
-            "taken for the sake of the Go program's URLs; a batch has up to 1000 changes",
-        ),
+        ("maxBatchSize", "accepted for URLs of the Go program; a batch has up to 1000 changes"),
     ],
     abilities: ABILITIES,
     open: |target| Box::pin(open(target)),

@@ -29,7 +29,7 @@ pub const DRIVER: Driver = Driver {
            program that writes to it for\n\
            longer than 10 seconds is waited for.",
     fields: &crate::destination::form::FILE,
-    parameters: &[("prefix", "what stands before each table's name")],
+    parameters: &[("prefix", "prefix of each table's name")],
     // One writes at a time.
     abilities: Abilities { loaders_max: 1, ..ABILITIES },
     open: |target| Box::pin(open(target)),
@@ -108,7 +108,7 @@ impl SqliteConnection {
         let connection = self
             .connection
             .take()
-            .ok_or_else(|| Failure::unavailable("a call was dropped half way"))?;
+            .ok_or_else(|| Failure::unavailable("a call was dropped before it finished"))?;
         let (connection, done) = blocking(move || {
             let done = work(&connection);
             Ok((connection, done))

@@ -211,7 +211,7 @@ async fn an_import_that_was_cut_off_is_not_mixed_with_another() {
     importing.hq.set_faults(Faults::default());
     let output = importing.run(&url, &["--only", "order"]).await;
     assert_eq!(output.status.code(), Some(3));
-    assert!(said(&output).contains("--restart-import to begin again"), "{}", said(&output));
+    assert!(said(&output).contains("--restart-import to start over"), "{}", said(&output));
     importing.import(&url, &["--only", "order", "--restart-import"]).await;
     assert_eq!(count(&file, "order"), importing.shop().alive(2).count() as i64);
 }
