@@ -67,7 +67,7 @@ pub fn described(info: &ConsumerInfo) -> Vec<String> {
         .collect();
     let ours = config.ack_policy == AckPolicy::All && config.max_deliver.unwrap_or(-1) < 0;
     let acknowledges = match config.ack_policy {
-        AckPolicy::All => "cumulatively: all messages up to one",
+        AckPolicy::All => "cumulatively",
         AckPolicy::Explicit => "each message on its own",
         AckPolicy::None => "nothing",
     };
