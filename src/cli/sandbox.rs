@@ -97,7 +97,7 @@ impl Sandbox {
             SandboxHq::start(self.port, shop.clone(), folder.join("exports"), 5_000, None).await;
         let hq = hq.map_err(|e| {
             Exit::Usage(format!(
-                "port {} of this machine cannot be had: {e}; choose another --port",
+                "port {} of this machine cannot be used: {e}; choose another --port",
                 self.port
             ))
         })?;

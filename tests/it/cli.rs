@@ -106,7 +106,7 @@ fn wrong_words_are_named() {
         (
             &["import", "--url", "sqlite://:memory:", "--schema", "nowhere.json"],
             1,
-            "the table schemas cannot be had from nowhere.json",
+            "the table schemas cannot be fetched from nowhere.json",
         ),
         (
             &["import", "--url", "postgres://nobody@127.0.0.1:1/x", "--validate-only"],
@@ -131,7 +131,7 @@ fn wrong_words_are_named() {
         (
             &["replay", "/dev/null", "--url", "sqlite://x.db", "--schema", "nowhere.json"],
             1,
-            "the table schemas cannot be had from nowhere.json",
+            "the table schemas cannot be fetched from nowhere.json",
         ),
         (&["replay", "/dev/null", "--url", "file:///"], 3, "must not be /"),
         (

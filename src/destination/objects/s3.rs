@@ -50,7 +50,10 @@ pub const DRIVER: Driver = Driver {
         ("endpoint", "where the service answers, if it is not Amazon's"),
         ("max-retries", "how often a request is repeated before the batch is (5)"),
         ("uploadTasks", "objects on their way at the same time (16)"),
-        ("format", "json: an object per change (usual); ndjson, parquet: objects of many changes"),
+        (
+            "format",
+            "json: an object per change (default); ndjson, parquet: objects of many changes",
+        ),
         (
             "freshness",
             "how long changes are collected before they are written (ndjson, parquet: 60s)",

@@ -21,7 +21,7 @@ pub const DRIVER: Driver = Driver {
     title: "SQLite",
     description: "Keeps the rows of each table in an SQLite file on this machine.",
     example: "sqlite:///var/eds/shop.db",
-    help: "The file is made if it is not there; its directory has to exist. A path without a \
+    help: "The file is created if it is missing; its directory has to exist. A path without a \
            leading slash (sqlite://shop.db) is\n\
            relative to the working directory. Times are text in UTC (2024-01-02T03:04:05.000006Z), \
            objects and arrays JSON text,\n\
