@@ -130,7 +130,7 @@ async fn files_of_some_tables_leave_the_others_alone() {
     export::write(&importing.shop(), &dir, &choice, 300).unwrap_or_else(|e| panic!("{e}"));
     let text = importing.import(&url, &["--dir", &dir.display().to_string()]).await;
     assert!(
-        text.contains("the export has nothing of these tables, whose rows stay: appointment, "),
+        text.contains("the export has no files of these tables, whose rows stay: appointment, "),
         "{text}"
     );
     assert_eq!(
