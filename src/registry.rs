@@ -132,14 +132,13 @@ impl Registry {
             // HQ away is an outage; what was seen before will do until a new version appears.
             Asked::Unavailable(why) if self.publisher.may_be_away() && !self.known.is_empty() => {
                 warn!(
-                    "the table schemas cannot be had from {}: {why}; going on with those that were \
-                     seen before",
+                    "the table schemas cannot be fetched from {}: {why}; using the stored ones",
                     self.publisher.name()
                 );
                 Ok(self.known.values().filter_map(|versions| versions.last().cloned()).collect())
             }
             Asked::Unavailable(why) => Err(format!(
-                "the table schemas cannot be had from {}: {why}",
+                "the table schemas cannot be fetched from {}: {why}",
                 self.publisher.name()
             )),
         }
@@ -169,8 +168,8 @@ impl Registry {
                     }
                     Asked::SchemaAnswer(_) => {}
                     Asked::Unavailable(why) => warn!(
-                        "the schema of table {table:?}, version {version:?}, cannot be had from \
-                         {}: {why}; asking again",
+                        "the schema of table {table:?}, version {version:?}, cannot be fetched \
+                         from {}: {why}; retrying",
                         publisher.name()
                     ),
                 }

@@ -17,7 +17,7 @@ pub fn stop_on_signal() -> watch::Receiver<bool> {
 
 /// Ends the program without waiting for anything: whoever asks twice does not want to wait.
 pub fn end_at_once() -> ! {
-    eprintln!("eds: ended at once; what was not acknowledged comes again at the next start");
+    eprintln!("eds: stopped at once; unacknowledged changes are redelivered at the next start");
     std::process::exit(1);
 }
 

@@ -41,11 +41,11 @@ const UPDATE_STRATEGY: &str = "update-strategy";
 /// Where the destination is.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DestinationArgs {
-    /// The destination. A password is better given by EDS_URL or --url-file: every user of the
+    /// Destination URL; prefer EDS_URL or --url-file for passwords, because every user of the
     /// machine can read arguments
     #[arg(long)]
     pub url: Option<String>,
-    /// A file whose first line is the destination
+    /// Read the destination URL from the first line of this file
     #[arg(long, value_name = "FILE")]
     pub url_file: Option<PathBuf>,
 }
@@ -55,28 +55,30 @@ pub struct DestinationArgs {
 pub struct To {
     #[command(flatten)]
     pub place: DestinationArgs,
-    /// The tables' schemas: a file or URL of what HQ's /v3/schema answers
+    /// Read the tables' schemas from this file or URL, in the form of HQ's /v3/schema [default: HQ
+    /// at --api-url]
     #[arg(long, value_name = "FILE|URL")]
     pub schema: Option<String>,
-    /// HQ, which knows the tables' schemas
+    /// HQ's address, for the tables' schemas
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
-    /// Only these tables
+    /// Only these tables [default: all]
     #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
     pub tables: String,
-    /// Write to this existing table though EDS did not make it
+    /// Write to this existing table although EDS did not create it
     #[arg(long, value_name = "TABLE")]
     pub adopt: Vec<String>,
-    /// Go on where this other consumer ended, whose rows the destination has; or none
+    /// Resume from this other consumer's checkpoint in the destination; none: start with new
+    /// changes
     #[arg(long, value_name = "NAME")]
     pub adopt_checkpoint: Option<String>,
-    /// Hold a flush that long even if the destination is free
+    /// Collect changes at least this long before a flush [default: the destination's]
     #[arg(long = "minPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_min: Option<Duration>,
-    /// The longest that a change waits for its flush
+    /// Let a change wait at most this long for its flush [default: the destination's]
     #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_max: Option<Duration>,
-    /// Begin at the start, whatever was recorded
+    /// Start at the beginning of the stream, not at the checkpoint
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub restart: bool,
 }
@@ -198,32 +200,32 @@ pub enum UpdateStrategy {
 pub struct Streaming {
     #[command(flatten)]
     pub to: To,
-    /// The NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
+    /// NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
     #[arg(long, value_name = "URL,…")]
     pub server: Option<String>,
-    /// Certificate authorities to trust for NATS
+    /// Trust these certificate authorities for NATS, in PEM form [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
-    /// Where health, metrics and status are served
+    /// Port of health, metrics and status
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
-    /// The address of that port; beyond this machine only if you choose so
+    /// Address of that port; other machines reach it only if you change this
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     bind: IpAddr,
-    /// Acknowledge all up to a message with one word, or each by itself
+    /// Acknowledge messages cumulatively (all) or one by one (explicit)
     #[arg(long, default_value = "all")]
     ack: Ack,
-    /// Put behind the name of the consumer
+    /// Append this to the name of the consumer [default: nothing]
     #[arg(long, value_name = "TEXT")]
     pub consumer_suffix: Option<String>,
-    /// Only these companies of the credentials
+    /// Only these companies of the credentials [default: all]
     #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
     pub company_ids: Vec<String>,
     #[arg(long = "maxAckPending", default_value_t = 25_000, hide = true)]
     max_ack_pending: i64,
     #[arg(long = "maxPendingBuffer", default_value_t = 4_096, hide = true)]
     max_pending_buffer: usize,
-    /// For Snowflake: whole rows in stream order, or only if they are newer
+    /// For Snowflake: write rows in stream order, or only if they are newer
     #[arg(long, hide = true)]
     pub update_strategy: Option<UpdateStrategy>,
 }
@@ -280,10 +282,11 @@ pub fn named(list: &[String]) -> Vec<String> {
 #[cfg(feature = "server")]
 #[derive(Args, Clone)]
 pub struct Releases {
-    /// The page of releases, under which download/v<version>/ is
+    /// Download releases from below this URL: <URL>/download/v<version>/ [default: the project's
+    /// releases]
     #[arg(long, value_name = "URL")]
     release_url: Option<String>,
-    /// The OpenPGP key that releases have to be signed with, instead of the built-in one
+    /// Verify releases with this OpenPGP public key [default: the built-in key]
     #[arg(long, value_name = "FILE")]
     release_key: Option<PathBuf>,
 }

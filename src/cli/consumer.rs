@@ -28,29 +28,27 @@ pub struct Consumer {
 
 #[derive(Subcommand)]
 enum ConsumerTask {
-    /// Say what it is like and how far it has come
+    /// Show its configuration and position
     Show(Reach),
-    /// Give it the form that the Go program makes, at EDS's position: for going back to that
-    /// program
+    /// Recreate it as the Go program does, at EDS's position, to go back to that program
     HandBack(Reach),
 }
 
 /// How to get to NATS.
 #[derive(Args)]
 struct Reach {
-    /// The NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
+    /// NATS servers, separated by commas [default: nats://connect.nats.shopmonkey.pub]
     #[arg(long, value_name = "URL,…")]
     server: Option<String>,
-    /// The credentials of NATS; without them those of the server that runs here, or HQ is asked for
-    /// some
+    /// NATS credentials file [default: the running server's, else requested from HQ]
     #[arg(long, value_name = "FILE")]
     creds: Option<PathBuf>,
-    /// Certificate authorities to trust for NATS
+    /// Trust these certificate authorities for NATS, in PEM form [default: the system's]
     #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
     #[arg(long, value_name = "URL", hide = true)]
     api_url: Option<String>,
-    /// Put behind the name of the consumer
+    /// Append this to the name of the consumer [default: nothing]
     #[arg(long, value_name = "TEXT")]
     consumer_suffix: Option<String>,
 }
@@ -88,7 +86,7 @@ impl Consumer {
                 let (since, info) = handed?;
                 described(&info).iter().for_each(|line| println!("{line}"));
                 println!(
-                    "\nThe Go program can go on with what was published from {since} on. Do not \
+                    "\nThe Go program can resume with messages published since {since}. Do not \
                      start EDS meanwhile: it would take the consumer back."
                 );
                 Ok(())
@@ -101,7 +99,7 @@ async fn end(credential_session: Option<CredentialSession>) {
     if let Some(CredentialSession { hq, id }) = credential_session
         && let Err(e) = session::end(&hq, &id, false).await
     {
-        tracing::warn!("HQ was not told that the session ended: {e}");
+        tracing::warn!("the end of the session was not reported to HQ: {e}");
     }
 }
 
@@ -156,9 +154,10 @@ impl Reach {
     ) -> Result<(Identity, Option<SecretString>, Option<CredentialSession>), Exit> {
         let hq = Hq::new(Http::new().map_err(Exit::Failed)?, api_url, Some(token.clone()));
         let session = session::start(&hq, server_id, &[], None).await.map_err(|e| match e {
-            NoSession::Conflict(e) => {
-                Exit::Failed(format!("{e}: a server runs elsewhere; ask there, or end it first"))
-            }
+            NoSession::Conflict(e) => Exit::Failed(format!(
+                "{e}: a server runs elsewhere; run this command there, or stop that server \
+                     first"
+            )),
             NoSession::Unavailable(e) | NoSession::Refused(e) => Exit::Failed(e.to_string()),
         })?;
         let opened = Some(CredentialSession { hq, id: session.id.clone() });

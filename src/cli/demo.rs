@@ -31,26 +31,26 @@ const APPLY_WAIT_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub struct Demo {
-    /// Changes per second
+    /// Generate this many changes per second
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
-    /// How long the shop is open; Ctrl-C closes it earlier
+    /// Generate changes for this long; Ctrl-C stops earlier
     #[arg(long = "for", value_name = "DURATION", value_parser = crate::duration::parse, default_value = "20s")]
     open_for: Duration,
-    /// The same seed brings the same shop
+    /// Seed of the generator: the same seed generates the same changes
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Another destination than an SQLite file; it should be empty
+    /// Stream into this destination, which should be empty [default: an SQLite file in ./eds-demo]
     #[arg(long)]
     url: Option<String>,
-    /// A NATS server with JetStream to go through; without it a nats-server on the PATH is used, if
-    /// there is one
+    /// Send changes through this NATS server with JetStream [default: a nats-server on the PATH, if
+    /// there is one]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// Go without NATS even if there is a nats-server
+    /// Do not use NATS, even if there is a nats-server
     #[arg(long)]
     no_nats: bool,
-    /// The shop is old already: load a full export first, while it goes on changing
+    /// Import a full export of the shop first, while the shop keeps changing
     #[cfg(feature = "http")]
     #[arg(long)]
     import: bool,
@@ -227,7 +227,7 @@ impl Demo {
         let hq = crate::sandbox::hq::SandboxHq::start(0, shop, exports, 5_000, None)
             .await
             .map_err(|e| Exit::Failed(e.to_string()))?;
-        println!("After {now} changes it is exported, and goes on changing:\n");
+        println!("After {now} changes the shop is exported, and it keeps changing:\n");
         let ApplyRequest { destination, driver, .. } = &target.apply;
         let request = ImportRequest {
             hq: Some(Hq::new(Http::new().map_err(Exit::Failed)?, hq.url(), None)),

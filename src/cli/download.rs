@@ -10,9 +10,9 @@ use super::{Global, logging};
 
 #[derive(Args)]
 pub struct Download {
-    /// Such as 1.2.3
+    /// Version to download, such as 1.2.3
     version: String,
-    /// Where to put the program
+    /// File to write the program to
     file: PathBuf,
     #[command(flatten)]
     releases: Releases,

@@ -7,7 +7,7 @@ use crate::destination::catalog::DRIVERS;
 
 #[derive(Args)]
 pub struct Drivers {
-    /// Explain this one
+    /// Describe this destination
     name: Option<String>,
 }
 

@@ -14,9 +14,9 @@ use crate::http::Http;
 
 #[derive(Args)]
 pub struct Enroll {
-    /// What HQ shows when a server is added there
+    /// Code that HQ shows for a new server
     code: String,
-    /// HQ's address, if not the one that the code is of
+    /// HQ's address [default: the one that the code stands for]
     #[arg(long, value_name = "URL", hide = true)]
     api_url: Option<String>,
 }
@@ -26,7 +26,7 @@ impl Enroll {
         logging::start(&global, None)?;
         let server_id = enrol(&global.data_dir, self.code.trim(), self.api_url.as_deref()).await?;
         println!(
-            "Enrolled as server {server_id}; {} says so. `eds server` starts it.",
+            "Enrolled as server {server_id}, written to {}. `eds server` starts it.",
             global.data_dir.join(FILE_NAME).display()
         );
         Ok(())

@@ -25,66 +25,66 @@ use crate::state::DataDir;
 pub struct Import {
     #[command(flatten)]
     place: DestinationArgs,
-    /// The key to HQ; better given by SM_APIKEY: every user of the machine can read arguments
+    /// HQ's API key; prefer SM_APIKEY, because every user of the machine can read arguments
     #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
     #[arg(long, value_name = "URL", hide = true)]
     api_url: Option<String>,
-    /// The tables' schemas: a file or URL of what HQ's /v3/schema answers; without it HQ is asked
+    /// Read the tables' schemas from this file or URL, in the form of HQ's /v3/schema [default: HQ]
     #[arg(long, value_name = "FILE|URL")]
     schema: Option<String>,
-    /// Take the files of an export from here instead of HQ
+    /// Import the export files in this directory [default: order an export from HQ]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Take the files of this export job instead of ordering one
+    /// Import the files of this existing export job [default: order an export from HQ]
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
-    /// Only these tables
+    /// Only these tables [default: all]
     #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
     only: String,
-    /// Only rows of these companies
+    /// Export only rows of these companies [default: all]
     #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
     company_ids: Vec<String>,
-    /// Only rows of these locations
+    /// Export only rows of these locations [default: all]
     #[arg(long = "locationIds", value_name = "A,B", value_delimiter = ',')]
     location_ids: Vec<String>,
-    /// Only rows that changed since then
+    /// Export only rows that changed since this time [default: all]
     #[arg(long = "timeOffset", value_name = "RFC 3339")]
     time_offset: Option<String>,
-    /// Create and extend the tables, and load nothing
+    /// Create and extend the tables, and load no rows
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     schema_only: bool,
-    /// Test the destination, and nothing else
+    /// Test the destination, and do nothing else
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     validate_only: bool,
     /// Read and check everything, and write nothing
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     dry_run: bool,
-    /// Keep rows that the export lacks: what is loaded is added to the tables
+    /// Keep rows that the export lacks; imported rows are added or replace those of the same key
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     no_delete: bool,
     /// Do not ask before tables are replaced
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     no_confirm: bool,
-    /// Keep the downloaded files
+    /// Keep the downloaded files after the import
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     no_cleanup: bool,
-    /// Files that are loaded at once
+    /// Load this many files at the same time
     #[arg(long, default_value_t = LOADERS_DEFAULT, value_name = "N")]
     parallel: usize,
-    /// Load one file after the other
+    /// Load one file at a time
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     single: bool,
-    /// Begin again, whatever an earlier import that was cut off has done
+    /// Start over instead of resuming an interrupted import
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     restart_import: bool,
-    /// Leave out up to so many rows that cannot be loaded, and list them
+    /// Skip up to this many rows that cannot be loaded, and list them
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_bad_rows: u64,
-    /// Leave out these columns of the export, where the schema lacks them
+    /// Ignore these columns of the export where the schema lacks them [default: none]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     ignore_columns: Vec<String>,
-    /// Replace this existing table though EDS did not make it
+    /// Replace this existing table although EDS did not create it
     #[arg(long, value_name = "TABLE")]
     adopt: Vec<String>,
 }

@@ -34,7 +34,8 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use crate::validator::Validator;
 use exit::Exit;
 
-/// Streams change events into a destination and keeps it equal to their source.
+/// Replicates a business system's change events into your own database, warehouse, bucket or
+/// broker.
 #[derive(Parser)]
 #[command(name = "eds", version, disable_help_subcommand = true, args_override_self = true)]
 struct Cli {
@@ -47,25 +48,26 @@ struct Cli {
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
 struct Global {
-    /// Where EDS keeps what survives a restart.
+    /// Directory for everything that must survive a restart.
     #[arg(short, long, global = true, default_value = "./data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Tell everything.
+    /// Log at debug level.
     #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     verbose: bool,
-    /// Tell errors only.
+    /// Log errors only.
     #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     silent: bool,
-    /// Put the time before each line.
+    /// Prefix log lines with the time.
     #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     timestamp: bool,
-    /// Put this before each line.
+    /// Prefix log lines with this text.
     #[arg(long, global = true, hide = true)]
     log_label: Option<String>,
-    /// Rules about which events are wanted: a directory with config.json and JSON Schemas
+    /// Apply only events that match these rules: a directory with config.json and JSON Schemas
+    /// [default: all events]
     #[arg(long, global = true, value_name = "DIR")]
     schema_validator: Option<PathBuf>,
-    /// Write the log to this file, too.
+    /// Also write the log to this file.
     #[arg(long, global = true, hide = true, value_name = "FILE")]
     log_file_sink: Option<PathBuf>,
 }
@@ -89,40 +91,38 @@ enum Command {
     /// Stream changes from NATS JetStream into a destination
     #[cfg(feature = "jetstream")]
     Stream(Box<stream::Stream>),
-    /// Stream under a supervisor, which the server is
+    /// Run as the worker of a supervisor
     #[cfg(feature = "server")]
     #[command(hide = true)]
     Fork(Box<fork::Worker>),
-    /// Enrol with HQ, by the code that it shows
+    /// Enrol this machine as a server of HQ
     #[cfg(feature = "server")]
     Enroll(enroll::Enroll),
-    /// Run as HQ's server: stream, import and report, for as long as the machine is up
+    /// Run as a server of HQ, which configures it: stream, import, report and update
     #[cfg(feature = "server")]
     Server(Box<server::ServerCommand>),
     /// Load a full export into a destination
     #[cfg(feature = "http")]
     Import(Box<import::Import>),
-    /// Apply a journal (a file or directory of events, one JSON a line, or - for standard input) to
-    /// a destination
+    /// Apply a journal (files of events, one JSON object per line) to a destination
     Replay(Box<replay::Replay>),
-    /// Show EDS at work: a shop that changes, streamed into a database, compared at the end
+    /// Stream a generated shop into a database and compare every row at the end
     #[cfg(feature = "sandbox")]
     Demo(demo::Demo),
-    /// Be HQ on this machine, to try a server: a shop that changes, NATS, and a prompt to notify
-    /// servers
+    /// Run a local HQ for trying out a server: NATS, a generated shop, and a prompt
     #[cfg(all(feature = "sandbox", feature = "server"))]
     Sandbox(sandbox::Sandbox),
-    /// List the destinations, or explain one
+    /// List the destinations, or describe one
     Drivers(drivers::Drivers),
-    /// Look into what EDS keeps in its data directory
+    /// Show what EDS stores in its data directory
     State(state::StateCommand),
-    /// Look at the durable consumer on NATS, or hand it back to the Go program
+    /// Show the durable consumer on NATS, or hand it back to the Go program
     #[cfg(feature = "server")]
     Consumer(consumer::Consumer),
-    /// Fetch a release, if its signature is good
+    /// Download a release and verify its signature
     #[cfg(feature = "server")]
     Download(download::Download),
-    /// Print the key by which releases are checked
+    /// Print the public key that verifies releases
     #[cfg(feature = "server")]
     Publickey,
     /// Print the version

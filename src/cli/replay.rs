@@ -17,11 +17,11 @@ use crate::worker::run::{self, RunError, RunSpec};
 
 #[derive(Args)]
 pub struct Replay {
-    /// A file or directory of events, one JSON a line, gzipped or not; - for standard input
+    /// File or directory of events, one JSON object per line, gzipped or not; - for standard input
     journal: PathBuf,
     #[command(flatten)]
     to: To,
-    /// Tell what would be done, and write nothing
+    /// Report what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -54,7 +54,7 @@ impl Replay {
         let engine = run::start(&data, request, spec).await?;
         if let Some(position) = engine.position().filter(|position| position.sequence > 0) {
             info!(
-                "the journal was applied up to line {} before: going on there; --restart applies \
+                "the journal was already applied up to line {}: resuming there; --restart applies \
                  all of it again",
                 position.sequence
             );

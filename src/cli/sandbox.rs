@@ -30,34 +30,35 @@ const SERVER_ID: &str = "sandbox-1";
 const HISTORY: u64 = 20_000;
 
 const WORDS: &str = "  configure URL    the server's destination, e.g. configure sqlite://shop.db
-  import           a full export; `import shapes` for the tables alone
-  pause, unpause   stop fetching, go on
-  restart          a fresh worker
-  sendlogs         have the log uploaded
+  import           import a full export; `import shapes` for the tables alone
+  pause, unpause   stop and resume streaming
+  restart          start a new worker
+  sendlogs         upload the log
   upgrade VERSION  replace the program, from --releases
-  drivers          what can be configured, as the server tells it
-  ping             a sign of life
-  sessions         what HQ knows of them
+  drivers          the destinations, as the server describes them
+  ping             ask whether the server is alive
+  sessions         what HQ knows of each session
   check URL        compare a destination with the shop, row by row
   rate N           changes per second from now on
-  shutdown         end the server
-  quit             end the sandbox";
+  shutdown         stop the server
+  quit             stop the sandbox";
 
 #[derive(Args)]
 pub struct Sandbox {
-    /// Where HQ listens; codes that begin with L mean the default
+    /// Port of HQ; codes that begin with L refer to the default
     #[arg(long, default_value_t = 3101)]
     port: u16,
-    /// Where NATS listens, for which a nats-server has to be on the PATH
+    /// Port of NATS, which needs a nats-server on the PATH
     #[arg(long, default_value_t = 4222)]
     nats_port: u16,
-    /// Changes per second
+    /// Generate this many changes per second
     #[arg(long, default_value_t = 5.0)]
     rate: f64,
-    /// The same seed brings the same shop
+    /// Seed of the generator: the same seed generates the same changes
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A directory with releases: download/v<version>/<archive> and its .asc
+    /// Serve releases from this directory: download/v<version>/<archive> and its .asc [default:
+    /// none]
     #[arg(long, value_name = "DIR")]
     releases: Option<PathBuf>,
 }
@@ -95,7 +96,7 @@ impl Sandbox {
             SandboxHq::start(self.port, shop.clone(), folder.join("exports"), 5_000, None).await;
         let hq = hq.map_err(|e| {
             Exit::Usage(format!(
-                "port {} of this machine cannot be had: {e}; choose another --port",
+                "port {} of this machine cannot be used: {e}; choose another --port",
                 self.port
             ))
         })?;
@@ -154,7 +155,7 @@ impl Sandbox {
         );
         println!(
             "In another terminal, in an empty directory:\n\n  eds enroll {CODE}{api}\n  eds \
-             server{server}\n\nThen say here what HQ shall do:\n\n{WORDS}\n"
+             server{server}\n\nThen type here what HQ is to do:\n\n{WORDS}\n"
         );
     }
 }

@@ -35,22 +35,21 @@ pub struct ServerCommand {
     help: Option<Help>,
     #[command(flatten)]
     streaming: Streaming,
-    /// The key to HQ; better given by SM_APIKEY: every user of the machine can read arguments
+    /// HQ's API key; prefer SM_APIKEY, because every user of the machine can read arguments
     #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
-    /// This server's id, if it is not enrolled
+    /// This server's id [default: from the enrolment]
     #[arg(long, value_name = "ID")]
     eds_id: Option<String>,
-    /// Keep logs on this machine after HQ has them
+    /// Keep logs on this machine after they are uploaded to HQ
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     keep_logs: bool,
     #[command(flatten)]
     releases: Releases,
-    /// Whether HQ may have this program replaced by another version; auto: unless it runs in a
-    /// container
+    /// Whether HQ may replace this program by another version; auto: unless it runs in a container
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     self_update: SelfUpdate,
-    /// A new session with HQ is begun that often
+    /// Renew the session with HQ this often
     #[arg(long, hide = true, default_value = "24h", value_name = "DURATION", value_parser = crate::duration::parse)]
     renew_interval: Duration,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
@@ -60,17 +59,17 @@ pub struct ServerCommand {
     /// Deprecated: health is served on --port
     #[arg(long, hide = true)]
     health_port: Option<u16>,
-    /// Taken for the sake of old scripts, without effect
+    /// Accepted for old scripts, without effect
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     wrapper: bool,
-    /// Taken for the sake of old scripts, without effect
+    /// Accepted for old scripts, without effect
     #[arg(long, hide = true)]
     parent: Option<String>,
 }
 
 #[derive(Subcommand)]
 enum Help {
-    /// List the destinations, or explain one
+    /// List the destinations, or describe one
     Help(drivers::Drivers),
 }
 

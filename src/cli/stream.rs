@@ -18,10 +18,10 @@ use crate::worker::stream::StreamRequest;
 pub struct Stream {
     #[command(flatten)]
     pub streaming: Streaming,
-    /// The credentials of NATS; a server on this machine may do without
+    /// NATS credentials file; not needed for a server on this machine without logins
     #[arg(long, value_name = "FILE")]
     creds: Option<PathBuf>,
-    /// End once nothing is pending
+    /// Stop once nothing is pending
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     until_caught_up: bool,
     #[arg(long, hide = true, value_name = "DIR")]

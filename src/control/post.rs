@@ -63,7 +63,7 @@ impl Post {
         let link = Link::connect(servers).await?;
         let notices =
             link.client.subscribe(format!("eds.notify.{session}.>")).await.map_err(|e| {
-                FeedError::Unavailable(format!("notifications of HQ cannot be had: {e}"))
+                FeedError::Unavailable(format!("notifications of HQ cannot be subscribed to: {e}"))
             })?;
         Ok((Post { link, session: session.to_owned() }, notices))
     }
@@ -92,7 +92,7 @@ impl Post {
             Err(e) => Err(e.to_string()),
         };
         if let Err(e) = sent {
-            warn!("HQ could not be told about {topic}: {e}");
+            warn!("{topic} could not be sent to HQ: {e}");
         }
     }
 
@@ -114,7 +114,7 @@ impl Post {
     pub async fn reply(&self, message: &Message, mut document: Map<String, Value>) {
         document.insert("sessionId".into(), self.session.clone().into());
         let Some(reply) = message.reply.clone() else {
-            return warn!("HQ asked without saying where the answer is to go: {}", message.subject);
+            return warn!("a request of HQ has no reply subject: {}", message.subject);
         };
         self.say(reply.to_string(), Value::Object(document).to_string()).await;
     }
@@ -122,7 +122,7 @@ impl Post {
     /// Publishes a plain text.
     pub async fn say(&self, subject: String, text: String) {
         if let Err(e) = self.link.client.publish(subject, text.into()).await {
-            warn!("HQ could not be answered: {e}");
+            warn!("the answer to HQ could not be sent: {e}");
         }
     }
 

@@ -24,7 +24,7 @@ const PART: &str = "part";
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FetchError {
     /// The URL does not hold any more (403, 404, 410): HQ gives a new one.
-    #[error("its address does not hold any more ({0})")]
+    #[error("its download address has expired ({0})")]
     Expired(u16),
     #[error("{0}")]
     Failed(String),
@@ -105,7 +105,7 @@ async fn try_once(
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
             fs::remove_file(part).await.map_err(failed)?;
             tell(-(there as i64));
-            return Ok(FetchAttempt::Broken("what was there did not fit".into(), false));
+            return Ok(FetchAttempt::Broken("the downloaded part did not match".into(), false));
         }
         StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
             return Err(FetchError::Expired(status.as_u16()));

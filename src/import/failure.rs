@@ -30,15 +30,15 @@ impl From<ImportError> for ImportFailure {
         ImportFailure::Failed(match error {
             ImportError::Destination(failure) => return failure.into(),
             ImportError::BadRow(bad) => format!(
-                "{bad}\nNothing was replaced. --skip-bad-rows N leaves up to \
-                    N such rows out and lists them; the same command goes on where this one ended"
+                "{bad}\nNothing was replaced. --skip-bad-rows N skips up to N such rows and lists \
+                 them; the same command resumes the import"
             ),
-            ImportError::Stopped => "stopped: what is loaded so far is kept, and \
-                nothing was replaced; the same command goes on"
+            ImportError::Stopped => "stopped: loaded rows are kept, and nothing was replaced; the \
+                same command resumes the import"
                 .into(),
             ImportError::Damaged { .. } => format!(
-                "{error}; nothing was replaced. A file that was downloaded comes again when the \
-                 same command goes on; one of --dir has to be replaced by a whole one"
+                "{error}; nothing was replaced. The same command downloads the file again; replace \
+                 a file of --dir by a complete one"
             ),
             other => format!("{other}; nothing was replaced"),
         })

@@ -112,7 +112,7 @@ impl PreparedImport {
     async fn shape(&self) -> Result<(), ImportFailure> {
         let ImportRequest { driver, destination: settings, .. } = &self.request;
         if driver.abilities.write_mode == WriteMode::Append {
-            info!("{} has no tables: nothing is to be done", driver.title);
+            info!("{} has no tables: there is nothing to do", driver.title);
             return Ok(());
         }
         let now = Version { nanos: now_ns() as u64, logical: 0 };
@@ -138,7 +138,7 @@ impl PreparedImport {
         let export = self.export(open.as_ref(), &choice, &counts, stop.clone()).await?;
         let resumed = open.as_ref().is_some_and(|open| open.job == export.job);
         if resumed {
-            info!("going on with the import that was cut off (job {})", export.job);
+            info!("resuming the interrupted import (job {})", export.job);
         }
         self.state.save_import(&OpenImport { job: export.job.clone(), choice })?;
         let tables = self.tables(&export)?;
@@ -178,8 +178,8 @@ impl PreparedImport {
         match (self.request.other, open.choice == choice) {
             (OtherImport::Refuse | OtherImport::Forget, true) => Ok(Some(open)),
             (OtherImport::Refuse, false) => Err(ImportFailure::Refused(
-                "an import that was begun with other choices is not finished: give the same \
-                 ones to go on with it, or --restart-import to begin again"
+                "an unfinished import was started with other flags: give the same flags to resume \
+                 it, or --restart-import to start over"
                     .into(),
             )),
             (OtherImport::Forget, false) | (OtherImport::Restart, _) => {
@@ -194,7 +194,7 @@ impl PreparedImport {
         report.notices.iter().for_each(|notice| warn!("{notice}"));
         match self.request.display {
             _ if report.was_done => {
-                info!("the import was finished already, but for its cleaning up");
+                info!("the import had already finished, except for removing its files");
             }
             Display::Log => {
                 show::closing(counts, report, took).lines().for_each(|line| info!("{line}"));
@@ -298,7 +298,7 @@ impl PreparedImport {
             return Ok(());
         }
         info!(
-            "the export has nothing of these tables, whose rows stay: {}",
+            "the export has no files of these tables, whose rows stay: {}",
             left.iter().map(|s| &*s.table).collect::<Vec<_>>().join(", ")
         );
         let mut destination = self.request.connect(&self.state)().await?;

@@ -163,7 +163,7 @@ impl ImportRequest {
         let is_partial =
             !self.company_ids.is_empty() || !self.location_ids.is_empty() || self.since.is_some();
         let partial = if is_partial {
-            " Rows outside of what is exported will be gone; --no-delete keeps them."
+            " Rows that the export lacks will be deleted; --no-delete keeps them."
         } else {
             ""
         };

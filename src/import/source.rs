@@ -211,7 +211,7 @@ impl Downloads {
                 }
                 Err(e) => {
                     return Err(format!(
-                        "{} cannot be downloaded: {e}; run the import again to go on",
+                        "{} cannot be downloaded: {e}; run the import again to resume it",
                         file.name.text
                     ));
                 }
@@ -224,7 +224,7 @@ impl Downloads {
 
     /// Where the file is now.
     async fn address(&self, name: &str) -> Result<String, String> {
-        warn!("the address of {name} does not hold any more: HQ is asked for a new one");
+        warn!("the download address of {name} has expired: asking HQ for a new one");
         let job = job::look(&self.hq, &self.job).await.map_err(|e| e.to_string())?;
         let files = job.tables.values().map(|t| t.files()).collect::<Result<Vec<_>, _>>()?;
         files.into_iter().flatten().find(|f| f.name.text == name).map(|f| f.url).ok_or_else(|| {

@@ -144,7 +144,7 @@ impl Resolver {
             }
             if registry.is_unknown(&table, &version) {
                 return Err(format!(
-                    "nobody knows the schema of table {table:?}, version {version:?}"
+                    "the schema of table {table:?}, version {version:?}, is unknown"
                 ));
             }
             return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });

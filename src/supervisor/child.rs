@@ -142,9 +142,7 @@ impl Child {
     /// Ends a worker that hangs, which is then heard of as gone.
     pub fn end_if_it_hangs(&mut self) {
         if self.heard_at.elapsed() > SILENCE_MAX {
-            warn!(
-                "the worker has given no sign of life for {SILENCE_MAX:?}: it hangs, and is ended"
-            );
+            warn!("the worker has sent nothing for {SILENCE_MAX:?}: it hangs, and is killed");
             self.heard_at = Instant::now();
             let _ = self.process.start_kill();
         }
@@ -157,8 +155,8 @@ impl Child {
             Ok(status) => status.ok(),
             Err(_) => {
                 warn!(
-                    "the worker did not end within {END_WAIT_MAX:?} and is ended; what it did not \
-                     acknowledge comes again"
+                    "the worker did not stop within {END_WAIT_MAX:?} and is killed; unacknowledged \
+                     changes are redelivered"
                 );
                 self.kill().await
             }

@@ -253,7 +253,7 @@ impl Supervisor {
                 }
                 Err(NoSession::Refused(e)) => {
                     return Err(Failed::Refused(format!(
-                        "{e}; is this server still enrolled? `eds enroll CODE` enrols it anew"
+                        "{e}; is this server still enrolled? `eds enroll CODE` enrols it again"
                     )));
                 }
                 Err(NoSession::Conflict(e)) => {
@@ -320,8 +320,11 @@ impl Supervisor {
         };
         match timeout(FAREWELL_WAIT_MAX, parting).await {
             Ok(Ok(())) => info!("session {id} has ended"),
-            Ok(Err(why)) => warn!("HQ was not told in full that session {id} ended: {why}"),
-            Err(_) => warn!("HQ was not told within {FAREWELL_WAIT_MAX:?} that session {id} ended"),
+            Ok(Err(why)) => warn!("the end of session {id} was not fully reported to HQ: {why}"),
+            Err(_) => warn!(
+                "the end of session {id} was not reported to HQ within \
+                             {FAREWELL_WAIT_MAX:?}"
+            ),
         }
         // What is empty by now goes.
         let _ = std::fs::remove_dir(dir.join(session::LOGS));

@@ -246,10 +246,10 @@ impl SessionLoop<'_> {
                 signal = self.supervisor.signals.next() => self.on_signal(signal).await,
                 heard = hear(&mut self.child) => self.on_child_event(heard).await,
                 Some(finished) = self.tasks.next(), if !self.tasks.is_empty() => match finished {
-                    Finished::Renewal { there: true } => Some(Ending::Renew("the last one was \
-                        to be renewed".into())),
+                    Finished::Renewal { there: true } => Some(Ending::Renew("the last one was due \
+                        for renewal".into())),
                     Finished::Renewal { there: false } => {
-                        warn!("HQ is away: the session is renewed later");
+                        warn!("HQ is unreachable: the session is renewed later");
                         renewal = Instant::now() + RENEWAL_PUT_OFF;
                         None
                     }
@@ -291,12 +291,14 @@ impl SessionLoop<'_> {
     async fn close(&mut self, ending: &Ending) {
         if let Some(update) = self.update.take() {
             let why = match update.swap.roll_back() {
-                Ok(()) => "the session ended before the new program showed itself; the old one is \
-                           in its place again"
-                    .to_owned(),
+                Ok(()) => {
+                    "the session ended before the new program was streaming; the old program \
+                           was restored"
+                        .to_owned()
+                }
                 Err(e) => format!(
-                    "the session ended before the new program showed itself; the old \
-                                   one cannot be put back: {e}"
+                    "the session ended before the new program was streaming; the old program \
+                     cannot be restored: {e}"
                 ),
             };
             self.not_upgraded(&update.version, &why).await;
@@ -339,8 +341,8 @@ impl SessionLoop<'_> {
         let options = &self.supervisor.options;
         let Some(url) = options.url.clone() else {
             info!(
-                "this server has no destination yet: return to HQ and configure it there; it is \
-                 taken up here at once"
+                "this server has no destination yet: configure one at HQ; it takes effect here at \
+                 once"
             );
             return Ok(());
         };
@@ -441,7 +443,7 @@ impl SessionLoop<'_> {
             _ => {}
         }
         if let Err(e) = std::fs::write(self.opened.dir.join(STDERR), &ended.stderr) {
-            warn!("what the worker said last cannot be kept: {e}");
+            warn!("the worker's last output cannot be saved: {e}");
         }
         Some(Ending::Crashed {
             code: ended.code,
@@ -467,7 +469,7 @@ impl SessionLoop<'_> {
     async fn on_signal(&mut self, signal: OsSignal) -> Option<Ending> {
         match signal {
             OsSignal::End => {
-                info!("ending: the worker writes first what it has gathered");
+                info!("stopping: the worker first writes its pending changes");
                 Some(Ending::Shutdown)
             }
             OsSignal::Reload => {

@@ -54,7 +54,7 @@ pub async fn send(http: &Http, url: &str, files: Vec<PathBuf>, keep: bool) -> Re
     for file in files {
         let done = if keep { logs::mark_sent(&file) } else { std::fs::remove_file(&file) };
         if let Err(e) = done {
-            warn!("{} is uploaded and cannot be put away: {e}", file.display());
+            warn!("{} was uploaded and cannot be removed: {e}", file.display());
         }
     }
     Ok(())
@@ -67,7 +67,7 @@ pub async fn send_text(http: &Http, url: &str, text: &str) -> Result<(), String>
         out.write_all(text.as_bytes()).and_then(|()| out.finish()).map_err(|e| e.to_string())?;
     http.put(url, content.into(), CONTENT_TYPE)
         .await
-        .map_err(|e| format!("what the worker said last cannot be uploaded: {e}"))
+        .map_err(|e| format!("the worker's last output cannot be uploaded: {e}"))
 }
 
 /// The path of an upload's address, as HQ wants to hear it.

@@ -79,8 +79,7 @@ impl SupervisorPipe {
                 Ok(WorkerBegin { url, token, api_url })
             }
             _ => Err(RunError::Refused(
-                "a supervised worker is told first of all what to begin with, on its standard \
-                 input"
+                "a supervised worker expects the command to begin on its standard input first"
                     .into(),
             )),
         }
@@ -117,7 +116,7 @@ fn read_commands() -> mpsc::Receiver<WorkerCommand> {
                     }
                 }
                 // The line may hold a secret, and is not shown.
-                Err(_) => warn!("the supervisor said something that this worker does not know"),
+                Err(_) => warn!("the supervisor sent a command that this worker does not know"),
             }
         }
     });

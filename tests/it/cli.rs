@@ -19,7 +19,7 @@ fn eds(args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
-/// Compares with a file in tests/golden; `EDS_GOLDEN=write` writes it anew.
+/// Compares with a file in tests/golden; `EDS_GOLDEN=write` rewrites it.
 pub fn golden(name: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var("EDS_GOLDEN").is_ok_and(|v| v == "write") {
@@ -28,7 +28,7 @@ pub fn golden(name: &str, found: &str) {
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
         found, expected,
-        "tests/golden/{name} differs; EDS_GOLDEN=write cargo test --test it cli writes it anew"
+        "tests/golden/{name} differs; EDS_GOLDEN=write cargo test --test it cli rewrites it"
     );
 }
 
@@ -106,7 +106,7 @@ fn wrong_words_are_named() {
         (
             &["import", "--url", "sqlite://:memory:", "--schema", "nowhere.json"],
             1,
-            "the table schemas cannot be had from nowhere.json",
+            "the table schemas cannot be fetched from nowhere.json",
         ),
         (
             &["import", "--url", "postgres://nobody@127.0.0.1:1/x", "--validate-only"],
@@ -131,7 +131,7 @@ fn wrong_words_are_named() {
         (
             &["replay", "/dev/null", "--url", "sqlite://x.db", "--schema", "nowhere.json"],
             1,
-            "the table schemas cannot be had from nowhere.json",
+            "the table schemas cannot be fetched from nowhere.json",
         ),
         (&["replay", "/dev/null", "--url", "file:///"], 3, "must not be /"),
         (
@@ -165,11 +165,7 @@ fn wrong_words_are_named() {
             3,
             "the key nowhere cannot be read",
         ),
-        (
-            &["fork", "--supervised"],
-            3,
-            "a supervised worker is told first of all what to begin with",
-        ),
+        (&["fork", "--supervised"], 3, "a supervised worker expects the command to begin"),
         (&["consumer", "show"], 3, "needs credentials: name the file with --creds"),
         (
             &["consumer", "show", "--server", "nats://127.0.0.1:1"],
@@ -219,7 +215,8 @@ fn a_journal_is_replayed_once() {
     assert!(said.contains("done: 200 events") && said.contains("stream sequence 200"), "{said}");
     let said = replay();
     assert!(
-        said.contains("up to line 200 before") && said.contains("done: 0 events in 0 batches"),
+        said.contains("already applied up to line 200")
+            && said.contains("done: 0 events in 0 batches"),
         "{said}"
     );
     let db =

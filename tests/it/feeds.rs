@@ -148,7 +148,7 @@ async fn a_gap_is_said_aloud_and_never_cried_falsely() {
 /// A stream that was deleted and made again is noticed and read from its beginning.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
-    let mut scene = Scene::new("anew", 37).await;
+    let mut scene = Scene::new("recreated", 37).await;
     scene.eds.begin();
     scene.publish(1_000).await;
     scene.eds.catch_up();
@@ -156,7 +156,7 @@ async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
     scene.nats.stream().await;
     scene.publish(300).await;
     let log = scene.eds.catch_up();
-    assert!(log.contains("made anew"), "{log}");
+    assert!(log.contains("was recreated"), "{log}");
     scene.assert_equal().await;
 }
 
@@ -172,7 +172,7 @@ async fn a_consumer_of_another_name_is_asked_about() {
     let creds = scene.nats.server_creds("latter", &["c0", "c1"], None);
     let latter = Eds::stream(&scene.nats, &creds, &scene.url, &scene.shop.schema_map());
     for (adopt, expected) in [
-        (&[][..], "--adopt-checkpoint NAME goes on"),
+        (&[][..], "--adopt-checkpoint NAME resumes"),
         (
             &["--adopt-checkpoint", "eds-nobody"],
             "no checkpoint of \"eds-nobody\" to adopt; it has eds-former (stream sequence 120)",

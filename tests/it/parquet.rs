@@ -305,7 +305,7 @@ async fn columns_are_what_the_schema_says() {
     let output = replay(&url, &json!({}), &[upsert("t", "1", json!({"id": "x"}))], &[]);
     assert!(
         output.status.success()
-            && said(&output).contains("nobody knows the schema of table \"t\", version \"1\""),
+            && said(&output).contains("the schema of table \"t\", version \"1\", is unknown"),
         "{}",
         said(&output)
     );

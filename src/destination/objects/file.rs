@@ -32,10 +32,10 @@ pub const DRIVER: Driver = Driver {
            have no fence.",
     fields: &crate::destination::form::DIRECTORY,
     parameters: &[
-        ("format", "json: a file per change (usual); ndjson, parquet: files of many changes"),
+        ("format", "json: a file per change (default); ndjson, parquet: files of many changes"),
         (
             "freshness",
-            "how long changes are gathered before they are written (ndjson, parquet: 60s)",
+            "how long changes are collected before they are written (ndjson, parquet: 60s)",
         ),
     ],
     abilities: ABILITIES,

@@ -50,15 +50,15 @@ pub const DRIVER: Driver = Driver {
         ("endpoint", "where the service answers, if it is not Amazon's"),
         ("max-retries", "how often a request is repeated before the batch is (5)"),
         ("uploadTasks", "objects on their way at the same time (16)"),
-        ("format", "json: an object per change (usual); ndjson, parquet: objects of many changes"),
+        (
+            "format",
+            "json: an object per change (default); ndjson, parquet: objects of many changes",
+        ),
         (
             "freshness",
-            "how long changes are gathered before they are written (ndjson, parquet: 60s)",
+            "how long changes are collected before they are written (ndjson, parquet: 60s)",
         ),
-        (
-            "maxBatchSize",
-            "taken for the sake of the Go program's URLs; a batch has up to 1000 changes",
-        ),
+        ("maxBatchSize", "accepted for URLs of the Go program; a batch has up to 1000 changes"),
     ],
     abilities: ABILITIES,
     open: |target| Box::pin(open(target)),

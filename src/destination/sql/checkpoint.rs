@@ -78,7 +78,7 @@ impl<C: Connection> SqlDestination<C> {
                 Some((epoch, _)) if epoch > self.epoch.get() => {
                     let text = format!(
                         "another EDS has taken over {} in this destination, or an import has \
-                         renewed its tables (its epoch is {epoch}, ours was {}): this one ends",
+                         replaced its tables (its epoch is {epoch}, ours was {}): this one ends",
                         self.consumer,
                         self.epoch.get()
                     );

@@ -26,15 +26,13 @@ pub const DRIVER: Driver = Driver {
     title: "SQLite",
     description: "Keeps the rows of each table in an SQLite file on this machine.",
     example: "sqlite:///var/eds/shop.db",
-    help: "The file is made if it is not there; its directory has to exist. A path without a \
-           leading slash (sqlite://shop.db) is\n\
-           relative to the working directory. Times are text in UTC (2024-01-02T03:04:05.000006Z), \
-           objects and arrays JSON text,\n\
-           booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a \
-           program that writes to it for\n\
-           longer than 10 seconds is waited for.",
+    help: "The file is created if it is missing; its directory has to exist. A path without a \
+           leading slash (sqlite://shop.db) is\nrelative to the working directory. Times are text \
+           in UTC (2024-01-02T03:04:05.000006Z), objects and arrays JSON text,\nbooleans 0 and 1. \
+           Other programs may read the file at any time (it is in WAL mode); a program that writes \
+           to it for\nlonger than 10 seconds is waited for.",
     fields: &crate::destination::form::FILE,
-    parameters: &[("prefix", "what stands before each table's name")],
+    parameters: &[("prefix", "prefix of each table's name")],
     // SQLite has one writer at a time.
     abilities: Abilities { loaders_max: 1, ..ABILITIES },
     open: |target| Box::pin(open(target)),
@@ -113,7 +111,7 @@ impl SqliteConnection {
         let connection = self
             .connection
             .take()
-            .ok_or_else(|| Failure::unavailable("a call was dropped half way"))?;
+            .ok_or_else(|| Failure::unavailable("a call was dropped before it finished"))?;
         let (connection, done) = blocking(move || {
             let done = work(&connection);
             Ok((connection, done))

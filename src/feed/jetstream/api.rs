@@ -194,7 +194,7 @@ impl Api {
         let subject = format!("$JS.API.CONSUMER.{verb}.{}.{name}", self.stream);
         self.link.complaint();
         if !self.link.is_connected() {
-            return Err(ApiError::NoAnswer("NATS is away".into()));
+            return Err(ApiError::NoAnswer("NATS is unreachable".into()));
         }
         let request =
             async_nats::Request::new().payload(body.into()).timeout(Some(ANSWER_WAIT_MAX));

@@ -112,8 +112,8 @@ fn refused(error: &ConnectError, servers: &Servers) -> FeedError {
         )),
         kind if kind == ConnectErrorKind::Tls || error.to_string().contains("certificate") => {
             FeedError::Misconfigured(format!(
-                "no encrypted connection to NATS at {place}: {error}; a private authority is named \
-                 with --nats-ca"
+                "no encrypted connection to NATS at {place}: {error}; --nats-ca names a private \
+                 certificate authority"
             ))
         }
         ConnectErrorKind::Dns => {

@@ -22,7 +22,7 @@ impl JetStream {
     pub async fn hand_back(&mut self) -> Result<(String, ConsumerInfo), FeedError> {
         let missing = || {
             FeedError::Misconfigured(format!(
-                "there is no {}: nothing is to be handed back",
+                "there is no {}: there is nothing to hand back",
                 self.about()
             ))
         };
@@ -30,8 +30,7 @@ impl JetStream {
         let info = self.alone(info).await?;
         let Some(floor) = info.floor() else {
             return Err(FeedError::Misconfigured(format!(
-                "it is not known how far {} has come: let EDS run once until it \
-                 streams, and end it",
+                "the position of {} is not known: run EDS once until it streams, and stop it",
                 self.about()
             )));
         };
@@ -68,13 +67,13 @@ pub fn described(info: &ConsumerInfo) -> Vec<String> {
         .collect();
     let ours = config.ack_policy == AckPolicy::All && config.max_deliver.unwrap_or(-1) < 0;
     let acknowledges = match config.ack_policy {
-        AckPolicy::All => "all up to a message with one word",
-        AckPolicy::Explicit => "each message by itself",
+        AckPolicy::All => "cumulatively",
+        AckPolicy::Explicit => "each message on its own",
         AckPolicy::None => "nothing",
     };
     let deliveries = match config.max_deliver.unwrap_or(-1) {
-        ..=0 => "for as long as it takes".to_owned(),
-        times => format!("at most {times} times: after that it is lost"),
+        ..=0 => "without a limit".to_owned(),
+        times => format!("at most {times} times, then the message is lost"),
     };
     let standing = info
         .floor()
@@ -87,13 +86,10 @@ pub fn described(info: &ConsumerInfo) -> Vec<String> {
         ),
         format!("  takes             {}", filters.join(", ")),
         format!("  acknowledges      {acknowledges}"),
-        format!("  is delivered      {deliveries}"),
+        format!("  redelivers        {deliveries}"),
         format!("  acknowledged to   {standing}"),
-        format!("  under way         {} messages", info.num_ack_pending),
-        format!("  waits             {} messages", info.num_pending),
-        format!(
-            "  is read           {}",
-            if info.num_waiting > 0 { "now" } else { "by nobody at the moment" }
-        ),
+        format!("  unacknowledged    {} messages", info.num_ack_pending),
+        format!("  pending           {} messages", info.num_pending),
+        format!("  is read           {}", if info.num_waiting > 0 { "now" } else { "by nobody" }),
     ]
 }

@@ -181,8 +181,8 @@ impl JetStream {
         let anew = last.delivered.stream_seq < position.sequence;
         if anew {
             warnings.push(format!(
-                "the stream {STREAM} ends at sequence {}, before {} where we were: it was made \
-                 anew and is read from its beginning; what happened in between needs an import",
+                "the stream {STREAM} ends at sequence {}, before our position {}: it was recreated \
+                 and is read from its beginning; changes in between need an import",
                 last.delivered.stream_seq, position.sequence
             ));
         }
@@ -200,7 +200,7 @@ impl JetStream {
             consumer = self.settings.durable,
             after = start - 1,
             pending = info.num_pending,
-            "the consumer was made anew at our position"
+            "the consumer was recreated at our position"
         );
         Ok((info, warnings))
     }
@@ -222,7 +222,7 @@ impl JetStream {
             consumer = self.settings.durable,
             since,
             pending = info.num_pending,
-            "the consumer begins a little before the import"
+            "the consumer starts shortly before the import's snapshot"
         );
         let first = self
             .api
@@ -269,8 +269,8 @@ impl JetStream {
                 (ConsumerConfig { deliver_policy: DeliverPolicy::All, ..wanted }, Vec::new())
             }
             Start::NewOnly => {
-                let warning = "nothing is known of an earlier run: only changes from now on are \
-                               streamed. --restart takes all that the stream still has";
+                let warning = "there is no checkpoint of an earlier run: only new changes are \
+                               streamed. --restart streams everything that the stream still has";
                 (
                     ConsumerConfig { deliver_policy: DeliverPolicy::New, ..wanted },
                     vec![warning.into()],

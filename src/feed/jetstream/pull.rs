@@ -156,7 +156,7 @@ impl OpenPull {
             }
             let message = tokio::select! {
                 biased;
-                _ = self.connections.changed() => return Ok(Signal::Lost("NATS was away \
+                _ = self.connections.changed() => return Ok(Signal::Lost("NATS was disconnected \
                     for a moment".into())),
                 message = timeout_at(self.give_up, self.messages.next()) => message,
             };

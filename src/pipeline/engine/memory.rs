@@ -26,7 +26,7 @@ impl SavedRecent {
     /// Also returns how far it goes: the feed has to be opened there.
     pub fn load(&mut self, durable: Option<Position>) -> (Recent, Option<Position>) {
         let chunks = self.state.recent(&self.consumer).unwrap_or_else(|e| {
-            warn!("{e}; the ages of recent rows are not known");
+            warn!("{e}; the versions of recent rows are not known");
             Vec::new()
         });
         self.is_saved = !chunks.is_empty();

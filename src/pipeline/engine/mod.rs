@@ -131,7 +131,7 @@ impl Engine {
                 NextStep::GiveUp => {
                     warn!(
                         "the destination did not finish its last batch within \
-                         {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start"
+                         {SHUTDOWN_WAIT_MAX:?}; its changes are redelivered at the next start"
                     );
                     return Ok(End::Stopped);
                 }
@@ -269,7 +269,7 @@ impl Engine {
     fn rewind(&mut self, position: Option<Position>) {
         let at = position.map_or(0, |p| p.sequence);
         warn!(
-            "the destination is not where it was left but at stream sequence {at} (was it \
+            "the destination's checkpoint is unexpectedly at stream sequence {at} (was it \
              restored?): the stream is read again from there"
         );
         self.drop_pending();

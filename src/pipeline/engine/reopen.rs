@@ -32,7 +32,7 @@ impl Engine {
     /// Asks the destination where it is, then opens the feed there; waits for either as long as it
     /// takes. Returns whether the feed is open, which it is not where the run is to stop.
     pub(super) async fn reopen(&mut self, why: &str) -> Result<bool, Halt> {
-        warn!("the feed is opened again: {why}");
+        warn!("the feed is reopened: {why}");
         self.progress.waiting(why);
         let mut stop = self.stop.clone();
         tokio::select! {

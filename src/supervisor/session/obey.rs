@@ -100,7 +100,7 @@ impl SessionLoop<'_> {
         );
         if deleted {
             match Config::write(&self.supervisor.options.data_dir, &[("server_id", None)]) {
-                Ok(()) => info!("this server was deleted at HQ: it has to be enrolled anew"),
+                Ok(()) => info!("this server was deleted at HQ: enrol it again"),
                 Err(e) => error!("{e}"),
             }
         }
@@ -149,8 +149,8 @@ impl SessionLoop<'_> {
         answer.insert("maskedURL".into(), masked.into());
         if std::mem::replace(&mut options.url_is_given, false) {
             warn!(
-                "the destination that was given by hand (--url, --url-file or EDS_URL) would win \
-                 again at the next start: leave it away"
+                "--url, --url-file and EDS_URL would take precedence over HQ again at the next \
+                 start: remove them"
             );
         }
         options.url = Some(url);
@@ -284,8 +284,8 @@ impl SessionLoop<'_> {
         }
         let back = swap.roll_back();
         let why = match &back {
-            Ok(()) => format!("{why}; the old program is in its place again"),
-            Err(e) => format!("{why}; the old program cannot be put back: {e}"),
+            Ok(()) => format!("{why}; the old program was restored"),
+            Err(e) => format!("{why}; the old program cannot be restored: {e}"),
         };
         self.not_upgraded(&version, &why).await;
         self.start_child().await.err()

@@ -125,7 +125,7 @@ async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
         eventually("the server has ended", Duration::from_secs(60), async || !running.is_running())
             .await;
         let log = running.log();
-        assert!(log.contains("an import has renewed its tables"), "{log}");
+        assert!(log.contains("an import has replaced its tables"), "{log}");
         place.changes(200).await;
         place.caught_up_and_equal().await;
     }

@@ -74,7 +74,7 @@ async fn survives_ten_kills(server: &mut dyn Keeper) {
     .await;
     importing.hq.set_faults(Faults::default());
     let text = importing.import(&url, &[]).await;
-    assert!(text.contains("going on with the import that was cut off"), "{text}");
+    assert!(text.contains("resuming the interrupted import"), "{text}");
     assert_equal(&importing.shop(), server, &database).await;
     assert!(!text.contains("came twice"), "{text}");
     // A file that broke off is asked for from where it was; no file is asked for twice from its
@@ -107,7 +107,7 @@ async fn an_import_survives_ten_kills_in_sqlite() {
     kill_ten_times(&importing, &url, fastrand::Rng::with_seed(6), async |_| {}).await;
     importing.hq.set_faults(Faults::default());
     let text = importing.import(&url, &[]).await;
-    assert!(text.contains("going on with the import that was cut off"), "{text}");
+    assert!(text.contains("resuming the interrupted import"), "{text}");
     equal_in_sqlite(&importing.shop(), &file);
 }
 

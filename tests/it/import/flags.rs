@@ -130,7 +130,7 @@ async fn files_of_some_tables_leave_the_others_alone() {
     export::write(&importing.shop(), &dir, &choice, 300).unwrap_or_else(|e| panic!("{e}"));
     let text = importing.import(&url, &["--dir", &dir.display().to_string()]).await;
     assert!(
-        text.contains("the export has nothing of these tables, whose rows stay: appointment, "),
+        text.contains("the export has no files of these tables, whose rows stay: appointment, "),
         "{text}"
     );
     assert_eq!(
@@ -211,7 +211,7 @@ async fn an_import_that_was_cut_off_is_not_mixed_with_another() {
     importing.hq.set_faults(Faults::default());
     let output = importing.run(&url, &["--only", "order"]).await;
     assert_eq!(output.status.code(), Some(3));
-    assert!(said(&output).contains("--restart-import to begin again"), "{}", said(&output));
+    assert!(said(&output).contains("--restart-import to start over"), "{}", said(&output));
     importing.import(&url, &["--only", "order", "--restart-import"]).await;
     assert_eq!(count(&file, "order"), importing.shop().alive(2).count() as i64);
 }

@@ -133,7 +133,7 @@ async fn an_end_while_everything_is_away() {
     site.nats.server = None;
     let ended = server.stop();
     assert!(
-        ended.status.success() && !ended.log.contains("is ended; what it did not acknowledge"),
+        ended.status.success() && !ended.log.contains("is killed; unacknowledged changes"),
         "{}",
         ended.log
     );

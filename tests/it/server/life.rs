@@ -113,7 +113,7 @@ async fn a_server_from_nothing_to_its_end() {
         ["-v", "--release-url", &releases, "--release-key", &key, "--self-update", "always"];
     let server = site.server_of(&program, &words);
     let session = site.session(0).await;
-    site.until_log("return to HQ and configure", 1).await;
+    site.until_log("configure one at HQ", 1).await;
 
     // What cannot be used is answered, and leaves no trace.
     let wrong = url.replace(&percent_encoding(PASSWORD), "wrong");
@@ -176,9 +176,7 @@ async fn a_server_from_nothing_to_its_end() {
     let answer = site.order(&session, "upgrade", json!({"version": "9.9.8"})).await;
     assert!(answer["success"] == false && answer["version"] == "9.9.8", "{answer}");
     assert!(
-        answer["message"]
-            .as_str()
-            .is_some_and(|m| m.contains("the old program is in its place again")),
+        answer["message"].as_str().is_some_and(|m| m.contains("the old program was restored")),
         "{answer}"
     );
     site.publish(100).await;

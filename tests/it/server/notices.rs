@@ -171,7 +171,7 @@ async fn destinations_are_described_and_checked() {
     site.enroll().await;
     let server = site.server(&[]);
     let session = site.session(0).await;
-    site.until_log("return to HQ", 1).await;
+    site.until_log("configure one at HQ", 1).await;
     let ask = async |action: &str, data: Value| {
         site.console.ask(&session, action, data).await.unwrap_or_else(|e| panic!("{e}"))
     };

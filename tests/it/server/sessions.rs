@@ -155,7 +155,7 @@ async fn sighup_reads_the_configuration_again() {
     let site = Site::new("hup", 78).await;
     site.enroll().await;
     let server = site.server(&[]);
-    site.until_log("return to HQ", 1).await;
+    site.until_log("configure one at HQ", 1).await;
     eds::config::Config::write(&site.data_dir(), &[("url", Some(&site.sqlite()))])
         .unwrap_or_else(|e| panic!("{e}"));
     send(server.pid(), "HUP");

@@ -157,8 +157,8 @@ impl Cluster {
                  it, or correct the URL"
             )),
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => Failure::misconfigured(format!(
-                "topic {topic:?} takes smaller requests than EDS was told: say ?max-message-bytes= \
-                 with the topic's max.message.bytes, or allow DESCRIBE_CONFIGS on it"
+                "topic {topic:?} takes smaller requests than EDS was told: set ?max-message-bytes= \
+                 to the topic's max.message.bytes, or allow DESCRIBE_CONFIGS on it"
             )),
             Some(RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::PolicyViolation) => {
                 Failure::misconfigured(format!(
@@ -184,7 +184,7 @@ fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure>
     if let Some(ca) = settings.parameter("ca") {
         if !tls {
             return Err(Failure::misconfigured(
-                "ca= says whom to trust, and tls=false that nobody is asked: choose one",
+                "ca= is for TLS, and tls=false turns TLS off: choose one",
             ));
         }
         let unreadable = |e| {

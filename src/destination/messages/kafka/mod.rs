@@ -36,17 +36,17 @@ pub const DRIVER: Driver = Driver {
            a row stay in order.\n\
            The header eds-position tells them apart after a crash. A login encrypts, except to \
            this machine.\n\
-           A topic that is not there is made, where the brokers do so. The user needs WRITE, \
+           A missing topic is created, if the brokers do so. The user needs WRITE, \
            DESCRIBE and READ on the topic.",
     fields: &form::TOPIC,
     parameters: &[
         ("tls", "true or false; true with a login, unless the broker is on this machine"),
         ("ca", "a file with the certificates to trust, in PEM form; else the system's"),
         ("sasl", "how to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"),
-        ("compression", "none, gzip, snappy, lz4 (usual), zstd"),
+        ("compression", "none, gzip, snappy, lz4 (default), zstd"),
         (
             "max-message-bytes",
-            "the topic's max.message.bytes, where the user may not ask for it (1000000)",
+            "the topic's max.message.bytes, if the user may not read it (1000000)",
         ),
     ],
     abilities: ABILITIES,

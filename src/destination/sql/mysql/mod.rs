@@ -45,15 +45,15 @@ pub const DRIVER: Driver = Driver {
         ("ssl-cert", "file with the client's certificate"),
         ("ssl-key", "file with the client's key"),
         ("schema", "database of the tables, if not the one of the URL"),
-        ("prefix", "what stands before each table's name"),
+        ("prefix", "prefix of each table's name"),
         ("timeout", "how long to wait for a connection (10s)"),
-        ("charset", "taken, without effect: text is utf8mb4"),
-        ("collation", "taken, without effect"),
-        ("parseTime", "taken, without effect"),
-        ("loc", "taken, without effect: times are UTC"),
-        ("interpolateParams", "taken, without effect: values are parameters"),
-        ("multiStatements", "taken, without effect"),
-        ("allowNativePasswords", "taken, without effect"),
+        ("charset", "accepted, without effect: text is utf8mb4"),
+        ("collation", "accepted, without effect"),
+        ("parseTime", "accepted, without effect"),
+        ("loc", "accepted, without effect: times are UTC"),
+        ("interpolateParams", "accepted, without effect: values are parameters"),
+        ("multiStatements", "accepted, without effect"),
+        ("allowNativePasswords", "accepted, without effect"),
     ],
     abilities: ABILITIES,
     open: |target| Box::pin(open(target)),
@@ -121,7 +121,7 @@ impl MySqlConnection {
         T: Send,
     {
         let mut conn = self.conn.take().ok_or_else(|| {
-            Failure::unavailable("the connection to the database was given up half way")
+            Failure::unavailable("the connection to the database was dropped during a call")
         })?;
         let Ok(done) = tokio::time::timeout(limit, call(&mut conn)).await else {
             return Err(Failure::unavailable(format!(

@@ -208,7 +208,7 @@ impl MySqlConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let mut conn = self.conn.take().ok_or_else(|| {
-            Failure::unavailable("the connection to the database was given up half way")
+            Failure::unavailable("the connection to the database was dropped during a call")
         })?;
         let done = tokio::time::timeout(
             ANSWER_WAIT_MAX,

@@ -44,7 +44,7 @@ pub const DRIVER: Driver = Driver {
         ("sslcert", "file with the client's certificate"),
         ("sslkey", "file with the client's key"),
         ("schema", "schema of the tables; without it the first of the search path"),
-        ("prefix", "what stands before each table's name"),
+        ("prefix", "prefix of each table's name"),
         ("application_name", "how the connection names itself (eds)"),
         ("connect_timeout", "seconds to wait for a connection (10)"),
         ("options", "settings passed on to the server, e.g. -c work_mem=64MB"),

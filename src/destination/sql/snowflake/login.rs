@@ -55,8 +55,7 @@ impl Login {
         }
         if settings.user.is_empty() {
             return Err(Failure::misconfigured(format!(
-                "the Snowflake URL {settings} names no user: it stands before the account, with \
-                 an @ between"
+                "the Snowflake URL {settings} names no user: write user@account"
             )));
         }
         let schema = settings

@@ -40,8 +40,8 @@ const HELP: &str = "The role needs USAGE on warehouse, database and schema, and 
                     CREATE STAGE on the schema.\n\
      The account is written organisation-account, or locator.region; the schema without being \
                     named is PUBLIC.\n\
-     Changes are gathered for 10 seconds before they are written (?freshness=), so that a \
-                    warehouse can rest.\n\
+     Changes are collected for 10 seconds before they are written (?freshness=), so that a \
+                    warehouse can suspend.\n\
      EDS is tested against a stand-in for Snowflake, not against the service itself.";
 
 /// What both forms of the URL know.
@@ -52,8 +52,8 @@ macro_rules! parameters {
             ("warehouse", "the warehouse that does the work; without it the user's own"),
             ("role", "the role to take; without it the user's own"),
             ("schema", "schema of the tables, if the path does not name it (PUBLIC)"),
-            ("prefix", "what stands before each table's name"),
-            ("freshness", "how long changes are gathered before they are written (10s)"),
+            ("prefix", "prefix of each table's name"),
+            ("freshness", "how long changes are collected before they are written (10s)"),
             ("update-strategy", "standard: stream order decides; after: a row stays that has a \
                                  later updatedDate"),
             ("account", "the account, if the host does not name it"),

@@ -50,7 +50,7 @@ pub const DRIVER: Driver = Driver {
         ("hostNameInCertificate", "the name that the certificate is for"),
         ("fedauth", "ActiveDirectoryServicePrincipalAccessToken: the password is an access token"),
         ("schema", "schema of the tables; without it the user's own"),
-        ("prefix", "what stands before each table's name"),
+        ("prefix", "prefix of each table's name"),
         ("app name", "how the connection names itself (eds)"),
         ("connection timeout", "seconds to wait for a connection (15)"),
     ],
@@ -125,7 +125,7 @@ impl SqlServerConnection {
         call: impl for<'c> FnOnce(&'c mut Client) -> BoxFuture<'c, tiberius::Result<T>> + Send,
     ) -> Result<T, Failure> {
         let mut client = self.client.take().ok_or_else(|| {
-            Failure::unavailable("the connection to SQL Server was given up half way")
+            Failure::unavailable("the connection to SQL Server was dropped during a call")
         })?;
         let Ok(done) = tokio::time::timeout(limit, call(&mut client)).await else {
             return Err(Failure::unavailable(format!(
@@ -167,8 +167,8 @@ impl SqlServerConnection {
             && !version.contains("Babelfish")
         {
             let text = format!(
-                "the database is too old in its ways: ALTER DATABASE … SET COMPATIBILITY_LEVEL = \
-                 {COMPATIBILITY_MIN} (SQL Server 2016) or higher cures it"
+                "the database's compatibility level is too low: ALTER DATABASE … SET \
+                 COMPATIBILITY_LEVEL = {COMPATIBILITY_MIN} (SQL Server 2016) or higher cures it"
             );
             return Err(Failure::misconfigured(text));
         }
