@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 use toml_edit::{DocumentMut, value};
 
+use crate::private;
+
 /// The name of the file.
 pub const FILE_NAME: &str = "config.toml";
 
@@ -90,7 +92,7 @@ impl Config {
         std::fs::create_dir_all(data_dir).map_err(failed)?;
         let unfinished = data_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
         let _ = std::fs::remove_file(&unfinished);
-        let written = private(&unfinished)
+        let written = private::create_new(&unfinished)
             .and_then(|mut file| {
                 file.write_all(document.to_string().as_bytes()).and_then(|()| file.sync_all())
             })
@@ -109,15 +111,6 @@ impl Config {
     pub fn url(&self) -> Option<&str> {
         self.url.as_ref().map(ExposeSecret::expose_secret)
     }
-}
-
-/// A new file that only its owner can read.
-pub fn private(path: &Path) -> std::io::Result<std::fs::File> {
-    let mut options = std::fs::File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 #[cfg(test)]

@@ -8,15 +8,18 @@ use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep};
 
+use crate::backoff::{Backoff, Waits};
 use crate::cause::chain;
+use crate::clock;
 
 /// How long one request may take.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a request is repeated that gets no answer, or is told to come again.
 pub const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
-/// The longest wait between two such tries, whatever the server asks for.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two such tries; the longest holds whatever the server asks for.
+const RETRY_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_millis(200), longest: Duration::from_secs(10) };
 
 /// How long an upload may take.
 #[cfg(any(feature = "server", feature = "snowflake"))]
@@ -198,21 +201,19 @@ impl Http {
 /// The waits between tries of one request: doubling, spread a little, and bounded in all.
 pub struct Patience {
     until: Instant,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 impl Patience {
     pub fn new(time_max: Duration) -> Patience {
-        Patience { until: Instant::now() + time_max, wait: Duration::from_millis(200) }
+        Patience { until: Instant::now() + time_max, backoff: Backoff::new(RETRY_WAITS) }
     }
 
     /// Waits, as long as the server asked for where it did; `false` where patience is at its end.
     pub async fn pause(&mut self, asked: Option<Duration>) -> bool {
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let spread = self.wait.mul_f64(f64::from(now.subsec_micros() % 256) / 1024.0);
-        let next = asked.unwrap_or(self.wait - spread).min(RETRY_WAIT_MAX);
-        self.wait = (self.wait * 2).min(RETRY_WAIT_MAX);
+        // Requests have no name that tells servers apart; the time of day does.
+        let own = self.backoff.next(&clock::now_ns().to_string());
+        let next = asked.unwrap_or(own).min(RETRY_WAITS.longest);
         let goes_on = Instant::now() + next < self.until;
         if goes_on {
             sleep(next).await;

@@ -1,9 +1,11 @@
 //! EDS: streams a business system's change events into a destination and keeps it equal to their
 //! source.
 
+pub mod backoff;
 pub mod cause;
 pub mod change;
 pub mod cli;
+pub mod clock;
 #[cfg(feature = "http")]
 pub mod config;
 #[cfg(feature = "server")]
@@ -20,6 +22,7 @@ pub mod logs;
 #[cfg(feature = "server")]
 pub mod machine;
 pub mod pipeline;
+pub mod private;
 pub mod registry;
 #[cfg(feature = "server")]
 pub mod release;

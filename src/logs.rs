@@ -5,7 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::{clock, private};
 
 /// The most bytes in one file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -33,14 +34,10 @@ impl Current {
     /// A file named after this millisecond, or the next one that is free.
     fn begin(dir: &Path) -> io::Result<Current> {
         std::fs::create_dir_all(dir)?;
-        let mut millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let mut millis = clock::now_ms();
         loop {
             let path = dir.join(format!("eds-{millis}.log"));
-            let mut options = OpenOptions::new();
-            options.append(true).create_new(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            match options.open(&path) {
+            match private::options().append(true).create_new(true).open(&path) {
                 Ok(file) => return Ok(Current { dir: dir.to_owned(), path, file, bytes: 0 }),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => millis += 1,
                 Err(e) => return Err(e),

@@ -18,12 +18,14 @@ use super::import::Import;
 use super::run;
 use super::stream::{Stream, StreamContext};
 use super::{Global, logging};
-use crate::control::pipe::{Metrics, WorkerCommand, WorkerEvent};
+use crate::backoff::Backoff;
+use crate::clock::now_ns;
+use crate::control::pipe::{WorkerCommand, WorkerEvent};
 use crate::hq::Hq;
+use crate::hq::post::Metrics;
 use crate::http::Http;
 use crate::logs::LogFiles;
-use crate::pipeline::Backoff;
-use crate::pipeline::progress::{Phase, Progress, now_ns};
+use crate::pipeline::progress::{Phase, Progress};
 
 /// Between two signs of life.
 const BEAT_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,5 +1,3 @@
-//! Who tells whom what: HQ the server over NATS, and the supervisor its worker over a pipe.
+//! What the supervisor and its worker tell each other.
 
-pub mod notice;
 pub mod pipe;
-pub mod post;

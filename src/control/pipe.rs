@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::hq::post::Metrics;
+
 /// What the supervisor wants; each but the first and the last is answered by `WorkerEvent::Done`
 /// with its number.
 #[derive(Serialize, Deserialize)]
@@ -63,17 +65,6 @@ pub enum WorkerEvent {
     GivesUp {
         why: String,
     },
-}
-
-/// Counts for HQ, in its own words.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Metrics {
-    pub flush_count: f64,
-    pub flush_duration: f64,
-    pub processing_duration: f64,
-    pub pending_events: f64,
-    pub total_events: f64,
 }
 
 #[cfg(test)]

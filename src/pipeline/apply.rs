@@ -11,7 +11,8 @@ use tracing::{info, warn};
 use super::batcher::PendingBatch;
 use super::dead_letter::{DeadLetter, DeadLetters};
 use super::progress::Progress;
-use super::{Adoption, Backoff, EngineOptions, migrate};
+use super::{Adoption, EngineOptions, migrate};
+use crate::backoff::Backoff;
 use crate::change::{Batch, Change, Cutover, Position, TableSchema, compact};
 use crate::destination::{
     CheckpointIn, Claim, Destination, Failure, FailureKind, Recorded, SchemaMode, Tables, WriteMode,

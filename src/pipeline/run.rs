@@ -13,12 +13,14 @@ use tracing::{info, warn};
 use super::apply::{Applier, ApplyOutcome, Open};
 use super::batcher::{BatchLimits, Batcher, PendingBatch};
 use super::dead_letter::DeadLetters;
-use super::progress::{Phase, Progress, now_ns};
+use super::progress::{Phase, Progress};
 use super::recent::{self, Recent};
 use super::resolve::{Pass, Resolved, Resolver};
-use super::{Adoption, Backoff, EngineOptions, stopped};
+use super::{Adoption, EngineOptions, stopped};
+use crate::backoff::Backoff;
 use crate::change::Position;
 use crate::change::cutover::ResumePoint;
+use crate::clock::{now_ns, now_s};
 use crate::destination::{Failure, FailureKind};
 use crate::feed::{Delivery, Feed, FeedError, OpenAt, Signal};
 use crate::registry::{Registry, SchemaAnswer};
@@ -555,10 +557,7 @@ impl Engine {
         for warning in opened.warnings {
             warn!("{warning}");
             self.progress.update(|s| {
-                s.last_error = Some(super::progress::LastError {
-                    at_unix: now_ns() as u64 / 1_000_000_000,
-                    text: warning,
-                });
+                s.last_error = Some(super::progress::LastError { at_unix: now_s(), text: warning });
             });
         }
         self.opened_at = Instant::now();

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::shop::{Shop, ShopOptions};
 use crate::change::Position;
+use crate::clock;
 use crate::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 
 /// Events that are made at once, at most.
@@ -50,8 +51,7 @@ impl Feed for ShopFeed {
         for _ in 0..max.min(BURST_MAX).min((due - made) as usize) {
             self.made += 1;
             let event = self.shop.next_event();
-            let position =
-                Position { sequence: self.made, time_ns: crate::pipeline::progress::now_ns() };
+            let position = Position { sequence: self.made, time_ns: clock::now_ns() };
             into.push(Delivery {
                 position,
                 subject: event.subject,

@@ -343,9 +343,7 @@ impl Shop {
     }
 
     pub fn begin_now(&mut self) {
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        self.begin_at(now.as_nanos() as u64);
+        self.begin_at(crate::clock::now_ns() as u64);
     }
 
     /// A moment in which nothing changes.

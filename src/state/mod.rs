@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::change::Position;
+use crate::private;
 pub use imports::OpenImport;
 pub use lock::{InUse, Lock};
 
@@ -82,7 +83,8 @@ impl State {
         let shown = path.display().to_string();
         let failed = |source| StateError::Open { path: shown.clone(), source };
         let connection = Connection::open(&path).map_err(failed)?;
-        private(&path);
+        // The file may come to hold rows. A file system without modes is no reason not to run.
+        let _ = private::restrict(&path);
         let state = Self::prepare(connection, &shown).map_err(|e| match e {
             StateError::Sql(source) => StateError::Open { path: shown.clone(), source },
             other => other,
@@ -344,17 +346,6 @@ fn insert_recent(db: &Connection, consumer: &str, chunk: &RecentChunk) -> Result
         params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries],
     )?;
     Ok(())
-}
-
-/// Only the owner may read it: it may come to hold rows.
-fn private(path: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
-    }
-    #[cfg(not(unix))]
-    let _ = path;
 }
 
 #[cfg(test)]

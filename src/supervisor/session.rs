@@ -19,15 +19,17 @@ use tracing::{info, warn};
 use super::child::{Child, ChildEvent, ChildExit};
 use super::signals::OsSignal;
 use super::{ServerOptions, Supervisor, uploads};
-use crate::config::{Config, private};
-use crate::control::notice::{self, Notice};
-use crate::control::pipe::{Metrics, WorkerCommand, WorkerEvent};
-use crate::control::post::{Heartbeat, Post, Stats};
+use crate::config::Config;
+use crate::control::pipe::{WorkerCommand, WorkerEvent};
 use crate::feed::FeedError;
 use crate::feed::jetstream::connect::Servers;
-use crate::feed::jetstream::identity::{Identity, now};
+use crate::feed::jetstream::identity::Identity;
+use crate::hq::notice::{self, Notice};
+use crate::hq::post::Metrics;
+use crate::hq::post::{Heartbeat, Post, Stats};
 use crate::hq::session as hq;
 use crate::machine;
+use crate::private::create_new as private;
 use crate::release::Swap;
 
 /// Names in a session's directory.
@@ -111,7 +113,7 @@ impl OpenedSession {
 
     /// When the credentials have to be replaced.
     fn expiry(&self) -> Option<Instant> {
-        let left = Duration::from_secs(self.expires?.saturating_sub(now()));
+        let left = Duration::from_secs(self.expires?.saturating_sub(crate::clock::now_s()));
         Some(Instant::now() + left - EXPIRY_MARGIN_MAX.min(left / 10))
     }
 }

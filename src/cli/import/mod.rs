@@ -18,6 +18,7 @@ use super::run::{self, DataDir, DestinationArgs};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::change::{TableSchema, Version};
+use crate::clock::now_ns;
 use crate::config::Config;
 use crate::destination::dry_run::DryRun;
 use crate::destination::{Destination, Driver, Settings, Target, WriteMode};
@@ -27,7 +28,6 @@ use crate::pipeline::import::changes::Kept;
 use crate::pipeline::import::{
     self, Connect, Counts, ImportDeps, ImportError, ImportPlan, Mode, Report, TablePlan,
 };
-use crate::pipeline::progress::now_ns;
 use crate::registry::{Registry, SchemaSource};
 use crate::state::{OpenImport, State};
 use crate::validator::Validator;
@@ -447,7 +447,7 @@ impl Import {
             (Some(open), _) => open.job.clone(),
             (None, Some(job)) => job.clone(),
             (None, None) => {
-                let job = crate::export::job::order(&hq, &self.order()?)
+                let job = crate::hq::export_job::order(&hq, &self.order()?)
                     .await
                     .map_err(|e| Exit::Failed(e.to_string()))?;
                 info!("export job {job} is ordered");
@@ -475,7 +475,7 @@ impl Import {
             .map_err(Exit::Failed)
     }
 
-    fn order(&self) -> Result<crate::export::job::ExportRequest, Exit> {
+    fn order(&self) -> Result<crate::hq::export_job::ExportRequest, Exit> {
         let offset =
             |text: &String| text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
         let wrong = |e: jiff::Error| {
@@ -484,7 +484,7 @@ impl Import {
         let named = |list: &[String]| {
             list.iter().filter(|name| !name.is_empty()).cloned().collect::<Vec<_>>()
         };
-        Ok(crate::export::job::ExportRequest {
+        Ok(crate::hq::export_job::ExportRequest {
             time_offset_ms: self.time_offset.as_ref().map(offset).transpose().map_err(wrong)?,
             companies: named(&self.company_ids),
             locations: named(&self.location_ids),

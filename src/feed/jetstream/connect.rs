@@ -7,12 +7,14 @@ use std::time::Duration;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use tokio::sync::watch;
 
+use crate::backoff::Waits;
 use crate::feed::FeedError;
 
 /// How long a first connection may take.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Between two tries to connect again, at most.
-const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(4);
+/// Between two tries to connect again.
+const RECONNECT_WAITS: Waits =
+    Waits { at_once: true, first: Duration::from_millis(200), longest: Duration::from_secs(4) };
 
 /// How to get to NATS.
 #[derive(Clone, Debug, Default)]
@@ -44,11 +46,7 @@ impl Link {
             .connection_timeout(CONNECT_WAIT_MAX)
             .max_reconnects(None)
             .reconnect_delay_callback(|tries| {
-                if tries <= 1 {
-                    Duration::ZERO
-                } else {
-                    Duration::from_millis(50 << tries.min(7)).min(RECONNECT_WAIT_MAX)
-                }
+                RECONNECT_WAITS.before(u32::try_from(tries).unwrap_or(u32::MAX))
             })
             .event_callback(move |event| {
                 match event {

@@ -5,6 +5,7 @@ use super::api::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use super::{JetStream, STREAM};
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
+use crate::clock::now_ns;
 use crate::feed::FeedError;
 
 /// How often that program has a message delivered to it.
@@ -41,10 +42,7 @@ impl JetStream {
             0 => None,
             _ => self.oldest_time(floor + 1).await,
         };
-        let since = rfc3339(
-            since.unwrap_or_else(|| crate::pipeline::progress::now_ns() - CLOCKS_APART_MAX_NS)
-                / 1000,
-        );
+        let since = rfc3339(since.unwrap_or_else(|| now_ns() - CLOCKS_APART_MAX_NS) / 1000);
         let config = ConsumerConfig {
             ack_policy: AckPolicy::Explicit,
             max_deliver: Some(DELIVERIES_MAX),

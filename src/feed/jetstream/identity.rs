@@ -7,6 +7,7 @@ use std::path::Path;
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 
+use crate::clock;
 use crate::feed::FeedError;
 
 /// Read from the JWT of a `.creds` file, or assumed for a server on this machine.
@@ -40,11 +41,6 @@ struct Rights {
 struct Subjects {
     #[serde(default)]
     allow: Vec<String>,
-}
-
-/// Unix seconds, in which credentials expire.
-pub fn now() -> u64 {
-    (crate::pipeline::progress::now_ns() / 1_000_000_000) as u64
 }
 
 impl Identity {
@@ -103,7 +99,7 @@ impl Identity {
 
     /// What credentials that HQ gave say now.
     pub fn from_hq(text: &str) -> Result<Identity, String> {
-        Self::from_creds(text, now())
+        Self::from_creds(text, clock::now_s())
             .map_err(|why| format!("the credentials that HQ gave cannot be used: {why}"))
     }
 
@@ -116,7 +112,7 @@ impl Identity {
             ))
         };
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-        let identity = Self::from_creds(&text, now()).map_err(wrong)?;
+        let identity = Self::from_creds(&text, clock::now_s()).map_err(wrong)?;
         Ok((identity, text))
     }
 

@@ -12,7 +12,7 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 
 use super::{Inner, SandboxHq, answer, locked, refused};
-use crate::feed::jetstream::identity::now;
+use crate::clock::now_s;
 use crate::sandbox::account::Account;
 
 /// A session, and what became of it.
@@ -124,7 +124,7 @@ pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
             &server_id,
             &id,
             &office.companies,
-            life.map(|life| now() + life.as_secs()),
+            life.map(|life| now_s() + life.as_secs()),
         ) {
             Ok(creds) => Some(creds),
             Err(e) => return refused(StatusCode::INTERNAL_SERVER_ERROR, &e),

@@ -12,10 +12,10 @@ use super::{
     Config, Ending, Finished, Notice, SessionLoop, Swap, UPDATE_WAIT_MAX, Update, Waiting,
     WorkerCommand, notice,
 };
-use crate::control::post::said;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::form::{self, Filled};
 use crate::destination::{Driver, Settings};
+use crate::hq::post::outcome_fields;
 use crate::release;
 
 impl SessionLoop<'_> {
@@ -137,7 +137,7 @@ impl SessionLoop<'_> {
             )
             .map_err(|e| e.to_string())
         });
-        let mut answer = said(&saved.clone().map(|()| None));
+        let mut answer = outcome_fields(&saved.clone().map(|()| None));
         answer.insert("backfill".into(), backfill.into());
         let masked = crate::secret::mask_text(url.expose_secret());
         if let Err(why) = saved {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use super::failure::{IN_PROGRESS, TOKEN_EXPIRED, failure, refused_login};
 use super::login::{Login, Proof};
 use super::stage::StageInfo;
 use crate::cause::chain;
+use crate::clock;
 use crate::destination::sql::Parameter;
 use crate::destination::{Failure, FailureKind};
 use crate::http::{Patience, asked_wait, comes_again};
@@ -234,7 +235,7 @@ impl SnowflakeSession {
             "sqlText": sql,
             "asyncExec": false,
             "sequenceId": self.statements,
-            "querySubmissionTime": millis(),
+            "querySubmissionTime": clock::now_ms(),
             "bindings": bindings,
             "parameters": { "QUERY_TAG": tag },
         });
@@ -363,7 +364,7 @@ impl SnowflakeSession {
         token: Option<&SecretString>,
         time_max: Duration,
     ) -> Result<QueryEnvelope, Failure> {
-        let (mut patience, started) = (Patience::new(time_max), millis());
+        let (mut patience, started) = (Patience::new(time_max), clock::now_ms());
         let mut reason = "0".to_owned();
         for retry in 0u32.. {
             let joint = if path.contains('?') { '&' } else { '?' };
@@ -485,10 +486,6 @@ fn binding(parameter: &Parameter) -> Value {
         Parameter::Integer(n) => json!({ "type": "FIXED", "value": n.to_string() }),
         Parameter::Text(text) => json!({ "type": "TEXT", "value": text }),
     }
-}
-
-fn millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 fn rows(body: &[u8]) -> Option<Vec<Vec<Option<String>>>> {
