@@ -83,8 +83,8 @@ impl JobTable {
         Version::parse(text)
     }
 
-    /// The table's files. An error names a file whose name is not that of an export's file: it could
-    /// lead out of the directory, and its table and time would be unknown.
+    /// The table's files. An error names a file whose name is not that of an export's file: it
+    /// could lead out of the directory, and its table and time would be unknown.
     pub fn files(&self) -> Result<Vec<RemoteFile>, String> {
         let file = |url: &String| {
             let parsed = url::Url::parse(url)

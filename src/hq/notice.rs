@@ -197,7 +197,10 @@ mod tests {
 
     #[test]
     fn the_same_in_every_encoding_and_with_booleans_as_text() {
-        let document = json!({"action": "configure", "data": {"url": "sqlite://x.db", "backfill": "true", "updateStrategy": "after", "more": 1}});
+        let data = json!({
+            "url": "sqlite://x.db", "backfill": "true", "updateStrategy": "after", "more": 1
+        });
+        let document = json!({"action": "configure", "data": data});
         let text = document.to_string();
         let packed = rmp_serde::to_vec_named(&document).unwrap_or_default();
         for (payload, encoding) in [

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clock::now_s;
 
-/// Keys that are made anew each time; nothing of them is kept.
+/// The keys of an operator, its system account and one account; new ones each time, kept nowhere.
 pub struct Account {
     operator: KeyPair,
     system: KeyPair,

@@ -112,8 +112,8 @@ impl Child {
         Ok(child)
     }
 
-    /// Sends a command. A failure is not an error here: the worker has ended or hangs, and either is
-    /// an event of its own.
+    /// Sends a command. A failure is not an error here: the worker has ended or hangs, and either
+    /// is an event of its own.
     pub async fn send(&mut self, command: &WorkerCommand) {
         let mut line = serde_json::to_vec(command).unwrap_or_default();
         line.push(b'\n');

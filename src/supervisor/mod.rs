@@ -174,7 +174,8 @@ impl Supervisor {
         }
     }
 
-    /// How long to wait before the worker is started again; an error if it is not worth another try.
+    /// How long to wait before the worker is started again; an error if it is not worth another
+    /// try.
     fn on_crash(
         &mut self,
         code: Option<i32>,

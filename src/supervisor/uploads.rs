@@ -1,5 +1,5 @@
-//! Uploads of logs to HQ's storage; what was uploaded is removed from this machine unless it is to be
-//! kept.
+//! Uploads of logs to HQ's storage; what was uploaded is removed from this machine unless it is to
+//! be kept.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

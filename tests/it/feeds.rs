@@ -156,7 +156,7 @@ async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
     scene.nats.stream().await;
     scene.publish(300).await;
     let log = scene.eds.catch_up();
-    assert!(log.contains("made anew"), "{log}");
+    assert!(log.contains("it was recreated"), "{log}");
     scene.assert_equal().await;
 }
 

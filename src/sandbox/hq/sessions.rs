@@ -18,7 +18,9 @@ use crate::sandbox::account::Account;
 /// A session, and what became of it.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
+    /// Its id.
     pub id: String,
+    /// The server's name.
     pub server_id: String,
     /// What the server said about itself.
     pub said: Value,
@@ -66,6 +68,7 @@ impl SandboxHq {
         locked(&self.inner.office).sessions.clone()
     }
 
+    /// The tokens of all servers that enrolled, oldest first.
     pub fn tokens(&self) -> Vec<String> {
         locked(&self.inner.office).tokens.clone()
     }

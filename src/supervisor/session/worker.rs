@@ -125,7 +125,8 @@ impl SessionLoop<'_> {
         match self.commands.remove(&id) {
             Some(OnDone::Respond(action)) => self.respond(action, &outcome.map(|_| None)).await,
             Some(OnDone::Upload { asked }) => self.upload(asked, outcome.ok().flatten()),
-            // A new program's worker that begins paused streams nothing; it has shown that it works.
+            // A new program's worker that begins paused streams nothing; it has shown that it
+            // works.
             Some(OnDone::Nothing) => return self.confirm_update().await,
             None => {}
         }
