@@ -1,4 +1,4 @@
-//! `config.toml` in the data directory: what an enrolled server knows of itself.
+//! `config.toml` in the data directory: an enrolled server's identity and settings.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,31 +6,49 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 use toml_edit::{DocumentMut, value};
 
+use crate::private;
+
 /// The name of the file.
 pub const FILE_NAME: &str = "config.toml";
 
-/// What the file says; flags win over it.
+/// The settings of the file; flags of the command line win over them.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    /// Authenticates the server at HQ.
     pub token: Option<SecretString>,
+    /// The server's name at HQ.
     pub server_id: Option<String>,
-    /// The destination.
+    /// The destination's URL.
     pub url: Option<SecretString>,
+    /// `standard` or `after`.
     pub update_strategy: Option<String>,
+    /// Keep logs after they are uploaded to HQ.
     pub keep_logs: bool,
 }
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The file cannot be read or written.
     #[error("{} cannot be {done}: {source}", path.display())]
-    Io { path: PathBuf, done: &'static str, source: std::io::Error },
-    // The message of the parser would show the line, and with it a secret.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// `read` or `written`.
+        done: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not TOML. The parser's message is left out: it shows the line, and with it maybe
+    /// a secret.
     #[error("{} is not TOML: correct it, or remove it and enrol again", path.display())]
-    NotToml { path: PathBuf },
+    NotToml {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
-/// One entry to write; `None` removes it.
+/// A key and the text to write; `None` removes the key.
 pub type ConfigEntry<'a> = (&'static str, Option<&'a str>);
 
 fn document(path: &Path) -> Result<DocumentMut, ConfigError> {
@@ -43,7 +61,7 @@ fn document(path: &Path) -> Result<DocumentMut, ConfigError> {
 }
 
 impl Config {
-    /// Reads the file, if there is one.
+    /// Reads the file; without one, nothing is configured. Empty texts count as absent.
     pub fn read(data_dir: &Path) -> Result<Config, ConfigError> {
         let document = document(&data_dir.join(FILE_NAME))?;
         let word = |key: &str| {
@@ -67,15 +85,15 @@ impl Config {
         })
     }
 
-    /// Writes these entries and leaves the rest, comments and all, as it is. The file is there
-    /// whole or not at all, and only its owner can read it.
+    /// Writes `entries` and keeps everything else in the file, comments too. The file is replaced
+    /// atomically, and only its owner can read it.
     pub fn write(data_dir: &Path, entries: &[ConfigEntry<'_>]) -> Result<(), ConfigError> {
         let path = data_dir.join(FILE_NAME);
         let failed = |source| ConfigError::Io { path: path.clone(), done: "written", source };
         let mut document = document(&path)?;
         for (key, text) in entries {
             match text {
-                // In place, so that what stands around an entry stays.
+                // Replaces the value only, so that comments beside it stay.
                 Some(text) => match document.get_mut(key).and_then(|item| item.as_value_mut()) {
                     Some(old) => {
                         let decor = old.decor().clone();
@@ -90,7 +108,7 @@ impl Config {
         std::fs::create_dir_all(data_dir).map_err(failed)?;
         let unfinished = data_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
         let _ = std::fs::remove_file(&unfinished);
-        let written = private(&unfinished)
+        let written = private::create_new(&unfinished)
             .and_then(|mut file| {
                 file.write_all(document.to_string().as_bytes()).and_then(|()| file.sync_all())
             })
@@ -99,25 +117,17 @@ impl Config {
             let _ = std::fs::remove_file(&unfinished);
         }
         written.map_err(failed)?;
-        // Where directories can be synced: the name survives a power cut, too.
+        // Makes the new name survive a power cut, where directories can be synced.
         if let Ok(dir) = std::fs::File::open(data_dir) {
             let _ = dir.sync_all();
         }
         Ok(())
     }
 
+    /// The destination's URL as a text.
     pub fn url(&self) -> Option<&str> {
         self.url.as_ref().map(ExposeSecret::expose_secret)
     }
-}
-
-/// A new file that only its owner can read.
-pub fn private(path: &Path) -> std::io::Result<std::fs::File> {
-    let mut options = std::fs::File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! HTTP with bounded patience: what EDS asks of HQ, of a schema URL, and of where an export's files
-//! are.
+//! The HTTP client: bounded in time, with retries where a request may be repeated.
 
 use std::time::Duration;
 
@@ -8,54 +7,64 @@ use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep};
 
+use crate::backoff::{Backoff, Waits};
 use crate::cause::chain;
+use crate::clock;
 
-/// How long one request may take.
+/// How long one request may take, and how long a connection may stay silent.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How long a request is repeated that gets no answer, or is told to come again.
+/// How long [`Http::send`] repeats a request that gets no answer, or one of [`comes_again`].
 pub const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
-/// The longest wait between two such tries, whatever the server asks for.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two such tries; the longest holds whatever the server asks for.
+const RETRY_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_millis(200), longest: Duration::from_secs(10) };
 
 /// How long an upload may take.
 #[cfg(any(feature = "server", feature = "snowflake"))]
 const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// A request to HQ.
+/// A request with a JSON body.
 pub struct Request<'a> {
+    /// GET or POST; it is repeated, so it has to be safe to repeat.
     pub method: Method,
+    /// Absolute.
     pub url: &'a str,
+    /// Sent as a bearer token.
     pub token: Option<&'a SecretString>,
     /// JSON.
     pub body: Option<String>,
 }
 
-/// An answer, whatever it says.
+/// An answer of any status.
 #[derive(Debug)]
 pub struct Reply {
+    /// The HTTP status.
     pub status: StatusCode,
+    /// The whole body.
     pub text: String,
-    /// By which HQ finds the request in its logs.
+    /// The header `X-Request-Id`, by which HQ finds the request in its logs.
     pub request_id: Option<String>,
 }
 
-/// What came of a request.
+/// The answer to [`Http::get`].
 pub enum HttpAnswer {
+    /// A success, with its body.
     Body(String),
-    /// 404: what was asked for does not exist.
+    /// 404: there is no such thing.
     NotFound,
-    /// Try again later; why.
+    /// Anything else, and why; another try may succeed.
     Unavailable(String),
 }
 
-/// A client that names itself.
+/// The client. Clones share its connections.
 #[derive(Clone)]
 pub struct Http {
     client: reqwest::Client,
 }
 
 impl Http {
+    /// A client with no connections yet; an error if the machine has no TLS.
     pub fn new() -> Result<Http, String> {
         let agent = concat!("Shopmonkey EDS Server/", env!("CARGO_PKG_VERSION"));
         let client = reqwest::Client::builder()
@@ -68,8 +77,8 @@ impl Http {
             .map_err(|e| format!("the HTTP client cannot be made: {e}"))
     }
 
-    /// Sends the request, again and again for [`RETRY_TIME_MAX`] where nobody answers or the answer
-    /// is to come again.
+    /// Sends the request and repeats it for up to [`RETRY_TIME_MAX`] while there is no answer or
+    /// one of [`comes_again`]. Returns the last answer, or why there was none.
     pub async fn send(&self, request: Request<'_>) -> Result<Reply, String> {
         let mut patience = Patience::new(RETRY_TIME_MAX);
         loop {
@@ -104,7 +113,8 @@ impl Http {
         Ok((Reply { status, text: response.text().await?, request_id }, asked))
     }
 
-    /// Asks for the bytes of `url` from `from` on; the answer's body is still to be read.
+    /// Requests `url` once, from byte `from` on; the server may ignore that. The caller reads the
+    /// body.
     pub async fn fetch(&self, url: &str, from: u64) -> reqwest::Result<reqwest::Response> {
         let mut built = self.client.get(url);
         if from > 0 {
@@ -113,8 +123,7 @@ impl Http {
         built.send().await
     }
 
-    /// Uploads `content` to an address that was given out for it; the address may hold a signature
-    /// and is not shown.
+    /// Uploads `content` to `url` once. An error does not show the address, which may be signed.
     #[cfg(any(feature = "server", feature = "snowflake"))]
     pub async fn put(
         &self,
@@ -137,7 +146,7 @@ impl Http {
         }
     }
 
-    /// All of what is at `url`, if it is not more than `bytes_max`.
+    /// Downloads the whole body of `url` once; an error if it has more than `bytes_max` bytes.
     #[cfg(feature = "server")]
     pub async fn download(&self, url: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
         let failed =
@@ -156,6 +165,7 @@ impl Http {
         Ok(all)
     }
 
+    /// Requests `url` once.
     pub async fn get(&self, url: &str) -> HttpAnswer {
         let response = match self
             .client
@@ -195,24 +205,24 @@ impl Http {
     }
 }
 
-/// The waits between tries of one request: doubling, spread a little, and bounded in all.
+/// The waits between the tries of one request, with a deadline over all.
 pub struct Patience {
     until: Instant,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 impl Patience {
+    /// No wait goes beyond `time_max` from now.
     pub fn new(time_max: Duration) -> Patience {
-        Patience { until: Instant::now() + time_max, wait: Duration::from_millis(200) }
+        Patience { until: Instant::now() + time_max, backoff: Backoff::new(RETRY_WAITS) }
     }
 
-    /// Waits, as long as the server asked for where it did; `false` where patience is at its end.
+    /// Waits before the next try, as long as the server `asked` for if it did, up to 10 seconds.
+    /// Returns false at once if the wait would go beyond the deadline.
     pub async fn pause(&mut self, asked: Option<Duration>) -> bool {
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let spread = self.wait.mul_f64(f64::from(now.subsec_micros() % 256) / 1024.0);
-        let next = asked.unwrap_or(self.wait - spread).min(RETRY_WAIT_MAX);
-        self.wait = (self.wait * 2).min(RETRY_WAIT_MAX);
+        // Requests have no name that tells servers apart; the time of day does.
+        let own = self.backoff.next(&clock::now_ns().to_string());
+        let next = asked.unwrap_or(own).min(RETRY_WAITS.longest);
         let goes_on = Instant::now() + next < self.until;
         if goes_on {
             sleep(next).await;
@@ -221,7 +231,7 @@ impl Patience {
     }
 }
 
-/// How long the server asks to wait before the next try.
+/// The wait that the server asks for by the header `Retry-After` in seconds.
 pub fn asked_wait(response: &reqwest::Response) -> Option<Duration> {
     response
         .headers()
@@ -231,7 +241,7 @@ pub fn asked_wait(response: &reqwest::Response) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// Whether the answer means to come again a little later.
+/// Whether the status means that the same request may succeed a little later.
 pub fn comes_again(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504)
 }

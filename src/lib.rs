@@ -1,13 +1,14 @@
 //! EDS: streams a business system's change events into a destination and keeps it equal to their
 //! source.
 
+pub mod backoff;
 pub mod cause;
 pub mod change;
 pub mod cli;
+pub mod clock;
 #[cfg(feature = "http")]
 pub mod config;
 #[cfg(feature = "server")]
-pub mod control;
 pub mod destination;
 pub mod duration;
 pub mod export;
@@ -22,6 +23,7 @@ pub mod logs;
 #[cfg(feature = "server")]
 pub mod machine;
 pub mod pipeline;
+pub mod private;
 pub mod registry;
 #[cfg(feature = "server")]
 pub mod release;

@@ -1,21 +1,23 @@
-//! Log files of a session: JSON lines, in files of bounded size, handed over one by one once they
-//! are closed.
+//! Log files: JSON lines in files of bounded size, which can be uploaded once they are closed. A
+//! file is named `eds-<Unix milliseconds>.log`, and `eds-<Unix milliseconds>.sent.log` after its
+//! upload.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::{clock, private};
 
 /// The most bytes in one file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// The most bytes in one directory; the oldest files go first.
 pub const DIRECTORY_BYTES_MAX: u64 = 256 << 20;
 
-/// In the name of a file that HQ has.
+/// In the name of a file that was uploaded to HQ.
 const SENT: &str = ".sent";
 
-/// Where log lines go, once somebody has said where: nowhere before that. Clones write to the same
+/// A writer of log lines. It drops them until it is told where to write. Clones write to the same
 /// file.
 #[derive(Clone, Default)]
 pub struct LogFiles {
@@ -30,17 +32,13 @@ struct Current {
 }
 
 impl Current {
-    /// A file named after this millisecond, or the next one that is free.
+    /// Creates a file that is named after this millisecond, or the next that is not taken.
     fn begin(dir: &Path) -> io::Result<Current> {
         std::fs::create_dir_all(dir)?;
-        let mut millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let mut millis = clock::now_ms();
         loop {
             let path = dir.join(format!("eds-{millis}.log"));
-            let mut options = OpenOptions::new();
-            options.append(true).create_new(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            match options.open(&path) {
+            match private::options().append(true).create_new(true).open(&path) {
                 Ok(file) => return Ok(Current { dir: dir.to_owned(), path, file, bytes: 0 }),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => millis += 1,
                 Err(e) => return Err(e),
@@ -54,8 +52,7 @@ impl LogFiles {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on lines go to the end of this file, until it is too large; then to new ones beside
-    /// it.
+    /// Appends to the file at `path` from now on; once that is full, to new ones beside it.
     pub fn append_to(&self, path: &Path) -> io::Result<()> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let bytes = file.metadata()?.len();
@@ -68,14 +65,15 @@ impl LogFiles {
         Ok(())
     }
 
-    /// From now on lines go to a new file in `dir`.
+    /// Writes to a new file in `dir` from now on; creates the directory if it does not exist.
     pub fn open_in(&self, dir: &Path) -> io::Result<()> {
         let fresh = Current::begin(dir)?;
         *self.current() = Some(fresh);
         Ok(())
     }
 
-    /// Closes the file and goes on in a new one; the closed one, if it holds anything.
+    /// Closes the file and begins another beside it. Returns the closed one; `None` if it was empty
+    /// and stays in use.
     pub fn rotate(&self) -> io::Result<Option<PathBuf>> {
         let mut current = self.current();
         let Some(now) = current.as_mut().filter(|now| now.bytes > 0) else { return Ok(None) };
@@ -83,12 +81,12 @@ impl LogFiles {
         Ok(Some(std::mem::replace(now, fresh).path))
     }
 
-    /// Lines go nowhere from now on.
+    /// Closes the file; lines are dropped from now on.
     pub fn close(&self) {
         *self.current() = None;
     }
 
-    /// The file that is being written.
+    /// The file that lines go to; `None` if they are dropped.
     pub fn path(&self) -> Option<PathBuf> {
         self.current().as_ref().map(|current| current.path.clone())
     }
@@ -114,7 +112,7 @@ impl Write for LogFiles {
     }
 }
 
-/// The log files of `dir`, oldest first, with their sizes in bytes.
+/// The log files of `dir` with their sizes in bytes, oldest first; other files are passed over.
 pub fn files(dir: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -130,18 +128,18 @@ pub fn files(dir: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     Ok(found.into_iter().map(|(_, path, bytes)| (path, bytes)).collect())
 }
 
-/// Whether HQ has the file.
+/// Whether the file was uploaded.
 pub fn is_sent(path: &Path) -> bool {
     path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(SENT))
 }
 
-/// Notes that HQ has the file.
+/// Renames a file that was uploaded, so that it is not uploaded again.
 pub fn mark_sent(path: &Path) -> io::Result<()> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     std::fs::rename(path, path.with_file_name(format!("{stem}{SENT}.log")))
 }
 
-/// Removes the oldest log files of `dir` until the rest is not more than `bytes_max`.
+/// Removes the oldest log files of `dir` until the others have `bytes_max` bytes together or less.
 pub fn prune(dir: &Path, bytes_max: u64) -> io::Result<()> {
     let files = files(dir)?;
     let mut total: u64 = files.iter().map(|(_, bytes)| bytes).sum();

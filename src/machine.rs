@@ -1,4 +1,4 @@
-//! The machine that EDS runs on, as HQ wants to know it.
+//! Readings about the machine that EDS runs on, in the form that HQ expects.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -6,14 +6,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sysinfo::{MemoryRefreshKind, Networks, RefreshKind, System};
 
-/// For whom the machine's id is made.
+/// The message whose HMAC is the machine's id.
 const APP: &[u8] = b"eds";
 
+/// The machine's name in the network; `unknown` if it has none.
 pub fn hostname() -> String {
     System::host_name().unwrap_or_else(|| "unknown".into())
 }
 
-/// A private address of this machine; loopback where it has none.
+/// The lowest private IPv4 address of this machine; loopback if it has none.
 pub fn ip_address() -> IpAddr {
     let networks = Networks::new_with_refreshed_list();
     let mut addresses: Vec<IpAddr> = networks
@@ -25,15 +26,17 @@ pub fn ip_address() -> IpAddr {
     addresses.iter().find(private).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// The machine's id, keyed so that it says nothing beyond EDS: HMAC-SHA256 of the program's name,
-/// in hexadecimal. A machine without an id is known by its name.
+/// The machine's id for EDS: HMAC-SHA256 of the program's name, keyed by the operating system's id,
+/// in hexadecimal. That id itself is confidential (machine-id(5)) and stays here. A machine without
+/// one is known by its host name.
 pub fn id() -> String {
     let secret = machine_uid::get().unwrap_or_else(|_| hostname());
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.trim().as_bytes());
     data_encoding::HEXLOWER.encode(aws_lc_rs::hmac::sign(&key, APP).as_ref())
 }
 
-/// The operating system and its processors. Units: seconds, Unix seconds.
+/// The operating system and its processors, by HQ's names: `uptime` in seconds, `bootTime` in Unix
+/// seconds.
 pub fn os_info() -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let rust = concat!("rust", env!("CARGO_PKG_RUST_VERSION"));
@@ -56,27 +59,38 @@ pub fn os_info() -> Value {
     })
 }
 
-/// Bytes; per cent.
+/// The machine's memory, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryUse {
+    /// All of it.
     pub total: u64,
+    /// What programs can get without swapping.
     pub available: u64,
+    /// What programs hold.
     pub used: u64,
+    /// `used` of `total`, 0 to 100.
     pub used_percent: f64,
+    /// What nothing uses, not even a cache.
     pub free: u64,
+    /// All swap space.
     pub swap_total: u64,
+    /// Unused swap space.
     pub swap_free: u64,
 }
 
-/// Processes that want to run, over 1, 5 and 15 minutes.
+/// Load averages: processes that run or want to, on average. Zero on Windows.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Load {
+    /// Over 1 minute.
     pub load1: f64,
+    /// Over 5 minutes.
     pub load5: f64,
+    /// Over 15 minutes.
     pub load15: f64,
 }
 
+/// Reads the memory's state.
 pub fn memory() -> MemoryUse {
     let system = System::new_with_specifics(
         RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()),
@@ -93,13 +107,13 @@ pub fn memory() -> MemoryUse {
     }
 }
 
+/// Reads the load averages.
 pub fn load() -> Load {
     let load = System::load_average();
     Load { load1: load.one, load5: load.five, load15: load.fifteen }
 }
 
-/// Whether this is the inside of a container, whose program is replaced with its image and not by
-/// itself.
+/// Whether EDS runs in a container: there a new image replaces the program, and not EDS itself.
 pub fn is_container() -> bool {
     let marked = ["/.dockerenv", "/run/.containerenv"]
         .iter()

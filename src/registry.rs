@@ -1,5 +1,5 @@
-//! The schemas of tables by model version: from memory, else from the state store, else from where
-//! they are published.
+//! The schemas of tables by model version. They are kept in memory and in the state file, and asked
+//! for at their publisher when a version is new.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,25 +14,24 @@ use tracing::warn;
 use crate::change::TableSchema;
 use crate::state::State;
 
-/// How long a version that the publisher does not know is asked for: a new version may be used
-/// before it is published.
+/// How long to ask for a version that the publisher does not know: events may use a version before
+/// it is published. For so long afterwards it counts as unknown without asking.
 pub const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Between two such questions, and the longest wait while the publisher is away.
+/// Between two requests for a version that is unknown, or while the publisher is unreachable.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where schemas are published.
 #[derive(Clone)]
 pub enum SchemaSource {
-    /// A file of HQ's form. It is read again when it lacks a version, and what it then lacks is
-    /// unknown.
+    /// A file in the form of HQ's `/v3/schema`. It is read again once for a version that it lacks.
     File(PathBuf),
-    /// A URL that answers as HQ's `/v3/schema` does.
+    /// A URL that answers in the form of HQ's `/v3/schema`.
     #[cfg(feature = "http")]
     Url(crate::http::Http, String),
-    /// HQ itself, by its base URL: the map, and single versions of it.
+    /// HQ, by its API's address: it publishes single versions, too.
     #[cfg(feature = "http")]
     Hq(crate::http::Http, String),
-    /// Schemas given by the program itself.
+    /// Schemas of the program itself, as JSON texts: the demo's and the tests'.
     Fixed(Arc<std::sync::RwLock<Vec<String>>>),
 }
 
@@ -49,35 +48,42 @@ impl SchemaSource {
     }
 }
 
-/// One published schema: the name of the object that it belongs to, the schema, and its text.
+/// A schema as its publisher has it.
 #[derive(Clone)]
 pub struct Published {
+    /// HQ's name for what the table holds; its schemas are published by this name.
     pub object: String,
+    /// The schema of one version of the table.
     pub schema: Arc<TableSchema>,
     json: String,
 }
 
-/// What came of asking.
+/// A publisher's answer.
 pub enum SchemaAnswer {
+    /// What was asked for, and maybe more.
     Schemas(Vec<Published>),
+    /// The publisher does not know the version.
     Unknown,
 }
 
+/// What came of one request to a publisher.
 enum Asked {
     SchemaAnswer(SchemaAnswer),
     Unavailable(String),
 }
 
+/// The schemas that are known, and where to get others.
 pub struct Registry {
     publisher: SchemaSource,
     state: State,
     known: HashMap<String, Vec<Arc<TableSchema>>>,
     objects: HashMap<String, String>,
-    /// Versions that the publisher did not know, and when it said so.
+    /// Tables and versions that the publisher did not know, with the time of its answer.
     unknown: HashMap<(String, String), Instant>,
 }
 
 impl Registry {
+    /// Begins with the schemas in the state file. One that cannot be read is asked for again.
     pub fn new(publisher: SchemaSource, state: State) -> Registry {
         let mut registry = Registry {
             publisher,
@@ -105,18 +111,19 @@ impl Registry {
         versions.push(schema);
     }
 
-    /// The schema, if it is at hand.
+    /// The schema, if it is known; asks nobody.
     pub fn cached(&self, table: &str, version: &str) -> Option<Arc<TableSchema>> {
         self.known.get(table)?.iter().find(|s| *s.version == *version).cloned()
     }
 
-    /// Whether the publisher said lately that it does not know this version.
+    /// Whether the publisher did not know the version within the last [`UNKNOWN_WAIT_MAX`].
     pub fn is_unknown(&self, table: &str, version: &str) -> bool {
         let asked = self.unknown.get(&(table.to_owned(), version.to_owned()));
         asked.is_some_and(|at| at.elapsed() < UNKNOWN_WAIT_MAX)
     }
 
-    /// Asks for all current schemas, once: at start. An error says what to do.
+    /// Asks the publisher once for the current schema of every table; called at the start. If the
+    /// publisher is unreachable, schemas that were seen before do. An error says what to do.
     pub async fn current(&mut self) -> Result<Vec<Arc<TableSchema>>, String> {
         match self.publisher.map().await {
             Asked::SchemaAnswer(SchemaAnswer::Schemas(all)) => {
@@ -129,7 +136,7 @@ impl Registry {
                  of that form?",
                 self.publisher.name()
             )),
-            // HQ away is an outage; what was seen before will do until a new version appears.
+            // Schemas that were seen before do until a new version appears.
             Asked::Unavailable(why) if self.publisher.may_be_away() && !self.known.is_empty() => {
                 warn!(
                     "the table schemas cannot be fetched from {}: {why}; using the stored ones",
@@ -144,7 +151,10 @@ impl Registry {
         }
     }
 
-    /// Asks for one version until there is an answer; how long is up to the publisher.
+    /// Asks for one version: as long as it takes while the publisher is unreachable, and
+    /// [`UNKNOWN_WAIT_MAX`] while it does not know the version; a file is asked once. The future
+    /// holds no reference, so that changes of other tables go on meanwhile; its answer is for
+    /// [`Registry::store`].
     pub fn ask(&self, table: &str, version: &str) -> BoxFuture<'static, SchemaAnswer> {
         let publisher = self.publisher.clone();
         let (object, table, version) = (
@@ -178,7 +188,7 @@ impl Registry {
         })
     }
 
-    /// Keeps what [`Registry::ask`] brought for `table` and `version`.
+    /// Keeps the answer of [`Registry::ask`] for `table` and `version`, also in the state file.
     pub fn store(&mut self, table: &str, version: &str, found: SchemaAnswer) {
         match found {
             SchemaAnswer::Unknown => {
@@ -221,7 +231,7 @@ impl SchemaSource {
         }
     }
 
-    /// Whether it is elsewhere, and may be out of reach or behind for a while.
+    /// Whether it is elsewhere and may be unreachable or behind for a while.
     fn may_be_away(&self) -> bool {
         !matches!(self, SchemaSource::File(_) | SchemaSource::Fixed(_))
     }

@@ -1,15 +1,15 @@
-//! Secrets in a form that may be shown.
+//! Secrets in a form that messages and logs may show.
 
 use url::Url;
 
-/// Keeps the first half of `secret` and stars the rest.
+/// Replaces the second half of `secret`, the longer one, by asterisks.
 pub fn mask(secret: &str) -> String {
     let chars = secret.chars().count();
     secret.chars().take(chars / 2).chain(std::iter::repeat_n('*', chars - chars / 2)).collect()
 }
 
-/// Masks user, password, path and each query value of a URL; keeps scheme and host.
-/// `http://us**:pass****@localhost:8080/pa**?query=*`
+/// Masks user, password, path and each query value of a URL; keeps scheme, host, port and the names
+/// of the query: `http://us**:pass****@localhost:8080/pa**?query=*`
 pub fn mask_url(url: &Url) -> String {
     let plain = |s: &str| percent_encoding::percent_decode_str(s).decode_utf8_lossy().into_owned();
     let mut out = format!("{}://", url.scheme());
@@ -38,7 +38,7 @@ pub fn mask_url(url: &Url) -> String {
     out
 }
 
-/// The same of a text that should be a URL.
+/// Masks a text that should be a URL; one that is none is masked as a whole.
 pub fn mask_text(url: &str) -> String {
     Url::parse(url).map_or_else(|_| mask(url), |url| mask_url(&url))
 }

@@ -8,8 +8,8 @@ use secrecy::ExposeSecret;
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::config::{Config, FILE_NAME};
-use crate::hq::Hq;
-use crate::hq::session::{api_of_code, enroll};
+use crate::hq::session::enroll;
+use crate::hq::{Hq, api_of_code};
 use crate::http::Http;
 
 #[derive(Args)]

@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Global;
 use super::exit::Exit;
+use crate::clock;
 use crate::logs::LogFiles;
 
 /// The time of a line, in UTC, or a label, or nothing.
@@ -25,7 +26,8 @@ struct Prefix {
 impl FormatTime for Prefix {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
         if self.time {
-            write!(w, "{:.3} ", jiff::Timestamp::now())?;
+            let now = jiff::Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default();
+            write!(w, "{now:.3} ")?;
         }
         if let Some(label) = &self.label {
             write!(w, "[{label}]")?;

@@ -10,13 +10,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 use tracing::debug;
 
+use crate::backoff::{Backoff, Waits};
 use crate::cause::chain;
 use crate::http::Http;
+use crate::private;
 
 /// Tries in a row that bring nothing, after which a download is given up.
 const FRUITLESS_TRIES_MAX: u32 = 6;
-const RETRY_WAIT_MIN: Duration = Duration::from_millis(300);
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Between two tries of one file.
+const WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_millis(300), longest: Duration::from_secs(15) };
 /// What a file is called while it is not complete.
 const PART: &str = "part";
 
@@ -51,13 +54,16 @@ pub async fn fetch(
     let failed = |e: std::io::Error| {
         FetchError::Failed(format!("{} cannot be written: {e}", part.display()))
     };
-    let (mut fruitless, mut wait) = (0, RETRY_WAIT_MIN);
+    let (mut fruitless, mut backoff) = (0, Backoff::new(WAITS));
     let there = fs::metadata(&part).await.map_or(0, |m| m.len());
     tell(there as i64);
     loop {
         match try_once(http, url, &part, tell).await? {
             FetchAttempt::Complete => break,
-            FetchAttempt::Broken(_, true) => (fruitless, wait) = (0, RETRY_WAIT_MIN),
+            FetchAttempt::Broken(_, true) => {
+                fruitless = 0;
+                backoff.reset();
+            }
             FetchAttempt::Broken(why, false) if fruitless >= FRUITLESS_TRIES_MAX => {
                 return Err(FetchError::Failed(why));
             }
@@ -66,8 +72,7 @@ pub async fn fetch(
                 fruitless += 1;
             }
         }
-        sleep(wait).await;
-        wait = (wait * 2).min(RETRY_WAIT_MAX);
+        sleep(backoff.next_exact()).await;
     }
     File::open(&part).await.map_err(failed)?.sync_all().await.map_err(failed)?;
     fs::rename(&part, to).await.map_err(failed)
@@ -112,10 +117,8 @@ async fn try_once(
         }
         other => return Ok(FetchAttempt::Broken(format!("the server answers {other}"), false)),
     };
-    let mut options = OpenOptions::new();
+    let mut options = OpenOptions::from(private::options());
     options.create(true).write(true).truncate(from == 0).append(from > 0);
-    #[cfg(unix)]
-    options.mode(0o600);
     let mut file = options.open(part).await.map_err(failed)?;
     tell(from as i64 - there as i64);
     let mut size = from;

@@ -2,8 +2,6 @@
 
 #[cfg(feature = "http")]
 pub mod download;
-#[cfg(feature = "http")]
-pub mod job;
 pub mod lines;
 pub mod name;
 

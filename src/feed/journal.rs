@@ -1,5 +1,4 @@
-//! A journal: files with one event per line, optionally gzipped, or standard input. Replay, demo
-//! and benchmarks use it.
+//! A journal: files with one event per line, optionally compressed by gzip, or standard input.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -13,13 +12,13 @@ use tokio::sync::mpsc;
 use super::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::change::Position;
 
-/// Lines that wait between the reader and the pipeline.
+/// Lines that wait between the reading thread and the engine, at most.
 const LINES_WAITING_MAX: usize = 1024;
-/// The longest line that is read: longer ones are no events.
+/// The most bytes of a line; the rest of a longer one is read as another line.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
-/// Reads the lines of its files in the order of their names. Positions count lines over all files,
-/// empty ones too.
+/// The lines of the files in the order of their names. A position is the number of a line over all
+/// files, empty lines included. Nothing is acknowledged to anybody.
 pub struct Journal {
     sources: Vec<JournalSource>,
     reader: Option<JournalReader>,
@@ -48,7 +47,8 @@ impl Drop for JournalReader {
 }
 
 impl Journal {
-    /// A file, a directory of files, or `-` for standard input.
+    /// `path`: a file, a directory of files, or `-` for standard input. Reads nothing yet, but an
+    /// error says if the path cannot be read.
     pub fn new(path: &Path) -> Result<Journal, FeedError> {
         if path == Path::new("-") {
             return Ok(Journal { sources: vec![JournalSource::Stdin], reader: None });

@@ -1,5 +1,5 @@
-//! Where changes come from. Whatever its kind, a feed delivers in stream order; what may have been
-//! lost on the way is answered by opening it again.
+//! Where changes come from. Every feed delivers in stream order; if messages may have been lost on
+//! the way, the engine opens it again at the last position that it knows.
 
 #[cfg(feature = "jetstream")]
 pub mod jetstream;
@@ -13,71 +13,80 @@ use crate::change::Position;
 /// One message.
 #[derive(Clone, Debug)]
 pub struct Delivery {
+    /// Its place in the stream.
     pub position: Position,
     /// Where it came from, for people: a NATS subject, or file and line.
     pub subject: String,
+    /// The event, in `encoding`.
     pub payload: Bytes,
+    /// How to read the payload.
     pub encoding: Encoding,
-    /// How many more there are after it, as far as the feed knows.
+    /// How many messages of the feed follow it; 0 if the feed does not know.
     pub pending: u64,
 }
 
-/// How the payload is packed.
+/// The encoding of a payload: the header `content-encoding`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Encoding {
+    /// JSON as UTF-8; also without a header.
     Json,
+    /// JSON compressed by gzip.
     GzipJson,
+    /// Another value of the header; the message becomes a dead letter.
     Unknown(String),
 }
 
-/// What came of waiting for deliveries.
+/// What ended a wait for messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// Some were added.
+    /// At least one message was appended.
     Delivered,
-    /// Nothing is there for us now; more may come.
+    /// Nothing is pending now; more may come.
     Idle,
-    /// Something may have been lost on the way: open again.
+    /// Messages may have been lost on the way, for this reason: the feed has to be opened again.
     Lost(String),
-    /// There will never be more.
+    /// The feed has delivered everything and ends.
     Ended,
 }
 
-/// Where to begin where no position is known.
+/// Where a feed begins that nothing is known of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
+    /// With the oldest message that the source still has.
     All,
+    /// With the next message that is published.
     NewOnly,
 }
 
 /// Where a feed is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OpenAt {
-    /// Delivers what follows. `None`: no position is known.
+    /// The last message that is not wanted; `None` if no position is known.
     pub after: Option<Position>,
-    /// Where no position is known, from what was published at this time on (Unix nanoseconds): an
-    /// import says so.
+    /// Without a position, begin with what was published at this time, Unix nanoseconds; an import
+    /// sets it.
     pub since_ns: Option<i64>,
-    /// The time at which nothing was pending for us, as far as it is known.
+    /// The last time at which nothing was pending, Unix nanoseconds, if it is known: messages
+    /// before it are not missing, even if the source has removed them.
     pub idle_ns: Option<i64>,
 }
 
-/// What an opening found.
+/// What a feed found when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// What the user has to know: a gap, a stream made anew.
+    /// What the user has to know: changes that are missing, a stream that was recreated.
     pub warnings: Vec<String>,
-    /// How many messages wait, where the feed knows.
+    /// How many messages are pending; `None` if the feed does not know.
     pub pending: Option<u64>,
 }
 
 /// Why a feed cannot be opened or read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FeedError {
-    /// Wait and try again.
+    /// The source is unreachable: try again later.
     #[error("{0}")]
     Unavailable(String),
-    /// A human has to change something.
+    /// A person has to change something; the text says what.
     #[error("{0}")]
     Misconfigured(String),
     /// Another process reads this feed.
@@ -85,23 +94,41 @@ pub enum FeedError {
     Taken(String),
 }
 
-/// Delivers messages in stream order, each opening from one position on.
+/// A source of changes in stream order. The engine owns one feed and makes one call at a time, from
+/// one task, in this order: [`acknowledged_position`](Feed::acknowledged_position), then
+/// [`open`](Feed::open), then [`next`](Feed::next) and [`acknowledge`](Feed::acknowledge) in any
+/// order, then [`close`](Feed::close). After [`Signal::Lost`] or [`FeedError::Unavailable`] it
+/// opens the feed again; any other error ends the engine. A batch may be written to the destination
+/// in parallel with `next`, and with no other call.
 #[async_trait]
 pub trait Feed: Send {
-    /// Where the feed itself believes to stand. Asked before anything else: where another process
-    /// reads the feed, this fails with `Taken`, and nothing has been touched yet.
+    /// Everything up to here was acknowledged, as far as the source itself knows; `None` if it does
+    /// not. Called once before the first `open`, and again after an `open` without a position, to
+    /// learn where the feed begins. Changes nothing at the source. The start waits for it.
+    ///
+    /// # Errors
+    /// [`FeedError::Taken`] if another process reads the feed.
     async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError>;
 
-    /// Delivers from there on; what an earlier opening had under way is forgotten.
+    /// Delivers from `at` on; deliveries of an earlier opening are forgotten. Called at the start
+    /// and after each interruption, once no batch is being written, with the engine's backoff in
+    /// between. Everything else waits for it; it is dropped when the engine is told to stop.
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError>;
 
-    /// Waits for messages and adds them to `into`, at most `max`. May be dropped while it waits;
-    /// nothing is lost then.
+    /// Waits until there are messages and appends them to `into`: `max` at most, in stream order,
+    /// each after the one before. Called all the time, except while the engine is paused or holds
+    /// as many changes as it may. Cancel safe: the engine drops the call whenever something else is
+    /// due, and a message that is not in `into` by then comes with the next call.
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError>;
 
-    /// Everything up to `through` is safe: the source may forget it.
+    /// The source may forget everything up to `through`, which is durable at the destination.
+    /// Called after each batch, and when nothing of what was delivered has to be written; positions
+    /// increase. Everything else waits for it, so that it must not wait for an answer: if the
+    /// acknowledgement is lost, messages are delivered again, which is harmless. An error leads to
+    /// another `open`.
     async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError>;
 
-    /// Waits until the source knows what was acknowledged.
+    /// Stops reading and waits, for a bounded time, until the source has confirmed the
+    /// acknowledgements. Called once, at the end; the shutdown waits for it. An error is logged.
     async fn close(&mut self) -> Result<(), FeedError>;
 }

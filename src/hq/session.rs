@@ -1,4 +1,5 @@
-//! Sessions with HQ: a server enrols once, and from then on says when it comes and goes.
+//! Sessions with HQ: a server enrols once. From then on it begins a session when it starts and ends
+//! it when it stops; HQ allows one session per server at a time.
 
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
@@ -8,68 +9,65 @@ use serde_json::{Value, json};
 use super::{Hq, HqError};
 use crate::machine;
 
-/// Codes that were used, or never were, are answered with this.
+/// HQ's answer to a code that was used already, or that it never issued.
 const NOT_FOUND: u16 = 404;
-/// Another server runs for this id.
+/// HQ's answer while another session of this server is open.
 const CONFLICT: u16 = 409;
 
-/// What an enrolment brings.
+/// The identity that an enrolled server has from then on.
 #[derive(Deserialize)]
 pub struct Enrolled {
+    /// Authenticates the server's requests to HQ: a JWT.
     pub token: SecretString,
+    /// The server's name at HQ and, in its credentials, at NATS.
     #[serde(rename = "serverId")]
     pub server_id: String,
 }
 
-/// The destination, as HQ may know it.
+/// The destination, as HQ shows it; without secrets.
 pub struct DriverMeta {
+    /// The scheme of the destination's URL: `postgres`.
     pub scheme: &'static str,
+    /// The destination's name: `PostgreSQL`.
     pub title: &'static str,
+    /// One sentence about what it does.
     pub description: &'static str,
-    /// Masked.
+    /// The destination's URL, masked.
     pub url: String,
 }
 
-/// A session that HQ gave.
+/// A session that HQ has opened.
 #[derive(Deserialize)]
 pub struct Session {
+    /// 1 to 128 letters, digits, `-` and `_`: it names a directory and parts of NATS subjects.
     #[serde(rename = "sessionId")]
     pub id: String,
-    /// A credentials file of NATS, in base64; none where NATS asks for none.
+    /// The text of a NATS credentials file in base64; `None` if NATS asks for none.
     pub credential: Option<SecretString>,
 }
 
-/// Where a session's end is reported to.
+/// Where HQ wants a session's files; each address takes one upload.
 #[derive(Deserialize, Default)]
 pub struct Uploads {
+    /// For the log files.
     pub url: Option<String>,
+    /// For what a worker that crashed wrote on its standard error.
     #[serde(rename = "errorUrl")]
     pub error_url: Option<String>,
 }
 
-/// Why no session begins.
+/// Why HQ does not open a session.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSession {
-    /// Another server runs for this id: it may end.
+    /// Another session of this server is open. Ask again: it may end.
     #[error("{0}")]
     Conflict(HqError),
-    /// HQ is away.
+    /// HQ is unreachable or overloaded. Ask again.
     #[error("{0}")]
     Unavailable(HqError),
-    /// It will not become better by itself.
+    /// HQ does not accept this server; asking again changes nothing.
     #[error("{0}")]
     Refused(HqError),
-}
-
-/// The API that gave out a code, by its first letter.
-pub fn api_of_code(code: &str) -> Option<&'static str> {
-    match code.chars().next()? {
-        'P' => Some("https://api.shopmonkey.cloud"),
-        'S' => Some("https://sandbox-api.shopmonkey.cloud"),
-        'E' => Some("https://edge-api.shopmonkey.cloud"),
-        'L' => Some("http://localhost:3101"),
-        _ => None,
-    }
 }
 
 impl HqError {
@@ -84,13 +82,14 @@ impl HqError {
         match self {
             HqError::Unavailable { .. } => true,
             HqError::Refused { status, .. } => *status >= 500 || matches!(status, 408 | 429),
-            // A proxy's page, or half an answer: HQ itself speaks better.
+            // It is the page of a proxy, or half an answer.
             HqError::Form { .. } => true,
         }
     }
 }
 
-/// Turns a code into a server's identity.
+/// Exchanges an enrolment code, which is valid once, for a server's identity. An error says what to
+/// do.
 pub async fn enroll(hq: &Hq, code: &str) -> Result<Enrolled, String> {
     let code = percent_encoding::utf8_percent_encode(code, percent_encoding::NON_ALPHANUMERIC);
     hq.call(Method::GET, &format!("/v3/eds/internal/enroll/{code}"), None).await.map_err(
@@ -103,7 +102,8 @@ pub async fn enroll(hq: &Hq, code: &str) -> Result<Enrolled, String> {
     )
 }
 
-/// Begins a session for `server_id`.
+/// Opens a session for `server_id`, about the changes of `companies`, or of all that the server may
+/// read if there are none. `driver` is absent as long as the server has no destination.
 pub async fn start(
     hq: &Hq,
     server_id: &str,
@@ -130,22 +130,22 @@ pub async fn start(
             e if e.is_outage() => NoSession::Unavailable(e),
             e => NoSession::Refused(e),
         })?;
-    // It becomes the name of a folder and a part of subjects.
-    let plain = !session.id.is_empty()
-        && session.id.len() <= 128
-        && session.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if plain {
-        Ok(session)
-    } else {
-        Err(NoSession::Unavailable(HqError::Form {
-            base: hq.base().to_owned(),
-            why: "its session id has odd characters".into(),
-            request: String::new(),
-        }))
+    if is_session_id(&session.id) {
+        return Ok(session);
     }
+    Err(NoSession::Unavailable(HqError::Form {
+        base: hq.base().to_owned(),
+        why: "its session id has odd characters".into(),
+        request: String::new(),
+    }))
 }
 
-/// The text of the credentials file that HQ gave in base64.
+fn is_session_id(id: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    (1..=128).contains(&id.len()) && id.bytes().all(plain)
+}
+
+/// Decodes [`Session::credential`]; an error if it is not base64 of a text.
 pub fn credential_text(credential: &SecretString) -> Result<SecretString, String> {
     let bytes = data_encoding::BASE64.decode(credential.expose_secret().trim().as_bytes()).ok();
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
@@ -153,13 +153,14 @@ pub fn credential_text(credential: &SecretString) -> Result<SecretString, String
         .ok_or_else(|| "the credentials that HQ gave cannot be used: they are not base64".into())
 }
 
-/// Ends a session; where to upload to, if HQ wants anything.
+/// Ends session `id`. `errored`: the worker ended in an unexpected way. Returns where to upload the
+/// rest of the logs.
 pub async fn end(hq: &Hq, id: &str, errored: bool) -> Result<Uploads, HqError> {
     hq.call(Method::POST, &format!("/v3/eds/internal/{id}"), Some(json!({ "errored": errored })))
         .await
 }
 
-/// Where to upload a log to while the session goes on.
+/// An address for one upload of logs while session `id` goes on.
 pub async fn log_url(hq: &Hq, id: &str) -> Result<String, HqError> {
     let uploads: Uploads = hq
         .call(
@@ -180,10 +181,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_names_its_api() {
-        assert_eq!(api_of_code("P123"), Some("https://api.shopmonkey.cloud"));
-        assert_eq!(api_of_code("L123"), Some("http://localhost:3101"));
-        assert_eq!(api_of_code("x123"), None);
-        assert_eq!(api_of_code(""), None);
+    fn a_session_id_is_safe_in_paths_and_subjects() {
+        let longest = "x".repeat(128);
+        for good in ["0f8fad5b-d9cb", "a_B9", &longest] {
+            assert!(is_session_id(good), "{good}");
+        }
+        let too_long = "x".repeat(129);
+        for bad in ["", "..", "a/b", "a.b", "a*", "ä", &too_long] {
+            assert!(!is_session_id(bad), "{bad}");
+        }
     }
 }

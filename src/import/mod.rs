@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::change::{TableSchema, Version};
+use crate::clock::now_ns;
 use crate::destination::dry_run::DryRun;
 use crate::destination::{Destination, Target, WriteMode};
-use crate::export::job;
 use crate::hq::Hq;
+use crate::hq::export_job as job;
 use crate::pipeline::import::changes::Kept;
 use crate::pipeline::import::{self, Connect, Counts, ImportDeps, ImportError, Report, TablePlan};
-use crate::pipeline::progress::now_ns;
 use crate::registry::{Registry, SchemaSource};
 use crate::state::{DataDir, OpenImport, State};
 pub use failure::ImportFailure;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::change::filter::TableFilter;
 use crate::destination::{Driver, Settings, WriteMode};
-use crate::export::job::ExportRequest;
 use crate::hq::Hq;
+use crate::hq::export_job::ExportRequest;
 use crate::pipeline::import::{ImportPlan, Mode, TablePlan};
 use crate::registry::SchemaSource;
 use crate::validator::Validator;

@@ -11,17 +11,19 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::backoff::{Backoff, Waits};
 use crate::change::Version;
 use crate::export::download::{FetchError, fetch};
-use crate::export::job::{self, ExportJob, RemoteFile};
 use crate::export::{self, ExportFile};
+use crate::hq::export_job::{self as job, ExportJob, RemoteFile};
 use crate::hq::{Hq, HqError};
 use crate::pipeline::import::{Counts, ExportSource, ImportError};
 
 /// Files that are downloaded at once.
 const DOWNLOADS_MAX: usize = 10;
-/// Between two looks at a job; shorter at its beginning.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks at a job: small jobs are soon completed.
+const LOOK_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_millis(250), longest: Duration::from_secs(5) };
 /// How often a file's new address is asked for.
 const ADDRESSES_MAX: u32 = 3;
 
@@ -105,7 +107,7 @@ pub enum JobError {
 
 /// Waits until the job is completed; a table whose export failed fails it.
 pub async fn completed(hq: &Hq, job: &str) -> Result<ExportJob, JobError> {
-    let mut wait = Duration::from_millis(250);
+    let mut backoff = Backoff::new(LOOK_WAITS);
     let mut told = None;
     loop {
         let now = job::look(hq, job).await.map_err(|e| match e {
@@ -129,8 +131,7 @@ pub async fn completed(hq: &Hq, job: &str) -> Result<ExportJob, JobError> {
             info!("export job {job}: {ready} of {} tables are ready", now.tables.len());
             told = Some(ready);
         }
-        sleep(wait).await;
-        wait = (wait * 2).min(LOOK_INTERVAL);
+        sleep(backoff.next_exact()).await;
     }
 }
 

@@ -1,10 +1,9 @@
 //! Dead letters: changes that cannot be applied go to a file, never dropped: one JSON object a
 //! line.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -106,17 +105,12 @@ fn append(path: &Path, dead_letters: &[DeadLetter]) -> std::io::Result<()> {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    crate::private::options().create(true).append(true).open(path)
 }
 
 fn line(dead_letter: &DeadLetter) -> serde_json::Value {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
     let mut line = serde_json::json!({
-        "at": crate::change::value::rfc3339(now * 1000),
+        "at": crate::change::value::rfc3339(crate::clock::now_ms() * 1000),
         "subject": dead_letter.subject,
         "sequence": dead_letter.position.sequence,
         "reason": dead_letter.reason,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::backoff::RETRY_WAITS;
 use crate::change::filter::TableFilter;
 use crate::destination::Abilities;
 use crate::validator::Validator;
@@ -73,32 +74,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Waits between tries: doubling from the first to the longest, spread by up to a quarter so that
-/// many servers that lost one database do not come back in step.
-#[derive(Debug, Default)]
-pub struct Backoff {
-    tries: u32,
-}
-
 /// The first wait between tries.
-pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+pub const RETRY_WAIT_MIN: Duration = RETRY_WAITS.first;
 /// The longest wait between tries.
-pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
-
-impl Backoff {
-    /// The next wait; the first try after a failure is made at once.
-    pub fn next(&mut self, who: &str) -> Duration {
-        self.tries = self.tries.saturating_add(1);
-        if self.tries == 1 {
-            return Duration::ZERO;
-        }
-        let wait = RETRY_WAIT_MIN.saturating_mul(1 << (self.tries - 2).min(10)).min(RETRY_WAIT_MAX);
-        let spread = xxhash_rust::xxh3::xxh3_64(format!("{who}{}", self.tries).as_bytes()) % 256;
-        wait - wait.mul_f64(spread as f64 / 1024.0)
-    }
-
-    /// How many tries failed so far.
-    pub fn tries(&self) -> u32 {
-        self.tries
-    }
-}
+pub const RETRY_WAIT_MAX: Duration = RETRY_WAITS.longest;

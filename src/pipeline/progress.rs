@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use serde::Serialize;
+
+use crate::clock::{now_ns, now_s};
 
 /// What the engine is doing.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -161,8 +163,7 @@ impl Progress {
     pub fn waiting(&self, why: &str) {
         let mut inner = self.inner();
         inner.state = Phase::Waiting(why.to_owned());
-        inner.last_error =
-            Some(LastError { at_unix: now_ns() as u64 / 1_000_000_000, text: why.to_owned() });
+        inner.last_error = Some(LastError { at_unix: now_s(), text: why.to_owned() });
     }
 
     /// The feed was opened: what had been received and not applied comes again.
@@ -205,10 +206,8 @@ impl Progress {
         self.dead_letters.inc();
         let mut inner = self.inner();
         inner.dead_letters += 1;
-        inner.last_error = Some(LastError {
-            at_unix: now_ns() as u64 / 1_000_000_000,
-            text: format!("dead letter: {reason}"),
-        });
+        inner.last_error =
+            Some(LastError { at_unix: now_s(), text: format!("dead letter: {reason}") });
         if !table.is_empty() {
             inner.tables.entry(table.to_owned()).or_default().dead_letters += 1;
         }
@@ -240,9 +239,4 @@ impl Progress {
     pub fn metrics(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
-}
-
-/// Unix nanoseconds.
-pub fn now_ns() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
 }

@@ -1,4 +1,4 @@
-//! Releases of EDS: where they are, whether they are genuine, and what is in them.
+//! Releases of EDS: downloaded, verified by their signature, unpacked, and swapped in.
 
 mod swap;
 
@@ -13,13 +13,13 @@ use pgp::types::KeyDetails;
 use crate::http::Http;
 pub use swap::Swap;
 
-/// The OpenPGP key that releases are signed with. Whoever publishes releases replaces the file by
-/// their own key.
+/// The OpenPGP key that releases are signed with, armored. Whoever publishes releases of their own
+/// replaces the file.
 pub const PUBLIC_KEY: &str = include_str!("../../release-key.asc");
-/// Where releases are, unless told otherwise: those of the repository that Cargo.toml names.
+/// The repository of Cargo.toml: by default releases come from there.
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 
-/// The most bytes of an archive, and of the program in it.
+/// The most bytes of an archive, of the program in it, and of its signature.
 const ARCHIVE_BYTES_MAX: usize = 256 << 20;
 const PROGRAM_BYTES_MAX: u64 = 512 << 20;
 const SIGNATURE_BYTES_MAX: usize = 64 << 10;
@@ -29,7 +29,7 @@ const VERSION_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The name of the program in an archive.
 const PROGRAM: &str = if cfg!(windows) { "eds.exe" } else { "eds" };
 
-/// Where releases come from, and whose they are.
+/// Where releases come from, and the key that has to have signed them.
 #[derive(Clone)]
 pub struct ReleaseSource {
     http: Http,
@@ -38,7 +38,7 @@ pub struct ReleaseSource {
     key: String,
 }
 
-/// `eds_Linux_x86_64.tar.gz`
+/// The name of the archive for this machine: `eds_Linux_x86_64.tar.gz`.
 pub fn archive_name() -> String {
     let os = match std::env::consts::OS {
         "linux" => "Linux",
@@ -53,7 +53,7 @@ pub fn archive_name() -> String {
     format!("eds_{os}_{arch}.tar.gz")
 }
 
-/// Whether `version` is one that a release can have: it becomes a part of a URL.
+/// Whether a release can have this version. It becomes a part of a URL, so it must not hold `/`.
 fn is_version(version: &str) -> bool {
     !version.is_empty()
         && version.len() <= 64
@@ -62,7 +62,8 @@ fn is_version(version: &str) -> bool {
 }
 
 impl ReleaseSource {
-    /// `key`: armored; without one the built-in key counts.
+    /// `url`: the page under which `download/v<version>/` is, by default the repository's releases.
+    /// `key`: armored, by default [`PUBLIC_KEY`].
     pub fn new(
         http: Http,
         url: Option<&str>,
@@ -82,7 +83,8 @@ impl ReleaseSource {
         })
     }
 
-    /// Downloads the release, checks its signature, and puts its program at `to`, ready to run.
+    /// Downloads the release of `version`, with or without a leading `v`, verifies its signature,
+    /// and writes its program to `to`, ready to run. After an error there is nothing at `to`.
     pub async fn fetch(&self, version: &str, to: &Path) -> Result<(), String> {
         let version = version.trim_start_matches('v');
         if !is_version(version) {
@@ -117,8 +119,8 @@ fn verify(key: &str, signature: &[u8], content: &[u8]) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("its signature is not by key {}", key.fingerprint())) }
 }
 
-/// Writes the program of `archive`, which has to hold that and nothing else, to `to`; nothing is
-/// there where it does not.
+/// Writes the program of `archive` to `to`. The archive must hold nothing else; after an error
+/// nothing is written.
 fn unpack(archive: &[u8], to: &Path) -> Result<(), String> {
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(".unfinished");
@@ -166,7 +168,7 @@ fn write_program(from: &mut impl Read, to: &Path) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// The version that a program says it has.
+/// Runs `program` and returns the version that it prints.
 pub async fn version_of(program: &Path) -> Result<String, String> {
     let failed = |why: String| format!("the new program cannot be asked for its version: {why}");
     let mut command = tokio::process::Command::new(program);

@@ -1,9 +1,8 @@
-//! A new program in the place of this one, and back.
+//! Puts a new program in the place of this one, and puts the old one back.
 
 use std::path::{Path, PathBuf};
 
-/// Two programs, of which the new one is in place; the old one is kept beside it until the new one
-/// has shown itself.
+/// A new program that is in place, and the old one beside it under the name `<program>.previous`.
 #[derive(Debug)]
 pub struct Swap {
     program: PathBuf,
@@ -18,13 +17,13 @@ fn beside(program: &Path, word: &str) -> PathBuf {
 }
 
 impl Swap {
-    /// Where the new program is to be written: in the same directory, so that it takes its place in
-    /// one step.
+    /// Where to write the new program: beside the old one, so that one rename puts it in place.
     pub fn staging(program: &Path) -> PathBuf {
         beside(program, ".next")
     }
 
-    /// Puts what is at `staging` in the program's place. There is a program there at any moment.
+    /// Puts the program at [`Swap::staging`] in the place of `program`. At every moment there is a
+    /// program in that place, except on Windows.
     pub fn make(program: &Path) -> std::io::Result<Swap> {
         let swap = Swap { program: program.to_owned(), previous: beside(program, ".previous") };
         let _ = std::fs::remove_file(&swap.previous);
@@ -42,7 +41,8 @@ impl Swap {
         swapped.map(|()| swap)
     }
 
-    /// The old program is in its place again.
+    /// Puts the old program back. On Windows the new one stays beside it as `<program>.failed`,
+    /// because it may be running.
     pub fn roll_back(self) -> std::io::Result<()> {
         if cfg!(windows) {
             let failed = beside(&self.program, ".failed");
@@ -52,7 +52,7 @@ impl Swap {
         std::fs::rename(&self.previous, &self.program)
     }
 
-    /// The new program stays. The old one is kept beside it, for a person who wants it back.
+    /// The new program stays. The old one stays beside it, so that a person can put it back.
     pub fn keep(self) {}
 }
 

@@ -7,9 +7,9 @@ use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::feed::jetstream::identity::now;
+use crate::clock::now_s;
 
-/// Keys that are made anew each time; nothing of them is kept.
+/// The keys of an operator, its system account and one account; new ones each time, kept nowhere.
 pub struct Account {
     operator: KeyPair,
     system: KeyPair,
@@ -39,7 +39,7 @@ impl Account {
     /// The configuration of a server that knows this account, with JetStream in `store`.
     pub fn server_config(&self, port: u16, store: &Path) -> Result<String, String> {
         let operator = self.operator.public_key();
-        let claims = |subject: &KeyPair, name: &str, nats: Value| json!({"iat": now(), "iss": operator, "sub": subject.public_key(), "name": name, "nats": nats});
+        let claims = |subject: &KeyPair, name: &str, nats: Value| json!({"iat": now_s(), "iss": operator, "sub": subject.public_key(), "name": name, "nats": nats});
         let mut limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1});
         let system_key = self.system.public_key();
         let operator_jwt = jwt(
@@ -88,7 +88,7 @@ impl Account {
     ) -> Result<String, String> {
         let user = KeyPair::new_user();
         let nats = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": publish, "sub": subscribe});
-        let mut claims = json!({"iat": now(), "iss": self.account.public_key(), "sub": user.public_key(), "name": name, "nats": nats});
+        let mut claims = json!({"iat": now_s(), "iss": self.account.public_key(), "sub": user.public_key(), "name": name, "nats": nats});
         if let Some(expires) = expires {
             claims["exp"] = json!(expires);
         }

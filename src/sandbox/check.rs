@@ -11,15 +11,20 @@ use crate::destination::Settings;
 /// How a table compares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableReport {
+    /// The table's name.
     pub table: String,
+    /// Rows that the shop has.
     pub expected: usize,
+    /// Rows that the destination has.
     pub found: usize,
-    /// Rows that lack or are too many or differ; the first few are named.
+    /// Rows that are missing, are too many, or differ.
     pub wrong: usize,
+    /// The first three of them, for people.
     pub examples: Vec<String>,
 }
 
 impl TableReport {
+    /// The destination has the shop's rows and no others.
     pub fn is_equal(&self) -> bool {
         self.wrong == 0 && self.expected == self.found
     }

@@ -1,4 +1,4 @@
-//! HQ's side of NATS: it notifies servers, and hears what they say.
+//! HQ's side of NATS: it notifies servers and receives their messages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,25 +9,27 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// How long a reply is waited for: a destination may be tested meanwhile.
+/// How long to wait for a reply: the server may test a destination first.
 const REPLY_WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// How long a sign of life is waited for.
+/// How long to wait for the answer to a ping.
 const PONG_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Something that a server said.
+/// A message of a server.
 #[derive(Clone, Debug)]
 pub struct Said {
+    /// The server's session.
     pub session: String,
     /// `heartbeat`, `pause-response` …
     pub topic: String,
+    /// The message's headers.
     pub headers: HeaderMap,
-    /// As it came.
+    /// The body as it came, in MessagePack.
     pub payload: Vec<u8>,
 }
 
 impl Said {
-    /// What it says, as JSON would.
+    /// The body as JSON; null if it cannot be read.
     pub fn document(&self) -> Value {
         #[cfg(feature = "server")]
         let document = rmp_serde::from_slice(&self.payload).unwrap_or_default();
@@ -37,7 +39,7 @@ impl Said {
     }
 }
 
-/// A line to all servers of an account.
+/// A connection to all servers of an account.
 pub struct Console {
     client: Client,
     heard: Arc<Mutex<Vec<Said>>>,
@@ -51,7 +53,8 @@ impl Drop for Console {
 }
 
 impl Console {
-    /// `creds`: of one who may do everything.
+    /// Connects to NATS and keeps every message of servers from then on. `creds`: the text of a
+    /// credentials file with all rights.
     pub async fn connect(url: &str, creds: Option<&str>) -> Result<Console, String> {
         let mut options = async_nats::ConnectOptions::new().name("hq");
         if let Some(creds) = creds {
@@ -83,12 +86,13 @@ impl Console {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All that servers have said so far.
+    /// All messages so far, in the order in which they came.
     pub fn heard(&self) -> Vec<Said> {
         self.said().clone()
     }
 
-    /// The first word on `topic` among those after the first `from`, once it comes.
+    /// Waits for a message on `topic`, not counting the first `from` messages. `None` if none comes
+    /// within `wait_max`.
     pub async fn wait_for(&self, topic: &str, from: usize, wait_max: Duration) -> Option<Said> {
         let deadline = Instant::now() + wait_max;
         loop {
@@ -132,7 +136,7 @@ impl Console {
         self.client.flush().await.map_err(|e| e.to_string())
     }
 
-    /// Notifies a server, and waits for its reply.
+    /// Notifies a server and waits for its reply.
     pub async fn ask(&self, session: &str, action: &str, data: Value) -> Result<Value, String> {
         let payload = json!({ "action": action, "data": data }).to_string();
         let request =
@@ -145,7 +149,7 @@ impl Console {
         serde_json::from_slice(&reply.payload).map_err(|e| e.to_string())
     }
 
-    /// Asks for a sign of life; true if it comes.
+    /// Whether the server of the session answers a ping within a second.
     pub async fn ping(&self, session: &str) -> bool {
         let subject = self.client.new_inbox();
         let Ok(mut pongs) = self.client.subscribe(subject.clone()).await else { return false };

@@ -13,15 +13,20 @@ use crate::export::name::digits;
 /// A file of an export.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Written {
+    /// The table's name.
     pub table: String,
+    /// The file's name, without its directory.
     pub name: String,
+    /// How many rows it holds.
     pub rows: usize,
 }
 
-/// What is exported; nothing named means all.
+/// What is exported; an empty list means all.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
+    /// Names of tables.
     pub tables: Vec<String>,
+    /// Ids of companies.
     pub companies: Vec<String>,
 }
 

@@ -8,12 +8,13 @@ use tokio::time::Instant;
 
 use super::shop::{Shop, ShopOptions};
 use crate::change::Position;
+use crate::clock;
 use crate::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 
-/// Events that are made at once, at most.
+/// Events of one delivery, at most.
 const BURST_MAX: usize = 512;
 
-/// Makes events at a rate; how many there are is told from outside.
+/// Delivers the shop's events as fast as they are due. An event's sequence is its number.
 pub struct ShopFeed {
     seed: u64,
     habits: ShopOptions,
@@ -24,6 +25,8 @@ pub struct ShopFeed {
 }
 
 impl ShopFeed {
+    /// The feed of a shop of this seed; `due` holds how many events there are by now, as [`pace`]
+    /// counts them. The feed ends when its sender is dropped.
     pub fn new(seed: u64, habits: ShopOptions, due: watch::Receiver<u64>) -> ShopFeed {
         ShopFeed { seed, habits, shop: Shop::new(seed, habits), made: 0, due }
     }
@@ -50,8 +53,7 @@ impl Feed for ShopFeed {
         for _ in 0..max.min(BURST_MAX).min((due - made) as usize) {
             self.made += 1;
             let event = self.shop.next_event();
-            let position =
-                Position { sequence: self.made, time_ns: crate::pipeline::progress::now_ns() };
+            let position = Position { sequence: self.made, time_ns: clock::now_ns() };
             into.push(Delivery {
                 position,
                 subject: event.subject,

@@ -12,3 +12,4 @@ pub mod hq;
 pub mod nats;
 pub mod shop;
 pub mod tables;
+mod values;

@@ -35,7 +35,8 @@ impl Drop for NatsServer {
 }
 
 impl NatsServer {
-    /// The server at `url`, or one from the PATH; `None` where there is neither.
+    /// The server at `url`, or one from the PATH with its files in `folder`; `None` if there is
+    /// neither, or `without` says not to start one.
     pub async fn find(
         url: Option<&str>,
         without: bool,
@@ -105,11 +106,13 @@ impl NatsServer {
         Ok(Some(nats))
     }
 
+    /// The URL of the server.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A fresh stream, the feed that reads it, and the publisher that fills it.
+    /// A feed of a company of its own, the publisher of that company's changes, and the name of the
+    /// feed's durable consumer.
     pub async fn road(&self) -> Result<(Box<dyn Feed>, EventPublisher, String), FeedError> {
         let link = Link::connect(&Servers {
             urls: self.url.clone(),

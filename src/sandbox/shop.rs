@@ -6,6 +6,7 @@ use std::fmt::Write;
 use fastrand::Rng;
 
 use super::tables::{self, ShopColumn, ShopKind, ShopTable};
+use super::values::{NAMES, ODD, date, words};
 use crate::change::Version;
 
 /// Time of the first change, Unix nanoseconds.
@@ -14,71 +15,23 @@ const BEGINNING_NS: u64 = 1_720_732_611_000_000_000;
 const STEP_NS: u64 = 1_000_000;
 const COMPANIES: u64 = 3;
 
-const WORDS: &[&str] = &[
-    "brake",
-    "pad",
-    "rotor",
-    "oil",
-    "filter",
-    "left",
-    "front",
-    "rear",
-    "replace",
-    "inspect",
-    "noise",
-    "customer",
-    "states",
-    "warranty",
-    "Öl",
-    "ölfilter",
-    "señal",
-    "部品",
-    "vibration",
-    "at",
-    "speed",
-    "check",
-    "engine",
-    "light",
-    "tire",
-    "wear",
-    "even",
-    "needs",
-    "alignment",
-    "fluid",
-    "level",
-    "low",
-];
-const NAMES: &[&str] = &[
-    "Ana", "Björn", "Chloé", "Đức", "Eve", "Farid", "李雷", "Ólafur", "O'Brien", "Zoë", "Smith",
-    "Müller", "García", "Nguyễn",
-];
-const ODD: &[&str] = &[
-    "it's \\\"quoted\\\"",
-    "back\\\\slash",
-    "$_H_$ $1 ${x}",
-    "tab\\tnew\\nline",
-    "emoji \u{1F697}\u{1F527}",
-    "\\ud83d\\ude00 escaped",
-    "'; DROP TABLE \\\"order\\\"; --",
-    "null",
-    "\\u00e9\\u0001",
-    "",
-    "مرحبا",
-    "\u{200B}zero",
-];
-
 /// What happens to a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
+    /// It comes into being, maybe with the key of a deleted one.
     Insert,
+    /// It has another revision.
     Update,
+    /// It is gone.
     Delete,
 }
 
-/// One change: what is published, and where.
+/// A change, as it is published.
 #[derive(Clone, Debug)]
 pub struct ShopEvent {
+    /// The NATS subject.
     pub subject: String,
+    /// The event as JSON.
     pub payload: String,
 }
 
@@ -104,8 +57,11 @@ impl Default for ShopOptions {
     }
 }
 
+/// A shop: its tables, and which of their rows exist in which revision. A clone goes on by itself,
+/// with the same changes.
 #[derive(Clone)]
 pub struct Shop {
+    /// What [`tables::shop`] returns; `table` in the methods is a place among them.
     pub tables: Vec<ShopTable>,
     seed: u64,
     rng: Rng,
@@ -119,6 +75,7 @@ pub struct Shop {
 }
 
 impl Shop {
+    /// An empty shop.
     pub fn new(seed: u64, habits: ShopOptions) -> Shop {
         let tables = tables::shop();
         Shop {
@@ -135,13 +92,13 @@ impl Shop {
 
     /// The schemas in HQ's form, one JSON text per table.
     pub fn schemas(&self) -> Vec<String> {
-        self.tables.iter().map(schema).collect()
+        self.tables.iter().map(ShopTable::schema).collect()
     }
 
     /// The schemas as one map, as HQ publishes them.
     pub fn schema_map(&self) -> String {
         let entries: Vec<String> =
-            self.tables.iter().map(|t| format!("{:?}:{}", t.name, schema(t))).collect();
+            self.tables.iter().map(|t| format!("{:?}:{}", t.name, t.schema())).collect();
         format!("{{{}}}", entries.join(","))
     }
 
@@ -176,7 +133,7 @@ impl Shop {
         event
     }
 
-    /// A new row of the table of that name; one in ten keys that were deleted comes back instead.
+    /// A new row; one in ten keys that were deleted comes back instead.
     fn insert(&mut self, table: usize) -> ShopEvent {
         let known = self.rows[table].revisions.len();
         if known > 0 && self.rng.u32(..10) == 0 {
@@ -189,7 +146,7 @@ impl Shop {
         self.change(table, known, Act::Insert)
     }
 
-    /// A fresh row of the table at `index`, for benchmarks.
+    /// A new row of the table of that name, for benchmarks; `None` if there is no such table.
     pub fn insert_into(&mut self, table: &str) -> Option<ShopEvent> {
         let index = self.tables.iter().position(|t| t.name == table)?;
         self.rows[index].revisions.push((0, false));
@@ -330,7 +287,7 @@ impl Shop {
         Version { nanos: self.beginning_ns + self.events * STEP_NS, logical: 0 }
     }
 
-    /// Opens the shop with so many rows in a table, for exports of any size.
+    /// Gives the table of that name so many rows in their first revision, for exports of any size.
     pub fn fill(&mut self, table: &str, rows: usize) {
         if let Some(index) = self.tables.iter().position(|t| t.name == table) {
             self.rows[index] = ShopRows { revisions: vec![(0, true); rows], alive: rows };
@@ -342,10 +299,9 @@ impl Shop {
         self.beginning_ns = time_ns - self.events * STEP_NS;
     }
 
+    /// Changes from now on are as of the present.
     pub fn begin_now(&mut self) {
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        self.begin_at(now.as_nanos() as u64);
+        self.begin_at(crate::clock::now_ns() as u64);
     }
 
     /// A moment in which nothing changes.
@@ -384,63 +340,6 @@ fn mix(a: u64, b: u64, c: u64, d: u64) -> u64 {
 
 fn company(seed: u64, n: u64) -> String {
     format!("c{}", mix(seed, 99, n, 0) % COMPANIES)
-}
-
-fn words(mut r: u64, count: u32) -> String {
-    let mut out = String::new();
-    for i in 0..count {
-        if i > 0 {
-            out.push(' ');
-        }
-        out.push_str(WORDS[r as usize % WORDS.len()]);
-        r = r.rotate_right(7).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 3;
-    }
-    out
-}
-
-/// From 1960 to 2045, in UTC and with offsets, to the nanosecond.
-fn date(r: u64) -> String {
-    let (year, month, day) = (1960 + r % 85, 1 + (r >> 8) % 12, 1 + (r >> 16) % 28);
-    let (hour, minute, second) = ((r >> 24) % 24, (r >> 32) % 60, (r >> 40) % 60);
-    let rest = match (r >> 3) % 4 {
-        0 => "Z".to_owned(),
-        1 => format!(".{:03}Z", (r >> 12) % 1000),
-        2 => format!(".{:09}Z", (r >> 12) % 1_000_000_000),
-        _ => format!(".{:06}+02:00", (r >> 12) % 1_000_000),
-    };
-    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{rest}")
-}
-
-fn schema(table: &ShopTable) -> String {
-    let property = |column: &ShopColumn| {
-        let body = match column.kind {
-            ShopKind::Integer(_) | ShopKind::Big | ShopKind::Cents => {
-                r#""type":"integer""#.to_owned()
-            }
-            ShopKind::Decimal => r#""type":"number""#.into(),
-            ShopKind::Flag => r#""type":"boolean""#.into(),
-            ShopKind::Date => r#""type":"string","format":"date-time""#.into(),
-            ShopKind::Strings => r#""type":"array","items":{"type":"string"}"#.into(),
-            ShopKind::Object => r#""type":"object","additionalProperties":true"#.into(),
-            ShopKind::Word(all) => {
-                format!(r#""type":"array","items":{{"type":"enum","enum":{all:?}}}"#)
-            }
-            _ => r#""type":"string""#.into(),
-        };
-        format!(
-            "{:?}:{{{body}{}}}",
-            column.name,
-            if column.nullable { r#","nullable":true"# } else { "" }
-        )
-    };
-    let properties: Vec<String> = table.columns.iter().map(property).collect();
-    let required: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
-    format!(
-        r#"{{"table":{:?},"modelVersion":{:?},"primaryKeys":["id"],"required":{required:?},"properties":{{{}}}}}"#,
-        table.name,
-        table.version,
-        properties.join(",")
-    )
 }
 
 #[cfg(test)]

@@ -1,30 +1,32 @@
-//! What an import leaves in the state file: which job is under way, how far its files are, and the
-//! cutover of destinations that hold no checkpoint of their own.
+//! Imports in the state file: the job that is under way, how far its files are loaded, and the
+//! cutovers of destinations that hold no checkpoint of their own.
 
 use rusqlite::{OptionalExtension, params};
 
 use super::{State, StateError};
 use crate::change::cutover::{Cutovers, TableSnapshot};
 
-/// An import that was begun and not finished.
+/// An import that is not finished.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OpenImport {
+    /// Names it at HQ, or by the files of its directory.
     pub job: String,
-    /// What the user chose: only the same choice goes on with it.
+    /// The user's flags that choose rows. Only an import with the same choice resumes it.
     pub choice: String,
 }
 
-/// How far a file is loaded: file, lines, rows, skipped lines, whether it is done.
+/// How far a file is loaded: its name, lines read, rows loaded, lines skipped, whether it is done.
 pub type FileLine = (String, u64, u64, u64, bool);
 
 impl State {
+    /// The import to resume, if there is one.
     pub fn open_import(&self) -> Result<Option<OpenImport>, StateError> {
         let read =
             |row: &rusqlite::Row<'_>| Ok(OpenImport { job: row.get(0)?, choice: row.get(1)? });
         Ok(self.db().query_row("SELECT job, choice FROM import", [], read).optional()?)
     }
 
-    /// Synced before it returns.
+    /// Notes that the import is under way, in place of another. Durable when it returns.
     pub fn save_import(&self, import: &OpenImport) -> Result<(), StateError> {
         self.db().execute(
             "INSERT OR REPLACE INTO import VALUES (1, ?1, ?2)",
@@ -33,13 +35,14 @@ impl State {
         Ok(())
     }
 
+    /// No import is under way any more, and none of its files is loaded.
     pub fn forget_import(&self) -> Result<(), StateError> {
         self.db()
             .execute_batch("BEGIN; DELETE FROM import; DELETE FROM import_progress; COMMIT")?;
         Ok(())
     }
 
-    /// The files of `job` that were begun.
+    /// The files of `job` whose loading has begun.
     pub fn import_progress(&self, job: &str) -> Result<Vec<FileLine>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
@@ -52,6 +55,7 @@ impl State {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Notes how far a file of `job` is loaded. Durable when it returns.
     pub fn save_import_progress(
         &self,
         job: &str,
@@ -63,12 +67,13 @@ impl State {
         Ok(())
     }
 
+    /// Forgets how far any file is loaded: the destination's tables are empty again.
     pub fn forget_import_progress(&self) -> Result<(), StateError> {
         self.db().execute("DELETE FROM import_progress", [])?;
         Ok(())
     }
 
-    /// What imports left to know, for destinations that cannot keep it themselves.
+    /// The cutovers of all imports, for destinations that cannot keep them themselves.
     pub fn cutovers(&self) -> Result<Cutovers, StateError> {
         let db = self.db();
         let mut statement = db.prepare("SELECT consumer, table_name, words FROM cutover")?;
@@ -78,7 +83,8 @@ impl State {
         Cutovers::read(lines).map_err(|_| StateError::Unreadable("cutover"))
     }
 
-    /// Takes note of imported tables; the job is over by that.
+    /// Notes as of when the tables were imported, and forgets the progress of the import's files,
+    /// in one transaction.
     pub fn finish_import(&self, snapshots: &[TableSnapshot]) -> Result<(), StateError> {
         let mut cutovers = self.cutovers()?;
         cutovers.import(snapshots, &[]);

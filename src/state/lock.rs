@@ -1,32 +1,44 @@
-//! A data directory has one owner at a time: a server that streams, or an import.
+//! The lock of a data directory: one process at a time streams or imports with it.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// The name of the file that is locked. It stays; the lock ends with the process.
+/// The file that is locked. It is never removed; the lock ends with the process, however that ends.
 const FILE_NAME: &str = "eds.lock";
 
-/// Holds the data directory until it is dropped.
+/// Holds the data directory for this process until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Why the data directory cannot be had.
+/// Why the data directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum InUse {
+    /// Another process has it.
     #[error(
         "the data directory {dir} is in use by another EDS{owner}: stop it first, or choose \
          another with --data-dir"
     )]
-    Owned { dir: String, owner: String },
+    Owned {
+        /// The directory.
+        dir: String,
+        /// ` (process <id>)`, or empty if the id is not known.
+        owner: String,
+    },
+    /// It cannot be created, or its file cannot be locked.
     #[error("the data directory {dir}: {source}")]
-    Io { dir: String, source: std::io::Error },
+    Io {
+        /// The directory.
+        dir: String,
+        /// Why not.
+        source: std::io::Error,
+    },
 }
 
 impl Lock {
-    /// Takes the directory for this process; makes it where it is not there.
+    /// Locks the directory for this process; creates it if it does not exist.
     pub fn take(data_dir: &Path) -> Result<Lock, InUse> {
         let dir = data_dir.display().to_string();
         let io = |source| InUse::Io { dir: dir.clone(), source };

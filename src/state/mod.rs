@@ -1,5 +1,4 @@
-//! What survives a restart: one SQLite file in the data directory, typed tables, safe to open from
-//! several processes.
+//! What survives a restart: an SQLite file in the data directory. Several processes may open it.
 
 mod data_dir;
 pub mod imports;
@@ -11,16 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::change::Position;
+use crate::private;
 pub use data_dir::{DataDir, DataDirError};
 pub use imports::OpenImport;
 pub use lock::{InUse, Lock};
 
 /// The name of the file in the data directory.
 pub const FILE_NAME: &str = "eds-state.db";
-/// The form of the file; a newer one is not touched, an older one is taken over.
+/// The version of the file's tables. An older one is migrated; a newer one is refused.
 const FORMAT: i64 = 2;
 
-/// What makes format 2 of format 1: two tables got the names that their contents have elsewhere.
+/// Migrates format 1 to 2: two tables have other names.
 const FROM_FORMAT_1: &str =
     "ALTER TABLE plan RENAME TO intent; ALTER TABLE seam RENAME TO cutover;";
 
@@ -45,37 +45,61 @@ CREATE TABLE IF NOT EXISTS import_progress (job TEXT, file TEXT, lines INTEGER N
   done INTEGER NOT NULL, PRIMARY KEY (job, file)) STRICT;
 ";
 
+/// Why the state file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
+    /// SQLite cannot open it.
     #[error("the state file {path}: {source}")]
-    Open { path: String, source: rusqlite::Error },
+    Open {
+        /// The file.
+        path: String,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// Its directory cannot be created.
     #[error("the data directory {path} cannot be made: {source}")]
-    Directory { path: String, source: std::io::Error },
+    Directory {
+        /// The directory.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A newer version of EDS wrote it.
     #[error(
         "the state file {path} was written by a newer EDS (format {found}; this one knows \
          {FORMAT}): install that version again"
     )]
-    Newer { path: String, found: i64 },
+    Newer {
+        /// The file.
+        path: String,
+        /// Its format; this version knows [`FORMAT`] and older ones.
+        found: i64,
+    },
+    /// The table of this name holds what cannot be read.
     #[error("the state file holds something in {0:?} that this version of EDS cannot read")]
     Unreadable(&'static str),
+    /// A statement failed: the disk is full, or the file is locked or broken.
     #[error("the state file: {0}")]
     Sql(#[from] rusqlite::Error),
 }
 
-/// A handle; clones share one connection.
+/// A handle of the state file. Clones share one connection; each call waits for the one before.
+/// Whatever is saved is on disk when the call returns.
 #[derive(Clone)]
 pub struct State(Arc<Mutex<Connection>>);
 
-/// Rows that were changed lately, as the pipeline wrote them: everything up to `through` is
-/// contained.
+/// A part of the record of recently changed rows, in the pipeline's own encoding.
 #[derive(Clone, Debug)]
 pub struct RecentChunk {
+    /// The record contains every change up to here.
     pub through: Position,
+    /// 28 bytes for each row.
     pub entries: Vec<u8>,
 }
 
 impl State {
-    /// Opens or makes the state file in `data_dir`.
+    /// Opens the state file in `data_dir`; creates both if they do not exist. Only the owner can
+    /// read the file.
     pub fn open(data_dir: &Path) -> Result<State, StateError> {
         let shown = data_dir.display().to_string();
         std::fs::create_dir_all(data_dir)
@@ -84,7 +108,8 @@ impl State {
         let shown = path.display().to_string();
         let failed = |source| StateError::Open { path: shown.clone(), source };
         let connection = Connection::open(&path).map_err(failed)?;
-        private(&path);
+        // The file may come to hold rows. A file system without modes is no reason not to run.
+        let _ = private::restrict(&path);
         let state = Self::prepare(connection, &shown).map_err(|e| match e {
             StateError::Sql(source) => StateError::Open { path: shown.clone(), source },
             other => other,
@@ -92,7 +117,7 @@ impl State {
         Ok(state)
     }
 
-    /// A state that ends with its last handle.
+    /// A state in memory, which ends with its last handle.
     pub fn in_memory() -> Result<State, StateError> {
         Self::prepare(Connection::open_in_memory()?, "memory")
     }
@@ -132,7 +157,7 @@ impl State {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The schemas that were seen, as HQ sent them.
+    /// The schemas that were saved, as JSON texts.
     pub fn schemas(&self) -> Result<Vec<String>, StateError> {
         let db = self.db();
         let mut statement = db.prepare("SELECT json FROM schema ORDER BY table_name, version")?;
@@ -140,6 +165,7 @@ impl State {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Keeps the schema of one version of a table, as JSON.
     pub fn save_schema(&self, table: &str, version: &str, json: &str) -> Result<(), StateError> {
         self.db().execute(
             "INSERT OR REPLACE INTO schema VALUES (?1, ?2, ?3)",
@@ -148,8 +174,8 @@ impl State {
         Ok(())
     }
 
-    /// Where the feed of `consumer` was last opened, or how far a destination without a checkpoint
-    /// of its own has come.
+    /// Where the feed of `consumer` was last opened; for a destination without a checkpoint of its
+    /// own, the last change that it holds.
     pub fn position(&self, consumer: &str) -> Result<Option<Position>, StateError> {
         self.place("SELECT sequence, time_ns FROM position WHERE consumer = ?1", consumer)
     }
@@ -162,12 +188,12 @@ impl State {
         Ok(db.prepare_cached(sql)?.query_row([consumer], read).optional()?)
     }
 
-    /// Whether anything was streamed yet.
+    /// Whether any consumer has a position.
     pub fn has_positions(&self) -> Result<bool, StateError> {
         Ok(self.db().query_row("SELECT EXISTS (SELECT 1 FROM position)", [], |row| row.get(0))?)
     }
 
-    /// Synced before it returns.
+    /// Replaces what [`State::position`] returns.
     pub fn save_position(&self, consumer: &str, position: Position) -> Result<(), StateError> {
         self.save_place("INSERT OR REPLACE INTO position VALUES (?1, ?2, ?3)", consumer, position)
     }
@@ -181,24 +207,25 @@ impl State {
         Ok(())
     }
 
-    /// How far the batch goes that was begun last, for destinations that keep no checkpoint: beyond
-    /// the position where it is not known how it ended.
+    /// The last change of the batch that was begun last, for a destination without a checkpoint of
+    /// its own. If it is beyond the position, it is unknown whether the batch was written.
     pub fn intent(&self, consumer: &str) -> Result<Option<Position>, StateError> {
         self.place("SELECT sequence, time_ns FROM intent WHERE consumer = ?1", consumer)
     }
 
-    /// Synced before it returns.
+    /// Replaces what [`State::intent`] returns, before the batch is begun.
     pub fn save_intent(&self, consumer: &str, through: Position) -> Result<(), StateError> {
         self.save_place("INSERT OR REPLACE INTO intent VALUES (?1, ?2, ?3)", consumer, through)
     }
 
-    /// Whatever was begun is to be done anew.
+    /// Forgets the batch that was begun: changes after the position are written again.
     pub fn clear_intent(&self, consumer: &str) -> Result<(), StateError> {
         self.db().execute("DELETE FROM intent WHERE consumer = ?1", [consumer])?;
         Ok(())
     }
 
-    /// Until when it is known that nothing was pending for `consumer`, Unix nanoseconds.
+    /// The last time at which nothing was pending for `consumer`, Unix nanoseconds. If the stream
+    /// still has everything since, no change was missed.
     pub fn idle(&self, consumer: &str) -> Result<Option<i64>, StateError> {
         let db = self.db();
         Ok(db
@@ -206,14 +233,14 @@ impl State {
             .optional()?)
     }
 
+    /// Replaces what [`State::idle`] returns.
     pub fn save_idle(&self, consumer: &str, time_ns: i64) -> Result<(), StateError> {
         self.db()
             .execute("INSERT OR REPLACE INTO idle VALUES (?1, ?2)", params![consumer, time_ns])?;
         Ok(())
     }
 
-    /// What was known of another consumer's rows is known of this one's from now on, if nothing is
-    /// yet.
+    /// Hands the recent rows of consumer `of` to `consumer`, if that has none.
     pub fn adopt_recent(&self, of: &str, consumer: &str) -> Result<(), StateError> {
         let sql = "UPDATE recent SET consumer = ?2 WHERE consumer = ?1 AND NOT EXISTS (SELECT 1 \
                    FROM recent WHERE consumer = ?2)";
@@ -221,7 +248,7 @@ impl State {
         Ok(())
     }
 
-    /// The memory of recent rows, oldest chunk first.
+    /// The recently changed rows, oldest chunk first.
     pub fn recent(&self, consumer: &str) -> Result<Vec<RecentChunk>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
@@ -235,7 +262,8 @@ impl State {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Adds a chunk and forgets the oldest ones beyond `bytes_max` in all.
+    /// Appends a chunk and removes the oldest ones until the rest has `bytes_max` bytes or less. A
+    /// chunk without entries moves the end of the last one.
     pub fn append_recent(
         &self,
         consumer: &str,
@@ -247,7 +275,6 @@ impl State {
         let advance = "UPDATE recent SET sequence = ?2, time_ns = ?3 WHERE chunk = (SELECT \
                        max(chunk) FROM recent WHERE consumer = ?1)";
         let through = params![consumer, chunk.through.sequence as i64, chunk.through.time_ns];
-        // Nothing new only moves the last chunk's end.
         if !chunk.entries.is_empty() || transaction.execute(advance, through)? == 0 {
             insert_recent(&transaction, consumer, chunk)?;
         }
@@ -261,7 +288,7 @@ impl State {
         Ok(())
     }
 
-    /// Puts one chunk in the place of all.
+    /// Replaces all chunks by one.
     pub fn replace_recent(&self, consumer: &str, chunk: &RecentChunk) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
@@ -271,7 +298,7 @@ impl State {
         Ok(())
     }
 
-    /// Every entry's name and a short form of it, for people.
+    /// Every entry's name and a summary of it, for people.
     pub fn list(&self) -> Result<Vec<(String, String)>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
@@ -292,7 +319,7 @@ impl State {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// One entry in full.
+    /// One entry of [`State::list`] in full, as JSON; `None` if there is none of that name.
     pub fn get(&self, name: &str) -> Result<Option<String>, StateError> {
         let db = self.db();
         let (sql, key) = match name.split_once('/') {
@@ -346,17 +373,6 @@ fn insert_recent(db: &Connection, consumer: &str, chunk: &RecentChunk) -> Result
         params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries],
     )?;
     Ok(())
-}
-
-/// Only the owner may read it: it may come to hold rows.
-fn private(path: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
-    }
-    #[cfg(not(unix))]
-    let _ = path;
 }
 
 #[cfg(test)]

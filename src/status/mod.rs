@@ -1,5 +1,4 @@
-//! Health, metrics and status over HTTP, on loopback unless asked otherwise. It only tells; it
-//! takes no orders.
+//! Health, metrics and status over HTTP, read-only: `/`, `/metrics` and `/status.json`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,9 +15,10 @@ use tokio::net::TcpListener;
 use crate::pipeline::Progress;
 use crate::pipeline::progress::{Phase, Snapshot};
 
-/// A server of HTTP; it ends with its owner.
+/// The HTTP server; it ends when this is dropped.
 pub struct StatusServer {
     task: tokio::task::JoinHandle<()>,
+    /// Where it listens; with the port that the system chose if 0 was asked for.
     pub address: SocketAddr,
 }
 
@@ -31,7 +31,8 @@ impl Drop for StatusServer {
 struct StatusState {
     progress: Arc<Progress>,
     started: Instant,
-    /// The last reading, from which rates are made.
+    /// The reading that rates are computed from: when, events done by then, events per second
+    /// before.
     last: Mutex<(Instant, u64, f64)>,
 }
 
@@ -40,13 +41,14 @@ struct StatusState {
 struct Status {
     version: &'static str,
     uptime_seconds: u64,
-    /// Events that were done with per second, since the last reading but at least over one second.
+    /// Events that were processed per second since the last reading, over at least one second.
     events_per_second: f64,
     #[serde(flatten)]
     snapshot: Snapshot,
 }
 
 impl StatusServer {
+    /// Listens on `bind`, port `port`; 0 means any free one. An error says what to do.
     pub async fn start(
         bind: IpAddr,
         port: u16,
@@ -75,7 +77,7 @@ impl StatusServer {
     }
 }
 
-/// 200 while changes are delivered; 503 with the reason where they are not.
+/// 200 while changes are streamed; 503 with the reason while they are not.
 async fn health(State(shared): State<Arc<StatusState>>) -> Response {
     match shared.progress.snapshot().state {
         Phase::Streaming | Phase::CaughtUp => (StatusCode::OK, "OK").into_response(),

@@ -1,5 +1,4 @@
-//! The worker as its supervisor sees it: a process, a pipe, and what it last wrote on its standard
-//! error.
+//! The worker as its supervisor sees it: a process, a pipe, and the end of its standard error.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,54 +19,57 @@ use crate::worker::pipe::{WorkerCommand, WorkerEvent};
 
 /// How much of the worker's standard error is kept, in bytes.
 const TAIL_BYTES_MAX: usize = 64 << 10;
-/// How long the worker may take to end in order: it may have a batch under way.
+/// How long the worker may take to end gracefully: it may be writing a batch.
 const END_WAIT_MAX: Duration = Duration::from_secs(35);
-/// How long an order may take to get through: a worker that hangs reads none.
-const ORDER_WAIT_MAX: Duration = Duration::from_secs(5);
-/// A worker that has given no sign of life for that long hangs; one comes every minute.
+/// How long it may take to send a command: a worker that hangs reads none.
+const COMMAND_WAIT_MAX: Duration = Duration::from_secs(5);
+/// A worker without an event for so long hangs: it sends a heartbeat every minute.
 const SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
-/// How long its last words are waited for.
-const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Events that wait.
-const NEWS_MAX: usize = 256;
+/// How long to wait for the rest of the standard error of a worker that has ended.
+const STDERR_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Events of the worker that wait to be handled, at most.
+const EVENTS_MAX: usize = 256;
 
-/// What is passed on in the worker's place.
-const SECRETS_OF_THE_ENVIRONMENT: [&str; 2] = ["EDS_URL", "SM_APIKEY"];
+/// Variables that the worker does not inherit: it gets their values through the pipe.
+const SECRET_VARIABLES: [&str; 2] = ["EDS_URL", "SM_APIKEY"];
 
+/// A worker's process. It is killed when this is dropped.
 pub struct Child {
     process: tokio::process::Child,
-    orders: ChildStdin,
-    news: mpsc::Receiver<WorkerEvent>,
-    telling: JoinHandle<()>,
-    complaining: JoinHandle<()>,
+    commands: ChildStdin,
+    events: mpsc::Receiver<WorkerEvent>,
+    stdout_reader: JoinHandle<()>,
+    stderr_reader: JoinHandle<()>,
+    /// The end of its standard error.
     tail: Arc<Mutex<VecDeque<u8>>>,
-    heard_at: Instant,
-    /// Since when changes flow.
+    last_event_at: Instant,
+    /// Since when it streams; `None` until it does.
     pub ready: Option<Instant>,
-    /// Why it ends, where a restart would not help.
+    /// Why it gave up; a restart would not help.
     pub gives_up: Option<String>,
 }
 
-/// What came of listening to the worker.
+/// What a supervisor hears of a worker.
 pub enum ChildEvent {
-    Told(WorkerEvent),
-    /// It is gone.
-    ChildExit(ChildExit),
+    /// It sent an event through the pipe.
+    Worker(WorkerEvent),
+    /// It has ended; the last event.
+    Exited(ChildExit),
 }
 
 /// How a worker ended.
 #[derive(Debug)]
 pub struct ChildExit {
-    /// None where a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// For people.
+    /// In words: `ended with exit status: 1`.
     pub how: String,
-    /// The end of what it wrote on its standard error.
+    /// The last [`TAIL_BYTES_MAX`] bytes of its standard error.
     pub stderr: String,
 }
 
 impl Child {
-    /// Starts `program`; what is secret goes through the pipe.
+    /// Starts `program` with `args` and sends it `begin`, which holds what is secret.
     pub async fn start(
         program: &Path,
         args: &[OsString],
@@ -80,99 +82,102 @@ impl Child {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        SECRETS_OF_THE_ENVIRONMENT.iter().for_each(|name| {
+        SECRET_VARIABLES.iter().for_each(|name| {
             command.env_remove(name);
         });
         let mut process = command
             .spawn()
             .map_err(|e| format!("the worker {} cannot be started: {e}", program.display()))?;
-        let (Some(orders), Some(stdout), Some(stderr)) =
+        let (Some(commands), Some(stdout), Some(stderr)) =
             (process.stdin.take(), process.stdout.take(), process.stderr.take())
         else {
             return Err("the worker has no pipes".into());
         };
-        let (sender, news) = mpsc::channel(NEWS_MAX);
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
         let tail = Arc::new(Mutex::new(VecDeque::new()));
-        let telling = tokio::spawn(hear_news(stdout, sender));
-        let complaining = tokio::spawn(pass_on(stderr, tail.clone()));
+        let stdout_reader = tokio::spawn(read_events(stdout, sender));
+        let stderr_reader = tokio::spawn(pass_on(stderr, tail.clone()));
         let mut child = Child {
             process,
-            orders,
-            news,
-            telling,
-            complaining,
+            commands,
+            events,
+            stdout_reader,
+            stderr_reader,
             tail,
-            heard_at: Instant::now(),
+            last_event_at: Instant::now(),
             ready: None,
             gives_up: None,
         };
-        child.tell(begin).await;
+        child.send(begin).await;
         Ok(child)
     }
 
-    /// A worker that hears no more ends, and that is noticed elsewhere.
-    pub async fn tell(&mut self, order: &WorkerCommand) {
-        let mut line = serde_json::to_vec(order).unwrap_or_default();
+    /// Sends a command. A failure is not an error here: the worker has ended or hangs, and either
+    /// is an event of its own.
+    pub async fn send(&mut self, command: &WorkerCommand) {
+        let mut line = serde_json::to_vec(command).unwrap_or_default();
         line.push(b'\n');
-        let _ = timeout(ORDER_WAIT_MAX, async {
-            self.orders.write_all(&line).await?;
-            self.orders.flush().await
+        let _ = timeout(COMMAND_WAIT_MAX, async {
+            self.commands.write_all(&line).await?;
+            self.commands.flush().await
         })
         .await;
     }
 
-    /// Waits for the worker to say something, or to end. May be dropped while it waits.
-    pub async fn heard(&mut self) -> ChildEvent {
-        if let Some(news) = self.news.recv().await {
-            self.heard_at = Instant::now();
-            match &news {
+    /// Waits for the worker's next event. Cancel safe: no event is lost.
+    pub async fn next_event(&mut self) -> ChildEvent {
+        if let Some(event) = self.events.recv().await {
+            self.last_event_at = Instant::now();
+            match &event {
                 WorkerEvent::Ready => self.ready = self.ready.or_else(|| Some(Instant::now())),
                 WorkerEvent::GivesUp { why } => self.gives_up = Some(why.clone()),
                 WorkerEvent::Beat { .. } | WorkerEvent::Done { .. } => {}
             }
-            return ChildEvent::Told(news);
+            return ChildEvent::Worker(event);
         }
         let status = match timeout(END_WAIT_MAX, self.process.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => self.kill().await,
         };
-        ChildEvent::ChildExit(self.last_words(status).await)
+        ChildEvent::Exited(self.exit(status).await)
     }
 
-    /// Ends a worker that hangs, which is then heard of as gone.
-    pub fn end_if_it_hangs(&mut self) {
-        if self.heard_at.elapsed() > SILENCE_MAX {
-            warn!("the worker has sent nothing for {SILENCE_MAX:?}: it hangs, and is killed");
-            self.heard_at = Instant::now();
+    /// Kills a worker that hangs; its exit is the next event.
+    pub fn kill_if_silent(&mut self) {
+        if self.last_event_at.elapsed() > SILENCE_MAX {
+            warn!(
+                "the worker has given no sign of life for {SILENCE_MAX:?}: it hangs, and is ended"
+            );
+            self.last_event_at = Instant::now();
             let _ = self.process.start_kill();
         }
     }
 
-    /// Lets it end in order, and ends it where it does not.
+    /// Lets the worker end gracefully, and kills it if it does not within [`END_WAIT_MAX`].
     pub async fn end(&mut self) -> ChildExit {
-        self.tell(&WorkerCommand::Stop).await;
+        self.send(&WorkerCommand::Stop).await;
         let status = match timeout(END_WAIT_MAX, self.process.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
                 warn!(
-                    "the worker did not stop within {END_WAIT_MAX:?} and is killed; unacknowledged \
-                     changes are redelivered"
+                    "the worker did not end within {END_WAIT_MAX:?} and is ended; what it did not \
+                     acknowledge comes again"
                 );
                 self.kill().await
             }
         };
-        self.last_words(status).await
+        self.exit(status).await
     }
 
-    /// Ends it at once.
+    /// Kills the worker. What it has not acknowledged is delivered again.
     pub async fn kill(&mut self) -> Option<ExitStatus> {
         let _ = self.process.start_kill();
         self.process.wait().await.ok()
     }
 
-    async fn last_words(&mut self, status: Option<ExitStatus>) -> ChildExit {
-        let _ = timeout(LAST_WORDS_WAIT_MAX, &mut self.complaining).await;
-        self.telling.abort();
+    async fn exit(&mut self, status: Option<ExitStatus>) -> ChildExit {
+        let _ = timeout(STDERR_WAIT_MAX, &mut self.stderr_reader).await;
+        self.stdout_reader.abort();
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let (front, back) = tail.as_slices();
         let stderr = String::from_utf8_lossy(&[front, back].concat()).into_owned();
@@ -185,12 +190,13 @@ impl Child {
     }
 }
 
-async fn hear_news(stdout: ChildStdout, sender: mpsc::Sender<WorkerEvent>) {
+/// Sends on the worker's events. What is no event was printed by mistake, and is logged.
+async fn read_events(stdout: ChildStdout, sender: mpsc::Sender<WorkerEvent>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str(&line) {
-            Ok(news) => {
-                if sender.send(news).await.is_err() {
+            Ok(event) => {
+                if sender.send(event).await.is_err() {
                     return;
                 }
             }
@@ -199,7 +205,7 @@ async fn hear_news(stdout: ChildStdout, sender: mpsc::Sender<WorkerEvent>) {
     }
 }
 
-/// Shows what the worker writes on its standard error, and keeps its end.
+/// Copies the worker's standard error to this process's and keeps its end in `tail`.
 async fn pass_on(mut stderr: ChildStderr, tail: Arc<Mutex<VecDeque<u8>>>) {
     let mut piece = vec![0; 8 << 10];
     while let Ok(bytes @ 1..) = stderr.read(&mut piece).await {

@@ -1,31 +1,32 @@
-//! What the machine's owner tells a server: to end, or to begin anew.
+//! Signals of the operating system: they tell a server to end, or to read its configuration again.
 
 #[cfg(unix)]
 use std::io::IsTerminal;
 
 use tokio::sync::mpsc;
 
+/// What a signal means to a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OsSignal {
     /// SIGINT, SIGTERM, a closed terminal; on Windows Ctrl-C, a closed window, a shutdown.
     End,
-    /// SIGHUP, on Windows Ctrl-Break: read the configuration again, and start the worker anew.
+    /// SIGHUP, on Windows Ctrl-Break: read the configuration again and restart the worker.
     Reload,
 }
 
-/// Signals as they come; a second one to end ends the program at once.
+/// Signals in the order in which they arrive. The second one that says to end exits at once.
 pub struct OsSignals(mpsc::Receiver<OsSignal>);
 
-/// How many signals wait.
+/// Signals that wait to be handled, at most.
 const SIGNALS_MAX: usize = 16;
 
-/// What the system tells, as it comes.
+/// The operating system's own streams of signals.
 #[cfg(unix)]
 struct SignalStreams {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
-    /// What a hangup means: of one who sits at a terminal, that this is closed.
+    /// What SIGHUP means: at a terminal, that this was closed.
     hung_up: OsSignal,
 }
 
@@ -83,16 +84,20 @@ impl SignalStreams {
 }
 
 impl OsSignals {
+    /// Listens from now on; the signals have no other effect any more.
     pub fn listen() -> std::io::Result<OsSignals> {
         let (sender, signals) = mpsc::channel(SIGNALS_MAX);
-        let mut heard = SignalStreams::listen()?;
+        let mut streams = SignalStreams::listen()?;
         tokio::spawn(async move {
             let mut ends = 0;
             loop {
-                let told = heard.next().await;
-                ends += u32::from(told == OsSignal::End);
-                end_at_once_if(ends > 1);
-                if sender.send(told).await.is_err() {
+                let signal = streams.next().await;
+                ends += u32::from(signal == OsSignal::End);
+                // The worker sees the end of its pipe and ends gracefully by itself.
+                if ends > 1 {
+                    crate::signals::end_at_once();
+                }
+                if sender.send(signal).await.is_err() {
                     return;
                 }
             }
@@ -100,20 +105,14 @@ impl OsSignals {
         Ok(OsSignals(signals))
     }
 
-    /// The next signal. May be dropped while it waits.
+    /// The next signal. Cancel safe.
     pub async fn next(&mut self) -> OsSignal {
         self.0.recv().await.unwrap_or(OsSignal::End)
     }
 
-    /// Waits until told to end. Meant for where there is no worker that could be started anew.
+    /// Waits for a signal that says to end. Drops the others: it is for times without a worker that
+    /// could be restarted. Cancel safe.
     pub async fn end(&mut self) {
         while self.next().await != OsSignal::End {}
-    }
-}
-
-/// The worker sees its pipe end, and ends in order by itself.
-fn end_at_once_if(twice: bool) {
-    if twice {
-        crate::signals::end_at_once();
     }
 }

@@ -1,5 +1,5 @@
-//! Logs on their way to HQ: gathered, packed, uploaded, and gone from this machine unless they are
-//! to be kept.
+//! Uploads of logs to HQ's storage; what was uploaded is removed from this machine unless it is to
+//! be kept.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use tracing::warn;
 use crate::http::Http;
 use crate::logs;
 
-/// What HQ's storage expects to be told about it.
+/// The content type that HQ's storage expects, although the content is no archive.
 const CONTENT_TYPE: &str = "application/x-tgz";
 
-/// The files, one after the other, packed; may block.
-fn packed(files: &[PathBuf]) -> std::io::Result<Bytes> {
+/// The contents of the files, concatenated and compressed by gzip. Blocks.
+fn compressed(files: &[PathBuf]) -> std::io::Result<Bytes> {
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
     for file in files {
         std::io::copy(&mut std::fs::File::open(file)?, &mut out)?;
@@ -24,7 +24,7 @@ fn packed(files: &[PathBuf]) -> std::io::Result<Bytes> {
     Ok(out.finish()?.into())
 }
 
-/// The log files of `dir` that nobody writes to.
+/// The log files of `dir` that are not in `open` and were not uploaded before, oldest first.
 pub fn closed(dir: &Path, open: &[PathBuf]) -> Vec<PathBuf> {
     let files = logs::files(dir).unwrap_or_else(|e| {
         if e.kind() != std::io::ErrorKind::NotFound {
@@ -39,12 +39,12 @@ pub fn closed(dir: &Path, open: &[PathBuf]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Uploads `files` as one, and removes them afterwards unless they are to be kept.
+/// Uploads `files` as one, then removes them; with `keep` it marks them as sent instead.
 pub async fn send(http: &Http, url: &str, files: Vec<PathBuf>, keep: bool) -> Result<(), String> {
     if files.is_empty() {
         return Ok(());
     }
-    let (content, files) = tokio::task::spawn_blocking(move || (packed(&files), files))
+    let (content, files) = tokio::task::spawn_blocking(move || (compressed(&files), files))
         .await
         .map_err(|e| e.to_string())?;
     let content = content.map_err(|e| format!("the logs cannot be read: {e}"))?;
@@ -60,7 +60,7 @@ pub async fn send(http: &Http, url: &str, files: Vec<PathBuf>, keep: bool) -> Re
     Ok(())
 }
 
-/// Uploads a text.
+/// Uploads what a worker that crashed wrote last.
 pub async fn send_text(http: &Http, url: &str, text: &str) -> Result<(), String> {
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
     let content =
@@ -70,7 +70,8 @@ pub async fn send_text(http: &Http, url: &str, text: &str) -> Result<(), String>
         .map_err(|e| format!("the worker's last output cannot be uploaded: {e}"))
 }
 
-/// The path of an upload's address, as HQ wants to hear it.
+/// The path of an upload's address, by which HQ names the upload; without the signature that the
+/// address holds.
 pub fn path_of(url: &str) -> String {
     url::Url::parse(url).map_or_else(|_| String::new(), |url| url.path().to_owned())
 }

@@ -13,13 +13,14 @@ use super::pipe::{WorkerCommand, WorkerEvent};
 use super::run::{self, RunError};
 use super::stdio::{EventSender, SupervisorPipe};
 use super::stream::{StreamContext, StreamRequest};
-use crate::control::post::Metrics;
+use crate::backoff::Backoff;
+use crate::clock::now_ns;
 use crate::hq::Hq;
+use crate::hq::post::Metrics;
 use crate::http::Http;
 use crate::import::{Display, ImportFailure, ImportRequest, OtherImport};
 use crate::logs::LogFiles;
-use crate::pipeline::Backoff;
-use crate::pipeline::progress::{Phase, Progress, now_ns};
+use crate::pipeline::progress::{Phase, Progress};
 
 /// Between two signs of life.
 const BEAT_INTERVAL: Duration = Duration::from_secs(60);

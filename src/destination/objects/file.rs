@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::name::{Name, older};
 use super::parts::{Format, parts};
 use crate::change::{Batch, Change};
 use crate::destination::{Destination, Driver, Failure, Target};
+use crate::private;
 use crate::validator::Validator;
 
 pub const DRIVER: Driver = Driver {
@@ -213,11 +214,7 @@ fn write(folder: &Path, index: usize, name: &Name, stored: &Stored<'_>) -> io::R
         Stored::Part { content, .. } => Cow::Borrowed(*content),
     };
     let unfinished = folder.join(format!("{UNFINISHED}{index}"));
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&unfinished)?;
+    let mut file = private::options().write(true).create(true).truncate(true).open(&unfinished)?;
     file.write_all(&content)?;
     file.sync_all()?;
     drop(file);

@@ -1,5 +1,5 @@
-//! The few calls of JetStream's management interface that EDS needs, all under
-//! `$JS.API.CONSUMER.>`: the rights of a credential end there.
+//! The calls of JetStream's management API (NATS ADR-1) that EDS needs. All are under
+//! `$JS.API.CONSUMER.>`, because the credentials that HQ issues allow no more.
 
 use std::time::Duration;
 
@@ -9,66 +9,94 @@ use serde::{Deserialize, Serialize};
 use super::connect::Link;
 use crate::feed::FeedError;
 
-/// How long an answer is waited for. A call that is not allowed is never answered.
+/// How long to wait for an answer. NATS never answers a call that is not allowed.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
 
+/// How messages are acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum AckPolicy {
+    /// One acknowledgement covers everything before it.
     All,
+    /// Each message needs its own.
     #[default]
     Explicit,
+    /// Messages need none.
     None,
 }
 
+/// Where a consumer begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliverPolicy {
+    /// With the oldest message.
     #[default]
     All,
+    /// With the newest message.
     Last,
+    /// With the next message that is published.
     New,
+    /// At [`ConsumerConfig::opt_start_seq`].
     ByStartSequence,
+    /// At [`ConsumerConfig::opt_start_time`].
     ByStartTime,
+    /// With the newest message of each subject.
     LastPerSubject,
 }
 
-/// A consumer's configuration, as far as EDS sets it. Durations in nanoseconds.
+/// A consumer's configuration by JetStream's names, as far as EDS sets it. Durations are in
+/// nanoseconds; an absent field has the server's default.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct ConsumerConfig {
+    /// The name of a durable consumer; empty for another.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub durable_name: String,
+    /// The name of a consumer that is not durable.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// Where it begins.
     pub deliver_policy: DeliverPolicy,
+    /// The first stream sequence to deliver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_start_seq: Option<u64>,
+    /// The time of publication to begin with, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_start_time: Option<String>,
+    /// How messages are acknowledged.
     pub ack_policy: AckPolicy,
+    /// After so long a message that is not acknowledged is delivered again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack_wait: Option<u64>,
+    /// Deliveries of a message, at most; negative: without a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_deliver: Option<i64>,
+    /// The only subject to deliver; empty with several or none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub filter_subject: String,
+    /// Several subjects to deliver; needs NATS 2.10.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filter_subjects: Vec<String>,
+    /// Messages that may be delivered and not acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ack_pending: Option<i64>,
+    /// Pulls that may wait at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_waiting: Option<i64>,
+    /// Messages that one pull may ask for; the server sets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch: Option<i64>,
+    /// The server removes the consumer after so long without a pull.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inactive_threshold: Option<u64>,
+    /// Deliver messages without their payloads.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub headers_only: bool,
 }
 
 impl ConsumerConfig {
-    /// Whether the consumer behaves the same, wherever it starts.
+    /// Whether a consumer of this configuration delivers as one of `wanted` does, apart from where
+    /// it begins.
     pub fn behaves_as(&self, wanted: &ConsumerConfig) -> bool {
         self.ack_policy == wanted.ack_policy
             && self.same_filter(wanted)
@@ -78,6 +106,7 @@ impl ConsumerConfig {
             && self.ack_wait == wanted.ack_wait
     }
 
+    /// Whether both deliver the same subjects.
     pub fn same_filter(&self, wanted: &ConsumerConfig) -> bool {
         let filters = |c: &ConsumerConfig| {
             let mut all: Vec<String> = c
@@ -93,35 +122,46 @@ impl ConsumerConfig {
     }
 }
 
+/// A place in a consumer's deliveries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Default)]
 #[serde(default)]
 pub struct Sequences {
+    /// Counts the consumer's deliveries.
     pub consumer_seq: u64,
+    /// The message's place in the stream.
     pub stream_seq: u64,
 }
 
-/// What the server says about a consumer.
+/// The server's report about a consumer.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct ConsumerInfo {
+    /// Its name.
     pub name: String,
+    /// When it was created, RFC 3339.
     pub created: String,
+    /// Its configuration.
     pub config: ConsumerConfig,
+    /// The last message that was delivered.
     #[serde(default)]
     pub delivered: Sequences,
+    /// The last message up to which everything is acknowledged; see [`ConsumerInfo::floor`].
     #[serde(default)]
     pub ack_floor: Sequences,
+    /// Messages that were delivered and not acknowledged.
     #[serde(default)]
     pub num_ack_pending: u64,
+    /// Pulls that wait: somebody reads the consumer.
     #[serde(default)]
     pub num_waiting: u64,
+    /// Messages that are not delivered yet.
     #[serde(default)]
     pub num_pending: u64,
 }
 
 impl ConsumerInfo {
-    /// Everything up to this stream sequence is acknowledged; `None` where the server does not
-    /// tell. A consumer that was made at a start sequence reports 0 until its first
-    /// acknowledgement.
+    /// Everything up to this stream sequence is acknowledged; `None` if the server does not report
+    /// it. A consumer that begins at a start sequence reports 0 until its first acknowledgement,
+    /// and stands before its start.
     pub fn floor(&self) -> Option<u64> {
         if self.config.deliver_policy == DeliverPolicy::ByStartSequence {
             return Some(
@@ -147,19 +187,21 @@ struct Refusal {
     description: String,
 }
 
-/// What a call came to.
+/// Why a call failed.
 #[derive(Debug)]
 pub enum ApiError {
-    /// 10014.
+    /// There is no such consumer (10014).
     NoConsumer,
-    /// 10059.
+    /// There is no such stream (10059).
     NoStream,
+    /// Another error: JetStream's `err_code`, or 0 for an answer that cannot be read, and the text.
     Refused(u64, String),
+    /// NATS is unreachable, or the call is not allowed.
     NoAnswer(String),
 }
 
 impl ApiError {
-    /// As an error of the feed; `what` says what was asked for.
+    /// As an error of the feed; `what` names what was asked for.
     pub fn or_fail(self, what: &str) -> FeedError {
         match self {
             ApiError::NoStream => FeedError::Misconfigured(format!(
@@ -177,10 +219,13 @@ impl ApiError {
     }
 }
 
-/// Calls about the consumers of one stream.
+/// The calls, about the consumers of one stream. Each is made once and waits for its answer for 3
+/// seconds.
 #[derive(Clone)]
 pub struct Api {
+    /// The connection.
     pub link: Link,
+    /// The stream's name.
     pub stream: String,
 }
 
@@ -230,10 +275,12 @@ impl Api {
             .map_err(|e| ApiError::Refused(0, format!("an answer of another form: {e}")))
     }
 
+    /// The consumer of that name.
     pub async fn info(&self, name: &str) -> Result<ConsumerInfo, ApiError> {
         self.call("INFO", name, Vec::new()).await
     }
 
+    /// Deletes the consumer of that name, if it exists.
     pub async fn delete(&self, name: &str) -> Result<(), ApiError> {
         match self.call::<serde_json::Value>("DELETE", name, Vec::new()).await {
             Ok(_) | Err(ApiError::NoConsumer) => Ok(()),
@@ -241,7 +288,7 @@ impl Api {
         }
     }
 
-    /// Makes a consumer; fails where one of that name behaves differently.
+    /// Creates a consumer; an error if one of that name exists with another configuration.
     pub async fn create(&self, config: &ConsumerConfig) -> Result<ConsumerInfo, ApiError> {
         let name = if config.durable_name.is_empty() { &config.name } else { &config.durable_name };
         let body =
@@ -249,7 +296,8 @@ impl Api {
         self.call("CREATE", name, body.to_string().into_bytes()).await
     }
 
-    /// Asks through a short-lived consumer of ours, without a message of it being pulled.
+    /// What a new consumer of this policy and these subjects would report. It is created for that,
+    /// delivers nothing, and is deleted again: credentials do not allow asking about the stream.
     pub async fn probe(
         &self,
         policy: DeliverPolicy,

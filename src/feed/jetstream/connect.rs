@@ -1,4 +1,4 @@
-//! The connection to NATS, and what its troubles mean to a user.
+//! The connection to NATS, and its errors in words that name the cure.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,57 +7,61 @@ use std::time::Duration;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use tokio::sync::watch;
 
+use crate::backoff::Waits;
 use crate::feed::FeedError;
 
 /// How long a first connection may take.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Between two tries to connect again, at most.
-const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(4);
+/// Between two tries to connect again.
+const RECONNECT_WAITS: Waits =
+    Waits { at_once: true, first: Duration::from_millis(200), longest: Duration::from_secs(4) };
 
-/// How to get to NATS.
+/// How to connect to NATS.
 #[derive(Clone, Debug, Default)]
 pub struct Servers {
-    /// Comma list of URLs.
+    /// URLs, separated by commas.
     pub urls: String,
     /// The text of a credentials file.
     pub creds: Option<secrecy::SecretString>,
+    /// A PEM file with the certificate authority, where it is a private one.
     pub certificate_authority: Option<PathBuf>,
+    /// The connection's name, which NATS shows to its operators.
     pub name: String,
 }
 
-/// A connection that comes back by itself.
+/// A connection that reconnects by itself, for ever. Clones share it.
 #[derive(Clone)]
 pub struct Link {
+    /// The client of the NATS library.
     pub client: Client,
-    /// Counts the connections that were made.
+    /// How often the connection was established; it changes with every reconnect.
     pub connections: watch::Receiver<u64>,
     last_error: Arc<Mutex<Option<String>>>,
 }
 
 impl Link {
+    /// Connects once. [`FeedError::Unavailable`] if another try may succeed.
     pub async fn connect(servers: &Servers) -> Result<Link, FeedError> {
         let (counter, connections) = watch::channel(0u64);
         let last_error = Arc::new(Mutex::new(None));
-        let heard = last_error.clone();
+        let reported = last_error.clone();
         let mut options = ConnectOptions::new()
             .name(&servers.name)
             .connection_timeout(CONNECT_WAIT_MAX)
             .max_reconnects(None)
             .reconnect_delay_callback(|tries| {
-                if tries <= 1 {
-                    Duration::ZERO
-                } else {
-                    Duration::from_millis(50 << tries.min(7)).min(RECONNECT_WAIT_MAX)
-                }
+                RECONNECT_WAITS.before(u32::try_from(tries).unwrap_or(u32::MAX))
             })
             .event_callback(move |event| {
                 match event {
                     Event::Connected => counter.send_modify(|n| *n += 1),
                     Event::ServerError(e) => {
-                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string());
+                        *reported.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Some(e.to_string());
                     }
                     Event::ClientError(e) => {
-                        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string());
+                        *reported.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Some(e.to_string());
                     }
                     _ => {}
                 }
@@ -78,11 +82,12 @@ impl Link {
         Ok(Link { client, connections, last_error })
     }
 
-    /// The last thing that the server complained about, and forgets it.
+    /// Takes the last error that the server or the client reported since the last call.
     pub fn complaint(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Whether the connection is established at the moment.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }

@@ -1,24 +1,25 @@
-//! The way back: the durable in the form that the Go program makes, which knows start times and no
-//! start sequences.
+//! The way back to the Go program: the durable consumer in the form that it creates. It knows start
+//! times and no start sequences.
 
 use super::api::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use super::{JetStream, STREAM};
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
+use crate::clock::now_ns;
 use crate::feed::FeedError;
 
-/// How often that program has a message delivered to it.
+/// How often the Go program has a message delivered before it is lost.
 const DELIVERIES_MAX: i64 = 20;
 
 impl JetStream {
-    /// The durable as it is.
+    /// The durable consumer at the server; `None` if there is none.
     pub async fn look(&self) -> Result<Option<ConsumerInfo>, FeedError> {
         self.existing().await
     }
 
-    /// Makes the durable anew in that form, from the first message that is not acknowledged; since
-    /// when it delivers, and what it is like now. What was published at that very moment may be
-    /// delivered once more.
+    /// Recreates the durable consumer in the Go program's form, from the first message that is not
+    /// acknowledged on. Returns the time since which it delivers (RFC 3339), and the new consumer.
+    /// Messages that were published at that very time may be delivered again.
     pub async fn hand_back(&mut self) -> Result<(String, ConsumerInfo), FeedError> {
         let missing = || {
             FeedError::Misconfigured(format!(
@@ -35,15 +36,12 @@ impl JetStream {
             )));
         };
         let since = match info.num_pending + info.num_ack_pending {
-            // Nothing waits: what comes from now on is wanted, by the server's clock, which may not
-            // be ours.
+            // Nothing is pending: the consumer begins with the present. The server's clock may
+            // differ from this machine's.
             0 => None,
             _ => self.oldest_time(floor + 1).await,
         };
-        let since = rfc3339(
-            since.unwrap_or_else(|| crate::pipeline::progress::now_ns() - CLOCKS_APART_MAX_NS)
-                / 1000,
-        );
+        let since = rfc3339(since.unwrap_or_else(|| now_ns() - CLOCKS_APART_MAX_NS) / 1000);
         let config = ConsumerConfig {
             ack_policy: AckPolicy::Explicit,
             max_deliver: Some(DELIVERIES_MAX),
@@ -56,7 +54,7 @@ impl JetStream {
     }
 }
 
-/// What a durable is like, line by line.
+/// A description of a durable consumer for people, line by line.
 pub fn described(info: &ConsumerInfo) -> Vec<String> {
     let config = &info.config;
     let filters: Vec<&str> = config

@@ -1,5 +1,5 @@
-//! Who we are to NATS: what a credentials file says about the server, its companies and its
-//! session.
+//! A server's identity at NATS: what its credentials file says about its name, its companies and
+//! its session.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,16 +7,19 @@ use std::path::Path;
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 
+use crate::clock;
 use crate::feed::FeedError;
 
-/// Read from the JWT of a `.creds` file, or assumed for a server on this machine.
+/// Read from the JWT of a credentials file, or assumed for a NATS server without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// The server's name; consumers are named after it.
     pub server_id: String,
-    /// `*` for all.
+    /// Ids of the companies whose changes may be read, sorted; `*` for all.
     pub companies: Vec<String>,
+    /// The session of HQ that the credentials were issued for; may be empty.
     pub session_id: String,
-    /// Until when NATS takes the credentials, in Unix seconds.
+    /// When the credentials expire, Unix seconds; `None`: never.
     pub expires: Option<u64>,
 }
 
@@ -42,13 +45,8 @@ struct Subjects {
     allow: Vec<String>,
 }
 
-/// Unix seconds, in which credentials expire.
-pub fn now() -> u64 {
-    (crate::pipeline::progress::now_ns() / 1_000_000_000) as u64
-}
-
 impl Identity {
-    /// A development server without credentials.
+    /// The identity of a development server without credentials: `dev`, all companies.
     pub fn local() -> Identity {
         Identity {
             server_id: "dev".into(),
@@ -58,7 +56,8 @@ impl Identity {
         }
     }
 
-    /// Reads the text of a credentials file. `now`: Unix seconds.
+    /// Reads the text of a credentials file. `now`: Unix seconds. An error says what is wrong with
+    /// it, or that it has expired.
     pub fn from_creds(text: &str, now: u64) -> Result<Identity, String> {
         let jwt = text
             .lines()
@@ -101,13 +100,13 @@ impl Identity {
         })
     }
 
-    /// What credentials that HQ gave say now.
+    /// Reads credentials that HQ issued.
     pub fn from_hq(text: &str) -> Result<Identity, String> {
-        Self::from_creds(text, now())
+        Self::from_creds(text, clock::now_s())
             .map_err(|why| format!("the credentials that HQ gave cannot be used: {why}"))
     }
 
-    /// The identity and the text of a credentials file.
+    /// Reads a credentials file; also returns its text.
     pub fn from_file(path: &Path) -> Result<(Identity, String), FeedError> {
         let wrong = |why: String| {
             FeedError::Misconfigured(format!(
@@ -116,11 +115,11 @@ impl Identity {
             ))
         };
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-        let identity = Self::from_creds(&text, now()).map_err(wrong)?;
+        let identity = Self::from_creds(&text, clock::now_s()).map_err(wrong)?;
         Ok((identity, text))
     }
 
-    /// The durable consumer's name.
+    /// The durable consumer's name: `eds-<server>` or `eds-<server>-<suffix>`.
     pub fn consumer(&self, suffix: Option<&str>) -> String {
         match suffix.filter(|s| !s.is_empty()) {
             Some(suffix) => format!("eds-{}-{suffix}", self.server_id),

@@ -1,5 +1,5 @@
-//! Pulls that never overlap: the next one is asked for when the last message of a batch, or its
-//! end, has arrived.
+//! Pulls messages of a consumer. Pulls never overlap: the next one is sent when the last message of
+//! the one before, or its end, has arrived.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use super::api::AckPolicy;
 use crate::change::Position;
 use crate::feed::{Delivery, Encoding, FeedError, Signal};
 
-/// Bytes that one pull may bring.
+/// The most bytes of one pull's messages.
 const PULL_BYTES_MAX: usize = 8 << 20;
-/// A single message may be as large as a NATS server can be made to allow.
+/// The most bytes of a single message: the most that a NATS server can be configured to allow.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// After so long the server ends a pull that has found nothing: the sign of life of an idle stream.
-/// There is no idle heartbeat on purpose: with one, the server drops a refused pull silently
-/// instead of answering 409.
+/// After so long the server ends a pull that has found nothing, which shows that an idle stream is
+/// alive. Pulls ask for no idle heartbeat, because with one the server drops a refused pull
+/// silently instead of answering 409.
 const PULL_EXPIRES: Duration = Duration::from_secs(5);
-/// Grace beyond that, after which the pull is taken for lost.
+/// A pull without an answer for so long beyond that is lost.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// How long to wait before a refused pull is tried again.
 const REFUSED_WAIT: Duration = Duration::from_millis(300);
 
-/// What the server says of one delivery in its reply subject (ADR-15, both forms).
+/// What the reply subject of a delivery says (NATS ADR-15, in both forms).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Meta {
     stream_seq: u64,
@@ -54,7 +54,8 @@ impl Meta {
     }
 }
 
-/// One opening of the feed: its own inbox, so that nothing of an earlier one arrives in it.
+/// An opened consumer. It has an inbox of its own, so that no message of an earlier opening arrives
+/// in it.
 pub struct OpenPull {
     client: Client,
     inbox: String,
@@ -63,13 +64,13 @@ pub struct OpenPull {
     batch: usize,
     policy: AckPolicy,
     connections: watch::Receiver<u64>,
-    /// Messages that the pull under way may still bring; 0: none is under way.
+    /// Messages that may still come of the current pull; 0: there is no current pull.
     left: usize,
-    /// Messages that it has brought.
+    /// Messages that have come of the current pull.
     brought: usize,
     pull_bytes: usize,
     pull_no: u64,
-    give_up: Instant,
+    pull_deadline: Instant,
     /// After a refused pull, when the next may be sent.
     not_before: Instant,
     consumer_seq: u64,
@@ -88,7 +89,9 @@ enum PullMessage {
 }
 
 impl OpenPull {
-    /// `consumer_seq`: what the consumer has delivered so far.
+    /// Subscribes an inbox; nothing is pulled yet. `subject`: where pulls are sent to. `batch`:
+    /// messages per pull. `connections`: as [`Link`](super::connect::Link) counts them.
+    /// `consumer_seq`: the consumer's last delivery so far.
     pub async fn new(
         client: &Client,
         subject: String,
@@ -115,7 +118,7 @@ impl OpenPull {
             brought: 0,
             pull_bytes: PULL_BYTES_MAX,
             pull_no: 0,
-            give_up: Instant::now(),
+            pull_deadline: Instant::now(),
             not_before: Instant::now(),
             consumer_seq,
             highest: 0,
@@ -139,7 +142,7 @@ impl OpenPull {
         self.left = self.batch;
         self.brought = 0;
         self.pull_bytes = PULL_BYTES_MAX;
-        self.give_up = Instant::now() + PULL_EXPIRES + ANSWER_GRACE;
+        self.pull_deadline = Instant::now() + PULL_EXPIRES + ANSWER_GRACE;
         Ok(())
     }
 
@@ -158,7 +161,7 @@ impl OpenPull {
                 biased;
                 _ = self.connections.changed() => return Ok(Signal::Lost("NATS was disconnected \
                     for a moment".into())),
-                message = timeout_at(self.give_up, self.messages.next()) => message,
+                message = timeout_at(self.pull_deadline, self.messages.next()) => message,
             };
             let message = match message {
                 Ok(Some(message)) => message,
@@ -167,7 +170,7 @@ impl OpenPull {
                 }
                 Err(_) => return Ok(Signal::Lost("a pull was not answered".into())),
             };
-            match self.heard(message)? {
+            match self.on_message(message)? {
                 PullMessage::Delivery(delivery) => into.push(delivery),
                 PullMessage::Nothing => continue,
                 PullMessage::Signal(signal) => return Ok(signal),
@@ -176,23 +179,23 @@ impl OpenPull {
         }
     }
 
-    /// Takes what has arrived already, without waiting.
+    /// Adds messages that have already arrived, without waiting.
     fn drain(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
         while into.len() < max && self.left > 0 {
             let Some(Some(message)) = self.messages.next().now_or_never() else { break };
-            match self.heard(message)? {
+            match self.on_message(message)? {
                 PullMessage::Delivery(delivery) => into.push(delivery),
                 PullMessage::Nothing | PullMessage::Signal(Signal::Idle) => {}
-                // What was delivered before is dropped with it, and comes again.
+                // The caller opens again and gets the messages before it again, too.
                 PullMessage::Signal(signal) => return Ok(signal),
             }
         }
         Ok(Signal::Delivered)
     }
 
-    fn heard(&mut self, message: Message) -> Result<PullMessage, FeedError> {
+    fn on_message(&mut self, message: Message) -> Result<PullMessage, FeedError> {
         if let Some(status) = message.status {
-            return self.status(status.as_u16(), &message);
+            return self.on_status(status.as_u16(), &message);
         }
         if message.subject.as_str().starts_with(&self.inbox) {
             // An empty message without status confirms an acknowledgement.
@@ -214,7 +217,7 @@ impl OpenPull {
         }
         self.consumer_seq = meta.consumer_seq;
         if meta.stream_seq <= self.highest {
-            // Delivered again while a long outage kept it waiting.
+            // The server delivers it again because a long outage has delayed its acknowledgement.
             return Ok(PullMessage::Nothing);
         }
         self.highest = meta.stream_seq;
@@ -238,8 +241,8 @@ impl OpenPull {
         }))
     }
 
-    /// A status names its pull in its subject; only that of the pull under way counts.
-    fn status(&mut self, status: u16, message: &Message) -> Result<PullMessage, FeedError> {
+    /// The subject of a status names its pull; only the current pull's counts.
+    fn on_status(&mut self, status: u16, message: &Message) -> Result<PullMessage, FeedError> {
         if message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) != Some(self.pull_no) {
             return Ok(PullMessage::Nothing);
         }
@@ -263,8 +266,8 @@ impl OpenPull {
             (409, "Consumer Deleted") => {
                 Ok(PullMessage::Signal(Signal::Lost("the consumer was deleted".into())))
             }
-            // Our own pull from before a reconnect, or another process's, holds the only place: it
-            // ends within 5 s.
+            // A pull from before a reconnect, or of another process, still waits at the server,
+            // which allows only one: it ends within 5 seconds.
             (409, "Exceeded MaxWaiting" | "Leadership Change" | "Server Shutdown") => {
                 self.left = 0;
                 self.not_before = Instant::now() + REFUSED_WAIT;
@@ -279,16 +282,16 @@ impl OpenPull {
         }
     }
 
-    /// Sends the acknowledgement; that the server has it is heard later.
+    /// Sends the acknowledgement; its confirmation is counted by `next` and `close`.
     pub async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError> {
-        let mut covered = Vec::new();
+        let mut replies = Vec::new();
         while self.outstanding.front().is_some_and(|(sequence, _)| *sequence <= through.sequence) {
-            covered.extend(self.outstanding.pop_front().map(|(_, reply)| reply));
+            replies.extend(self.outstanding.pop_front().map(|(_, reply)| reply));
         }
-        let Some(last) = covered.pop() else { return Ok(()) };
+        let Some(last) = replies.pop() else { return Ok(()) };
         let failed = |e: async_nats::PublishError| FeedError::Unavailable(e.to_string());
         if self.policy == AckPolicy::Explicit {
-            for reply in covered {
+            for reply in replies {
                 self.client.publish(reply, Bytes::from_static(b"+ACK")).await.map_err(failed)?;
             }
         }
@@ -300,7 +303,7 @@ impl OpenPull {
         Ok(())
     }
 
-    /// Waits until the server has confirmed what was acknowledged.
+    /// Waits until the server has confirmed all acknowledgements, `patience` long at most.
     pub async fn close(&mut self, patience: Duration) -> Result<(), FeedError> {
         let deadline = Instant::now() + patience;
         while self.unconfirmed > 0 {

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::backoff::Backoff;
 use crate::change::{Batch, Change, Position, compact};
 use crate::destination::WriteMode;
-use crate::pipeline::Backoff;
 use crate::pipeline::checkpoint::CheckpointStore;
 use crate::pipeline::narrow::{Narrowing, Piece};
 

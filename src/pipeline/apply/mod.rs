@@ -11,11 +11,12 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+use super::EngineOptions;
 use super::batcher::PendingBatch;
 use super::checkpoint::{CheckpointFound, CheckpointStore};
 use super::dead_letter::DeadLetters;
 use super::progress::Progress;
-use super::{Backoff, EngineOptions};
+use crate::backoff::Backoff;
 use crate::change::{Batch, Cutover, Position, TableSchema};
 use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
 use crate::state::{State, StateError};

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::backoff::Backoff;
 use crate::change::{Change, Position};
 use crate::pipeline::dead_letter::{DeadLetter, DeadLetters};
 use crate::pipeline::progress::Progress;
-use crate::pipeline::{Backoff, RETRY_WAIT_MAX, RETRY_WAIT_MIN};
+use crate::pipeline::{RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 
 /// Changes of one table rejected one after the other, with none stored in between, after which it
 /// is no longer taken for bad data but for an outage: no more of them become dead letters.

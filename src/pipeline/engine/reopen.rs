@@ -7,10 +7,11 @@ use tracing::warn;
 
 use super::states::FeedState;
 use super::{Engine, Halt};
+use crate::backoff::Backoff;
 use crate::feed::FeedError;
 use crate::pipeline::apply::Confirmed;
-use crate::pipeline::progress::{LastError, Phase, now_ns};
-use crate::pipeline::{Backoff, stopped};
+use crate::pipeline::progress::{LastError, Phase};
+use crate::pipeline::stopped;
 
 /// A feed that was lost sooner than that after its opening is opened again with growing waits.
 const OPEN_IS_STABLE: Duration = Duration::from_secs(10);
@@ -92,7 +93,7 @@ impl Engine {
         for warning in opened.warnings {
             warn!("{warning}");
             self.progress.update(|snapshot| {
-                let at_unix = now_ns() as u64 / 1_000_000_000;
+                let at_unix = crate::clock::now_s();
                 snapshot.last_error = Some(LastError { at_unix, text: warning });
             });
         }

@@ -13,11 +13,11 @@ use super::{
     BAD_ROWS_LISTED_MAX, BadRow, ImportContext, ImportError, OUTAGE_WAIT_MAX, TablePlan, loader,
     locked,
 };
+use crate::backoff::Backoff;
 use crate::change::{Batch, Position, TableGroup};
 use crate::destination::import::{FilePiece, FileProgress, JobStatus, another_import, staged};
 use crate::destination::{Destination, Failure, FailureKind, WriteMode};
 use crate::export::ExportFile;
-use crate::pipeline::Backoff;
 use crate::pipeline::narrow::Narrowing;
 
 struct LoadWorker {

@@ -1,5 +1,5 @@
-//! A stand-in for HQ: schemas, export jobs and their files, servers and their sessions, with faults
-//! to order.
+//! A local HQ: schemas, export jobs and their files, servers and their sessions; with faults that
+//! tests choose.
 
 #[cfg(feature = "jetstream")]
 mod sessions;
@@ -33,8 +33,10 @@ const CUT_DELAY: Duration = Duration::from_millis(50);
 const UPLOAD_BYTES_MAX: usize = 64 << 20;
 /// Pieces of a body that is sent slowly.
 const PIECE_BYTES: usize = 16 << 10;
+/// Pieces of other bodies.
+const QUICK_PIECE_BYTES: usize = 256 << 10;
 
-/// What goes wrong.
+/// What goes wrong; by default nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// Exports of these tables fail.
@@ -47,19 +49,19 @@ pub struct Faults {
     pub cut_downloads: u32,
     /// Downloads start at the beginning, whatever is asked for.
     pub ignores_ranges: bool,
-    /// Between two pieces of a download.
+    /// The time between two pieces of a download.
     pub slow: Duration,
-    /// Addresses of files that were given out first do not hold.
+    /// The addresses of files in the first answer about a job have expired.
     pub expired: bool,
-    /// So many sessions are held by another server.
+    /// The next so many sessions are refused because another one is open.
     pub conflicts: u32,
-    /// So many answers of the API are 429, to come again in a second.
+    /// The next so many answers of the API are 429, with a second to wait.
     pub too_many: u32,
-    /// So many answers of the API are not what was asked for.
+    /// The next so many answers of the API have another form.
     pub odd_answers: u32,
-    /// Before each answer of the API.
+    /// The time before each answer of the API.
     pub thinks: Duration,
-    /// How long credentials of NATS are good.
+    /// How long credentials of NATS hold; `None`: for ever.
     pub credential_life: Option<Duration>,
 }
 
@@ -112,7 +114,7 @@ impl Inner {
     }
 }
 
-/// The server; ends with its owner.
+/// A local HQ; it ends when this is dropped.
 pub struct SandboxHq {
     inner: Arc<Inner>,
     serving: JoinHandle<()>,
@@ -129,8 +131,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SandboxHq {
-    /// Serves `shop` on `port` of this machine, 0 for a free one; files of exports go into
-    /// `folder`.
+    /// Serves `shop` on `port` of this machine, 0 for a free one. Files of exports, of so many rows
+    /// each at most, go into `folder`. `token`: the only one that is accepted; without one, and as
+    /// long as no server has enrolled, everybody is.
     pub async fn start(
         port: u16,
         shop: Arc<Mutex<Shop>>,
@@ -183,10 +186,12 @@ impl SandboxHq {
         Ok(SandboxHq { inner, serving })
     }
 
+    /// HQ's address.
     pub fn url(&self) -> &str {
         &self.inner.base
     }
 
+    /// From now on these faults happen, and their counts begin again.
     pub fn set_faults(&self, faults: Faults) {
         self.inner.refusals.store(faults.unavailable, Ordering::Release);
         *locked(&self.inner.faults) = faults;
@@ -365,32 +370,36 @@ async fn file(
     }
     let rest = content.slice(from.unwrap_or(0)..);
     let length = rest.len();
-    let sent = if nth <= faults.cut_downloads { rest.slice(..length / 2) } else { rest };
-    let broken = sent.len() < length;
-    let slow = faults.slow;
-    let pieces = futures::stream::unfold((sent, broken), move |(mut left, broken)| async move {
-        if left.is_empty() {
-            if broken {
-                // What was sent arrives first: a connection that breaks may take it along.
-                tokio::time::sleep(CUT_DELAY).await;
-            }
-            return broken.then(|| (Err(std::io::Error::other("cut")), (left, false)));
-        }
-        tokio::time::sleep(slow).await;
-        let piece = left.split_to(left.len().min(PIECE_BYTES.max(if slow.is_zero() {
-            256 << 10
-        } else {
-            0
-        })));
-        Some((Ok(piece), (left, broken)))
-    });
+    let cut = nth <= faults.cut_downloads;
+    let content = slow_body(rest, cut, faults.slow);
     let status = if from.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let mut response = Response::builder().status(status).header(header::CONTENT_LENGTH, length);
     if let Some(from) = from {
         response =
             response.header(header::CONTENT_RANGE, format!("bytes {from}-{}/{total}", total - 1));
     }
-    response
-        .body(Body::from_stream(pieces))
-        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    response.body(content).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// A body that is sent in pieces with `slow` between them; if it is `cut`, it breaks off half way.
+fn slow_body(rest: Bytes, cut: bool, slow: Duration) -> Body {
+    let length = rest.len();
+    let sent = if cut { rest.slice(..length / 2) } else { rest };
+    let broken = sent.len() < length;
+    let piece_bytes = if slow.is_zero() { QUICK_PIECE_BYTES } else { PIECE_BYTES };
+    Body::from_stream(futures::stream::unfold(
+        (sent, broken),
+        move |(mut left, broken)| async move {
+            if left.is_empty() {
+                if broken {
+                    // What was sent arrives first: a connection that breaks may take it along.
+                    tokio::time::sleep(CUT_DELAY).await;
+                }
+                return broken.then(|| (Err(std::io::Error::other("cut")), (left, false)));
+            }
+            tokio::time::sleep(slow).await;
+            let piece = left.split_to(left.len().min(piece_bytes));
+            Some((Ok(piece), (left, broken)))
+        },
+    ))
 }

@@ -12,13 +12,15 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 
 use super::{Inner, SandboxHq, answer, locked, refused};
-use crate::feed::jetstream::identity::now;
+use crate::clock::now_s;
 use crate::sandbox::account::Account;
 
 /// A session, and what became of it.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
+    /// Its id.
     pub id: String,
+    /// The server's name.
     pub server_id: String,
     /// What the server said about itself.
     pub said: Value,
@@ -66,6 +68,7 @@ impl SandboxHq {
         locked(&self.inner.office).sessions.clone()
     }
 
+    /// The tokens of all servers that enrolled, oldest first.
     pub fn tokens(&self) -> Vec<String> {
         locked(&self.inner.office).tokens.clone()
     }
@@ -124,7 +127,7 @@ pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
             &server_id,
             &id,
             &office.companies,
-            life.map(|life| now() + life.as_secs()),
+            life.map(|life| now_s() + life.as_secs()),
         ) {
             Ok(creds) => Some(creds),
             Err(e) => return refused(StatusCode::INTERNAL_SERVER_ERROR, &e),

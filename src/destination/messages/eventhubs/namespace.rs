@@ -1,6 +1,6 @@
 //! Which hub, and by which key: the connection string, and the tokens that are signed with it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
@@ -75,8 +75,7 @@ impl Namespace {
     /// A token that lets its bearer at the hub, signed as Microsoft's documentation of shared
     /// access signatures says.
     pub fn token(&self) -> SecretString {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.token_until((now + TOKEN_TIME).as_secs())
+        self.token_until(crate::clock::now_s() + TOKEN_TIME.as_secs())
     }
 
     fn token_until(&self, expiry: u64) -> SecretString {

@@ -1,6 +1,6 @@
 //! The private key of a Snowflake user, and the token that it signs.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
@@ -82,10 +82,7 @@ impl Key {
     /// A token by which Snowflake knows the user (JSON Web Token, RS256); `account` without region.
     pub fn token(&self, account: &str, user: &str) -> Result<SecretString, BadKey> {
         let whose = format!("{}.{}", account.to_uppercase(), user.to_uppercase());
-        let from = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .saturating_sub(CLOCK_DIFFERENCE_MAX);
+        let from = crate::clock::now().saturating_sub(CLOCK_DIFFERENCE_MAX);
         let claims = serde_json::json!({
             "iss": format!("{whose}.{}", self.fingerprint()?),
             "sub": whose,

@@ -2,7 +2,7 @@
 //! ones, renewal, results in pieces.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use super::answer::{
 use super::failure::{IN_PROGRESS, TOKEN_EXPIRED, failure, refused_login};
 use super::login::Login;
 use crate::cause::chain;
+use crate::clock;
 use crate::destination::Failure;
 use crate::destination::sql::Parameter;
 use crate::http::{Patience, asked_wait, comes_again};
@@ -161,7 +162,7 @@ impl SnowflakeSession {
             "sqlText": sql,
             "asyncExec": false,
             "sequenceId": self.statements,
-            "querySubmissionTime": millis(),
+            "querySubmissionTime": clock::now_ms(),
             "bindings": bindings,
             "parameters": { "QUERY_TAG": tag },
         });
@@ -291,7 +292,7 @@ impl SnowflakeSession {
         token: Option<&SecretString>,
         time_max: Duration,
     ) -> Result<QueryEnvelope, Failure> {
-        let (mut patience, started) = (Patience::new(time_max), millis());
+        let (mut patience, started) = (Patience::new(time_max), clock::now_ms());
         let mut reason = "0".to_owned();
         for retry in 0u32.. {
             let joint = if path.contains('?') { '&' } else { '?' };
@@ -386,8 +387,4 @@ fn binding(parameter: &Parameter) -> Value {
         Parameter::Integer(n) => json!({ "type": "FIXED", "value": n.to_string() }),
         Parameter::Text(text) => json!({ "type": "TEXT", "value": text }),
     }
-}
-
-fn millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

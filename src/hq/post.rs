@@ -1,61 +1,77 @@
-//! The server's own line to HQ over NATS: notifications come in, words about the server go out.
+//! The server's own connection to HQ over NATS: notifications come in, heartbeats and answers go
+//! out.
+
+use std::time::Duration;
 
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::{Message, Subscriber};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::feed::FeedError;
 use crate::feed::jetstream::connect::{Link, Servers};
 use crate::machine;
 
-/// Counts for HQ since the worker began, under HQ's names.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Metrics {
-    /// Flushes.
-    pub flush_count: f64,
-    /// How many durations of flushes were observed.
-    pub flush_duration: f64,
-    /// How many durations from publication to application were observed.
-    pub processing_duration: f64,
-    /// Events that wait.
-    pub pending_events: f64,
-    /// Events received.
-    pub total_events: f64,
-}
+/// How long the server's last words may take to be sent.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// A session's post. What cannot be sent is logged: nobody waits for it but HQ, who asks again.
+/// A session's connection. Sending never fails the server: what cannot be sent is logged, because
+/// only HQ waits for it, and HQ asks again. Clones share the connection.
 #[derive(Clone)]
 pub struct Post {
     link: Link,
     session: String,
 }
 
-/// What is told every minute.
+/// The sign of life that is published every minute.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
+    /// The session.
     pub session_id: String,
     /// Counts up from 0 within a session.
     pub offset: u64,
-    /// Whole seconds.
+    /// How long the supervisor has run, in whole seconds.
     pub uptime: u64,
+    /// How the worker and the machine are.
     pub stats: Stats,
-    /// RFC 3339.
+    /// Since when the server is paused, as RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,
 }
 
+/// Readings in a heartbeat.
 #[derive(Serialize)]
 pub struct Stats {
+    /// Of the worker; zeros if there is none.
     pub metrics: Metrics,
+    /// Of the machine.
     pub memory: machine::MemoryUse,
+    /// Of the machine.
     pub load: machine::Load,
 }
 
+/// The worker's counts since it started, by HQ's names.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    /// Batches that were written to the destination.
+    pub flush_count: f64,
+    /// How many of them were timed; HQ's name says otherwise.
+    pub flush_duration: f64,
+    /// How many events were timed from their publication on; HQ's name says otherwise.
+    pub processing_duration: f64,
+    /// Events that wait in the stream.
+    pub pending_events: f64,
+    /// Events that were received.
+    pub total_events: f64,
+}
+
 impl Post {
+    /// Connects to NATS and subscribes to the notifications of `session`. Tries once; an error is
+    /// one of the connection or of the credentials.
     pub async fn connect(
         servers: &Servers,
         session: &str,
@@ -68,7 +84,7 @@ impl Post {
         Ok((Post { link, session: session.to_owned() }, notices))
     }
 
-    /// Whether NATS lets this session's credentials in no more.
+    /// Whether NATS rejects this session's credentials since the connection was last lost.
     pub fn is_locked_out(&self) -> bool {
         !self.link.is_connected()
             && self.link.complaint().is_some_and(|said| {
@@ -76,7 +92,7 @@ impl Post {
             })
     }
 
-    /// Publishes `document` in msgpack on `eds.client.<session>.<topic>`.
+    /// Publishes `document` in MessagePack on `eds.client.<session>.<topic>`.
     pub async fn tell(&self, topic: &str, document: &impl Serialize) {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, uuid::Uuid::new_v4().to_string());
@@ -96,7 +112,8 @@ impl Post {
         }
     }
 
-    /// `{success, message?, sessionId, action}` with `more`, as status or response to `action`.
+    /// Publishes the outcome of `action`, with the fields of `more`, on the topic
+    /// `<action>-<kind>`. `kind` is `status` where the work begins and `response` where it is done.
     pub async fn answer(
         &self,
         action: &str,
@@ -104,13 +121,13 @@ impl Post {
         outcome: &Result<Option<String>, String>,
         more: Map<String, Value>,
     ) {
-        let mut document = said(outcome);
+        let mut document = outcome_fields(outcome);
         document.insert("sessionId".into(), self.session.clone().into());
         document.extend(more);
         self.tell(&format!("{action}-{kind}"), &document).await;
     }
 
-    /// Answers the sender of `message` in JSON.
+    /// Answers the request `message` with `document` in JSON.
     pub async fn reply(&self, message: &Message, mut document: Map<String, Value>) {
         document.insert("sessionId".into(), self.session.clone().into());
         let Some(reply) = message.reply.clone() else {
@@ -119,22 +136,21 @@ impl Post {
         self.say(reply.to_string(), Value::Object(document).to_string()).await;
     }
 
-    /// Publishes a plain text.
+    /// Publishes `text` as it is on `subject`.
     pub async fn say(&self, subject: String, text: String) {
         if let Err(e) = self.link.client.publish(subject, text.into()).await {
             warn!("the answer to HQ could not be sent: {e}");
         }
     }
 
-    /// Waits until all that was said is on its way.
+    /// Waits until everything is sent, at most [`FLUSH_WAIT_MAX`].
     pub async fn flush(&self) {
-        let _ =
-            tokio::time::timeout(std::time::Duration::from_secs(2), self.link.client.flush()).await;
+        let _ = timeout(FLUSH_WAIT_MAX, self.link.client.flush()).await;
     }
 }
 
-/// `success`, and a `message` where there is something to say.
-pub fn said(outcome: &Result<Option<String>, String>) -> Map<String, Value> {
+/// An outcome in HQ's form: `success`, and `message` with a remark or the reason of a failure.
+pub fn outcome_fields(outcome: &Result<Option<String>, String>) -> Map<String, Value> {
     let mut document = Map::new();
     document.insert("success".into(), outcome.is_ok().into());
     let message = match outcome {

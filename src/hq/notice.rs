@@ -1,4 +1,4 @@
-//! What HQ tells a server: `{action, data?}`, in JSON, gzipped JSON or msgpack.
+//! HQ's notifications to a server: `{action, data?}` in JSON, gzipped JSON or MessagePack.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,31 +7,72 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The most bytes of a notification, unpacked.
+/// The most bytes of a notification after decompression.
 const BYTES_MAX: u64 = 1 << 20;
 
+/// What HQ asks of a server.
 #[derive(Debug)]
 pub enum Notice {
-    Ping { subject: String },
+    /// Publish `pong`.
+    Ping {
+        /// A NATS subject without wildcards, on which the answer is published.
+        subject: String,
+    },
+    /// End the worker gracefully and start another.
     Restart,
+    /// Stop fetching changes.
     Pause,
+    /// Fetch changes again.
     Unpause,
-    Shutdown { message: String, deleted: bool },
+    /// End the session and the program.
+    Shutdown {
+        /// The reason, for people; may be empty.
+        message: String,
+        /// HQ has deleted the server: its identity is void.
+        deleted: bool,
+    },
+    /// Upload the log so far.
     SendLogs,
-    Configure { url: SecretString, backfill: bool, update_strategy: String },
-    Import { backfill: bool },
+    /// Test a destination and, if it works, use it from now on.
+    Configure {
+        /// The destination's URL.
+        url: SecretString,
+        /// Whether HQ will ask for an import of the rows; EDS only repeats it in its answer.
+        backfill: bool,
+        /// `standard` or `after`, for destinations that know it; empty where HQ says nothing.
+        update_strategy: String,
+    },
+    /// Import all tables.
+    Import {
+        /// Rows too, not only the tables' definitions.
+        backfill: bool,
+    },
+    /// Answer with the forms of all destinations.
     DriverConfig,
-    Validate { driver: String, config: BTreeMap<String, Value> },
-    Upgrade { version: String },
+    /// Check a filled form; answer with the destination's URL or with the errors by field.
+    Validate {
+        /// The destination's scheme.
+        driver: String,
+        /// The form's fields by name.
+        config: BTreeMap<String, Value>,
+    },
+    /// Replace the program by another release.
+    Upgrade {
+        /// With or without a leading `v`.
+        version: String,
+    },
 }
 
-/// What cannot be followed.
+/// Why a notification is not followed. Never shows its contents, which may hold secrets.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadNotice {
+    /// It is in none of the encodings, or has no action.
     #[error("a notification of HQ cannot be read: {0}")]
     Unreadable(String),
+    /// Its action is not known; HQ may be newer.
     #[error("HQ asks for {0:?}, which this version of EDS does not know")]
     Unknown(String),
+    /// Of an action, the field that is missing or has another type.
     #[error("HQ's notification {0:?} lacks {1}, or has it in another form")]
     Lacks(&'static str, &'static str),
 }
@@ -43,7 +84,7 @@ struct NoticeEnvelope {
     data: Value,
 }
 
-/// The document in `payload`, packed as the header `content-encoding` says.
+/// The document in `payload`, in the encoding that the header `content-encoding` names.
 fn unpack(payload: &[u8], encoding: Option<&str>) -> Result<Value, String> {
     match encoding.unwrap_or("json") {
         "msgpack" => rmp_serde::from_slice(payload).map_err(|e| format!("not msgpack: {e}")),
@@ -63,12 +104,13 @@ fn unpack(payload: &[u8], encoding: Option<&str>) -> Result<Value, String> {
     }
 }
 
-// What the parser says could show a secret.
+// The parser's own message could show a secret.
 fn json(text: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(text)
         .map_err(|e| format!("not JSON at line {}, column {}", e.line(), e.column()))
 }
 
+/// A boolean, which HQ may also write as a text.
 fn flag(data: &Value, key: &str) -> bool {
     match &data[key] {
         Value::Bool(flag) => *flag,
@@ -77,22 +119,28 @@ fn flag(data: &Value, key: &str) -> bool {
     }
 }
 
+/// A text that is not empty.
 fn word(data: &Value, key: &str) -> Option<String> {
     data[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
-/// Reads a notification.
+/// Reads a notification. `encoding` is the value of its header `content-encoding`, if there is one:
+/// `json`, `gzip/json` or `msgpack`.
 pub fn read(payload: &[u8], encoding: Option<&str>) -> Result<Notice, BadNotice> {
     let document = unpack(payload, encoding).map_err(BadNotice::Unreadable)?;
-    // A list would be taken for the fields in their order.
+    // Serde would take a list for the fields in their order.
     let envelope =
         document.is_object().then(|| NoticeEnvelope::deserialize(document).ok()).flatten();
     let Some(NoticeEnvelope { action, data }) = envelope else {
         return Err(BadNotice::Unreadable("it has no action".into()));
     };
+    notice_of(action, &data)
+}
+
+fn notice_of(action: String, data: &Value) -> Result<Notice, BadNotice> {
     Ok(match action.as_str() {
         "ping" => Notice::Ping {
-            subject: word(&data, "subject")
+            subject: word(data, "subject")
                 .filter(|s| publishable(s))
                 .ok_or(BadNotice::Lacks("ping", "subject"))?,
         },
@@ -100,19 +148,19 @@ pub fn read(payload: &[u8], encoding: Option<&str>) -> Result<Notice, BadNotice>
         "pause" => Notice::Pause,
         "unpause" => Notice::Unpause,
         "shutdown" => Notice::Shutdown {
-            message: word(&data, "message").unwrap_or_default(),
-            deleted: flag(&data, "deleted"),
+            message: word(data, "message").unwrap_or_default(),
+            deleted: flag(data, "deleted"),
         },
         "sendlogs" => Notice::SendLogs,
         "configure" => Notice::Configure {
-            url: word(&data, "url").ok_or(BadNotice::Lacks("configure", "url"))?.into(),
-            backfill: flag(&data, "backfill"),
-            update_strategy: word(&data, "updateStrategy").unwrap_or_default(),
+            url: word(data, "url").ok_or(BadNotice::Lacks("configure", "url"))?.into(),
+            backfill: flag(data, "backfill"),
+            update_strategy: word(data, "updateStrategy").unwrap_or_default(),
         },
-        "import" => Notice::Import { backfill: flag(&data, "backfill") },
+        "import" => Notice::Import { backfill: flag(data, "backfill") },
         "driverconfig" => Notice::DriverConfig,
         "validate" => Notice::Validate {
-            driver: word(&data, "driver").ok_or(BadNotice::Lacks("validate", "driver"))?,
+            driver: word(data, "driver").ok_or(BadNotice::Lacks("validate", "driver"))?,
             config: data["config"]
                 .as_object()
                 .ok_or(BadNotice::Lacks("validate", "config"))?
@@ -121,13 +169,13 @@ pub fn read(payload: &[u8], encoding: Option<&str>) -> Result<Notice, BadNotice>
                 .collect(),
         },
         "upgrade" => Notice::Upgrade {
-            version: word(&data, "version").ok_or(BadNotice::Lacks("upgrade", "version"))?,
+            version: word(data, "version").ok_or(BadNotice::Lacks("upgrade", "version"))?,
         },
         _ => return Err(BadNotice::Unknown(action)),
     })
 }
 
-/// Whether a subject can be published to: no wildcards, no spaces, no empty tokens.
+/// Whether a NATS subject can be published to: no wildcards, no spaces, no empty tokens.
 fn publishable(subject: &str) -> bool {
     subject.split('.').all(|token| {
         !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>')
@@ -149,7 +197,10 @@ mod tests {
 
     #[test]
     fn the_same_in_every_encoding_and_with_booleans_as_text() {
-        let document = json!({"action": "configure", "data": {"url": "sqlite://x.db", "backfill": "true", "updateStrategy": "after", "more": 1}});
+        let data = json!({
+            "url": "sqlite://x.db", "backfill": "true", "updateStrategy": "after", "more": 1
+        });
+        let document = json!({"action": "configure", "data": data});
         let text = document.to_string();
         let packed = rmp_serde::to_vec_named(&document).unwrap_or_default();
         for (payload, encoding) in [

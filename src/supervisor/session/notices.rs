@@ -1,0 +1,188 @@
+//! HQ's notifications: what the server does about each, and what it answers.
+
+use async_nats::{HeaderValue, Message};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+use tracing::{error, info, warn};
+
+use super::worker::OnDone;
+use super::{Ending, SessionLoop, TaskOutcome};
+use crate::config::Config;
+use crate::destination::catalog::DRIVERS;
+use crate::destination::form::{self, Filled};
+use crate::destination::{Driver, Settings};
+use crate::hq::notice::{self, Notice};
+use crate::hq::post::outcome_fields;
+use crate::worker::pipe::WorkerCommand;
+
+/// A destination that HQ wants the server to use, and the request that HQ waits for.
+pub(super) struct DestinationTest {
+    request: Message,
+    url: SecretString,
+    update_strategy: String,
+    backfill: bool,
+}
+
+impl SessionLoop<'_> {
+    /// A notification that cannot be read is logged and nothing else: HQ may be newer.
+    pub(super) async fn on_notice(&mut self, message: Message) -> Option<Ending> {
+        let encoding = message
+            .headers
+            .as_ref()
+            .and_then(|h| h.get("content-encoding"))
+            .map(HeaderValue::as_str);
+        let notice = match notice::read(&message.payload, encoding) {
+            Ok(notice) => notice,
+            Err(e) => {
+                warn!("{e}");
+                return None;
+            }
+        };
+        match notice {
+            Notice::Ping { subject } => self.post.say(subject, "pong".into()).await,
+            Notice::Restart => return self.restart().await,
+            Notice::Pause => self.pause(true).await,
+            Notice::Unpause => self.pause(false).await,
+            Notice::Shutdown { message, deleted } => {
+                return Some(self.shut_down(&message, deleted));
+            }
+            Notice::SendLogs => self.send_logs(true).await,
+            Notice::Configure { url, backfill, update_strategy } => {
+                let request = message;
+                self.test(DestinationTest { request, url, update_strategy, backfill });
+            }
+            Notice::Import { backfill } => self.import(backfill).await,
+            Notice::DriverConfig => self.post.reply(&message, forms()).await,
+            Notice::Validate { driver, config } => {
+                self.post.reply(&message, validated(&driver, &config)).await;
+            }
+            Notice::Upgrade { version } => self.upgrade(version).await,
+        }
+        None
+    }
+
+    async fn restart(&mut self) -> Option<Ending> {
+        info!("HQ asks for a restart");
+        self.status("restart").await;
+        let failed = self.restart_child().await;
+        let outcome = match failed {
+            None => Ok(None),
+            Some(_) => Err("the worker cannot be started".into()),
+        };
+        self.respond("restart", &outcome).await;
+        failed
+    }
+
+    /// Pauses the worker or lets it go on, and those after it, too.
+    async fn pause(&mut self, pause: bool) {
+        let action = if pause { "pause" } else { "unpause" };
+        info!("HQ asks to {action}");
+        self.supervisor.paused = pause;
+        let command = |id| match pause {
+            true => WorkerCommand::Pause { id },
+            false => WorkerCommand::Unpause { id },
+        };
+        if !self.command(OnDone::Respond(action), command).await {
+            self.respond(action, &Ok(None)).await;
+        }
+    }
+
+    /// `deleted`: the server's identity is void, so that the next start must not use it.
+    fn shut_down(&mut self, message: &str, deleted: bool) -> Ending {
+        let reason = if message.is_empty() { String::new() } else { format!(": {message}") };
+        info!("HQ asks to shut down{reason}");
+        if deleted {
+            match Config::write(&self.supervisor.options.data_dir, &[("server_id", None)]) {
+                Ok(()) => info!("this server was deleted at HQ: it has to be enrolled anew"),
+                Err(e) => error!("{e}"),
+            }
+        }
+        Ending::Shutdown
+    }
+
+    /// Tests a destination beside everything else: that may take a while.
+    fn test(&mut self, test: DestinationTest) {
+        self.tasks.push(Box::pin(async move {
+            let outcome = match Settings::parse(test.url.expose_secret(), DRIVERS) {
+                Ok((settings, driver)) => {
+                    driver.test(&settings).await.map_err(|failure| failure.text)
+                }
+                Err(e) => Err(e.to_string()),
+            };
+            TaskOutcome::DestinationTested(Box::new(test), outcome)
+        }));
+    }
+
+    /// Takes up the destination that was tested, if it can be used.
+    pub(super) async fn configure(
+        &mut self,
+        test: DestinationTest,
+        outcome: Result<(), String>,
+    ) -> Option<Ending> {
+        let DestinationTest { request, url, update_strategy, backfill } = test;
+        let options = &mut self.supervisor.options;
+        let saved = outcome.and_then(|()| {
+            let strategy = Some(update_strategy.as_str()).filter(|text| !text.is_empty());
+            let entries = [("url", Some(url.expose_secret())), ("update_strategy", strategy)];
+            Config::write(&options.data_dir, &entries).map_err(|e| e.to_string())
+        });
+        let mut answer = outcome_fields(&saved.clone().map(|()| None));
+        answer.insert("backfill".into(), backfill.into());
+        let masked = crate::secret::mask_text(url.expose_secret());
+        if let Err(why) = saved {
+            warn!("HQ configures {masked}, which cannot be used: {why}");
+            self.post.reply(&request, answer).await;
+            return None;
+        }
+        info!("HQ configures {masked}: it is the destination from now on");
+        answer.insert("maskedURL".into(), masked.into());
+        if std::mem::replace(&mut options.url_is_given, false) {
+            warn!(
+                "the destination that was given by hand (--url, --url-file or EDS_URL) would win \
+                 again at the next start: leave it away"
+            );
+        }
+        options.url = Some(url);
+        self.post.reply(&request, answer).await;
+        self.restart_child().await
+    }
+
+    async fn import(&mut self, backfill: bool) {
+        info!("HQ asks for an import{}", if backfill { "" } else { " of the tables' shapes" });
+        self.status("import").await;
+        let command = |id| WorkerCommand::Import { id, schema_only: !backfill };
+        if !self.command(OnDone::Respond("import"), command).await {
+            let why = "this server has no destination yet: configure it first";
+            self.respond("import", &Err(why.into())).await;
+        }
+    }
+}
+
+/// The forms of all destinations, by scheme.
+fn forms() -> Map<String, Value> {
+    let drivers: Map<String, Value> =
+        DRIVERS.iter().map(|driver| (driver.scheme.to_owned(), form::shown(driver))).collect();
+    [("drivers".to_owned(), Value::Object(drivers))].into_iter().collect()
+}
+
+/// HQ's form, checked: the URL, or what is wrong with which field. HQ reads the message from a
+/// field of this spelling.
+fn validated(scheme: &str, filled: &Filled) -> Map<String, Value> {
+    let known = |driver: &&Driver| driver.scheme == scheme || driver.aliases.contains(&scheme);
+    let answer = match DRIVERS.iter().find(known).map(|driver| form::url_of(driver, filled)) {
+        Some(Ok(url)) => json!({ "success": true, "url": url }),
+        Some(Err(errors)) => {
+            let errors: Vec<Value> =
+                errors.into_iter().map(|e| json!({ "field": e.field, "error": e.error })).collect();
+            json!({ "success": false, "field_errors": errors })
+        }
+        None => {
+            let why = format!("there is no destination {scheme:?} in this version of EDS");
+            json!({ "success": false, "messsage": why })
+        }
+    };
+    match answer {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
