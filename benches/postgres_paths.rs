@@ -124,7 +124,9 @@ async fn measure(
             match way {
                 WritePath::Single => single(&client, &statement, &schema, piece).await?,
                 WritePath::Unnest => unnest(&client, &statement, &schema, piece).await?,
-                WritePath::Text | WritePath::Binary => copy(&client, &statement, &schema, piece, way).await?,
+                WritePath::Text | WritePath::Binary => {
+                    copy(&client, &statement, &schema, piece, way).await?;
+                }
             }
             client.batch_execute("COMMIT").await?;
         }
