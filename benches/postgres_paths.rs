@@ -125,7 +125,7 @@ async fn measure(
                 WritePath::Single => single(&client, &statement, &schema, piece).await?,
                 WritePath::Unnest => unnest(&client, &statement, &schema, piece).await?,
                 WritePath::Text | WritePath::Binary => {
-                    copy(&client, &statement, &schema, piece, way).await?
+                    copy(&client, &statement, &schema, piece, way).await?;
                 }
             }
             client.batch_execute("COMMIT").await?;

@@ -146,7 +146,7 @@ impl Child {
     pub fn kill_if_silent(&mut self) {
         if self.last_event_at.elapsed() > SILENCE_MAX {
             warn!(
-                "the worker has given no sign of life for {SILENCE_MAX:?}: it hangs, and is ended"
+                "the worker has sent nothing for {SILENCE_MAX:?}: it hangs, and is killed"
             );
             self.last_event_at = Instant::now();
             let _ = self.process.start_kill();
@@ -160,8 +160,7 @@ impl Child {
             Ok(status) => status.ok(),
             Err(_) => {
                 warn!(
-                    "the worker did not end within {END_WAIT_MAX:?} and is ended; what it did not \
-                     acknowledge comes again"
+                    "the worker did not stop within {END_WAIT_MAX:?} and is killed; unacknowledged changes are redelivered"
                 );
                 self.kill().await
             }

@@ -53,7 +53,7 @@ impl SessionDir {
     /// Keeps what a worker that crashed wrote last on its standard error.
     pub fn write_stderr(&self, text: &str) {
         if let Err(e) = std::fs::write(self.path.join(STDERR), text) {
-            warn!("what the worker said last cannot be kept: {e}");
+            warn!("the worker's last output cannot be saved: {e}");
         }
     }
 

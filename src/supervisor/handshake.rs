@@ -94,7 +94,7 @@ impl Supervisor {
                 },
                 Err(NoSession::Refused(e)) => {
                     return Err(Failed::Refused(format!(
-                        "{e}; is this server still enrolled? `eds enroll CODE` enrols it anew"
+                        "{e}; is this server still enrolled? `eds enroll CODE` enrols it again"
                     )));
                 }
                 Err(NoSession::Conflict(e)) => {
@@ -150,8 +150,8 @@ impl Supervisor {
         dir.remove_creds();
         match timeout(FAREWELL_WAIT_MAX, self.report_end(id, dir, ending)).await {
             Ok(Ok(())) => info!("session {id} has ended"),
-            Ok(Err(why)) => warn!("HQ was not told in full that session {id} ended: {why}"),
-            Err(_) => warn!("HQ was not told within {FAREWELL_WAIT_MAX:?} that session {id} ended"),
+            Ok(Err(why)) => warn!("the end of session {id} was not fully reported to HQ: {why}"),
+            Err(_) => warn!("the end of session {id} was not reported to HQ within {FAREWELL_WAIT_MAX:?}"),
         }
         dir.remove_if_empty(self.options.keep_logs);
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::services::at_once;
 use crate::services::eds::binary;
 
 /// Exit code, standard output, standard error.
@@ -68,10 +69,23 @@ fn version_is_one_line() {
     assert_eq!(eds(&["version"]), (0, format!("{}\n", env!("CARGO_PKG_VERSION")), String::new()));
 }
 
+/// Words, an exit code, and what is said on standard error.
+type WrongWords = (&'static [&'static str], i32, &'static str);
+
 /// What was given wrong is named, with a way out, and the exit code says whose fault it is.
+fn are_named(cases: &[WrongWords]) {
+    at_once(cases, |(args, code, expected)| {
+        let (found, _, err) = eds(args);
+        assert!(
+            found == *code && err.contains(expected),
+            "{args:?} ended with {found} and said:\n{err}"
+        );
+    });
+}
+
 #[test]
-fn wrong_words_are_named() {
-    let cases: &[(&[&str], i32, &str)] = &[
+fn wrong_words_for_a_stream_are_named() {
+    are_named(&[
         (&["stream", "--frobnicate"], 1, "unexpected argument '--frobnicate'"),
         (
             &["stream", "--minPendingLatency", "1 day"],
@@ -96,6 +110,12 @@ fn wrong_words_are_named() {
             5,
             "NATS at nats://127.0.0.1:1 cannot be reached",
         ),
+    ]);
+}
+
+#[test]
+fn wrong_words_for_an_import_are_named() {
+    are_named(&[
         (&["import"], 3, "no destination: name it with --url, --url-file or EDS_URL"),
         (
             &["import", "--url", "sqlite://:memory:"],
@@ -113,6 +133,12 @@ fn wrong_words_are_named() {
             3,
             "PostgreSQL at 127.0.0.1:1 cannot be reached",
         ),
+    ]);
+}
+
+#[test]
+fn wrong_words_for_a_replay_are_named() {
+    are_named(&[
         (
             &["replay", "nowhere.jsonl", "--url", "sqlite://x.db"],
             1,
@@ -139,6 +165,12 @@ fn wrong_words_are_named() {
             3,
             "the URL file nowhere cannot be read",
         ),
+    ]);
+}
+
+#[test]
+fn wrong_words_for_a_server_are_named() {
+    are_named(&[
         (
             &["server"],
             3,
@@ -146,7 +178,19 @@ fn wrong_words_are_named() {
         ),
         (&["enroll"], 1, "<CODE>"),
         (&["enroll", "Q1"], 3, "a code begins with P, S, E or L"),
-        (&["enroll", "L1", "--api-url", "not a url"], 1, "HQ at not a url"),
+        (
+            &["fork", "--supervised"],
+            3,
+            "a supervised worker expects the command to begin",
+        ),
+        (&["server", "help", "oracle"], 3, "there is no destination \"oracle\" in this build"),
+        (&["drivers", "oracle"], 3, "there is no destination \"oracle\" in this build"),
+    ]);
+}
+
+#[test]
+fn wrong_words_for_a_download_are_named() {
+    are_named(&[
         (
             &["download", "1.0.0", "x"],
             3,
@@ -165,24 +209,26 @@ fn wrong_words_are_named() {
             3,
             "the key nowhere cannot be read",
         ),
-        (&["fork", "--supervised"], 3, "a supervised worker expects the command to begin"),
+    ]);
+}
+
+#[test]
+fn wrong_words_for_the_consumer_and_the_state_are_named() {
+    are_named(&[
         (&["consumer", "show"], 3, "needs credentials: name the file with --creds"),
         (
             &["consumer", "show", "--server", "nats://127.0.0.1:1"],
             5,
             "NATS at nats://127.0.0.1:1 cannot be reached",
         ),
-        (&["server", "help", "oracle"], 3, "there is no destination \"oracle\" in this build"),
-        (&["drivers", "oracle"], 3, "there is no destination \"oracle\" in this build"),
         (&["state", "list"], 1, "holds no state yet"),
-    ];
-    for (args, code, expected) in cases {
-        let (found, _, err) = eds(args);
-        assert!(
-            found == *code && err.contains(expected),
-            "{args:?} ended with {found} and said:\n{err}"
-        );
-    }
+    ]);
+}
+
+/// `eds enroll` asks HQ again for half a minute before it gives up.
+#[test]
+fn a_place_that_is_not_of_hq_is_named() {
+    are_named(&[(&["enroll", "L1", "--api-url", "not a url"], 1, "HQ at not a url")]);
 }
 
 /// A journal through the command line into SQLite, twice: the second time nothing is left to do.
@@ -215,8 +261,7 @@ fn a_journal_is_replayed_once() {
     assert!(said.contains("done: 200 events") && said.contains("stream sequence 200"), "{said}");
     let said = replay();
     assert!(
-        said.contains("already applied up to line 200")
-            && said.contains("done: 0 events in 0 batches"),
+        said.contains("already applied up to line 200") && said.contains("done: 0 events in 0 batches"),
         "{said}"
     );
     let db =

@@ -1,5 +1,5 @@
-//! JetStream as it comes: narrow rights, other people's consumers, streams that are cut or made
-//! anew.
+//! JetStream as it comes: narrow rights, other people's consumers, streams that are cut or
+//! recreated.
 
 use std::time::Duration;
 
@@ -64,9 +64,9 @@ async fn refused_credentials_are_named() {
     }
 }
 
-/// Somebody deletes the consumer while it is in use: it is made anew, and nothing is lost.
+/// Somebody deletes the consumer while it is in use: EDS recreates it, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_consumer_is_made_anew() {
+async fn a_deleted_consumer_is_recreated() {
     let mut scene = Scene::new("deleted", 34).await;
     scene.eds.begin();
     scene.publish(5_000).await;
@@ -115,10 +115,10 @@ async fn a_consumer_of_the_predecessor_is_taken_over() {
     assert!(scene.is_idle().await);
 }
 
-/// What retention removed before it was read is said aloud; what was removed after it was read is
-/// not.
+/// EDS reports what retention removed before it was read, and not what was removed after it was
+/// read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_is_said_aloud_and_never_cried_falsely() {
+async fn a_gap_is_reported_and_only_a_gap_is() {
     let mut scene = Scene::new("gap", 36).await;
     scene.eds.begin();
     scene.publish(1_000).await;
@@ -145,10 +145,10 @@ async fn a_gap_is_said_aloud_and_never_cried_falsely() {
     );
 }
 
-/// A stream that was deleted and made again is noticed and read from its beginning.
+/// A stream that was deleted and recreated is noticed and read from its beginning.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
-    let mut scene = Scene::new("recreated", 37).await;
+async fn a_recreated_stream_is_read_from_its_beginning() {
+    let mut scene = Scene::new("anew", 37).await;
     scene.eds.begin();
     scene.publish(1_000).await;
     scene.eds.catch_up();
@@ -160,7 +160,7 @@ async fn a_stream_that_was_made_anew_is_read_from_its_beginning() {
     scene.assert_equal().await;
 }
 
-/// A server that was enrolled anew has another name: what its former self has written is neither
+/// A server that was enrolled again has another name: what its former self has written is neither
 /// ignored nor doubled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_of_another_name_is_asked_about() {
@@ -202,7 +202,7 @@ async fn a_consumer_of_another_name_is_asked_about() {
     scene.assert_equal().await;
 }
 
-/// A company that the credentials cover from now on is said aloud.
+/// EDS reports a company that the credentials cover from now on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_company_needs_an_import() {
     let mut scene = Scene::new("grown", 92).await;

@@ -9,6 +9,7 @@ use eds::sandbox::shop::{Shop, ShopOptions};
 use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
 
+use crate::services::at_once;
 use crate::services::eds::{Eds, replay};
 use crate::services::hq::Importing;
 use crate::services::kafka::{Kafka, KafkaRecord, PASSWORD, messages, shared};
@@ -345,12 +346,12 @@ async fn what_is_wrong_is_said_at_the_start() {
         (format!("kafka://{}/t?acks=0", kafka.brokers()), "\"acks\""),
         ("kafka://127.0.0.1:1,127.0.0.1:2/t".to_owned(), "refused"),
     ];
-    for (url, expected) in cases {
+    at_once(cases, |(url, expected)| {
         let output = replay(&url, &json!({}), &[event("e1", "k")], &[]);
         let said = said(&output);
         assert!(output.status.code() == Some(3) && said.contains(expected), "{expected}: {said}");
         assert!(["wr0ng", PASSWORD].iter().all(|secret| !said.contains(secret)), "{said}");
-    }
+    });
 }
 
 /// A full export: an event for each row, where a stream's would be.

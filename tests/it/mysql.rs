@@ -8,9 +8,10 @@ use mysql_async::{Conn, Row};
 use serde_json::{Value, json};
 
 use crate::services::eds::{replay, schema, upsert};
-use crate::services::mysql::{Flavour, MySql, shared};
+use crate::services::mysql::{Flavour, MySql, PASSWORD, RIGHTS, shared};
+use crate::services::nats::Nats;
 use crate::services::scene::{COMPANIES, assert_equal, publish};
-use crate::services::{eventually, nats::Nats};
+use crate::services::{at_once, eventually};
 use eds::sandbox::shop::{Shop, ShopOptions};
 
 const BOTH: [Flavour; 2] = [Flavour::MySql, Flavour::MariaDb];
@@ -84,7 +85,7 @@ async fn every_tls_mode_does_what_it_says() {
         (format!("{url}?tls=true&ssl-ca={other}"), false),
         (format!("{url}?tls=true"), false),
     ];
-    for (url, works) in cases {
+    at_once(cases, |(url, works)| {
         let output = replay(&url, &json!({}), &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(
@@ -94,14 +95,46 @@ async fn every_tls_mode_does_what_it_says() {
             url.split_once('?').map_or("", |(_, q)| q)
         );
         assert!(works || said.contains("certificate"), "{said}");
-    }
+    });
     let plain = shared(Flavour::MariaDb).database().await.1;
     assert!(
         replay(&format!("{plain}?tls=preferred"), &json!({}), &[], &[]).status.success(),
-        "a server that cannot encrypt is put up with"
+        "a server that cannot encrypt is accepted"
     );
     let output = replay(&format!("{plain}?tls=skip-verify"), &json!({}), &[], &[]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot encrypt"));
+}
+
+/// A table as the predecessor of EDS made it, with a row.
+async fn table_of_the_predecessor(conn: &mut Conn) {
+    run(
+        conn,
+        "CREATE TABLE `t` (`id` VARCHAR(64) NOT NULL, `at` TIMESTAMP NULL, `rate` FLOAT, `doc` \
+         JSON, `text` TEXT, `on` BOOLEAN, \
+         `strict` VARCHAR(10) NOT NULL COMMENT 'NOT NULL, it''s said', PRIMARY KEY (`id`)) \
+         CHARACTER SET utf8mb4",
+    )
+    .await;
+    run(conn, "INSERT INTO t (id, text, strict) VALUES ('old', 'kept', 'x')").await;
+}
+
+/// Replays changes into that table, of which two do not fit its types; what was said.
+fn replay_into_it(url: &str) -> String {
+    let schemas = json!({"t": schema("t", "1", json!({"at": {"type": "string", "format": "date-time"}, "rate": {"type": "number"}, "doc": {"type": "object"},
+        "text": {"type": "string"}, "on": {"type": "boolean"}, "strict": {"type": "string"}, "new": {"type": "string", "format": "date-time"}}))});
+    let events = [
+        upsert(
+            "t",
+            "1",
+            json!({"id": "a", "at": "2024-07-11T21:16:51.999999999+02:00", "rate": 0.1, "doc": {"b": 1}, "text": "ü", "on": true, "new": "2024-07-11T21:16:51.1Z"}),
+        ),
+        upsert("t", "1", json!({"id": "late", "at": "2039-01-01T00:00:00Z"})),
+        upsert("t", "1", json!({"id": "long", "text": "x".repeat(65_536)})),
+    ];
+    let output = replay(url, &schemas, &events, &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("2 dead letters"), "{said}");
+    said
 }
 
 /// A table of the predecessor's keeps its types; columns are added, NOT NULL is taken back, nothing
@@ -112,29 +145,8 @@ async fn a_table_of_the_predecessor_keeps_working() {
         let server = shared(flavour);
         let (name, url) = server.database().await;
         let mut conn = server.connect(&name).await;
-        run(
-            &mut conn,
-            "CREATE TABLE `t` (`id` VARCHAR(64) NOT NULL, `at` TIMESTAMP NULL, `rate` FLOAT, `doc` \
-             JSON, `text` TEXT, `on` BOOLEAN, \
-             `strict` VARCHAR(10) NOT NULL COMMENT 'NOT NULL, it''s said', PRIMARY KEY (`id`)) \
-             CHARACTER SET utf8mb4",
-        )
-        .await;
-        run(&mut conn, "INSERT INTO t (id, text, strict) VALUES ('old', 'kept', 'x')").await;
-        let schemas = json!({"t": schema("t", "1", json!({"at": {"type": "string", "format": "date-time"}, "rate": {"type": "number"}, "doc": {"type": "object"},
-            "text": {"type": "string"}, "on": {"type": "boolean"}, "strict": {"type": "string"}, "new": {"type": "string", "format": "date-time"}}))});
-        let events = [
-            upsert(
-                "t",
-                "1",
-                json!({"id": "a", "at": "2024-07-11T21:16:51.999999999+02:00", "rate": 0.1, "doc": {"b": 1}, "text": "ü", "on": true, "new": "2024-07-11T21:16:51.1Z"}),
-            ),
-            upsert("t", "1", json!({"id": "late", "at": "2039-01-01T00:00:00Z"})),
-            upsert("t", "1", json!({"id": "long", "text": "x".repeat(65_536)})),
-        ];
-        let output = replay(&url, &schemas, &events, &[]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("2 dead letters"), "{said}");
+        table_of_the_predecessor(&mut conn).await;
+        let said = replay_into_it(&url);
         for cure in [
             "column \"at\"",
             "MODIFY COLUMN … DATETIME(6)",
@@ -207,9 +219,18 @@ async fn unsafe_tables_are_named() {
 /// A reader that keeps a table locked holds a change of it up, and is named where the server tells.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_readers_lock_is_waited_for_and_named() {
-    let mut server = MySql::start_with(Flavour::MySql, &["performance-schema=ON"]).await;
+    let server = shared(Flavour::MySql);
     let (name, url) = server.database().await;
-    run(&mut server.connect("").await, "GRANT SELECT ON performance_schema.* TO eds@'%'").await;
+    // A user of its own: others must not see the locks.
+    let mut root = server.connect("").await;
+    for sql in [
+        format!("CREATE USER watcher@'%' IDENTIFIED BY '{PASSWORD}'"),
+        format!("GRANT {RIGHTS} ON {name}.* TO watcher@'%'"),
+        "GRANT SELECT ON performance_schema.* TO watcher@'%'".to_owned(),
+    ] {
+        run(&mut root, &sql).await;
+    }
+    let url = url.replace("//eds:", "//watcher:");
     let first = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
     let second =
         json!({"t": schema("t", "2", json!({"n": {"type": "integer"}, "m": {"type": "integer"}}))});
@@ -233,7 +254,6 @@ async fn a_readers_lock_is_waited_for_and_named() {
             .status
             .success()
     );
-    server.server = None;
 }
 
 /// Where the server keeps names of tables in lower case, tables are found again.

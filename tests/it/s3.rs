@@ -1,4 +1,4 @@
-//! S3 against a server that checks signatures: what is there afterwards, under which names, and
+//! S3 against a server that checks signatures: which objects exist afterwards, by which names, and
 //! what is said.
 
 use std::collections::BTreeSet;

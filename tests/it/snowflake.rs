@@ -235,7 +235,7 @@ async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     );
 }
 
-/// A session that ended in the night is begun again without a word, and goes on.
+/// EDS replaces a session that ended while it was idle, without a warning.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ended_while_idle_is_replaced() {
     let nats = Nats::start().await;
@@ -319,8 +319,7 @@ async fn import_until_done(importing: &Importing, url: &str, args: &[&str]) {
     panic!("the import does not come to its end");
 }
 
-/// A full export, and another one over what is there: the table stays, and so does what hangs on
-/// it.
+/// A full export, and another one into the same tables: they stay, and so do the views on them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_arrives_whole() {
     let server = shared();

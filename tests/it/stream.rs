@@ -153,7 +153,7 @@ async fn a_restored_destination_catches_up() {
     assert!(ended.status.success() && ended.log.contains("was it restored?"), "{}", ended.log);
 }
 
-/// SIGTERM: what was gathered is written and acknowledged, and the next start goes on from there.
+/// SIGTERM: pending changes are written and acknowledged, and the next start goes on from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_clean() {
     let mut scene = Scene::new("s4", 8).await;

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::services::at_once;
 use crate::services::certs::{certificates, write};
 use crate::services::eds::replay;
 use crate::services::postgres::Postgres;
@@ -48,7 +49,7 @@ async fn every_sslmode_does_what_it_says() {
         (format!("{url}?sslmode=verify-full{theirs}"), false),
         (format!("{url}?sslmode=verify-full"), false),
     ];
-    for (url, works) in cases {
+    at_once(cases, |(url, works)| {
         let output = replay(&url, &serde_json::json!({}), &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(
@@ -58,5 +59,5 @@ async fn every_sslmode_does_what_it_says() {
             url.split_once('?').map_or("", |(_, q)| q)
         );
         assert!(works || said.contains("certificate"), "{said}");
-    }
+    });
 }

@@ -220,10 +220,10 @@ impl SessionLoop<'_> {
             SessionEvent::Signal(signal) => return self.on_signal(signal).await,
             SessionEvent::Child(event) => return self.on_child_event(event).await,
             SessionEvent::Task(TaskOutcome::HqProbed { reachable: true }) => {
-                return renew("the last one was to be renewed");
+                return renew("the last one was due for renewal");
             }
             SessionEvent::Task(TaskOutcome::HqProbed { reachable: false }) => {
-                warn!("HQ is away: the session is renewed later");
+                warn!("HQ is unreachable: the session is renewed later");
                 timers.renewal = Instant::now() + RENEWAL_PUT_OFF;
             }
             SessionEvent::Task(outcome) => return self.on_task(outcome).await,

@@ -93,7 +93,7 @@ impl SessionLoop<'_> {
         info!("HQ asks to shut down{reason}");
         if deleted {
             match Config::write(&self.supervisor.options.data_dir, &[("server_id", None)]) {
-                Ok(()) => info!("this server was deleted at HQ: it has to be enrolled anew"),
+                Ok(()) => info!("this server was deleted at HQ: enrol it again"),
                 Err(e) => error!("{e}"),
             }
         }
@@ -138,8 +138,7 @@ impl SessionLoop<'_> {
         answer.insert("maskedURL".into(), masked.into());
         if std::mem::replace(&mut options.url_is_given, false) {
             warn!(
-                "the destination that was given by hand (--url, --url-file or EDS_URL) would win \
-                 again at the next start: leave it away"
+                "--url, --url-file and EDS_URL would take precedence over HQ again at the next start: remove them"
             );
         }
         options.url = Some(url);

@@ -106,8 +106,8 @@ impl SessionLoop<'_> {
             child.kill().await;
         }
         let why = match swap.roll_back() {
-            Ok(()) => format!("{why}; the old program is in its place again"),
-            Err(e) => format!("{why}; the old program cannot be put back: {e}"),
+            Ok(()) => format!("{why}; the old program was restored"),
+            Err(e) => format!("{why}; the old program cannot be restored: {e}"),
         };
         self.not_upgraded(&version, &why).await;
         self.start_child().await.err()

@@ -30,8 +30,7 @@ impl SessionLoop<'_> {
         let options = &self.supervisor.options;
         let Some(url) = options.url.clone() else {
             info!(
-                "this server has no destination yet: return to HQ and configure it there; it is \
-                 taken up here at once"
+                "this server has no destination yet: configure one at HQ; it takes effect here at once"
             );
             return Ok(());
         };

@@ -157,7 +157,7 @@ pub async fn the_checkpoint_comes_back(database: &dyn Database) {
     let later = Process::new(database);
     let mut destination = later.connect().await;
     assert_eq!(ok(destination.checkpoint(Claim::Acquire).await), Some(at(9)));
-    // A stream that was made anew: a lower sequence, a later time; and a position that stays where
+    // A stream that was recreated: a lower sequence, a later time; and a position that stays where
     // it is.
     ok(destination.apply(&batch(&words, &[word(1, "C")], Some(at(9)), at(9))).await);
     assert_eq!(ok(destination.checkpoint(Claim::Verify).await), Some(at(9)));

@@ -196,42 +196,35 @@ pub async fn instants_keep_their_microseconds(database: &dyn Database) {
     }
 }
 
+/// A table of all kinds, in which every column is required or none but the key, and two journals:
+/// in one a row's values become null, in the other they are missing.
+fn table_of_all_kinds(table: &str, strict: bool) -> (Value, String, String) {
+    let properties = KINDS
+        .iter()
+        .map(|(name, _, p)| ((*name).to_owned(), serde_json::from_str(p).unwrap_or_default()));
+    let mut made = schema(table, "1", Value::Object(properties.collect()));
+    if strict {
+        let names = KINDS.iter().map(|(name, ..)| *name);
+        made["required"] = std::iter::once("id").chain(names).collect();
+    }
+    let full = json!({"id": "x", "text": "t", "time": "2024-01-01T00:00:00Z", "integer": 1, "number": 1.5, "boolean": true, "object": {"a": 1}, "array": [1], "enumeration": "A"});
+    let null = json!({"id": "x", "text": null, "time": null, "integer": null, "number": null, "boolean": null, "object": null, "array": null, "enumeration": null});
+    let first = upsert(table, "1", full);
+    let nulls = format!("{first}\n{}\n", upsert(table, "1", null));
+    let missing = format!("{first}\n{}\n", upsert(table, "1", json!({"id": "x"})));
+    (made, nulls, missing)
+}
+
 /// A column that must not be null gets the zero of its kind; every other one gets null, also over
 /// an older value.
 pub async fn nulls_and_missing_values(database: &dyn Database) {
     let mut schemas = json!({});
     let (mut journal, mut missing) = (String::new(), String::new());
-    for strict in [true, false] {
-        let table = if strict { "strict" } else { "loose" };
-        let properties: Vec<(String, Value)> = KINDS
-            .iter()
-            .map(|(name, _, p)| ((*name).to_owned(), serde_json::from_str(p).unwrap_or_default()))
-            .collect();
-        let mut made = schema(table, "1", Value::Object(properties.into_iter().collect()));
-        if strict {
-            made["required"] = json!([
-                "id",
-                "text",
-                "time",
-                "integer",
-                "number",
-                "boolean",
-                "object",
-                "array",
-                "enumeration"
-            ]);
-        }
-        schemas[table] = made;
-        let full = json!({"id": "x", "text": "t", "time": "2024-01-01T00:00:00Z", "integer": 1, "number": 1.5, "boolean": true, "object": {"a": 1}, "array": [1], "enumeration": "A"});
-        let null = json!({"id": "x", "text": null, "time": null, "integer": null, "number": null, "boolean": null, "object": null, "array": null, "enumeration": null});
-        journal += &(upsert(table, "1", full.clone()).to_string()
-            + "\n"
-            + &upsert(table, "1", null).to_string()
-            + "\n");
-        missing += &(upsert(table, "1", full).to_string()
-            + "\n"
-            + &upsert(table, "1", json!({"id": "x"})).to_string()
-            + "\n");
+    for (table, strict) in [("strict", true), ("loose", false)] {
+        let (schema, nulls, lacking) = table_of_all_kinds(table, strict);
+        schemas[table] = schema;
+        journal += &nulls;
+        missing += &lacking;
     }
     let names: Vec<&str> = KINDS.iter().map(|(name, ..)| *name).collect();
     for (journal, way) in

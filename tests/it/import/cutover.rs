@@ -82,7 +82,8 @@ async fn nothing_is_lost_at_the_cutover(server: &dyn Keeper, name: &str) {
     place.import_among_changes(&["--only", "order"]).await;
     place.changes(300).await;
     place.caught_up_and_equal().await;
-    // Rows are added to what is there; what was deleted meanwhile is known from the stream alone.
+    // Rows are added to those of the table; what was deleted meanwhile is known from the stream
+    // alone.
     place.changes(900).await;
     place.import_among_changes(&["--no-delete"]).await;
     place.caught_up_and_equal().await;
@@ -131,10 +132,10 @@ async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
     }
 }
 
-/// Changes after the snapshot are no longer in the stream: that is said aloud, and another import
+/// Changes after the snapshot are no longer in the stream: EDS reports that, and another import
 /// cures it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_is_too_old_for_the_stream_is_said_aloud() {
+async fn an_import_that_is_too_old_for_the_stream_is_reported() {
     let place = Place::new(postgres::shared(), 43, "cutover-g").await;
     // An export of long ago.
     {

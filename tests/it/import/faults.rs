@@ -273,85 +273,137 @@ fn gzip(lines: &[&str]) -> Vec<u8> {
     out.finish().unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Each kind of bad input is named with file and line, the old rows stay; with the allowance, all
+/// The files of an export that was imported well, one of which a test damages.
+struct Damaged {
+    importing: Importing,
+    database: PathBuf,
+    url: String,
+    dir: PathBuf,
+    /// The file of the payments, its name, what was in it, and its lines.
+    payments: PathBuf,
+    name: String,
+    good: Vec<u8>,
+    lines: Vec<String>,
+}
+
+impl Damaged {
+    async fn new() -> Damaged {
+        let importing = Importing::new(9, 2_000, 300).await;
+        let (database, url) = sqlite(&importing);
+        let dir = export_of(&importing);
+        let payments = named(&dir, "payment");
+        let name = payments.file_name().map(|n| n.to_string_lossy().into_owned());
+        let name = name.unwrap_or_default();
+        let good = std::fs::read(&payments).unwrap_or_else(|e| panic!("{e}"));
+        let lines = lines_of(&good);
+        let damaged = Damaged { importing, database, url, dir, payments, name, good, lines };
+        damaged.succeeds(&[]).await;
+        damaged
+    }
+
+    /// A line of a column that the schema lacks.
+    fn ghost(&self) -> String {
+        self.lines[0].replace("{\"id\":", "{\"ghost\":1,\"id\":")
+    }
+
+    /// A line of a value that does not fit, and of such columns.
+    fn unfit(&self) -> String {
+        let much = "\"amountCents\":\"much\",\"x\":null,\"y\":";
+        self.lines[0].replacen("\"amountCents\":", much, 1)
+    }
+
+    fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        [&["--dir", self.dir.to_str().unwrap_or_default()], more].concat()
+    }
+
+    /// An import that ends with this exit code; what it says.
+    async fn fails(&self, code: i32, more: &[&str]) -> String {
+        let output = self.importing.run(&self.url, &self.args(more)).await;
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        text
+    }
+
+    async fn succeeds(&self, more: &[&str]) -> String {
+        self.importing.import(&self.url, &self.args(more)).await
+    }
+
+    fn assert_equal(&self) {
+        equal_in_sqlite(&self.importing.shop(), &self.database);
+    }
+}
+
+fn lines_of(gzip: &[u8]) -> Vec<String> {
+    let reader = std::io::BufReader::new(flate2::read::GzDecoder::new(gzip));
+    std::io::BufRead::lines(reader).collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Each kind of bad line is named with file and number, the old rows stay; with the allowance, all
 /// others arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_rows_are_named_and_left_out_only_where_allowed() {
-    let importing = Importing::new(9, 2_000, 300).await;
-    let (file, url) = sqlite(&importing);
-    let dir = export_of(&importing);
-    let dir_text = dir.display().to_string();
-    let from_dir = ["--dir", dir_text.as_str()];
-    importing.import(&url, &from_dir).await;
-    let payments = named(&dir, "payment");
-    let name = payments.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let good = std::fs::read(&payments).unwrap_or_else(|e| panic!("{e}"));
-    let lines: Vec<String> =
-        std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..])))
-            .collect::<Result<_, _>>()
-            .unwrap_or_else(|e| panic!("{e}"));
-    let first = lines[0].replace("{\"id\":", "{\"ghost\":1,\"id\":");
-    let unfit =
-        lines[0].replacen("\"amountCents\":", "\"amountCents\":\"much\",\"x\":null,\"y\":", 1);
+    let export = Damaged::new().await;
+    let (ghost, unfit) = (export.ghost(), export.unfit());
     let cases = [
         ("not json", "the line is not JSON at byte"),
         ("[]", "the line is not a JSON object"),
         ("{\"companyId\":\"c1\"}", "the row has no primary key"),
-        (first.as_str(), "\"ghost\", which the schema of table \"payment\" lacks"),
+        (ghost.as_str(), "\"ghost\", which the schema of table \"payment\" lacks"),
         (unfit.as_str(), "\"y\", which the schema"),
     ];
+    let place = format!("{}, line 3: ", export.name);
     for (line, why) in cases {
-        let mut all: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let mut all: Vec<&str> = export.lines.iter().map(String::as_str).collect();
         all.insert(2, line);
-        std::fs::write(&payments, gzip(&all)).unwrap_or_else(|e| panic!("{e}"));
-        let output = importing.run(&url, &from_dir).await;
-        let text = said(&output);
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains(&format!("{name}, line 3: ")) && text.contains(why), "{text}");
-        equal_in_sqlite(&importing.shop(), &file);
-        let text =
-            importing.import(&url, &[&from_dir[..], &["--skip-bad-rows", "1"]].concat()).await;
-        assert!(
-            text.contains("Left out:") && text.contains(&format!("{name}, line 3: ")),
-            "{text}"
-        );
-        equal_in_sqlite(&importing.shop(), &file);
+        write(&export.payments, &gzip(&all));
+        let text = export.fails(1, &[]).await;
+        assert!(text.contains(&place) && text.contains(why), "{text}");
+        export.assert_equal();
+        let text = export.succeeds(&["--skip-bad-rows", "1"]).await;
+        assert!(text.contains("Left out:") && text.contains(&place), "{text}");
+        export.assert_equal();
     }
-    // A value that does not fit, and columns that the user knows of.
-    std::fs::write(&payments, gzip(&[&lines[0], &unfit])).unwrap_or_else(|e| panic!("{e}"));
-    let output = importing.run(&url, &[&from_dir[..], &["--ignore-columns", "y"]].concat()).await;
-    assert!(
-        said(&output).contains(
-            "line 2: table \"payment\": the value of column \"amountCents\" is not an integer"
-        ),
-        "{}",
-        said(&output)
-    );
-    // A file that ends in its middle, a name that is none, a table that nobody knows.
-    std::fs::write(&payments, &good[..good.len() - 20]).unwrap_or_else(|e| panic!("{e}"));
-    let output = importing.run(&url, &[&from_dir[..], &["--skip-bad-rows", "1000"]].concat()).await;
-    assert!(
-        said(&output).contains(&name) && said(&output).contains("is damaged after line"),
-        "{}",
-        said(&output)
-    );
-    std::fs::write(&payments, &good).unwrap_or_else(|e| panic!("{e}"));
-    let strange = dir.join(name.replace("-payment-", "-pamyent-"));
-    std::fs::write(&strange, &good).unwrap_or_else(|e| panic!("{e}"));
-    let output = importing.run(&url, &from_dir).await;
-    assert!(
-        said(&output).contains("is of table \"pamyent\", which the schemas lack"),
-        "{}",
-        said(&output)
-    );
-    std::fs::rename(&strange, dir.join("payment.ndjson.gz")).unwrap_or_else(|e| panic!("{e}"));
-    let output = importing.run(&url, &from_dir).await;
-    assert!(
-        said(&output).contains("payment.ndjson.gz is not that of an export's file"),
-        "{}",
-        said(&output)
-    );
-    equal_in_sqlite(&importing.shop(), &file);
+}
+
+/// Where the user allows columns that the schema lacks, a value that does not fit is still named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_does_not_fit_is_named_among_ignored_columns() {
+    let export = Damaged::new().await;
+    write(&export.payments, &gzip(&[&export.lines[0], &export.unfit()]));
+    let text = export.fails(1, &["--ignore-columns", "y"]).await;
+    let expected =
+        "line 2: table \"payment\": the value of column \"amountCents\" is not an integer";
+    assert!(text.contains(expected), "{text}");
+    export.assert_equal();
+}
+
+/// A file that breaks off is no bad row: no allowance covers it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_breaks_off_is_named() {
+    let export = Damaged::new().await;
+    write(&export.payments, &export.good[..export.good.len() - 20]);
+    let text = export.fails(1, &["--skip-bad-rows", "1000"]).await;
+    assert!(text.contains(&export.name) && text.contains("is damaged after line"), "{text}");
+    export.assert_equal();
+}
+
+/// A file of a table that the schemas lack, and one whose name is not that of an export's file.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_strange_names_are_named() {
+    let export = Damaged::new().await;
+    let strange = export.dir.join(export.name.replace("-payment-", "-pamyent-"));
+    write(&strange, &export.good);
+    let text = export.fails(1, &[]).await;
+    assert!(text.contains("is of table \"pamyent\", which the schemas lack"), "{text}");
+    std::fs::rename(&strange, export.dir.join("payment.ndjson.gz"))
+        .unwrap_or_else(|e| panic!("{e}"));
+    let text = export.fails(3, &[]).await;
+    assert!(text.contains("payment.ndjson.gz is not that of an export's file"), "{text}");
+    export.assert_equal();
 }
 
 /// What only the database refuses is narrowed down to its line, too.
@@ -363,10 +415,7 @@ async fn a_row_that_the_database_refuses_is_found_among_many() {
     let dir = export_of(&importing);
     let customers = named(&dir, "vehicle");
     let good = std::fs::read(&customers).unwrap_or_else(|e| panic!("{e}"));
-    let mut lines: Vec<String> =
-        std::io::BufRead::lines(std::io::BufReader::new(flate2::read::GzDecoder::new(&good[..])))
-            .collect::<Result<_, _>>()
-            .unwrap_or_else(|e| panic!("{e}"));
+    let mut lines = lines_of(&good);
     let long = "x".repeat(100);
     let extra = lines[0].replacen("{\"id\":\"", "{\"id\":\"zz", 1);
     let at = extra.find("\"fuel\":\"").map_or(0, |at| at + 8);

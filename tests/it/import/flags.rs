@@ -237,7 +237,7 @@ async fn an_import_beside_a_running_server_is_refused() {
     );
 }
 
-/// Each row is an event where every change is kept; a second run over what is there changes
+/// Each row is an event where every change is kept; a second run into the same place changes
 /// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_become_events_in_files() {

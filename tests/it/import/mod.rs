@@ -23,7 +23,7 @@ async fn an_export_arrives_whole_in(server: &dyn Keeper) {
     let said = importing.import(&url, &[]).await;
     assert_equal(&importing.shop(), server, &database).await;
     assert!(said.contains("order") && said.contains("total") && said.contains("rows/s"), "{said}");
-    // Again, over what is there: the source has changed meanwhile.
+    // Again, into the same tables: the source has changed meanwhile.
     {
         let mut shop = importing.shop.lock().unwrap_or_else(|e| panic!("{e}"));
         (0..2_000).for_each(|_| drop(shop.next_event()));
@@ -47,8 +47,8 @@ async fn an_export_arrives_whole_in_mariadb() {
     an_export_arrives_whole_in(mysql::shared(Flavour::MariaDb)).await;
 }
 
-/// The stand-in is asked for everything that an import says to SQL Server, the second one over what
-/// is there.
+/// The stand-in is asked for everything that an import says to SQL Server, the second one into the
+/// same tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_arrives_whole_in_sql_server() {
     let server = FakeSqlServer::start();

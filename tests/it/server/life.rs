@@ -7,10 +7,11 @@ use eds::sandbox::check::TableReport;
 use serde_json::{Value, json};
 
 use super::releases::Publisher;
-use crate::services::eds::binary;
+use crate::services::eds::{Running, binary};
+use crate::services::hq::said;
 use crate::services::postgres::{self, PASSWORD};
 use crate::services::scene::Keeper;
-use crate::services::site::{Site, unpacked};
+use crate::services::site::{CODE, Site, unpacked};
 use crate::services::{eventually, send};
 
 /// All files below `dir`.
@@ -70,204 +71,233 @@ fn percent_encoding(text: &str) -> String {
         .collect()
 }
 
-async fn until_equal(site: &Site, database: &str) {
-    let shop = site.shop();
-    eventually("the database is equal to the shop", Duration::from_secs(60), async || {
-        postgres::shared()
-            .reports(&shop, database)
-            .await
-            .is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
-    })
-    .await;
+/// A server that HQ configures, PostgreSQL as its destination, and two releases to update to.
+struct Life {
+    site: Site,
+    database: String,
+    url: String,
+    /// The program that the server replaces by a release.
+    program: PathBuf,
+    server: Running,
 }
 
-/// Enrolled, configured, imported, streamed, paused, updated, rolled back, renewed, ended; and no
-/// secret to be found.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_from_nothing_to_its_end() {
-    let site = Site::with_history("life", 61, 2_000).await;
-    let (database, url) = postgres::shared().database().await;
-    let publisher = Publisher::new(site.dir.path());
-    publisher.release("9.9.9", &publisher.passing_on("9.9.9", binary()));
-    publisher.release(
-        "9.9.8",
-        "#!/bin/sh\nif [ \"$1\" = version ]; then echo 9.9.8; exit 0; fi\nexit 7\n",
-    );
-    site.hq.publish(publisher.folder.clone());
+impl Life {
+    /// Enrolled and started, and not configured yet.
+    async fn begin() -> Life {
+        let site = Site::with_history("life", 61, 2_000).await;
+        let (database, url) = postgres::shared().database().await;
+        let publisher = Publisher::new(site.dir.path());
+        publisher.release("9.9.9", &publisher.passing_on("9.9.9", binary()));
+        publisher.release(
+            "9.9.8",
+            "#!/bin/sh\nif [ \"$1\" = version ]; then echo 9.9.8; exit 0; fi\nexit 7\n",
+        );
+        site.hq.publish(publisher.folder.clone());
 
-    site.enroll().await;
-    let again =
-        site.run(&["enroll", crate::services::site::CODE, "--api-url", site.hq.url()]).await;
-    assert!(
-        again.status.code() == Some(1)
-            && crate::services::hq::said(&again).contains("not valid, or was used already")
-    );
+        site.enroll().await;
+        let again = site.run(&["enroll", CODE, "--api-url", site.hq.url()]).await;
+        assert!(
+            again.status.code() == Some(1)
+                && said(&again).contains("not valid, or was used already")
+        );
 
-    let program = site.dir.path().join("bin/eds");
-    std::fs::create_dir_all(site.dir.path().join("bin"))
-        .and_then(|()| std::fs::copy(binary(), &program))
-        .unwrap_or_else(|e| panic!("{e}"));
-    let key = publisher.key_file.display().to_string();
-    let releases = format!("{}/releases", site.hq.url());
-    let words =
-        ["-v", "--release-url", &releases, "--release-key", &key, "--self-update", "always"];
-    let server = site.server_of(&program, &words);
-    let session = site.session(0).await;
-    site.until_log("configure one at HQ", 1).await;
+        let program = site.dir.path().join("bin/eds");
+        std::fs::create_dir_all(site.dir.path().join("bin"))
+            .and_then(|()| std::fs::copy(binary(), &program))
+            .unwrap_or_else(|e| panic!("{e}"));
+        let key = publisher.key_file.display().to_string();
+        let releases = format!("{}/releases", site.hq.url());
+        let words =
+            ["-v", "--release-url", &releases, "--release-key", &key, "--self-update", "always"];
+        let server = site.server_of(&program, &words);
+        Life { site, database, url, program, server }
+    }
 
-    // What cannot be used is answered, and leaves no trace.
-    let wrong = url.replace(&percent_encoding(PASSWORD), "wrong");
-    assert_ne!(wrong, url);
-    let reply = site
-        .console
-        .ask(&session, "configure", json!({"url": wrong, "backfill": "true", "updateStrategy": ""}))
-        .await
-        .unwrap_or_default();
-    assert!(
-        reply["success"] == false
-            && reply["message"].as_str().is_some_and(|m| m.contains("password")),
-        "{reply}"
-    );
-    let config =
-        || std::fs::read_to_string(site.data_dir().join("config.toml")).unwrap_or_default();
-    assert!(!config().contains("url"));
+    fn config(&self) -> String {
+        std::fs::read_to_string(self.site.data_dir().join("config.toml")).unwrap_or_default()
+    }
 
-    let reply = site
-        .console
-        .ask(
-            &session,
-            "configure",
-            json!({"url": url, "backfill": "true", "updateStrategy": "standard"}),
-        )
-        .await
-        .unwrap_or_default();
-    assert!(
-        reply["success"] == true
-            && reply["backfill"] == true
-            && reply["sessionId"] == session.as_str(),
-        "{reply}"
-    );
-    assert!(
-        reply["maskedURL"]
-            .as_str()
-            .is_some_and(|masked| masked.starts_with("postgres://") && !masked.contains(PASSWORD)),
-        "{reply}"
-    );
-    assert!(config().contains("url = ") && config().contains("update_strategy = \"standard\""));
-
-    let answer = site.order(&session, "import", json!({"backfill": true})).await;
-    assert_eq!(answer, json!({"success": true, "sessionId": session}), "{}", site.log());
-    site.publish(300).await;
-    until_equal(&site, &database).await;
-
-    assert_eq!(site.order(&session, "pause", Value::Null).await["success"], true);
-    site.publish(100).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    let reports = postgres::shared().reports(&site.shop(), &database).await.unwrap_or_default();
-    assert!(!reports.iter().all(TableReport::is_equal), "it is paused");
-    assert_eq!(site.order(&session, "unpause", Value::Null).await["success"], true);
-    until_equal(&site, &database).await;
-
-    assert_eq!(site.order(&session, "restart", Value::Null).await["success"], true);
-    let logs = site.order(&session, "sendlogs", Value::Null).await;
-    assert_eq!(logs["path"], format!("/uploads/{session}/log"));
-
-    // A release that cannot work is rolled back, and the server streams on.
-    let answer = site.order(&session, "upgrade", json!({"version": "9.9.8"})).await;
-    assert!(answer["success"] == false && answer["version"] == "9.9.8", "{answer}");
-    assert!(
-        answer["message"].as_str().is_some_and(|m| m.contains("the old program was restored")),
-        "{answer}"
-    );
-    site.publish(100).await;
-    until_equal(&site, &database).await;
-
-    // One that works stays, under a new session.
-    let answer = site.order(&session, "upgrade", json!({"version": "9.9.9"})).await;
-    assert_eq!(
-        answer,
-        json!({"success": true, "sessionId": session, "version": "9.9.9"}),
-        "{}",
-        site.log()
-    );
-    let updated = site.session(1).await;
-    assert!(std::fs::read_to_string(&program).is_ok_and(|script| script.contains("9.9.9")));
-    site.publish(100).await;
-    until_equal(&site, &database).await;
-
-    // A change that cannot be stored becomes a dead letter, and what its row holds is in no log.
-    let version = site
-        .shop()
-        .tables
-        .iter()
-        .find(|table| table.name == "order")
-        .map(|table| table.version.to_owned());
-    let poison = json!({"operation": "INSERT", "id": "poison", "table": "order", "key": [], "modelVersion": version, "companyId": "c0", "after": {"note": ROW}});
-    site.nats
-        .publish(std::iter::once((
-            "dbchange.order.INSERT.c0.lc0.PUBLIC.x".to_owned(),
-            poison.to_string().into_bytes(),
-        )))
+    async fn until_equal(&self) {
+        let shop = self.site.shop();
+        eventually("the database is equal to the shop", Duration::from_secs(60), async || {
+            postgres::shared()
+                .reports(&shop, &self.database)
+                .await
+                .is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
+        })
         .await;
-    let broken =
-        format!("{{\"operation\":\"INSERT\",\"table\":\"order\",\"after\":{{\"id\":\"{ROW}\"");
-    site.nats
-        .publish(std::iter::once((
-            "dbchange.order.INSERT.c0.lc0.PUBLIC.y".to_owned(),
-            broken.into_bytes(),
-        )))
+    }
+
+    async fn configure(&self, session: &str, url: &str, strategy: &str) -> Value {
+        let data = json!({"url": url, "backfill": "true", "updateStrategy": strategy});
+        self.site.console.ask(session, "configure", data).await.unwrap_or_default()
+    }
+
+    /// A configuration that cannot be used is answered, and leaves no trace; one that can is kept,
+    /// and its answer shows no password.
+    async fn takes_a_configuration(&self, session: &str) {
+        let wrong = self.url.replace(&percent_encoding(PASSWORD), "wrong");
+        assert_ne!(wrong, self.url);
+        let reply = self.configure(session, &wrong, "").await;
+        assert!(
+            reply["success"] == false
+                && reply["message"].as_str().is_some_and(|m| m.contains("password")),
+            "{reply}"
+        );
+        assert!(!self.config().contains("url"));
+
+        let reply = self.configure(session, &self.url, "standard").await;
+        assert!(
+            reply["success"] == true && reply["backfill"] == true && reply["sessionId"] == session,
+            "{reply}"
+        );
+        let is_masked = |url: &str| url.starts_with("postgres://") && !url.contains(PASSWORD);
+        assert!(reply["maskedURL"].as_str().is_some_and(is_masked), "{reply}");
+        let config = self.config();
+        assert!(config.contains("url = ") && config.contains("update_strategy = \"standard\""));
+    }
+
+    /// Imports as `data` says, and streams what is published afterwards.
+    async fn imports(&self, session: &str, data: Value, events: u64) {
+        let answer = self.site.order(session, "import", data).await;
+        assert_eq!(answer, json!({"success": true, "sessionId": session}), "{}", self.site.log());
+        self.site.publish(events).await;
+        self.until_equal().await;
+    }
+
+    /// Nothing flows during a pause; everything does after it.
+    async fn pauses(&self, session: &str) {
+        let site = &self.site;
+        assert_eq!(site.order(session, "pause", Value::Null).await["success"], true);
+        site.publish(100).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let reports = postgres::shared().reports(&site.shop(), &self.database).await;
+        let reports = reports.unwrap_or_default();
+        assert!(!reports.iter().all(TableReport::is_equal), "it is paused");
+        assert_eq!(site.order(session, "unpause", Value::Null).await["success"], true);
+        self.until_equal().await;
+    }
+
+    async fn restarts_and_sends_logs(&self, session: &str) {
+        let answer = self.site.order(session, "restart", Value::Null).await;
+        assert_eq!(answer["success"], true);
+        let logs = self.site.order(session, "sendlogs", Value::Null).await;
+        assert_eq!(logs["path"], format!("/uploads/{session}/log"));
+    }
+
+    /// A release that does not work is rolled back, and the server streams on.
+    async fn rolls_back_a_release(&self, session: &str) {
+        let answer = self.site.order(session, "upgrade", json!({"version": "9.9.8"})).await;
+        assert!(answer["success"] == false && answer["version"] == "9.9.8", "{answer}");
+        let message = answer["message"].as_str().unwrap_or_default();
+        assert!(message.contains("the old program was restored"), "{answer}");
+        self.site.publish(100).await;
+        self.until_equal().await;
+    }
+
+    /// A release that works stays, under a new session.
+    async fn updates(&self, session: &str) -> String {
+        let answer = self.site.order(session, "upgrade", json!({"version": "9.9.9"})).await;
+        let expected = json!({"success": true, "sessionId": session, "version": "9.9.9"});
+        assert_eq!(answer, expected, "{}", self.site.log());
+        let updated = self.site.session(1).await;
+        let script = std::fs::read_to_string(&self.program);
+        assert!(script.is_ok_and(|script| script.contains("9.9.9")));
+        self.site.publish(100).await;
+        self.until_equal().await;
+        updated
+    }
+
+    /// A change without a key and one that breaks off become dead letters; what they hold is to be
+    /// found nowhere else.
+    async fn keeps_dead_letters(&self) {
+        let shop = self.site.shop();
+        let order = shop.tables.iter().find(|table| table.name == "order");
+        let version = order.map(|table| table.version.to_owned());
+        let poison = json!({"operation": "INSERT", "id": "poison", "table": "order", "key": [], "modelVersion": version, "companyId": "c0", "after": {"note": ROW}});
+        let broken =
+            format!("{{\"operation\":\"INSERT\",\"table\":\"order\",\"after\":{{\"id\":\"{ROW}\"");
+        for (name, text) in [("x", poison.to_string()), ("y", broken)] {
+            let subject = format!("dbchange.order.INSERT.c0.lc0.PUBLIC.{name}");
+            self.site.nats.publish(std::iter::once((subject, text.into_bytes()))).await;
+        }
+        let letters = self.site.data_dir().join("dead-letters.jsonl");
+        eventually("both become dead letters", Duration::from_secs(30), async || {
+            std::fs::read_to_string(&letters).is_ok_and(|text| text.matches(ROW).count() == 2)
+        })
         .await;
-    let letters = site.data_dir().join("dead-letters.jsonl");
-    eventually("both become dead letters", Duration::from_secs(30), async || {
-        std::fs::read_to_string(&letters).is_ok_and(|text| text.matches(ROW).count() == 2)
-    })
-    .await;
+    }
 
-    let answer = site.order(&updated, "import", json!({"backfill": "false"})).await;
-    assert_eq!(answer, json!({"success": true, "sessionId": updated}), "{}", site.log());
-    until_equal(&site, &database).await;
+    /// HQ deletes the server: it ends well, and is no longer enrolled.
+    async fn shut_down(self, session: &str) -> Site {
+        assert!(self.site.console.ping(session).await);
+        let data = json!({"message": "enough", "deleted": "true"});
+        let sent = self.site.console.send(session, "shutdown", data).await;
+        sent.unwrap_or_else(|e| panic!("{e}"));
+        let config = self.site.data_dir().join("config.toml");
+        let ended = self.server.wait(Duration::from_secs(60));
+        assert!(ended.status.success(), "{:?}\n{}", ended.status, ended.log);
+        let config = std::fs::read_to_string(config).unwrap_or_default();
+        assert!(!config.contains("server_id") && config.contains("token"));
+        self.site
+    }
+}
 
-    let secrets = Secrets::of(&site);
-    secrets.assert_absent("the list of processes", &arguments());
-    assert!(site.console.ping(&updated).await);
-
-    site.console
-        .send(&updated, "shutdown", json!({"message": "enough", "deleted": "true"}))
-        .await
-        .unwrap_or_else(|e| panic!("{e}"));
-    let ended = server.wait(Duration::from_secs(60));
-    assert!(ended.status.success(), "{:?}\n{}", ended.status, ended.log);
-    assert!(!config().contains("server_id") && config().contains("token"));
-
+/// Everything that was uploaded is a log in lines of JSON, without a secret.
+fn assert_uploads_are_clean(site: &Site, secrets: &Secrets) {
     let records = site.hq.sessions();
     assert!(records.iter().all(|record| record.ended == Some(false)), "{records:?}");
-    secrets.assert_absent("the server's output", &site.log());
     for (kind, content_type, bytes) in records.iter().flat_map(|record| &record.uploads) {
         assert_eq!(content_type, "application/x-tgz");
         let text = unpacked(bytes);
         secrets.assert_absent(&format!("the upload {kind}"), &text);
-        assert!(
-            text.lines().all(|line| serde_json::from_str::<Value>(line)
-                .is_ok_and(|line| line["level"].is_string())),
-            "{text}"
-        );
+        let has_level = |line: &str| {
+            serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"].is_string())
+        };
+        assert!(text.lines().all(has_level), "{text}");
     }
     let uploads: usize = records.iter().map(|record| record.uploads.len()).sum();
     assert!(uploads >= 3, "{uploads}");
+}
+
+/// No credentials are left behind, and no secret is in a file that is not meant for it.
+fn assert_files_are_clean(site: &Site, secrets: &Secrets) {
     for file in files(&site.data_dir())
         .iter()
         .filter(|file| !file.ends_with("config.toml") && !file.ends_with("dead-letters.jsonl"))
     {
         assert!(!file.ends_with("nats.creds"), "credentials are left behind");
-        secrets.assert_absent(
-            &file.display().to_string(),
-            &String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()),
-        );
+        let bytes = std::fs::read(file).unwrap_or_default();
+        secrets.assert_absent(&file.display().to_string(), &String::from_utf8_lossy(&bytes));
     }
 }
 
+/// Enrolled, configured, imported, streamed, paused, rolled back, updated, renewed, ended; and no
+/// secret to be found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_from_nothing_to_its_end() {
+    let life = Life::begin().await;
+    let session = life.site.session(0).await;
+    life.site.until_log("configure one at HQ", 1).await;
+    life.takes_a_configuration(&session).await;
+    life.imports(&session, json!({"backfill": true}), 300).await;
+    life.pauses(&session).await;
+    life.restarts_and_sends_logs(&session).await;
+    life.rolls_back_a_release(&session).await;
+    let updated = life.updates(&session).await;
+    life.keeps_dead_letters().await;
+    life.imports(&updated, json!({"backfill": "false"}), 0).await;
+
+    let secrets = Secrets::of(&life.site);
+    secrets.assert_absent("the list of processes", &arguments());
+    let site = life.shut_down(&updated).await;
+    secrets.assert_absent("the server's output", &site.log());
+    assert_uploads_are_clean(&site, &secrets);
+    assert_files_are_clean(&site, &secrets);
+}
+
 /// A signal to the whole group of processes, as a terminal sends it, ends both in order; so does
-/// SIGTERM to the upper half alone. Killed, it takes its worker with it.
+/// SIGTERM to the supervisor alone. Killed, it takes its worker with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_end_both_processes() {
     let site = Site::new("signals", 62).await;

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use eds::destination::catalog::DRIVERS;
+use eds::sandbox::console::Said;
 use msgpack_simple::{MapElement, MsgPack};
 use serde_json::{Value, json};
 
 use crate::cli::golden;
+use crate::services::eds::Running;
 use crate::services::site::Site;
 
 /// The fields of a message, read by another library than the one that wrote it.
@@ -45,25 +47,34 @@ fn number(value: &MsgPack) -> i64 {
         .unwrap_or_else(|e| panic!("{e:?}"))
 }
 
-/// Heartbeats and answers, as another msgpack library reads them.
-#[tokio::test(flavor = "multi_thread")]
-async fn messages_have_the_fields_of_the_contract() {
-    let site = Site::new("fields", 70).await;
+/// A server that streams into SQLite, and its session.
+async fn streaming(name: &str, seed: u64) -> (Site, Running, String) {
+    let site = Site::new(name, seed).await;
     site.enroll().await;
     let server = site.server(&["--url", &site.sqlite()]);
     let session = site.session(0).await;
-    site.until_log("streaming eds-fields", 1).await;
-    let first = site
-        .console
-        .wait_for("heartbeat", 0, Duration::from_secs(10))
-        .await
-        .unwrap_or_else(|| panic!("no heartbeat"));
-    assert_eq!(first.session, session);
-    let headers = |said: &eds::sandbox::console::Said, name: &str| {
-        said.headers.get(name).map(|v| v.as_str().to_owned())
-    };
-    assert_eq!(headers(&first, "content-encoding").as_deref(), Some("msgpack"));
-    let heartbeat = fields(&first.payload);
+    site.until_log(&format!("streaming eds-{name}"), 1).await;
+    (site, server, session)
+}
+
+/// The next message on `topic` after the first `from` messages.
+async fn next(site: &Site, topic: &str, from: usize) -> Said {
+    let said = site.console.wait_for(topic, from, Duration::from_secs(20)).await;
+    said.unwrap_or_else(|| panic!("no {topic}:\n{}", site.log()))
+}
+
+fn header(said: &Said, name: &str) -> Option<String> {
+    said.headers.get(name).map(|value| value.as_str().to_owned())
+}
+
+/// A heartbeat, as another msgpack library reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_has_the_fields_of_the_contract() {
+    let (site, server, session) = streaming("fields", 70).await;
+    let said = next(&site, "heartbeat", 0).await;
+    assert_eq!(said.session, session);
+    assert_eq!(header(&said, "content-encoding").as_deref(), Some("msgpack"));
+    let heartbeat = fields(&said.payload);
     assert_eq!(names(&heartbeat), ["offset", "sessionId", "stats", "uptime"]);
     assert_eq!(field(&heartbeat, "sessionId").as_string().ok(), Some(session.clone()));
     assert_eq!(number(&field(&heartbeat, "offset")), 0);
@@ -87,33 +98,54 @@ async fn messages_have_the_fields_of_the_contract() {
             .all(|name| number(&field(&memory, name)) >= 0)
     );
     assert!(field(&memory, "usedPercent").as_float().is_ok_and(|percent| percent > 0.0));
+    assert!(server.stop().status.success());
+}
 
+/// An answer, as another msgpack library reads it; each message has an id of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_the_fields_of_the_contract() {
+    let (site, server, session) = streaming("answers", 73).await;
+    let heartbeat = next(&site, "heartbeat", 0).await;
     site.console.send(&session, "pause", Value::Null).await.unwrap_or_else(|e| panic!("{e}"));
-    let paused = site
-        .console
-        .wait_for("pause-response", 0, Duration::from_secs(20))
-        .await
-        .unwrap_or_else(|| panic!("no answer"));
+    let paused = next(&site, "pause-response", 0).await;
     let answer = fields(&paused.payload);
     assert_eq!(names(&answer), ["action", "sessionId", "success"]);
     assert_eq!(field(&answer, "success").as_boolean().ok(), Some(true));
     assert_eq!(field(&answer, "action").as_string().ok().as_deref(), Some("pause"));
-    assert_ne!(headers(&paused, "Nats-Msg-Id"), headers(&first, "Nats-Msg-Id"));
-    assert!(headers(&paused, "Nats-Msg-Id").is_some());
-    // The next beat says since when it is paused, and counts what was done.
-    let from = site.console.heard().len();
-    let second = site
-        .console
-        .wait_for("heartbeat", from, Duration::from_secs(70))
-        .await
-        .unwrap_or_else(|| panic!("no second heartbeat"));
-    let heartbeat = fields(&second.payload);
-    assert_eq!(number(&field(&heartbeat, "offset")), 1);
-    assert!(
-        field(&heartbeat, "paused")
-            .as_string()
-            .is_ok_and(|since| since.parse::<jiff::Timestamp>().is_ok())
-    );
+    assert_ne!(header(&paused, "Nats-Msg-Id"), header(&heartbeat, "Nats-Msg-Id"));
+    assert!(header(&paused, "Nats-Msg-Id").is_some());
+    assert!(server.stop().status.success());
+}
+
+/// Heartbeats of one session are numbered, and say since when a server is paused. A worker sends
+/// one when it begins, so the test restarts it instead of waiting for a minute to pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_are_numbered_and_tell_a_pause() {
+    let (site, server, session) = streaming("beats", 74).await;
+    next(&site, "heartbeat", 0).await;
+    assert_eq!(site.order(&session, "pause", Value::Null).await["success"], true);
+    let heartbeats = || -> Vec<Vec<(String, MsgPack)>> {
+        let heard = site.console.heard();
+        heard.iter().filter(|s| s.topic == "heartbeat").map(|s| fields(&s.payload)).collect()
+    };
+    let tells_pause = |heartbeat: &Vec<(String, MsgPack)>| names(heartbeat).contains(&"paused");
+    // A worker may send its first heartbeat before it hears of the pause; not every one does.
+    for _ in 0..30 {
+        let from = site.console.heard().len();
+        assert_eq!(site.order(&session, "restart", Value::Null).await["success"], true);
+        next(&site, "heartbeat", from).await;
+        if heartbeats().iter().any(tells_pause) {
+            break;
+        }
+    }
+    let all = heartbeats();
+    for (n, heartbeat) in all.iter().enumerate() {
+        assert_eq!(number(&field(heartbeat, "offset")), n as i64);
+    }
+    let paused = all.iter().find(|heartbeat| tells_pause(heartbeat));
+    let paused = paused.unwrap_or_else(|| panic!("no heartbeat tells it:\n{}", site.log()));
+    let since = field(paused, "paused").as_string();
+    assert!(since.is_ok_and(|since| since.parse::<jiff::Timestamp>().is_ok()));
     assert!(server.stop().status.success());
 }
 

@@ -42,7 +42,8 @@ pub fn free_port() -> u16 {
     panic!("no free port in {PORTS:?}")
 }
 
-/// A server that ends with its owner, even if the test process is killed: it hangs on a pipe.
+/// A server that ends with its owner, even if the test process is killed: it ends when
+/// its pipe to the test closes.
 pub struct Server {
     guard: Child,
 }
@@ -137,6 +138,17 @@ pub async fn eventually(what: &str, limit: Duration, mut there: impl AsyncFnMut(
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Checks all cases at the same time, for those that spend theirs waiting. One that fails prints
+/// its own message, and fails the test.
+pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    let check = &check;
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || check(case));
+        }
+    });
 }
 
 /// Where `cargo x services` puts what it installs.

@@ -190,12 +190,15 @@ impl MySql {
 /// for every test.
 pub fn shared(flavour: Flavour) -> &'static MySql {
     static SHARED: [OnceLock<Option<MySql>>; 2] = [OnceLock::new(), OnceLock::new()];
+    // With the table of locks, from which EDS names those who keep a table locked.
+    let settings: &[&str] =
+        if flavour == Flavour::MySql { &["performance-schema=ON"] } else { &[] };
     let start = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap_or_else(|e| panic!("{e}"));
-        runtime.block_on(MySql::start(flavour))
+        runtime.block_on(MySql::start_with(flavour, settings))
     };
     let started = SHARED[usize::from(flavour == Flavour::MariaDb)]
         .get_or_init(|| std::thread::spawn(start).join().ok());

@@ -179,7 +179,7 @@ impl Nats {
         let js = self.admin().await;
         let deadline = Instant::now() + Duration::from_secs(10);
         let consumer = loop {
-            // For a moment it may not be there: it is being made anew.
+            // For a moment it may not exist: EDS recreates it.
             match js
                 .get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(
                     name, "dbchange",

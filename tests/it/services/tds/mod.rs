@@ -146,7 +146,7 @@ async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
             TdsMessage::Batch(sql) => (sql, Vec::new()),
             TdsMessage::Call(sql, parameters) => (sql, parameters),
             TdsMessage::Bulk(rows) => {
-                let done = engine.bulk(rows);
+                let done = tokio::task::block_in_place(|| engine.bulk(rows));
                 channel.answer(&[done], false).await?;
                 continue;
             }
@@ -155,18 +155,21 @@ async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
         lock(&shared.statements).push(sql.clone());
         let is_call = !parameters.is_empty();
         let fault = shared.fault(&sql);
-        let answers = match fault {
+        if let Some(Fault::CutBefore(_)) = fault {
+            return Ok(());
+        }
+        // A statement may wait for the end of another session's transaction: it must not keep the
+        // thread on which that other session would go on.
+        let answers = tokio::task::block_in_place(|| match fault {
             Some(Fault::Error(_, code)) => {
                 engine.roll_back();
                 vec![Err(Refused::new(code, "an error that was ordered"))]
             }
-            Some(Fault::CutBefore(_)) => return Ok(()),
-            Some(Fault::CutAfter(_)) => {
-                engine.run(&sql, &parameters);
-                return Ok(());
-            }
-            None => engine.run(&sql, &parameters),
-        };
+            _ => engine.run(&sql, &parameters),
+        });
+        if let Some(Fault::CutAfter(_)) = fault {
+            return Ok(());
+        }
         channel.answer(&answers, is_call).await?;
     }
 }
