@@ -208,7 +208,7 @@ pub async fn start(
     driver: &'static Driver,
     plan: RunSpec,
 ) -> Result<Engine, Exit> {
-    let abilities = driver.abilities_for(&settings);
+    let abilities = (driver.abilities)(&settings);
     if matches!(plan.publisher, SchemaSource::Fixed(ref all) if all.read().is_ok_and(|all| all.is_empty()))
         && abilities.needs_schemas()
     {
@@ -220,8 +220,7 @@ pub async fn start(
              with --api-url"
         )));
     }
-    let flush_interval =
-        settings.flush_interval(abilities.flush_interval_preferred).map_err(Exit::Usage)?;
+    let flush_interval = settings.freshness.unwrap_or(abilities.flush_interval_preferred);
     let state = data.state.clone();
     let dry_run = data.path.is_none();
     let dead_letters =

@@ -231,7 +231,7 @@ impl Stream {
     ) -> Result<StreamContext, Exit> {
         let streaming = &self.streaming;
         if streaming.update_strategy == Some(UpdateStrategy::After) {
-            match driver.parameters.iter().any(|(key, _)| *key == UPDATE_STRATEGY) {
+            match driver.has_parameter(UPDATE_STRATEGY) {
                 true => drop(
                     destination
                         .parameters
@@ -239,7 +239,7 @@ impl Stream {
                         .or_insert_with(|| "after".into()),
                 ),
                 false => warn!(
-                    "--update-strategy after is about Snowflake; {} keeps whole rows in \
+                    "--update-strategy after is nothing that {} knows: it keeps whole rows in \
                      stream order",
                     driver.title
                 ),

@@ -20,7 +20,7 @@ use crate::change::filter::TableFilter;
 use crate::change::{TableSchema, Version};
 use crate::config::Config;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Destination, Driver, Settings, Target, WriteMode};
+use crate::destination::{Abilities, Destination, Driver, Settings, Target, WriteMode};
 use crate::hq::{Hq, api_of};
 use crate::http::Http;
 use crate::pipeline::import::changes::Kept;
@@ -114,6 +114,12 @@ struct Begun {
     state: State,
     rules: Option<Arc<Validator>>,
     stop: watch::Receiver<bool>,
+}
+
+impl Begun {
+    fn abilities(&self) -> Abilities {
+        (self.driver.abilities)(&self.settings)
+    }
 }
 
 impl Import {
@@ -255,7 +261,7 @@ impl Import {
     }
 
     fn confirm(&self, settings: &Settings, driver: &Driver, tables: usize) -> Result<(), Exit> {
-        if driver.abilities.write_mode == WriteMode::Append
+        if (driver.abilities)(settings).write_mode == WriteMode::Append
             || self.no_confirm
             || self.dry_run
             || self.schema_only
@@ -307,7 +313,7 @@ impl Import {
     }
 
     async fn shape(&self, begun: &Begun) -> Result<(), Exit> {
-        if begun.driver.abilities.write_mode == WriteMode::Append {
+        if begun.abilities().write_mode == WriteMode::Append {
             info!("{} has no tables: nothing is to be done", begun.driver.title);
             return Ok(());
         }
@@ -330,11 +336,12 @@ impl Import {
     fn connect(&self, begun: &Begun) -> Connect {
         let target = Target { rules: begun.rules.clone(), ..Target::unclaimed(&begun.settings) };
         let (driver, state, dry_run) = (begun.driver, begun.state.clone(), self.dry_run);
+        let write_mode = begun.abilities().write_mode;
         Arc::new(move || {
             let (target, state) = (target.clone(), state.clone());
             Box::pin(async move {
                 let opened = (driver.open)(&target).await?;
-                Ok(match (dry_run, driver.abilities.write_mode) {
+                Ok(match (dry_run, write_mode) {
                     (true, _) => Box::new(DryRun::new(opened)) as Box<dyn Destination>,
                     (false, WriteMode::Append) => Box::new(Kept::new(opened, state)),
                     (false, WriteMode::Upsert) => opened,
@@ -388,7 +395,7 @@ impl Import {
         let parts = ImportDeps {
             plan: self.plan(job.clone(), tables, !resumed, begun.rules.clone()),
             connect: self.connect(begun),
-            abilities: begun.driver.abilities_for(&begun.settings),
+            abilities: begun.abilities(),
             source: export.source,
             counts: counts.clone(),
             stop: begun.stop.clone(),
@@ -527,7 +534,7 @@ impl Import {
             .filter(|s| !export.tables.contains_key(&*s.table))
             .cloned()
             .collect();
-        if left.is_empty() || begun.driver.abilities.write_mode == WriteMode::Append {
+        if left.is_empty() || begun.abilities().write_mode == WriteMode::Append {
             return Ok(());
         }
         info!(

@@ -24,7 +24,7 @@ pub const ABILITIES: Abilities = Abilities {
 /// What stands for a company or location that a change does not name.
 const NOBODY: &str = "NONE";
 
-/// What messages of a change are named by, and sorted into partitions.
+/// What the message of a change is named by, and assigned to a partition by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     table: String,
@@ -36,6 +36,7 @@ pub struct Names {
 }
 
 impl Names {
+    /// Those of `change`.
     pub fn of(change: &Change) -> Names {
         let event = &change.event;
         let or_nobody = |name: String| if name.is_empty() { NOBODY.to_owned() } else { name };

@@ -12,7 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::Type;
 
-use super::parts::Unpacked;
+use super::format::PackError;
 use crate::change::value::{self, TypeMismatch, Value};
 use crate::change::{Change, ColumnType, TableSchema};
 
@@ -47,21 +47,21 @@ fn named(text: Cow<'_, str>) -> Value<'_> {
     if text.is_empty() { Value::Null } else { Value::Text(text) }
 }
 
-impl From<TypeMismatch> for Unpacked {
-    fn from(_: TypeMismatch) -> Unpacked {
-        Unpacked::TypeMismatch
+impl From<TypeMismatch> for PackError {
+    fn from(_: TypeMismatch) -> PackError {
+        PackError::TypeMismatch
     }
 }
 
-impl From<ParquetError> for Unpacked {
-    fn from(e: ParquetError) -> Unpacked {
-        Unpacked::Failed(e.to_string())
+impl From<ParquetError> for PackError {
+    fn from(e: ParquetError) -> PackError {
+        PackError::Failed(e.to_string())
     }
 }
 
 /// The file of `changes`, which have this schema: one row group, packed by zstd. Every column may
 /// be null; of a delete, all are but the key.
-pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, Unpacked> {
+pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, PackError> {
     let about = ABOUT.iter().map(|(name, kind, _)| field(&format!("{OURS}{name}"), *kind));
     let columns = schema.columns.iter().map(|column| match column.name.starts_with(OURS) {
         true => field(&format!("{}_", column.name), column.kind),
@@ -130,7 +130,7 @@ fn write<'a>(
     writer: &mut SerializedColumnWriter<'_>,
     kind: ColumnType,
     cells: impl Iterator<Item = CellValue<'a>>,
-) -> Result<(), Unpacked> {
+) -> Result<(), PackError> {
     match kind {
         ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => {
             write_as::<ByteArrayType>(writer, cells, |value| match value {
@@ -161,7 +161,7 @@ fn write_as<'a, D: DataType>(
     writer: &mut SerializedColumnWriter<'_>,
     cells: impl Iterator<Item = CellValue<'a>>,
     of: fn(Value<'a>) -> Option<D::T>,
-) -> Result<(), Unpacked> {
+) -> Result<(), PackError> {
     let (mut values, mut present) = (Vec::new(), Vec::new());
     for cell in cells {
         let value = of(cell?);

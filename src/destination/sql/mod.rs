@@ -1,6 +1,7 @@
 //! Rows in tables: apply, checkpoint and migrate, written once for every SQL database.
 
 pub mod dialect;
+pub mod form;
 pub mod import;
 #[cfg(feature = "mysql")]
 pub mod mysql;

@@ -13,6 +13,8 @@ use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Connection, ListedColumn, Parameter, SqlDestination, type_mismatches};
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column, TableSchema};
+use crate::destination::form::{FormField, encoded_path};
+use crate::destination::settings::path_url;
 use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Target};
 
 pub const DRIVER: Driver = Driver {
@@ -28,10 +30,14 @@ pub const DRIVER: Driver = Driver {
            booleans 0 and 1. Other programs may read the file at any time (it is in WAL mode); a \
            program that writes to it for\n\
            longer than 10 seconds is waited for.",
-    fields: &crate::destination::form::FILE,
+    fields: &[
+        FormField::text("File", "The file of the database; its directory has to exist").required()
+    ],
+    url_of_form: |scheme, answers| Ok(format!("{scheme}://{}", encoded_path(answers.get("File")))),
     parameters: &[("prefix", "what stands before each table's name")],
+    read_url: path_url,
     // One writes at a time.
-    abilities: Abilities { loaders_max: 1, ..ABILITIES },
+    abilities: |_| Abilities { loaders_max: 1, ..ABILITIES },
     open: |target| Box::pin(open(target)),
 };
 

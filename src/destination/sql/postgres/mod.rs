@@ -23,10 +23,11 @@ use tokio_postgres::{Client, Statement};
 use super::dialect::POSTGRES;
 use super::render::{Namespace, Renderer};
 use super::{
-    ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination,
+    ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination, form,
     type_mismatches,
 };
 use crate::change::{Batch, Column, TableGroup, TableSchema, value};
+use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use encode::{
     COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
@@ -45,7 +46,8 @@ pub const DRIVER: Driver = Driver {
            EDS made belong to that user.\n\
            Without sslmode the connection is encrypted but not verified, and to this machine not \
            encrypted. Version 12 or later.",
-    fields: &crate::destination::form::database("5432"),
+    fields: &form::fields("5432"),
+    url_of_form: form::url,
     parameters: &[
         ("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
         ("sslrootcert", "file with the certificate authorities to trust"),
@@ -57,7 +59,8 @@ pub const DRIVER: Driver = Driver {
         ("connect_timeout", "seconds to wait for a connection (10)"),
         ("options", "settings passed on to the server, e.g. -c work_mem=64MB"),
     ],
-    abilities: ABILITIES,
+    read_url: server_url,
+    abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 

@@ -2,6 +2,7 @@
 //! small one goes along with the statements.
 
 mod failure;
+mod form;
 mod key;
 mod login;
 pub mod rows;
@@ -20,8 +21,9 @@ use super::dialect::SNOWFLAKE;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Connection, Fence, ListedColumn, Parameter, SessionTag, SqlDestination};
 use crate::change::{Batch, TableSchema};
+use crate::destination::settings::server_url;
 use crate::destination::{
-    Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, form,
+    Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target,
 };
 use login::Login;
 use rows::{LINES, MAKE_LINES, MAKE_STAGE, StagePath};
@@ -76,11 +78,13 @@ pub const DRIVER: Driver = Driver {
     example: "snowflake://user:password@host/database",
     help: HELP,
     fields: &form::WAREHOUSE,
+    url_of_form: super::form::url,
     parameters: parameters![(
         "authenticator",
         "snowflake, oauth or programmatic_access_token: what the password is"
     )],
-    abilities: SNOWFLAKE_ABILITIES,
+    read_url: server_url,
+    abilities: |_| SNOWFLAKE_ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
@@ -90,6 +94,7 @@ pub const KEY_PAIR_DRIVER: Driver = Driver {
     description: "Keeps the rows of each table in Snowflake, by a user's key pair.",
     example: "snowflake-keypair://user@account/database/schema?secret-key=SECRET_ENV_VAR_NAME",
     fields: &form::WAREHOUSE_BY_KEY,
+    url_of_form: form::key_pair_url,
     parameters: parameters![(
         "secret-key",
         "the environment variable that holds the private key in PEM form \
@@ -100,7 +105,6 @@ pub const KEY_PAIR_DRIVER: Driver = Driver {
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
-    settings.flush_interval(Duration::ZERO).map_err(Failure::misconfigured)?;
     let newer_only = newer_only(settings)?;
     let login = Login::read(settings)?;
     let (database, schema) = (login.database.clone(), login.schema.clone());
