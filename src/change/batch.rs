@@ -7,10 +7,12 @@ use super::{Change, Column, Position, TableSchema, value};
 /// Rows of one table at one model version: each row once. Indices point into the batch's changes.
 #[derive(Clone, Debug)]
 pub struct TableGroup {
+    /// The schema that all rows of the group have.
     pub schema: Arc<TableSchema>,
     /// Rows to take away, before anything is written: also those that come back within the batch,
     /// so that no value of their earlier life survives.
     pub deletes: Vec<u32>,
+    /// Rows to insert or replace, after the deletes.
     pub upserts: Vec<u32>,
 }
 
@@ -32,6 +34,7 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch that is tried for the first time. `groups` and `order` hold indices into `changes`.
     pub fn new(
         changes: Arc<Vec<Change>>,
         groups: Vec<TableGroup>,
@@ -57,6 +60,7 @@ impl Batch {
         self.changes.get(index as usize)
     }
 
+    /// The change of index `index`, which has to come from this batch.
     pub fn change(&self, index: u32) -> &Change {
         &self.changes[index as usize]
     }

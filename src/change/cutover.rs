@@ -25,7 +25,9 @@ pub struct Imported {
 /// A table's snapshot on its way into the cutover.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TableSnapshot {
+    /// The name of the table, as events have it.
     pub table: String,
+    /// When its rows were read.
     pub at: Version,
     /// Whether the table holds nothing but the snapshot.
     pub whole: bool,
@@ -34,6 +36,7 @@ pub struct TableSnapshot {
 /// Where the stream has to be read from, where no checkpoint says so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResumePoint {
+    /// Behind this place.
     After(Position),
     /// Unix nanoseconds.
     Since(i64),
@@ -42,6 +45,7 @@ pub enum ResumePoint {
 /// What one consumer has to know.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cutover {
+    /// By table: what is known of its last import.
     pub imported: BTreeMap<String, Imported>,
     /// Up to where the events of a table were applied before an import set the consumer back.
     pub applied: BTreeMap<String, Position>,
@@ -136,6 +140,7 @@ impl Cutovers {
         Ok(cutovers)
     }
 
+    /// One line for each table, as a destination stores them and [`Cutovers::read`] reads them.
     pub fn lines(&self) -> Vec<Line> {
         let text = |words: &CutoverText| serde_json::to_string(words).unwrap_or_default();
         let imported = self.imported.iter().map(|(table, i)| {
@@ -159,6 +164,7 @@ impl Cutovers {
         imported.chain(applied).collect()
     }
 
+    /// What `consumer` has to know.
     pub fn of(&self, consumer: &str) -> Cutover {
         Cutover {
             imported: self.imported.clone(),
@@ -166,6 +172,7 @@ impl Cutovers {
         }
     }
 
+    /// Whether the table was ever imported.
     pub fn has(&self, table: &str) -> bool {
         self.imported.contains_key(table)
     }

@@ -21,6 +21,7 @@ impl TableFilter {
         self.only.iter().flatten()
     }
 
+    /// Whether the changes of the table pass.
     pub fn takes(&self, table: &str) -> bool {
         self.only.as_ref().is_none_or(|names| names.contains(table))
     }

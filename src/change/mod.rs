@@ -26,12 +26,16 @@ use json::Slot;
 /// What happened to the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
+    /// The row is new.
     Insert,
+    /// The row has other values.
     Update,
+    /// The row is gone.
     Delete,
 }
 
 impl Operation {
+    /// The word of the contract, as in the field `operation`.
     pub fn as_str(self) -> &'static str {
         match self {
             Operation::Insert => "INSERT",
@@ -45,6 +49,7 @@ impl Operation {
 /// later times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
+    /// The number that the stream gave the event.
     pub sequence: u64,
     /// When the event was published, Unix nanoseconds. As part of a checkpoint: the latest of all
     /// events so far.
@@ -69,9 +74,11 @@ impl Position {
 /// stands.
 #[derive(Clone, Debug)]
 pub struct Change {
+    /// The event that brought it.
     pub event: Event,
     /// Where it came from, for people: a NATS subject, or file and line.
     pub subject: Box<str>,
+    /// Its place in the stream; the default for a row of an import.
     pub position: Position,
     /// Absent where the destination ignores schemas.
     pub schema: Option<Arc<TableSchema>>,
@@ -87,6 +94,7 @@ impl Change {
         self.row.get(index).and_then(|slot| slot.present(self.event.payload()))
     }
 
+    /// Whether it takes the row away.
     pub fn is_delete(&self) -> bool {
         self.event.operation == Operation::Delete
     }

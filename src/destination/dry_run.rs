@@ -16,6 +16,7 @@ pub struct DryRun {
 }
 
 impl DryRun {
+    /// A dry run over the tables of `inner`, which is only read.
     pub fn new(inner: Box<dyn Destination>) -> DryRun {
         DryRun { inner, tables: None }
     }

@@ -10,6 +10,7 @@ use super::{Abilities, Claim, Destination, Epoch, Failure, FailureKind, Migratio
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Cutover, Position, TableGroup, value};
 
+/// What it can do: what every SQL destination can, over one connection.
 pub const ABILITIES: Abilities = Abilities { loaders_max: 1, ..super::sql::ABILITIES };
 
 /// A row: column name → JSON token.
@@ -18,10 +19,13 @@ pub type MemoryRow = BTreeMap<String, String>;
 /// What the destination holds. It outlives connections, as a database does.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
+    /// The shapes of its tables.
     pub tables: Tables,
     /// Table → key → row.
     pub rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>>,
+    /// The highest epoch that was claimed; 0 before the first.
     pub epoch: i64,
+    /// The checkpoint of its one consumer.
     pub position: Option<Position>,
     /// What imports left to know.
     pub cutovers: Cutovers,
@@ -35,6 +39,7 @@ const CONSUMER: &str = "memory";
 pub struct SharedStore(Arc<Mutex<Store>>);
 
 impl SharedStore {
+    /// Access to the store, also after a thread that had it panicked.
     pub fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,6 +52,7 @@ pub struct MemoryDestination {
 }
 
 impl MemoryDestination {
+    /// A connection of the process that holds `epoch`.
     pub fn open(store: SharedStore, epoch: Epoch) -> MemoryDestination {
         MemoryDestination { store, epoch }
     }

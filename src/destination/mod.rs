@@ -64,6 +64,7 @@ pub trait Destination: Send {
         None
     }
 
+    /// Ends the connection; nothing that `apply` has promised depends on it.
     async fn close(self: Box<Self>) -> Result<(), Failure> {
         Ok(())
     }
@@ -72,6 +73,7 @@ pub trait Destination: Send {
 /// A consumer's checkpoint, as it was left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recorded {
+    /// The name of the durable consumer, or of the journal.
     pub consumer: String,
     /// `None` where nothing was applied yet.
     pub position: Option<Position>,
@@ -154,6 +156,7 @@ impl Driver {
 /// What is opened, and in whose name.
 #[derive(Clone)]
 pub struct Target {
+    /// What its URL says.
     pub settings: Settings,
     /// Whose checkpoint it is: the name of the durable consumer, or of the journal.
     pub consumer: String,
@@ -183,18 +186,24 @@ impl Target {
 pub struct Epoch(Arc<std::sync::atomic::AtomicI64>);
 
 impl Epoch {
+    /// The epoch that this process holds; 0 if none.
     pub fn get(&self) -> i64 {
         self.0.load(std::sync::atomic::Ordering::Acquire)
     }
+    /// Notes the epoch that was claimed.
     pub fn set(&self, epoch: i64) {
         self.0.store(epoch, std::sync::atomic::Ordering::Release);
     }
 }
 
+/// What a destination can do, from which the engine's plan follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Abilities {
+    /// What becomes of several changes of one row.
     pub write_mode: WriteMode,
+    /// Where the checkpoint lives.
     pub checkpoint_in: CheckpointIn,
+    /// What it wants to know of tables.
     pub schema_mode: SchemaMode,
     /// The most changes in one batch.
     pub batch_changes_max: usize,
@@ -214,6 +223,7 @@ impl Abilities {
     }
 }
 
+/// What a destination keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteMode {
     /// The latest state of each row.
@@ -231,6 +241,7 @@ pub enum CheckpointIn {
     StateFile,
 }
 
+/// What a destination wants to know of tables and columns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SchemaMode {
     /// It has tables and columns that follow the source's.
@@ -295,6 +306,7 @@ impl Failure {
 pub struct Tables {
     /// By the name that the source gives them; in lower case where the destination knows no other.
     pub shapes: BTreeMap<String, TableShape>,
+    /// Whether names in `shapes` are in lower case, whatever the source calls them.
     pub lower_case: bool,
 }
 
@@ -330,6 +342,7 @@ impl Tables {
     }
 }
 
+/// A table as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableShape {
     /// Column name → whether it takes NULL (or fills it in by itself).
@@ -343,16 +356,21 @@ pub struct TableShape {
 /// One change of a destination's shape. Repeating it changes nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Migration {
+    /// A new table.
     CreateTable(Arc<TableSchema>),
     /// Columns of the schema by index; added as nullable.
     AddColumns(Arc<TableSchema>, Vec<usize>),
+    /// Columns that took no NULL take it.
     DropNotNull {
+        /// The table's name, as the source gives it.
         table: String,
+        /// The columns.
         columns: Vec<String>,
     },
 }
 
 impl Migration {
+    /// The table's name, as the source gives it.
     pub fn table(&self) -> &str {
         match self {
             Migration::CreateTable(schema) | Migration::AddColumns(schema, _) => &schema.table,

@@ -15,8 +15,11 @@ use crate::hq::{Hq, HqError};
 pub struct ExportRequest {
     /// Only what changed since, Unix milliseconds.
     pub time_offset_ms: Option<i64>,
+    /// Ids of companies.
     pub companies: Vec<String>,
+    /// Ids of locations.
     pub locations: Vec<String>,
+    /// Names of tables.
     pub tables: Vec<String>,
 }
 
@@ -29,18 +32,24 @@ struct Ordered {
 /// How far a job is.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct ExportJob {
+    /// Whether no table is in work any more.
     #[serde(default)]
     pub completed: bool,
+    /// By name: how far each table is.
     #[serde(default)]
     pub tables: BTreeMap<String, JobTable>,
 }
 
+/// How far a table is.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct JobTable {
+    /// HQ's word for it.
     #[serde(default)]
     pub status: String,
+    /// Why it failed.
     #[serde(default)]
     pub error: Option<String>,
+    /// Where its files are, once it is done; a URL is valid for a while.
     #[serde(default)]
     pub urls: Option<Vec<String>>,
     /// Nanoseconds, as a text.
@@ -51,15 +60,19 @@ pub struct JobTable {
 /// A file where HQ has put it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RemoteFile {
+    /// The name of the file, from its URL.
     pub name: FileName,
+    /// Where it is; the URL's parameters are the key to it.
     pub url: String,
 }
 
 impl JobTable {
+    /// Whether the table will not come.
     pub fn is_failed(&self) -> bool {
         self.status.eq_ignore_ascii_case("failed")
     }
 
+    /// Whether all its files are there.
     pub fn is_done(&self) -> bool {
         self.status.eq_ignore_ascii_case("completed")
     }

@@ -51,6 +51,7 @@ impl Read for Counted {
 }
 
 impl Lines {
+    /// Opens a file; whether it is gzipped is told by its first bytes.
     pub fn open(path: &Path) -> io::Result<Lines> {
         let read = Arc::new(AtomicU64::new(0));
         let mut raw = BufReader::with_capacity(

@@ -9,11 +9,12 @@ use bytestring::ByteString;
 
 use super::json::{self, Cursor, NotJson, Slot};
 pub use event::Event;
-use event::{FIELDS, Field, NO_FIELDS};
+use event::{FIELDS, Field, FieldSpec, NO_FIELDS};
 pub use malformed::Malformed;
 pub use row::ColumnOrder;
 
-/// Decodes events one after the other, reusing its memory.
+/// Decodes events one after the other, reusing its memory. It remembers the row of the last event
+/// for [`Decoder::row`].
 #[derive(Default)]
 pub struct Decoder {
     /// Key and value of each member of `after` of the last event; of a row of an export, of the
@@ -36,7 +37,7 @@ impl Decoder {
         let (mut slots, mut next) = (NO_FIELDS, 0);
         let mut cursor = object_in(&payload)?;
         cursor.object(|cursor, key| {
-            match known_field(key.of(&payload).unwrap_or_default(), next) {
+            match known_field(key.of(&payload).unwrap_or("\"\""), next) {
                 Some(index) => {
                     next = index + 1;
                     slots[index] = self.value(cursor, index)?;
@@ -81,6 +82,10 @@ impl Decoder {
 /// The index of the field that the JSON key `token` (with quotes) names. Senders write the fields
 /// in the contract's order, so the search begins with `next`, the one behind the last found.
 fn known_field(token: &str, next: usize) -> Option<usize> {
+    let is_next = |spec: &FieldSpec| token.get(1..token.len() - 1) == Some(spec.name);
+    if FIELDS.get(next).is_some_and(is_next) {
+        return Some(next);
+    }
     let name = json::text(token);
     let found = |from: usize, to: usize| (from..to).find(|i| FIELDS[*i].name == name);
     found(next, FIELDS.len()).or_else(|| found(0, next))

@@ -18,6 +18,7 @@ use crate::destination::settings::path_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use crate::validator::Validator;
 
+/// Files in a directory.
 pub const DRIVER: Driver = Driver {
     scheme: "file",
     aliases: &[],

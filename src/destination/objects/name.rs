@@ -10,6 +10,7 @@ const PART_BYTES_MAX: usize = 180;
 /// the user's rules say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
+    /// The folders, separated by slashes; may be empty.
     pub folder: String,
     stem: String,
     /// With its dot.
@@ -17,12 +18,14 @@ pub struct Name {
 }
 
 impl Name {
+    /// The name of a change's object; the user's rules may choose it.
     pub fn of(change: &Change, rules: Option<&Validator>) -> Name {
         let wished =
             rules.and_then(|rules| rules.path(&change.event.table(), change.event.payload(), part));
         wished.as_deref().and_then(Name::wished).unwrap_or_else(|| Name::usual(change))
     }
 
+    /// A name in `folder`; `extension` has its dot.
     pub fn new(folder: String, stem: String, extension: &str) -> Name {
         Name { folder, stem, extension: extension.into() }
     }
@@ -56,6 +59,7 @@ impl Name {
         Some(Name { folder: segments.join("/"), stem, extension })
     }
 
+    /// The name within its folder.
     pub fn file(&self) -> String {
         format!("{}{}", self.stem, self.extension)
     }

@@ -270,8 +270,8 @@ async fn request(
     })
 }
 
-/// The failure that the service's words mean; they hold nothing of what events contain. `what`: what
-/// was being done.
+/// The failure that the service's words mean; they hold nothing of what events contain. `what`:
+/// what was being done.
 pub fn failure(namespace: &Namespace, what: &str, text: &str) -> Failure {
     let Namespace { host, hub, .. } = namespace;
     // Conditions are written in several ways: amqp:not-found, NotFound.

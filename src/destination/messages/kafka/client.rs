@@ -106,8 +106,8 @@ impl Cluster {
         config
     }
 
-    /// The configuration of a producer: each message once and in order, as long as the producer lives, and no message
-    /// given up by itself.
+    /// The configuration of a producer: each message once and in order, as long as the producer
+    /// lives, and no message given up by itself.
     pub fn producer_config(&self, message_bytes_max: usize) -> ClientConfig {
         let mut config = self.config.clone();
         config

@@ -364,8 +364,8 @@ impl Topic {
         Ok(())
     }
 
-    /// Counts the partitions again now and then. More partitions move keys: what is sent from now on
-    /// goes by the new number.
+    /// Counts the partitions again now and then. More partitions move keys: what is sent from now
+    /// on goes by the new number.
     async fn refresh_partitions(&mut self) -> Result<(), Failure> {
         if self.partitions_counted_at.elapsed() > PARTITIONS_COUNT_INTERVAL {
             let producer = self.producer.clone();

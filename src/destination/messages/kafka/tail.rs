@@ -15,8 +15,8 @@ use super::client::{ClientErrors, Cluster, REQUEST_WAIT_MAX};
 use crate::change::Position;
 use crate::destination::Failure;
 
-/// How many messages back from its end a partition is read: the next step, as long as it met nothing
-/// older than the batch. The last step is twice the largest batch.
+/// How many messages back from its end a partition is read: the next step, as long as it met
+/// nothing older than the batch. The last step is twice the largest batch.
 const STEPS: [i64; 3] = [100, 2_000, 20_000];
 /// How long the partitions may bring nothing before reading fails.
 const READ_WAIT_MAX: Duration = Duration::from_secs(30);

@@ -89,7 +89,8 @@ impl ObjectClient {
         &self.place.bucket
     }
 
-    /// Writes an empty object and deletes it again: shows whether bucket, keys and region are right.
+    /// Writes an empty object and deletes it again: shows whether bucket, keys and region are
+    /// right.
     pub async fn probe(&self) -> Result<(), Failure> {
         let probe = self.path(PROBE)?;
         self.store.put(&probe, Bytes::new().into()).await.map_err(|e| self.failure(&e))?;
