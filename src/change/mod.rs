@@ -1,5 +1,5 @@
-//! What travels through EDS: changes of rows, as slices of the events that brought them. No I/O
-//! here.
+//! What travels through EDS: changes of rows, as slices of the events that brought them. Nothing
+//! here does I/O.
 
 pub mod batch;
 pub mod compact;
@@ -45,8 +45,8 @@ impl Operation {
     }
 }
 
-/// A place in the stream. Sequences start at 1; a stream that was made anew starts at 1 again, with
-/// later times.
+/// A place in the stream. Sequences start at 1; a stream that was recreated starts at 1 again,
+/// with later times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
     /// The number that the stream gave the event.
@@ -59,7 +59,7 @@ pub struct Position {
 impl Position {
     /// Whether an event delivered at `event` is already contained in a checkpoint at `self`:
     /// neither its sequence nor its time is beyond. A lower sequence with a later time belongs to a
-    /// stream that was made anew.
+    /// stream that was recreated.
     pub fn contains(&self, event: Position) -> bool {
         event.sequence <= self.sequence && event.time_ns <= self.time_ns
     }
@@ -80,7 +80,7 @@ pub struct Change {
     pub subject: Box<str>,
     /// Its place in the stream; the default for a row of an import.
     pub position: Position,
-    /// Absent where the destination ignores schemas.
+    /// `None` where the destination needs no schemas.
     pub schema: Option<Arc<TableSchema>>,
     /// One slot per column of `schema`; of a delete only the key columns.
     pub row: Box<[Slot]>,
@@ -99,7 +99,7 @@ impl Change {
         self.event.operation == Operation::Delete
     }
 
-    /// What the change occupies in memory, for the byte budget.
+    /// The bytes that the change occupies in memory, for the limits on pending changes.
     pub fn size(&self) -> usize {
         size_of::<Change>()
             + self.subject.len()

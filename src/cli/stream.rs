@@ -74,7 +74,7 @@ pub struct Streaming {
     max_ack_pending: i64,
     #[arg(long = "maxPendingBuffer", default_value_t = 4_096, hide = true)]
     max_pending_buffer: usize,
-    /// For Snowflake: whole rows in stream order, or only if they are newer
+    /// Whole rows in stream order, or only if they are newer, where the destination can tell
     #[arg(long, hide = true)]
     pub update_strategy: Option<UpdateStrategy>,
 }

@@ -70,7 +70,7 @@ pub trait Destination: Send {
     }
 }
 
-/// A consumer's checkpoint, as it was left.
+/// A consumer's checkpoint, as the destination has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recorded {
     /// The name of the durable consumer, or of the journal.
@@ -91,7 +91,7 @@ pub enum Claim {
     Verify,
 }
 
-/// A destination on its way.
+/// A destination that is being opened.
 pub type OpenFuture<'a> = BoxFuture<'a, Result<Box<dyn Destination>, Failure>>;
 
 /// Reads a driver's URL.
@@ -153,7 +153,7 @@ impl Driver {
     }
 }
 
-/// What is opened, and in whose name.
+/// What is opened, and for which consumer.
 #[derive(Clone)]
 pub struct Target {
     /// What its URL says.
@@ -164,12 +164,12 @@ pub struct Target {
     pub epoch: Epoch,
     /// Companies that the feed is about, for the checkpoint's record.
     pub companies: String,
-    /// Rules of the user's; they may say where objects go.
+    /// The user's rules, which may say where objects go.
     pub rules: Option<Arc<Validator>>,
 }
 
 impl Target {
-    /// For one who streams nothing, and so has no checkpoint of its own: an import, a test.
+    /// For an import or a test, which stream nothing and so have no checkpoint.
     pub fn unclaimed(settings: &Settings) -> Target {
         Target {
             settings: settings.clone(),
@@ -211,8 +211,8 @@ pub struct Abilities {
     pub batch_bytes_max: usize,
     /// Connections that an import may load through at once.
     pub loaders_max: usize,
-    /// How long changes are better gathered before they are written, where that costs money or
-    /// seconds.
+    /// How long pending changes should wait for more before they are written, where each write
+    /// costs money or seconds.
     pub flush_interval_preferred: Duration,
 }
 
@@ -226,18 +226,18 @@ impl Abilities {
 /// What a destination keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteMode {
-    /// The latest state of each row.
+    /// The latest state of each row: of several changes in a batch only the last is applied.
     Upsert,
-    /// Every change.
+    /// Every change, in order.
     Append,
 }
 
-/// What a failed apply leaves behind.
+/// Where the checkpoint is kept, and so what a failed apply may leave behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CheckpointIn {
-    /// Nothing; and the checkpoint is committed with the rows.
+    /// In the destination, committed with the rows: a failed apply leaves nothing.
     Destination,
-    /// Any part of the batch.
+    /// In EDS's data directory: a failed apply may leave any part of the batch.
     StateFile,
 }
 

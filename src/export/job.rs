@@ -1,4 +1,4 @@
-//! Jobs of HQ's export API: ordered, waited for, and their files.
+//! HQ's export API: orders a job, reads its progress, and names its files.
 
 use std::collections::BTreeMap;
 

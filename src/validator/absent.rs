@@ -1,8 +1,8 @@
-//! Rules of the user's are not a part of this build (feature `validator`).
+//! Stands for the user's rules in a build without the feature `validator`.
 
 use std::path::Path;
 
-/// There is none.
+/// No value exists.
 pub enum Validator {}
 
 impl Validator {

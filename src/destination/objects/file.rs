@@ -55,7 +55,7 @@ pub const DRIVER: Driver = Driver {
 const DIRECTORY: &str = "Directory";
 /// Threads that write and sync files.
 const WRITERS: usize = 8;
-/// What an unfinished file is called; removed when its folder is used next.
+/// Begins the name of an unfinished file; removed when its folder is used next.
 const UNFINISHED: &str = ".eds-unfinished-";
 
 /// `file:///directory`, if something can be created there.
@@ -91,12 +91,12 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
             "the folder for files must not be /: choose one below it",
         ));
     }
-    let made = fs::create_dir_all(&folder).and_then(|()| {
+    let created = fs::create_dir_all(&folder).and_then(|()| {
         let probe = folder.join(format!("{UNFINISHED}probe"));
         File::create(&probe)?;
         fs::remove_file(probe)
     });
-    made.map_err(|e| {
+    created.map_err(|e| {
         Failure::misconfigured(format!("the folder {shown} cannot be written to: {e}"))
     })?;
     Ok(Box::new(Files {
@@ -114,9 +114,9 @@ struct Files {
     consumer: String,
     folder: PathBuf,
     format: Format,
-    /// Folders of tables in which nothing unfinished is left.
+    /// Folders from which unfinished files of an earlier process were removed.
     swept: HashSet<String>,
-    /// They may say where a change goes.
+    /// The user's rules may say where a change goes.
     rules: Option<Arc<Validator>>,
 }
 
@@ -158,10 +158,10 @@ impl Files {
     }
 }
 
-/// What a file holds.
+/// The content of a file.
 enum Stored<'a> {
     Change(&'a Change),
-    /// Many changes; of a batch that was tried before, a file of this name is a piece of that try.
+    /// Many changes. If the batch was tried before, a file of this name comes from that try.
     Part {
         content: &'a [u8],
         is_repeat: bool,
@@ -223,7 +223,7 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A folder is synced as a file is, where the system can.
+/// Syncs a folder, as far as the system can.
 fn sync(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
@@ -269,22 +269,25 @@ fn place(
     if linked(finished, &wanted)? {
         return Ok(());
     }
-    let there = fs::read(&wanted)?;
-    if there == content {
+    let existing = fs::read(&wanted)?;
+    if existing == content {
         return Ok(());
     }
-    let (older_is_there, version) = older(&there, &change.event);
-    let (older, its_content) =
-        if older_is_there { (wanted.as_path(), there.as_slice()) } else { (finished, content) };
+    let (existing_is_older, version) = older(&existing, &change.event);
+    let (older, its_content) = if existing_is_older {
+        (wanted.as_path(), existing.as_slice())
+    } else {
+        (finished, content)
+    };
     let kept = folder.join(name.of_older(&version));
     if !linked(older, &kept)? && fs::read(&kept)? != its_content {
         linked(older, &folder.join(name.of_another_older(&version, its_content)))?;
     }
-    if older_is_there { fs::rename(finished, &wanted) } else { Ok(()) }
+    if existing_is_older { fs::rename(finished, &wanted) } else { Ok(()) }
 }
 
-/// The same for a file of many changes: what an earlier try left under its name is replaced, what
-/// others left is kept.
+/// The same for a file of many changes: a file of an earlier try of the batch is replaced, any
+/// other is kept.
 fn place_part(
     folder: &Path,
     finished: &Path,

@@ -21,7 +21,7 @@ pub struct Part {
     pub content: Vec<u8>,
 }
 
-/// Changes of one table and hour, and where they have columns of one model version.
+/// Changes of one table and hour; where changes have schemas, of one model version.
 #[derive(Default)]
 struct PartGroup<'a> {
     first: Position,
@@ -32,7 +32,7 @@ struct PartGroup<'a> {
 /// The files of a batch,
 /// `table=<table>/date=<date>/hour=<hour>/part-<first>-<last>-<hash>.<format>`: date and hour are
 /// those of the events, in UTC, first and last their sequences in the stream. The hash tells
-/// consumers and streams apart. The same batch comes to the same files.
+/// consumers and streams apart. The same batch always gives the same files.
 pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>, Failure> {
     let mut groups: BTreeMap<(String, Option<&str>), PartGroup<'_>> = BTreeMap::new();
     for (_, change) in batch.ordered() {
@@ -60,7 +60,8 @@ pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>,
 }
 
 impl PartGroup<'_> {
-    /// Lines of an export have no place in the stream: their content names them.
+    /// The name without its extension. Rows of an export have no place in the stream: their content
+    /// names the file.
     fn stem(&self, consumer: &str, is_import: bool) -> String {
         if is_import {
             let mut content = Xxh3::new();

@@ -1,4 +1,4 @@
-//! Where objects end up: nothing is overwritten unseen, whatever has the name already.
+//! Placing objects under their names: nothing is overwritten unseen, whatever has the name already.
 
 use bytes::Bytes;
 use object_store::PutMode;
@@ -63,8 +63,8 @@ impl S3Objects {
         )))
     }
 
-    /// Stores a file of many changes: what an earlier try left under its name is replaced, what
-    /// others left is kept.
+    /// Stores a file of many changes: an object of an earlier try of the batch is replaced, any
+    /// other is kept.
     pub async fn place_part(&self, part: Part, is_repeat: bool) -> Result<(), Failure> {
         let (folder, content) = (&part.name.folder, Bytes::from(part.content));
         let wanted = self.client.path(&format!("{folder}/{}", part.name.file()))?;
