@@ -115,7 +115,7 @@ fn bare_producer(kafka: &Kafka, made: &[(String, String)]) -> f64 {
 /// Seconds that the destination takes for batches that are at hand, as large as it takes them.
 async fn written(url: &str, schema: &Arc<TableSchema>, made: &[(String, String)]) -> f64 {
     let (settings, driver) = Settings::parse(url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
-    let abilities = driver.abilities_for(&settings);
+    let abilities = (driver.abilities)(&settings);
     let mut destination =
         (driver.open)(&Target::unclaimed(&settings)).await.unwrap_or_else(|e| panic!("{e}"));
     let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());

@@ -1,4 +1,4 @@
-//! What is applied at once.
+//! A piece of the stream that a destination applies at once.
 
 use std::sync::Arc;
 
@@ -7,10 +7,12 @@ use super::{Change, Column, Position, TableSchema, value};
 /// Rows of one table at one model version: each row once. Indices point into the batch's changes.
 #[derive(Clone, Debug)]
 pub struct TableGroup {
+    /// The schema that all rows of the group have.
     pub schema: Arc<TableSchema>,
-    /// Rows to take away, before anything is written: also those that come back within the batch,
-    /// so that no value of their earlier life survives.
+    /// Rows to delete before anything is written; also rows that are inserted again within the
+    /// batch, so that no value from before their deletion survives.
     pub deletes: Vec<u32>,
+    /// Rows to insert or replace, after the deletes.
     pub upserts: Vec<u32>,
 }
 
@@ -18,20 +20,21 @@ pub struct TableGroup {
 #[derive(Clone, Debug)]
 pub struct Batch {
     changes: Arc<Vec<Change>>,
-    /// For keepers of rows: the last change of each row, table by table. Empty for keepers of
-    /// changes.
+    /// For `WriteMode::Upsert`: the last change of each row, table by table. Otherwise empty.
     pub groups: Vec<TableGroup>,
-    /// For keepers of changes: the changes to store, oldest first.
+    /// For `WriteMode::Append`: the changes to store, oldest first. Otherwise empty.
     pub order: Vec<u32>,
     /// The checkpoint before this batch: `None` where the destination has never recorded one.
     pub after: Option<Position>,
     /// The checkpoint once it is applied.
     pub through: Position,
-    /// How far an earlier try may have come that did not end well; `None` where there was none.
+    /// How far an earlier try, whose outcome is unknown, may have written; `None` where there was
+    /// none.
     pub unconfirmed_through: Option<Position>,
 }
 
 impl Batch {
+    /// A batch that is tried for the first time. `groups` and `order` hold indices into `changes`.
     pub fn new(
         changes: Arc<Vec<Change>>,
         groups: Vec<TableGroup>,
@@ -42,12 +45,12 @@ impl Batch {
         Batch { changes, groups, order, after, through, unconfirmed_through: None }
     }
 
-    /// The same after a try whose end is not known.
+    /// The same batch after a try whose outcome is unknown.
     pub fn unconfirmed_through(self, unconfirmed_through: Option<Position>) -> Batch {
         Batch { unconfirmed_through, ..self }
     }
 
-    /// Whether it is a piece of an export, which has no place in the stream.
+    /// Whether it comes from an export, whose rows have no place in the stream.
     pub fn is_import(&self) -> bool {
         self.through == Position::default()
     }
@@ -57,6 +60,7 @@ impl Batch {
         self.changes.get(index as usize)
     }
 
+    /// The change of index `index`, which has to come from this batch.
     pub fn change(&self, index: u32) -> &Change {
         &self.changes[index as usize]
     }
@@ -101,7 +105,7 @@ impl Batch {
         mismatch
     }
 
-    /// The changes of a keeper of changes, oldest first, with their indices.
+    /// The changes that `order` names, oldest first, with their indices.
     pub fn ordered(&self) -> impl Iterator<Item = (u32, &Change)> {
         self.order.iter().map(|i| (*i, self.change(*i)))
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::batch::TableGroup;
 use super::{Change, TableSchema};
 
-/// Row keys are hashed with xxh3: they are data, but a slow map is all that a bad choice of keys
-/// can cause.
+/// Hashes row keys with xxh3. It does not resist chosen keys, but a slow map is all that they could
+/// cause.
 #[derive(Default)]
 struct KeyHasher(xxhash_rust::xxh3::Xxh3Default);
 
@@ -25,14 +25,14 @@ impl Hasher for KeyHasher {
 
 struct Last {
     index: u32,
-    /// A delete came before it.
+    /// The batch deletes the row before this change.
     recreated: bool,
 }
 
 /// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a
-/// change whose row is already there under a version with columns that the new one lacks: applied
-/// one by one, those columns would keep the earlier values, so the change belongs to a further
-/// batch. Returns the groups and where it stopped.
+/// change whose row has an earlier change under a version with columns that the new one lacks:
+/// applied one by one, those columns would keep the earlier values, so the change belongs to a
+/// further batch. Returns the groups and where it stopped.
 pub fn compact(
     changes: &[Change],
     from: usize,

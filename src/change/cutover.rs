@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, Position, Version};
 
-/// How much earlier than the snapshot the stream is read: the broker's clock is not the database's.
+/// The stream is read from so much before the snapshot, because the broker's clock is not the
+/// database's.
 pub const CLOCKS_APART_MAX_NS: i64 = 600_000_000_000;
 /// Stands for the tables of a consumer that have no line of their own.
 const OTHERS: &str = "";
@@ -15,33 +16,37 @@ const OTHERS: &str = "";
 /// How a table was imported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Imported {
-    /// Events up to this version are contained in its rows. `None` where rows were only added to
-    /// what was there: what was deleted meanwhile is known from the stream alone.
+    /// Its rows contain the events up to this version. `None` where the import only added rows to
+    /// the existing ones: deletions up to then are known from the stream alone.
     pub at: Option<Version>,
     /// The time of the last snapshot, Unix nanoseconds: the stream is read from a little before it.
     pub since_ns: i64,
 }
 
-/// A table's snapshot on its way into the cutover.
+/// The snapshot that an import has loaded into a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TableSnapshot {
+    /// The name of the table, as events have it.
     pub table: String,
+    /// When its rows were read.
     pub at: Version,
-    /// Whether the table holds nothing but the snapshot.
+    /// Whether the table has no rows but those of the snapshot.
     pub whole: bool,
 }
 
 /// Where the stream has to be read from, where no checkpoint says so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResumePoint {
+    /// Behind this place.
     After(Position),
     /// Unix nanoseconds.
     Since(i64),
 }
 
-/// What one consumer has to know.
+/// What one consumer has to know about the imported tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cutover {
+    /// By table: what is known of its last import.
     pub imported: BTreeMap<String, Imported>,
     /// Up to where the events of a table were applied before an import set the consumer back.
     pub applied: BTreeMap<String, Position>,
@@ -91,7 +96,7 @@ impl Cutover {
     }
 }
 
-/// What all consumers of a destination have to know.
+/// What all consumers of a destination have to know about the imported tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cutovers {
     imported: BTreeMap<String, Imported>,
@@ -136,6 +141,7 @@ impl Cutovers {
         Ok(cutovers)
     }
 
+    /// One line for each table, as a destination stores them and [`Cutovers::read`] reads them.
     pub fn lines(&self) -> Vec<Line> {
         let text = |words: &CutoverText| serde_json::to_string(words).unwrap_or_default();
         let imported = self.imported.iter().map(|(table, i)| {
@@ -159,6 +165,7 @@ impl Cutovers {
         imported.chain(applied).collect()
     }
 
+    /// What `consumer` has to know.
     pub fn of(&self, consumer: &str) -> Cutover {
         Cutover {
             imported: self.imported.clone(),
@@ -166,6 +173,7 @@ impl Cutovers {
         }
     }
 
+    /// Whether the table was ever imported.
     pub fn has(&self, table: &str) -> bool {
         self.imported.contains_key(table)
     }
@@ -173,12 +181,12 @@ impl Cutovers {
     /// Takes note of imported tables, and sets all consumers back from where they stood. A consumer
     /// without a position had none, or was set back before and has not moved since.
     pub fn import(&mut self, snapshots: &[TableSnapshot], stood: &[(String, Option<Position>)]) {
-        // What an earlier import left to be read still is, where rows are only added to it.
+        // Where rows are only added, what an earlier import left to be read still has to be read.
         let unmoved = stood.is_empty() || stood.iter().any(|(_, position)| position.is_none());
         for TableSnapshot { table, at, whole } in snapshots {
             let since_ns = at.nanos as i64;
             let earlier = self.imported.get(table).copied();
-            // Rows of an older snapshot that are added take newer ones back.
+            // Added rows of an older snapshot may replace newer ones.
             let contained = earlier.and_then(|e| e.at).map(|earlier| earlier.min(*at));
             let imported = match (whole, earlier) {
                 (true, _) => Imported { at: Some(*at), since_ns },

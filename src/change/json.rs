@@ -41,6 +41,7 @@ impl Slot {
         Slot::at(self.start as usize + base, (self.end - self.start) as usize)
     }
 
+    /// The bytes of the payload that it covers.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
     }
@@ -50,6 +51,7 @@ impl Slot {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not JSON at byte {at}")]
 pub struct NotJson {
+    /// The offset of the first byte that cannot stand where it does.
     pub at: usize,
 }
 
@@ -60,6 +62,7 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// A cursor at the beginning of `text`.
     pub fn new(text: &'a str) -> Self {
         Cursor { bytes: text.as_bytes(), at: 0 }
     }

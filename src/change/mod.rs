@@ -1,5 +1,5 @@
-//! What travels through EDS: changes of rows, as slices of the events that brought them. No I/O
-//! here.
+//! What travels through EDS: changes of rows, as slices of the events that brought them. Nothing
+//! here does I/O.
 
 pub mod batch;
 pub mod compact;
@@ -26,12 +26,16 @@ use json::Slot;
 /// What happened to the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
+    /// The row is new.
     Insert,
+    /// The row has other values.
     Update,
+    /// The row is gone.
     Delete,
 }
 
 impl Operation {
+    /// The word of the contract, as in the field `operation`.
     pub fn as_str(self) -> &'static str {
         match self {
             Operation::Insert => "INSERT",
@@ -41,10 +45,11 @@ impl Operation {
     }
 }
 
-/// A place in the stream. Sequences start at 1; a stream that was made anew starts at 1 again, with
-/// later times.
+/// A place in the stream. Sequences start at 1; a stream that was recreated starts at 1 again,
+/// with later times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
+    /// The number that the stream gave the event.
     pub sequence: u64,
     /// When the event was published, Unix nanoseconds. As part of a checkpoint: the latest of all
     /// events so far.
@@ -54,7 +59,7 @@ pub struct Position {
 impl Position {
     /// Whether an event delivered at `event` is already contained in a checkpoint at `self`:
     /// neither its sequence nor its time is beyond. A lower sequence with a later time belongs to a
-    /// stream that was made anew.
+    /// stream that was recreated.
     pub fn contains(&self, event: Position) -> bool {
         event.sequence <= self.sequence && event.time_ns <= self.time_ns
     }
@@ -69,11 +74,13 @@ impl Position {
 /// stands.
 #[derive(Clone, Debug)]
 pub struct Change {
+    /// The event that brought it.
     pub event: Event,
     /// Where it came from, for people: a NATS subject, or file and line.
     pub subject: Box<str>,
+    /// Its place in the stream; the default for a row of an import.
     pub position: Position,
-    /// Absent where the destination ignores schemas.
+    /// `None` where the destination needs no schemas.
     pub schema: Option<Arc<TableSchema>>,
     /// One slot per column of `schema`; of a delete only the key columns.
     pub row: Box<[Slot]>,
@@ -87,11 +94,12 @@ impl Change {
         self.row.get(index).and_then(|slot| slot.present(self.event.payload()))
     }
 
+    /// Whether it takes the row away.
     pub fn is_delete(&self) -> bool {
         self.event.operation == Operation::Delete
     }
 
-    /// What the change occupies in memory, for the byte budget.
+    /// The bytes that the change occupies in memory, for the limits on pending changes.
     pub fn size(&self) -> usize {
         size_of::<Change>()
             + self.subject.len()

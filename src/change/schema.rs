@@ -8,19 +8,26 @@ use serde::Deserialize;
 /// What a column holds; every destination maps it to a type of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ColumnType {
+    /// A string.
     Text,
     /// An instant: RFC 3339 on the wire.
     Time,
+    /// A whole number of 64 bits.
     Integer,
+    /// A floating-point number of 64 bits.
     Number,
+    /// True or false.
     Boolean,
+    /// A JSON object.
     Object,
+    /// A JSON array.
     Array,
     /// One of a few words: an array with `items.enum` in the schema, a plain string on the wire.
     Enum,
 }
 
 impl ColumnType {
+    /// Every type, for tables that map each of them.
     pub const ALL: [ColumnType; 8] = [
         ColumnType::Text,
         ColumnType::Time,
@@ -33,9 +40,12 @@ impl ColumnType {
     ];
 }
 
+/// A column of a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Column {
+    /// Its name, as events have it.
     pub name: Box<str>,
+    /// What it holds.
     pub kind: ColumnType,
     /// False only where the schema requires the column and does not call it nullable.
     pub nullable: bool,
@@ -44,8 +54,11 @@ pub struct Column {
 /// One table at one model version. Columns: the primary key in its order, then the rest by name.
 #[derive(PartialEq, Eq, Debug)]
 pub struct TableSchema {
+    /// The name of the table, as events have it.
     pub table: Arc<str>,
+    /// The model version, an opaque text of HQ's.
     pub version: Arc<str>,
+    /// All columns, the primary key first; at most 65,535.
     pub columns: Box<[Column]>,
     /// The first `keys` columns are the primary key; at least one.
     pub keys: usize,
@@ -99,16 +112,26 @@ impl WireProperty {
     }
 }
 
+/// Why a schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadSchema {
+    /// It is not JSON, or a field is missing or of another type.
     #[error("the schema is not of the expected form: {0}")]
     Form(#[from] serde_json::Error),
+    /// It names no primary key, without which rows cannot be told apart.
     #[error("the schema of table {0:?} names no primary key")]
     NoKey(String),
     #[error(
         "the schema of table {table:?} has the primary key {key:?} that is not among its properties"
     )]
-    KeyUnknown { table: String, key: String },
+    /// It has no column for a part of its primary key.
+    KeyUnknown {
+        /// The table's name.
+        table: String,
+        /// The column that is missing.
+        key: String,
+    },
+    /// It has more than 65,535 columns.
     #[error("the schema of table {0:?} has more columns than any destination takes")]
     TooWide(String),
 }
@@ -171,6 +194,7 @@ impl TableSchema {
         self.index.get(name).map(|i| usize::from(*i))
     }
 
+    /// The columns of the primary key, in its order.
     pub fn key_columns(&self) -> &[Column] {
         &self.columns[..self.keys]
     }

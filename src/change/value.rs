@@ -9,10 +9,15 @@ use super::schema::{Column, ColumnType};
 /// A value in the form in which databases take it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value<'a> {
+    /// No value.
     Null,
+    /// True or false.
     Boolean(bool),
+    /// A whole number; every digit counts.
     Integer(i64),
+    /// A finite number.
     Number(f64),
+    /// Text, escapes resolved.
     Text(Cow<'a, str>),
     /// Microseconds since 1970 UTC; what is finer is cut off.
     Time(i64),
@@ -23,9 +28,13 @@ pub enum Value<'a> {
 /// What a column would have taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wanted {
+    /// A whole number of 64 bits, however it is spelt.
     Integer,
+    /// A number that is finite as a double.
     Number,
+    /// `true` or `false`, as a token or a text.
     Boolean,
+    /// A text with a date and time, or a date.
     Time,
 }
 
@@ -38,11 +47,14 @@ pub enum Wanted {
     Wanted::Time => "a date and time",
 })]
 pub struct TypeMismatch {
+    /// The name of the column.
     pub column: Box<str>,
+    /// What it would have taken.
     pub wanted: Wanted,
 }
 
 impl TypeMismatch {
+    /// The mismatch of a value of `column`.
     pub fn of(column: &Column, wanted: Wanted) -> TypeMismatch {
         TypeMismatch { column: column.name.clone(), wanted }
     }

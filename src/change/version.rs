@@ -3,7 +3,9 @@
 /// Nanoseconds and logical counter, ordered. Never a float: 19 digits do not fit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Version {
+    /// Unix nanoseconds.
     pub nanos: u64,
+    /// The counter that orders what happened in one nanosecond.
     pub logical: u64,
 }
 

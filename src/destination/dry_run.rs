@@ -1,4 +1,4 @@
-//! A destination that tells what would be done, and does nothing.
+//! A destination that writes nothing, for `--dry-run`.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{Claim, Destination, Failure, Loader, Migration, Tables};
 use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, Position, TableSchema};
 
-/// Reads the tables of `inner`, and remembers how they would have changed.
+/// Reads the tables of `inner`, and remembers how migrations would have changed them.
 pub struct DryRun {
     inner: Box<dyn Destination>,
     tables: Option<Tables>,
@@ -29,7 +29,7 @@ impl Destination for DryRun {
         if mismatches.is_empty() { Ok(()) } else { Err(Failure::rejected(mismatches)) }
     }
 
-    /// Whoever only looks takes nothing over.
+    /// Claims nothing, so that the process that writes is not fenced.
     async fn checkpoint(&mut self, _claim: Claim) -> Result<Option<Position>, Failure> {
         Ok(None)
     }

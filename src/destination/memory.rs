@@ -1,4 +1,4 @@
-//! Rows in memory: the reference of what a keeper of rows must do, and what the simulation writes
+//! Rows in memory: the reference for destinations that keep rows, and what the simulation writes
 //! to.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub const ABILITIES: Abilities = Abilities { loaders_max: 1, ..super::sql::ABILI
 /// A row: column name → JSON token.
 pub type MemoryRow = BTreeMap<String, String>;
 
-/// What the destination holds. It outlives connections, as a database does.
+/// What the destination holds. It outlives its connections, as a database does.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     /// The tables' shapes.
@@ -95,7 +95,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts imported rows in their place: whoever streams can commit no more, and is set back.
+    /// Swaps imported rows in. A consumer that streams is fenced, and its position is reset.
     pub fn import(
         &mut self,
         mut rows: BTreeMap<String, BTreeMap<Vec<u8>, MemoryRow>>,
@@ -114,7 +114,8 @@ impl Store {
         self.position = None;
     }
 
-    /// The fence: mine is the epoch, and the checkpoint is what I last wrote.
+    /// Moves the checkpoint, if the caller's epoch is the current one and the checkpoint is where
+    /// it left it.
     pub fn advance(&mut self, epoch: i64, batch: &Batch) -> Result<(), Failure> {
         if self.epoch > epoch {
             return Err(fenced());
@@ -143,7 +144,7 @@ impl Destination for MemoryDestination {
         match claim {
             Claim::Verify if store.epoch == self.epoch.get() => {}
             Claim::Verify if store.epoch > self.epoch.get() => return Err(fenced()),
-            // At start; or it was restored to a time before our claim.
+            // At start; or the store was restored to a time before the claim.
             _ => {
                 store.epoch = store.epoch.max(self.epoch.get()) + 1;
                 self.epoch.set(store.epoch);

@@ -5,7 +5,6 @@ pub mod dry_run;
 pub mod form;
 pub mod import;
 pub mod memory;
-#[cfg(any(feature = "eventhubs", feature = "kafka"))]
 pub mod messages;
 pub mod objects;
 pub mod settings;
@@ -129,20 +128,40 @@ pub enum Claim {
 /// A destination that is being opened.
 pub type OpenFuture<'a> = BoxFuture<'a, Result<Box<dyn Destination>, Failure>>;
 
-/// The recipe of a destination: a constant from which help, URL parsing and the engine's plan are
-/// read.
+/// Reads a driver's URL.
+pub type ReadUrl = fn(&str, &Driver) -> Result<Settings, settings::BadUrl>;
+
+/// Builds the URL with this scheme from the answers to a driver's form.
+pub type UrlOfForm = fn(&str, &form::Answers) -> Result<String, form::FieldError>;
+
+/// The recipe of a destination: a constant from which help, HQ's form, URL parsing and the engine's
+/// plan are read. Everything in which one destination differs from another is here or behind
+/// `open`, so that a new one needs nothing but its own file and a line in the catalog.
 pub struct Driver {
+    /// The scheme of its URLs, and its name on the command line and in HQ.
     pub scheme: &'static str,
+    /// Other schemes that mean the same.
     pub aliases: &'static [&'static str],
+    /// What people call the system.
     pub title: &'static str,
+    /// One sentence: what EDS keeps in it.
     pub description: &'static str,
+    /// A URL, as a person would write it.
     pub example: &'static str,
+    /// What a user has to know before the first start; may have several lines.
     pub help: &'static str,
-    /// What HQ asks for, to make the URL of it.
+    /// What HQ asks for.
     pub fields: &'static [form::FormField],
+    /// The URL that the answers to `fields` come to.
+    pub url_of_form: UrlOfForm,
     /// Query keys of the URL that it understands, each with what it does.
     pub parameters: &'static [(&'static str, &'static str)],
-    pub abilities: Abilities,
+    /// How its URL is written: [`settings::server_url`], [`settings::path_url`], or its own form,
+    /// which has to keep secrets out of `Display`.
+    pub read_url: ReadUrl,
+    /// What it can do, as the settings have it.
+    pub abilities: fn(&Settings) -> Abilities,
+    /// Connects; fails where it can be known that the destination cannot be used.
     pub open: for<'a> fn(&'a Target) -> OpenFuture<'a>,
 }
 
@@ -150,13 +169,9 @@ pub struct Driver {
 pub const TEST_WAIT_MAX: Duration = Duration::from_secs(15);
 
 impl Driver {
-    /// What it can do, as these settings have it.
-    pub fn abilities_for(&self, settings: &Settings) -> Abilities {
-        match settings.parameter("format") {
-            Some("parquet") => objects::TYPED,
-            Some(format) if format != "json" => objects::BATCHED,
-            _ => self.abilities,
-        }
+    /// Whether its URL may have the option `key`.
+    pub fn has_parameter(&self, key: &str) -> bool {
+        self.parameters.iter().any(|(name, _)| *name == key)
     }
 
     /// Opens the destination and closes it: whether it can be used.
@@ -218,10 +233,14 @@ impl Epoch {
     }
 }
 
+/// What a destination can do, from which the engine's plan follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Abilities {
+    /// What becomes of several changes of one row.
     pub write_mode: WriteMode,
+    /// Where the checkpoint lives.
     pub checkpoint_in: CheckpointIn,
+    /// What it wants to know of tables.
     pub schema_mode: SchemaMode,
     /// The most changes in one batch.
     pub batch_changes_max: usize,
@@ -229,8 +248,8 @@ pub struct Abilities {
     pub batch_bytes_max: usize,
     /// Connections that an import may load through at once.
     pub loaders_max: usize,
-    /// How long changes are better gathered before they are written, where that costs money or
-    /// seconds.
+    /// How long pending changes should wait for more before they are written, where each write
+    /// costs money or seconds.
     pub flush_interval_preferred: Duration,
 }
 
@@ -241,23 +260,25 @@ impl Abilities {
     }
 }
 
+/// What a destination keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteMode {
-    /// The latest state of each row.
+    /// The latest state of each row: of several changes in a batch only the last is applied.
     Upsert,
-    /// Every change.
+    /// Every change, in order.
     Append,
 }
 
-/// What a failed apply leaves behind.
+/// Where the checkpoint is kept, and so what a failed apply may leave behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CheckpointIn {
-    /// Nothing; and the checkpoint is committed with the rows.
+    /// In the destination, committed with the rows: a failed apply leaves nothing.
     Destination,
-    /// Any part of the batch.
+    /// In EDS's data directory: a failed apply may leave any part of the batch.
     StateFile,
 }
 
+/// What a destination wants to know of tables and columns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SchemaMode {
     /// It has tables and columns that follow the source's.

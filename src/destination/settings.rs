@@ -14,22 +14,32 @@ use super::Driver;
 /// acknowledgement.
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(240);
 
-/// What a destination's URL says. `Debug` and `Display` show the place and whose login it is, and
-/// nothing of the password or the options.
-#[derive(Clone)]
+/// What a destination's URL says, percent-decoded. `Debug` and `Display` show the place and whose
+/// login it is, and nothing of the password or the options.
+#[derive(Clone, Default)]
 pub struct Settings {
-    place: String,
+    /// What is shown of the URL.
+    pub(super) place: String,
+    /// The driver's scheme, even where the URL uses an alias.
     pub scheme: String,
+    /// A name or an address, an IPv6 address without brackets; empty where a URL has only a path.
     pub host: String,
+    /// `None`: the driver's usual port.
     pub port: Option<u16>,
     /// Further hosts, as written, where the destination is a cluster.
     pub other_hosts: Vec<String>,
+    /// Empty where there is no login.
     pub user: String,
+    /// The password of `user`.
     pub password: Option<SecretString>,
-    /// What follows the host, decoded, with its leading slash; for `sqlite` and `file` a path of
-    /// the file system.
+    /// What follows the host, with its leading slash; where there is no host, a path of this
+    /// machine's file system.
     pub path: String,
+    /// The options that follow the question mark.
     pub parameters: BTreeMap<String, String>,
+    /// How long changes are gathered before they are written (the option `freshness`); `None`: as
+    /// the driver prefers.
+    pub freshness: Option<Duration>,
 }
 
 impl fmt::Debug for Settings {
@@ -48,15 +58,29 @@ impl fmt::Display for Settings {
 /// password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
+    /// It is not of the form of a URL: the reason, and an example.
     #[error(
         "the destination URL is not a URL ({0}); it looks like {1}. Characters such as @ / : % in \
          a password are written percent-encoded (%40 %2F %3A %25)"
     )]
     NotAUrl(url::ParseError, String),
+    /// No driver has this scheme: it, and those that there are.
     #[error("the destination {0:?} is not known to this build; it knows: {1}")]
     UnknownScheme(String, String),
+    /// The driver does not know an option; most are misspelt.
     #[error("the {scheme} URL has the option {key:?}, which EDS does not know; it knows: {known}")]
-    UnknownParameter { scheme: String, key: String, known: String },
+    UnknownParameter {
+        /// The driver's scheme.
+        scheme: String,
+        /// The option.
+        key: String,
+        /// The options that it knows, as a list.
+        known: String,
+    },
+    /// The option `freshness` is no duration, or too long a one.
+    #[error("{0}")]
+    Freshness(String),
+    /// A part of the URL is missing: the driver's title, the part, an example.
     #[error("the {0} URL has no {1}; it looks like {2}")]
     Missing(&'static str, &'static str, &'static str),
 }
@@ -77,12 +101,8 @@ impl Settings {
             .iter()
             .find(by_name)
             .ok_or_else(|| BadUrl::UnknownScheme(scheme.to_owned(), known()))?;
-        let settings = Self::read(url, driver)?;
-        if let Some(key) = settings
-            .parameters
-            .keys()
-            .find(|key| !driver.parameters.iter().any(|(name, _)| name == key))
-        {
+        let mut settings = (driver.read_url)(url, driver)?;
+        if let Some(key) = settings.parameters.keys().find(|key| !driver.has_parameter(key)) {
             let known =
                 driver.parameters.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             let known = if known.is_empty() { "none".to_owned() } else { known };
@@ -92,76 +112,18 @@ impl Settings {
                 known,
             });
         }
+        settings.freshness = settings.parameter("freshness").map(freshness).transpose()?;
         Ok((settings, driver))
     }
 
-    fn read(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
-        let decoded = |s: &str| percent_decode_str(s).decode_utf8_lossy().into_owned();
-        if matches!(driver.scheme, "sqlite" | "file") {
-            // A path needs no host, and may be relative: sqlite://shop.db.
-            let rest = text.split_once(':').map_or("", |(_, rest)| rest);
-            let rest = rest.strip_prefix("//").unwrap_or(rest);
-            // Options follow a question mark; one that no option follows belongs to the name.
-            let (path, query) = rest
-                .rsplit_once('?')
-                .filter(|(_, query)| query.contains('='))
-                .unwrap_or((rest, ""));
-            let path = decoded(path);
-            let parameters = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-            if path.is_empty() {
-                return Err(BadUrl::Missing(driver.title, "path", driver.example));
-            }
-            let place = format!("{}://{path}", driver.scheme);
-            let scheme = driver.scheme.to_owned();
-            return Ok(Settings {
-                place,
-                scheme,
-                host: String::new(),
-                port: None,
-                other_hosts: Vec::new(),
-                user: String::new(),
-                password: None,
-                path,
-                parameters,
-            });
-        }
-        let (text, other_hosts) =
-            if driver.scheme == "kafka" { first_host(text) } else { (text.to_owned(), Vec::new()) };
-        let url = Url::parse(&text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
-        let host = url.host_str().filter(|h| !h.is_empty()).ok_or(BadUrl::Missing(
-            driver.title,
-            "host",
-            driver.example,
-        ))?;
-        Ok(Settings {
-            place: place(&url),
-            scheme: driver.scheme.to_owned(),
-            host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
-            port: url.port(),
-            other_hosts,
-            user: decoded(url.username()),
-            password: url.password().map(|p| decoded(p).into()),
-            path: decoded(url.path()),
-            parameters: url.query_pairs().map(|(k, v)| (k.into_owned(), v.into_owned())).collect(),
-        })
+    /// Those of a URL that has nothing but its scheme.
+    pub fn without_options(driver: &Driver) -> Settings {
+        Settings { scheme: driver.scheme.to_owned(), ..Settings::default() }
     }
 
+    /// The value of an option.
     pub fn parameter(&self, key: &str) -> Option<&str> {
         self.parameters.get(key).map(String::as_str)
-    }
-
-    /// How long changes are gathered before they are written: `freshness`, where the driver knows
-    /// it.
-    pub fn flush_interval(&self, preferred: Duration) -> Result<Duration, String> {
-        match self.parameter("freshness").map(crate::duration::parse) {
-            None => Ok(preferred),
-            Some(Ok(chosen)) if chosen <= FLUSH_INTERVAL_MAX => Ok(chosen),
-            Some(Ok(_)) => Err(format!(
-                "freshness is at most {FLUSH_INTERVAL_MAX:?}: NATS delivers again what is not \
-                 acknowledged for five minutes"
-            )),
-            Some(Err(why)) => Err(format!("freshness: {why}")),
-        }
     }
 
     /// Whether the host is this machine, where TLS is off unless asked for.
@@ -171,25 +133,68 @@ impl Settings {
     }
 }
 
-/// The URL with only the first of its hosts, `a:1,b:2`, and the others.
-fn first_host(text: &str) -> (String, Vec<String>) {
-    let start = text.find("://").map_or(0, |at| at + 3);
-    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
-    let start = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
-    let mut hosts = text[start..end].split(',').map(str::trim).filter(|host| !host.is_empty());
-    let first = hosts.next().unwrap_or_default();
-    (format!("{}{first}{}", &text[..start], &text[end..]), hosts.map(str::to_owned).collect())
+/// How long changes are gathered before they are written.
+fn freshness(text: &str) -> Result<Duration, BadUrl> {
+    match crate::duration::parse(text) {
+        Ok(chosen) if chosen <= FLUSH_INTERVAL_MAX => Ok(chosen),
+        Ok(_) => Err(BadUrl::Freshness(format!(
+            "freshness is at most {FLUSH_INTERVAL_MAX:?}: NATS delivers again what is not \
+             acknowledged for five minutes"
+        ))),
+        Err(why) => Err(BadUrl::Freshness(format!("freshness: {why}"))),
+    }
 }
 
-/// `mysql://user@host:3306/database`
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// Reads `scheme://user:password@host:port/path?options`: [`Driver::read_url`] of a destination on
+/// a server.
+pub fn server_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
+    let url = Url::parse(text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(BadUrl::Missing(
+        driver.title,
+        "host",
+        driver.example,
+    ))?;
+    Ok(Settings {
+        place: place(&url),
+        host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
+        port: url.port(),
+        user: decoded(url.username()),
+        password: url.password().map(|password| decoded(password).into()),
+        path: decoded(url.path()),
+        parameters: url.query_pairs().map(|(k, v)| (k.into_owned(), v.into_owned())).collect(),
+        ..Settings::without_options(driver)
+    })
+}
+
+/// Reads `scheme://path?options`: [`Driver::read_url`] of a destination in this machine's file
+/// system. The path may be relative, as in `sqlite://shop.db`.
+pub fn path_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
+    let rest = text.split_once(':').map_or("", |(_, rest)| rest);
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    // Options follow a question mark; one that no option follows belongs to the name.
+    let (path, query) =
+        rest.rsplit_once('?').filter(|(_, query)| query.contains('=')).unwrap_or((rest, ""));
+    let path = decoded(path);
+    if path.is_empty() {
+        return Err(BadUrl::Missing(driver.title, "path", driver.example));
+    }
+    Ok(Settings {
+        place: format!("{}://{path}", driver.scheme),
+        path,
+        parameters: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+        ..Settings::without_options(driver)
+    })
+}
+
+/// `scheme://user@host:3306/database`: neither password nor options.
 fn place(url: &Url) -> String {
     let user =
         if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
     let port = url.port().map_or(String::new(), |port| format!(":{port}"));
-    format!(
-        "{}://{user}{}{port}{}",
-        url.scheme(),
-        url.host_str().unwrap_or_default(),
-        url.path().split(';').next().unwrap_or_default()
-    )
+    let host = url.host_str().unwrap_or_default();
+    format!("{}://{user}{host}{port}{}", url.scheme(), url.path())
 }

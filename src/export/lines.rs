@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
 use memchr::memchr_iter;
 
-/// The longest line: longer ones are no rows.
+/// The longest line, in bytes: longer ones cannot be rows.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -51,6 +51,7 @@ impl Read for Counted {
 }
 
 impl Lines {
+    /// Opens a file. Its first bytes show whether it is gzipped.
     pub fn open(path: &Path) -> io::Result<Lines> {
         let read = Arc::new(AtomicU64::new(0));
         let mut raw = BufReader::with_capacity(

@@ -12,7 +12,9 @@ pub use name::FileName;
 /// A file of an export on this machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ExportFile {
+    /// What its name tells.
     pub name: FileName,
+    /// Where it is.
     pub path: PathBuf,
     /// Its size as it is stored, in bytes.
     pub bytes: u64,

@@ -9,10 +9,12 @@ const TIME_DIGITS: usize = 33;
 /// Parts of a name before the table's.
 const PARTS_BEFORE: usize = 5;
 
+/// The name of an export's file, and what it tells.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FileName {
     /// The whole name.
     pub text: String,
+    /// The table whose rows the file has.
     pub table: String,
     /// When the rows were read.
     pub time: Version,
@@ -24,6 +26,7 @@ pub fn is_export(name: &str) -> bool {
 }
 
 impl FileName {
+    /// Reads a name; `None` where it is not of the form.
     pub fn parse(text: &str) -> Option<FileName> {
         let stem = ENDINGS.iter().find_map(|ending| text.strip_suffix(ending))?;
         let mut parts = stem.splitn(PARTS_BEFORE + 1, '-');

@@ -84,11 +84,12 @@ impl ImportRequest {
     fn connect(&self, state: &State) -> Connect {
         let target = Target { rules: self.rules.clone(), ..Target::unclaimed(&self.destination) };
         let (driver, state, dry_run) = (self.driver, state.clone(), self.dry_run);
+        let write_mode = self.abilities().write_mode;
         Arc::new(move || {
             let (target, state) = (target.clone(), state.clone());
             Box::pin(async move {
                 let opened = (driver.open)(&target).await?;
-                Ok(match (dry_run, driver.abilities.write_mode) {
+                Ok(match (dry_run, write_mode) {
                     (true, _) => Box::new(DryRun::new(opened)) as Box<dyn Destination>,
                     (false, WriteMode::Append) => Box::new(Kept::new(opened, state)),
                     (false, WriteMode::Upsert) => opened,
@@ -111,7 +112,7 @@ impl PreparedImport {
 
     async fn shape(&self) -> Result<(), ImportFailure> {
         let ImportRequest { driver, destination: settings, .. } = &self.request;
-        if driver.abilities.write_mode == WriteMode::Append {
+        if self.request.abilities().write_mode == WriteMode::Append {
             info!("{} has no tables: there is nothing to do", driver.title);
             return Ok(());
         }
@@ -147,7 +148,7 @@ impl PreparedImport {
         let deps = ImportDeps {
             plan: request.plan(export.job, tables, !resumed),
             connect: request.connect(&self.state),
-            abilities: request.driver.abilities_for(&request.destination),
+            abilities: request.abilities(),
             source: export.source,
             counts: counts.clone(),
             stop,
@@ -294,7 +295,7 @@ impl PreparedImport {
             .filter(|s| !export.tables.contains_key(&*s.table))
             .cloned()
             .collect();
-        if left.is_empty() || self.request.driver.abilities.write_mode == WriteMode::Append {
+        if left.is_empty() || self.request.abilities().write_mode == WriteMode::Append {
             return Ok(());
         }
         info!(

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::change::filter::TableFilter;
-use crate::destination::{Driver, Settings, WriteMode};
+use crate::destination::{Abilities, Driver, Settings, WriteMode};
 use crate::hq::Hq;
 use crate::hq::export_job::ExportRequest;
 use crate::pipeline::import::{ImportPlan, Mode, TablePlan};
@@ -150,10 +150,15 @@ impl ImportRequest {
         }
     }
 
+    /// What the destination can do with the settings of this import.
+    pub(super) fn abilities(&self) -> Abilities {
+        (self.driver.abilities)(&self.destination)
+    }
+
     /// What the user has to agree to first, where rows are going to be replaced: `tables` is how
     /// many tables at most.
     pub(super) fn warning(&self, tables: usize) -> Option<String> {
-        if self.driver.abilities.write_mode == WriteMode::Append
+        if self.abilities().write_mode == WriteMode::Append
             || self.dry_run
             || self.schema_only
             || self.mode == Mode::Keep

@@ -145,9 +145,7 @@ impl Child {
     /// Kills a worker that hangs; its exit is the next event.
     pub fn kill_if_silent(&mut self) {
         if self.last_event_at.elapsed() > SILENCE_MAX {
-            warn!(
-                "the worker has sent nothing for {SILENCE_MAX:?}: it hangs, and is killed"
-            );
+            warn!("the worker has sent nothing for {SILENCE_MAX:?}: it hangs, and is killed");
             self.last_event_at = Instant::now();
             let _ = self.process.start_kill();
         }

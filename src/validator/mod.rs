@@ -1,5 +1,5 @@
-//! Which events are wanted, by rules of the user's: a JSON Schema per table, and where their files
-//! go.
+//! The user's rules: a JSON Schema per table that says which events are stored, and where their
+//! files go.
 
 mod template;
 
@@ -67,7 +67,7 @@ fn inside(dir: &Path, name: &Path) -> Result<PathBuf, String> {
 }
 
 impl Validator {
-    /// Reads the rules in `dir`; what is wrong with them is said with the file's name.
+    /// Reads the rules in `dir`. An error names the file that is wrong.
     pub fn load(dir: &Path) -> Result<Validator, String> {
         let config = dir.join(CONFIG);
         let text =
@@ -104,8 +104,8 @@ impl Validator {
         serde_json::from_str(event).is_ok_and(|event: Value| rule.schema.is_valid(&event))
     }
 
-    /// Where the user wants `event` to be stored, with `/` between the parts; `None` where there is
-    /// no wish. `encode` makes a value one part of a path, whatever it holds.
+    /// The path under which the rule stores `event`, with `/` between its parts; `None` where the
+    /// rule has none. `encode` makes a value one part of a path, whatever it holds.
     pub fn path(
         &self,
         table: &str,
@@ -166,34 +166,34 @@ mod tests {
 
     #[test]
     fn rules_that_cannot_be_used_are_named() {
-        let said = |files: &[(&str, &str)]| rules(files).err().unwrap_or_default();
-        assert!(said(&[]).contains("config.json"));
-        assert!(said(&[("config.json", "[]")]).contains("it maps each table to"));
-        assert!(said(&[("config.json", r#"{"t":{"schema":"none.json"}}"#)]).contains("none.json"));
+        let error = |files: &[(&str, &str)]| rules(files).err().unwrap_or_default();
+        assert!(error(&[]).contains("config.json"));
+        assert!(error(&[("config.json", "[]")]).contains("it maps each table to"));
+        assert!(error(&[("config.json", r#"{"t":{"schema":"none.json"}}"#)]).contains("none.json"));
         assert!(
-            said(&[("config.json", r#"{"t":{"schema":"../../../../etc/hostname"}}"#)])
+            error(&[("config.json", r#"{"t":{"schema":"../../../../etc/hostname"}}"#)])
                 .contains("is not below")
         );
         assert!(
-            said(&[("config.json", r#"{"t":{"schema":"s.json"}}"#), ("s.json", r#"{"type":7}"#)])
+            error(&[("config.json", r#"{"t":{"schema":"s.json"}}"#), ("s.json", r#"{"type":7}"#)])
                 .contains("s.json")
         );
         assert!(
-            said(&[
+            error(&[
                 ("config.json", r#"{"t":{"schema":"s.json"}}"#),
                 ("s.json", r#"{"$ref":"file:///../../etc/passwd"}"#)
             ])
             .contains("s.json")
         );
         assert!(
-            said(&[
+            error(&[
                 ("config.json", r#"{"t":{"schema":"s.json"}}"#),
                 ("s.json", r#"{"$ref":"http://127.0.0.1:1/x.json"}"#)
             ])
             .contains("s.json")
         );
         assert!(
-            said(&[
+            error(&[
                 ("config.json", r#"{"t":{"schema":"s.json","path":"{{len .x}}"}}"#),
                 ("s.json", "{}")
             ])

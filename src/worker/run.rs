@@ -119,7 +119,7 @@ pub async fn start(
     spec: RunSpec,
 ) -> Result<Engine, RunError> {
     let ApplyRequest { destination: settings, driver, .. } = request;
-    let abilities = driver.abilities_for(&settings);
+    let abilities = (driver.abilities)(&settings);
     if request.schemas.is_nothing() && abilities.needs_schemas() {
         let what = settings
             .parameter("format")
@@ -129,8 +129,7 @@ pub async fn start(
              with --api-url"
         )));
     }
-    let flush_interval =
-        settings.flush_interval(abilities.flush_interval_preferred).map_err(RunError::Refused)?;
+    let flush_interval = settings.freshness.unwrap_or(abilities.flush_interval_preferred);
     let target = Target {
         settings,
         consumer: spec.consumer.clone(),

@@ -178,11 +178,7 @@ fn wrong_words_for_a_server_are_named() {
         ),
         (&["enroll"], 1, "<CODE>"),
         (&["enroll", "Q1"], 3, "a code begins with P, S, E or L"),
-        (
-            &["fork", "--supervised"],
-            3,
-            "a supervised worker expects the command to begin",
-        ),
+        (&["fork", "--supervised"], 3, "a supervised worker expects the command to begin"),
         (&["server", "help", "oracle"], 3, "there is no destination \"oracle\" in this build"),
         (&["drivers", "oracle"], 3, "there is no destination \"oracle\" in this build"),
     ]);
@@ -261,7 +257,8 @@ fn a_journal_is_replayed_once() {
     assert!(said.contains("done: 200 events") && said.contains("stream sequence 200"), "{said}");
     let said = replay();
     assert!(
-        said.contains("already applied up to line 200") && said.contains("done: 0 events in 0 batches"),
+        said.contains("already applied up to line 200")
+            && said.contains("done: 0 events in 0 batches"),
         "{said}"
     );
     let db =

@@ -1,4 +1,4 @@
-//! A log of changes: one message per change. What the messages are called is the same everywhere.
+//! A log of changes: one message per change, named the same on every broker.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub mod eventhubs;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 
-/// What every log can do.
+/// What every broker can do.
 pub const ABILITIES: Abilities = Abilities {
     write_mode: WriteMode::Append,
     checkpoint_in: CheckpointIn::StateFile,
@@ -21,10 +21,10 @@ pub const ABILITIES: Abilities = Abilities {
     flush_interval_preferred: Duration::ZERO,
 };
 
-/// What stands for a company or location that a change does not name.
+/// Stands for a company or location that a change does not name.
 const NOBODY: &str = "NONE";
 
-/// What messages of a change are named by, and sorted into partitions.
+/// What the message of a change is named by, and assigned to a partition by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     table: String,
@@ -36,6 +36,7 @@ pub struct Names {
 }
 
 impl Names {
+    /// Those of `change`.
     pub fn of(change: &Change) -> Names {
         let event = &change.event;
         let or_nobody = |name: String| if name.is_empty() { NOBODY.to_owned() } else { name };

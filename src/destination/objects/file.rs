@@ -4,19 +4,22 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::ABILITIES;
+use super::format::Format;
 use super::name::{Name, older};
-use super::parts::{Format, parts};
+use super::parts::parts;
 use crate::change::{Batch, Change};
+use crate::destination::form::{Answers, FieldError, FormField, encoded_path};
+use crate::destination::settings::path_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use crate::private;
 use crate::validator::Validator;
 
+/// Files in a directory.
 pub const DRIVER: Driver = Driver {
     scheme: "file",
     aliases: &[],
@@ -31,7 +34,12 @@ pub const DRIVER: Driver = Driver {
            After a crash a change may be written\n\
            again, under the same name. Two processes must not write to one folder: files \
            have no fence.",
-    fields: &crate::destination::form::DIRECTORY,
+    fields: &[FormField::text(
+        DIRECTORY,
+        "The directory to write to; its parent has to be writable",
+    )
+    .required()],
+    url_of_form: url,
     parameters: &[
         ("format", "json: a file per change (default); ndjson, parquet: files of many changes"),
         (
@@ -39,14 +47,42 @@ pub const DRIVER: Driver = Driver {
             "how long changes are collected before they are written (ndjson, parquet: 60s)",
         ),
     ],
-    abilities: ABILITIES,
+    read_url: path_url,
+    abilities: super::abilities,
     open: |target| Box::pin(open(target)),
 };
 
+/// The one field of HQ's form.
+const DIRECTORY: &str = "Directory";
 /// Threads that write and sync files.
 const WRITERS: usize = 8;
-/// What an unfinished file is called; removed when its folder is used next.
+/// Begins the name of an unfinished file; removed when its folder is used next.
 const UNFINISHED: &str = ".eds-unfinished-";
+
+/// `file:///directory`, if something can be created there.
+fn url(scheme: &str, answers: &Answers) -> Result<String, FieldError> {
+    let wrong = |error: &str| FieldError::new(DIRECTORY, error);
+    let directory = Path::new(answers.get(DIRECTORY));
+    if !directory.is_absolute() {
+        return Err(wrong("it is not an absolute path"));
+    }
+    if directory.components().any(|part| part == Component::ParentDir) {
+        return Err(wrong("it must not go up (..)"));
+    }
+    let Some(parent) = directory.parent() else { return Err(wrong("it must not be /")) };
+    if !directory.is_dir() && !is_writable(parent) {
+        return Err(wrong(&format!("{} cannot be written to", parent.display())));
+    }
+    Ok(format!("{scheme}://{}", encoded_path(answers.get(DIRECTORY))))
+}
+
+/// Whether a file can be created in `dir`.
+fn is_writable(dir: &Path) -> bool {
+    let probe = dir.join(format!(".eds-probe-{}", std::process::id()));
+    let created = File::create(&probe).is_ok();
+    let _ = fs::remove_file(probe);
+    created
+}
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let folder = PathBuf::from(&target.settings.path);
@@ -56,12 +92,12 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
             "the folder for files must not be /: choose one below it",
         ));
     }
-    let made = fs::create_dir_all(&folder).and_then(|()| {
+    let created = fs::create_dir_all(&folder).and_then(|()| {
         let probe = folder.join(format!("{UNFINISHED}probe"));
         File::create(&probe)?;
         fs::remove_file(probe)
     });
-    made.map_err(|e| {
+    created.map_err(|e| {
         Failure::misconfigured(format!("the folder {shown} cannot be written to: {e}"))
     })?;
     Ok(Box::new(Files {
@@ -73,74 +109,60 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     }))
 }
 
+#[derive(Clone)]
 struct Files {
+    /// Tells the files of several servers apart.
     consumer: String,
     folder: PathBuf,
     format: Format,
-    /// Folders of tables in which nothing unfinished is left.
+    /// Folders from which unfinished files of an earlier process were removed.
     swept: HashSet<String>,
-    /// They may say where a change goes.
+    /// The user's rules may say where a change goes.
     rules: Option<Arc<Validator>>,
 }
 
 #[async_trait]
 impl Destination for Files {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        let (folder, format, batch, rules, consumer) = (
-            self.folder.clone(),
-            self.format,
-            batch.clone(),
-            self.rules.clone(),
-            self.consumer.clone(),
-        );
-        let mut swept = std::mem::take(&mut self.swept);
-        let done = tokio::task::spawn_blocking(move || {
-            let written = match format {
-                Format::Json => write_all(
-                    &folder,
-                    batch
-                        .ordered()
-                        .map(|(_, change)| {
-                            (Name::of(change, rules.as_deref()), Stored::Change(change))
-                        })
-                        .collect(),
-                    &mut swept,
-                ),
-                _ => {
-                    let parts = parts(&batch, format, &consumer)?;
-                    let is_repeat = batch.unconfirmed_through.is_some();
-                    write_all(
-                        &folder,
-                        parts
-                            .iter()
-                            .map(|part| {
-                                (
-                                    part.name.clone(),
-                                    Stored::Part { content: &part.content, is_repeat },
-                                )
-                            })
-                            .collect(),
-                        &mut swept,
-                    )
-                }
-            };
-            written.map_err(|e| {
-                Failure::unavailable(format!(
-                    "files cannot be written to {}: {e}",
-                    folder.display()
-                ))
-            })?;
-            Ok(swept)
+        let mut files = Files { swept: std::mem::take(&mut self.swept), ..self.clone() };
+        let batch = batch.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            files.write_batch(&batch)?;
+            Ok::<_, Failure>(files.swept)
         });
-        self.swept = done.await.map_err(|e| Failure::unavailable(e.to_string()))??;
+        self.swept = written.await.map_err(|e| Failure::unavailable(e.to_string()))??;
         Ok(())
     }
 }
 
-/// What a file holds.
+impl Files {
+    fn write_batch(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let written = if self.format == Format::Json {
+            let named = batch.ordered().map(|(_, change)| {
+                (Name::of(change, self.rules.as_deref()), Stored::Change(change))
+            });
+            write_all(&self.folder, named.collect(), &mut self.swept)
+        } else {
+            let parts = parts(batch, self.format, &self.consumer)?;
+            let is_repeat = batch.unconfirmed_through.is_some();
+            let named = parts.iter().map(|part| {
+                (part.name.clone(), Stored::Part { content: &part.content, is_repeat })
+            });
+            write_all(&self.folder, named.collect(), &mut self.swept)
+        };
+        written.map_err(|e| {
+            Failure::unavailable(format!(
+                "files cannot be written to {}: {e}",
+                self.folder.display()
+            ))
+        })
+    }
+}
+
+/// The content of a file.
 enum Stored<'a> {
     Change(&'a Change),
-    /// Many changes; of a batch that was tried before, a file of this name is a piece of that try.
+    /// Many changes. If the batch was tried before, a file of this name comes from that try.
     Part {
         content: &'a [u8],
         is_repeat: bool,
@@ -202,7 +224,7 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A folder is synced as a file is, where the system can.
+/// Syncs a folder, as far as the system can.
 fn sync(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
@@ -244,22 +266,25 @@ fn place(
     if linked(finished, &wanted)? {
         return Ok(());
     }
-    let there = fs::read(&wanted)?;
-    if there == content {
+    let existing = fs::read(&wanted)?;
+    if existing == content {
         return Ok(());
     }
-    let (older_is_there, version) = older(&there, &change.event);
-    let (older, its_content) =
-        if older_is_there { (wanted.as_path(), there.as_slice()) } else { (finished, content) };
+    let (existing_is_older, version) = older(&existing, &change.event);
+    let (older, its_content) = if existing_is_older {
+        (wanted.as_path(), existing.as_slice())
+    } else {
+        (finished, content)
+    };
     let kept = folder.join(name.of_older(&version));
     if !linked(older, &kept)? && fs::read(&kept)? != its_content {
         linked(older, &folder.join(name.of_another_older(&version, its_content)))?;
     }
-    if older_is_there { fs::rename(finished, &wanted) } else { Ok(()) }
+    if existing_is_older { fs::rename(finished, &wanted) } else { Ok(()) }
 }
 
-/// The same for a file of many changes: what an earlier try left under its name is replaced, what
-/// others left is kept.
+/// The same for a file of many changes: a file of an earlier try of the batch is replaced, any
+/// other is kept.
 fn place_part(
     folder: &Path,
     finished: &Path,
@@ -288,6 +313,7 @@ fn linked(file: &Path, name: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
     use crate::change::{Decoder, Position};
+    use crate::destination::form::url_of;
 
     fn change(id: &str, key: &str, timestamp: i64, mvcc: &str) -> Change {
         let text = format!(
@@ -329,6 +355,21 @@ mod tests {
             );
             let newest = fs::read_to_string(dir.path().join("order/1000-k.json"))?;
             assert_eq!(newest, changes[1].event.stored());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_is_one_that_can_be_written_to() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let url = |place: &str| url_of(&DRIVER, &[("Directory".to_owned(), place.into())].into());
+        let good = dir.path().join("a b");
+        assert_eq!(
+            url(&good.to_string_lossy()),
+            Ok(format!("file://{}/a%20b", dir.path().display()))
+        );
+        for wrong in ["/", "relative", "/no/such/parent", "/tmp/../etc"] {
+            assert!(url(wrong).is_err(), "{wrong}");
         }
         Ok(())
     }

@@ -1,10 +1,20 @@
 //! Objects: one per change, or of many changes.
 
+#[cfg(feature = "file")]
+pub mod file;
+pub mod format;
+pub mod name;
+#[cfg(feature = "parquet")]
+mod parquet;
+pub mod parts;
+#[cfg(feature = "s3")]
+pub mod s3;
+
 use std::time::Duration;
 
-use super::{Abilities, CheckpointIn, SchemaMode, WriteMode};
+use super::{Abilities, CheckpointIn, SchemaMode, Settings, WriteMode};
 
-/// What every keeper of objects can do.
+/// An object per change.
 pub const ABILITIES: Abilities = Abilities {
     write_mode: WriteMode::Append,
     checkpoint_in: CheckpointIn::StateFile,
@@ -17,22 +27,19 @@ pub const ABILITIES: Abilities = Abilities {
 
 /// The same where an object holds many changes: a file costs a request, and whoever reads them
 /// wants few.
-pub const BATCHED: Abilities = Abilities {
+const MANY_CHANGES: Abilities = Abilities {
     batch_changes_max: 20_000,
     batch_bytes_max: 16 << 20,
     flush_interval_preferred: Duration::from_secs(60),
     ..ABILITIES
 };
 
-/// The same where what it holds has types.
-pub const TYPED: Abilities = Abilities { schema_mode: SchemaMode::Typed, ..BATCHED };
-
-#[cfg(feature = "file")]
-pub mod file;
-pub mod name;
-#[cfg(feature = "parquet")]
-mod parquet;
-pub mod parts;
-
-#[cfg(feature = "s3")]
-pub mod s3;
+/// What a destination of objects can do: the option `format` decides how many changes an object
+/// holds, and whether they have types. An unknown format is refused once the destination is opened.
+pub fn abilities(settings: &Settings) -> Abilities {
+    match settings.parameter("format") {
+        None | Some("json") => ABILITIES,
+        Some("parquet") => Abilities { schema_mode: SchemaMode::Typed, ..MANY_CHANGES },
+        Some(_) => MANY_CHANGES,
+    }
+}

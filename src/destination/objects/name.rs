@@ -1,4 +1,4 @@
-//! Names of objects, made of data that must not be able to escape the folder.
+//! Names of objects. They contain data, which must not be able to escape the folder.
 
 use crate::change::{Change, Decoder, Event};
 use crate::validator::Validator;
@@ -10,6 +10,7 @@ const PART_BYTES_MAX: usize = 180;
 /// the user's rules say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
+    /// The folders, separated by slashes; may be empty.
     pub folder: String,
     stem: String,
     /// With its dot.
@@ -17,12 +18,14 @@ pub struct Name {
 }
 
 impl Name {
+    /// The name of a change's object; the user's rules may choose it.
     pub fn of(change: &Change, rules: Option<&Validator>) -> Name {
-        let wished =
+        let chosen =
             rules.and_then(|rules| rules.path(&change.event.table(), change.event.payload(), part));
-        wished.as_deref().and_then(Name::wished).unwrap_or_else(|| Name::usual(change))
+        chosen.as_deref().and_then(Name::from_rule).unwrap_or_else(|| Name::usual(change))
     }
 
+    /// A name in `folder`; `extension` has its dot.
     pub fn new(folder: String, stem: String, extension: &str) -> Name {
         Name { folder, stem, extension: extension.into() }
     }
@@ -36,9 +39,9 @@ impl Name {
         }
     }
 
-    /// Of a path whose values are parts already; what a person wrote between them must not climb
-    /// either.
-    fn wished(path: &str) -> Option<Name> {
+    /// The name that a rule's path is. The values in it are parts already; what a person wrote
+    /// between them must not climb either.
+    fn from_rule(path: &str) -> Option<Name> {
         let safe = |segment: &str| {
             if segment.starts_with('.') {
                 segment.replacen('.', "%2E", 1)
@@ -56,6 +59,7 @@ impl Name {
         Some(Name { folder: segments.join("/"), stem, extension })
     }
 
+    /// The name within its folder.
     pub fn file(&self) -> String {
         format!("{}{}", self.stem, self.extension)
     }
@@ -65,7 +69,7 @@ impl Name {
         format!("{}-{}{}", self.stem, part(version), self.extension)
     }
 
-    /// A name for a file of many changes where another one, of other changes, has it.
+    /// The name for a file of many changes where a file with other changes has the usual one.
     pub fn of_content(&self, content: &[u8]) -> String {
         self.of_older(&format!("{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
     }
@@ -102,13 +106,13 @@ pub fn part(text: &str) -> String {
     out
 }
 
-/// Of two events of one name: whether the one that is `there` is the older, and the version by
-/// which the older is kept. Whatever cannot be read as an event counts as the oldest.
-pub fn older(there: &[u8], new: &Event) -> (bool, String) {
-    match Decoder::default().decode(there.to_vec().into()) {
+/// Of two events of one name: whether the `existing` one is the older, and the version under which
+/// the older is kept. Content that cannot be read as an event counts as the oldest.
+pub fn older(existing: &[u8], new: &Event) -> (bool, String) {
+    match Decoder::default().decode(existing.to_vec().into()) {
         Ok(event) if age(&event) <= age(new) => (true, event.mvcc().into_owned()),
         Ok(_) => (false, new.mvcc().into_owned()),
-        Err(_) => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(there))),
+        Err(_) => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(existing))),
     }
 }
 
@@ -130,16 +134,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wished_path_stays_below_its_folder() {
-        let wished =
-            |path: &str| Name::wished(path).map(|name| format!("{}|{}", name.folder, name.file()));
+    fn a_chosen_path_stays_below_its_folder() {
+        let chosen = |path: &str| {
+            Name::from_rule(path).map(|name| format!("{}|{}", name.folder, name.file()))
+        };
         assert_eq!(
-            wished("order/received/order_1.2_e1.json").as_deref(),
+            chosen("order/received/order_1.2_e1.json").as_deref(),
             Some("order/received|order_1.2_e1.json")
         );
-        assert_eq!(wished("/../../etc//passwd").as_deref(), Some("%2E./%2E./etc|passwd"));
-        assert_eq!(wished("a\\..\\.b").as_deref(), Some("a/%2E.|%2Eb"));
-        assert_eq!(wished("//"), None);
+        assert_eq!(chosen("/../../etc//passwd").as_deref(), Some("%2E./%2E./etc|passwd"));
+        assert_eq!(chosen("a\\..\\.b").as_deref(), Some("a/%2E.|%2Eb"));
+        assert_eq!(chosen("//"), None);
     }
 
     proptest! {

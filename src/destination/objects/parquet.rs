@@ -12,19 +12,19 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::Type;
 
-use super::parts::Unpacked;
+use super::format::PackError;
 use crate::change::value::{self, TypeMismatch, Value};
 use crate::change::{Change, ColumnType, TableSchema};
 
-/// Begins the names of the columns that tell of the change. A column of a table that begins so gets
-/// a `_` at its end.
+/// Begins the names of the columns about the change. A table's column whose name begins so gets a
+/// `_` at its end.
 const OURS: &str = "_eds_";
 const ZSTD_LEVEL: i32 = 3;
 
-/// A column that tells of the change: its name, what it holds, and where from.
+/// A column about the change: its name, its type, and its value.
 type About = (&'static str, ColumnType, fn(&Change) -> Value<'_>);
 
-/// What a file tells of each change, before the columns of its row.
+/// The columns about the change, which stand before those of its row.
 const ABOUT: [About; 9] = [
     ("operation", ColumnType::Text, |change| Value::Text(change.event.operation.as_str().into())),
     ("id", ColumnType::Text, |change| named(change.event.id())),
@@ -36,7 +36,7 @@ const ABOUT: [About; 9] = [
     ("company_id", ColumnType::Text, |change| named(change.event.company())),
     ("location_id", ColumnType::Text, |change| named(change.event.location())),
     ("user_id", ColumnType::Text, |change| named(change.event.user())),
-    // What was imported has no place in the stream.
+    // An imported row has no place in the stream.
     ("sequence", ColumnType::Integer, |change| match change.event.is_imported() {
         true => Value::Null,
         false => i64::try_from(change.position.sequence).map_or(Value::Null, Value::Integer),
@@ -47,21 +47,21 @@ fn named(text: Cow<'_, str>) -> Value<'_> {
     if text.is_empty() { Value::Null } else { Value::Text(text) }
 }
 
-impl From<TypeMismatch> for Unpacked {
-    fn from(_: TypeMismatch) -> Unpacked {
-        Unpacked::TypeMismatch
+impl From<TypeMismatch> for PackError {
+    fn from(_: TypeMismatch) -> PackError {
+        PackError::TypeMismatch
     }
 }
 
-impl From<ParquetError> for Unpacked {
-    fn from(e: ParquetError) -> Unpacked {
-        Unpacked::Failed(e.to_string())
+impl From<ParquetError> for PackError {
+    fn from(e: ParquetError) -> PackError {
+        PackError::Failed(e.to_string())
     }
 }
 
 /// The file of `changes`, which have this schema: one row group, packed by zstd. Every column may
 /// be null; of a delete, all are but the key.
-pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, Unpacked> {
+pub fn file(schema: &TableSchema, changes: &[&Change]) -> Result<Vec<u8>, PackError> {
     let about = ABOUT.iter().map(|(name, kind, _)| field(&format!("{OURS}{name}"), *kind));
     let columns = schema.columns.iter().map(|column| match column.name.starts_with(OURS) {
         true => field(&format!("{}_", column.name), column.kind),
@@ -106,8 +106,8 @@ fn properties(schema: &TableSchema) -> Result<WriterProperties, ParquetError> {
         .build())
 }
 
-/// JSON is text: what reads files knows how to look into it, and not everything knows Parquet's
-/// type for it.
+/// A column of the file. JSON is stored as text, because every reader of Parquet knows text and not
+/// every one knows its JSON type.
 fn field(name: &str, kind: ColumnType) -> Result<Type, ParquetError> {
     let (physical, logical) = match kind {
         ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => {
@@ -130,7 +130,7 @@ fn write<'a>(
     writer: &mut SerializedColumnWriter<'_>,
     kind: ColumnType,
     cells: impl Iterator<Item = CellValue<'a>>,
-) -> Result<(), Unpacked> {
+) -> Result<(), PackError> {
     match kind {
         ColumnType::Text | ColumnType::Enum | ColumnType::Object | ColumnType::Array => {
             write_as::<ByteArrayType>(writer, cells, |value| match value {
@@ -161,7 +161,7 @@ fn write_as<'a, D: DataType>(
     writer: &mut SerializedColumnWriter<'_>,
     cells: impl Iterator<Item = CellValue<'a>>,
     of: fn(Value<'a>) -> Option<D::T>,
-) -> Result<(), Unpacked> {
+) -> Result<(), PackError> {
     let (mut values, mut present) = (Vec::new(), Vec::new());
     for cell in cells {
         let value = of(cell?);

@@ -8,64 +8,20 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::format::{Format, PackError};
 use super::name::{Name, part};
 use crate::change::{Batch, Change, Position};
-use crate::destination::{Failure, Settings};
-
-/// What an object holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
-    /// One change.
-    Json,
-    /// The changes of a table and an hour, one a line, packed by gzip.
-    Ndjson,
-    /// The same, typed by the table's schema.
-    #[cfg(feature = "parquet")]
-    Parquet,
-}
-
-impl Format {
-    pub fn read(settings: &Settings) -> Result<Format, Failure> {
-        match settings.parameter("format") {
-            None | Some("json") => Ok(Format::Json),
-            Some("ndjson") => Ok(Format::Ndjson),
-            #[cfg(feature = "parquet")]
-            Some("parquet") => Ok(Format::Parquet),
-            #[cfg(not(feature = "parquet"))]
-            Some("parquet") => Err(Failure::misconfigured("format=parquet is not in this build")),
-            Some(other) => Err(Failure::misconfigured(format!(
-                "format={other:?} is not known; there is json (an object per change), ndjson \
-                 and parquet"
-            ))),
-        }
-    }
-
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Format::Json => "application/json",
-            Format::Ndjson => "application/gzip",
-            #[cfg(feature = "parquet")]
-            Format::Parquet => "application/vnd.apache.parquet",
-        }
-    }
-
-    fn extension(self) -> &'static str {
-        match self {
-            Format::Json => ".json",
-            Format::Ndjson => ".ndjson.gz",
-            #[cfg(feature = "parquet")]
-            Format::Parquet => ".parquet",
-        }
-    }
-}
+use crate::destination::Failure;
 
 /// A file and its content.
 pub struct Part {
+    /// Where it goes.
     pub name: Name,
+    /// The packed file.
     pub content: Vec<u8>,
 }
 
-/// Changes of one table and hour, and where they have columns of one model version.
+/// Changes of one table and hour; where changes have schemas, of one model version.
 #[derive(Default)]
 struct PartGroup<'a> {
     first: Position,
@@ -76,13 +32,13 @@ struct PartGroup<'a> {
 /// The files of a batch,
 /// `table=<table>/date=<date>/hour=<hour>/part-<first>-<last>-<hash>.<format>`: date and hour are
 /// those of the events, in UTC, first and last their sequences in the stream. The hash tells
-/// consumers and streams apart. The same batch comes to the same files.
+/// consumers and streams apart. The same batch always gives the same files.
 pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>, Failure> {
-    let mut found: BTreeMap<(String, Option<&str>), PartGroup<'_>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, Option<&str>), PartGroup<'_>> = BTreeMap::new();
     for (_, change) in batch.ordered() {
         let folder =
             format!("table={}/{}", part(&change.event.table()), hour(change.event.timestamp_ms()));
-        let group = found
+        let group = groups
             .entry((folder, change.schema.as_ref().map(|schema| &*schema.version)))
             .or_default();
         if group.changes.is_empty() {
@@ -91,33 +47,21 @@ pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>,
         group.last = change.position;
         group.changes.push(change);
     }
-    let packed = found.into_iter().map(|((folder, _), group)| {
+    let packed = groups.into_iter().map(|((folder, _), group)| {
         let name = Name::new(folder, group.stem(consumer, batch.is_import()), format.extension());
         Ok(Part { name, content: group.packed(format)? })
     });
-    packed.collect::<Result<_, Unpacked>>().map_err(|e| match e {
-        Unpacked::TypeMismatch => Failure::rejected(batch.type_mismatches()),
-        Unpacked::Failed(why) => {
+    packed.collect::<Result<_, PackError>>().map_err(|e| match e {
+        PackError::TypeMismatch => Failure::rejected(batch.type_mismatches()),
+        PackError::Failed(why) => {
             Failure::unavailable(format!("changes could not be packed: {why}"))
         }
     })
 }
 
-/// Why a file could not be made.
-pub enum Unpacked {
-    /// A value does not fit its column.
-    TypeMismatch,
-    Failed(String),
-}
-
-impl From<std::io::Error> for Unpacked {
-    fn from(e: std::io::Error) -> Unpacked {
-        Unpacked::Failed(e.to_string())
-    }
-}
-
 impl PartGroup<'_> {
-    /// Lines of an export have no place in the stream: their content names them.
+    /// The name without its extension. Rows of an export have no place in the stream: their content
+    /// names the file.
     fn stem(&self, consumer: &str, is_import: bool) -> String {
         if is_import {
             let mut content = Xxh3::new();
@@ -133,14 +77,14 @@ impl PartGroup<'_> {
         format!("part-{:020}-{:020}-{owner:08x}", self.first.sequence, self.last.sequence)
     }
 
-    fn packed(&self, format: Format) -> Result<Vec<u8>, Unpacked> {
+    fn packed(&self, format: Format) -> Result<Vec<u8>, PackError> {
         match (format, self.changes.first().and_then(|change| change.schema.as_ref())) {
             (Format::Json | Format::Ndjson, _) => Ok(self.lines()?),
             #[cfg(feature = "parquet")]
             (Format::Parquet, Some(schema)) => super::parquet::file(schema, &self.changes),
             #[cfg(feature = "parquet")]
             (Format::Parquet, None) => {
-                Err(Unpacked::Failed("a change came without its table's schema".into()))
+                Err(PackError::Failed("a change came without its table's schema".into()))
             }
         }
     }

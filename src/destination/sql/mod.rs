@@ -10,6 +10,7 @@ pub mod codes;
 pub mod connection;
 pub mod destination;
 pub mod dialect;
+pub mod form;
 pub mod import;
 #[cfg(feature = "mysql")]
 pub mod mysql;

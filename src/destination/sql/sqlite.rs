@@ -17,6 +17,8 @@ use super::{
 };
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column, TableSchema};
+use crate::destination::form::{FormField, encoded_path};
+use crate::destination::settings::path_url;
 use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Target};
 
 /// `sqlite://…`: a file on this machine.
@@ -31,10 +33,14 @@ pub const DRIVER: Driver = Driver {
            in UTC (2024-01-02T03:04:05.000006Z), objects and arrays JSON text,\nbooleans 0 and 1. \
            Other programs may read the file at any time (it is in WAL mode); a program that writes \
            to it for\nlonger than 10 seconds is waited for.",
-    fields: &crate::destination::form::FILE,
+    fields: &[
+        FormField::text("File", "The file of the database; its directory has to exist").required()
+    ],
+    url_of_form: |scheme, answers| Ok(format!("{scheme}://{}", encoded_path(answers.get("File")))),
     parameters: &[("prefix", "prefix of each table's name")],
+    read_url: path_url,
     // SQLite has one writer at a time.
-    abilities: Abilities { loaders_max: 1, ..ABILITIES },
+    abilities: |_| Abilities { loaders_max: 1, ..ABILITIES },
     open: |target| Box::pin(open(target)),
 };
 

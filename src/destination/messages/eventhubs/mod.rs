@@ -1,6 +1,7 @@
 //! Azure Event Hubs: each change is an event, in the order of its partition; several go together,
 //! up to what the hub takes.
 
+mod form;
 mod namespace;
 mod partition;
 mod session;
@@ -22,11 +23,13 @@ use tokio::time::{sleep, timeout};
 use super::{ABILITIES, Names};
 use crate::cause::chain;
 use crate::change::{Batch, Change};
-use crate::destination::{Destination, Driver, Failure, FailureKind, Target, form};
+use crate::destination::settings::{BadUrl, server_url};
+use crate::destination::{Destination, Driver, Failure, FailureKind, Settings, Target};
 use namespace::Namespace;
 use partition::partition;
-use session::{HubSession, said};
+use session::{HubSession, failure};
 
+/// Azure Event Hubs.
 pub const DRIVER: Driver = Driver {
     scheme: "eventhub",
     aliases: &[],
@@ -42,14 +45,16 @@ pub const DRIVER: Driver = Driver {
            processes must not write to one hub\n\
            for the same server. UseDevelopmentEmulator=true is for an emulator on this machine.",
     fields: &form::CONNECTION,
+    url_of_form: form::url,
     parameters: &[],
-    abilities: ABILITIES,
+    read_url: connection_url,
+    abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
 /// Several events in one message, as Event Hubs reads it.
 const BATCH_FORMAT: u32 = 0x8001_3700;
-/// What a batch costs beside its events, and each event beside itself.
+/// Bytes that a batch takes beside its events, and each event beside itself.
 const BATCH_OVERHEAD: u64 = 1024;
 const EVENT_OVERHEAD: u64 = 16;
 /// The longest partition key that the service takes.
@@ -61,6 +66,13 @@ const SEND_WAIT_MAX: Duration = Duration::from_secs(60);
 const BUSY_WAIT: Duration = Duration::from_secs(4);
 const BUSY_MAX: u32 = 15;
 
+/// Reads a connection string. What follows the first semicolon holds the key, and is not shown.
+fn connection_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
+    let settings = server_url(text, driver)?;
+    let place = settings.place.split(';').next().unwrap_or_default().to_owned();
+    Ok(Settings { place, ..settings })
+}
+
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let namespace = Namespace::read(&target.settings)?;
     let session = HubSession::open(&namespace).await?;
@@ -69,15 +81,16 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
 
 struct EventHub {
     namespace: Namespace,
-    /// Absent where the last one was over and no new one came about.
+    /// `None` after the last one ended and no new one could be opened.
     session: Option<HubSession>,
 }
 
-/// A change as it is sent: the partition key, and the encoded message.
+/// A change as it is sent: the partition key, shortened where the service would not take it, and
+/// the encoded message.
 fn encoded(change: &Change) -> Result<(String, Vec<u8>), Failure> {
     let names = Names::of(change);
     let key = names.partition_key();
-    let shown = if key.chars().count() > PARTITION_KEY_MAX {
+    let sent = if key.chars().count() > PARTITION_KEY_MAX {
         let start: String = key.chars().take(PARTITION_KEY_MAX - 33).collect();
         format!("{start}-{:032x}", xxhash_rust::xxh3::xxh3_128(key.as_bytes()))
     } else {
@@ -85,7 +98,7 @@ fn encoded(change: &Change) -> Result<(String, Vec<u8>), Failure> {
     };
     let message = Message::builder()
         .message_annotations(
-            MessageAnnotations::builder().insert(PARTITION_KEY, shown.as_str()).build(),
+            MessageAnnotations::builder().insert(PARTITION_KEY, sent.as_str()).build(),
         )
         .properties(
             Properties::builder()
@@ -100,7 +113,7 @@ fn encoded(change: &Change) -> Result<(String, Vec<u8>), Failure> {
         .build();
     let bytes = serde_amqp::to_vec(&Serializable(message))
         .map_err(|_| Failure::new(FailureKind::Rejected, "the event cannot be encoded"))?;
-    Ok((shown, bytes))
+    Ok((sent, bytes))
 }
 
 /// The batches of each partition, oldest first, each up to `bytes_max`.
@@ -158,8 +171,8 @@ async fn send_all(
     Ok(())
 }
 
-/// What the service says of an error.
-fn plain(error: &Error) -> String {
+/// The service's own words for an error.
+fn reason(error: &Error) -> String {
     format!("{:?} {}", error.condition, error.description.as_deref().unwrap_or_default())
         .trim_end()
         .to_owned()
@@ -170,7 +183,7 @@ async fn send(
     sender: &mut Sender,
     batch: &Sendable<Sections<Data>>,
 ) -> Result<(), Failure> {
-    let failed = |text: &str| Err(said(namespace, "sending", text));
+    let failed = |text: &str| Err(failure(namespace, "sending", text));
     for _ in 0..BUSY_MAX {
         match timeout(SEND_WAIT_MAX, sender.send_ref(batch)).await {
             Ok(Ok(Outcome::Accepted(_))) => return Ok(()),
@@ -178,17 +191,17 @@ async fn send(
                 let why = rejected
                     .error
                     .as_ref()
-                    .map_or_else(|| "rejected without a reason".to_owned(), plain);
+                    .map_or_else(|| "rejected without a reason".to_owned(), reason);
                 if !why.contains("server-busy") {
                     return failed(&why);
                 }
             }
-            // Neither says that the events are stored.
+            // The other outcomes do not promise that the events are stored.
             Ok(Ok(other)) => return failed(&format!("the events were not stored ({other:?})")),
             Ok(Err(SendError::LinkStateError(
                 LinkStateError::RemoteClosedWithError(e)
                 | LinkStateError::RemoteDetachedWithError(e),
-            ))) => return failed(&plain(&e)),
+            ))) => return failed(&reason(&e)),
             Ok(Err(e)) => return failed(&chain(&e)),
             Err(_) => return failed(&format!("no answer within {SEND_WAIT_MAX:?}")),
         }
@@ -201,26 +214,31 @@ async fn send(
 #[async_trait]
 impl Destination for EventHub {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        if self.session.as_ref().is_none_or(HubSession::is_old) {
-            if let Some(old) = self.session.take() {
-                old.close().await;
+        let session = match self.session.take() {
+            Some(session) if !session.is_old() => session,
+            old => {
+                if let Some(old) = old {
+                    old.close().await;
+                }
+                HubSession::open(&self.namespace).await?
             }
-            self.session = Some(HubSession::open(&self.namespace).await?);
-        }
-        let Some(session) = &mut self.session else {
-            return Err(Failure::unavailable("not connected"));
         };
+        let session = self.session.insert(session);
         let lanes = batches(batch, session.senders.len(), session.message_bytes_max)?;
         let sent = session
             .senders
             .iter_mut()
             .zip(lanes)
             .map(|(sender, lane)| send_all(&self.namespace, sender, lane));
-        // All come to their end: what was stored is stored, whatever became of the others.
+        // All partitions are waited for: one that fails does not undo what the others stored.
         let outcomes = tokio::select! {
             outcomes = futures::future::join_all(sent) => outcomes,
-            // Whoever waits for an answer is not told by the link.
-            ended = session.connection.on_close() => return Err(said(&self.namespace, "sending", &format!("the connection ended ({ended:?})"))),
+            // A sender that waits for an outcome does not learn from its link that the connection
+            // ended.
+            ended = session.connection.on_close() => {
+                let text = format!("the connection ended ({ended:?})");
+                return Err(failure(&self.namespace, "sending", &text));
+            }
         };
         session.used();
         outcomes.into_iter().collect()

@@ -11,14 +11,17 @@ use crate::destination::{Failure, Settings};
 
 const TLS_PORT: u16 = 5671;
 const PLAIN_PORT: u16 = 5672;
-/// How long a token holds; a session is over sooner.
+/// How long a token is valid; a session ends sooner.
 pub const TOKEN_TIME: Duration = Duration::from_secs(3600);
 
-/// What an Event Hubs URL says.
+/// The hub, and the key for it, that an Event Hubs URL names.
 #[derive(Clone)]
 pub struct Namespace {
+    /// The host of the namespace.
     pub host: String,
+    /// Its port for AMQP.
     pub port: u16,
+    /// The name of the hub (`EntityPath`).
     pub hub: String,
     /// False for an emulator on this machine only.
     pub tls: bool,
@@ -42,7 +45,7 @@ impl Namespace {
                 .find(|(known, value)| known == &name.to_lowercase() && !value.is_empty())
                 .map(|(_, value)| (*value).to_owned())
         };
-        let wanted = |name: &str| {
+        let required = |name: &str| {
             let text = format!(
                 "the connection string of {settings} has no {name}: \
                  eventhub://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=HUB"
@@ -60,10 +63,10 @@ impl Namespace {
         Ok(Namespace {
             host: settings.host.clone(),
             port: settings.port.unwrap_or(if is_emulator { PLAIN_PORT } else { TLS_PORT }),
-            hub: wanted("EntityPath")?,
+            hub: required("EntityPath")?,
             tls: !is_emulator,
-            key_name: wanted("SharedAccessKeyName")?,
-            key: wanted("SharedAccessKey")?.into(),
+            key_name: required("SharedAccessKeyName")?,
+            key: required("SharedAccessKey")?.into(),
         })
     }
 

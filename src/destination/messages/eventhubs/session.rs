@@ -1,4 +1,4 @@
-//! A session with the service: connection, claim, the hub's partitions, a link to each.
+//! A session with the service: connection, token, the hub's partitions, a link to each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,28 +22,32 @@ use crate::destination::{Failure, FailureKind};
 /// How long opening a session may take.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(12);
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
-/// After which a session is begun anew: its token ends soon, or the service closes what is idle.
+/// After so long a session is replaced by a new one, because its token ends soon; or, if it was not
+/// used, because the service closes idle connections.
 const SESSION_TIME_MAX: Duration = Duration::from_secs(TOKEN_TIME.as_secs() * 3 / 4);
 const IDLE_TIME_MAX: Duration = Duration::from_secs(240);
 /// The most of one message that the protocol carries at once; the service's own limit.
 const FRAME_BYTES_MAX: u32 = 64 << 10;
-/// What a hub takes where its links do not say.
+/// The largest message of a hub whose links name no limit.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-/// A connection that is silent that long is dead.
+/// A connection that brings nothing for so long counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// An open session, with a sender for each partition.
 pub struct HubSession {
+    /// Tells when the connection ends.
     pub connection: ConnectionHandle<()>,
     session: SessionHandle<()>,
-    /// By partition.
+    /// The link to each partition, by its index.
     pub senders: Vec<Sender>,
-    /// The largest message that the hub takes.
+    /// The largest message that the hub takes, in bytes.
     pub message_bytes_max: u64,
     opened: Instant,
     used: Instant,
 }
 
 impl HubSession {
+    /// Connects, shows the token, and attaches a sender to each partition.
     pub async fn open(namespace: &Namespace) -> Result<HubSession, Failure> {
         let place = format!("{}:{}", namespace.host, namespace.port);
         let opened = timeout(OPEN_WAIT_MAX, Self::begin(namespace, &place)).await;
@@ -76,11 +80,11 @@ impl HubSession {
         } else {
             connect(namespace, tcp).await
         }
-        .map_err(|e| said(namespace, "the connection", &chain(&e)))?;
+        .map_err(|e| failure(namespace, "the connection", &chain(&e)))?;
         let mut session = AmqpSession::begin(&mut connection)
             .await
-            .map_err(|e| said(namespace, "the session", &chain(&e)))?;
-        claim(namespace, &mut session).await?;
+            .map_err(|e| failure(namespace, "the session", &chain(&e)))?;
+        put_token(namespace, &mut session).await?;
         let partitions = partitions(namespace, &mut session).await?;
         let mut senders = Vec::with_capacity(partitions.len());
         for id in &partitions {
@@ -91,7 +95,7 @@ impl HubSession {
             )
             .await;
             senders.push(attached.map_err(|e| {
-                said(namespace, &format!("the link to partition {id}"), &format!("{e} {e:?}"))
+                failure(namespace, &format!("the link to partition {id}"), &format!("{e} {e:?}"))
             })?);
         }
         let message_bytes_max = senders
@@ -104,22 +108,23 @@ impl HubSession {
         Ok(HubSession { connection, session, senders, message_bytes_max, opened: now, used: now })
     }
 
-    /// Whether it is better not to be used any more.
+    /// Whether it has to be replaced before it is used again.
     pub fn is_old(&self) -> bool {
         self.opened.elapsed() > SESSION_TIME_MAX || self.used.elapsed() > IDLE_TIME_MAX
     }
 
+    /// Notes that it was used just now.
     pub fn used(&mut self) {
         self.used = Instant::now();
     }
 
-    /// Ends it; a service that does not take the goodbye is left alone.
+    /// Ends it; if the service does not answer within two seconds, without its consent.
     pub async fn close(mut self) {
-        let goodbye = async {
+        let ending = async {
             let _ = self.session.end().await;
             let _ = self.connection.close().await;
         };
-        let _ = timeout(Duration::from_secs(2), goodbye).await;
+        let _ = timeout(Duration::from_secs(2), ending).await;
     }
 }
 
@@ -152,17 +157,17 @@ fn tls() -> Result<Arc<rustls::ClientConfig>, Failure> {
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// Shows the token, for which the hub is then open.
-async fn claim(namespace: &Namespace, session: &mut SessionHandle<()>) -> Result<(), Failure> {
+/// Shows the token, which opens the hub to this session.
+async fn put_token(namespace: &Namespace, session: &mut SessionHandle<()>) -> Result<(), Failure> {
     let properties = ApplicationProperties::builder()
         .insert("operation", "put-token")
         .insert("type", "servicebus.windows.net:sastoken")
         .insert("name", namespace.audience())
         .build();
-    let answer =
-        ask(namespace, session, "$cbs", properties, namespace.token().expose_secret().into())
+    let response =
+        request(namespace, session, "$cbs", properties, namespace.token().expose_secret().into())
             .await?;
-    answer.check(namespace, "the token").map(drop)
+    response.check(namespace, "the token").map(drop)
 }
 
 /// The names of the hub's partitions.
@@ -175,10 +180,10 @@ async fn partitions(
         .insert("type", "com.microsoft:eventhub")
         .insert("name", namespace.hub.as_str())
         .build();
-    let answer = ask(namespace, session, "$management", properties, String::new())
+    let body = request(namespace, session, "$management", properties, String::new())
         .await?
         .check(namespace, "the question for the hub's partitions")?;
-    let Value::Map(map) = answer else {
+    let Value::Map(map) = body else {
         return Err(Failure::unavailable("Event Hubs answered in a form that EDS does not know"));
     };
     let text =
@@ -193,36 +198,36 @@ async fn partitions(
     })
 }
 
-struct CbsAnswer {
+struct HubResponse {
     status: i64,
     description: String,
     body: Value,
 }
 
-impl CbsAnswer {
+impl HubResponse {
     fn check(self, namespace: &Namespace, what: &str) -> Result<Value, Failure> {
         match self.status {
             200..=299 => Ok(self.body),
-            401 => Err(said(
+            401 => Err(failure(
                 namespace,
                 what,
                 &format!("unauthorized-access (401) {}", self.description),
             )),
-            404 => Err(said(namespace, what, &format!("not-found (404) {}", self.description))),
-            status => Err(said(namespace, what, &format!("{status} {}", self.description))),
+            404 => Err(failure(namespace, what, &format!("not-found (404) {}", self.description))),
+            status => Err(failure(namespace, what, &format!("{status} {}", self.description))),
         }
     }
 }
 
-/// One question and its answer, over links of their own.
-async fn ask(
+/// One request and its response, over links of their own.
+async fn request(
     namespace: &Namespace,
     session: &mut SessionHandle<()>,
     node: &str,
     properties: ApplicationProperties,
     body: String,
-) -> Result<CbsAnswer, Failure> {
-    let failed = |e: &dyn std::fmt::Debug| said(namespace, node, &format!("{e:?}"));
+) -> Result<HubResponse, Failure> {
+    let failed = |e: &dyn std::fmt::Debug| failure(namespace, node, &format!("{e:?}"));
     let id = Uuid::new_v4().to_string();
     let reply_to = format!("eds-{id}");
     let mut sender =
@@ -258,32 +263,33 @@ async fn ask(
     };
     let _ = sender.close().await;
     let _ = receiver.close().await;
-    Ok(CbsAnswer {
+    Ok(HubResponse {
         status,
         description,
         body: if let Body::Value(AmqpValue(value)) = message.body { value } else { Value::Null },
     })
 }
 
-/// What to do about what the service said; it says nothing of what events hold.
-pub fn said(namespace: &Namespace, what: &str, text: &str) -> Failure {
+/// The failure that the service's words mean; they hold nothing of what events contain. `what`:
+/// what was being done.
+pub fn failure(namespace: &Namespace, what: &str, text: &str) -> Failure {
     let Namespace { host, hub, .. } = namespace;
     // Conditions are written in several ways: amqp:not-found, NotFound.
     let plain: String = text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    let says = |words: &[&str]| words.iter().any(|word| plain.contains(word));
+    let has = |words: &[&str]| words.iter().any(|word| plain.contains(word));
     match () {
-        () if says(&["unauthorized", "invalidsignature", "putauthorizationfailed"]) => {
+        () if has(&["unauthorized", "invalidsignature", "putauthorizationfailed"]) => {
             Failure::misconfigured(format!(
                 "Event Hubs at {host} refuses the key for hub {hub:?}: {text}. SharedAccessKeyName \
                  and SharedAccessKey have to be of a policy with the right Send, and this \
                  machine's clock right"
             ))
         }
-        () if says(&["notfound", "entitydisabled"]) => Failure::misconfigured(format!(
+        () if has(&["notfound", "entitydisabled"]) => Failure::misconfigured(format!(
             "Event Hubs at {host} has no hub {hub:?} to send to: {text}. Make it, or \
              correct EntityPath"
         )),
-        () if says(&[
+        () if has(&[
             "messagesizeexceeded",
             "argumenterror",
             "argumentoutofrange",

@@ -12,7 +12,7 @@ use crate::destination::{Failure, Settings};
 
 /// How long one request may take.
 pub const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a broker is asked for the topic, before it is looked whether asking is in vain.
+/// How long a broker is asked for the topic, before the client's errors tell whether to ask again.
 pub const METADATA_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The longest wait before a broker is connected to again.
 const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -29,6 +29,7 @@ const PORT: u16 = 9092;
 /// What a Kafka URL says.
 #[derive(Clone)]
 pub struct Cluster {
+    /// The name of the topic.
     pub topic: String,
     /// `host:port`, separated by commas.
     brokers: String,
@@ -53,6 +54,7 @@ fn one_of<'a>(
 }
 
 impl Cluster {
+    /// Reads the URL's brokers, topic, login and options; connects to nothing.
     pub fn read(settings: &Settings) -> Result<Cluster, Failure> {
         let topic = settings.path.trim_matches('/').to_owned();
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -97,15 +99,15 @@ impl Cluster {
         Ok(Cluster { topic, brokers, config })
     }
 
-    /// For questions and for reading.
+    /// The configuration of a client that asks or reads.
     pub fn config(&self) -> ClientConfig {
         let mut config = self.config.clone();
         config.remove("compression.type");
         config
     }
 
-    /// For writing: each message once and in order, as long as the producer lives, and no message
-    /// given up by itself.
+    /// The configuration of a producer: each message once and in order, as long as the producer
+    /// lives, and no message given up by itself.
     pub fn producer_config(&self, message_bytes_max: usize) -> ClientConfig {
         let mut config = self.config.clone();
         config
@@ -120,10 +122,11 @@ impl Cluster {
         config
     }
 
-    /// What to do about an error. `heard`: what the client itself complained of last.
-    pub fn failure(&self, error: &KafkaError, heard: &ClientErrors) -> Failure {
+    /// The failure that an error means. `errors`: what the client itself complained of, which tells
+    /// more than a request's error.
+    pub fn failure(&self, error: &KafkaError, errors: &ClientErrors) -> Failure {
         let code = error.rdkafka_error_code();
-        let said = heard.last();
+        let last = errors.last();
         let Cluster { topic, brokers, .. } = self;
         let login = |code: RDKafkaErrorCode| {
             matches!(
@@ -131,8 +134,8 @@ impl Cluster {
                 RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed
             )
         };
-        if code.is_some_and(login) || said.as_ref().is_some_and(|(code, _)| login(*code)) {
-            let why = said.map(|(_, text)| text).unwrap_or_default();
+        if code.is_some_and(login) || last.as_ref().is_some_and(|(code, _)| login(*code)) {
+            let why = last.map(|(_, text)| text).unwrap_or_default();
             return Failure::misconfigured(format!(
                 "Kafka at {brokers} refuses the login: {why}. Check user, password and ?sasl="
             ));
@@ -166,7 +169,7 @@ impl Cluster {
                 ))
             }
             _ => {
-                let why = said.map_or_else(|| error.to_string(), |(_, text)| text);
+                let why = last.map_or_else(|| error.to_string(), |(_, text)| text);
                 Failure::unavailable(format!("Kafka at {brokers}, topic {topic:?}: {why}"))
             }
         }
@@ -218,7 +221,7 @@ fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure>
     Ok(())
 }
 
-/// What a client complained of last: requests fail with less than that.
+/// What a client complained of last, shared with its callbacks: the errors of requests tell less.
 #[derive(Clone, Default)]
 pub struct ClientErrors(Arc<Mutex<Complaints>>);
 
@@ -238,8 +241,8 @@ impl ClientErrors {
         self.complaints().last.clone()
     }
 
-    /// Whether waiting on will not help.
-    pub fn is_certain(&self) -> bool {
+    /// Whether waiting longer will not help.
+    pub fn are_final(&self) -> bool {
         let complaints = self.complaints();
         complaints.all_down
             || complaints.last.as_ref().is_some_and(|(code, _)| {
@@ -247,7 +250,7 @@ impl ClientErrors {
             })
     }
 
-    /// What was complained of before does not explain what comes.
+    /// Forgets all: earlier complaints do not explain later errors.
     pub fn forget(&self) {
         *self.complaints() = Complaints::default();
     }

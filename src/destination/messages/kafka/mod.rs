@@ -1,7 +1,8 @@
-//! Kafka: each change is a message, in the order of its partition; what an unknown end left is
-//! looked for, and not sent again.
+//! Kafka: each change is a message, in the order of its partition. After a batch whose outcome is
+//! unknown, the topic is searched for its messages, and those that are found are not sent again.
 
 mod client;
+mod form;
 mod tail;
 
 use std::collections::HashSet;
@@ -12,16 +13,20 @@ use async_trait::async_trait;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer, PurgeConfig};
+use rdkafka::{ClientContext, client::Client};
 use xxhash_rust::xxh64::xxh64;
 
 use super::{ABILITIES, Names};
 use crate::change::{Batch, Change};
-use crate::destination::{Destination, Driver, Failure, Settings, Target, form};
+use crate::destination::settings::{BadUrl, server_url};
+use crate::destination::{Destination, Driver, Failure, Settings, Target};
 use client::{ClientErrors, Cluster, METADATA_WAIT_MAX, REQUEST_WAIT_MAX};
 use tail::PositionHeader;
 
+/// Kafka.
 pub const DRIVER: Driver = Driver {
     scheme: "kafka",
     aliases: &[],
@@ -39,6 +44,7 @@ pub const DRIVER: Driver = Driver {
            A missing topic is created, if the brokers do so. The user needs WRITE, \
            DESCRIBE and READ on the topic.",
     fields: &form::TOPIC,
+    url_of_form: form::url,
     parameters: &[
         ("tls", "true or false; true with a login, unless the broker is on this machine"),
         ("ca", "a file with the certificates to trust, in PEM form; else the system's"),
@@ -49,59 +55,67 @@ pub const DRIVER: Driver = Driver {
             "the topic's max.message.bytes, if the user may not read it (1000000)",
         ),
     ],
-    abilities: ABILITIES,
+    read_url: cluster_url,
+    abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
 /// How long a batch may take without any message being confirmed.
 const DELIVERY_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Between two looks for a topic that is being made.
-const TOPIC_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two questions for a topic that is being created.
+const TOPIC_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the topic's limit is asked for.
 const LIMIT_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Where the topic's own limit cannot be asked for: a little less than what brokers take unless
 /// told otherwise.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
-/// The largest limit that librdkafka takes.
-const MESSAGE_BYTES_LIMIT: usize = 1_000_000_000;
+/// The limits that make sense; the larger is the largest that librdkafka takes.
+const MESSAGE_BYTES_LIMITS: (usize, usize) = (10_000, 1_000_000_000);
 /// What a message costs beside key, value and headers.
 const OVERHEAD_BYTES: usize = 512;
-/// How often it is looked whether the topic has more partitions.
-const PARTITIONS_LOOK_INTERVAL: Duration = Duration::from_secs(300);
+/// How often the partitions are counted again.
+const PARTITIONS_COUNT_INTERVAL: Duration = Duration::from_secs(300);
 const PARTITION_KEY_HEADER: &str = "eds-partitionkey";
 const POSITION_HEADER: &str = "eds-position";
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let cluster = Cluster::read(&target.settings)?;
-    let heard = ClientErrors::default();
-    let told = told_limit(&target.settings)?;
-    let producer = |message_bytes_max| {
-        cluster
-            .producer_config(message_bytes_max)
-            .create_with_context(heard.clone())
-            .map_err(|e| unusable(&e))
-    };
-    let mut producer_of_limit: FutureProducer<ClientErrors> =
-        producer(told.unwrap_or(MESSAGE_BYTES_MAX))?;
-    let partitions = partitions(&producer_of_limit, &cluster, &heard).await?;
-    // Only now there is certainly a topic, which may have a limit of its own.
-    let asked = if told.is_none() { asked_limit(&cluster, &heard).await? } else { None };
-    if let Some(limit) = asked.filter(|limit| *limit != MESSAGE_BYTES_MAX) {
-        producer_of_limit = producer(limit)?;
-    }
-    let (producer, message_bytes_max) =
-        (producer_of_limit, asked.or(told).unwrap_or(MESSAGE_BYTES_MAX));
-    let topic = Topic {
+    let errors = ClientErrors::default();
+    let configured = configured_limit(&target.settings)?;
+    let admin: AdminClient<ClientErrors> =
+        cluster.config().create_with_context(errors.clone()).map_err(|e| unusable(&e))?;
+    let asked = ask_topic(admin, &cluster, &errors, configured.is_none()).await?;
+    let message_bytes_max = configured.or(asked.message_bytes_max).unwrap_or(MESSAGE_BYTES_MAX);
+    let producer = cluster
+        .producer_config(message_bytes_max)
+        .create_with_context(errors.clone())
+        .map_err(|e| unusable(&e))?;
+    Ok(Box::new(Topic {
         producer,
         cluster,
-        heard,
-        partitions,
-        looked: Instant::now(),
+        errors,
+        partitions: asked.partitions,
+        partitions_counted_at: Instant::now(),
         message_bytes_max,
         consumer: target.consumer.clone(),
-        known: None,
-    };
-    Ok(Box::new(topic))
+        written: None,
+    }))
+}
+
+/// Reads `kafka://host:port,host:port/topic`.
+fn cluster_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
+    let (text, other_hosts) = first_host(text);
+    Ok(Settings { other_hosts, ..server_url(&text, driver)? })
+}
+
+/// The URL with only the first of its hosts, `a:1,b:2`, and the others.
+fn first_host(text: &str) -> (String, Vec<String>) {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
+    let start = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    let mut hosts = text[start..end].split(',').map(str::trim).filter(|host| !host.is_empty());
+    let first = hosts.next().unwrap_or_default();
+    (format!("{}{first}{}", &text[..start], &text[end..]), hosts.map(str::to_owned).collect())
 }
 
 /// What librdkafka does not take, such as a certificate file that is not there.
@@ -109,87 +123,117 @@ fn unusable(error: &KafkaError) -> Failure {
     Failure::misconfigured(format!("the Kafka client cannot be made: {error}"))
 }
 
-fn told_limit(settings: &Settings) -> Result<Option<usize>, Failure> {
+/// The option `max-message-bytes`.
+fn configured_limit(settings: &Settings) -> Result<Option<usize>, Failure> {
     let Some(text) = settings.parameter("max-message-bytes") else { return Ok(None) };
-    let number = text.parse::<usize>().ok().filter(|n| (10_000..=MESSAGE_BYTES_LIMIT).contains(n));
+    let (min, max) = MESSAGE_BYTES_LIMITS;
+    let number = text.parse::<usize>().ok().filter(|n| (min..=max).contains(n));
     number.map(Some).ok_or_else(|| {
         Failure::misconfigured(format!(
-            "max-message-bytes={text:?} is not a number from 10000 to {MESSAGE_BYTES_LIMIT}"
+            "max-message-bytes={text:?} is not a number from {min} to {max}"
         ))
     })
 }
 
-/// The topic's own limit, where the broker tells this user.
-async fn asked_limit(cluster: &Cluster, heard: &ClientErrors) -> Result<Option<usize>, Failure> {
-    let admin: AdminClient<ClientErrors> =
-        cluster.config().create_with_context(heard.clone()).map_err(|e| unusable(&e))?;
+/// What the brokers say of the topic.
+struct TopicFacts {
+    partitions: u32,
+    /// Its own limit, where it was asked for and the broker tells this user.
+    message_bytes_max: Option<usize>,
+}
+
+/// Asks for the topic before there is a producer, which has to know the topic's limit.
+async fn ask_topic(
+    admin: AdminClient<ClientErrors>,
+    cluster: &Cluster,
+    errors: &ClientErrors,
+    with_limit: bool,
+) -> Result<TopicFacts, Failure> {
+    let (admin, partitions) = in_thread(cluster, errors, move |cluster, errors| {
+        let partitions = count_partitions(admin.inner(), cluster, errors);
+        (admin, partitions)
+    })
+    .await?;
+    // Only a topic that exists has a limit.
+    let message_bytes_max = match (&partitions, with_limit) {
+        (Ok(_), true) => topic_limit(&admin, cluster).await,
+        _ => None,
+    };
+    // Dropping the client waits for its thread to end.
+    in_thread(cluster, errors, move |_, _| drop(admin)).await?;
+    Ok(TopicFacts { partitions: partitions?, message_bytes_max })
+}
+
+/// Runs calls that block a thread.
+async fn in_thread<T: Send + 'static>(
+    cluster: &Cluster,
+    errors: &ClientErrors,
+    work: impl FnOnce(&Cluster, &ClientErrors) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let (cluster, errors) = (cluster.clone(), errors.clone());
+    let done = tokio::task::spawn_blocking(move || work(&cluster, &errors)).await;
+    done.map_err(|e| Failure::unavailable(e.to_string()))
+}
+
+/// The topic's `max.message.bytes`, where the broker tells this user.
+async fn topic_limit(admin: &AdminClient<ClientErrors>, cluster: &Cluster) -> Option<usize> {
     let options = AdminOptions::new().request_timeout(Some(LIMIT_WAIT_MAX));
-    let described =
-        admin.describe_configs([&ResourceSpecifier::Topic(&cluster.topic)], &options).await;
-    // The client's thread is waited for when it ends.
-    let ended = tokio::task::spawn_blocking(move || drop(admin)).await;
-    ended.map_err(|e| Failure::unavailable(e.to_string()))?;
+    let topic = ResourceSpecifier::Topic(&cluster.topic);
     // Brokers of other makes may not know the question.
-    let resources = described.unwrap_or_default();
+    let resources = admin.describe_configs([&topic], &options).await.unwrap_or_default();
     let limit = |config: rdkafka::admin::ConfigResource| {
         config
             .get("max.message.bytes")
             .and_then(|entry| entry.value.as_ref()?.parse::<usize>().ok())
     };
-    Ok(resources
-        .into_iter()
-        .flatten()
-        .find_map(limit)
-        .map(|n| n.clamp(10_000, MESSAGE_BYTES_LIMIT)))
+    let found = resources.into_iter().flatten().find_map(limit);
+    found.map(|n| n.clamp(MESSAGE_BYTES_LIMITS.0, MESSAGE_BYTES_LIMITS.1))
 }
 
-/// How many partitions the topic has. A topic that is not there is made by asking, if the broker
-/// does such things.
-async fn partitions(
-    producer: &FutureProducer<ClientErrors>,
+/// How many partitions the topic has. Blocks the thread. A topic that does not exist is created by
+/// the question, if the broker does such things.
+fn count_partitions<C: ClientContext>(
+    client: &Client<C>,
     cluster: &Cluster,
-    heard: &ClientErrors,
+    errors: &ClientErrors,
 ) -> Result<u32, Failure> {
-    let (producer, cluster, heard) = (producer.clone(), cluster.clone(), heard.clone());
-    let asked = tokio::task::spawn_blocking(move || {
-        let started = Instant::now();
-        loop {
-            let is_late = started.elapsed() > REQUEST_WAIT_MAX;
-            let metadata = match producer
-                .client()
-                .fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX)
-            {
-                Ok(metadata) => metadata,
-                Err(e) if is_late || heard.is_certain() => return Err(cluster.failure(&e, &heard)),
-                Err(_) => {
-                    std::thread::sleep(TOPIC_LOOK_INTERVAL);
-                    continue;
+    let started = Instant::now();
+    loop {
+        let is_late = started.elapsed() > REQUEST_WAIT_MAX;
+        match client.fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
+            Ok(metadata) => match partitions_of(&metadata, &cluster.topic) {
+                Ok(partitions) => return Ok(partitions),
+                Err(error) if is_late || !is_being_created(error) => {
+                    errors.forget();
+                    return Err(cluster.failure(&KafkaError::MetadataFetch(error), errors));
                 }
-            };
-            let topic = metadata.topics().iter().find(|topic| topic.name() == cluster.topic);
-            let error = match topic {
-                Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
-                    return Ok(topic.partitions().len() as u32);
-                }
-                Some(topic) => topic
-                    .error()
-                    .map_or(RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::from),
-                None => RDKafkaErrorCode::UnknownTopicOrPartition,
-            };
-            let may_pass = matches!(
-                error,
-                RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::LeaderNotAvailable
-                    | RDKafkaErrorCode::UnknownTopic
-            );
-            if !may_pass || is_late {
-                heard.forget();
-                return Err(cluster.failure(&KafkaError::MetadataFetch(error), &heard));
-            }
-            std::thread::sleep(TOPIC_LOOK_INTERVAL);
+                Err(_) => {}
+            },
+            Err(e) if is_late || errors.are_final() => return Err(cluster.failure(&e, errors)),
+            Err(_) => {}
         }
-    });
-    asked.await.map_err(|e| Failure::unavailable(e.to_string()))?
+        std::thread::sleep(TOPIC_POLL_INTERVAL);
+    }
+}
+
+fn partitions_of(metadata: &Metadata, topic: &str) -> Result<u32, RDKafkaErrorCode> {
+    let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
+    let topic = metadata.topics().iter().find(|known| known.name() == topic).ok_or(unknown)?;
+    match topic.error() {
+        Some(error) => Err(error.into()),
+        None if topic.partitions().is_empty() => Err(unknown),
+        None => Ok(topic.partitions().len() as u32),
+    }
+}
+
+/// Whether a topic that is just being created is answered for like that.
+fn is_being_created(error: RDKafkaErrorCode) -> bool {
+    matches!(
+        error,
+        RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::UnknownTopic
+    )
 }
 
 /// The partition of a key: `fnv1a-32(hex(xxhash64(key))) mod partitions`, the hexadecimal in 16
@@ -205,15 +249,16 @@ fn fnv1a(text: &str) -> u32 {
 struct Topic {
     producer: FutureProducer<ClientErrors>,
     cluster: Cluster,
-    heard: ClientErrors,
+    /// What the client complained of since the batch began.
+    errors: ClientErrors,
     partitions: u32,
-    /// When the partitions were counted last.
-    looked: Instant,
+    partitions_counted_at: Instant,
+    /// The largest message that the topic takes.
     message_bytes_max: usize,
     consumer: String,
-    /// What the topic has already of the batch, while one is tried; where an earlier try's end is
-    /// not known, that was looked for.
-    known: Option<HashSet<PositionHeader>>,
+    /// The messages of the current batch that the topic has already, for all tries of it; found
+    /// in the topic where the outcome of an earlier try is unknown. `None` between batches.
+    written: Option<HashSet<PositionHeader>>,
 }
 
 /// A change as it is sent.
@@ -221,19 +266,18 @@ struct PendingMessage {
     key: String,
     partition_key: String,
     value: String,
-    /// None of an import, whose lines have no place in the stream.
-    mark: Option<PositionHeader>,
+    /// `None` for a row of an import, which has no place in the stream.
+    position: Option<PositionHeader>,
 }
 
 impl PendingMessage {
     fn of(change: &Change, is_streamed: bool) -> PendingMessage {
         let names = Names::of(change);
-        let mark = is_streamed.then(|| PositionHeader::of(change.position));
         PendingMessage {
             key: names.subject(&change.event.id()),
             partition_key: names.partition_key(),
             value: change.event.stored(),
-            mark,
+            position: is_streamed.then(|| PositionHeader::of(change.position)),
         }
     }
 
@@ -243,6 +287,11 @@ impl PendingMessage {
 }
 
 impl Topic {
+    fn has(&self, message: &PendingMessage) -> bool {
+        let written = self.written.as_ref();
+        message.position.is_some_and(|position| written.is_some_and(|w| w.contains(&position)))
+    }
+
     /// The messages of the batch that the topic does not have yet, oldest first.
     fn missing(&self, batch: &Batch) -> Result<Vec<PendingMessage>, Failure> {
         let (mut messages, mut culprits) = (Vec::with_capacity(batch.order.len()), Vec::new());
@@ -257,10 +306,7 @@ impl Topic {
                         self.message_bytes_max
                     ),
                 ));
-            } else if !message
-                .mark
-                .is_some_and(|mark| self.known.as_ref().is_some_and(|known| known.contains(&mark)))
-            {
+            } else if !self.has(&message) {
                 messages.push(message);
             }
         }
@@ -271,10 +317,10 @@ impl Topic {
     async fn send(&self, message: &PendingMessage) -> Result<DeliveryFuture, Failure> {
         let mut headers = OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: PARTITION_KEY_HEADER, value: Some(&message.partition_key) });
-        if let Some(mark) = message.mark {
+        if let Some(position) = message.position {
             headers = headers.insert(Header {
                 key: POSITION_HEADER,
-                value: Some(&mark.written(&self.consumer)),
+                value: Some(&position.written(&self.consumer)),
             });
         }
         let mut record = FutureRecord::to(&self.cluster.topic)
@@ -291,7 +337,7 @@ impl Topic {
                 {
                     record
                 }
-                Err((error, _)) => return Err(self.cluster.failure(&error, &self.heard)),
+                Err((error, _)) => return Err(self.cluster.failure(&error, &self.errors)),
             };
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -307,55 +353,60 @@ impl Topic {
             let confirmed = tokio::time::timeout(DELIVERY_WAIT_MAX, delivery).await;
             match confirmed {
                 Ok(Ok(Ok(_))) => {}
-                Ok(Ok(Err((error, _)))) => return Err(self.cluster.failure(&error, &self.heard)),
+                Ok(Ok(Err((error, _)))) => return Err(self.cluster.failure(&error, &self.errors)),
                 Ok(Err(_)) => return Err(Failure::unavailable("the Kafka client ended")),
                 Err(_) => {
                     let silent = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
-                    return Err(self.cluster.failure(&silent, &self.heard));
+                    return Err(self.cluster.failure(&silent, &self.errors));
                 }
             }
         }
         Ok(())
     }
 
-    /// More partitions move keys: what is sent from now on goes by the new number.
-    async fn count_partitions(&mut self) -> Result<(), Failure> {
-        if self.looked.elapsed() > PARTITIONS_LOOK_INTERVAL {
-            self.partitions = partitions(&self.producer, &self.cluster, &self.heard).await?;
-            self.looked = Instant::now();
+    /// Counts the partitions again now and then. More partitions move keys: what is sent from now
+    /// on goes by the new number.
+    async fn refresh_partitions(&mut self) -> Result<(), Failure> {
+        if self.partitions_counted_at.elapsed() > PARTITIONS_COUNT_INTERVAL {
+            let producer = self.producer.clone();
+            let counted = in_thread(&self.cluster, &self.errors, move |cluster, errors| {
+                count_partitions(producer.client(), cluster, errors)
+            });
+            self.partitions = counted.await??;
+            self.partitions_counted_at = Instant::now();
         }
         Ok(())
+    }
+
+    /// The messages of `batch` that an earlier try, whose outcome is unknown, may have written.
+    async fn find_written(&self, batch: &Batch) -> Result<HashSet<PositionHeader>, Failure> {
+        if batch.unconfirmed_through.is_none() {
+            return Ok(HashSet::new());
+        }
+        let (partitions, consumer, after) = (self.partitions, self.consumer.clone(), batch.after);
+        in_thread(&self.cluster, &self.errors, move |cluster, errors| {
+            tail::positions_beyond(cluster, partitions, &consumer, after, errors)
+        })
+        .await?
     }
 }
 
 #[async_trait]
 impl Destination for Topic {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        self.heard.forget();
-        self.count_partitions().await?;
-        if self.known.is_none() {
-            self.known = Some(match batch.unconfirmed_through {
-                Some(_) => {
-                    tail::marks(
-                        &self.cluster,
-                        self.partitions,
-                        &self.consumer,
-                        batch.after,
-                        &self.heard,
-                    )
-                    .await?
-                }
-                None => HashSet::new(),
-            });
+        self.errors.forget();
+        self.refresh_partitions().await?;
+        if self.written.is_none() {
+            self.written = Some(self.find_written(batch).await?);
         }
         let messages = self.missing(batch)?;
         self.deliver(&messages).await?;
-        self.known = None;
+        self.written = None;
         Ok(())
     }
 
     async fn close(self: Box<Self>) -> Result<(), Failure> {
-        // What is still on its way ends with this session: the next one looks what came of it.
+        // What is still on its way ends with this session; the next one searches the topic for it.
         self.producer.purge(PurgeConfig::default().queue().inflight());
         tokio::task::spawn_blocking(move || drop(self))
             .await

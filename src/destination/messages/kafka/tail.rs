@@ -1,5 +1,5 @@
-//! What a topic has already of a batch whose end was not seen: read from the ends of its
-//! partitions.
+//! Which messages of a batch a topic has already, where the outcome of writing it is unknown: read
+//! from the ends of the partitions.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -15,14 +15,14 @@ use super::client::{ClientErrors, Cluster, REQUEST_WAIT_MAX};
 use crate::change::Position;
 use crate::destination::Failure;
 
-/// How far back from its end a partition is read; further in steps, while nothing older than the
-/// batch was met. A batch has at most half of the last.
+/// How many messages back from its end a partition is read: the next step, as long as it met
+/// nothing older than the batch. The last step is twice the largest batch.
 const STEPS: [i64; 3] = [100, 2_000, 20_000];
-/// How long the partitions may bring nothing.
+/// How long the partitions may bring nothing before reading fails.
 const READ_WAIT_MAX: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The place of a message's change in the stream.
+/// The place of a message's change in the stream, as a header of the message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PositionHeader {
     sequence: u64,
@@ -30,11 +30,12 @@ pub struct PositionHeader {
 }
 
 impl PositionHeader {
+    /// That of a change at `position`.
     pub fn of(position: Position) -> PositionHeader {
         PositionHeader { sequence: position.sequence, time_ns: position.time_ns }
     }
 
-    /// As a header: other consumers may write to the same topic.
+    /// The header's text. It names the consumer, because others may write to the same topic.
     pub fn written(self, consumer: &str) -> String {
         format!("{} {} {consumer}", self.sequence, self.time_ns)
     }
@@ -52,32 +53,27 @@ impl PositionHeader {
     }
 }
 
-/// The messages of `consumer` beyond `after` that the topic has.
-pub async fn marks(
+/// The messages of `consumer` beyond `after` that the topic has. Blocks the thread.
+pub fn positions_beyond(
     cluster: &Cluster,
     partitions: u32,
     consumer: &str,
     after: Option<Position>,
-    heard: &ClientErrors,
+    errors: &ClientErrors,
 ) -> Result<HashSet<PositionHeader>, Failure> {
-    let (cluster, consumer, heard) = (cluster.clone(), consumer.to_owned(), heard.clone());
-    let read = tokio::task::spawn_blocking(move || {
-        let found = Tail::open(&cluster).and_then(|tail| tail.marks(partitions, &consumer, after));
-        match found {
-            Err(e)
-                if e.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
-            {
-                tracing::warn!(
-                    "the end of topic {:?} may not be read (the user has no READ on it): what an \
-                     unfinished batch wrote is written again",
-                    cluster.topic
-                );
-                Ok(HashSet::new())
-            }
-            other => other.map_err(|e| cluster.failure(&e, &heard)),
+    let found =
+        Tail::open(cluster).and_then(|tail| tail.positions_beyond(partitions, consumer, after));
+    match found {
+        Err(e) if e.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            tracing::warn!(
+                "the end of topic {:?} may not be read (the user has no READ on it): what an \
+                 unfinished batch wrote is written again",
+                cluster.topic
+            );
+            Ok(HashSet::new())
         }
-    });
-    read.await.map_err(|e| Failure::unavailable(e.to_string()))?
+        other => other.map_err(|e| cluster.failure(&e, errors)),
+    }
 }
 
 struct Tail {
@@ -98,7 +94,7 @@ impl Tail {
         Ok(Tail { reader: config.create()?, topic: cluster.topic.clone() })
     }
 
-    fn marks(
+    fn positions_beyond(
         &self,
         partitions: u32,
         consumer: &str,
@@ -118,22 +114,22 @@ impl Tail {
                 .iter()
                 .map(|(partition, (low, high))| (*partition, (high - step).max(*low)))
                 .collect();
-            // Whoever met a message that is older than the batch, or the partition's beginning, has
-            // seen all of it.
-            let mut whole: HashSet<i32> = ends
+            // A partition is finished once a message older than the batch, or the partition's
+            // beginning, was read.
+            let mut finished: HashSet<i32> = ends
                 .iter()
                 .filter(|(partition, (low, _))| from.get(partition) == Some(low))
                 .map(|(partition, _)| *partition)
                 .collect();
             self.read(&from, &ends, |message| {
-                let Some(mark) = mark(message, consumer) else { return };
-                if mark.is_beyond(after) {
-                    found.insert(mark);
+                let Some(position) = position_of(message, consumer) else { return };
+                if position.is_beyond(after) {
+                    found.insert(position);
                 } else {
-                    whole.insert(message.partition());
+                    finished.insert(message.partition());
                 }
             })?;
-            ends.retain(|partition, _| !whole.contains(partition));
+            ends.retain(|partition, _| !finished.contains(partition));
             if ends.is_empty() {
                 break;
             }
@@ -146,7 +142,7 @@ impl Tail {
         &self,
         from: &BTreeMap<i32, i64>,
         ends: &BTreeMap<i32, (i64, i64)>,
-        mut see: impl FnMut(&BorrowedMessage<'_>),
+        mut on_message: impl FnMut(&BorrowedMessage<'_>),
     ) -> Result<(), KafkaError> {
         let mut assignment = TopicPartitionList::new();
         for (partition, offset) in from {
@@ -154,12 +150,12 @@ impl Tail {
         }
         self.reader.assign(&assignment)?;
         let mut open: HashSet<i32> = from.keys().copied().collect();
-        let mut heard_at = Instant::now();
+        let mut last_message_at = Instant::now();
         while !open.is_empty() {
             match self.reader.poll(POLL_INTERVAL) {
                 Some(Ok(message)) => {
-                    heard_at = Instant::now();
-                    see(&message);
+                    last_message_at = Instant::now();
+                    on_message(&message);
                     if ends
                         .get(&message.partition())
                         .is_none_or(|(_, high)| message.offset() + 1 >= *high)
@@ -174,8 +170,8 @@ impl Tail {
                 {
                     return Err(e);
                 }
-                // Others pass, or nothing comes any more.
-                Some(Err(_)) | None if heard_at.elapsed() < READ_WAIT_MAX => {}
+                // Other errors are retried by the client itself.
+                Some(Err(_)) | None if last_message_at.elapsed() < READ_WAIT_MAX => {}
                 Some(Err(e)) => return Err(e),
                 None => {
                     return Err(KafkaError::MessageConsumption(
@@ -188,7 +184,7 @@ impl Tail {
     }
 }
 
-fn mark(message: &BorrowedMessage<'_>, consumer: &str) -> Option<PositionHeader> {
+fn position_of(message: &BorrowedMessage<'_>, consumer: &str) -> Option<PositionHeader> {
     let headers = message.headers()?;
     let header = headers.iter().find(|header| header.key == POSITION_HEADER)?;
     PositionHeader::read(std::str::from_utf8(header.value?).ok()?, consumer)
@@ -199,16 +195,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_reads_back_for_its_own_consumer_only() {
-        let mark = PositionHeader::of(Position { sequence: 7, time_ns: 1_700_000_000_000_000_000 });
-        let text = mark.written("eds-one two");
-        assert_eq!(PositionHeader::read(&text, "eds-one two"), Some(mark));
+    fn a_position_reads_back_for_its_own_consumer_only() {
+        let position =
+            PositionHeader::of(Position { sequence: 7, time_ns: 1_700_000_000_000_000_000 });
+        let text = position.written("eds-one two");
+        assert_eq!(PositionHeader::read(&text, "eds-one two"), Some(position));
         assert_eq!(PositionHeader::read(&text, "eds-one"), None);
         assert_eq!(PositionHeader::read("7", "eds"), None);
         assert!(
-            mark.is_beyond(None)
-                && mark.is_beyond(Some(Position { sequence: 6, time_ns: 0 }))
-                && !mark.is_beyond(Some(Position { sequence: 7, time_ns: i64::MAX }))
+            position.is_beyond(None)
+                && position.is_beyond(Some(Position { sequence: 6, time_ns: 0 }))
+                && !position.is_beyond(Some(Position { sequence: 7, time_ns: i64::MAX }))
         );
     }
 }

@@ -17,7 +17,8 @@ use mysql_async::{Conn, Row, Value};
 
 use super::dialect::{Dialect, MARIADB, MYSQL};
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession};
+use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession, form};
+use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use failure::{FOREIGN_SESSION, NO_SUCH_SESSION, failure};
 use rows::Statements;
@@ -37,7 +38,8 @@ pub const DRIVER: Driver = Driver {
            Without tls the connection is encrypted where the server can, but not verified, and to \
            this machine not encrypted.\n\
            MySQL 8.0.17 or later, MariaDB 10.6 or later.",
-    fields: &crate::destination::form::database("3306"),
+    fields: &form::fields("3306"),
+    url_of_form: form::url,
     parameters: &[
         ("tls", "false, preferred, skip-verify or true (verified, with the host's name)"),
         ("ssl-host", "the name that the server's certificate is for, if not the host's"),
@@ -55,7 +57,8 @@ pub const DRIVER: Driver = Driver {
         ("multiStatements", "accepted, without effect"),
         ("allowNativePasswords", "accepted, without effect"),
     ],
-    abilities: ABILITIES,
+    read_url: server_url,
+    abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 

@@ -20,7 +20,8 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::dialect::POSTGRES;
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession};
+use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession, form};
+use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use failure::failure;
 
@@ -37,7 +38,8 @@ pub const DRIVER: Driver = Driver {
            EDS made belong to that user.\n\
            Without sslmode the connection is encrypted but not verified, and to this machine not \
            encrypted. Version 12 or later.",
-    fields: &crate::destination::form::database("5432"),
+    fields: &form::fields("5432"),
+    url_of_form: form::url,
     parameters: &[
         ("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
         ("sslrootcert", "file with the certificate authorities to trust"),
@@ -49,7 +51,8 @@ pub const DRIVER: Driver = Driver {
         ("connect_timeout", "seconds to wait for a connection (10)"),
         ("options", "settings passed on to the server, e.g. -c work_mem=64MB"),
     ],
-    abilities: ABILITIES,
+    read_url: server_url,
+    abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 

@@ -5,6 +5,7 @@ mod answer;
 pub mod catalog;
 mod encode;
 mod failure;
+mod form;
 pub mod import;
 mod key;
 mod login;
@@ -19,8 +20,9 @@ use async_trait::async_trait;
 use super::dialect::SNOWFLAKE;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession};
+use crate::destination::settings::server_url;
 use crate::destination::{
-    Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, form,
+    Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target,
 };
 use answer::QueryAnswer;
 use login::Login;
@@ -72,11 +74,13 @@ pub const DRIVER: Driver = Driver {
     example: "snowflake://user:password@host/database",
     help: HELP,
     fields: &form::WAREHOUSE,
+    url_of_form: super::form::url,
     parameters: parameters![(
         "authenticator",
         "snowflake, oauth or programmatic_access_token: what the password is"
     )],
-    abilities: SNOWFLAKE_ABILITIES,
+    read_url: server_url,
+    abilities: |_| SNOWFLAKE_ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
@@ -87,6 +91,7 @@ pub const KEY_PAIR_DRIVER: Driver = Driver {
     description: "Keeps the rows of each table in Snowflake, by a user's key pair.",
     example: "snowflake-keypair://user@account/database/schema?secret-key=SECRET_ENV_VAR_NAME",
     fields: &form::WAREHOUSE_BY_KEY,
+    url_of_form: form::key_pair_url,
     parameters: parameters![(
         "secret-key",
         "the environment variable that holds the private key in PEM form \
@@ -97,7 +102,6 @@ pub const KEY_PAIR_DRIVER: Driver = Driver {
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
-    settings.flush_interval(Duration::ZERO).map_err(Failure::misconfigured)?;
     let newer_only = newer_only(settings)?;
     let session = SnowflakeSession::open(Login::read(settings)?).await?;
     let (database, schema) = session.namespace()?;

@@ -20,7 +20,8 @@ use tokio_util::compat::Compat;
 
 use super::dialect::SQLSERVER;
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Parameter, SqlDestination, SqlSession};
+use super::{ABILITIES, Parameter, SqlDestination, SqlSession, form};
+use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use failure::failure;
 use rows::StageKey;
@@ -41,7 +42,8 @@ pub const DRIVER: Driver = Driver {
            encrypted.\n\
            SQL Server 2016 or later. EDS is tested against a stand-in for SQL Server, not against \
            the product itself.",
-    fields: &crate::destination::form::database("1433"),
+    fields: &form::fields("1433"),
+    url_of_form: form::url,
     parameters: &[
         ("database", "the database, if the path does not name it"),
         ("encrypt", "disable, false (the login only), true (verified) or strict (TDS 8.0)"),
@@ -54,7 +56,8 @@ pub const DRIVER: Driver = Driver {
         ("app name", "how the connection names itself (eds)"),
         ("connection timeout", "seconds to wait for a connection (15)"),
     ],
-    abilities: ABILITIES,
+    read_url: server_url,
+    abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 

@@ -1,0 +1,208 @@
+//! Reads an event in one pass into slices of its payload.
+
+mod event;
+mod malformed;
+mod row;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use super::json::{self, Cursor, NotJson, Slot};
+pub use event::Event;
+use event::{FIELDS, Field, FieldSpec, NO_FIELDS};
+pub use malformed::Malformed;
+pub use row::ColumnOrder;
+
+/// Decodes events one after the other, reusing its memory. It remembers the row of the last event
+/// for [`Decoder::row`].
+#[derive(Default)]
+pub struct Decoder {
+    /// Key and value of each member of `after` of the last event; of a row of an export, of the
+    /// row.
+    members: Vec<(Slot, Slot)>,
+}
+
+impl Decoder {
+    fn begin(&mut self, payload: Bytes) -> Result<ByteString, Malformed> {
+        self.members.clear();
+        if payload.len() >= u32::MAX as usize {
+            return Err(Malformed::TooLarge);
+        }
+        ByteString::try_from(payload).map_err(|_| Malformed::NotUtf8)
+    }
+
+    /// Reads one event. The members of its row stay with the decoder for [`Decoder::row`].
+    pub fn decode(&mut self, payload: Bytes) -> Result<Event, Malformed> {
+        let payload = self.begin(payload)?;
+        let (mut slots, mut next) = (NO_FIELDS, 0);
+        let mut cursor = object_in(&payload)?;
+        cursor.object(|cursor, key| {
+            match known_field(key.of(&payload).unwrap_or("\"\""), next) {
+                Some(index) => {
+                    next = index + 1;
+                    slots[index] = self.value(cursor, index)?;
+                }
+                None => drop(cursor.value()?),
+            }
+            Ok::<(), Malformed>(())
+        })?;
+        cursor.end()?;
+        Event::checked(payload, slots)
+    }
+
+    /// Passes the value of a field, and remembers the members of `after`.
+    fn value(&mut self, cursor: &mut Cursor<'_>, index: usize) -> Result<Slot, NotJson> {
+        if index != Field::After as usize || cursor.peek() != Some(b'{') {
+            return cursor.value();
+        }
+        let start = cursor.position();
+        self.members.clear();
+        self.row_members(cursor)?;
+        Ok(cursor.slot(start))
+    }
+
+    fn row_members(&mut self, cursor: &mut Cursor<'_>) -> Result<(), NotJson> {
+        cursor.object::<NotJson>(|cursor, key| {
+            self.members.push((key, cursor.value()?));
+            Ok(())
+        })
+    }
+
+    /// Reads a row of an export: an object that is a table's row and nothing else. It counts as an
+    /// insert.
+    pub fn decode_row(&mut self, line: Bytes) -> Result<Event, Malformed> {
+        let payload = self.begin(line)?;
+        let mut cursor = object_in(&payload)?;
+        self.row_members(&mut cursor)?;
+        cursor.end()?;
+        Ok(Event::of_row(payload))
+    }
+}
+
+/// The index of the field that the JSON key `token` (with quotes) names. Senders write the fields
+/// in the contract's order, so the search begins with `next`, the one behind the last found.
+fn known_field(token: &str, next: usize) -> Option<usize> {
+    let is_next = |spec: &FieldSpec| token.get(1..token.len() - 1) == Some(spec.name);
+    if FIELDS.get(next).is_some_and(is_next) {
+        return Some(next);
+    }
+    let name = json::text(token);
+    let found = |from: usize, to: usize| (from..to).find(|i| FIELDS[*i].name == name);
+    found(next, FIELDS.len()).or_else(|| found(0, next))
+}
+
+/// At the beginning of an object.
+fn object_in(text: &str) -> Result<Cursor<'_>, Malformed> {
+    let mut cursor = Cursor::new(text);
+    if cursor.peek() != Some(b'{') {
+        cursor.value()?;
+        return Err(Malformed::NotAnObject);
+    }
+    Ok(cursor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::TableSchema;
+
+    fn schema(keys: &str) -> TableSchema {
+        let json = format!(
+            r#"{{"table":"t","modelVersion":"1","primaryKeys":[{keys}],"properties":{{"id":{{"type":"string"}},"n":{{"type":"integer"}},"note":{{"type":"string"}}}}}}"#
+        );
+        TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn decode(text: &str) -> Result<(Event, Decoder), Malformed> {
+        let mut decoder = Decoder::default();
+        let event = decoder.decode(Bytes::copy_from_slice(text.as_bytes()))?;
+        Ok((event, decoder))
+    }
+
+    fn tokens(text: &str, schema: &TableSchema) -> Result<(Vec<Option<String>>, Bytes), Malformed> {
+        let (event, decoder) = decode(text)?;
+        let (row, key) = decoder.row(&event, schema, &mut ColumnOrder::default())?;
+        Ok((row.iter().map(|s| s.of(event.payload()).map(str::to_owned)).collect(), key))
+    }
+
+    #[test]
+    fn a_row_is_slices_in_the_order_of_the_schema() -> Result<(), Malformed> {
+        let text = r#"{"region":"x","after":{"zzz":[1],"note":"a\"b","n":9007199254740993,"\u0069d":"k"},"operation":"UPDATE","table":"t","key":["k"]}"#;
+        let (row, key) = tokens(text, &schema("\"id\""))?;
+        assert_eq!(
+            row,
+            [
+                Some("\"k\"".to_owned()),
+                Some("9007199254740993".to_owned()),
+                Some(r#""a\"b""#.to_owned())
+            ]
+        );
+        assert_eq!(&key[..], b"k");
+        Ok(())
+    }
+
+    #[test]
+    fn a_key_is_matched_from_the_right_end() -> Result<(), Malformed> {
+        let (row, key) = tokens(
+            r#"{"operation":"DELETE","table":"t","key":["gcp-us-west1","abc"]}"#,
+            &schema("\"id\""),
+        )?;
+        assert_eq!(row, [Some("\"abc\"".to_owned())]);
+        assert_eq!(&key[..], b"abc");
+        Ok(())
+    }
+
+    #[test]
+    fn keys_of_both_operations_agree() -> Result<(), Malformed> {
+        let schema = schema("\"n\",\"id\"");
+        let (_, upsert) = tokens(
+            r#"{"operation":"INSERT","table":"t","key":["7","x"],"after":{"n":7.0,"id":"x"}}"#,
+            &schema,
+        )?;
+        let (_, delete) =
+            tokens(r#"{"operation":"DELETE","table":"t","key":["eu","7","x"]}"#, &schema)?;
+        let (_, before) =
+            tokens(r#"{"operation":"DELETE","table":"t","before":{"n":7,"id":"x"}}"#, &schema)?;
+        assert_eq!(upsert, delete);
+        assert_eq!(upsert, before);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        let cases = [
+            ("", Malformed::NotJson(NotJson { at: 0 })),
+            ("[]", Malformed::NotAnObject),
+            ("{\"operation\":\"INSERT\"", Malformed::NotJson(NotJson { at: 21 })),
+            ("{}", Malformed::Missing("operation")),
+            (r#"{"operation":"INSERT","table":7}"#, Malformed::WrongType("table")),
+            (r#"{"operation":"INSERT","table":"t"}"#, Malformed::Missing("after")),
+            (r#"{"operation":"MERGE","table":"t"}"#, Malformed::UnknownOperation),
+            (r#"{"operation":"UPDATE","table":"t","after":[]}"#, Malformed::WrongType("after")),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(decode(text).err(), Some(expected), "{text}");
+        }
+        assert_eq!(
+            tokens(r#"{"operation":"DELETE","table":"t","key":[]}"#, &schema("\"id\"")).err(),
+            Some(Malformed::NoKey)
+        );
+        assert_eq!(
+            tokens(r#"{"operation":"INSERT","table":"t","after":{"n":1}}"#, &schema("\"id\""))
+                .err(),
+            Some(Malformed::NoKey)
+        );
+    }
+
+    #[test]
+    fn a_stored_event_has_the_fields_of_the_contract_in_its_order() -> Result<(), Malformed> {
+        let text = r#"{"mvccTimestamp":"1","after":{"b": 1E+3 , "a":"<é>"},"operation":"INSERT","region":"x","table":"t","userId":null,"id":"e","key":["k"],"timestamp":5,"modelVersion":"v"}"#;
+        let (event, _) = decode(text)?;
+        assert_eq!(
+            event.stored(),
+            r#"{"operation":"INSERT","id":"e","table":"t","key":["k"],"modelVersion":"v","after":{"b": 1E+3 , "a":"<é>"},"timestamp":5,"mvccTimestamp":"1"}"#
+        );
+        assert_eq!(event.record_key()?, "k");
+        Ok(())
+    }
+}
