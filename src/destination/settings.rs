@@ -198,3 +198,37 @@ fn place(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     format!("{}://{user}{host}{port}{}", url.scheme(), url.path())
 }
+
+#[cfg(all(test, feature = "file", feature = "postgres", feature = "snowflake"))]
+mod tests {
+    use super::*;
+    use crate::destination::catalog::DRIVERS;
+
+    fn parsed(url: &str) -> Result<Settings, BadUrl> {
+        Settings::parse(url, DRIVERS).map(|(settings, _)| settings)
+    }
+
+    #[test]
+    fn neither_password_nor_options_are_shown() -> Result<(), BadUrl> {
+        let settings = parsed("postgresql://me:p%40ss@[::1]:5433/d%20b?schema=s")?;
+        assert_eq!(settings.to_string(), "postgresql://me@[::1]:5433/d%20b");
+        assert_eq!((settings.scheme.as_str(), settings.host.as_str()), ("postgres", "::1"));
+        assert_eq!((settings.path.as_str(), settings.parameter("schema")), ("/d b", Some("s")));
+        let settings = parsed("file://a%20b/c?d?format=ndjson")?;
+        assert_eq!(settings.to_string(), "file://a b/c?d");
+        assert_eq!(settings.parameter("format"), Some("ndjson"));
+        Ok(())
+    }
+
+    #[test]
+    fn freshness_is_bounded_and_only_for_drivers_that_have_it() -> Result<(), BadUrl> {
+        assert_eq!(parsed("file:///d")?.freshness, None);
+        assert_eq!(parsed("file:///d?freshness=4m")?.freshness, Some(FLUSH_INTERVAL_MAX));
+        for wrong in ["file:///d?freshness=soon", "snowflake://me@a/d?freshness=5m"] {
+            assert!(matches!(parsed(wrong), Err(BadUrl::Freshness(_))), "{wrong}");
+        }
+        let unknown = parsed("postgres://h/d?freshness=1s").err();
+        assert!(matches!(unknown, Some(BadUrl::UnknownParameter { .. })), "{unknown:?}");
+        Ok(())
+    }
+}

@@ -25,7 +25,7 @@ use crate::cause::chain;
 use crate::change::{Batch, Change};
 use crate::destination::settings::{BadUrl, server_url};
 use crate::destination::{Destination, Driver, Failure, FailureKind, Settings, Target};
-use namespace::Namespace;
+use namespace::HubNamespace;
 use partition::partition;
 use session::{HubSession, failure};
 
@@ -74,13 +74,13 @@ fn connection_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
 }
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
-    let namespace = Namespace::read(&target.settings)?;
+    let namespace = HubNamespace::read(&target.settings)?;
     let session = HubSession::open(&namespace).await?;
     Ok(Box::new(EventHub { namespace, session: Some(session) }))
 }
 
 struct EventHub {
-    namespace: Namespace,
+    namespace: HubNamespace,
     /// `None` after the last one ended and no new one could be opened.
     session: Option<HubSession>,
 }
@@ -155,7 +155,7 @@ fn batches(
 
 /// Sends the batches of a partition one after the other: nothing overtakes what failed.
 async fn send_all(
-    namespace: &Namespace,
+    namespace: &HubNamespace,
     sender: &mut Sender,
     lane: Vec<Vec<Data>>,
 ) -> Result<(), Failure> {
@@ -179,7 +179,7 @@ fn reason(error: &Error) -> String {
 }
 
 async fn send(
-    namespace: &Namespace,
+    namespace: &HubNamespace,
     sender: &mut Sender,
     batch: &Sendable<Sections<Data>>,
 ) -> Result<(), Failure> {

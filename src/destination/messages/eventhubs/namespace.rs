@@ -16,7 +16,7 @@ pub const TOKEN_TIME: Duration = Duration::from_secs(3600);
 
 /// The hub, and the key for it, that an Event Hubs URL names.
 #[derive(Clone)]
-pub struct Namespace {
+pub struct HubNamespace {
     /// The host of the namespace.
     pub host: String,
     /// Its port for AMQP.
@@ -29,9 +29,9 @@ pub struct Namespace {
     key: SecretString,
 }
 
-impl Namespace {
+impl HubNamespace {
     /// Of `eventhub://host/;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=…`.
-    pub fn read(settings: &Settings) -> Result<Namespace, Failure> {
+    pub fn read(settings: &Settings) -> Result<HubNamespace, Failure> {
         let pairs: Vec<(String, &str)> = settings
             .path
             .trim_start_matches('/')
@@ -60,7 +60,7 @@ impl Namespace {
                  travel without TLS",
             ));
         }
-        Ok(Namespace {
+        Ok(HubNamespace {
             host: settings.host.clone(),
             port: settings.port.unwrap_or(if is_emulator { PLAIN_PORT } else { TLS_PORT }),
             hub: required("EntityPath")?,
@@ -101,10 +101,10 @@ mod tests {
     use super::*;
     use crate::destination::catalog::DRIVERS;
 
-    fn namespace(url: &str) -> Result<Namespace, String> {
+    fn namespace(url: &str) -> Result<HubNamespace, String> {
         let (settings, _) = Settings::parse(url, DRIVERS).map_err(|e| e.to_string())?;
         assert!(!format!("{settings} {settings:?}").contains("Key="), "{settings}");
-        Namespace::read(&settings).map_err(|e| e.text)
+        HubNamespace::read(&settings).map_err(|e| e.text)
     }
 
     #[test]

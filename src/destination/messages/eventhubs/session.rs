@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::namespace::{Namespace, TOKEN_TIME};
+use super::namespace::{HubNamespace, TOKEN_TIME};
 use crate::cause::chain;
 use crate::destination::{Failure, FailureKind};
 
@@ -48,7 +48,7 @@ pub struct HubSession {
 
 impl HubSession {
     /// Connects, shows the token, and attaches a sender to each partition.
-    pub async fn open(namespace: &Namespace) -> Result<HubSession, Failure> {
+    pub async fn open(namespace: &HubNamespace) -> Result<HubSession, Failure> {
         let place = format!("{}:{}", namespace.host, namespace.port);
         let opened = timeout(OPEN_WAIT_MAX, Self::begin(namespace, &place)).await;
         opened.unwrap_or_else(|_| {
@@ -58,7 +58,7 @@ impl HubSession {
         })
     }
 
-    async fn begin(namespace: &Namespace, place: &str) -> Result<HubSession, Failure> {
+    async fn begin(namespace: &HubNamespace, place: &str) -> Result<HubSession, Failure> {
         let unreachable = |why: String| {
             Failure::unavailable(format!("Event Hubs at {place} cannot be reached: {why}"))
         };
@@ -129,7 +129,7 @@ impl HubSession {
 }
 
 async fn connect<S>(
-    namespace: &Namespace,
+    namespace: &HubNamespace,
     stream: S,
 ) -> Result<ConnectionHandle<()>, fe2o3_amqp::connection::OpenError>
 where
@@ -158,7 +158,10 @@ fn tls() -> Result<Arc<rustls::ClientConfig>, Failure> {
 }
 
 /// Shows the token, which opens the hub to this session.
-async fn put_token(namespace: &Namespace, session: &mut SessionHandle<()>) -> Result<(), Failure> {
+async fn put_token(
+    namespace: &HubNamespace,
+    session: &mut SessionHandle<()>,
+) -> Result<(), Failure> {
     let properties = ApplicationProperties::builder()
         .insert("operation", "put-token")
         .insert("type", "servicebus.windows.net:sastoken")
@@ -172,7 +175,7 @@ async fn put_token(namespace: &Namespace, session: &mut SessionHandle<()>) -> Re
 
 /// The names of the hub's partitions.
 async fn partitions(
-    namespace: &Namespace,
+    namespace: &HubNamespace,
     session: &mut SessionHandle<()>,
 ) -> Result<Vec<String>, Failure> {
     let properties = ApplicationProperties::builder()
@@ -205,7 +208,7 @@ struct HubResponse {
 }
 
 impl HubResponse {
-    fn check(self, namespace: &Namespace, what: &str) -> Result<Value, Failure> {
+    fn check(self, namespace: &HubNamespace, what: &str) -> Result<Value, Failure> {
         match self.status {
             200..=299 => Ok(self.body),
             401 => Err(failure(
@@ -221,7 +224,7 @@ impl HubResponse {
 
 /// One request and its response, over links of their own.
 async fn request(
-    namespace: &Namespace,
+    namespace: &HubNamespace,
     session: &mut SessionHandle<()>,
     node: &str,
     properties: ApplicationProperties,
@@ -272,8 +275,8 @@ async fn request(
 
 /// The failure that the service's words mean; they hold nothing of what events contain. `what`:
 /// what was being done.
-pub fn failure(namespace: &Namespace, what: &str, text: &str) -> Failure {
-    let Namespace { host, hub, .. } = namespace;
+pub fn failure(namespace: &HubNamespace, what: &str, text: &str) -> Failure {
+    let HubNamespace { host, hub, .. } = namespace;
     // Conditions are written in several ways: amqp:not-found, NotFound.
     let plain: String = text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
     let has = |words: &[&str]| words.iter().any(|word| plain.contains(word));

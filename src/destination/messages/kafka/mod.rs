@@ -16,7 +16,6 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer, PurgeConfig};
-use rdkafka::{ClientContext, client::Client};
 use xxhash_rust::xxh64::xxh64;
 
 use super::{ABILITIES, Names};
@@ -82,24 +81,43 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let cluster = Cluster::read(&target.settings)?;
     let errors = ClientErrors::default();
     let configured = configured_limit(&target.settings)?;
-    let admin: AdminClient<ClientErrors> =
-        cluster.config().create_with_context(errors.clone()).map_err(|e| unusable(&e))?;
-    let asked = ask_topic(admin, &cluster, &errors, configured.is_none()).await?;
-    let message_bytes_max = configured.or(asked.message_bytes_max).unwrap_or(MESSAGE_BYTES_MAX);
-    let producer = cluster
-        .producer_config(message_bytes_max)
-        .create_with_context(errors.clone())
-        .map_err(|e| unusable(&e))?;
+    // This producer asks for the topic, even if the topic's limit then takes another one: unlike an
+    // admin client it is polled, and so learns why a login or TLS fails.
+    let first_limit = configured.unwrap_or(MESSAGE_BYTES_MAX);
+    let first = producer(&cluster, &errors, first_limit)?;
+    let asking = first.clone();
+    let partitions = in_thread(&cluster, &errors, move |cluster, errors| {
+        count_partitions(&asking, cluster, errors)
+    })
+    .await??;
+    // Only a topic that exists has a limit.
+    let asked = if configured.is_none() { topic_limit(&cluster, &errors).await? } else { None };
+    let message_bytes_max = asked.unwrap_or(first_limit);
+    let producer = match message_bytes_max == first_limit {
+        true => first,
+        false => producer(&cluster, &errors, message_bytes_max)?,
+    };
     Ok(Box::new(Topic {
         producer,
         cluster,
         errors,
-        partitions: asked.partitions,
+        partitions,
         partitions_counted_at: Instant::now(),
         message_bytes_max,
         consumer: target.consumer.clone(),
         written: None,
     }))
+}
+
+fn producer(
+    cluster: &Cluster,
+    errors: &ClientErrors,
+    message_bytes_max: usize,
+) -> Result<FutureProducer<ClientErrors>, Failure> {
+    cluster
+        .producer_config(message_bytes_max)
+        .create_with_context(errors.clone())
+        .map_err(|e| unusable(&e))
 }
 
 /// Reads `kafka://host:port,host:port/topic`.
@@ -135,35 +153,6 @@ fn configured_limit(settings: &Settings) -> Result<Option<usize>, Failure> {
     })
 }
 
-/// What the brokers say of the topic.
-struct TopicFacts {
-    partitions: u32,
-    /// Its own limit, where it was asked for and the broker tells this user.
-    message_bytes_max: Option<usize>,
-}
-
-/// Asks for the topic before there is a producer, which has to know the topic's limit.
-async fn ask_topic(
-    admin: AdminClient<ClientErrors>,
-    cluster: &Cluster,
-    errors: &ClientErrors,
-    with_limit: bool,
-) -> Result<TopicFacts, Failure> {
-    let (admin, partitions) = in_thread(cluster, errors, move |cluster, errors| {
-        let partitions = count_partitions(admin.inner(), cluster, errors);
-        (admin, partitions)
-    })
-    .await?;
-    // Only a topic that exists has a limit.
-    let message_bytes_max = match (&partitions, with_limit) {
-        (Ok(_), true) => topic_limit(&admin, cluster).await,
-        _ => None,
-    };
-    // Dropping the client waits for its thread to end.
-    in_thread(cluster, errors, move |_, _| drop(admin)).await?;
-    Ok(TopicFacts { partitions: partitions?, message_bytes_max })
-}
-
 /// Runs calls that block a thread.
 async fn in_thread<T: Send + 'static>(
     cluster: &Cluster,
@@ -176,31 +165,35 @@ async fn in_thread<T: Send + 'static>(
 }
 
 /// The topic's `max.message.bytes`, where the broker tells this user.
-async fn topic_limit(admin: &AdminClient<ClientErrors>, cluster: &Cluster) -> Option<usize> {
+async fn topic_limit(cluster: &Cluster, errors: &ClientErrors) -> Result<Option<usize>, Failure> {
+    let admin: AdminClient<ClientErrors> =
+        cluster.config().create_with_context(errors.clone()).map_err(|e| unusable(&e))?;
     let options = AdminOptions::new().request_timeout(Some(LIMIT_WAIT_MAX));
     let topic = ResourceSpecifier::Topic(&cluster.topic);
-    // Brokers of other makes may not know the question.
-    let resources = admin.describe_configs([&topic], &options).await.unwrap_or_default();
+    let described = admin.describe_configs([&topic], &options).await;
+    // Dropping the client waits for its thread to end.
+    in_thread(cluster, errors, move |_, _| drop(admin)).await?;
     let limit = |config: rdkafka::admin::ConfigResource| {
         config
             .get("max.message.bytes")
             .and_then(|entry| entry.value.as_ref()?.parse::<usize>().ok())
     };
-    let found = resources.into_iter().flatten().find_map(limit);
-    found.map(|n| n.clamp(MESSAGE_BYTES_LIMITS.0, MESSAGE_BYTES_LIMITS.1))
+    // Brokers of other makes may not know the question.
+    let found = described.unwrap_or_default().into_iter().flatten().find_map(limit);
+    Ok(found.map(|n| n.clamp(MESSAGE_BYTES_LIMITS.0, MESSAGE_BYTES_LIMITS.1)))
 }
 
 /// How many partitions the topic has. Blocks the thread. A topic that does not exist is created by
 /// the question, if the broker does such things.
-fn count_partitions<C: ClientContext>(
-    client: &Client<C>,
+fn count_partitions(
+    producer: &FutureProducer<ClientErrors>,
     cluster: &Cluster,
     errors: &ClientErrors,
 ) -> Result<u32, Failure> {
     let started = Instant::now();
     loop {
         let is_late = started.elapsed() > REQUEST_WAIT_MAX;
-        match client.fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
+        match producer.client().fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
             Ok(metadata) => match partitions_of(&metadata, &cluster.topic) {
                 Ok(partitions) => return Ok(partitions),
                 Err(error) if is_late || !is_being_created(error) => {
@@ -370,7 +363,7 @@ impl Topic {
         if self.partitions_counted_at.elapsed() > PARTITIONS_COUNT_INTERVAL {
             let producer = self.producer.clone();
             let counted = in_thread(&self.cluster, &self.errors, move |cluster, errors| {
-                count_partitions(producer.client(), cluster, errors)
+                count_partitions(&producer, cluster, errors)
             });
             self.partitions = counted.await??;
             self.partitions_counted_at = Instant::now();

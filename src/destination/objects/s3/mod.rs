@@ -17,9 +17,9 @@ use super::name::Name;
 use super::parts::parts;
 use crate::change::Batch;
 use crate::destination::settings::server_url;
-use crate::destination::{Destination, Driver, Failure, Settings, Target};
+use crate::destination::{Destination, Driver, Failure, Target};
 use crate::validator::Validator;
-use store::ObjectClient;
+use store::{ObjectClient, number};
 
 /// S3.
 pub const DRIVER: Driver = Driver {
@@ -68,15 +68,6 @@ pub const DRIVER: Driver = Driver {
 /// Objects on their way at the same time, unless the URL says otherwise.
 const UPLOADS: usize = 16;
 const UPLOADS_MAX: usize = 64;
-
-/// A numeric option from 1 to `max`.
-fn number(settings: &Settings, key: &str, usual: usize, max: usize) -> Result<usize, Failure> {
-    let Some(text) = settings.parameter(key) else { return Ok(usual) };
-    let number = text.parse::<usize>().ok().filter(|n| (1..=max).contains(n));
-    number.ok_or_else(|| {
-        Failure::misconfigured(format!("{key}={text:?} is not a number from 1 to {max}"))
-    })
-}
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;

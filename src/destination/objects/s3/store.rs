@@ -12,7 +12,6 @@ use object_store::{
 };
 
 use super::bucket::BucketPath;
-use super::number;
 use crate::cause::chain;
 use crate::destination::{Failure, FailureKind, Settings};
 
@@ -38,6 +37,15 @@ pub struct ExistingObject {
     pub content: Bytes,
     /// By which it is replaced only if nobody else has replaced it since.
     pub version: UpdateVersion,
+}
+
+/// The option `key`, a number from 1 to `max`; `usual` without it.
+pub fn number(settings: &Settings, key: &str, usual: usize, max: usize) -> Result<usize, Failure> {
+    let Some(text) = settings.parameter(key) else { return Ok(usual) };
+    let number = text.parse::<usize>().ok().filter(|n| (1..=max).contains(n));
+    number.ok_or_else(|| {
+        Failure::misconfigured(format!("{key}={text:?} is not a number from 1 to {max}"))
+    })
 }
 
 fn client(settings: &Settings, place: &BucketPath) -> Result<AmazonS3, Failure> {
