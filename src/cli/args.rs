@@ -225,7 +225,7 @@ pub struct Streaming {
     max_ack_pending: i64,
     #[arg(long = "maxPendingBuffer", default_value_t = 4_096, hide = true)]
     max_pending_buffer: usize,
-    /// For Snowflake: write rows in stream order, or only if they are newer
+    /// Write whole rows in stream order, or only if they are newer, if the destination can tell
     #[arg(long, hide = true)]
     pub update_strategy: Option<UpdateStrategy>,
 }
@@ -260,12 +260,12 @@ impl Streaming {
         if self.update_strategy != Some(UpdateStrategy::After) {
             return;
         }
-        if apply.driver.parameters.iter().any(|(key, _)| *key == UPDATE_STRATEGY) {
+        if apply.driver.has_parameter(UPDATE_STRATEGY) {
             let parameters = &mut apply.destination.parameters;
             parameters.entry(UPDATE_STRATEGY.into()).or_insert_with(|| "after".into());
         } else {
             warn!(
-                "--update-strategy after is about Snowflake; {} keeps whole rows in stream order",
+                "--update-strategy after has no effect on {}: it keeps whole rows in stream order",
                 apply.driver.title
             );
         }

@@ -152,7 +152,9 @@ impl Supervisor {
             Ok(Ok(())) => info!("session {id} has ended"),
             Ok(Err(why)) => warn!("the end of session {id} was not fully reported to HQ: {why}"),
             Err(_) => {
-                warn!("the end of session {id} was not reported to HQ within {FAREWELL_WAIT_MAX:?}")
+                warn!(
+                    "the end of session {id} was not reported to HQ within {FAREWELL_WAIT_MAX:?}"
+                );
             }
         }
         dir.remove_if_empty(self.options.keep_logs);
