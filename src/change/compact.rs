@@ -162,9 +162,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_one_by_one(spec in prop::collection::vec((0usize..3, prop::bool::weighted(0.3), 0u8..4, any::<u8>()), 0..40)) {
+        fn equals_one_by_one(spec in prop::collection::vec(
+            (0usize..3, prop::bool::weighted(0.3), 0u8..4, any::<u8>()),
+            0..40,
+        )) {
             let schemas = schemas();
-            let changes: Vec<Change> = spec.iter().map(|(s, delete, key, n)| change(&schemas[*s], *delete, *key, *n)).collect();
+            let make = |(s, delete, key, n): &(usize, bool, u8, u8)| {
+                change(&schemas[*s], *delete, *key, *n)
+            };
+            let changes: Vec<Change> = spec.iter().map(make).collect();
             let mut expected = TableRows::new();
             changes.iter().for_each(|c| apply(&mut expected, c));
             let mut table = TableRows::new();

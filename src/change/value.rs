@@ -263,7 +263,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_instant_is_written_as_it_is_read(micros in -377_705_116_800_000_000i64..253_402_300_800_000_000) {
+        fn every_instant_is_written_as_it_is_read(
+            micros in -377_705_116_800_000_000i64..253_402_300_800_000_000
+        ) {
             prop_assert_eq!(time(&rfc3339(micros)), Some(micros));
             if let Ok(known) = jiff::Timestamp::from_microsecond(micros) {
                 prop_assert_eq!(rfc3339(micros), format!("{known:.6}"));

@@ -122,8 +122,8 @@ impl Batcher {
             || self.events >= events_max
     }
 
-    /// When the free destination may take it; `None` while there is nothing to take, or a batch that
-    /// has to end at its replay boundary has not come that far.
+    /// When the free destination may take it; `None` while there is nothing to take, or a batch
+    /// that has to end at its replay boundary has not come that far.
     pub fn due(&self) -> Option<Instant> {
         let (since, _) = self.held?;
         if self.is_full() {

@@ -1,5 +1,5 @@
-//! Finds the changes that a destination rejects: those that it names, or by halving what it rejected
-//! until a change stands alone. Pure: whoever writes says what came of each piece.
+//! Finds the changes that a destination rejects: those that it names, or by halving what it
+//! rejected until a change stands alone. Pure: whoever writes says what came of each piece.
 
 use std::collections::BTreeMap;
 

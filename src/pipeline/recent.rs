@@ -114,8 +114,8 @@ impl Recent {
     }
 
     /// What has come since the last chunk up to `through`, which is durable at the destination.
-    /// What lies beyond may yet become a dead letter, and must then not stand in the way of an older
-    /// version.
+    /// What lies beyond may yet become a dead letter, and must then not stand in the way of an
+    /// older version.
     pub fn chunk(&mut self, through: Position) -> RecentChunk {
         let (durable, later): (Vec<_>, Vec<_>) =
             self.unsaved.drain(..).partition(|(_, e)| e.sequence <= through.sequence);

@@ -89,7 +89,8 @@ impl Resolver {
     pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
         let seen = self.seen.is_some_and(|p| p.contains(delivery.position));
         let step = self.change(delivery, registry);
-        let contained = matches!(&step, Ok(Step::Change(change)) if self.cutover.contains(&change.event, delivery.position));
+        let contains = |event: &Event| self.cutover.contains(event, delivery.position);
+        let contained = matches!(&step, Ok(Step::Change(change)) if contains(&change.event));
         match step {
             Ok(Step::Change(change)) => {
                 // What is contained is not applied, but an older version of its row may follow it.

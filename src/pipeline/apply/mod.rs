@@ -68,9 +68,9 @@ enum WriteAttempt {
 }
 
 impl Applier {
-    /// Connects, acquires the fence, creates the tables of `schemas`. Also returns what was recorded
-    /// of all consumers before. Fails at once where something is missing or wrong: whoever starts
-    /// a program wants to know.
+    /// Connects, acquires the fence, creates the tables of `schemas`. Also returns what was
+    /// recorded of all consumers before. Fails at once where something is missing or wrong: whoever
+    /// starts a program wants to know.
     pub async fn start(
         open: Open,
         options: EngineOptions,

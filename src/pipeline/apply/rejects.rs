@@ -52,8 +52,8 @@ impl Rejects {
         }
     }
 
-    /// Makes a dead letter of the change. Returns `false`, after a wait, where too many of its table
-    /// were rejected in a row: then it has to be tried again.
+    /// Makes a dead letter of the change. Returns `false`, after a wait, where too many of its
+    /// table were rejected in a row: then it has to be tried again.
     pub async fn reject(&mut self, change: &Change, reason: String) -> bool {
         let table = change.event.table().into_owned();
         let run = self.runs.entry(table.clone()).or_default();

@@ -79,8 +79,9 @@ impl StartPosition {
     }
 }
 
-/// Decides where to begin: what the user says comes first, then the checkpoint, an import, the state
-/// file, the feed; last another consumer's checkpoint, which fails where a person has to choose.
+/// Decides where to begin: what the user says comes first, then the checkpoint, an import, the
+/// state file, the feed; last another consumer's checkpoint, which fails where a person has to
+/// choose.
 pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure> {
     let after = |position, source| Ok(StartPosition::After { position, source });
     if inputs.restart {
@@ -183,97 +184,112 @@ mod tests {
 
     const SNAPSHOT_NS: u64 = 1_720_732_611_000_000_000;
 
+    const SINCE_NS: i64 = SNAPSHOT_NS as i64 - CLOCKS_APART_MAX_NS;
+    /// Where the consumer stood when an import set it back: before the snapshot.
+    const BEFORE: Position = Position { sequence: 3, time_ns: SINCE_NS - 1 };
+
+    /// What a start may know, apart from what it is asked.
+    struct Knowledge {
+        none: Cutover,
+        set_back: Cutover,
+        first_import: Cutover,
+        records: [Recorded; 2],
+    }
+
+    fn knowledge() -> Knowledge {
+        Knowledge {
+            none: Cutover::default(),
+            set_back: imported(SNAPSHOT_NS, Some(BEFORE)),
+            first_import: imported(SNAPSHOT_NS, None),
+            records: [record("c", None, "*"), record("old", Some(at(7)), "*")],
+        }
+    }
+
+    impl Knowledge {
+        fn nothing(&self) -> StartInputs<'_> {
+            StartInputs {
+                restart: false,
+                consumer: "c",
+                recorded: None,
+                cutover: &self.none,
+                saved: None,
+                acknowledged: None,
+                records: &[],
+                adoption: &Adoption::Ask,
+            }
+        }
+
+        fn all(&self) -> StartInputs<'_> {
+            StartInputs {
+                recorded: Some(at(5)),
+                cutover: &self.set_back,
+                saved: Some(at(4)),
+                acknowledged: Some(at(2)),
+                records: &self.records,
+                ..self.nothing()
+            }
+        }
+    }
+
+    fn after(position: Position, source: PositionSource) -> StartPosition {
+        StartPosition::After { position, source }
+    }
+
+    type StartCase<'a> = (&'static str, StartInputs<'a>, StartPosition, Option<Position>);
+
+    /// Each case: what is known, where the run begins, and which position is saved for it.
+    fn check(cases: &[StartCase<'_>]) {
+        for (case, inputs, expected, saves) in cases {
+            assert_eq!(start_position(inputs).as_ref(), Ok(expected), "{case}");
+            assert_eq!(expected.to_save(), *saves, "{case}");
+        }
+    }
+
     #[test]
-    fn the_first_that_knows_says_where_to_begin() {
-        let since_ns = SNAPSHOT_NS as i64 - CLOCKS_APART_MAX_NS;
-        // The consumer stood before the snapshot: its other tables are behind.
-        let before = Position { sequence: 3, time_ns: since_ns - 1 };
-        let (none, stood_before, stood_nowhere) =
-            (Cutover::default(), imported(SNAPSHOT_NS, Some(before)), imported(SNAPSHOT_NS, None));
-        let others = [record("c", None, "*"), record("old", Some(at(7)), "*")];
-        let (ask, without, of) = (Adoption::Ask, Adoption::Without, Adoption::Of("old".to_owned()));
-        let nothing = StartInputs {
-            restart: false,
-            consumer: "c",
-            recorded: None,
-            cutover: &none,
-            saved: None,
-            acknowledged: None,
-            records: &[],
-            adoption: &ask,
+    fn the_user_the_checkpoint_and_imports_come_first() {
+        let known = knowledge();
+        let (all, nothing) = (known.all(), known.nothing());
+        let first_import = &known.first_import;
+        let since = |began| StartPosition::Since { since_ns: SINCE_NS, began };
+        let set_back = StartInputs { recorded: None, ..known.all() };
+        let unapplied = StartInputs { cutover: first_import, recorded: None, ..known.all() };
+        let fresh = StartInputs { cutover: first_import, ..nothing };
+        let restart = StartInputs { restart: true, ..known.all() };
+        check(&[
+            ("restart", restart, after(at(0), PositionSource::Restart), Some(at(0))),
+            ("the checkpoint", all, after(at(5), PositionSource::Checkpoint), None),
+            ("an import set it back", set_back, after(BEFORE, PositionSource::Import), None),
+            ("an import before anything was applied", unapplied, since(Some(at(4))), None),
+            ("an import where nobody had streamed", fresh, since(None), None),
+        ]);
+        assert!(known.set_back.had_begun() && !known.first_import.had_begun());
+    }
+
+    #[test]
+    fn then_come_the_state_file_the_feed_and_other_consumers() {
+        let known = knowledge();
+        let of = Adoption::Of("old".to_owned());
+        let local = || StartInputs { cutover: &known.none, recorded: None, ..known.all() };
+        let acknowledged = StartInputs { saved: None, ..local() };
+        let adopted = StartInputs { saved: None, acknowledged: None, adoption: &of, ..local() };
+        let unwanted = StartInputs {
+            adoption: &Adoption::Without,
+            records: &known.records,
+            ..known.nothing()
         };
-        let after = |position, source| StartPosition::After { position, source };
-        let since = |began| StartPosition::Since { since_ns, began };
-        let all = StartInputs {
-            recorded: Some(at(5)),
-            cutover: &stood_before,
-            saved: Some(at(4)),
-            acknowledged: Some(at(2)),
-            records: &others,
-            ..nothing
-        };
-        let no_cutover = StartInputs { cutover: &none, recorded: None, ..all };
-        for (case, inputs, expected, saves) in [
-            (
-                "restart",
-                StartInputs { restart: true, ..all },
-                after(at(0), PositionSource::Restart),
-                Some(at(0)),
-            ),
-            (
-                "the checkpoint",
-                StartInputs { ..all },
-                after(at(5), PositionSource::Checkpoint),
-                None,
-            ),
-            (
-                "an import that set the consumer back",
-                StartInputs { recorded: None, ..all },
-                after(before, PositionSource::Import),
-                None,
-            ),
-            (
-                "an import before the consumer had applied anything",
-                StartInputs { cutover: &stood_nowhere, recorded: None, ..all },
-                since(Some(at(4))),
-                None,
-            ),
-            (
-                "an import at a destination that nobody had streamed to",
-                StartInputs { cutover: &stood_nowhere, ..nothing },
-                since(None),
-                None,
-            ),
-            (
-                "the state file",
-                StartInputs { ..no_cutover },
-                after(at(4), PositionSource::StateFile),
-                Some(at(4)),
-            ),
+        let adopts = PositionSource::Adopted("old".into());
+        check(&[
+            ("the state file", local(), after(at(4), PositionSource::StateFile), Some(at(4))),
             (
                 "what was acknowledged",
-                StartInputs { saved: None, ..no_cutover },
+                acknowledged,
                 after(at(2), PositionSource::Acknowledged),
                 Some(at(2)),
             ),
-            (
-                "another consumer's checkpoint",
-                StartInputs { saved: None, acknowledged: None, adoption: &of, ..no_cutover },
-                after(at(7), PositionSource::Adopted("old".into())),
-                Some(at(7)),
-            ),
-            (
-                "another consumer's checkpoint that is not wanted",
-                StartInputs { adoption: &without, records: &others, ..nothing },
-                StartPosition::FeedDecides,
-                None,
-            ),
-            ("nothing", StartInputs { ..nothing }, StartPosition::FeedDecides, None),
-        ] {
-            assert_eq!(start_position(&inputs), Ok(expected.clone()), "{case}");
-            assert_eq!(expected.to_save(), saves, "{case}");
-        }
-        assert!(stood_before.had_begun() && !stood_nowhere.had_begun());
+            ("another's checkpoint", adopted, after(at(7), adopts), Some(at(7))),
+            ("another's that is not wanted", unwanted, StartPosition::FeedDecides, None),
+            ("nothing", known.nothing(), StartPosition::FeedDecides, None),
+        ]);
     }
 
     #[test]

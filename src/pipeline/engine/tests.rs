@@ -41,7 +41,7 @@ enum AfterLast {
 }
 
 /// What outlives the feed and the destination.
-struct Scene {
+struct EngineScene {
     store: SharedStore,
     state: State,
     acknowledged: AtomicU64,
@@ -57,9 +57,9 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Scene {
-    fn new(restored_at: usize) -> Arc<Scene> {
-        Arc::new(Scene {
+impl EngineScene {
+    fn new(restored_at: usize) -> Arc<EngineScene> {
+        Arc::new(EngineScene {
             store: SharedStore::default(),
             state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
             acknowledged: AtomicU64::new(0),
@@ -81,7 +81,7 @@ impl Scene {
     /// A process with `abilities` whose feed does `after_last`; it ends, or is told to after
     /// `stop_after`.
     async fn run(
-        self: &Arc<Scene>,
+        self: &Arc<EngineScene>,
         abilities: Abilities,
         after_last: AfterLast,
         stop_after: Option<Duration>,
@@ -139,7 +139,7 @@ fn one_by_one() -> Abilities {
 }
 
 struct Script {
-    scene: Arc<Scene>,
+    scene: Arc<EngineScene>,
     /// `None`: not opened yet.
     next: Option<u64>,
     after_last: AfterLast,
@@ -199,7 +199,7 @@ impl Feed for Script {
 
 /// A destination that is restored while it writes.
 struct Restored {
-    scene: Arc<Scene>,
+    scene: Arc<EngineScene>,
     inner: MemoryDestination,
 }
 
@@ -238,7 +238,7 @@ impl Destination for Restored {
 
 #[tokio::test(start_paused = true)]
 async fn a_rewind_while_stopping_ends_with_what_is_durable() {
-    let scene = Scene::new(3);
+    let scene = EngineScene::new(3);
     // The stop comes while the third change is written and the fourth is pending.
     let ended = scene.run(one_by_one(), AfterLast::Idles, Some(SLOW_WRITE / 2)).await;
     assert_eq!(ended, Ok(End::Stopped));
@@ -252,7 +252,7 @@ async fn a_rewind_while_stopping_ends_with_what_is_durable() {
 #[tokio::test(start_paused = true)]
 async fn a_feed_that_has_ended_is_opened_again_where_the_destination_was_rewound_to() {
     for restored_at in [3, MESSAGES as usize] {
-        let scene = Scene::new(restored_at);
+        let scene = EngineScene::new(restored_at);
         let ended = scene.run(one_by_one(), AfterLast::Ends, None).await;
         assert_eq!(ended, Ok(End::CaughtUp));
         assert_eq!((scene.position(), scene.rows()), (Some(MESSAGES), MESSAGES as usize));
@@ -262,7 +262,7 @@ async fn a_feed_that_has_ended_is_opened_again_where_the_destination_was_rewound
 
 #[tokio::test(start_paused = true)]
 async fn a_rewind_behind_a_feed_that_cannot_be_read_again_is_an_error() {
-    let scene = Scene::new(MESSAGES as usize);
+    let scene = EngineScene::new(MESSAGES as usize);
     let ended = scene.run(one_by_one(), AfterLast::EndsForGood, None).await;
     let why = FeedError::Misconfigured("it can be read only once".into());
     assert_eq!(ended, Err(Halt::Feed(why)));
@@ -271,7 +271,7 @@ async fn a_rewind_behind_a_feed_that_cannot_be_read_again_is_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_does_not_cut_a_batch_that_has_to_end_where_it_once_ended() {
-    let scene = Scene::new(usize::MAX);
+    let scene = EngineScene::new(usize::MAX);
     let beyond = Position { sequence: MESSAGES + 4, time_ns: 0 };
     scene.state.save_intent("test", beyond).unwrap_or_else(|e| panic!("{e}"));
     let appends = Abilities { checkpoint_in: CheckpointIn::StateFile, ..memory::ABILITIES };

@@ -149,22 +149,13 @@ impl Maker {
         }
         let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
         let position = Position { sequence: number, time_ns: 0 };
-        if self.abilities.write_mode == WriteMode::Upsert && self.rules.is_none() {
-            return Ok(Some(Change {
-                event,
-                subject: Box::default(),
-                position,
-                schema: Some(self.schema.clone()),
-                row: slots,
-                key,
-            }));
-        }
-        let tokens: Vec<&str> = slots[..self.schema.keys]
-            .iter()
-            .filter_map(|slot| slot.present(event.payload()))
-            .collect();
-        let text = event_of(&event, &self.schema, &tokens, &self.name, number);
-        if self.rules.as_ref().is_some_and(|rules| !rules.wants(&self.schema.table, &text)) {
+        let as_event = || {
+            let keys = slots[..self.schema.keys].iter();
+            let tokens: Vec<&str> = keys.filter_map(|slot| slot.present(event.payload())).collect();
+            event_of(&event, &self.schema, &tokens, &self.name, number)
+        };
+        let wants = |rules: &Arc<Validator>| rules.wants(&self.schema.table, &as_event());
+        if self.rules.as_ref().is_some_and(|rules| !wants(rules)) {
             return Ok(None);
         }
         if self.abilities.write_mode == WriteMode::Upsert {
@@ -177,6 +168,7 @@ impl Maker {
                 key,
             }));
         }
+        let text = as_event();
         let event = self.decoder.decode(text.into()).map_err(row)?;
         let (schema, slots, key) = match self.abilities.needs_schemas() {
             true => {

@@ -72,7 +72,7 @@ fn percent_encoding(text: &str) -> String {
 }
 
 /// A server that HQ configures, PostgreSQL as its destination, and two releases to update to.
-struct Life {
+struct ServerLife {
     site: Site,
     database: String,
     url: String,
@@ -81,9 +81,9 @@ struct Life {
     server: Running,
 }
 
-impl Life {
+impl ServerLife {
     /// Enrolled and started, and not configured yet.
-    async fn begin() -> Life {
+    async fn begin() -> ServerLife {
         let site = Site::with_history("life", 61, 2_000).await;
         let (database, url) = postgres::shared().database().await;
         let publisher = Publisher::new(site.dir.path());
@@ -110,7 +110,7 @@ impl Life {
         let words =
             ["-v", "--release-url", &releases, "--release-key", &key, "--self-update", "always"];
         let server = site.server_of(&program, &words);
-        Life { site, database, url, program, server }
+        ServerLife { site, database, url, program, server }
     }
 
     fn config(&self) -> String {
@@ -276,7 +276,7 @@ fn assert_files_are_clean(site: &Site, secrets: &Secrets) {
 /// secret to be found.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_from_nothing_to_its_end() {
-    let life = Life::begin().await;
+    let life = ServerLife::begin().await;
     let session = life.site.session(0).await;
     life.site.until_log("configure one at HQ", 1).await;
     life.takes_a_configuration(&session).await;

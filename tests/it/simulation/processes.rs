@@ -32,12 +32,15 @@ const SCHEMAS: [&str; 3] = [
     r#"{"table":"b","modelVersion":"1","primaryKeys":["k","id"],"properties":{"id":{"type":"string"},"k":{"type":"integer"},"n":{"type":"string"}}}"#,
 ];
 
+/// How long a process that was told to stop is waited for: its crash may have hit another one.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(120);
+
 /// How a process ends, unless it crashes before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Life {
     /// It is killed.
     Killed(Duration),
-    /// It is told to stop.
+    /// It is told to stop, and killed if that takes too long.
     Stopped(Duration),
     /// Nothing is left to do.
     CaughtUp,
@@ -133,7 +136,7 @@ async fn end_of(life: Life, stopper: &watch::Sender<bool>) {
         Life::Stopped(after) => {
             sleep(after).await;
             stopper.send_replace(true);
-            std::future::pending::<()>().await;
+            sleep(STOP_WAIT_MAX).await;
         }
         Life::CaughtUp => std::future::pending().await,
     }
