@@ -378,8 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_what_it_was_given_and_bounds_the_recent_rows() -> Result<(), Box<dyn std::error::Error>>
-    {
+    fn keeps_what_is_saved_and_bounds_the_recent_rows() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let at = |sequence| Position { sequence, time_ns: 7 };
         {
