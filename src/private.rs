@@ -11,11 +11,17 @@ const OWNER_ONLY: u32 = 0o600;
 
 /// Options with which a file that is created is private; one that exists keeps its rights. The
 /// caller adds how it is opened.
+#[cfg(unix)]
 pub fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, OWNER_ONLY);
     options
+}
+
+/// Ordinary options: Windows has no such mode. The caller adds how the file is opened.
+#[cfg(not(unix))]
+pub fn options() -> OpenOptions {
+    OpenOptions::new()
 }
 
 /// Creates a private file for writing; fails if `path` exists.

@@ -22,7 +22,7 @@ const SIGNALS_MAX: usize = 16;
 
 /// The operating system's own streams of signals.
 #[cfg(unix)]
-struct SignalStreams {
+struct UnixSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -31,12 +31,12 @@ struct SignalStreams {
 }
 
 #[cfg(unix)]
-impl SignalStreams {
-    fn listen() -> std::io::Result<SignalStreams> {
+impl UnixSignals {
+    fn listen() -> std::io::Result<UnixSignals> {
         use tokio::signal::unix::{SignalKind, signal};
         let hung_up =
             if std::io::stderr().is_terminal() { OsSignal::End } else { OsSignal::Reload };
-        Ok(SignalStreams {
+        Ok(UnixSignals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
@@ -53,8 +53,9 @@ impl SignalStreams {
     }
 }
 
+/// The operating system's own streams of signals.
 #[cfg(windows)]
-struct SignalStreams {
+struct WindowsSignals {
     interrupt: tokio::signal::windows::CtrlC,
     close: tokio::signal::windows::CtrlClose,
     shutdown: tokio::signal::windows::CtrlShutdown,
@@ -62,10 +63,10 @@ struct SignalStreams {
 }
 
 #[cfg(windows)]
-impl SignalStreams {
-    fn listen() -> std::io::Result<SignalStreams> {
+impl WindowsSignals {
+    fn listen() -> std::io::Result<WindowsSignals> {
         use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
-        Ok(SignalStreams {
+        Ok(WindowsSignals {
             interrupt: ctrl_c()?,
             close: ctrl_close()?,
             shutdown: ctrl_shutdown()?,
@@ -87,7 +88,10 @@ impl OsSignals {
     /// Listens from now on; the signals have no other effect any more.
     pub fn listen() -> std::io::Result<OsSignals> {
         let (sender, signals) = mpsc::channel(SIGNALS_MAX);
-        let mut streams = SignalStreams::listen()?;
+        #[cfg(unix)]
+        let mut streams = UnixSignals::listen()?;
+        #[cfg(windows)]
+        let mut streams = WindowsSignals::listen()?;
         tokio::spawn(async move {
             let mut ends = 0;
             loop {
