@@ -8,10 +8,10 @@ use mysql_async::{Conn, Row};
 use serde_json::{Value, json};
 
 use crate::services::eds::{replay, schema, upsert};
+use crate::services::eventually;
 use crate::services::mysql::{Flavour, MySql, PASSWORD, RIGHTS, shared};
 use crate::services::nats::Nats;
 use crate::services::scene::{COMPANIES, assert_equal, publish};
-use crate::services::{at_once, eventually};
 use eds::sandbox::shop::{Shop, ShopOptions};
 
 const BOTH: [Flavour; 2] = [Flavour::MySql, Flavour::MariaDb];
@@ -85,7 +85,7 @@ async fn every_tls_mode_does_what_it_says() {
         (format!("{url}?tls=true&ssl-ca={other}"), false),
         (format!("{url}?tls=true"), false),
     ];
-    at_once(cases, |(url, works)| {
+    for (url, works) in cases {
         let output = replay(&url, &json!({}), &[], &[]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(
@@ -95,7 +95,7 @@ async fn every_tls_mode_does_what_it_says() {
             url.split_once('?').map_or("", |(_, q)| q)
         );
         assert!(works || said.contains("certificate"), "{said}");
-    });
+    }
     let plain = shared(Flavour::MariaDb).database().await.1;
     assert!(
         replay(&format!("{plain}?tls=preferred"), &json!({}), &[], &[]).status.success(),

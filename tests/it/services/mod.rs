@@ -141,7 +141,8 @@ pub async fn eventually(what: &str, limit: Duration, mut there: impl AsyncFnMut(
 }
 
 /// Checks all cases at the same time, for those that spend theirs waiting. One that fails prints
-/// its own message, and fails the test.
+/// its own message, and fails the test. At most one case may write into a destination: of two that
+/// do, EDS ends one.
 pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
     let check = &check;
     std::thread::scope(|scope| {
