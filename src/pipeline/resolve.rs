@@ -10,7 +10,7 @@ use super::dead_letter::DeadLetter;
 use super::recent::Recent;
 use crate::change::decode::ColumnOrder;
 use crate::change::filter::TableFilter;
-use crate::change::{Change, Cutover, Decoder, Malformed, Position, TableSchema};
+use crate::change::{Change, Cutover, Decoder, Event, Malformed, Position, TableSchema};
 use crate::destination::{Abilities, WriteMode};
 use crate::feed::{Delivery, Encoding};
 use crate::registry::Registry;

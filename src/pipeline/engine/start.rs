@@ -127,10 +127,10 @@ fn adopted(inputs: &StartInputs<'_>) -> Result<Option<(Position, String)>, Failu
         Adoption::Without => Ok(None),
         Adoption::Ask if others.is_empty() => Ok(None),
         Adoption::Ask => Err(Failure::misconfigured(format!(
-            "the destination was filled by another consumer: {names}. This one, {}, knows no \
-             position of its own (was the server enrolled anew?). \
-             --adopt-checkpoint NAME goes on where that one ended, --adopt-checkpoint none \
-             begins with new changes; an import begins with what it loads",
+            "the destination has the checkpoint of another consumer: {names}. This one, {}, has \
+             none (was the server enrolled again?). --adopt-checkpoint NAME resumes from that \
+             checkpoint, --adopt-checkpoint none starts with new changes only; an import loads \
+             everything",
             inputs.consumer
         ))),
         Adoption::Of(name) => match others.iter().find(|(other, _)| other == name) {
