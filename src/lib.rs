@@ -1,5 +1,6 @@
 //! EDS: streams a business system's change events into a destination and keeps it equal to their
 //! source.
+#![warn(missing_docs)]
 
 pub mod backoff;
 pub mod cause;

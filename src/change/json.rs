@@ -450,7 +450,11 @@ mod tests {
         }
 
         #[test]
-        fn agrees_with_serde_json_on_damaged_text(value in json(), at: prop::sample::Index, byte: u8) {
+        fn agrees_with_serde_json_on_damaged_text(
+            value in json(),
+            at: prop::sample::Index,
+            byte: u8,
+        ) {
             let mut bytes = value.to_string().into_bytes();
             let at = at.index(bytes.len());
             bytes[at] = byte;

@@ -27,13 +27,27 @@ pub enum WorkerCommand {
         api_url: Option<String>,
     },
     /// Stop fetching; done once all that was fetched is applied.
-    Pause { id: u64 },
+    Pause {
+        /// The number that the answer names.
+        id: u64,
+    },
     /// Done once changes are fetched again.
-    Unpause { id: u64 },
+    Unpause {
+        /// The number that the answer names.
+        id: u64,
+    },
     /// Pause, import, go on; done once the import is.
-    Import { id: u64, schema_only: bool },
+    Import {
+        /// The number that the answer names.
+        id: u64,
+        /// Only the tables are created; no rows are loaded.
+        schema_only: bool,
+    },
     /// Close the log file and begin another; done with the new one.
-    RotateLog { id: u64 },
+    RotateLog {
+        /// The number that the answer names.
+        id: u64,
+    },
     /// End in order. The end of the pipe means the same.
     Stop,
 }
@@ -55,12 +69,14 @@ pub enum WorkerEvent {
     Ready,
     /// It lives; every minute.
     Beat {
+        /// Its counts since it began.
         metrics: Metrics,
-        /// Unix nanoseconds.
+        /// Since when it is paused, in Unix nanoseconds.
         paused_since: Option<i64>,
     },
     /// The answer to the command of this number.
     Done {
+        /// The command's number.
         id: u64,
         /// Why it failed, if it did.
         error: Option<String>,
@@ -68,7 +84,10 @@ pub enum WorkerEvent {
         log: Option<PathBuf>,
     },
     /// It ends, for a reason that a restart does not cure.
-    GivesUp { why: String },
+    GivesUp {
+        /// The reason, with its cure.
+        why: String,
+    },
 }
 
 #[cfg(test)]

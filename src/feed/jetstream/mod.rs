@@ -1,4 +1,4 @@
-//! NATS JetStream: a durable pull consumer that is opened at a position of ours, in stream order.
+//! NATS JetStream: a durable pull consumer that delivers in stream order from a given position on.
 
 pub mod api;
 pub mod connect;
@@ -22,37 +22,46 @@ use pull::OpenPull;
 /// The stream that carries the changes.
 pub const STREAM: &str = "dbchange";
 
+/// After so long without an acknowledgement the server delivers a message again.
 const ACK_WAIT: Duration = Duration::from_secs(5 * 60);
+/// The server removes a consumer that nobody has read for so long.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(3 * 24 * 60 * 60);
-/// How long a pull of a process that is gone may still hold its place; then whoever waits is alive.
+/// How long the last pull of a process that has ended may still wait at the server. A pull that
+/// waits for longer belongs to a process that runs.
 const WAITING_GONE_MAX: Duration = Duration::from_secs(6);
-/// How long the confirmation of the last acknowledgement is waited for.
+/// How long to wait for the confirmation of the last acknowledgement.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// What the consumer is to be like.
+/// What kind of consumer the feed uses.
 #[derive(Clone, Debug)]
 pub struct JetStreamSettings {
+    /// The durable consumer's name.
     pub durable: String,
-    /// `*` for all.
+    /// Ids of the companies whose changes are delivered; `*` for all.
     pub companies: Vec<String>,
+    /// [`AckPolicy::All`], or [`AckPolicy::Explicit`] for compatibility with the Go program.
     pub policy: AckPolicy,
+    /// The server delivers no more while so many messages are not acknowledged.
     pub max_ack_pending: i64,
-    /// Messages per pull.
+    /// Messages per pull, at most.
     pub batch: usize,
-    /// Where to begin if nothing at all is known.
+    /// Where to begin if nothing is known of an earlier run.
     pub start: Start,
 }
 
+/// The feed. Opening it recreates the durable consumer at the server, unless that already stands at
+/// the wanted position.
 pub struct JetStream {
     api: Api,
     settings: JetStreamSettings,
     opening: Option<OpenPull>,
-    /// Where the consumer stood when it was opened: once deliveries are under way, the server does
-    /// not tell any more.
+    /// The consumer's acknowledgement floor when it was opened: the server does not report it while
+    /// deliveries are not acknowledged.
     opened_at: Option<u64>,
 }
 
 impl JetStream {
+    /// A feed that is not open. Nothing is sent yet.
     pub fn new(link: Link, settings: JetStreamSettings) -> JetStream {
         JetStream {
             api: Api { link, stream: STREAM.into() },
@@ -87,7 +96,7 @@ impl JetStream {
         }
     }
 
-    /// The durable as it is.
+    /// The durable consumer at the server; `None` if there is none.
     async fn existing(&self) -> Result<Option<ConsumerInfo>, FeedError> {
         match self.api.info(&self.settings.durable).await {
             Ok(info) => Ok(Some(info)),
@@ -100,8 +109,8 @@ impl JetStream {
         format!("consumer {} on stream {STREAM}", self.settings.durable)
     }
 
-    /// Somebody who pulls all the time is another EDS; a pull left by one that died ends within its
-    /// expiry.
+    /// Waits until nobody else reads the consumer. A pull that a dead process left ends when it
+    /// expires; a consumer that is still read after that is another EDS's.
     async fn alone(&self, mut info: ConsumerInfo) -> Result<ConsumerInfo, FeedError> {
         let deadline = Instant::now() + WAITING_GONE_MAX;
         while info.num_waiting > 0 {
@@ -121,7 +130,7 @@ impl JetStream {
         Ok(info)
     }
 
-    /// A fresh durable that starts where `policy` says.
+    /// Creates the durable consumer as `config` says, in place of one that exists.
     async fn make(
         &self,
         config: &ConsumerConfig,
@@ -149,8 +158,8 @@ impl JetStream {
         Ok(info)
     }
 
-    /// The consumer at `after`: as it is where it stands there with nothing under way, else made
-    /// anew.
+    /// The consumer at `after`. It is used as it is if it stands there and everything delivered is
+    /// acknowledged; else it is recreated there. Also returns warnings for the user.
     async fn stand_at(
         &self,
         after: Option<Position>,
@@ -178,22 +187,22 @@ impl JetStream {
             .probe(DeliverPolicy::New, &ConsumerConfig::default())
             .await
             .map_err(|e| e.or_fail("the end of the stream"))?;
-        let anew = last.delivered.stream_seq < position.sequence;
-        if anew {
+        let recreated = last.delivered.stream_seq < position.sequence;
+        if recreated {
             warnings.push(format!(
                 "the stream {STREAM} ends at sequence {}, before our position {}: it was recreated \
                  and is read from its beginning; changes in between need an import",
                 last.delivered.stream_seq, position.sequence
             ));
         }
-        let start = if anew { 1 } else { position.sequence + 1 };
+        let start = if recreated { 1 } else { position.sequence + 1 };
         let config = ConsumerConfig {
             deliver_policy: DeliverPolicy::ByStartSequence,
             opt_start_seq: Some(start),
             ..wanted.clone()
         };
         let info = self.make(&config, existing.is_some()).await?;
-        if !anew && position.sequence > 0 && info.delivered.stream_seq > position.sequence {
+        if !recreated && position.sequence > 0 && info.delivered.stream_seq > position.sequence {
             warnings.extend(self.gap(position, &info, idle_ns).await);
         }
         info!(
@@ -205,7 +214,8 @@ impl JetStream {
         Ok((info, warnings))
     }
 
-    /// The consumer anew, from what was published at `since_ns` on: after an import.
+    /// Recreates the consumer so that it begins with what was published at `since_ns`: after an
+    /// import.
     async fn stand_since(
         &self,
         since_ns: i64,
@@ -230,7 +240,7 @@ impl JetStream {
             .await
             .map_err(|e| e.or_fail("the beginning of the stream"))?;
         let mut warnings = Vec::new();
-        // Something was purged, and what is there is younger than the snapshot.
+        // The stream has lost its beginning, and its oldest message is younger than the snapshot.
         if first.delivered.stream_seq > 0
             && let Some(oldest) = self.oldest_time(first.delivered.stream_seq + 1).await
             && oldest > since_ns + CLOCKS_APART_MAX_NS
@@ -248,12 +258,12 @@ impl JetStream {
         Ok((info, warnings))
     }
 
-    /// Where nothing is known but what the durable itself was made for.
+    /// The configuration of a consumer if EDS knows no position, with warnings for the user.
     fn first_start(&self, existing: Option<&ConsumerInfo>) -> (ConsumerConfig, Vec<String>) {
         let wanted = self.wanted();
         if let Some(info) = existing {
-            // Made by upstream, with deliveries under way and none acknowledged: they began when it
-            // was made.
+            // The Go program created it, and nothing is acknowledged yet: its deliveries began when
+            // it was created.
             let since = info.config.opt_start_time.clone().unwrap_or_else(|| info.created.clone());
             return (
                 ConsumerConfig {
@@ -269,8 +279,7 @@ impl JetStream {
                 (ConsumerConfig { deliver_policy: DeliverPolicy::All, ..wanted }, Vec::new())
             }
             Start::NewOnly => {
-                let warning = "there is no checkpoint of an earlier run: only new changes are \
-                               streamed. --restart streams everything that the stream still has";
+                let warning = "there is no checkpoint of an earlier run: only new changes are streamed. --restart streams everything that the stream still has";
                 (
                     ConsumerConfig { deliver_policy: DeliverPolicy::New, ..wanted },
                     vec![warning.into()],
@@ -279,8 +288,9 @@ impl JetStream {
         }
     }
 
-    /// Changes after our position are no longer in the stream. Whether any was for us shows the
-    /// time at which nothing was pending: retention removes the oldest first.
+    /// A warning if changes after `position` are no longer in the stream and some may have been for
+    /// this consumer. None was if nothing was pending at a time that the stream still covers,
+    /// because retention removes the oldest messages first.
     async fn gap(
         &self,
         position: Position,
@@ -305,7 +315,7 @@ impl JetStream {
         ))
     }
 
-    /// When the message at `sequence` was published.
+    /// When the first message from `sequence` on was published, Unix nanoseconds.
     async fn oldest_time(&self, sequence: u64) -> Option<i64> {
         let config = ConsumerConfig {
             name: format!("eds-probe-{}", uuid::Uuid::new_v4().simple()),

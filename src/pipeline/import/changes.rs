@@ -18,6 +18,7 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Loads into `inner`, which keeps every change; the state file keeps how far its files are.
     pub fn new(inner: Box<dyn Destination>, state: State) -> Kept {
         Kept { inner, state }
     }

@@ -10,14 +10,19 @@ use crate::destination::import::FileProgress;
 /// One table's numbers.
 #[derive(Clone, Debug, Default)]
 pub struct TableCount {
+    /// Files of the table, as far as they are known.
     pub files: u64,
+    /// Files that are loaded.
     pub files_done: u64,
     /// Files whose size is known, and their stored bytes.
     pub files_known: u64,
+    /// Bytes of the files that were downloaded.
     pub bytes: u64,
     /// Stored bytes that are loaded.
     pub bytes_done: u64,
+    /// Rows that are loaded.
     pub rows: u64,
+    /// Lines that were left out.
     pub skipped: u64,
     files_done_here: u64,
     /// Rows that an earlier run loaded.
@@ -35,6 +40,7 @@ impl TableCount {
         self.started.map_or(Duration::ZERO, |start| end.saturating_duration_since(start))
     }
 
+    /// Whether all rows of the table are loaded and its key is made.
     pub fn is_done(&self) -> bool {
         self.ended.is_some()
     }
@@ -92,12 +98,14 @@ impl Counts {
         });
     }
 
+    /// A file of the table is being loaded from now on.
     pub fn begins(&self, table: &str) {
         self.update(table, |count| {
             count.started.get_or_insert_with(Instant::now);
         });
     }
 
+    /// A piece of a file is durable: its rows, the lines left out of it, and its bytes.
     pub fn loaded(&self, table: &str, rows: u64, skipped: u64, bytes: u64) {
         self.update(table, |count| {
             count.rows += rows;
@@ -106,6 +114,7 @@ impl Counts {
         });
     }
 
+    /// A file of the table is loaded to its end.
     pub fn file_done(&self, table: &str) {
         self.update(table, |count| {
             count.files_done += 1;
@@ -113,10 +122,12 @@ impl Counts {
         });
     }
 
+    /// All rows of the table are loaded; its key is being made.
     pub fn finishing(&self, table: &str) {
         self.update(table, |count| count.finishing = true);
     }
 
+    /// Nothing of the table is left to do.
     pub fn done(&self, table: &str) {
         self.update(table, |count| {
             count.finishing = false;
@@ -129,10 +140,12 @@ impl Counts {
         *self.downloaded.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
     }
 
+    /// Bytes that were received, less those that have to come again.
     pub fn bytes_downloaded(&self) -> u64 {
         u64::try_from(*self.downloaded.lock().unwrap_or_else(PoisonError::into_inner)).unwrap_or(0)
     }
 
+    /// The counts of all tables by name, as they are now.
     pub fn snapshot(&self) -> BTreeMap<String, TableCount> {
         self.tables().clone()
     }

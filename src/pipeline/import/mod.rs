@@ -51,13 +51,16 @@ pub type ExportSource = Box<
 /// What becomes of a table's rows that the export lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
+    /// They go: the table becomes what the export says.
     Replace,
+    /// They stay.
     Keep,
 }
 
 /// One table of an import.
 #[derive(Clone, Debug)]
 pub struct TablePlan {
+    /// The table, in the version that its rows are written in.
     pub schema: Arc<TableSchema>,
     /// Names of its files.
     pub files: Vec<String>,
@@ -65,10 +68,14 @@ pub struct TablePlan {
     pub at: Version,
 }
 
+/// What is to be imported, and how.
 #[derive(Clone)]
 pub struct ImportPlan {
+    /// The export job's id: what was loaded under it before is not loaded again.
     pub job: String,
+    /// The tables, in any order.
     pub tables: Vec<TablePlan>,
+    /// What becomes of rows that the export lacks, in all tables.
     pub mode: Mode,
     /// Begin again, whatever was loaded before.
     pub anew: bool,
@@ -86,10 +93,15 @@ pub struct ImportPlan {
 
 /// What an import is made of.
 pub struct ImportDeps {
+    /// What is to be imported.
     pub plan: ImportPlan,
+    /// Opens a connection to the destination; called for each loader and after each failure.
     pub connect: Connect,
+    /// What the destination can do.
     pub abilities: Abilities,
+    /// Brings the files that are not loaded yet, as they are downloaded.
     pub source: ExportSource,
+    /// Counts for progress bars and the report.
     pub counts: Arc<Counts>,
     /// Becomes true when the import is to end; what is done by then is kept.
     pub stop: watch::Receiver<bool>,
@@ -98,9 +110,11 @@ pub struct ImportDeps {
 /// A row that could not be loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadRow {
+    /// The name of the file.
     pub file: String,
     /// From 1.
     pub line: u64,
+    /// What is wrong with it, without its values.
     pub why: String,
 }
 
@@ -114,14 +128,26 @@ impl std::fmt::Display for BadRow {
 /// kept.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ImportError {
+    /// The destination failed, and waiting does not cure it.
     #[error("{0}")]
     Destination(#[from] Failure),
+    /// A row cannot be loaded, and no more may be left out.
     #[error("{0}")]
     BadRow(BadRow),
+    /// A file cannot be read to its end.
     #[error("{} is damaged after line {after_line}: {why}", path.display())]
-    Damaged { path: PathBuf, after_line: u64, why: String },
+    Damaged {
+        /// Where the file is.
+        path: PathBuf,
+        /// The last line that could be read.
+        after_line: u64,
+        /// What the reader said.
+        why: String,
+    },
+    /// A file could not be had.
     #[error("{0}")]
     ExportSource(String),
+    /// A person or the supervisor ended it.
     #[error("stopped")]
     Stopped,
 }
