@@ -9,7 +9,6 @@ pub mod cli;
 pub mod clock;
 #[cfg(feature = "http")]
 pub mod config;
-#[cfg(feature = "server")]
 pub mod destination;
 pub mod duration;
 pub mod export;

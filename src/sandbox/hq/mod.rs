@@ -17,7 +17,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -174,7 +174,7 @@ impl SandboxHq {
         #[cfg(feature = "jetstream")]
         let api = api
             .route("/v3/eds/internal/enroll/{code}", get(sessions::enroll))
-            .route("/uploads/{session}/{kind}", put(sessions::upload))
+            .route("/uploads/{session}/{kind}", axum::routing::put(sessions::upload))
             .route("/releases/download/{tag}/{file}", get(sessions::release));
         let api = api
             .layer(axum::extract::DefaultBodyLimit::max(UPLOAD_BYTES_MAX))
