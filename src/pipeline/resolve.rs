@@ -97,11 +97,14 @@ impl Resolver {
                 // Who keeps every change keeps the older one, too.
                 let stale =
                     self.abilities.write_mode == WriteMode::Upsert && self.recent.is_stale(&change);
-                match (seen, contained, stale) {
-                    (true, ..) => Resolved::Passed(Pass::Seen),
-                    (false, true, _) => Resolved::Passed(Pass::Imported),
-                    (false, false, true) => Resolved::Passed(Pass::Stale),
-                    (false, false, false) => Resolved::Change(change),
+                if seen {
+                    Resolved::Passed(Pass::Seen)
+                } else if contained {
+                    Resolved::Passed(Pass::Imported)
+                } else if stale {
+                    Resolved::Passed(Pass::Stale)
+                } else {
+                    Resolved::Change(change)
                 }
             }
             // It was applied or became a dead letter before: only the memory of rows asks for it.

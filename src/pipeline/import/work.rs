@@ -118,7 +118,10 @@ impl Outage {
         let may_pass = failure.kind == FailureKind::Unavailable
             || (failure.kind == FailureKind::SchemaMismatch && self.backoff.tries() < RESHAPES_MAX);
         if !may_pass || self.since.get_or_insert_with(Instant::now).elapsed() > OUTAGE_WAIT_MAX {
-            return Err(failure.into());
+            return match is_overtaken(&self.shared, destination).await {
+                true => Err(another_import().into()),
+                false => Err(failure.into()),
+            };
         }
         if let Some(old) = destination.take() {
             let _ = old.close().await;
@@ -129,6 +132,20 @@ impl Outage {
         sleep(self.backoff.next(&self.shared.plan.job)).await;
         Ok(())
     }
+}
+
+/// Whether another import has begun: then a rejection or a table that is gone says nothing about
+/// our rows, because the names that we load into are the other one's. Where the destination does
+/// not answer, the failure at hand says more.
+async fn is_overtaken(
+    shared: &Arc<ImportContext>,
+    destination: &mut Option<Box<dyn Destination>>,
+) -> bool {
+    let status = async {
+        let loader = loader(open(shared, destination).await?)?;
+        loader.job_status(&shared.plan.job).await
+    };
+    matches!(status.await, Ok(None))
 }
 
 /// What came of a piece.
@@ -269,7 +286,10 @@ impl LoadWorker {
             match self.try_load(batch, piece, doubtful).await {
                 Ok(()) => return Ok(LoadAttempt::Loaded),
                 Err(failure) if failure.kind == FailureKind::Rejected && rows > 0 => {
-                    return Ok(LoadAttempt::Refused(failure));
+                    return match is_overtaken(&self.shared, &mut self.destination).await {
+                        true => Err(another_import().into()),
+                        false => Ok(LoadAttempt::Refused(failure)),
+                    };
                 }
                 Err(failure) => outage.wait(failure, &mut self.destination).await?,
             }

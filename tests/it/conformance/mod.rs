@@ -112,6 +112,8 @@ macro_rules! conformance {
                 a_bad_row_leaves_nothing => promises::a_bad_row_leaves_nothing,
                 the_checkpoint_comes_back => promises::the_checkpoint_comes_back,
                 the_replaced_commit_nothing => promises::the_replaced_commit_nothing,
+                a_table_of_a_former_version_is_refused =>
+                    promises::a_table_of_a_former_version_is_refused,
                 steps_can_be_repeated => promises::steps_can_be_repeated,
                 a_prefix_keeps_apart => promises::a_prefix_keeps_apart,
                 a_dry_run_writes_nothing => promises::a_dry_run_writes_nothing,

@@ -164,6 +164,31 @@ pub async fn the_checkpoint_comes_back(database: &dyn Database) {
     assert!(later.epoch.get() > process.epoch.get());
 }
 
+/// Before 0.1.0 the table of cutovers had a column of another name: it is refused with the cure,
+/// and the cure works.
+pub async fn a_table_of_a_former_version_is_refused(database: &dyn Database) {
+    let process = Process::new(database);
+    let mut destination = process.connect().await;
+    ok(destination.checkpoint(Claim::Acquire).await);
+    let table = database.quoted("_eds_import");
+    database.run(&format!("DROP TABLE {table}")).await;
+    let key = "consumer VARCHAR(100) NOT NULL, table_name VARCHAR(100) NOT NULL";
+    let rest = "format INTEGER NOT NULL, PRIMARY KEY (consumer, table_name)";
+    let create = |column| format!("CREATE TABLE {table} ({key}, {column} VARCHAR(200), {rest})");
+    database.run(&create("seam")).await;
+    drop(destination);
+    let mut destination = process.connect().await;
+    let refused = destination.cutover().await;
+    let names_the_cure = |failure: &Failure| {
+        failure.kind == FailureKind::Misconfigured
+            && failure.text.contains("rename its column seam to cutover")
+    };
+    assert!(refused.as_ref().is_err_and(names_the_cure), "{refused:?}");
+    database.run(&format!("DROP TABLE {table}")).await;
+    database.run(&create("cutover")).await;
+    ok(destination.cutover().await);
+}
+
 /// The older of two processes commits nothing more, whatever it holds, and is told why.
 pub async fn the_replaced_commit_nothing(database: &dyn Database) {
     let (older, newer, words) = (Process::new(database), Process::new(database), words());
