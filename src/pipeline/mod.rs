@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backoff::RETRY_WAITS;
 use crate::change::filter::TableFilter;
 use crate::destination::Abilities;
 use crate::validator::Validator;
@@ -73,8 +72,3 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
         std::future::pending::<()>().await;
     }
 }
-
-/// The first wait between tries.
-pub const RETRY_WAIT_MIN: Duration = RETRY_WAITS.first;
-/// The longest wait between tries.
-pub const RETRY_WAIT_MAX: Duration = RETRY_WAITS.longest;

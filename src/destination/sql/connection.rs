@@ -191,13 +191,16 @@ pub trait SqlCatalog: Send {
 pub trait RowWriter: SqlSession {
     /// Gets ready to write the group: temporary tables, files on a stage.
     ///
-    /// Called once for each group of a batch, in order, before the transaction begins.
+    /// Called once for each group of a batch, in order, before the transaction begins. Most
+    /// databases need nothing.
     async fn prepare(
         &mut self,
-        renderer: &Renderer,
-        batch: &Arc<Batch>,
-        group: usize,
-    ) -> Result<(), Failure>;
+        _renderer: &Renderer,
+        _batch: &Arc<Batch>,
+        _group: usize,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Begins the transaction, writes the whole batch and the fence, and leaves the transaction
     /// open, where the driver can do all of that in one exchange. Answers how many rows the fence

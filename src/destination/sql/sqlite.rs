@@ -235,15 +235,6 @@ impl SqlCatalog for SqliteConnection {
 
 #[async_trait]
 impl RowWriter for SqliteConnection {
-    async fn prepare(
-        &mut self,
-        _renderer: &Renderer,
-        _batch: &Arc<Batch>,
-        _group: usize,
-    ) -> Result<(), Failure> {
-        Ok(())
-    }
-
     async fn write(
         &mut self,
         renderer: &Renderer,

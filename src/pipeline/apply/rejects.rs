@@ -6,11 +6,10 @@ use std::sync::Arc;
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, RETRY_WAITS};
 use crate::change::{Change, Position};
 use crate::pipeline::dead_letter::{DeadLetter, DeadLetters};
 use crate::pipeline::progress::Progress;
-use crate::pipeline::{RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 
 /// Changes of one table rejected one after the other, with none stored in between, after which it
 /// is no longer taken for bad data but for an outage: no more of them become dead letters.
@@ -64,7 +63,7 @@ impl Rejects {
             );
             self.progress.waiting(&why);
             warn!("{why}");
-            sleep(RETRY_WAIT_MAX).await;
+            sleep(RETRY_WAITS.longest).await;
             return false;
         }
         (run.count, run.last) = (run.count + 1, change.position);
@@ -86,7 +85,7 @@ impl Rejects {
                 format!("dead letters cannot be written to {}: {e}", self.dead_letters.place());
             self.progress.waiting(&why);
             warn!("{why}");
-            sleep(backoff.next(&self.consumer).max(RETRY_WAIT_MIN)).await;
+            sleep(backoff.next(&self.consumer).max(RETRY_WAITS.first)).await;
         }
         for dead_letter in dead_letters {
             warn!(

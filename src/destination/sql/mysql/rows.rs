@@ -225,15 +225,6 @@ impl MySqlConnection {
 
 #[async_trait]
 impl RowWriter for MySqlConnection {
-    async fn prepare(
-        &mut self,
-        _renderer: &Renderer,
-        _batch: &Arc<Batch>,
-        _group: usize,
-    ) -> Result<(), Failure> {
-        Ok(())
-    }
-
     async fn write(
         &mut self,
         renderer: &Renderer,
