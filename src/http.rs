@@ -53,6 +53,9 @@ pub enum HttpAnswer {
     Body(String),
     /// 404: there is no such thing.
     NotFound,
+    /// A redirect or an error of ours, by its status (3xx, 4xx): the same request will hardly ever
+    /// succeed.
+    Refused(String),
     /// Anything else, and why; another try may succeed.
     Unavailable(String),
 }
@@ -191,7 +194,11 @@ impl Http {
             return HttpAnswer::NotFound;
         }
         if !status.is_success() {
-            return HttpAnswer::Unavailable(format!("it answered {status}{id}"));
+            let why = format!("it answered {status}{id}");
+            return match comes_again(status) || status.is_server_error() {
+                true => HttpAnswer::Unavailable(why),
+                false => HttpAnswer::Refused(why),
+            };
         }
         response.text().await.map_or_else(
             |e| {

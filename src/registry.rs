@@ -1,7 +1,7 @@
 //! The schemas of tables by model version. They are kept in memory and in the state file, and asked
 //! for at their publisher when a version is new.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,18 @@ use crate::change::TableSchema;
 use crate::state::State;
 
 /// How long to ask for a version that the publisher does not know: events may use a version before
-/// it is published. For so long afterwards it counts as unknown without asking.
+/// it is published.
 pub const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Between two requests for a version that is unknown, or while the publisher is unreachable.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// After so long an unknown version is asked for again, while its events go on as dead letters; the
+/// wait doubles with each answer of the same kind.
+const RECHECK_WAIT_MIN: Duration = Duration::from_secs(10 * 60);
+/// The longest such wait.
+const RECHECK_WAIT_MAX: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// A question for a schema: table, version, and the answer.
+pub type Lookup = BoxFuture<'static, (String, String, SchemaAnswer)>;
 
 /// Where schemas are published.
 #[derive(Clone)]
@@ -58,18 +66,37 @@ pub struct Published {
     json: String,
 }
 
-/// A publisher's answer.
+/// What came of asking a publisher for a version.
 pub enum SchemaAnswer {
     /// What was asked for, and maybe more.
-    Schemas(Vec<Published>),
-    /// The publisher does not know the version.
-    Unknown,
+    Schemas(SchemaMap),
+    /// The publisher does not know the version, or answers with what cannot be used; why.
+    Unknown(String),
+}
+
+/// Schemas of one answer.
+#[derive(Default)]
+pub struct SchemaMap {
+    all: Vec<Published>,
+    /// The entries that are no schema: why, with their names.
+    unreadable: Vec<String>,
 }
 
 /// What came of one request to a publisher.
-enum Asked {
-    SchemaAnswer(SchemaAnswer),
+enum SchemaReply {
+    /// Schemas.
+    Schemas(SchemaMap),
+    /// An answer that says nothing of use, and why. It will hardly be another one soon.
+    Unusable(String),
+    /// No answer, for now.
     Unavailable(String),
+}
+
+/// A version that the publisher did not know when it was last asked.
+struct UnknownVersion {
+    why: String,
+    recheck_at: Instant,
+    recheck_wait: Duration,
 }
 
 /// The schemas that are known, and where to get others.
@@ -78,8 +105,12 @@ pub struct Registry {
     state: State,
     known: HashMap<String, Vec<Arc<TableSchema>>>,
     objects: HashMap<String, String>,
-    /// Tables and versions that the publisher did not know, with the time of its answer.
-    unknown: HashMap<(String, String), Instant>,
+    /// By table and version.
+    unknown: HashMap<(String, String), UnknownVersion>,
+    /// The unknown version whose events came last, if it is time to ask for it again.
+    recheck: Option<(String, String)>,
+    /// Entries that are no schema and were reported.
+    reported: HashSet<String>,
 }
 
 impl Registry {
@@ -91,6 +122,8 @@ impl Registry {
             known: HashMap::new(),
             objects: HashMap::new(),
             unknown: HashMap::new(),
+            recheck: None,
+            reported: HashSet::new(),
         };
         let cached = registry.state.schemas().unwrap_or_else(|e| {
             warn!("{e}; schemas will be asked for again");
@@ -116,38 +149,50 @@ impl Registry {
         self.known.get(table)?.iter().find(|s| *s.version == *version).cloned()
     }
 
-    /// Whether the publisher did not know the version within the last [`UNKNOWN_WAIT_MAX`].
-    pub fn is_unknown(&self, table: &str, version: &str) -> bool {
-        let asked = self.unknown.get(&(table.to_owned(), version.to_owned()));
-        asked.is_some_and(|at| at.elapsed() < UNKNOWN_WAIT_MAX)
+    /// Why the version is unknown, if the publisher did not know it when it was last asked. Takes
+    /// note of a version that is worth asking for again.
+    pub fn unknown(&mut self, table: &str, version: &str) -> Option<&str> {
+        let name = (table.to_owned(), version.to_owned());
+        let unknown = self.unknown.get(&name)?;
+        if unknown.recheck_at <= Instant::now() {
+            self.recheck = Some(name);
+        }
+        Some(&unknown.why)
+    }
+
+    /// An unknown version whose events still come, to be asked for again; nobody waits for the
+    /// answer, which is for [`Registry::store`].
+    pub fn recheck(&mut self) -> Option<Lookup> {
+        let (table, version) = self.recheck.take()?;
+        Some(self.lookup(table, version, Duration::ZERO))
     }
 
     /// Asks the publisher once for the current schema of every table; called at the start. If the
     /// publisher is unreachable, schemas that were seen before do. An error says what to do.
     pub async fn current(&mut self) -> Result<Vec<Arc<TableSchema>>, String> {
+        let name = self.publisher.name();
         match self.publisher.map().await {
-            Asked::SchemaAnswer(SchemaAnswer::Schemas(all)) => {
-                let current = all.iter().map(|p| p.schema.clone()).collect();
-                self.store("", "", SchemaAnswer::Schemas(all));
+            SchemaReply::Schemas(map) => {
+                let current = map.all.iter().map(|p| p.schema.clone()).collect();
+                self.keep(map);
                 Ok(current)
             }
-            Asked::SchemaAnswer(SchemaAnswer::Unknown) => Err(format!(
-                "{} has no schemas (404); is it the URL of HQ's /v3/schema, or of a file \
-                 of that form?",
-                self.publisher.name()
-            )),
             // Schemas that were seen before do until a new version appears.
-            Asked::Unavailable(why) if self.publisher.may_be_away() && !self.known.is_empty() => {
+            SchemaReply::Unavailable(why) | SchemaReply::Unusable(why)
+                if self.publisher.may_be_away() && !self.known.is_empty() =>
+            {
                 warn!(
-                    "the table schemas cannot be fetched from {}: {why}; using the stored ones",
-                    self.publisher.name()
+                    "the table schemas cannot be fetched from {name}: {why}; using the stored ones"
                 );
                 Ok(self.known.values().filter_map(|versions| versions.last().cloned()).collect())
             }
-            Asked::Unavailable(why) => Err(format!(
-                "the table schemas cannot be fetched from {}: {why}",
-                self.publisher.name()
+            SchemaReply::Unusable(why) => Err(format!(
+                "{name} has no table schemas ({why}); is it the URL of HQ's /v3/schema, or a file \
+                 of that form?"
             )),
+            SchemaReply::Unavailable(why) => {
+                Err(format!("the table schemas cannot be fetched from {name}: {why}"))
+            }
         }
     }
 
@@ -155,67 +200,68 @@ impl Registry {
     /// [`UNKNOWN_WAIT_MAX`] while it does not know the version; a file is asked once. The future
     /// holds no reference, so that changes of other tables go on meanwhile; its answer is for
     /// [`Registry::store`].
-    pub fn ask(&self, table: &str, version: &str) -> BoxFuture<'static, SchemaAnswer> {
+    pub fn ask(&self, table: &str, version: &str) -> Lookup {
+        let patience = match self.publisher.may_be_away() {
+            true => UNKNOWN_WAIT_MAX,
+            false => Duration::ZERO,
+        };
+        self.lookup(table.to_owned(), version.to_owned(), patience)
+    }
+
+    fn lookup(&self, table: String, version: String, patience: Duration) -> Lookup {
         let publisher = self.publisher.clone();
-        let (object, table, version) = (
-            self.objects.get(table).cloned().unwrap_or_else(|| table.to_owned()),
-            table.to_owned(),
-            version.to_owned(),
-        );
+        let object = self.objects.get(&table).cloned().unwrap_or_else(|| table.clone());
         Box::pin(async move {
-            let started = Instant::now();
-            loop {
-                match publisher.version(&object, &table, &version).await {
-                    Asked::SchemaAnswer(SchemaAnswer::Schemas(all))
-                        if all.iter().any(|p| {
-                            *p.schema.table == *table && *p.schema.version == *version
-                        }) =>
-                    {
-                        return SchemaAnswer::Schemas(all);
-                    }
-                    Asked::SchemaAnswer(_) if started.elapsed() >= publisher.unknown_wait() => {
-                        return SchemaAnswer::Unknown;
-                    }
-                    Asked::SchemaAnswer(_) => {}
-                    Asked::Unavailable(why) => warn!(
-                        "the schema of table {table:?}, version {version:?}, cannot be fetched \
-                         from {}: {why}; retrying",
-                        publisher.name()
-                    ),
-                }
-                sleep(ASK_AGAIN).await;
-            }
+            let answer = publisher.ask(&object, &table, &version, patience).await;
+            (table, version, answer)
         })
     }
 
-    /// Keeps the answer of [`Registry::ask`] for `table` and `version`, also in the state file.
+    /// Keeps the answer of a [`Lookup`] for `table` and `version`, also in the state file.
     pub fn store(&mut self, table: &str, version: &str, found: SchemaAnswer) {
+        let name = (table.to_owned(), version.to_owned());
         match found {
-            SchemaAnswer::Unknown => {
-                self.unknown.retain(|_, at| at.elapsed() < UNKNOWN_WAIT_MAX);
-                self.unknown.insert((table.to_owned(), version.to_owned()), Instant::now());
-            }
-            SchemaAnswer::Schemas(all) => {
-                for published in all {
-                    let schema = published.schema;
-                    self.objects.insert(schema.table.to_string(), published.object);
-                    if self
-                        .cached(&schema.table, &schema.version)
-                        .is_some_and(|known| known == schema)
-                    {
-                        continue;
-                    }
-                    if let Err(e) =
-                        self.state.save_schema(&schema.table, &schema.version, &published.json)
-                    {
-                        warn!(
-                            "{e}; the schema of {:?} will be asked for again after a restart",
-                            schema.table
-                        );
-                    }
-                    self.insert(schema);
+            SchemaAnswer::Schemas(map) => {
+                if self.unknown.remove(&name).is_some() {
+                    warn!(
+                        "the schema of table {table:?}, version {version:?}, is known now: changes \
+                         of it that came before are among the dead letters"
+                    );
                 }
+                self.keep(map);
             }
+            SchemaAnswer::Unknown(why) => {
+                let recheck_wait = self
+                    .unknown
+                    .get(&name)
+                    .map_or(RECHECK_WAIT_MIN, |u| (u.recheck_wait * 2).min(RECHECK_WAIT_MAX));
+                let recheck_at = Instant::now() + recheck_wait;
+                self.unknown.insert(name, UnknownVersion { why, recheck_at, recheck_wait });
+            }
+        }
+    }
+
+    fn keep(&mut self, map: SchemaMap) {
+        for why in map.unreadable {
+            if self.reported.insert(why.clone()) {
+                warn!("a schema from {} is left out: {why}", self.publisher.name());
+            }
+        }
+        for published in map.all {
+            let schema = published.schema;
+            self.objects.insert(schema.table.to_string(), published.object);
+            let known = self.cached(&schema.table, &schema.version);
+            if known.is_some_and(|known| known == schema) {
+                continue;
+            }
+            let saved = self.state.save_schema(&schema.table, &schema.version, &published.json);
+            if let Err(e) = saved {
+                warn!(
+                    "{e}; the schema of {:?} will be asked for again after a restart",
+                    schema.table
+                );
+            }
+            self.insert(schema);
         }
     }
 }
@@ -236,15 +282,47 @@ impl SchemaSource {
         !matches!(self, SchemaSource::File(_) | SchemaSource::Fixed(_))
     }
 
-    fn unknown_wait(&self) -> Duration {
-        if self.may_be_away() { UNKNOWN_WAIT_MAX } else { Duration::ZERO }
+    /// Asks for a version until it is known, or was unknown for `patience`.
+    async fn ask(
+        &self,
+        object: &str,
+        table: &str,
+        version: &str,
+        patience: Duration,
+    ) -> SchemaAnswer {
+        let started = Instant::now();
+        let is_wanted = |p: &Published| *p.schema.table == *table && *p.schema.version == *version;
+        loop {
+            let unknown = match self.version(object, version).await {
+                SchemaReply::Schemas(map) if map.all.iter().any(is_wanted) => {
+                    return SchemaAnswer::Schemas(map);
+                }
+                SchemaReply::Schemas(map) => Some(match map.unreadable.is_empty() {
+                    true => "it is not among those that are published".to_owned(),
+                    false => map.unreadable.join("; "),
+                }),
+                SchemaReply::Unusable(why) => Some(why),
+                SchemaReply::Unavailable(why) => {
+                    warn!(
+                        "the schema of table {table:?}, version {version:?}, cannot be fetched \
+                         from {}: {why}; retrying",
+                        self.name()
+                    );
+                    None
+                }
+            };
+            if let Some(why) = unknown.filter(|_| started.elapsed() >= patience) {
+                return SchemaAnswer::Unknown(why);
+            }
+            sleep(ASK_AGAIN).await;
+        }
     }
 
-    async fn map(&self) -> Asked {
+    async fn map(&self) -> SchemaReply {
         match self {
             SchemaSource::File(path) => match tokio::fs::read_to_string(path).await {
                 Ok(text) => read_map(&text),
-                Err(e) => Asked::Unavailable(e.to_string()),
+                Err(e) => SchemaReply::Unavailable(e.to_string()),
             },
             #[cfg(feature = "http")]
             SchemaSource::Url(http, url) => read_answer(http.get(url).await, read_map),
@@ -254,17 +332,12 @@ impl SchemaSource {
             }
             SchemaSource::Fixed(all) => {
                 let all = all.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                all.iter()
-                    .map(|json| read_one("", json))
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_or_else(Asked::Unavailable, |all| {
-                        Asked::SchemaAnswer(SchemaAnswer::Schemas(all))
-                    })
+                SchemaReply::Schemas(all.iter().map(|json| read_one("", json)).collect())
             }
         }
     }
 
-    async fn version(&self, object: &str, _table: &str, version: &str) -> Asked {
+    async fn version(&self, object: &str, version: &str) -> SchemaReply {
         match self {
             #[cfg(feature = "http")]
             SchemaSource::Hq(http, base) => {
@@ -273,10 +346,9 @@ impl SchemaSource {
                         .to_string()
                 };
                 let url = format!("{base}/v3/schema/{}/{}", part(object), part(version));
-                let read = |text: &str| {
-                    read_one(object, text).map_or_else(Asked::Unavailable, |one| {
-                        Asked::SchemaAnswer(SchemaAnswer::Schemas(vec![one]))
-                    })
+                let read = |text: &str| match read_one(object, text) {
+                    Ok(one) => SchemaReply::Schemas([Ok(one)].into_iter().collect()),
+                    Err(why) => SchemaReply::Unusable(why),
                 };
                 read_answer(http.get(&url).await, read)
             }
@@ -289,28 +361,92 @@ impl SchemaSource {
 }
 
 #[cfg(feature = "http")]
-fn read_answer(answer: crate::http::HttpAnswer, read: impl Fn(&str) -> Asked) -> Asked {
+fn read_answer(answer: crate::http::HttpAnswer, read: impl Fn(&str) -> SchemaReply) -> SchemaReply {
     match answer {
         crate::http::HttpAnswer::Body(text) => read(&text),
-        crate::http::HttpAnswer::NotFound => Asked::SchemaAnswer(SchemaAnswer::Unknown),
-        crate::http::HttpAnswer::Unavailable(why) => Asked::Unavailable(why),
+        crate::http::HttpAnswer::NotFound => SchemaReply::Unusable("it answered 404".into()),
+        crate::http::HttpAnswer::Refused(why) => SchemaReply::Unusable(why),
+        crate::http::HttpAnswer::Unavailable(why) => SchemaReply::Unavailable(why),
     }
 }
 
 fn read_one(object: &str, json: &str) -> Result<Published, String> {
-    let schema = TableSchema::parse(json).map_err(|e| e.to_string())?;
+    let schema = TableSchema::parse(json).map_err(|e| match object {
+        "" => e.to_string(),
+        _ => format!("{object:?}: {e}"),
+    })?;
     let object = if object.is_empty() { schema.table.to_string() } else { object.to_owned() };
     Ok(Published { object, schema: Arc::new(schema), json: json.to_owned() })
 }
 
-/// Reads a map of object name → schema. Several entries may be versions of one table.
-fn read_map(text: &str) -> Asked {
-    let map: HashMap<String, &RawValue> = match serde_json::from_str(text) {
-        Ok(map) => map,
-        Err(e) => return Asked::Unavailable(format!("not a JSON object of schemas: {e}")),
-    };
-    match map.iter().map(|(object, json)| read_one(object, json.get())).collect() {
-        Ok(all) => Asked::SchemaAnswer(SchemaAnswer::Schemas(all)),
-        Err(why) => Asked::Unavailable(why),
+/// Reads a map of object name → schema. Several entries may be versions of one table. One that is
+/// no schema says nothing about the others.
+fn read_map(text: &str) -> SchemaReply {
+    match serde_json::from_str::<BTreeMap<String, &RawValue>>(text) {
+        Ok(map) => {
+            SchemaReply::Schemas(map.iter().map(|(o, json)| read_one(o, json.get())).collect())
+        }
+        Err(e) => SchemaReply::Unusable(format!("it is not a JSON object of schemas: {e}")),
+    }
+}
+
+impl FromIterator<Result<Published, String>> for SchemaMap {
+    fn from_iter<I: IntoIterator<Item = Result<Published, String>>>(entries: I) -> SchemaMap {
+        let mut map = SchemaMap::default();
+        for entry in entries {
+            match entry {
+                Ok(published) => map.all.push(published),
+                Err(why) => map.unreadable.push(why),
+            }
+        }
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
+
+    #[test]
+    fn an_entry_that_is_no_schema_leaves_the_others_readable() {
+        for bad in [r#"{"table":"u","modelVersion":"1"}"#, "7", r#"{"properties":[]}"#] {
+            let SchemaReply::Schemas(map) = read_map(&format!(r#"{{"t":{GOOD},"u":{bad}}}"#))
+            else {
+                panic!("{bad}")
+            };
+            assert_eq!((map.all.len(), map.unreadable.len()), (1, 1), "{bad}");
+            assert!(map.unreadable[0].starts_with("\"u\": "), "{}", map.unreadable[0]);
+        }
+        for bad in ["[]", "", "{", "<html>"] {
+            assert!(matches!(read_map(bad), SchemaReply::Unusable(_)), "{bad}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_version_is_asked_for_again_with_growing_waits() {
+        let schemas = Arc::new(std::sync::RwLock::new(vec![GOOD.to_owned()]));
+        let state = State::in_memory().unwrap_or_else(|e| panic!("{e}"));
+        let mut registry = Registry::new(SchemaSource::Fixed(schemas.clone()), state);
+        let (table, version, answer) = registry.ask("t", "2").await;
+        registry.store(&table, &version, answer);
+        for wait in [RECHECK_WAIT_MIN, RECHECK_WAIT_MIN * 2] {
+            assert!(registry.unknown("t", "2").is_some());
+            assert!(registry.recheck().is_none(), "it is too early");
+            tokio::time::advance(wait).await;
+            assert!(registry.unknown("t", "2").is_some(), "nobody waits for the answer");
+            let lookup = registry.recheck().unwrap_or_else(|| panic!("it is time"));
+            let (table, version, answer) = lookup.await;
+            registry.store(&table, &version, answer);
+        }
+        let published = GOOD.replace("\"1\"", "\"2\"");
+        schemas.write().unwrap_or_else(|e| panic!("{e}")).push(published);
+        tokio::time::advance(RECHECK_WAIT_MIN * 4).await;
+        registry.unknown("t", "2");
+        let (table, version, answer) =
+            registry.recheck().unwrap_or_else(|| panic!("it is time")).await;
+        registry.store(&table, &version, answer);
+        assert!(registry.unknown("t", "2").is_none() && registry.cached("t", "2").is_some());
     }
 }

@@ -1,6 +1,7 @@
 //! Reduces a piece of the stream to the last change of each row, such that applying the result
 //! equals applying the changes one by one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -23,37 +24,57 @@ impl Hasher for KeyHasher {
     }
 }
 
+/// A key in a form that is the same for all keys that a column may take for equal: some
+/// collations do not tell upper from lower case or see spaces at the end, and PostgreSQL's texts
+/// hold no NUL.
+fn alike(key: &[u8]) -> Cow<'_, [u8]> {
+    let is_plain = |b: &u8| matches!(b, b'!'..=b'@' | b'['..=b'~');
+    if key.iter().all(is_plain) {
+        return Cow::Borrowed(key);
+    }
+    let mut folded: Vec<u8> = match std::str::from_utf8(key) {
+        Ok(text) => text.to_lowercase().into_bytes(),
+        Err(_) => key.to_ascii_lowercase(),
+    };
+    folded.retain(|b| !matches!(b, b' ' | 0));
+    Cow::Owned(folded)
+}
+
 struct Last {
     index: u32,
     /// The batch deletes the row before this change.
     recreated: bool,
 }
 
+/// The last change of each row, by table and key.
+type LastOfRow<'c> = HashMap<(&'c str, Cow<'c, [u8]>), Last, BuildHasherDefault<KeyHasher>>;
+
 /// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a
 /// change whose row has an earlier change under a version with columns that the new one lacks:
 /// applied one by one, those columns would keep the earlier values, so the change belongs to a
-/// further batch. Returns the groups and where it stopped.
+/// further batch. So does one whose key may be the same row in the database as another key.
+/// Returns the groups and where it stopped.
 pub fn compact(
     changes: &[Change],
     from: usize,
     to: usize,
     skipped: &[usize],
 ) -> (Vec<TableGroup>, usize) {
-    let mut rows: HashMap<(&str, &[u8]), Last, BuildHasherDefault<KeyHasher>> = HashMap::default();
+    let mut rows = LastOfRow::default();
     let mut end = to;
     for (index, change) in changes.iter().enumerate().take(to).skip(from) {
         let Some(schema) = &change.schema else { continue };
         if skipped.binary_search(&index).is_ok() {
             continue;
         }
-        match rows.entry((&schema.table, &change.key)) {
+        match rows.entry((&schema.table, alike(&change.key))) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Last { index: index as u32, recreated: false });
             }
             Entry::Occupied(mut occupied) => {
                 let last = occupied.get_mut();
                 let earlier = &changes[last.index as usize];
-                if !replaces(change, schema, earlier) {
+                if earlier.key != change.key || !replaces(change, schema, earlier) {
                     end = index;
                     break;
                 }
@@ -189,6 +210,26 @@ mod tests {
                 at = end;
             }
             prop_assert_eq!(table, expected);
+        }
+    }
+
+    #[test]
+    fn keys_that_a_collation_may_take_for_equal_are_not_of_one_batch() {
+        let of = |key: &str| {
+            let mut change = change(&schemas()[0], false, 0, 0);
+            change.key = key.as_bytes().to_vec().into();
+            change
+        };
+        for (one, other, end) in [
+            ("ab", "Ab", 1),
+            ("ab", "ab ", 1),
+            ("ab", "ab\0", 1),
+            ("äb", "ÄB", 1),
+            ("ab", "ac", 2),
+            ("ab", "ab", 2),
+            ("Ab", "Ab", 2),
+        ] {
+            assert_eq!(compact(&[of(one), of(other)], 0, 2, &[]).1, end, "{one:?} {other:?}");
         }
     }
 

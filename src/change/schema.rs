@@ -81,13 +81,47 @@ struct WireSchema {
 #[derive(Deserialize)]
 struct WireProperty {
     #[serde(rename = "type", default)]
-    kind: String,
+    kind: WireType,
     #[serde(default)]
     format: Option<String>,
     #[serde(default)]
     nullable: Option<bool>,
     #[serde(default)]
     items: Option<WireItems>,
+}
+
+/// JSON Schema's `type`: one name, or several of which a value may have any.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WireType {
+    One(String),
+    Any(Vec<String>),
+}
+
+impl Default for WireType {
+    fn default() -> Self {
+        WireType::Any(Vec::new())
+    }
+}
+
+impl WireType {
+    /// The name, where there is one beside `null`.
+    fn name(&self) -> &str {
+        match self {
+            WireType::One(name) => name,
+            WireType::Any(names) => {
+                let mut others = names.iter().filter(|name| *name != "null");
+                match (others.next(), others.next()) {
+                    (Some(only), None) => only,
+                    _ => "",
+                }
+            }
+        }
+    }
+
+    fn has_null(&self) -> bool {
+        matches!(self, WireType::Any(names) if names.iter().any(|name| name == "null"))
+    }
 }
 
 #[derive(Deserialize)]
@@ -99,7 +133,7 @@ struct WireItems {
 impl WireProperty {
     fn kind(&self) -> ColumnType {
         let is_enum = self.items.as_ref().is_some_and(|items| items.words.is_some());
-        match (self.kind.as_str(), self.format.as_deref()) {
+        match (self.kind.name(), self.format.as_deref()) {
             ("array", _) if is_enum => ColumnType::Enum,
             ("array", _) => ColumnType::Array,
             ("object", _) => ColumnType::Object,
@@ -153,7 +187,9 @@ impl TableSchema {
         let column = |name: &String, property: &WireProperty| Column {
             name: name.as_str().into(),
             kind: property.kind(),
-            nullable: property.nullable.unwrap_or(false) || !required.contains(name),
+            nullable: property.nullable.unwrap_or(false)
+                || property.kind.has_null()
+                || !required.contains(name),
         };
         let mut columns = Vec::with_capacity(wire.properties.len());
         for key in &wire.primary_keys {
@@ -212,11 +248,11 @@ mod tests {
     #[test]
     fn reads_the_form_of_hq() -> Result<(), BadSchema> {
         let schema = TableSchema::parse(
-            r#"{"table":"order","modelVersion":"b041","primaryKeys":["id"],"required":["id","number","metadata"],
+            r#"{"table":"order","modelVersion":"b041","primaryKeys":["id"],"required":["id","number","metadata","n"],
             "properties":{"number":{"type":"integer"},"id":{"type":"string"},"paid":{"type":"boolean","$comment":"x"},
             "createdDate":{"type":"string","format":"date-time"},"metadata":{"type":"object","nullable":true},
             "tags":{"type":"array","items":{"type":"string"}},"status":{"type":"array","items":{"type":"enum","enum":["A","B"]}},
-            "odd":{"type":"geometry"}}}"#,
+            "odd":{"type":"geometry"},"n":{"type":["null","integer"]},"mixed":{"type":["string","object"]}}}"#,
         )?;
         let shape: Vec<_> = schema.columns.iter().map(|c| (&*c.name, c.kind, c.nullable)).collect();
         assert_eq!(
@@ -225,6 +261,8 @@ mod tests {
                 ("id", ColumnType::Text, false),
                 ("createdDate", ColumnType::Time, true),
                 ("metadata", ColumnType::Object, true),
+                ("mixed", ColumnType::Text, true),
+                ("n", ColumnType::Integer, true),
                 ("number", ColumnType::Integer, false),
                 ("odd", ColumnType::Text, true),
                 ("paid", ColumnType::Boolean, true),

@@ -1,19 +1,21 @@
 //! `eds replay`: a journal into a destination.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use tracing::info;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::args::To;
 use super::exit::Exit;
 use super::{Global, logging};
+use crate::destination::CheckpointIn;
 use crate::feed::journal::Journal;
 use crate::pipeline::{Adoption, Progress};
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
-use crate::worker::run::{self, RunError, RunSpec};
+use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
 
 #[derive(Args)]
 pub struct Replay {
@@ -35,15 +37,11 @@ impl Replay {
         // Standard input has no position to go on from.
         request.restart |= is_stdin;
         request.adoption = Adoption::Without;
-        let name = self
-            .journal
-            .canonicalize()
-            .ok()
-            .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let consumer = consumer(&self.journal, &feed, &request)?;
         let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
         let spec = RunSpec {
             feed,
-            consumer: format!("eds-replay-{}", name.unwrap_or_else(|| "stdin".into())),
+            consumer,
             companies: "*".into(),
             until_caught_up: false,
             events_max: usize::MAX,
@@ -62,4 +60,18 @@ impl Replay {
         run::finish(engine, &progress, self.dry_run).await?;
         Ok(())
     }
+}
+
+/// Whose position it is: the journal's, by name and content. Where the destination does not keep
+/// positions itself, also the destination's, as the data directory may know several.
+fn consumer(path: &Path, journal: &Journal, request: &ApplyRequest) -> Result<String, Exit> {
+    let Some(content) = journal.fingerprint()? else { return Ok("eds-replay-stdin".into()) };
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let abilities = (request.driver.abilities)(&request.destination);
+    let place = match abilities.checkpoint_in {
+        CheckpointIn::Destination => 0,
+        CheckpointIn::StateFile => xxh3_64(request.destination.to_string().as_bytes()),
+    };
+    Ok(format!("eds-replay-{}-{:016x}", name.unwrap_or_default(), content ^ place))
 }

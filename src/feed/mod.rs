@@ -21,8 +21,8 @@ pub struct Delivery {
     pub payload: Bytes,
     /// How to read the payload.
     pub encoding: Encoding,
-    /// How many messages of the feed follow it; 0 if the feed does not know.
-    pub pending: u64,
+    /// How many messages of the feed follow it; `None` if the feed does not know.
+    pub pending: Option<u64>,
 }
 
 /// The encoding of a payload: the header `content-encoding`.
@@ -66,15 +66,32 @@ pub struct OpenAt {
     /// Without a position, begin with what was published at this time, Unix nanoseconds; an import
     /// sets it.
     pub since_ns: Option<i64>,
-    /// The last time at which nothing was pending, Unix nanoseconds, if it is known: messages
-    /// before it are not missing, even if the source has removed them.
+    /// The last time by the source's clock at which nothing was pending, Unix nanoseconds, if it is
+    /// known: messages before it are not missing, even if the source has removed them.
     pub idle_ns: Option<i64>,
+}
+
+/// What the source itself knows of how far this consumer came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Acknowledged {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Everything up to here was acknowledged.
+    Through(Position),
+    /// Deliveries began with what was published at this time, Unix nanoseconds, and none is known
+    /// to be acknowledged.
+    NothingSince(i64),
 }
 
 /// What a feed found when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// What the user has to know: changes that are missing, a stream that was recreated.
+    /// The position belongs to a stream that is no more; another one is read from its beginning.
+    /// Sequences and times of the former say nothing about it.
+    pub recreated: bool,
+    /// What the user has to know: changes that are missing, a stream that was recreated, or that
+    /// neither could be found out.
     pub warnings: Vec<String>,
     /// How many messages are pending; `None` if the feed does not know.
     pub pending: Option<u64>,
@@ -95,20 +112,20 @@ pub enum FeedError {
 }
 
 /// A source of changes in stream order. The engine owns one feed and makes one call at a time, from
-/// one task, in this order: [`acknowledged_position`](Feed::acknowledged_position), then
+/// one task, in this order: [`acknowledged`](Feed::acknowledged), then
 /// [`open`](Feed::open), then [`next`](Feed::next) and [`acknowledge`](Feed::acknowledge) in any
 /// order, then [`close`](Feed::close). After [`Signal::Lost`] or [`FeedError::Unavailable`] it
 /// opens the feed again; any other error ends the engine. A batch may be written to the destination
 /// in parallel with `next`, and with no other call.
 #[async_trait]
 pub trait Feed: Send {
-    /// Everything up to here was acknowledged, as far as the source itself knows; `None` if it does
-    /// not. Called once before the first `open`, and again after an `open` without a position, to
-    /// learn where the feed begins. Changes nothing at the source. The start waits for it.
+    /// How far this consumer came, as far as the source itself knows. Called once before the first
+    /// `open`, and again after an `open` without a position, to learn where the feed begins.
+    /// Changes nothing at the source. The start waits for it.
     ///
     /// # Errors
     /// [`FeedError::Taken`] if another process reads the feed.
-    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError>;
+    async fn acknowledged(&mut self) -> Result<Acknowledged, FeedError>;
 
     /// Delivers from `at` on; deliveries of an earlier opening are forgotten. Called at the start
     /// and after each interruption, once no batch is being written, with the engine's backoff in
@@ -120,6 +137,13 @@ pub trait Feed: Send {
     /// as many changes as it may. Cancel safe: the engine drops the call whenever something else is
     /// due, and a message that is not in `into` by then comes with the next call.
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError>;
+
+    /// A time of the source's own clock at which nothing was pending, Unix nanoseconds; `None`
+    /// where something is, or it is not known. Asked once a minute and at the end, while nothing
+    /// waits in the engine. Everything else waits for it, for a bounded time.
+    async fn nothing_pending_at(&mut self) -> Option<i64> {
+        None
+    }
 
     /// The source may forget everything up to `through`, which is durable at the destination.
     /// Called after each batch, and when nothing of what was delivered has to be written; positions

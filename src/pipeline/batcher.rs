@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::dead_letter::DeadLetter;
+use super::resolve::Moved;
 use crate::change::{Change, Position};
 
 /// A contiguous piece of the stream: what is to be applied, the dead letters, and how far it goes.
@@ -85,6 +86,13 @@ impl Batcher {
         self.bytes += change.size();
         self.passed(change.position, now);
         self.changes.push(change);
+    }
+
+    /// An event that is two changes, received at `now`: a row is left, and another written.
+    pub fn moved(&mut self, Moved { left, change }: Moved, now: Instant) {
+        self.bytes += left.size();
+        self.changes.push(left);
+        self.change(change, now);
     }
 
     /// A change that cannot be applied, received at `now`.

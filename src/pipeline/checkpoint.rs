@@ -12,6 +12,8 @@ use crate::state::{State, StateError};
 pub struct CheckpointStore {
     /// The checkpoint as it was last read or written; `None` where nothing was recorded yet.
     recorded: Option<Position>,
+    /// What was recorded is of a stream that is no more.
+    is_of_other_stream: bool,
     keeper: CheckpointKeeper,
 }
 
@@ -59,6 +61,7 @@ impl CheckpointStore {
             let cutover = destination.cutover().await?;
             return Ok(CheckpointStore {
                 recorded,
+                is_of_other_stream: false,
                 keeper: CheckpointKeeper::Destination { cutover },
             });
         }
@@ -70,12 +73,30 @@ impl CheckpointStore {
         let is_beyond = |intent: &Position| !recorded.is_some_and(|at| at.contains(*intent));
         Ok(CheckpointStore {
             recorded,
+            is_of_other_stream: false,
             keeper: CheckpointKeeper::StateFile {
                 state: state.clone(),
                 consumer: consumer.clone(),
                 unconfirmed_through: intent.filter(is_beyond),
             },
         })
+    }
+
+    /// What is written from now on is of another stream than what was recorded. Of a batch that was
+    /// begun nothing more comes.
+    pub fn begin_other_stream(&mut self) {
+        self.is_of_other_stream = true;
+        if let CheckpointKeeper::StateFile { unconfirmed_through, .. } = &mut self.keeper {
+            *unconfirmed_through = None;
+        }
+    }
+
+    /// The checkpoint after a batch up to `through`.
+    pub fn end_of(&self, through: Position) -> Position {
+        match self.recorded.filter(|_| !self.is_of_other_stream) {
+            Some(recorded) => recorded.advanced_to(through),
+            None => through,
+        }
     }
 
     /// The checkpoint as it was last read or written.
@@ -170,6 +191,7 @@ impl CheckpointStore {
     /// The batch up to `through` is durable.
     pub fn after_commit(&mut self, through: Position) {
         self.recorded = Some(through);
+        self.is_of_other_stream = false;
         if let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through } =
             &mut self.keeper
         {
@@ -195,6 +217,7 @@ mod tests {
     fn in_state_file(state: &State) -> CheckpointStore {
         CheckpointStore {
             recorded: None,
+            is_of_other_stream: false,
             keeper: CheckpointKeeper::StateFile {
                 state: state.clone(),
                 consumer: "c".into(),
@@ -224,7 +247,8 @@ mod tests {
     #[test]
     fn a_checkpoint_that_is_read_again_tells_a_lost_answer_from_a_restore() {
         let keeper = CheckpointKeeper::Destination { cutover: Cutover::default() };
-        let mut store = CheckpointStore { recorded: Some(at(5)), keeper };
+        let mut store =
+            CheckpointStore { recorded: Some(at(5)), is_of_other_stream: false, keeper };
         for (found, verdict) in [
             (Some(at(5)), CheckpointFound::Unchanged),
             (Some(at(9)), CheckpointFound::Committed),

@@ -2,7 +2,7 @@
 //! line.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -100,12 +100,27 @@ fn append(path: &Path, dead_letters: &[DeadLetter]) -> std::io::Result<()> {
         serde_json::to_writer(&mut lines, &line(dead_letter))?;
         lines.push(b'\n');
     }
-    file.write_all(&lines)?;
-    file.sync_data()
+    let written = file.metadata()?.len();
+    let done = file.write_all(&lines).and_then(|()| file.sync_data());
+    if done.is_err() {
+        // Of a disk that is full: half a line would become one with the first of the next try.
+        let _ = file.set_len(written);
+    }
+    done
 }
 
+/// Opens the file for more lines. Half a line that a crash has left gets an end.
 fn open(path: &Path) -> std::io::Result<File> {
-    crate::private::options().create(true).append(true).open(path)
+    let mut file = crate::private::options().create(true).read(true).append(true).open(path)?;
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
 }
 
 fn line(dead_letter: &DeadLetter) -> serde_json::Value {
@@ -129,6 +144,23 @@ fn line(dead_letter: &DeadLetter) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_line_stands_alone() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let path = dir.path().join(FILE_NAME);
+        std::fs::write(&path, "{}\n{\"cut\":").unwrap_or_else(|e| panic!("{e}"));
+        let letter = DeadLetter {
+            position: Position::default(),
+            subject: "s".into(),
+            reason: "r".into(),
+            payload: Bytes::from_static(b"p"),
+        };
+        append(&path, &[letter]).unwrap_or_else(|e| panic!("{e}"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{e}"));
+        let whole = text.lines().filter(|l| serde_json::from_str::<serde_json::Value>(l).is_ok());
+        assert_eq!((text.lines().count(), whole.count()), (3, 2), "{text}");
+    }
 
     #[test]
     fn files_of_their_former_name_are_taken_over_and_none_is_overwritten() {

@@ -116,14 +116,24 @@ impl Recent {
     /// What has come since the last chunk up to `through`, which is durable at the destination.
     /// What lies beyond may yet become a dead letter, and must then not stand in the way of an
     /// older version.
-    pub fn chunk(&mut self, through: Position) -> RecentChunk {
-        let (durable, later): (Vec<_>, Vec<_>) =
-            self.unsaved.drain(..).partition(|(_, e)| e.sequence <= through.sequence);
-        self.unsaved = later;
+    pub fn chunk(&self, through: Position) -> RecentChunk {
+        let durable = self.unsaved.iter().filter(|(_, e)| e.sequence <= through.sequence);
         RecentChunk {
             through,
-            entries: durable.into_iter().flat_map(|(hash, entry)| pack(hash, entry)).collect(),
+            entries: durable.flat_map(|(hash, entry)| pack(*hash, *entry)).collect(),
         }
+    }
+
+    /// The chunk up to `through` is saved.
+    pub fn saved(&mut self, through: Position) {
+        self.unsaved.retain(|(_, e)| e.sequence > through.sequence);
+    }
+
+    /// A chunk could not be saved. What it would have held waits, as many rows as are remembered
+    /// at all.
+    pub fn not_saved(&mut self) {
+        let surplus = self.unsaved.len().saturating_sub(ROWS_MAX);
+        self.unsaved.drain(..surplus);
     }
 }
 
@@ -170,6 +180,8 @@ mod tests {
         }
         let at = |sequence| Position { sequence, time_ns: 5 };
         let chunk = recent.chunk(at(60));
+        assert_eq!(recent.unsaved(), 99);
+        recent.saved(at(60));
         assert_eq!(recent.unsaved(), 39);
         let chunks = [chunk, recent.chunk(at(99))];
         let (all, q) = Recent::load(&chunks, Some(at(99)));

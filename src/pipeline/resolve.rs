@@ -5,12 +5,14 @@ use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tracing::warn;
 
 use super::dead_letter::DeadLetter;
 use super::recent::Recent;
-use crate::change::decode::ColumnOrder;
+use crate::change::decode::{ColumnOrder, RowLeft};
 use crate::change::filter::TableFilter;
 use crate::change::{Change, Cutover, Decoder, Event, Malformed, Position, TableSchema};
+use crate::clock::now_ns;
 use crate::destination::{Abilities, WriteMode};
 use crate::feed::{Delivery, Encoding};
 use crate::registry::Registry;
@@ -23,6 +25,9 @@ const UNPACKED_BYTES_MAX: u64 = 64 << 20;
 pub enum Resolved {
     /// It is to be applied.
     Change(Change),
+    /// An update that changes the primary key: the row that it leaves is to be deleted, then the
+    /// other is to be applied.
+    Moved(Box<Moved>),
     /// Nothing is to be done.
     Passed(Pass),
     /// It cannot be applied.
@@ -34,6 +39,14 @@ pub enum Resolved {
         /// The schema's version.
         version: String,
     },
+}
+
+/// The two changes that an update of a primary key is.
+pub struct Moved {
+    /// The deletion of the row that is left.
+    pub left: Change,
+    /// The update.
+    pub change: Change,
 }
 
 /// Why nothing is to be done about a delivery.
@@ -61,6 +74,8 @@ pub struct Resolver {
     pub cutover: Cutover,
     /// The rows that were changed lately.
     pub recent: Recent,
+    /// An event claimed to be from later than it was published, and that was reported.
+    reported_future: bool,
     layouts: HashMap<String, Vec<(Arc<TableSchema>, ColumnOrder)>>,
 }
 
@@ -81,30 +96,37 @@ impl Resolver {
             seen,
             cutover: Cutover::default(),
             recent: Recent::default(),
+            reported_future: false,
             layouts: HashMap::new(),
         }
     }
 
     /// What the delivery is. Changes are remembered as recent, so each is to be resolved once.
-    pub fn resolve(&mut self, delivery: &Delivery, registry: &Registry) -> Resolved {
+    pub fn resolve(&mut self, delivery: &Delivery, registry: &mut Registry) -> Resolved {
         let seen = self.seen.is_some_and(|p| p.contains(delivery.position));
         let step = self.change(delivery, registry);
         let contains = |event: &Event| self.cutover.contains(event, delivery.position);
-        let contained = matches!(&step, Ok(Step::Change(change)) if contains(&change.event));
+        let contained = matches!(&step, Ok(Step::Change { change, .. }) if contains(&change.event));
         match step {
-            Ok(Step::Change(change)) => {
+            Ok(Step::Change { left, change }) => {
                 // What is contained is not applied, but an older version of its row may follow it.
                 // Who keeps every change keeps the older one, too.
-                let stale =
-                    self.abilities.write_mode == WriteMode::Upsert && self.recent.is_stale(&change);
+                let is_upsert = self.abilities.write_mode == WriteMode::Upsert;
+                let left = left.filter(|left| is_upsert && !self.recent.is_stale(left));
+                let stale = is_upsert && self.recent.is_stale(&change);
                 if seen {
                     Resolved::Passed(Pass::Seen)
                 } else if contained {
                     Resolved::Passed(Pass::Imported)
-                } else if stale {
-                    Resolved::Passed(Pass::Stale)
                 } else {
-                    Resolved::Change(change)
+                    match (left, stale) {
+                        (None, true) => Resolved::Passed(Pass::Stale),
+                        (None, false) => Resolved::Change(change),
+                        (Some(left), true) => Resolved::Change(*left),
+                        (Some(left), false) => {
+                            Resolved::Moved(Box::new(Moved { left: *left, change }))
+                        }
+                    }
                 }
             }
             // It was applied or became a dead letter before: only the memory of rows asks for it.
@@ -121,23 +143,25 @@ impl Resolver {
         }
     }
 
-    fn change(&mut self, delivery: &Delivery, registry: &Registry) -> Result<Step, String> {
+    fn change(&mut self, delivery: &Delivery, registry: &mut Registry) -> Result<Step, String> {
         let payload = unpack(delivery).map_err(|e| e.to_string())?;
-        let event = self.decoder.decode(payload).map_err(|e| e.to_string())?;
+        let mut event = self.decoder.decode(payload).map_err(|e| e.to_string())?;
+        self.date(&mut event, delivery);
         let wanted = |rules: &Arc<Validator>| rules.wants(&event.table(), event.payload());
         if !self.filter.takes(&event.table()) || !self.rules.as_ref().is_none_or(wanted) {
             return Ok(Step::Filtered);
         }
         if !self.abilities.needs_schemas() {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
-            return Ok(Step::Change(Change {
+            let change = Change {
                 event,
                 subject: delivery.subject.as_str().into(),
                 position: delivery.position,
                 schema: None,
                 row: Box::default(),
                 key,
-            }));
+            };
+            return Ok(Step::Change { left: None, change });
         }
         let table = event.table();
         let version = event.model_version();
@@ -146,9 +170,12 @@ impl Resolver {
             if self.cutover.contains(&event, delivery.position) {
                 return Ok(Step::Imported);
             }
-            if registry.is_unknown(&table, &version) {
+            if version.is_empty() {
+                return Err(Malformed::Missing("modelVersion").to_string());
+            }
+            if let Some(why) = registry.unknown(&table, &version) {
                 return Err(format!(
-                    "the schema of table {table:?}, version {version:?}, is unknown"
+                    "the schema of table {table:?}, version {version:?}, is unknown: {why}"
                 ));
             }
             return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });
@@ -159,20 +186,44 @@ impl Resolver {
             }
             row => row.map_err(|e| e.to_string())?,
         };
+        let left = self.decoder.row_left(&event, schema, order, &key).map_err(|e| e.to_string())?;
         let schema = Some(schema.clone());
-        Ok(Step::Change(Change {
+        let change = Change {
             event,
             subject: delivery.subject.as_str().into(),
             position: delivery.position,
             schema,
             row,
             key,
-        }))
+        };
+        let left = left.map(|RowLeft { row, key }| {
+            Box::new(Change { event: change.event.as_delete(), row, key, ..change.clone() })
+        });
+        Ok(Step::Change { left, change })
+    }
+
+    /// Lets the event's version count only where it can be true. A journal does not know when its
+    /// events were published.
+    fn date(&mut self, event: &mut Event, delivery: &Delivery) {
+        let published_ns = match delivery.position.time_ns {
+            0 => now_ns(),
+            known => known,
+        };
+        if event.published_at(published_ns) && !self.reported_future {
+            self.reported_future = true;
+            warn!(
+                subject = delivery.subject,
+                sequence = delivery.position.sequence,
+                "an event of table {:?} has an mvccTimestamp of much later than it was published: \
+                 such timestamps do not count, and its row follows the order of the stream",
+                event.table()
+            );
+        }
     }
 }
 
 enum Step {
-    Change(Change),
+    Change { left: Option<Box<Change>>, change: Change },
     Filtered,
     Imported,
     Wanted { table: String, version: String },

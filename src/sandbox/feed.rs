@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::shop::{Shop, ShopOptions};
 use crate::change::Position;
 use crate::clock;
-use crate::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
+use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 
 /// Events of one delivery, at most.
 const BURST_MAX: usize = 512;
@@ -34,8 +34,8 @@ impl ShopFeed {
 
 #[async_trait]
 impl Feed for ShopFeed {
-    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
-        Ok(Some(Position::default()))
+    async fn acknowledged(&mut self) -> Result<Acknowledged, FeedError> {
+        Ok(Acknowledged::Through(Position::default()))
     }
 
     async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
@@ -59,7 +59,7 @@ impl Feed for ShopFeed {
                 subject: event.subject,
                 payload: event.payload.into(),
                 encoding: Encoding::Json,
-                pending: due - self.made,
+                pending: Some(due - self.made),
             });
         }
         Ok(Signal::Delivered)

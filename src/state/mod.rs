@@ -24,6 +24,9 @@ const FORMAT: i64 = 2;
 const FROM_FORMAT_1: &str =
     "ALTER TABLE plan RENAME TO intent; ALTER TABLE seam RENAME TO cutover;";
 
+/// Chunks of recent rows are put together up to this size.
+const CHUNK_BYTES_SMALL: usize = 128 << 10;
+
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS schema (table_name TEXT, version TEXT, json TEXT NOT NULL, PRIMARY KEY \
@@ -32,6 +35,7 @@ CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER
                       INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS intent (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
                       INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS since (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS idle (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence \
                       INTEGER NOT NULL,
@@ -157,10 +161,10 @@ impl State {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The schemas that were saved, as JSON texts.
+    /// The schemas that were saved, as JSON texts, in the order in which they were saved.
     pub fn schemas(&self) -> Result<Vec<String>, StateError> {
         let db = self.db();
-        let mut statement = db.prepare("SELECT json FROM schema ORDER BY table_name, version")?;
+        let mut statement = db.prepare("SELECT json FROM schema ORDER BY rowid")?;
         let rows = statement.query_map([], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -240,6 +244,19 @@ impl State {
         Ok(())
     }
 
+    /// With which time of publication `consumer` begins that has no position yet, Unix nanoseconds.
+    pub fn since(&self, consumer: &str) -> Result<Option<i64>, StateError> {
+        let sql = "SELECT time_ns FROM since WHERE consumer = ?1";
+        Ok(self.db().query_row(sql, [consumer], |row| row.get(0)).optional()?)
+    }
+
+    /// Replaces what [`State::since`] returns.
+    pub fn save_since(&self, consumer: &str, since_ns: i64) -> Result<(), StateError> {
+        let sql = "INSERT OR REPLACE INTO since VALUES (?1, ?2)";
+        self.db().execute(sql, params![consumer, since_ns])?;
+        Ok(())
+    }
+
     /// Hands the recent rows of consumer `of` to `consumer`, if that has none.
     pub fn adopt_recent(&self, of: &str, consumer: &str) -> Result<(), StateError> {
         let sql = "UPDATE recent SET consumer = ?2 WHERE consumer = ?1 AND NOT EXISTS (SELECT 1 \
@@ -263,7 +280,7 @@ impl State {
     }
 
     /// Appends a chunk and removes the oldest ones until the rest has `bytes_max` bytes or less. A
-    /// chunk without entries moves the end of the last one.
+    /// small chunk is put behind the last one, so that their number stays small, too.
     pub fn append_recent(
         &self,
         consumer: &str,
@@ -272,11 +289,23 @@ impl State {
     ) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
-        let advance = "UPDATE recent SET sequence = ?2, time_ns = ?3 WHERE chunk = (SELECT \
-                       max(chunk) FROM recent WHERE consumer = ?1)";
-        let through = params![consumer, chunk.through.sequence as i64, chunk.through.time_ns];
-        if !chunk.entries.is_empty() || transaction.execute(advance, through)? == 0 {
-            insert_recent(&transaction, consumer, chunk)?;
+        let last =
+            "SELECT chunk, entries FROM recent WHERE consumer = ?1 ORDER BY chunk DESC LIMIT 1";
+        let last: Option<(i64, Vec<u8>)> = transaction
+            .query_row(last, [consumer], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        match last {
+            Some((number, mut entries))
+                if entries.len() + chunk.entries.len() <= CHUNK_BYTES_SMALL
+                    || chunk.entries.is_empty() =>
+            {
+                entries.extend_from_slice(&chunk.entries);
+                let extend =
+                    "UPDATE recent SET sequence = ?2, time_ns = ?3, entries = ?4 WHERE chunk = ?1";
+                let through = (chunk.through.sequence as i64, chunk.through.time_ns);
+                transaction.execute(extend, params![number, through.0, through.1, entries])?;
+            }
+            _ => insert_recent(&transaction, consumer, chunk)?,
         }
         transaction.execute(
             "DELETE FROM recent WHERE consumer = ?1 AND chunk IN (SELECT chunk FROM
@@ -382,6 +411,7 @@ mod tests {
     #[test]
     fn keeps_what_is_saved_and_bounds_the_recent_rows() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
+        const LARGE: usize = 3_000 * 28;
         let at = |sequence| Position { sequence, time_ns: 7 };
         {
             let state = State::open(dir.path())?;
@@ -390,11 +420,8 @@ mod tests {
             state.save_intent("c", at(3))?;
             state.save_schema("order", "v1", "{}")?;
             for n in 1..=5 {
-                state.append_recent(
-                    "c",
-                    &RecentChunk { through: at(n), entries: vec![0; 28] },
-                    3 * 28,
-                )?;
+                let chunk = RecentChunk { through: at(n), entries: vec![0; LARGE] };
+                state.append_recent("c", &chunk, 3 * LARGE)?;
             }
         }
         let state = State::open(dir.path())?;
@@ -403,11 +430,15 @@ mod tests {
         assert_eq!(state.intent("c")?, Some(at(3)));
         state.clear_intent("c")?;
         assert_eq!(state.intent("c")?, None);
-        state.append_recent("c", &RecentChunk { through: at(9), entries: Vec::new() }, 3 * 28)?;
-        assert_eq!(
-            state.recent("c")?.iter().map(|c| c.through.sequence).collect::<Vec<_>>(),
-            [3, 4, 9]
-        );
+        // What is small is put behind the last chunk.
+        for (sequence, rows) in [(8, 2), (9, 0)] {
+            let chunk = RecentChunk { through: at(sequence), entries: vec![1; rows * 28] };
+            state.append_recent("c", &chunk, 4 * LARGE)?;
+        }
+        let chunks = state.recent("c")?;
+        let shape: Vec<_> = chunks.iter().map(|c| (c.through.sequence, c.entries.len())).collect();
+        assert_eq!(shape, [(3, LARGE), (4, LARGE), (9, LARGE + 56)]);
+        assert_eq!(chunks[2].entries[LARGE - 1..LARGE + 1], [0, 1]);
         assert_eq!(state.get("schema/order/v1")?.as_deref(), Some("{}"));
         assert_eq!(state.list()?.len(), 3);
         Ok(())

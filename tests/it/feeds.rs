@@ -160,6 +160,55 @@ async fn a_recreated_stream_is_read_from_its_beginning() {
     scene.assert_equal().await;
 }
 
+/// So is one that has grown past our position meanwhile: the message there is another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recreated_stream_that_has_grown_is_read_from_its_beginning() {
+    let mut scene = Scene::new("grown-anew", 38).await;
+    scene.eds.begin();
+    scene.publish(1_000).await;
+    scene.eds.catch_up();
+    scene.nats.allow_consumers(1).await;
+    scene.publish(1_300).await;
+    let log = scene.eds.catch_up();
+    assert!(log.contains("has another message at sequence 1000"), "{log}");
+    scene.assert_equal().await;
+    let log = scene.eds.catch_up();
+    assert!(!log.contains("was recreated"), "{log}");
+}
+
+/// A stream that is deleted while EDS runs is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_vanishes_is_waited_for() {
+    let mut scene = Scene::new("vanished", 39).await;
+    scene.eds.begin();
+    scene.publish(500).await;
+    let running = scene.eds.start(&[]);
+    scene.until_equal().await;
+    let admin = scene.nats.admin().await;
+    admin.delete_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+    running.until_log("the stream is gone", Duration::from_secs(30)).await;
+    scene.nats.stream().await;
+    scene.publish(200).await;
+    scene.until_equal().await;
+    assert!(running.stop().status.success());
+}
+
+/// A second consumer has the only place that the stream allows: what to do about it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_another_consumer_has_is_named() {
+    let scene = Scene::new("second", 40).await;
+    let config = pull::Config { durable_name: Some("other".into()), ..Default::default() };
+    let admin = scene.nats.admin().await;
+    admin.create_consumer_on_stream(config, "dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+    let ended = scene.eds.start(&["--restart"]).wait(Duration::from_secs(60));
+    assert!(
+        ended.status.code() == Some(1) && ended.log.contains("another consumer has the place"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
+}
+
 /// A server that was enrolled again has another name: what its former self has written is neither
 /// ignored nor doubled.
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytestring::ByteString;
 
 use super::Malformed;
+use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::json::{self, Cursor, NotJson, Slot};
 use crate::change::{Operation, Version, value};
 
@@ -79,6 +80,8 @@ pub struct Event {
     payload: ByteString,
     /// What happened to the row.
     pub operation: Operation,
+    /// `mvccTimestamp` is of much later than the event was published.
+    is_of_future: bool,
     slots: FieldSlots,
 }
 
@@ -106,14 +109,14 @@ impl Event {
         if operation != Operation::Delete && token(Field::After).is_none() {
             return Err(missing(Field::After));
         }
-        Ok(Event { payload, operation, slots })
+        Ok(Event { payload, operation, is_of_future: false, slots })
     }
 
     /// A row of an export, which is nothing but its `after`. It counts as an insert.
     pub(super) fn of_row(payload: ByteString) -> Event {
         let mut slots = NO_FIELDS;
         slots[Field::After as usize] = Slot::at(0, payload.len());
-        Event { payload, operation: Operation::Insert, slots }
+        Event { payload, operation: Operation::Insert, is_of_future: false, slots }
     }
 
     /// A part of the payload that shares its memory.
@@ -183,7 +186,24 @@ impl Event {
 
     /// The age of the row after the change; `None` where `mvccTimestamp` tells no plausible one.
     pub fn version(&self) -> Option<Version> {
+        if self.is_of_future {
+            return None;
+        }
         Version::parse(&self.mvcc())
+    }
+
+    /// The event was published at this time, Unix nanoseconds: it cannot be from much later. Such a
+    /// version would win over every change to come. Returns whether it claims one.
+    pub fn published_at(&mut self, time_ns: i64) -> bool {
+        let max_ns = u64::try_from(time_ns.saturating_add(CLOCKS_APART_MAX_NS)).unwrap_or(u64::MAX);
+        self.is_of_future =
+            Version::parse(&self.mvcc()).is_some_and(|version| version.nanos > max_ns);
+        self.is_of_future
+    }
+
+    /// The same event as the deletion of a row.
+    pub fn as_delete(&self) -> Event {
+        Event { operation: Operation::Delete, ..self.clone() }
     }
 
     /// The token of a column of `after` that no schema is asked for.
@@ -215,13 +235,6 @@ impl Event {
             .map(|t| json::text(t).into_owned())
             .filter(|key| !key.is_empty())
             .ok_or(Malformed::NoKey)
-    }
-
-    /// The member `name` of `before`.
-    pub(super) fn member_of_before(&self, name: &str) -> Option<Slot> {
-        let token = member(self.token(Field::Before)?, name)?;
-        let start = token.as_ptr() as usize - self.payload.as_ptr() as usize;
-        Some(Slot::at(start, token.len()))
     }
 
     /// The event as a destination that keeps changes stores it: the fields that are present, in the

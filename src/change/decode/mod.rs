@@ -11,7 +11,7 @@ use super::json::{self, Cursor, NotJson, Slot};
 pub use event::Event;
 use event::{FIELDS, Field, FieldSpec, NO_FIELDS};
 pub use malformed::Malformed;
-pub use row::ColumnOrder;
+pub use row::{ColumnOrder, RowLeft};
 
 /// Decodes events one after the other, reusing its memory. It remembers the row of the last event
 /// for [`Decoder::row`].
@@ -20,11 +20,14 @@ pub struct Decoder {
     /// Key and value of each member of `after` of the last event; of a row of an export, of the
     /// row.
     members: Vec<(Slot, Slot)>,
+    /// The same of `before`; empty for a row of an export.
+    before: Vec<(Slot, Slot)>,
 }
 
 impl Decoder {
     fn begin(&mut self, payload: Bytes) -> Result<ByteString, Malformed> {
         self.members.clear();
+        self.before.clear();
         if payload.len() >= u32::MAX as usize {
             return Err(Malformed::TooLarge);
         }
@@ -50,22 +53,23 @@ impl Decoder {
         Event::checked(payload, slots)
     }
 
-    /// Passes the value of a field, and remembers the members of `after`.
+    /// Passes the value of a field, and remembers the members of `after` and `before`.
     fn value(&mut self, cursor: &mut Cursor<'_>, index: usize) -> Result<Slot, NotJson> {
-        if index != Field::After as usize || cursor.peek() != Some(b'{') {
+        const AFTER: usize = Field::After as usize;
+        const BEFORE: usize = Field::Before as usize;
+        let members = match index {
+            AFTER => &mut self.members,
+            BEFORE => &mut self.before,
+            _ => return cursor.value(),
+        };
+        // Of a field that comes twice the last one counts.
+        members.clear();
+        if cursor.peek() != Some(b'{') {
             return cursor.value();
         }
         let start = cursor.position();
-        self.members.clear();
-        self.row_members(cursor)?;
+        row_members(cursor, members)?;
         Ok(cursor.slot(start))
-    }
-
-    fn row_members(&mut self, cursor: &mut Cursor<'_>) -> Result<(), NotJson> {
-        cursor.object::<NotJson>(|cursor, key| {
-            self.members.push((key, cursor.value()?));
-            Ok(())
-        })
     }
 
     /// Reads a row of an export: an object that is a table's row and nothing else. It counts as an
@@ -73,10 +77,17 @@ impl Decoder {
     pub fn decode_row(&mut self, line: Bytes) -> Result<Event, Malformed> {
         let payload = self.begin(line)?;
         let mut cursor = object_in(&payload)?;
-        self.row_members(&mut cursor)?;
+        row_members(&mut cursor, &mut self.members)?;
         cursor.end()?;
         Ok(Event::of_row(payload))
     }
+}
+
+fn row_members(cursor: &mut Cursor<'_>, members: &mut Vec<(Slot, Slot)>) -> Result<(), NotJson> {
+    cursor.object::<NotJson>(|cursor, key| {
+        members.push((key, cursor.value()?));
+        Ok(())
+    })
 }
 
 /// The index of the field that the JSON key `token` (with quotes) names. Senders write the fields
@@ -165,6 +176,89 @@ mod tests {
             tokens(r#"{"operation":"DELETE","table":"t","before":{"n":7,"id":"x"}}"#, &schema)?;
         assert_eq!(upsert, delete);
         assert_eq!(upsert, before);
+        Ok(())
+    }
+
+    #[test]
+    fn equal_values_of_a_key_column_are_one_key() -> Result<(), Malformed> {
+        let key = |kind: &str, token: &str| {
+            let json = format!(
+                r#"{{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{{"id":{kind}}}}}"#
+            );
+            let schema = TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}"));
+            let insert =
+                format!(r#"{{"operation":"INSERT","table":"t","after":{{"id":{token}}}}}"#);
+            let delete = format!(r#"{{"operation":"DELETE","table":"t","key":[{token}]}}"#);
+            let [one, other] = [tokens(&insert, &schema)?.1, tokens(&delete, &schema)?.1];
+            assert_eq!(one, other);
+            Ok::<Bytes, Malformed>(one)
+        };
+        let (number, time) = (r#"{"type":"number"}"#, r#"{"type":"string","format":"date-time"}"#);
+        for same in ["1.0", "1E0", "10e-1", "\"1\"", "\"1.00\""] {
+            assert_eq!(key(number, same)?, key(number, "1")?, "{same}");
+        }
+        assert_eq!(key(number, "-0.0")?, key(number, "0")?);
+        assert_ne!(key(number, "1.5")?, key(number, "1")?);
+        let noon = "\"2024-01-02T12:00:00Z\"";
+        for same in ["2024-01-02T12:00:00.000Z", "2024-01-02T13:00:00+01:00", "2024-01-02 12:00:00"]
+        {
+            assert_eq!(key(time, &format!("\"{same}\""))?, key(time, noon)?, "{same}");
+        }
+        assert!(matches!(key(time, "\"noon\""), Err(Malformed::KeyTypeMismatch(_))));
+        assert!(matches!(key(number, "\"x\""), Err(Malformed::KeyTypeMismatch(_))));
+        assert_eq!(
+            key(r#"{"type":"boolean"}"#, "true")?,
+            key(r#"{"type":"boolean"}"#, "\"true\"")?
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_delete_takes_its_key_from_before_by_name() -> Result<(), Malformed> {
+        let (_, key) = tokens(
+            r#"{"operation":"DELETE","table":"t","key":["7","x"],"before":{"id":"x","n":7}}"#,
+            &schema("\"id\",\"n\""),
+        )?;
+        let (_, insert) = tokens(
+            r#"{"operation":"INSERT","table":"t","after":{"id":"x","n":7}}"#,
+            &schema("\"id\",\"n\""),
+        )?;
+        assert_eq!(key, insert);
+        Ok(())
+    }
+
+    #[test]
+    fn an_update_that_changes_the_key_names_the_row_that_it_leaves() -> Result<(), Malformed> {
+        let left = |text: &str, keys: &str| {
+            let (event, decoder) = decode(text)?;
+            let (schema, mut order) = (schema(keys), ColumnOrder::default());
+            let (_, key) = decoder.row(&event, &schema, &mut order)?;
+            let left = decoder.row_left(&event, &schema, &order, &key)?;
+            Ok::<Option<Bytes>, Malformed>(left.map(|left| left.key))
+        };
+        let update = |before: &str| {
+            format!(
+                r#"{{"operation":"UPDATE","table":"t","key":["b"],"before":{before},"after":{{"n":1,"id":"b"}}}}"#
+            )
+        };
+        let of_id = |before: &str| left(&update(before), "\"id\"");
+        assert_eq!(of_id(r#"{"n":1,"id":"a"}"#)?.as_deref(), Some(&b"a"[..]));
+        assert_eq!(of_id(r#"{"id":"a","n":1}"#)?.as_deref(), Some(&b"a"[..]));
+        assert_eq!(of_id(r#"{"n":2,"id":"b"}"#)?, None);
+        assert_eq!(of_id(r#"{"n":2}"#)?, None);
+        assert_eq!(of_id("null")?, None);
+        assert!(left(&update(r#"{"n":2,"id":"b"}"#), "\"id\",\"n\"")?.is_some());
+        assert_eq!(left(&update(r#"{"n":1.0,"id":"b"}"#), "\"id\",\"n\"")?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn the_last_of_a_field_counts_however_its_name_is_spelt() -> Result<(), Malformed> {
+        let (row, _) = tokens(
+            r#"{"operation":"INSERT","table":"t","after":{"id":"a"},"\u0061fter":{"id":"b","n":5}}"#,
+            &schema("\"id\""),
+        )?;
+        assert_eq!(row[..2], [Some("\"b\"".to_owned()), Some("5".to_owned())]);
         Ok(())
     }
 

@@ -6,7 +6,16 @@ use bytes::Bytes;
 
 use super::{Decoder, Event, Malformed};
 use crate::change::json::{self, Slot};
-use crate::change::{ColumnType, Operation, TableSchema, value};
+use crate::change::value::{self, Value};
+use crate::change::{ColumnType, Operation, TableSchema};
+
+/// A row that an update has left.
+pub struct RowLeft {
+    /// Its key columns.
+    pub row: Box<[Slot]>,
+    /// Their canonical form.
+    pub key: Bytes,
+}
 
 impl Decoder {
     /// The first column of the last event's row that `schema` lacks and that is not null.
@@ -48,51 +57,103 @@ impl Decoder {
                 }
             }
         }
-        fill_key(event, schema, &mut row)?;
+        self.fill_key(event, schema, &mut row)?;
         let key = canonical_key(event, schema, &row)?;
         Ok((row.into(), key))
     }
-}
 
-/// Takes what is missing of the primary key from the event's `key`, matched from the right end:
-/// keys of a multi-region source carry a leading region. Failing that, a delete's `before` is
-/// asked.
-fn fill_key(event: &Event, schema: &TableSchema, row: &mut [Slot]) -> Result<(), Malformed> {
-    let present = |slot: &Slot| slot.present(event.payload()).is_some();
-    if row[..schema.keys].iter().all(present) {
-        return Ok(());
-    }
-    let tokens = event.key_tokens();
-    let skipped = tokens.len().checked_sub(schema.keys);
-    for i in 0..schema.keys {
-        if present(&row[i]) {
-            continue;
+    /// The row that the last event, an update, has left because it changed the primary key. `None`
+    /// where the key stayed what it is (`key`), or `before` does not tell.
+    pub fn row_left(
+        &self,
+        event: &Event,
+        schema: &TableSchema,
+        order: &ColumnOrder,
+        key: &[u8],
+    ) -> Result<Option<RowLeft>, Malformed> {
+        if event.operation != Operation::Update || self.before.is_empty() {
+            return Ok(None);
         }
-        let from_key = skipped.map(|skipped| tokens[skipped + i]).filter(present);
-        let from_before = || event.member_of_before(&schema.columns[i].name);
-        row[i] = from_key.or_else(from_before).ok_or(Malformed::NoKey)?;
+        let mut row = Vec::with_capacity(schema.keys);
+        for column in 0..schema.keys {
+            let Some(slot) = self.before_slot(event, schema, order, column) else {
+                return Ok(None);
+            };
+            row.push(slot);
+        }
+        let left = canonical_key(event, schema, &row)?;
+        Ok((left != *key).then(|| RowLeft { row: row.into(), key: left }))
     }
-    Ok(())
+
+    /// The value of a column in `before`, where it has one. `before` lists its columns as `after`
+    /// does nearly always.
+    fn before_slot(
+        &self,
+        event: &Event,
+        schema: &TableSchema,
+        order: &ColumnOrder,
+        column: usize,
+    ) -> Option<Slot> {
+        let name = &*schema.columns[column].name;
+        let payload = event.payload();
+        let is_named = |(key, _): &&(Slot, Slot)| {
+            key.of(payload).is_some_and(|token| match token.get(1..token.len() - 1) {
+                Some(plain) if plain == name => true,
+                Some(plain) => plain.contains('\\') && json::text(token) == name,
+                None => false,
+            })
+        };
+        let guess = order.place(column).and_then(|place| self.before.get(place)).filter(is_named);
+        // Of a member that comes twice the last one counts.
+        let (_, value) = guess.or_else(|| self.before.iter().rfind(is_named))?;
+        value.present(payload).map(|_| *value)
+    }
+
+    /// Takes what is missing of the primary key from a delete's `before`, by name; failing that
+    /// from the event's `key`, matched from the right end: keys of a multi-region source carry a
+    /// leading region.
+    fn fill_key(
+        &self,
+        event: &Event,
+        schema: &TableSchema,
+        row: &mut [Slot],
+    ) -> Result<(), Malformed> {
+        let present = |slot: &Slot| slot.present(event.payload()).is_some();
+        if row[..schema.keys].iter().all(present) {
+            return Ok(());
+        }
+        let tokens = event.key_tokens();
+        let skipped = tokens.len().checked_sub(schema.keys);
+        for (i, slot) in row.iter_mut().enumerate().take(schema.keys) {
+            if present(slot) {
+                continue;
+            }
+            let from_before = self.before_slot(event, schema, &ColumnOrder::default(), i);
+            let from_key = || skipped.map(|skipped| tokens[skipped + i]).filter(present);
+            *slot = from_before.or_else(from_key).ok_or(Malformed::NoKey)?;
+        }
+        Ok(())
+    }
 }
 
-/// Equal keys have equal bytes: each part as the text that its column would hold, length first
-/// where there are several.
+/// Equal keys have equal bytes: each part in one spelling of what its column would hold, length
+/// first where there are several.
 fn canonical_key(event: &Event, schema: &TableSchema, row: &[Slot]) -> Result<Bytes, Malformed> {
     let part = |i: usize| -> Result<Cow<'_, str>, Malformed> {
         let token = row[i].present(event.payload()).ok_or(Malformed::NoKey)?;
-        Ok(match schema.columns[i].kind {
-            ColumnType::Integer => {
-                let mismatch = || {
-                    Malformed::KeyTypeMismatch(value::TypeMismatch::of(
-                        &schema.columns[i],
-                        value::Wanted::Integer,
-                    ))
-                };
-                Cow::Owned(
-                    value::integer(json::text(token).trim()).ok_or_else(mismatch)?.to_string(),
-                )
-            }
-            _ => json::text(token),
+        let column = &schema.columns[i];
+        if matches!(column.kind, ColumnType::Text | ColumnType::Enum) {
+            return Ok(json::text(token));
+        }
+        let value = value::read(Some(token), column).map_err(Malformed::KeyTypeMismatch)?;
+        Ok(match value {
+            Value::Integer(n) | Value::Time(n) => Cow::Owned(n.to_string()),
+            // Adding zero makes one zero of both.
+            Value::Number(n) => Cow::Owned((n + 0.0).to_string()),
+            Value::Boolean(b) => Cow::Borrowed(if b { "true" } else { "false" }),
+            Value::Text(text) => text,
+            Value::Json(json) => Cow::Borrowed(json),
+            Value::Null => return Err(Malformed::NoKey),
         })
     };
     if schema.keys > 1 {
@@ -104,10 +165,11 @@ fn canonical_key(event: &Event, schema: &TableSchema, row: &[Slot]) -> Result<By
         }
         return Ok(key.into());
     }
+    let is_shared = !matches!(schema.columns[0].kind, ColumnType::Boolean);
     Ok(match part(0)? {
         Cow::Borrowed("") => return Err(Malformed::NoKey),
-        Cow::Borrowed(text) => event.shared(text),
-        Cow::Owned(text) => Bytes::from(text),
+        Cow::Borrowed(text) if is_shared => event.shared(text),
+        other => Bytes::from(other.into_owned()),
     })
 }
 
@@ -120,6 +182,11 @@ pub struct ColumnOrder {
 }
 
 impl ColumnOrder {
+    /// The place at which the column stood last.
+    fn place(&self, column: usize) -> Option<usize> {
+        self.guesses.iter().position(|guess| guess.map(usize::from) == Some(column))
+    }
+
     /// The column that the JSON key `token` (with quotes) names.
     fn column(&mut self, schema: &TableSchema, place: usize, token: &str) -> Option<usize> {
         let name = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();

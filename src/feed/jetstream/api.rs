@@ -156,6 +156,9 @@ pub struct ConsumerInfo {
     /// Messages that are not delivered yet.
     #[serde(default)]
     pub num_pending: u64,
+    /// The server's time of the report, RFC 3339; absent before NATS 2.10.
+    #[serde(default, rename = "ts")]
+    pub reported: Option<String>,
 }
 
 impl ConsumerInfo {
@@ -177,10 +180,32 @@ impl ConsumerInfo {
             (floor, ..) => Some(floor),
         }
     }
+
+    /// Since when it delivers, by its start time or its creation, Unix nanoseconds; `None` where
+    /// neither can be read.
+    pub fn began(&self) -> Option<i64> {
+        unix_ns(self.config.opt_start_time.as_ref().unwrap_or(&self.created))
+    }
+
+    /// The server's time of the report, Unix nanoseconds, if everything was delivered and
+    /// acknowledged by then.
+    pub fn nothing_pending_at(&self) -> Option<i64> {
+        match self.num_pending + self.num_ack_pending {
+            0 => self.reported.as_deref().and_then(unix_ns),
+            _ => None,
+        }
+    }
+}
+
+fn unix_ns(rfc3339: &str) -> Option<i64> {
+    let time: jiff::Timestamp = rfc3339.parse().ok()?;
+    i64::try_from(time.as_nanosecond()).ok()
 }
 
 #[derive(Deserialize)]
 struct Refusal {
+    #[serde(default)]
+    code: u64,
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -194,28 +219,73 @@ pub enum ApiError {
     NoConsumer,
     /// There is no such stream (10059).
     NoStream,
-    /// Another error: JetStream's `err_code`, or 0 for an answer that cannot be read, and the text.
-    Refused(u64, String),
+    /// Another error.
+    Refused {
+        /// JetStream's class of the error, after HTTP's: from 500 on the server cannot do now what
+        /// it was asked for. 0 for an answer that cannot be read.
+        code: u64,
+        /// JetStream's number of the error.
+        err_code: u64,
+        /// JetStream's text.
+        description: String,
+    },
     /// NATS is unreachable, or the call is not allowed.
     NoAnswer(String),
 }
 
+/// No more consumers are allowed, by the stream or by the account.
+const CONSUMER_LIMIT: u64 = 10026;
+
 impl ApiError {
-    /// As an error of the feed; `what` names what was asked for.
-    pub fn or_fail(self, what: &str) -> FeedError {
+    fn unreadable(why: String) -> ApiError {
+        ApiError::Refused { code: 0, err_code: 0, description: why }
+    }
+
+    fn refused(refusal: Refusal) -> ApiError {
+        let Refusal { code, err_code, description } = refusal;
+        match err_code {
+            10014 => ApiError::NoConsumer,
+            10059 => ApiError::NoStream,
+            _ => ApiError::Refused { code, err_code, description },
+        }
+    }
+
+    /// Whether no more consumers are allowed.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, ApiError::Refused { err_code, .. } if *err_code == CONSUMER_LIMIT)
+    }
+
+    /// As an error of a feed that was never open; `what` names what was asked for.
+    pub fn at_start(self, what: &str) -> FeedError {
+        let is_limit = self.is_limit();
         match self {
             ApiError::NoStream => FeedError::Misconfigured(format!(
                 "{what}: this NATS server has no such stream; is it the right server and account?"
             )),
-            ApiError::NoConsumer => FeedError::Unavailable(format!("{what}: the consumer is gone")),
-            ApiError::Refused(code @ (10008 | 10041 | 10077), text) => {
-                FeedError::Unavailable(format!("{what}: JetStream says {text} ({code})"))
+            ApiError::Refused { code, err_code, description } if code < 500 => {
+                let cure = match is_limit {
+                    true => "; another consumer has the place: delete it, or allow one more",
+                    false => "",
+                };
+                FeedError::Misconfigured(format!(
+                    "{what}: JetStream says {description} ({err_code}){cure}"
+                ))
             }
-            ApiError::Refused(code, text) => {
-                FeedError::Misconfigured(format!("{what}: JetStream says {text} ({code})"))
-            }
-            ApiError::NoAnswer(why) => FeedError::Unavailable(format!("{what}: {why}")),
+            other => other.once_open(what),
         }
+    }
+
+    /// As an error of a feed that was open before. What worked then may work again, whatever the
+    /// server says now: a stream can be deleted and restored, a leader be away.
+    pub fn once_open(self, what: &str) -> FeedError {
+        FeedError::Unavailable(match self {
+            ApiError::NoStream => format!("{what}: the stream is gone"),
+            ApiError::NoConsumer => format!("{what}: the consumer is gone"),
+            ApiError::Refused { err_code, description, .. } => {
+                format!("{what}: JetStream says {description} ({err_code})")
+            }
+            ApiError::NoAnswer(why) => format!("{what}: {why}"),
+        })
     }
 }
 
@@ -261,18 +331,14 @@ impl Api {
             }
         };
         let value: serde_json::Value = serde_json::from_slice(&answer.payload)
-            .map_err(|e| ApiError::Refused(0, format!("an answer that is not JSON: {e}")))?;
+            .map_err(|e| ApiError::unreadable(format!("an answer that is not JSON: {e}")))?;
         if let Some(error) = value.get("error") {
             let refusal =
-                Refusal::deserialize(error).map_err(|e| ApiError::Refused(0, e.to_string()))?;
-            return Err(match refusal.err_code {
-                10014 => ApiError::NoConsumer,
-                10059 => ApiError::NoStream,
-                code => ApiError::Refused(code, refusal.description),
-            });
+                Refusal::deserialize(error).map_err(|e| ApiError::unreadable(e.to_string()))?;
+            return Err(ApiError::refused(refusal));
         }
         serde_json::from_value(value)
-            .map_err(|e| ApiError::Refused(0, format!("an answer of another form: {e}")))
+            .map_err(|e| ApiError::unreadable(format!("an answer of another form: {e}")))
     }
 
     /// The consumer of that name.
@@ -295,28 +361,6 @@ impl Api {
             serde_json::json!({ "stream_name": self.stream, "config": config, "action": "create" });
         self.call("CREATE", name, body.to_string().into_bytes()).await
     }
-
-    /// What a new consumer of this policy and these subjects would report. It is created for that,
-    /// delivers nothing, and is deleted again: credentials do not allow asking about the stream.
-    pub async fn probe(
-        &self,
-        policy: DeliverPolicy,
-        filter: &ConsumerConfig,
-    ) -> Result<ConsumerInfo, ApiError> {
-        let config = ConsumerConfig {
-            name: format!("eds-probe-{}", uuid::Uuid::new_v4().simple()),
-            deliver_policy: policy,
-            ack_policy: AckPolicy::None,
-            filter_subject: filter.filter_subject.clone(),
-            filter_subjects: filter.filter_subjects.clone(),
-            inactive_threshold: Some(Duration::from_secs(10).as_nanos() as u64),
-            headers_only: true,
-            ..ConsumerConfig::default()
-        };
-        let info = self.create(&config).await?;
-        let _ = self.delete(&config.name).await;
-        Ok(info)
-    }
 }
 
 #[cfg(test)]
@@ -326,6 +370,22 @@ mod tests {
     fn info(json: &str) -> ConsumerInfo {
         serde_json::from_str(&format!(r#"{{"name":"c","created":"2024-01-01T00:00:00Z",{json}}}"#))
             .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn what_jetstream_cannot_do_now_is_waited_for() {
+        let refused =
+            |code, err_code| ApiError::Refused { code, err_code, description: "x".into() };
+        let is_waited_for = |e: FeedError| matches!(e, FeedError::Unavailable(_));
+        for err_code in [10008, 10009, 10012, 10023, 10039, 10041, 10076, 10077, 10104, 10119] {
+            assert!(is_waited_for(refused(503, err_code).at_start("it")), "{err_code}");
+        }
+        assert!(is_waited_for(refused(500, 10041).at_start("it")));
+        assert!(!is_waited_for(refused(400, 10026).at_start("it")));
+        assert!(!is_waited_for(ApiError::NoStream.at_start("it")));
+        for e in [refused(400, 10026), ApiError::NoStream, ApiError::NoConsumer] {
+            assert!(is_waited_for(e.once_open("it")));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The way back to the Go program: the durable consumer in the form that it creates. It knows start
 //! times and no start sequences.
 
-use super::api::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy};
+use super::api::{AckPolicy, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use super::{JetStream, STREAM};
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
@@ -35,13 +35,17 @@ impl JetStream {
                 self.about()
             )));
         };
+        self.clear(true).await?;
         let since = match info.num_pending + info.num_ack_pending {
             // Nothing is pending: the consumer begins with the present. The server's clock may
             // differ from this machine's.
-            0 => None,
-            _ => self.oldest_time(floor + 1).await,
+            0 => now_ns() - CLOCKS_APART_MAX_NS,
+            _ => match self.api.first_message(floor + 1).await {
+                Ok(first) => first.map_or_else(|| now_ns() - CLOCKS_APART_MAX_NS, |p| p.time_ns),
+                Err(e) => return self.put_back(floor, e).await,
+            },
         };
-        let since = rfc3339(since.unwrap_or_else(|| now_ns() - CLOCKS_APART_MAX_NS) / 1000);
+        let since = rfc3339(since / 1000);
         let config = ConsumerConfig {
             ack_policy: AckPolicy::Explicit,
             max_deliver: Some(DELIVERIES_MAX),
@@ -49,8 +53,20 @@ impl JetStream {
             opt_start_time: Some(since.clone()),
             ..self.wanted()
         };
-        let made = self.make(&config, true).await?;
+        let made = self.make(&config).await?;
         Ok((since, made))
+    }
+
+    /// It could not be found out since when the Go program has to read: the consumer is made again
+    /// as it was.
+    async fn put_back<T>(&self, floor: u64, why: ApiError) -> Result<T, FeedError> {
+        let config = ConsumerConfig {
+            deliver_policy: DeliverPolicy::ByStartSequence,
+            opt_start_seq: Some(floor + 1),
+            ..self.wanted()
+        };
+        self.make(&config).await?;
+        Err(self.failed(why, &format!("the message after sequence {floor} of stream {STREAM}")))
     }
 }
 

@@ -4,20 +4,22 @@ pub mod api;
 pub mod connect;
 pub mod hand_back;
 pub mod identity;
+mod look;
 mod pull;
+mod stand;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{Delivery, Feed, FeedError, OpenAt, Opened, Signal, Start};
+use super::{Acknowledged, Delivery, Feed, FeedError, OpenAt, Opened, Signal, Start};
 use crate::change::Position;
-use crate::change::cutover::CLOCKS_APART_MAX_NS;
-use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
+use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo};
 use connect::Link;
-use pull::OpenPull;
+use pull::{OpenPull, PullAcks};
+use stand::Standing;
 
 /// The stream that carries the changes.
 pub const STREAM: &str = "dbchange";
@@ -58,6 +60,8 @@ pub struct JetStream {
     /// The consumer's acknowledgement floor when it was opened: the server does not report it while
     /// deliveries are not acknowledged.
     opened_at: Option<u64>,
+    /// It was opened before: the settings are right, and what is away now may come back.
+    was_open: bool,
 }
 
 impl JetStream {
@@ -68,6 +72,7 @@ impl JetStream {
             settings,
             opening: None,
             opened_at: None,
+            was_open: false,
         }
     }
 
@@ -101,7 +106,15 @@ impl JetStream {
         match self.api.info(&self.settings.durable).await {
             Ok(info) => Ok(Some(info)),
             Err(ApiError::NoConsumer) => Ok(None),
-            Err(e) => Err(e.or_fail(&self.about())),
+            Err(e) => Err(self.failed(e, &self.about())),
+        }
+    }
+
+    /// The failed call as an error of the feed; `what` names what was asked for.
+    fn failed(&self, error: ApiError, what: &str) -> FeedError {
+        match self.was_open {
+            true => error.once_open(what),
+            false => error.at_start(what),
         }
     }
 
@@ -129,243 +142,36 @@ impl JetStream {
         }
         Ok(info)
     }
-
-    /// Creates the durable consumer as `config` says, in place of one that exists.
-    async fn make(
-        &self,
-        config: &ConsumerConfig,
-        existing: bool,
-    ) -> Result<ConsumerInfo, FeedError> {
-        let version = self.api.link.client.server_info().version;
-        if config.filter_subjects.len() > 1 && is_before_2_10(&version) {
-            return Err(FeedError::Misconfigured(format!(
-                "the NATS server is of version {version}; several companies in one credential need \
-                 2.10 or later (an older one would send the changes of all companies)"
-            )));
-        }
-        if existing {
-            self.api.delete(&self.settings.durable).await.map_err(|e| e.or_fail(&self.about()))?;
-        }
-        let info = self.api.create(config).await.map_err(|e| e.or_fail(&self.about()))?;
-        if !info.config.same_filter(config) {
-            let _ = self.api.delete(&self.settings.durable).await;
-            return Err(FeedError::Misconfigured(format!(
-                "the NATS server (version {version}) ignored the filter of {}: it is too old for \
-                 several companies",
-                self.about()
-            )));
-        }
-        Ok(info)
-    }
-
-    /// The consumer at `after`. It is used as it is if it stands there and everything delivered is
-    /// acknowledged; else it is recreated there. Also returns warnings for the user.
-    async fn stand_at(
-        &self,
-        after: Option<Position>,
-        existing: Option<ConsumerInfo>,
-        idle_ns: Option<i64>,
-    ) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
-        let wanted = self.wanted();
-        let fits =
-            |info: &ConsumerInfo| info.config.behaves_as(&wanted) && info.num_ack_pending == 0;
-        if let Some(info) = existing.as_ref().filter(|info| {
-            fits(info) && (after.is_none() || info.floor() == after.map(|p| p.sequence))
-        }) {
-            return Ok((info.clone(), Vec::new()));
-        }
-        let Some(position) = after else {
-            let (start, warnings) = self.first_start(existing.as_ref());
-            return Ok((
-                self.make(&ConsumerConfig { ..start }, existing.is_some()).await?,
-                warnings,
-            ));
-        };
-        let mut warnings = Vec::new();
-        let last = self
-            .api
-            .probe(DeliverPolicy::New, &ConsumerConfig::default())
-            .await
-            .map_err(|e| e.or_fail("the end of the stream"))?;
-        let recreated = last.delivered.stream_seq < position.sequence;
-        if recreated {
-            warnings.push(format!(
-                "the stream {STREAM} ends at sequence {}, before our position {}: it was recreated \
-                 and is read from its beginning; changes in between need an import",
-                last.delivered.stream_seq, position.sequence
-            ));
-        }
-        let start = if recreated { 1 } else { position.sequence + 1 };
-        let config = ConsumerConfig {
-            deliver_policy: DeliverPolicy::ByStartSequence,
-            opt_start_seq: Some(start),
-            ..wanted.clone()
-        };
-        let info = self.make(&config, existing.is_some()).await?;
-        if !recreated && position.sequence > 0 && info.delivered.stream_seq > position.sequence {
-            warnings.extend(self.gap(position, &info, idle_ns).await);
-        }
-        info!(
-            consumer = self.settings.durable,
-            after = start - 1,
-            pending = info.num_pending,
-            "the consumer was recreated at our position"
-        );
-        Ok((info, warnings))
-    }
-
-    /// Recreates the consumer so that it begins with what was published at `since_ns`: after an
-    /// import.
-    async fn stand_since(
-        &self,
-        since_ns: i64,
-        existing: bool,
-    ) -> Result<(ConsumerInfo, Vec<String>), FeedError> {
-        let since = crate::change::value::rfc3339(since_ns / 1000);
-        let config = ConsumerConfig {
-            deliver_policy: DeliverPolicy::ByStartTime,
-            opt_start_time: Some(since.clone()),
-            ..self.wanted()
-        };
-        let info = self.make(&config, existing).await?;
-        info!(
-            consumer = self.settings.durable,
-            since,
-            pending = info.num_pending,
-            "the consumer starts shortly before the import's snapshot"
-        );
-        let first = self
-            .api
-            .probe(DeliverPolicy::All, &ConsumerConfig::default())
-            .await
-            .map_err(|e| e.or_fail("the beginning of the stream"))?;
-        let mut warnings = Vec::new();
-        // The stream has lost its beginning, and its oldest message is younger than the snapshot.
-        if first.delivered.stream_seq > 0
-            && let Some(oldest) = self.oldest_time(first.delivered.stream_seq + 1).await
-            && oldest > since_ns + CLOCKS_APART_MAX_NS
-        {
-            let (oldest, snapshot) = (
-                crate::change::value::rfc3339(oldest / 1000),
-                crate::change::value::rfc3339((since_ns + CLOCKS_APART_MAX_NS) / 1000),
-            );
-            warnings.push(format!(
-                "changes may be missing: the import shows the source as of \
-                               {snapshot}, and the stream {STREAM} begins only at {oldest}; \
-                               another import cures it"
-            ));
-        }
-        Ok((info, warnings))
-    }
-
-    /// The configuration of a consumer if EDS knows no position, with warnings for the user.
-    fn first_start(&self, existing: Option<&ConsumerInfo>) -> (ConsumerConfig, Vec<String>) {
-        let wanted = self.wanted();
-        if let Some(info) = existing {
-            // The Go program created it, and nothing is acknowledged yet: its deliveries began when
-            // it was created.
-            let since = info.config.opt_start_time.clone().unwrap_or_else(|| info.created.clone());
-            return (
-                ConsumerConfig {
-                    deliver_policy: DeliverPolicy::ByStartTime,
-                    opt_start_time: Some(since),
-                    ..wanted
-                },
-                Vec::new(),
-            );
-        }
-        match self.settings.start {
-            Start::All => {
-                (ConsumerConfig { deliver_policy: DeliverPolicy::All, ..wanted }, Vec::new())
-            }
-            Start::NewOnly => {
-                let warning = "there is no checkpoint of an earlier run: only new changes are streamed. --restart streams everything that the stream still has";
-                (
-                    ConsumerConfig { deliver_policy: DeliverPolicy::New, ..wanted },
-                    vec![warning.into()],
-                )
-            }
-        }
-    }
-
-    /// A warning if changes after `position` are no longer in the stream and some may have been for
-    /// this consumer. None was if nothing was pending at a time that the stream still covers,
-    /// because retention removes the oldest messages first.
-    async fn gap(
-        &self,
-        position: Position,
-        info: &ConsumerInfo,
-        idle_ns: Option<i64>,
-    ) -> Option<String> {
-        let first = info.delivered.stream_seq + 1;
-        let oldest_ns = self.oldest_time(first).await;
-        if let (Some(idle), Some(oldest)) = (idle_ns, oldest_ns)
-            && oldest <= idle
-        {
-            return None;
-        }
-        let since = crate::change::value::rfc3339(
-            idle_ns.unwrap_or(position.time_ns).max(position.time_ns) / 1000,
-        );
-        Some(format!(
-            "changes may be missing: the stream {STREAM} no longer has sequences {} to {}, \
-             published after {since}; an import brings the destination up to date",
-            position.sequence + 1,
-            first - 1
-        ))
-    }
-
-    /// When the first message from `sequence` on was published, Unix nanoseconds.
-    async fn oldest_time(&self, sequence: u64) -> Option<i64> {
-        let config = ConsumerConfig {
-            name: format!("eds-probe-{}", uuid::Uuid::new_v4().simple()),
-            deliver_policy: DeliverPolicy::ByStartSequence,
-            opt_start_seq: Some(sequence),
-            ack_policy: AckPolicy::None,
-            inactive_threshold: Some(Duration::from_secs(10).as_nanos() as u64),
-            headers_only: true,
-            ..ConsumerConfig::default()
-        };
-        self.api.create(&config).await.ok()?;
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{}", config.name);
-        let opening = OpenPull::new(
-            &self.api.link.client,
-            subject,
-            1,
-            AckPolicy::None,
-            self.api.link.connections.clone(),
-            0,
-        )
-        .await;
-        let mut found = Vec::new();
-        if let Ok(mut opening) = opening {
-            let _ = tokio::time::timeout(Duration::from_secs(3), opening.next(&mut found, 1)).await;
-        }
-        let _ = self.api.delete(&config.name).await;
-        found.first().map(|d| d.position.time_ns)
-    }
 }
 
-fn is_before_2_10(version: &str) -> bool {
-    let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(u32::MAX));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (2, 10)
+/// How many messages the server delivers without an acknowledgement.
+fn pending_max(info: &ConsumerInfo) -> usize {
+    let limit = info.config.max_ack_pending.and_then(|max| usize::try_from(max).ok());
+    limit.filter(|max| *max > 0).unwrap_or(usize::MAX)
 }
 
 #[async_trait]
 impl Feed for JetStream {
-    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
-        let Some(mut info) = self.existing().await? else { return Ok(None) };
+    async fn acknowledged(&mut self) -> Result<Acknowledged, FeedError> {
+        let Some(mut info) = self.existing().await? else { return Ok(Acknowledged::Nothing) };
         if self.opening.is_none() {
             info = self.alone(info).await?;
         }
-        let floor = info.floor().or(self.opened_at);
-        Ok(floor.map(|sequence| Position { sequence, time_ns: 0 }))
+        if let Some(sequence) = info.floor().or(self.opened_at) {
+            return Ok(Acknowledged::Through(Position { sequence, time_ns: 0 }));
+        }
+        // The Go program created it, and nothing is acknowledged yet.
+        let began = info.began().ok_or_else(|| {
+            let about = self.about();
+            FeedError::Unavailable(format!("{about}: it is not known since when it delivers"))
+        })?;
+        Ok(Acknowledged::NothingSince(began))
     }
 
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
         self.opening = None;
         let existing = self.existing().await?;
-        let (info, warnings) = match at {
+        let Standing { info, warnings, recreated } = match at {
             OpenAt { after: None, since_ns: Some(since), .. } => {
                 self.stand_since(since, existing.is_some()).await?
             }
@@ -386,13 +192,14 @@ impl Feed for JetStream {
                 &link.client,
                 subject,
                 batch,
-                self.settings.policy,
+                PullAcks { policy: self.settings.policy, pending_max: pending_max(&info) },
                 link.connections.clone(),
                 info.delivered.consumer_seq,
             )
             .await?,
         );
-        Ok(Opened { warnings, pending: Some(info.num_pending) })
+        self.was_open = true;
+        Ok(Opened { recreated, warnings, pending: Some(info.num_pending) })
     }
 
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
@@ -400,6 +207,11 @@ impl Feed for JetStream {
             Some(opening) => opening.next(into, max).await,
             None => Ok(Signal::Lost("the feed is not open".into())),
         }
+    }
+
+    async fn nothing_pending_at(&mut self) -> Option<i64> {
+        self.opening.as_ref()?;
+        self.api.info(&self.settings.durable).await.ok()?.nothing_pending_at()
     }
 
     async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError> {
@@ -420,23 +232,5 @@ impl Feed for JetStream {
             warn!("the connection to NATS was gone before its end");
         }
         closed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_before_2_10;
-
-    #[test]
-    fn an_old_server_is_known_by_its_version() {
-        for (version, old) in [
-            ("2.9.25", true),
-            ("2.10.0", false),
-            ("2.12.2", false),
-            ("1.4.1", true),
-            ("3.0.0-beta", false),
-        ] {
-            assert_eq!(is_before_2_10(version), old, "{version}");
-        }
     }
 }

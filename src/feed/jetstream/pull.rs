@@ -8,7 +8,7 @@ use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::api::AckPolicy;
 use crate::change::Position;
@@ -24,6 +24,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const PULL_EXPIRES: Duration = Duration::from_secs(5);
 /// A pull without an answer for so long beyond that is lost.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
+/// How long the sending of acknowledgements may wait for the client's buffer.
+const ACK_SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long to wait before a refused pull is tried again.
 const REFUSED_WAIT: Duration = Duration::from_millis(300);
 
@@ -54,6 +56,15 @@ impl Meta {
     }
 }
 
+/// How an opened consumer's messages are acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub struct PullAcks {
+    /// Which acknowledgements are sent.
+    pub policy: AckPolicy,
+    /// The server delivers no more while so many messages are not acknowledged.
+    pub pending_max: usize,
+}
+
 /// An opened consumer. It has an inbox of its own, so that no message of an earlier opening arrives
 /// in it.
 pub struct OpenPull {
@@ -62,12 +73,15 @@ pub struct OpenPull {
     messages: Subscriber,
     pull_subject: String,
     batch: usize,
-    policy: AckPolicy,
+    acks: PullAcks,
     connections: watch::Receiver<u64>,
     /// Messages that may still come of the current pull; 0: there is no current pull.
     left: usize,
     /// Messages that have come of the current pull.
     brought: usize,
+    /// During the current pull the server may have kept messages back until others were
+    /// acknowledged: that nothing comes does not mean that nothing is pending.
+    is_held_back: bool,
     pull_bytes: usize,
     pull_no: u64,
     pull_deadline: Instant,
@@ -96,7 +110,7 @@ impl OpenPull {
         client: &Client,
         subject: String,
         batch: usize,
-        policy: AckPolicy,
+        acks: PullAcks,
         mut connections: watch::Receiver<u64>,
         consumer_seq: u64,
     ) -> Result<OpenPull, FeedError> {
@@ -112,10 +126,11 @@ impl OpenPull {
             messages,
             pull_subject: subject,
             batch,
-            policy,
+            acks,
             connections,
             left: 0,
             brought: 0,
+            is_held_back: false,
             pull_bytes: PULL_BYTES_MAX,
             pull_no: 0,
             pull_deadline: Instant::now(),
@@ -141,6 +156,7 @@ impl OpenPull {
         self.pull_no += 1;
         self.left = self.batch;
         self.brought = 0;
+        self.is_held_back = self.outstanding.len() >= self.acks.pending_max;
         self.pull_bytes = PULL_BYTES_MAX;
         self.pull_deadline = Instant::now() + PULL_EXPIRES + ANSWER_GRACE;
         Ok(())
@@ -222,6 +238,7 @@ impl OpenPull {
         }
         self.highest = meta.stream_seq;
         self.outstanding.push_back((meta.stream_seq, reply));
+        self.is_held_back |= self.outstanding.len() >= self.acks.pending_max;
         let encoding = match message
             .headers
             .as_ref()
@@ -237,7 +254,7 @@ impl OpenPull {
             subject: message.subject.to_string(),
             payload: message.payload,
             encoding,
-            pending: meta.pending,
+            pending: Some(meta.pending),
         }))
     }
 
@@ -250,7 +267,10 @@ impl OpenPull {
         match (status, text) {
             (404 | 408, _) => {
                 self.left = 0;
-                Ok(PullMessage::Signal(Signal::Idle))
+                Ok(match self.is_held_back {
+                    true => PullMessage::Nothing,
+                    false => PullMessage::Signal(Signal::Idle),
+                })
             }
             (409, "Message Size Exceeds MaxBytes") => {
                 if self.brought == 0 {
@@ -289,16 +309,20 @@ impl OpenPull {
             replies.extend(self.outstanding.pop_front().map(|(_, reply)| reply));
         }
         let Some(last) = replies.pop() else { return Ok(()) };
-        let failed = |e: async_nats::PublishError| FeedError::Unavailable(e.to_string());
-        if self.policy == AckPolicy::Explicit {
-            for reply in replies {
-                self.client.publish(reply, Bytes::from_static(b"+ACK")).await.map_err(failed)?;
+        let ack = Bytes::from_static(b"+ACK");
+        let send = async {
+            if self.acks.policy == AckPolicy::Explicit {
+                for reply in replies {
+                    self.client.publish(reply, ack.clone()).await?;
+                }
             }
+            self.client.publish_with_reply(last, format!("{}.ack", self.inbox), ack.clone()).await
+        };
+        // While NATS is away, the client takes a few thousand messages and then waits.
+        match timeout(ACK_SEND_WAIT_MAX, send).await {
+            Ok(sent) => sent.map_err(|e| FeedError::Unavailable(e.to_string()))?,
+            Err(_) => return Err(FeedError::Unavailable("NATS takes no messages".into())),
         }
-        self.client
-            .publish_with_reply(last, format!("{}.ack", self.inbox), Bytes::from_static(b"+ACK"))
-            .await
-            .map_err(failed)?;
         self.unconfirmed += 1;
         Ok(())
     }

@@ -61,11 +61,9 @@ impl Attempt {
             self.narrowing.put_back(Piece { from: stop, to });
         }
         let recorded = checkpoint.recorded();
-        let through = match self.changes.get(stop.wrapping_sub(1)) {
-            Some(last) if stop < self.changes.len() => {
-                recorded.map_or(last.position, |p| p.advanced_to(last.position))
-            }
-            _ => self.end,
+        let through = match self.changes.get(stop) {
+            Some(next) => checkpoint.end_of(end_before(&self.changes[..stop], next.position)),
+            None => self.end,
         };
         let batch = Batch::new(self.changes.clone(), groups, order, recorded, through)
             .unconfirmed_through(checkpoint.unconfirmed_through());
@@ -76,4 +74,11 @@ impl Attempt {
     pub fn succeeded(&mut self) {
         (self.backoff, self.reshaped) = (Backoff::default(), false);
     }
+}
+
+/// How far `changes` go: the last sequence, and the latest time. An event that is two changes, of
+/// which the second is `next`, is not done with.
+fn end_before(changes: &[Change], next: Position) -> Position {
+    let done = changes.iter().map(|change| change.position).filter(|position| *position != next);
+    done.fold(Position::default(), |end, position| end.advanced_to(position))
 }

@@ -7,8 +7,9 @@ mod rejects;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::EngineOptions;
@@ -24,6 +25,12 @@ use attempt::{Attempt, Writable};
 use link::{DestinationLink, OpenDestination};
 pub use rejects::REFUSED_RUN_MAX;
 use rejects::Rejects;
+
+/// A destination that has given no answer for so long counts as away.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A call that has given no answer for so long has failed. Long enough for a warehouse that is
+/// resumed and for statements that wait for a lock.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Connects to the destination; called again after each failure.
 pub type Open = Box<dyn Fn() -> OpenFuture<'static> + Send>;
@@ -120,10 +127,15 @@ impl Applier {
         self.checkpoint.unconfirmed_through()
     }
 
+    /// What comes next is of another stream than the checkpoint.
+    pub fn begin_other_stream(&mut self) {
+        self.checkpoint.begin_other_stream();
+    }
+
     /// Applies all of `pending`, whatever it takes, unless the destination is rewound or lost to
     /// another process.
     pub async fn apply(&mut self, pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
-        let end = self.recorded().map_or(pending.through, |p| p.advanced_to(pending.through));
+        let end = self.checkpoint.end_of(pending.through);
         let started = Instant::now();
         self.rejects.write(&pending.dead_letters, "").await;
         let mut attempt = Attempt::new(pending.changes, end);
@@ -171,11 +183,12 @@ impl Applier {
     }
 
     async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        self.link.get()?.write(&mut self.checkpoint, &mut self.ours, batch).await
+        let writing = self.link.get()?.write(&mut self.checkpoint, &mut self.ours, batch);
+        answered(&self.progress, writing).await
     }
 
     async fn read_tables(&mut self) -> Result<(), Failure> {
-        self.link.get()?.read_tables().await
+        answered(&self.progress, self.link.get()?.read_tables()).await
     }
 
     /// The piece is durable.
@@ -252,7 +265,8 @@ impl Applier {
         let _ = self.link.close().await;
         loop {
             sleep(backoff.next(&self.options.consumer)).await;
-            match self.connect().await {
+            let progress = self.progress.clone();
+            match answered(&progress, self.connect()).await {
                 Ok(found) => return Ok(found),
                 Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
                 Err(failure) => {
@@ -280,7 +294,9 @@ impl Applier {
     /// has to be called again before anything is applied.
     pub async fn confirm(&mut self) -> Result<Confirmed, Failure> {
         let asked = match self.link.get() {
-            Ok(open) => self.checkpoint.verify(&mut *open.destination).await,
+            Ok(open) => {
+                answered(&self.progress, self.checkpoint.verify(&mut *open.destination)).await
+            }
             Err(failure) => Err(failure),
         };
         let found = match asked {
@@ -298,6 +314,24 @@ impl Applier {
     pub async fn close(&mut self) -> Result<(), Failure> {
         self.link.close().await
     }
+}
+
+/// Waits for a call of the destination: after [`SILENCE_MAX`] health says so, after
+/// [`ANSWER_WAIT_MAX`] the call is dropped as failed. A server that accepts everything and answers
+/// nothing would be waited for without end.
+async fn answered<T>(
+    progress: &Progress,
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::pin!(call);
+    if let Ok(answer) = timeout(SILENCE_MAX, &mut call).await {
+        return answer;
+    }
+    progress.waiting(&format!("the destination has given no answer for {SILENCE_MAX:?}"));
+    timeout(ANSWER_WAIT_MAX - SILENCE_MAX, call).await.unwrap_or_else(|_| {
+        let text = format!("the destination gave no answer within {ANSWER_WAIT_MAX:?}");
+        Err(Failure::unavailable(text))
+    })
 }
 
 /// Whether a start failed because another process, which started at the same time, has ended this

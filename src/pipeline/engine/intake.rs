@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::positions::Positions;
@@ -13,10 +12,7 @@ use crate::feed::Delivery;
 use crate::pipeline::batcher::{Batcher, PendingBatch};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::resolve::{Pass, Resolved, Resolver};
-use crate::registry::{Registry, SchemaAnswer};
-
-/// A question for a schema: table, version, and the answer.
-type Lookup = BoxFuture<'static, (String, String, SchemaAnswer)>;
+use crate::registry::{Lookup, Registry, SchemaAnswer};
 
 /// Makes pending changes of deliveries.
 pub struct Intake {
@@ -24,6 +20,8 @@ pub struct Intake {
     arrived: VecDeque<Delivery>,
     /// The schema that the first of them needs is being asked for.
     lookup: Option<Lookup>,
+    /// The schema of a version that was unknown is being asked for again; nobody waits for it.
+    recheck: Option<Lookup>,
     /// Resolved.
     batcher: Batcher,
     /// How deliveries are resolved.
@@ -40,7 +38,15 @@ impl Intake {
         registry: Registry,
         progress: Arc<Progress>,
     ) -> Intake {
-        Intake { arrived: VecDeque::new(), lookup: None, batcher, resolver, registry, progress }
+        Intake {
+            arrived: VecDeque::new(),
+            lookup: None,
+            recheck: None,
+            batcher,
+            resolver,
+            registry,
+            progress,
+        }
     }
 
     /// Takes deliveries over.
@@ -56,11 +62,6 @@ impl Intake {
     /// Whether nothing waits for the destination.
     pub fn is_empty(&self) -> bool {
         self.batcher.is_empty() && self.arrived.is_empty()
-    }
-
-    /// Whether no resolved change waits for the destination.
-    pub fn is_batch_empty(&self) -> bool {
-        self.batcher.is_empty()
     }
 
     /// When the free destination may take what is pending.
@@ -114,12 +115,16 @@ impl Intake {
                 self.arrived.push_front(delivery);
                 return;
             }
-            let resolved = self.resolver.resolve(&delivery, &self.registry);
+            let resolved = self.resolver.resolve(&delivery, &mut self.registry);
+            if self.recheck.is_none() {
+                self.recheck = self.registry.recheck();
+            }
             if !matches!(resolved, Resolved::Wanted { .. }) {
                 positions.recent_reached(Some(delivery.position));
             }
             match resolved {
                 Resolved::Change(change) => self.batcher.change(change, now),
+                Resolved::Moved(moved) => self.batcher.moved(*moved, now),
                 Resolved::DeadLetter(dead_letter) => self.batcher.dead_letter(dead_letter, now),
                 Resolved::Passed(pass) => {
                     match pass {
@@ -153,18 +158,27 @@ impl Intake {
     fn look_up(&mut self, table: String, version: String) {
         self.progress
             .waiting(&format!("asking for the schema of table {table:?}, version {version:?}"));
-        let answer = self.registry.ask(&table, &version);
-        self.lookup = Some(Box::pin(async move { (table, version, answer.await) }));
+        self.lookup = Some(self.registry.ask(&table, &version));
     }
 
-    /// Waits for the schema that is being asked for; for ever where none is. May be dropped while
-    /// it waits.
+    /// Waits for a schema that is being asked for; for ever where none is. May be dropped while it
+    /// waits.
     pub async fn finish_lookup(&mut self) {
-        let (table, version, found) = match &mut self.lookup {
-            Some(lookup) => lookup.await,
-            None => std::future::pending().await,
+        let (table, version, found) = tokio::select! {
+            biased;
+            found = answer(&mut self.lookup) => found,
+            found = answer(&mut self.recheck) => found,
         };
-        self.lookup = None;
         self.registry.store(&table, &version, found);
     }
+}
+
+/// Waits for the answer and forgets the question.
+async fn answer(lookup: &mut Option<Lookup>) -> (String, String, SchemaAnswer) {
+    let found = match lookup {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    };
+    *lookup = None;
+    found
 }

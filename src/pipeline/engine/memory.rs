@@ -43,8 +43,14 @@ impl SavedRecent {
     pub fn save(&mut self, recent: &mut Recent, through: Option<Position>) {
         let Some(through) = through else { return };
         match self.state.append_recent(&self.consumer, &recent.chunk(through), SAVED_BYTES_MAX) {
-            Ok(()) => self.is_saved = true,
-            Err(e) => warn!("{e}"),
+            Ok(()) => {
+                self.is_saved = true;
+                recent.saved(through);
+            }
+            Err(e) => {
+                recent.not_saved();
+                warn!("{e}");
+            }
         }
     }
 

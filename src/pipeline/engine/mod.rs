@@ -24,7 +24,6 @@ use super::dead_letter::DeadLetters;
 use super::progress::{Phase, Progress};
 use super::{EngineOptions, stopped};
 use crate::change::Position;
-use crate::clock::now_ns;
 use crate::destination::{Failure, FailureKind};
 use crate::feed::{Delivery, Feed, FeedError, Signal};
 use crate::registry::Registry;
@@ -163,7 +162,7 @@ impl Engine {
                 self.on_signal(signal, arrivals)?;
             }
             () = until(due) => {}
-            () = sleep_until(self.save_at) => self.save(),
+            () = sleep_until(self.save_at) => self.save().await,
             () = until(self.lifecycle.deadline()) => {}
         }
         Ok(())
@@ -188,14 +187,14 @@ impl Engine {
         }
         match signal {
             Ok(Signal::Delivered) => {
-                let pending = arrivals.last().map_or(0, |d| d.pending);
-                self.progress.received(arrivals.len(), pending);
-                self.opened(pending == 0);
+                let pending = arrivals.last().and_then(|d| d.pending);
+                self.progress.received(arrivals.len(), pending.unwrap_or(0));
+                self.feed_state = FeedState::Open { caught_up: pending == Some(0) };
                 self.intake.receive(arrivals);
             }
             Ok(Signal::Idle) => {
-                self.opened(true);
-                if self.intake.is_batch_empty() {
+                self.feed_state = FeedState::Open { caught_up: true };
+                if self.is_idle() {
                     self.progress.phase(Phase::CaughtUp);
                 }
             }
@@ -206,11 +205,10 @@ impl Engine {
         Ok(())
     }
 
-    fn opened(&mut self, caught_up: bool) {
-        self.feed_state = FeedState::Open { caught_up };
-        if caught_up {
-            self.positions.idle_ns = Some(now_ns());
-        }
+    /// Whether everything that the feed had for us is durable.
+    fn is_idle(&self) -> bool {
+        let is_caught_up = matches!(self.feed_state, FeedState::Open { caught_up: true });
+        is_caught_up && self.intake.is_empty() && self.apply.is_idle()
     }
 
     /// The feed has to be opened again, which delivers again what is not durable. While the run
@@ -281,12 +279,15 @@ impl Engine {
 
     /// Saves what eases the next start. Failing to is no reason to stop: the checkpoint is
     /// elsewhere.
-    fn save(&mut self) {
+    async fn save(&mut self) {
         self.save_at = Instant::now() + SAVE_INTERVAL;
-        if let Some(idle) = self.positions.idle_ns.filter(|_| self.feed_state.is_caught_up())
-            && let Err(e) = self.state.save_idle(&self.options.consumer, idle)
+        if self.is_idle()
+            && let Some(idle_ns) = self.feed.nothing_pending_at().await
         {
-            warn!("{e}");
+            self.positions.idle_ns = Some(idle_ns);
+            if let Err(e) = self.state.save_idle(&self.options.consumer, idle_ns) {
+                warn!("{e}");
+            }
         }
         self.save_recent();
     }
@@ -307,13 +308,13 @@ impl Engine {
     /// Everything is applied: lets the source know, and leaves in order.
     async fn wind_up(mut self, end: End) -> Result<End, Halt> {
         self.acknowledge_seen().await;
+        self.save().await;
         if let Ok(Err(e)) = timeout(SHUTDOWN_WAIT_MAX, self.feed.close()).await {
             warn!(
                 "the last acknowledgement was not confirmed: {e}; at the next start the stream is \
                  read from the checkpoint"
             );
         }
-        self.save();
         if let Some(applier) = self.apply.applier()
             && let Ok(Err(failure)) = timeout(SHUTDOWN_WAIT_MAX, applier.close()).await
             && failure.kind != FailureKind::Unavailable

@@ -17,7 +17,7 @@ pub struct Positions {
     /// From when on the stream is read, Unix nanoseconds, where an import says so and no position
     /// is known yet.
     since_ns: Option<i64>,
-    /// When nothing was known to be pending for us, Unix nanoseconds.
+    /// When nothing was pending for us, by the source's clock, Unix nanoseconds.
     pub idle_ns: Option<i64>,
 }
 
@@ -80,7 +80,7 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::engine::start::PositionSource;
+    use crate::pipeline::engine::start::{PositionSource, TimeSource};
 
     #[test]
     fn a_rewind_leaves_nothing_to_acknowledge_and_nothing_to_save_beyond() {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn an_import_gives_a_time_instead_of_a_position() {
-        let start = StartPosition::Since { since_ns: 5, began: None };
+        let start = StartPosition::Since { since_ns: 5, began: None, source: TimeSource::Import };
         let positions = Positions::new(&start, Some(7));
         let expected = OpenAt { after: None, since_ns: Some(5), idle_ns: Some(7) };
         assert_eq!((positions.open_at(), positions.durable()), (expected, None));

@@ -86,10 +86,24 @@ impl Engine {
         Ok(())
     }
 
+    /// The feed reads another stream than the one that our positions are about: they say nothing
+    /// about what it delivers.
+    fn begin_other_stream(&mut self) {
+        self.intake.resolver.seen = None;
+        self.intake.resolver.cutover.applied.clear();
+        self.intake.replay_to(None);
+        if let Some(applier) = self.apply.applier() {
+            applier.begin_other_stream();
+        }
+    }
+
     /// Opens the feed; what it may forget by that is recorded already, in the destination or in the
     /// state file.
     pub(super) async fn open_feed(&mut self) -> Result<(), Halt> {
         let opened = self.feed.open(self.positions.open_at()).await?;
+        if opened.recreated {
+            self.begin_other_stream();
+        }
         for warning in opened.warnings {
             warn!("{warning}");
             self.progress.update(|snapshot| {

@@ -7,10 +7,13 @@ use super::intake::Intake;
 use super::memory::SavedRecent;
 use super::positions::Positions;
 use super::reopen::Reopenings;
-use super::start::{PositionSource, StartInputs, StartPosition, new_companies, start_position};
+use super::start::{
+    PositionSource, StartInputs, StartPosition, TimeSource, new_companies, start_position,
+};
 use super::states::{ApplyState, FeedState, Lifecycle};
 use super::{Engine, EngineDeps, Halt, SAVE_INTERVAL};
 use crate::change::Position;
+use crate::feed::Acknowledged;
 use crate::pipeline::EngineOptions;
 use crate::pipeline::apply::Applier;
 use crate::pipeline::batcher::{BatchLimits, Batcher};
@@ -22,7 +25,7 @@ impl Engine {
     /// Connects to the destination, finds the position, opens the feed there. Fails at once where
     /// something is away or wrong: whoever starts a program wants to know.
     pub async fn start(mut deps: EngineDeps) -> Result<Engine, Halt> {
-        let acknowledged = deps.feed.acknowledged_position().await?;
+        let acknowledged = deps.feed.acknowledged().await?;
         let schemas = match deps.options.abilities.needs_schemas() {
             true => deps.registry.current().await.map_err(Halt::Setup)?,
             false => Vec::new(),
@@ -39,6 +42,7 @@ impl Engine {
             recorded: applier.recorded(),
             cutover: &cutover,
             saved: state.position(&options.consumer).map_err(unusable)?,
+            saved_since_ns: state.since(&options.consumer).map_err(unusable)?,
             acknowledged,
             records: &records,
             adoption: &options.adoption,
@@ -81,7 +85,9 @@ impl Engine {
         self.open_feed().await?;
         match start {
             StartPosition::After { .. } => {}
-            StartPosition::Since { began, .. } => self.begin_since(*began).await?,
+            StartPosition::Since { began, source, .. } => {
+                self.begin_since(*began, *source).await?;
+            }
             StartPosition::FeedDecides => self.begin_where_opened().await?,
         }
         self.save_recent();
@@ -93,7 +99,9 @@ impl Engine {
 
     /// The feed chose where to begin: from now on that is known.
     async fn begin_where_opened(&mut self) -> Result<(), Halt> {
-        let Some(opened) = self.feed.acknowledged_position().await? else { return Ok(()) };
+        let Acknowledged::Through(opened) = self.feed.acknowledged().await? else {
+            return Ok(());
+        };
         self.state.save_position(&self.options.consumer, opened).map_err(unusable)?;
         self.positions.reached(opened);
         self.positions.recent_reached(Some(opened));
@@ -101,8 +109,17 @@ impl Engine {
     }
 
     /// The feed found where the time is, or `began` is earlier: from now on that is known.
-    async fn begin_since(&mut self, began: Option<Position>) -> Result<(), Halt> {
-        let Some(opened) = self.feed.acknowledged_position().await? else { return Ok(()) };
+    async fn begin_since(
+        &mut self,
+        began: Option<Position>,
+        source: TimeSource,
+    ) -> Result<(), Halt> {
+        let Acknowledged::Through(opened) = self.feed.acknowledged().await? else {
+            return Ok(());
+        };
+        if source == TimeSource::Feed {
+            self.state.save_position(&self.options.consumer, opened).map_err(unusable)?;
+        }
         let earlier = began.filter(|began| began.sequence < opened.sequence);
         self.positions.reached(earlier.unwrap_or(opened));
         // Versions that were seen before the import still count: an older one of a row must not
@@ -126,6 +143,9 @@ fn record_start(
     }
     if let Some(position) = start.to_save() {
         state.save_position(&options.consumer, position)?;
+    }
+    if let Some(since_ns) = start.since_to_save() {
+        state.save_since(&options.consumer, since_ns)?;
     }
     if options.restart {
         state.clear_intent(&options.consumer)?;

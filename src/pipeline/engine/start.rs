@@ -3,6 +3,7 @@
 use crate::change::cutover::ResumePoint;
 use crate::change::{Cutover, Position};
 use crate::destination::{Failure, Recorded};
+use crate::feed::Acknowledged;
 use crate::pipeline::Adoption;
 
 /// Everything that says something about where to begin.
@@ -17,8 +18,10 @@ pub struct StartInputs<'i> {
     pub cutover: &'i Cutover,
     /// What the state file has for the consumer.
     pub saved: Option<Position>,
+    /// The time with which an earlier start began, Unix nanoseconds, as the state file has it.
+    pub saved_since_ns: Option<i64>,
     /// What the feed knows to be acknowledged.
-    pub acknowledged: Option<Position>,
+    pub acknowledged: Acknowledged,
     /// The checkpoints of all consumers at the destination.
     pub records: &'i [Recorded],
     /// What becomes of another consumer's checkpoint.
@@ -35,13 +38,16 @@ pub enum StartPosition {
         /// Who says so.
         source: PositionSource,
     },
-    /// With what was published from a time on: the snapshot of an import.
+    /// With what was published from a time on: the snapshot of an import, or when another program's
+    /// deliveries began.
     Since {
         /// Unix nanoseconds.
         since_ns: i64,
         /// Where the consumer once began, if an import came before it had applied anything: tables
         /// that were not imported need their changes from there on.
         began: Option<Position>,
+        /// Who says so.
+        source: TimeSource,
     },
     /// Where the feed chooses: nothing is known.
     FeedDecides,
@@ -64,6 +70,15 @@ pub enum PositionSource {
     Adopted(String),
 }
 
+/// Who says since when the stream is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimeSource {
+    /// An import, which has recorded it.
+    Import,
+    /// The feed, or an earlier start that was told so by the feed.
+    Feed,
+}
+
 impl StartPosition {
     /// The position that has to be saved in the state file before the feed is opened, as nobody
     /// else records it: what an import or the checkpoint says is recorded where it is from.
@@ -75,6 +90,15 @@ impl StartPosition {
             } => None,
             StartPosition::After { position, .. } => Some(*position),
             StartPosition::Since { .. } | StartPosition::FeedDecides => None,
+        }
+    }
+
+    /// The time that has to be saved in the state file before the feed is opened: what the feed
+    /// knows of it may be gone by that.
+    pub fn since_to_save(&self) -> Option<i64> {
+        match self {
+            StartPosition::Since { since_ns, source: TimeSource::Feed, .. } => Some(*since_ns),
+            _ => None,
         }
     }
 }
@@ -94,15 +118,24 @@ pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure
         Some(ResumePoint::After(position)) => return after(position, PositionSource::Import),
         Some(ResumePoint::Since(since_ns)) => {
             let began = inputs.saved.filter(|_| !inputs.cutover.had_begun());
-            return Ok(StartPosition::Since { since_ns, began });
+            let source = TimeSource::Import;
+            return Ok(StartPosition::Since { since_ns, began, source });
         }
         None => {}
     }
     if let Some(position) = inputs.saved {
         return after(position, PositionSource::StateFile);
     }
-    if let Some(position) = inputs.acknowledged {
-        return after(position, PositionSource::Acknowledged);
+    let since =
+        |since_ns| Ok(StartPosition::Since { since_ns, began: None, source: TimeSource::Feed });
+    match (inputs.saved_since_ns, inputs.acknowledged) {
+        (Some(since_ns), _) | (None, Acknowledged::NothingSince(since_ns)) => {
+            return since(since_ns);
+        }
+        (None, Acknowledged::Through(position)) => {
+            return after(position, PositionSource::Acknowledged);
+        }
+        (None, Acknowledged::Nothing) => {}
     }
     match adopted(inputs)? {
         Some((position, name)) => after(position, PositionSource::Adopted(name)),
@@ -213,7 +246,8 @@ mod tests {
                 recorded: None,
                 cutover: &self.none,
                 saved: None,
-                acknowledged: None,
+                saved_since_ns: None,
+                acknowledged: Acknowledged::Nothing,
                 records: &[],
                 adoption: &Adoption::Ask,
             }
@@ -224,7 +258,7 @@ mod tests {
                 recorded: Some(at(5)),
                 cutover: &self.set_back,
                 saved: Some(at(4)),
-                acknowledged: Some(at(2)),
+                acknowledged: Acknowledged::Through(at(2)),
                 records: &self.records,
                 ..self.nothing()
             }
@@ -250,7 +284,8 @@ mod tests {
         let known = knowledge();
         let (all, nothing) = (known.all(), known.nothing());
         let first_import = &known.first_import;
-        let since = |began| StartPosition::Since { since_ns: SINCE_NS, began };
+        let since =
+            |began| StartPosition::Since { since_ns: SINCE_NS, began, source: TimeSource::Import };
         let set_back = StartInputs { recorded: None, ..known.all() };
         let unapplied = StartInputs { cutover: first_import, recorded: None, ..known.all() };
         let fresh = StartInputs { cutover: first_import, ..nothing };
@@ -271,12 +306,23 @@ mod tests {
         let of = Adoption::Of("old".to_owned());
         let local = || StartInputs { cutover: &known.none, recorded: None, ..known.all() };
         let acknowledged = StartInputs { saved: None, ..local() };
-        let adopted = StartInputs { saved: None, acknowledged: None, adoption: &of, ..local() };
+        let adopted = StartInputs {
+            saved: None,
+            acknowledged: Acknowledged::Nothing,
+            adoption: &of,
+            ..local()
+        };
         let unwanted = StartInputs {
             adoption: &Adoption::Without,
             records: &known.records,
             ..known.nothing()
         };
+        let under_way =
+            StartInputs { saved: None, acknowledged: Acknowledged::NothingSince(8), ..local() };
+        let told_before = StartInputs { saved: None, saved_since_ns: Some(6), ..local() };
+        let since =
+            |since_ns| StartPosition::Since { since_ns, began: None, source: TimeSource::Feed };
+        assert_eq!(since(8).since_to_save(), Some(8));
         let adopts = PositionSource::Adopted("old".into());
         check(&[
             ("the state file", local(), after(at(4), PositionSource::StateFile), Some(at(4))),
@@ -286,6 +332,8 @@ mod tests {
                 after(at(2), PositionSource::Acknowledged),
                 Some(at(2)),
             ),
+            ("when another's deliveries began", under_way, since(8), None),
+            ("what an earlier start was told of that", told_before, since(6), None),
             ("another's checkpoint", adopted, after(at(7), adopts), Some(at(7))),
             ("another's that is not wanted", unwanted, StartPosition::FeedDecides, None),
             ("nothing", known.nothing(), StartPosition::FeedDecides, None),
@@ -303,7 +351,8 @@ mod tests {
                 recorded: None,
                 cutover: &cutover,
                 saved: None,
-                acknowledged: None,
+                saved_since_ns: None,
+                acknowledged: Acknowledged::Nothing,
                 records: &records,
                 adoption,
             };

@@ -16,7 +16,7 @@ use crate::destination::memory::{self, MemoryDestination, SharedStore, Store};
 use crate::destination::{
     Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, Migration, OpenFuture, Tables,
 };
-use crate::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
+use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::pipeline::{Adoption, DeadLetters, EngineOptions, Progress};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::State;
@@ -147,8 +147,8 @@ struct Script {
 
 #[async_trait]
 impl Feed for Script {
-    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
-        Ok(None)
+    async fn acknowledged(&mut self) -> Result<Acknowledged, FeedError> {
+        Ok(Acknowledged::Nothing)
     }
 
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
@@ -182,7 +182,7 @@ impl Feed for Script {
             )
             .into(),
             encoding: Encoding::Json,
-            pending: MESSAGES + 1 - sequence,
+            pending: Some(MESSAGES + 1 - sequence),
         });
         Ok(Signal::Delivered)
     }

@@ -200,6 +200,14 @@ impl Running {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until its log has `text`.
+    pub async fn until_log(&self, text: &str, limit: Duration) {
+        super::eventually(&format!("the log has {text:?}"), limit, async || {
+            self.log().contains(text)
+        })
+        .await;
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|s| s.is_none())
     }

@@ -107,11 +107,23 @@ impl Nats {
         jetstream::new(client)
     }
 
-    /// Makes the stream.
+    /// Makes the stream. Like HQ's it allows one consumer.
     pub async fn stream(&self) {
+        self.stream_of(1).await;
+    }
+
+    /// Makes the stream again, empty, for so many consumers.
+    pub async fn allow_consumers(&self, consumers_max: i32) {
+        let admin = self.admin().await;
+        admin.delete_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+        self.stream_of(consumers_max).await;
+    }
+
+    async fn stream_of(&self, consumers_max: i32) {
         let config = jetstream::stream::Config {
             name: "dbchange".into(),
             subjects: vec!["dbchange.>".into()],
+            max_consumers: consumers_max,
             ..Default::default()
         };
         self.admin().await.create_stream(config).await.unwrap_or_else(|e| panic!("{e}"));

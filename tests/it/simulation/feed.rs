@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eds::change::Position;
-use eds::feed::{Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
+use eds::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use tokio::time::sleep;
 
 use super::history::time;
@@ -28,9 +28,10 @@ impl SimFeed {
 
 #[async_trait]
 impl Feed for SimFeed {
-    async fn acknowledged_position(&mut self) -> Result<Option<Position>, FeedError> {
+    async fn acknowledged(&mut self) -> Result<Acknowledged, FeedError> {
         self.world.step("feed: asked").await;
-        Ok(Some(Position { sequence: self.world.acknowledged.load(Ordering::Relaxed), time_ns: 0 }))
+        let sequence = self.world.acknowledged.load(Ordering::Relaxed);
+        Ok(Acknowledged::Through(Position { sequence, time_ns: 0 }))
     }
 
     async fn open(&mut self, OpenAt { after, since_ns, .. }: OpenAt) -> Result<Opened, FeedError> {
@@ -79,7 +80,7 @@ impl Feed for SimFeed {
                 subject: format!("message {sequence}"),
                 payload: self.world.history.messages[sequence as usize - 1].clone().into(),
                 encoding: Encoding::Json,
-                pending: total - sequence,
+                pending: Some(total - sequence),
             });
         }
         if self.world.chance(40) {

@@ -1,0 +1,157 @@
+//! What can be learned of the stream itself: where it ends, and which message it has at a place.
+//! Credentials allow no questions about streams, so consumers that live for a moment are asked, one
+//! at a time: an account may allow no second consumer beside our own.
+
+use std::time::Duration;
+
+use super::STREAM;
+use super::api::{AckPolicy, Api, ApiError, ConsumerConfig, DeliverPolicy};
+use super::pull::{OpenPull, PullAcks};
+use crate::change::Position;
+use crate::change::cutover::CLOCKS_APART_MAX_NS;
+use crate::feed::FeedError;
+
+/// The server removes such a consumer by itself after so long, should its deletion be lost.
+pub const LOOK_GONE_MAX: Duration = Duration::from_secs(10);
+/// How long to wait for the message that is looked at.
+const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// What the stream has where a position is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamLook {
+    /// The last sequence that the stream has given.
+    pub end: u64,
+    /// The first message at the position or after it, if the stream has any.
+    pub first: Option<Position>,
+}
+
+/// What a look says about the stream in which a position was reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StreamFound {
+    /// As far as can be seen it is the same. `missing`: the sequences that it no longer has between
+    /// the position and its first message.
+    Same {
+        /// How many.
+        missing: u64,
+    },
+    /// It is another one of the same name; how that shows.
+    Recreated(String),
+}
+
+impl StreamLook {
+    /// Whether the stream is the one in which `position` was reached. Times of one stream may go
+    /// back by as much as the clocks of its servers differ; the time of a position is the latest of
+    /// all messages up to it.
+    pub fn compare(&self, position: Position) -> StreamFound {
+        let Position { sequence, time_ns } = position;
+        if self.end < sequence {
+            return StreamFound::Recreated(format!(
+                "ends at sequence {}, before our position {sequence}",
+                self.end
+            ));
+        }
+        let Some(first) = self.first else { return StreamFound::Same { missing: 0 } };
+        let is_older = first.time_ns < time_ns.saturating_sub(CLOCKS_APART_MAX_NS);
+        let is_newer = first.sequence == sequence && first.time_ns > time_ns;
+        if time_ns > 0 && (is_older || is_newer) {
+            return StreamFound::Recreated(format!(
+                "has another message at sequence {} than was read before",
+                first.sequence
+            ));
+        }
+        StreamFound::Same { missing: first.sequence.saturating_sub(sequence + 1) }
+    }
+}
+
+impl Api {
+    /// Looks at the stream at `sequence`, while no other consumer of ours exists.
+    pub async fn look(&self, sequence: u64) -> Result<StreamLook, ApiError> {
+        let end = self.probe(DeliverPolicy::New, None).await?;
+        let first = match end < sequence {
+            true => None,
+            false => self.first_message(sequence).await?,
+        };
+        Ok(StreamLook { end, first })
+    }
+
+    /// The first message that the stream has at `sequence` or after it.
+    pub async fn first_message(&self, sequence: u64) -> Result<Option<Position>, ApiError> {
+        let config = look_config(DeliverPolicy::ByStartSequence, Some(sequence));
+        let info = self.create(&config).await?;
+        let found = match info.num_pending {
+            0 => Ok(None),
+            _ => self.pull_one(&config.name).await.map(Some),
+        };
+        let _ = self.delete(&config.name).await;
+        found
+    }
+
+    /// Before which sequence a consumer of this policy begins. It delivers nothing.
+    async fn probe(&self, policy: DeliverPolicy, sequence: Option<u64>) -> Result<u64, ApiError> {
+        let config = look_config(policy, sequence);
+        let info = self.create(&config).await?;
+        let _ = self.delete(&config.name).await;
+        Ok(info.delivered.stream_seq)
+    }
+
+    async fn pull_one(&self, consumer: &str) -> Result<Position, ApiError> {
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}");
+        let (client, connections) = (&self.link.client, self.link.connections.clone());
+        let failed = |e: FeedError| ApiError::NoAnswer(e.to_string());
+        let acks = PullAcks { policy: AckPolicy::None, pending_max: usize::MAX };
+        let mut opening =
+            OpenPull::new(client, subject, 1, acks, connections, 0).await.map_err(failed)?;
+        let mut found = Vec::new();
+        let pulled = tokio::time::timeout(MESSAGE_WAIT_MAX, opening.next(&mut found, 1)).await;
+        match (found.first(), pulled) {
+            (Some(delivery), _) => Ok(delivery.position),
+            (None, Ok(Err(e))) => Err(failed(e)),
+            (None, _) => Err(ApiError::NoAnswer("a message of the stream did not come".into())),
+        }
+    }
+}
+
+fn look_config(policy: DeliverPolicy, sequence: Option<u64>) -> ConsumerConfig {
+    ConsumerConfig {
+        name: format!("eds-probe-{}", uuid::Uuid::new_v4().simple()),
+        deliver_policy: policy,
+        opt_start_seq: sequence,
+        ack_policy: AckPolicy::None,
+        inactive_threshold: Some(LOOK_GONE_MAX.as_nanos() as u64),
+        headers_only: true,
+        ..ConsumerConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_stream_is_known_by_its_end_or_by_the_time_of_its_messages() {
+        const MINUTE_NS: i64 = 60_000_000_000;
+        let at = |sequence, minute: i64| Position { sequence, time_ns: minute * MINUTE_NS };
+        let position = at(1_000, 100);
+        let same = |missing| Some(StreamFound::Same { missing });
+        for (end, first, expected) in [
+            (999, None, None),
+            (1_000, Some(at(1_000, 100)), same(0)),
+            // Of a broker whose clock was behind.
+            (1_000, Some(at(1_000, 95)), same(0)),
+            (2_000, Some(at(1_000, 101)), None),
+            (2_000, Some(at(1_000, 89)), None),
+            // Retention has removed our message: what follows has to be later, give or take.
+            (2_000, Some(at(1_001, 120)), same(0)),
+            (2_000, Some(at(1_401, 120)), same(400)),
+            (2_000, Some(at(1_401, 20)), None),
+            (2_000, None, same(0)),
+        ] {
+            let found = StreamLook { end, first }.compare(position);
+            let is_other = matches!(found, StreamFound::Recreated(_));
+            assert_eq!((!is_other).then_some(found), expected, "{end} {first:?}");
+        }
+        let untimed = Position { sequence: 1_000, time_ns: 0 };
+        let look = StreamLook { end: 2_000, first: Some(at(1_000, 101)) };
+        assert_eq!(Some(look.compare(untimed)), same(0));
+    }
+}

@@ -1,0 +1,251 @@
+//! Makes the durable consumer stand where it is wanted. Whoever calls has recorded the position
+//! elsewhere: for a moment there is no consumer at all, because an account may allow only one.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::api::{ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
+use super::look::{LOOK_GONE_MAX, StreamFound};
+use super::{JetStream, STREAM};
+use crate::change::Position;
+use crate::change::cutover::CLOCKS_APART_MAX_NS;
+use crate::change::value::rfc3339;
+use crate::feed::{FeedError, Start};
+
+/// How long a consumer that a process has left behind may take the place of ours.
+const PLACE_WAIT_MAX: Duration = LOOK_GONE_MAX.saturating_add(Duration::from_secs(5));
+/// Between two tries.
+const PLACE_WAIT: Duration = Duration::from_millis(500);
+
+/// The durable consumer, and what was found on the way.
+pub struct Standing {
+    /// As the server reports it.
+    pub info: ConsumerInfo,
+    /// For the user.
+    pub warnings: Vec<String>,
+    /// The wanted position belonged to another stream.
+    pub recreated: bool,
+}
+
+impl JetStream {
+    /// The consumer at `after`. It is used as it is if it stands there and everything delivered is
+    /// acknowledged; else it is recreated there.
+    pub(super) async fn stand_at(
+        &self,
+        after: Option<Position>,
+        existing: Option<ConsumerInfo>,
+        idle_ns: Option<i64>,
+    ) -> Result<Standing, FeedError> {
+        let wanted = self.wanted();
+        let fits = |info: &ConsumerInfo| {
+            info.config.behaves_as(&wanted)
+                && info.num_ack_pending == 0
+                && (after.is_none() || info.floor() == after.map(|p| p.sequence))
+        };
+        if let Some(info) = existing.clone().filter(fits) {
+            return Ok(Standing { info, warnings: Vec::new(), recreated: false });
+        }
+        self.clear(existing.is_some()).await?;
+        let Some(position) = after else { return self.first_start().await };
+        let (warnings, recreated) = self.compare_stream(position, idle_ns).await?;
+        let start = if recreated { 1 } else { position.sequence + 1 };
+        let config = ConsumerConfig {
+            deliver_policy: DeliverPolicy::ByStartSequence,
+            opt_start_seq: Some(start),
+            ..wanted
+        };
+        let info = self.make(&config).await?;
+        info!(
+            consumer = self.settings.durable,
+            after = start - 1,
+            pending = info.num_pending,
+            "the consumer was recreated at our position"
+        );
+        Ok(Standing { info, warnings, recreated })
+    }
+
+    /// Recreates the consumer so that it begins with what was published at `since_ns`: after an
+    /// import.
+    pub(super) async fn stand_since(
+        &self,
+        since_ns: i64,
+        existing: bool,
+    ) -> Result<Standing, FeedError> {
+        self.clear(existing).await?;
+        let mut warnings = Vec::new();
+        match self.api.first_message(1).await {
+            // The stream has lost its beginning, and its oldest message is younger than the
+            // snapshot.
+            Ok(Some(oldest))
+                if oldest.sequence > 1 && oldest.time_ns > since_ns + CLOCKS_APART_MAX_NS =>
+            {
+                warnings.push(format!(
+                    "changes may be missing: the import shows the source as of {}, and the stream \
+                     {STREAM} begins only at {}; another import cures it",
+                    rfc3339((since_ns + CLOCKS_APART_MAX_NS) / 1000),
+                    rfc3339(oldest.time_ns / 1000)
+                ));
+            }
+            Ok(_) => {}
+            Err(e) => warnings.push(self.unseen(e, "whether it still has its beginning")?),
+        }
+        let since = rfc3339(since_ns / 1000);
+        let config = ConsumerConfig {
+            deliver_policy: DeliverPolicy::ByStartTime,
+            opt_start_time: Some(since.clone()),
+            ..self.wanted()
+        };
+        let info = self.make(&config).await?;
+        info!(
+            consumer = self.settings.durable,
+            since,
+            pending = info.num_pending,
+            "the consumer starts where the import or its predecessor began"
+        );
+        Ok(Standing { info, warnings, recreated: false })
+    }
+
+    /// The consumer where nothing is known of an earlier run.
+    async fn first_start(&self) -> Result<Standing, FeedError> {
+        let (deliver_policy, warnings) = match self.settings.start {
+            Start::All => (DeliverPolicy::All, Vec::new()),
+            Start::NewOnly => {
+                let warning = "there is no checkpoint of an earlier run: only new changes are \
+                               streamed. --restart streams everything that the stream still has";
+                (DeliverPolicy::New, vec![warning.to_owned()])
+            }
+        };
+        let info = self.make(&ConsumerConfig { deliver_policy, ..self.wanted() }).await?;
+        Ok(Standing { info, warnings, recreated: false })
+    }
+
+    /// Whether the stream is the one in which `position` was reached, and what it lacks since, as
+    /// warnings. Where it cannot be looked at, it is taken for the same, and a warning says so.
+    async fn compare_stream(
+        &self,
+        position: Position,
+        idle_ns: Option<i64>,
+    ) -> Result<(Vec<String>, bool), FeedError> {
+        if position.sequence == 0 {
+            return Ok((Vec::new(), false));
+        }
+        let look = match self.api.look(position.sequence).await {
+            Ok(look) => look,
+            Err(e) => {
+                let unknown = "whether it was recreated, or has lost changes after our position";
+                return Ok((vec![self.unseen(e, unknown)?], false));
+            }
+        };
+        Ok(match look.compare(position) {
+            StreamFound::Recreated(how) => {
+                let warning = format!(
+                    "the stream {STREAM} {how}: it was recreated and is read from its beginning; \
+                     changes in between need an import"
+                );
+                (vec![warning], true)
+            }
+            StreamFound::Same { missing: 0 } => (Vec::new(), false),
+            StreamFound::Same { missing } => {
+                let oldest_ns = look.first.map(|first| first.time_ns);
+                (gap(position, missing, oldest_ns, idle_ns).into_iter().collect(), false)
+            }
+        })
+    }
+
+    /// A look at the stream that failed: a warning where that is no reason not to go on.
+    fn unseen(&self, error: ApiError, unknown: &str) -> Result<String, FeedError> {
+        match error {
+            ApiError::Refused { code, description, err_code } if code < 500 => Ok(format!(
+                "it is not known {unknown}: the stream {STREAM} cannot be looked at ({description}, \
+                 {err_code})"
+            )),
+            other => Err(self.failed(other, &format!("stream {STREAM}"))),
+        }
+    }
+
+    /// Removes the durable consumer, where there is one.
+    pub(super) async fn clear(&self, existing: bool) -> Result<(), FeedError> {
+        let version = self.api.link.client.server_info().version;
+        if self.wanted().filter_subjects.len() > 1 && is_before_2_10(&version) {
+            return Err(FeedError::Misconfigured(format!(
+                "the NATS server is of version {version}; several companies in one credential need \
+                 2.10 or later (an older one would send the changes of all companies)"
+            )));
+        }
+        if existing {
+            let deleted = self.api.delete(&self.settings.durable).await;
+            deleted.map_err(|e| self.failed(e, &self.about()))?;
+        }
+        Ok(())
+    }
+
+    /// Creates the durable consumer as `config` says. Where no more consumers are allowed, waits
+    /// for one that a process has left behind to be removed.
+    pub(super) async fn make(&self, config: &ConsumerConfig) -> Result<ConsumerInfo, FeedError> {
+        let deadline = Instant::now() + PLACE_WAIT_MAX;
+        let info = loop {
+            match self.api.create(config).await {
+                Err(e) if e.is_limit() && Instant::now() < deadline => sleep(PLACE_WAIT).await,
+                created => break created.map_err(|e| self.failed(e, &self.about()))?,
+            }
+        };
+        if !info.config.same_filter(config) {
+            let _ = self.api.delete(&self.settings.durable).await;
+            return Err(FeedError::Misconfigured(format!(
+                "the NATS server (version {}) ignored the filter of {}: it is too old for several \
+                 companies",
+                self.api.link.client.server_info().version,
+                self.about()
+            )));
+        }
+        Ok(info)
+    }
+}
+
+/// A warning if changes after `position` are no longer in the stream and some may have been for
+/// this consumer. None was if nothing was pending at a time that the stream still covers, because
+/// retention removes the oldest messages first.
+fn gap(
+    position: Position,
+    missing: u64,
+    oldest_ns: Option<i64>,
+    idle_ns: Option<i64>,
+) -> Option<String> {
+    if let (Some(idle), Some(oldest)) = (idle_ns, oldest_ns)
+        && oldest <= idle
+    {
+        return None;
+    }
+    let since = rfc3339(idle_ns.unwrap_or_default().max(position.time_ns) / 1000);
+    Some(format!(
+        "changes may be missing: the stream {STREAM} no longer has sequences {} to {}, published \
+         after {since}; an import brings the destination up to date",
+        position.sequence + 1,
+        position.sequence + missing
+    ))
+}
+
+fn is_before_2_10(version: &str) -> bool {
+    let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(u32::MAX));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (2, 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_before_2_10;
+
+    #[test]
+    fn an_old_server_is_known_by_its_version() {
+        for (version, old) in [
+            ("2.9.25", true),
+            ("2.10.0", false),
+            ("2.12.2", false),
+            ("1.4.1", true),
+            ("3.0.0-beta", false),
+        ] {
+            assert_eq!(is_before_2_10(version), old, "{version}");
+        }
+    }
+}
