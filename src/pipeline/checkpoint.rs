@@ -31,6 +31,9 @@ enum CheckpointKeeper {
         consumer: String,
         /// How far a batch goes that was begun and is not known to have ended.
         unconfirmed_through: Option<Position>,
+        /// A position that could not be saved. Until it is, what is recorded of its batch must stay
+        /// as it is: after a crash the batch is written again, and has to end where it ended.
+        unsaved: Option<Position>,
     },
 }
 
@@ -78,6 +81,7 @@ impl CheckpointStore {
                 state: state.clone(),
                 consumer: consumer.clone(),
                 unconfirmed_through: intent.filter(is_beyond),
+                unsaved: None,
             },
         })
     }
@@ -175,14 +179,18 @@ impl CheckpointStore {
     /// A batch up to `through` is about to be written. Where what is written cannot be taken back,
     /// this is recorded first: after a crash the batch is repeated with the same end.
     pub fn before_write(&mut self, through: Position) -> Result<(), Failure> {
-        let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through } = &mut self.keeper
+        let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through, unsaved } =
+            &mut self.keeper
         else {
             return Ok(());
         };
+        let unavailable = |e: StateError| Failure::unavailable(e.to_string());
+        if let Some(position) = *unsaved {
+            state.save_position(consumer, position).map_err(unavailable)?;
+            *unsaved = None;
+        }
         if unconfirmed_through.is_none_or(|unconfirmed| !unconfirmed.contains(through)) {
-            state
-                .save_intent(consumer, through)
-                .map_err(|e| Failure::unavailable(e.to_string()))?;
+            state.save_intent(consumer, through).map_err(unavailable)?;
             *unconfirmed_through = Some(through);
         }
         Ok(())
@@ -192,15 +200,17 @@ impl CheckpointStore {
     pub fn after_commit(&mut self, through: Position) {
         self.recorded = Some(through);
         self.is_of_other_stream = false;
-        if let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through } =
+        if let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through, unsaved } =
             &mut self.keeper
         {
             *unconfirmed_through =
                 unconfirmed_through.filter(|unconfirmed| !through.contains(*unconfirmed));
+            *unsaved = None;
             // What is written again after a crash has the same names, so a lost position only costs
             // time.
             if let Err(e) = state.save_position(consumer, through) {
                 warn!("{e}; after a crash the last batch will be written again");
+                *unsaved = Some(through);
             }
         }
     }
@@ -222,8 +232,25 @@ mod tests {
                 state: state.clone(),
                 consumer: "c".into(),
                 unconfirmed_through: None,
+                unsaved: None,
             },
         }
+    }
+
+    #[test]
+    fn no_batch_is_begun_while_the_position_of_the_last_is_not_saved()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let state = State::in_memory()?;
+        let mut store = in_state_file(&state);
+        store.before_write(at(4))?;
+        state.refuse_writes(true)?;
+        store.after_commit(at(4));
+        assert!(store.before_write(at(9)).is_err());
+        assert_eq!((state.position("c")?, state.intent("c")?), (None, Some(at(4))));
+        state.refuse_writes(false)?;
+        store.before_write(at(9))?;
+        assert_eq!((state.position("c")?, state.intent("c")?), (Some(at(4)), Some(at(9))));
+        Ok(())
     }
 
     #[test]

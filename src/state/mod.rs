@@ -157,6 +157,11 @@ impl State {
             .optional()?)
     }
 
+    /// For simulations: whether writes fail from now on, as on a disk that is full.
+    pub fn refuse_writes(&self, refuse: bool) -> Result<(), StateError> {
+        Ok(self.db().pragma_update(None, "query_only", refuse)?)
+    }
+
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,6 +9,7 @@ use super::api::{AckPolicy, Api, ApiError, ConsumerConfig, DeliverPolicy};
 use super::pull::{OpenPull, PullAcks};
 use crate::change::Position;
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
+use crate::change::value::rfc3339;
 use crate::feed::FeedError;
 
 /// The server removes such a consumer by itself after so long, should its deletion be lost.
@@ -28,12 +29,8 @@ pub struct StreamLook {
 /// What a look says about the stream in which a position was reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StreamFound {
-    /// As far as can be seen it is the same. `missing`: the sequences that it no longer has between
-    /// the position and its first message.
-    Same {
-        /// How many.
-        missing: u64,
-    },
+    /// As far as can be seen it is the same.
+    Same,
     /// It is another one of the same name; how that shows.
     Recreated(String),
 }
@@ -50,7 +47,7 @@ impl StreamLook {
                 self.end
             ));
         }
-        let Some(first) = self.first else { return StreamFound::Same { missing: 0 } };
+        let Some(first) = self.first else { return StreamFound::Same };
         let is_older = first.time_ns < time_ns.saturating_sub(CLOCKS_APART_MAX_NS);
         let is_newer = first.sequence == sequence && first.time_ns > time_ns;
         if time_ns > 0 && (is_older || is_newer) {
@@ -59,8 +56,35 @@ impl StreamLook {
                 first.sequence
             ));
         }
-        StreamFound::Same { missing: first.sequence.saturating_sub(sequence + 1) }
+        StreamFound::Same
     }
+
+    /// What the stream no longer has after `position`, if some of it may have been for us. None was
+    /// if nothing was pending at a time (`idle_ns`) that the stream still covers, because retention
+    /// removes the oldest messages first.
+    pub fn gap(&self, position: Position, idle_ns: Option<i64>) -> Option<StreamGap> {
+        let first = self.first.filter(|first| first.sequence > position.sequence + 1)?;
+        let since_ns = idle_ns.unwrap_or_default().max(position.time_ns);
+        let is_covered = idle_ns.is_some_and(|idle| first.time_ns <= idle);
+        let (from, to) = (position.sequence + 1, first.sequence - 1);
+        (!is_covered).then_some(StreamGap { from, to, since_ns })
+    }
+}
+
+/// Changes that may be missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "changes may be missing: the stream {STREAM} no longer has sequences {from} to {to}, published \
+     after {}; an import brings the destination up to date",
+    rfc3339(since_ns / 1000)
+)]
+pub struct StreamGap {
+    /// The first sequence.
+    pub from: u64,
+    /// The last one.
+    pub to: u64,
+    /// They were published after this time, Unix nanoseconds.
+    pub since_ns: i64,
 }
 
 impl Api {
@@ -132,19 +156,19 @@ mod tests {
         const MINUTE_NS: i64 = 60_000_000_000;
         let at = |sequence, minute: i64| Position { sequence, time_ns: minute * MINUTE_NS };
         let position = at(1_000, 100);
-        let same = |missing| Some(StreamFound::Same { missing });
+        let same = Some(StreamFound::Same);
         for (end, first, expected) in [
             (999, None, None),
-            (1_000, Some(at(1_000, 100)), same(0)),
+            (1_000, Some(at(1_000, 100)), same.clone()),
             // Of a broker whose clock was behind.
-            (1_000, Some(at(1_000, 95)), same(0)),
+            (1_000, Some(at(1_000, 95)), same.clone()),
             (2_000, Some(at(1_000, 101)), None),
             (2_000, Some(at(1_000, 89)), None),
             // Retention has removed our message: what follows has to be later, give or take.
-            (2_000, Some(at(1_001, 120)), same(0)),
-            (2_000, Some(at(1_401, 120)), same(400)),
+            (2_000, Some(at(1_001, 120)), same.clone()),
+            (2_000, Some(at(1_401, 120)), same.clone()),
             (2_000, Some(at(1_401, 20)), None),
-            (2_000, None, same(0)),
+            (2_000, None, same.clone()),
         ] {
             let found = StreamLook { end, first }.compare(position);
             let is_other = matches!(found, StreamFound::Recreated(_));
@@ -152,6 +176,20 @@ mod tests {
         }
         let untimed = Position { sequence: 1_000, time_ns: 0 };
         let look = StreamLook { end: 2_000, first: Some(at(1_000, 101)) };
-        assert_eq!(Some(look.compare(untimed)), same(0));
+        assert_eq!(Some(look.compare(untimed)), same);
+    }
+
+    #[test]
+    fn what_was_removed_is_missing_unless_nothing_was_pending_by_then() {
+        let at = |sequence, time_ns| Position { sequence, time_ns };
+        let gap = |first, idle_ns| {
+            let gap = StreamLook { end: 99, first: Some(first) }.gap(at(10, 100), idle_ns);
+            gap.map(|gap| (gap.from, gap.to, gap.since_ns))
+        };
+        assert_eq!(gap(at(10, 100), None), None);
+        assert_eq!(gap(at(11, 110), None), None);
+        assert_eq!(gap(at(15, 150), None), Some((11, 14, 100)));
+        assert_eq!(gap(at(15, 150), Some(120)), Some((11, 14, 120)));
+        assert_eq!(gap(at(15, 150), Some(150)), None);
     }
 }

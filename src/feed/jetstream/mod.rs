@@ -4,7 +4,7 @@ pub mod api;
 pub mod connect;
 pub mod hand_back;
 pub mod identity;
-mod look;
+pub mod look;
 mod pull;
 mod stand;
 

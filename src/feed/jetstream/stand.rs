@@ -146,11 +146,10 @@ impl JetStream {
                 );
                 (vec![warning], true)
             }
-            StreamFound::Same { missing: 0 } => (Vec::new(), false),
-            StreamFound::Same { missing } => {
-                let oldest_ns = look.first.map(|first| first.time_ns);
-                (gap(position, missing, oldest_ns, idle_ns).into_iter().collect(), false)
-            }
+            StreamFound::Same => (
+                look.gap(position, idle_ns).map(|gap| gap.to_string()).into_iter().collect(),
+                false,
+            ),
         })
     }
 
@@ -202,29 +201,6 @@ impl JetStream {
         }
         Ok(info)
     }
-}
-
-/// A warning if changes after `position` are no longer in the stream and some may have been for
-/// this consumer. None was if nothing was pending at a time that the stream still covers, because
-/// retention removes the oldest messages first.
-fn gap(
-    position: Position,
-    missing: u64,
-    oldest_ns: Option<i64>,
-    idle_ns: Option<i64>,
-) -> Option<String> {
-    if let (Some(idle), Some(oldest)) = (idle_ns, oldest_ns)
-        && oldest <= idle
-    {
-        return None;
-    }
-    let since = rfc3339(idle_ns.unwrap_or_default().max(position.time_ns) / 1000);
-    Some(format!(
-        "changes may be missing: the stream {STREAM} no longer has sequences {} to {}, published \
-         after {since}; an import brings the destination up to date",
-        position.sequence + 1,
-        position.sequence + missing
-    ))
 }
 
 fn is_before_2_10(version: &str) -> bool {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eds::change::Position;
+use eds::feed::jetstream::look::{StreamFound, StreamLook};
 use eds::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use tokio::time::sleep;
 
-use super::history::time;
-use super::world::World;
+use super::world::{Bug, World};
 
 pub struct SimFeed {
     world: Arc<World>,
@@ -20,6 +20,42 @@ pub struct SimFeed {
 }
 
 impl SimFeed {
+    /// Whether the stream is another one than that in which `position` was reached. What is missing
+    /// after it is reported.
+    fn compare(&self, position: Position, idle_ns: Option<i64>) -> bool {
+        let end = self.world.total();
+        let sequence = position.sequence.max(self.world.stream().removed + 1).max(1);
+        let first = (sequence <= end)
+            .then(|| Position { sequence, time_ns: self.world.message(sequence).1 });
+        let look = StreamLook { end, first };
+        if position.sequence > 0 && look.compare(position) != StreamFound::Same {
+            return self.world.bug != Bug::StreamNotCompared;
+        }
+        // Where everything was removed, nothing is there to tell a time.
+        let is_gap =
+            look.gap(position, idle_ns).is_some() || (first.is_none() && position.sequence < end);
+        if is_gap && self.world.bug != Bug::GapsUnreported {
+            self.world.gap_is_reported.store(true, Ordering::Relaxed);
+        }
+        false
+    }
+
+    fn pending(&self, pending: u64) -> Option<u64> {
+        match self.world.bug {
+            Bug::UnknownPendingIsNone => Some(0),
+            _ => self.world.knows_pending.then_some(pending),
+        }
+    }
+
+    /// The message as it comes, or as the planted bug leaves it.
+    fn garbled(&self, text: &str) -> String {
+        match self.world.bug {
+            Bug::VersionsLost => text.replace("mvccTimestamp", "lost"),
+            Bug::BeforeLost => text.replace("before", "lost"),
+            _ => text.to_owned(),
+        }
+    }
+
     /// It is not open yet.
     pub fn new(world: &Arc<World>) -> SimFeed {
         SimFeed { world: world.clone(), opening: 0, next: 1 }
@@ -34,29 +70,37 @@ impl Feed for SimFeed {
         Ok(Acknowledged::Through(Position { sequence, time_ns: 0 }))
     }
 
-    async fn open(&mut self, OpenAt { after, since_ns, .. }: OpenAt) -> Result<Opened, FeedError> {
+    async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
+        let OpenAt { after, since_ns, idle_ns } = at;
         self.world.step("feed: open").await;
         if self.world.chance(10) && self.opening > 0 {
             return Err(FeedError::Unavailable("no NATS".into()));
         }
         self.opening = self.world.opening.fetch_add(1, Ordering::Relaxed) + 1;
+        let total = self.world.total();
+        let mut recreated = false;
         let after = match (after, since_ns) {
             (None, Some(since)) => {
-                (1..=self.world.total())
-                    .find(|sequence| time(*sequence) >= since)
-                    .unwrap_or(self.world.total() + 1)
-                    - 1
+                let is_since = |sequence: &u64| self.world.message(*sequence).1 >= since;
+                (1..=total).find(is_since).unwrap_or(total + 1) - 1
             }
-            (after, _) => after.map_or(0, |p| p.sequence),
+            (Some(position), _) => {
+                recreated = self.compare(position, idle_ns);
+                if recreated { 0 } else { position.sequence }
+            }
+            (None, None) => 0,
         };
+        let after = after.max(self.world.stream().removed);
         // The consumer is recreated there.
         self.world.note(|| format!("opens the feed after {after}"));
         self.world.acknowledged.store(after, Ordering::Relaxed);
         // A redelivery: some that came before come again.
         let again = if self.world.chance(3) { self.world.draw(20) } else { 0 };
-        self.next = after.saturating_sub(again) + 1;
+        self.next = after.saturating_sub(again).max(self.world.stream().removed) + 1;
         self.world.step("feed: opened").await;
-        Ok(Opened { pending: Some(self.world.total() + 1 - self.next), ..Opened::default() })
+        let recreated = recreated && self.world.bug != Bug::FormerTimesDecide;
+        let pending = Some((total + 1).saturating_sub(self.next));
+        Ok(Opened { recreated, pending, ..Opened::default() })
     }
 
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
@@ -75,12 +119,13 @@ impl Feed for SimFeed {
         for _ in 0..=self.world.draw(12).min(max as u64 - 1).min(total - self.next) {
             let sequence = self.next;
             self.next += 1;
+            let (text, time_ns) = self.world.message(sequence);
             into.push(Delivery {
-                position: Position { sequence, time_ns: time(sequence) },
+                position: Position { sequence, time_ns },
                 subject: format!("message {sequence}"),
-                payload: self.world.history.messages[sequence as usize - 1].clone().into(),
+                payload: self.garbled(text).into(),
                 encoding: Encoding::Json,
-                pending: Some(total - sequence),
+                pending: self.pending(total - sequence),
             });
         }
         if self.world.chance(40) {
@@ -91,6 +136,10 @@ impl Feed for SimFeed {
 
     async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError> {
         self.world.step("feed: acknowledge").await;
+        if self.opening != self.world.opening.load(Ordering::Relaxed) {
+            // To a consumer that is no more.
+            return Ok(());
+        }
         self.world.note(|| format!("acknowledges {}", through.sequence));
         if !self.world.is_safe(through.sequence) {
             self.world.complain(format!(
@@ -98,9 +147,31 @@ impl Feed for SimFeed {
                 through.sequence
             ));
         }
-        self.world.acknowledged.fetch_max(through.sequence, Ordering::Relaxed);
+        match self.world.draw(8) {
+            // It is lost on the way.
+            0 => {}
+            // It comes late.
+            1 => {
+                let (world, opening) = (self.world.clone(), self.opening);
+                let late = Duration::from_millis(world.draw(2_000));
+                tokio::spawn(async move {
+                    sleep(late).await;
+                    if opening == world.opening.load(Ordering::Relaxed) {
+                        world.acknowledged.fetch_max(through.sequence, Ordering::Relaxed);
+                    }
+                });
+            }
+            _ => drop(self.world.acknowledged.fetch_max(through.sequence, Ordering::Relaxed)),
+        }
         self.world.step("feed: acknowledged").await;
         Ok(())
+    }
+
+    async fn nothing_pending_at(&mut self) -> Option<i64> {
+        self.world.step("feed: anything pending?").await;
+        let total = self.world.total();
+        let is_idle = self.world.acknowledged.load(Ordering::Relaxed) == total;
+        is_idle.then(|| self.world.message(total).1)
     }
 
     async fn close(&mut self) -> Result<(), FeedError> {

@@ -17,7 +17,10 @@ pub struct History {
     pub bad: BTreeSet<u64>,
 }
 
-/// When message `sequence` was made and published, Unix nanoseconds: a hundred seconds after the
+/// How long after its change a message is published.
+pub const PUBLISHED_AFTER_NS: i64 = 900_000_000_000;
+
+/// When the change of message `sequence` was made, Unix nanoseconds: a hundred seconds after the
 /// one before.
 pub fn time(sequence: u64) -> i64 {
     1_720_732_611_000_000_000 + sequence as i64 * 100_000_000_000
@@ -99,6 +102,9 @@ fn change(rng: &mut fastrand::Rng, rows: &mut SourceRows, n: u64) -> String {
         "a" => format!(r#"["eu","k{key}"]"#),
         _ => format!(r#"["eu","{key}","x"]"#),
     };
+    if rows.contains_key(&(table, key)) && rng.u32(..8) == 0 {
+        return rename(rng, rows, (table, key), n);
+    }
     if rows.contains_key(&(table, key)) && rng.u32(..4) == 0 {
         rows.remove(&(table, key));
         return format!(
@@ -128,5 +134,44 @@ fn change(rng: &mut fastrand::Rng, rows: &mut SourceRows, n: u64) -> String {
     };
     format!(
         r#"{{"operation":"UPDATE","table":"{table}","modelVersion":"{model_version}","key":{keys},"after":{after},"mvccTimestamp":"{version}.0"}}"#
+    )
+}
+
+/// Gives a row another primary key, in the place of the row that has it.
+fn rename(
+    rng: &mut fastrand::Rng,
+    rows: &mut SourceRows,
+    (table, old): (&'static str, u64),
+    n: u64,
+) -> String {
+    let (version, new) = (time(n + 1), (old + rng.u64(1..6)) % 6);
+    rows.remove(&(table, old));
+    let mut row = MemoryRow::new();
+    let (before, after, keys) = match table {
+        "a" => {
+            row.insert("id".into(), format!("\"k{new}\""));
+            row.insert("n".into(), n.to_string());
+            row.insert("m".into(), n.to_string());
+            (
+                format!(r#"{{"m":0,"id":"k{old}","n":0}}"#),
+                format!(r#"{{"m":{n},"id":"k{new}","n":{n}}}"#),
+                format!(r#"["eu","k{new}"]"#),
+            )
+        }
+        _ => {
+            row.insert("id".into(), "\"x\"".into());
+            row.insert("k".into(), new.to_string());
+            row.insert("n".into(), format!("\"{n}\""));
+            (
+                format!(r#"{{"k":{old},"id":"x"}}"#),
+                format!(r#"{{"id":"x","k":{new},"n":"{n}"}}"#),
+                format!(r#"["eu","{new}","x"]"#),
+            )
+        }
+    };
+    rows.insert((table, new), row);
+    let model_version = if table == "a" { "2" } else { "1" };
+    format!(
+        r#"{{"operation":"UPDATE","table":"{table}","modelVersion":"{model_version}","key":{keys},"before":{before},"after":{after},"mvccTimestamp":"{version}.0"}}"#
     )
 }

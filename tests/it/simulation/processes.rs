@@ -24,7 +24,7 @@ use super::history::key;
 use super::log::{self, FaultyLog};
 use super::rows::{FaultyRows, broken};
 use super::verdict::verdict;
-use super::world::{Bug, CONSUMER, World, locked};
+use super::world::{Bug, CONSUMER, Stream, World, locked};
 
 const SCHEMAS: [&str; 3] = [
     r#"{"table":"a","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}"#,
@@ -126,6 +126,9 @@ async fn process(world: &Arc<World>, life: Life) -> Option<Result<End, Halt>> {
         () = end_of(life, &stopper) => None,
     };
     world.note(|| format!("the process ends: {ended:?}"));
+    if ended.is_none() && world.bug == Bug::DeadLettersLost {
+        locked(&world.dead_letters).clear();
+    }
     ended
 }
 
@@ -181,10 +184,108 @@ async fn imports(world: &Arc<World>) {
     }
 }
 
+/// The state file's disk is full at times.
+async fn full_disks(world: &Arc<World>) {
+    loop {
+        sleep(Duration::from_millis(world.draw(6_000))).await;
+        world.note(|| "the disk is full".into());
+        world.state.refuse_writes(true).unwrap_or_else(|e| panic!("{e}"));
+        sleep(Duration::from_millis(world.draw(3_000))).await;
+        world.note(|| "the disk has room".into());
+        world.state.refuse_writes(false).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+/// The stream is recreated once: with everything that was not acknowledged, and maybe more.
+async fn recreations(world: &Arc<World>) {
+    while world.stream().recreations == 0 {
+        sleep(Duration::from_millis(500 + world.draw(6_000))).await;
+        let kept = world.draw(world.acknowledged.load(Ordering::Relaxed) + 1);
+        // Its clock is as before, an hour ahead, or behind: then not so that its messages look as
+        // old as those that they replace, give or take what clocks may differ.
+        let behind = if (6..=13).contains(&kept) { 0 } else { -1_200_000_000_000 };
+        let shift_ns = [0, 3_600_000_000_000, behind][world.draw(3) as usize];
+        if (shift_ns == 0 && kept == 0) || kept == world.total() {
+            continue;
+        }
+        world.acknowledged.store(0, Ordering::Relaxed);
+        world.set_stream(Stream { first: kept + 1, shift_ns, removed: 0, recreations: 1 });
+    }
+    std::future::pending().await
+}
+
+/// Retention removes messages, read or not.
+async fn removals(world: &Arc<World>) {
+    loop {
+        sleep(Duration::from_millis(500 + world.draw(8_000))).await;
+        let old = world.stream();
+        let unread = match world.draw(3) {
+            0 => world.draw(20),
+            _ => 0,
+        };
+        let durable = world.store.lock().position.map_or(0, |p| p.sequence);
+        let read = world.acknowledged.load(Ordering::Relaxed).min(durable);
+        let removed = (read + unread).min(world.total());
+        if removed > old.removed {
+            world.note(|| format!("removes what is before {}", removed + 1));
+            world.has_gap.fetch_or(removed > durable, Ordering::Relaxed);
+            world.set_stream(Stream { removed, ..old });
+        }
+    }
+}
+
+/// What happens to the world, beside the crashes, in one simulation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Weather {
+    Plain,
+    Restores,
+    Imports,
+    FullDisks,
+    Recreations,
+    Removals,
+}
+
+impl Weather {
+    fn drawn(world: &World) -> Weather {
+        let drawn = world.draw(9);
+        match (world.mode, world.bug) {
+            (_, Bug::StreamNotCompared | Bug::FormerTimesDecide) => Weather::Recreations,
+            (_, Bug::RestoreUnnoticed) => Weather::Restores,
+            (_, Bug::GapsUnreported) => Weather::Removals,
+            (WriteMode::Upsert, Bug::None) => match drawn {
+                0 | 1 => Weather::Restores,
+                2 | 3 => Weather::Imports,
+                4 => Weather::FullDisks,
+                5 => Weather::Recreations,
+                6 => Weather::Removals,
+                _ => Weather::Plain,
+            },
+            (WriteMode::Append, Bug::None) if drawn < 4 => Weather::FullDisks,
+            _ => Weather::Plain,
+        }
+    }
+
+    async fn blow(self, world: &Arc<World>) {
+        match self {
+            Weather::Plain => std::future::pending().await,
+            Weather::Restores => restores(world).await,
+            Weather::Imports => imports(world).await,
+            Weather::FullDisks => full_disks(world).await,
+            Weather::Recreations => recreations(world).await,
+            Weather::Removals => removals(world).await,
+        }
+    }
+}
+
 /// One process, or two at once, which only a destination with a fence has to bear.
 async fn gust(world: &Arc<World>) -> Result<(), String> {
     let life = Life::drawn(world);
-    if world.draw(4) > 0 || world.bug != Bug::None || world.mode == WriteMode::Append {
+    let may_be_two = world.mode == WriteMode::Upsert
+        && match world.bug {
+            Bug::None => world.draw(4) == 0,
+            bug => bug == Bug::NoFence,
+        };
+    if !may_be_two {
         return expected(process(world, life).await);
     }
     let first = tokio::spawn({
@@ -207,6 +308,8 @@ fn expected(ended: Option<Result<End, Halt>>) -> Result<(), String> {
             Ok(())
         }
         Some(Err(Halt::Feed(FeedError::Unavailable(_)))) => Ok(()),
+        // The disk was full when it started.
+        Some(Err(Halt::Setup(why))) if why.contains("readonly") => Ok(()),
         other => Err(format!("a process ended with {other:?}")),
     }
 }
@@ -214,21 +317,18 @@ fn expected(ended: Option<Result<End, Halt>>) -> Result<(), String> {
 /// Crashes, stops and restarts, at times two processes at once, until the weather is calm; then one
 /// that catches up.
 pub async fn simulate(world: &Arc<World>) -> Result<(), String> {
-    let is_fenced = world.bug == Bug::None && world.mode == WriteMode::Upsert;
-    let with_restores = is_fenced && world.draw(3) == 0;
-    let with_imports = is_fenced && world.draw(3) == 0;
+    let weather = Weather::drawn(world);
+    world.note(|| format!("{weather:?}"));
     let storm = async {
         for _ in 0..world.draw(8) {
             gust(world).await?;
         }
         Ok::<(), String>(())
     };
-    let never = std::future::pending::<()>;
     tokio::select! {
         biased;
         done = storm => done?,
-        () = async { if with_restores { restores(world).await } else { never().await } } => {}
-        () = async { if with_imports { imports(world).await } else { never().await } } => {}
+        () = weather.blow(world) => {}
     }
     // What was reported as failed and is still under way lands.
     sleep(Duration::from_secs(1)).await;

@@ -39,7 +39,8 @@ impl FaultyRows {
     }
 
     fn alive(&self) -> Result<(), Failure> {
-        if self.restores == self.world.restores.load(Ordering::Relaxed) {
+        let is_unnoticed = self.world.bug == Bug::RestoreUnnoticed;
+        if is_unnoticed || self.restores == self.world.restores.load(Ordering::Relaxed) {
             Ok(())
         } else {
             Err(broken())
@@ -62,6 +63,24 @@ impl FaultyRows {
                 batch.groups.iter().try_for_each(|group| next.write(batch, group))?;
                 *self.world.store.lock() = next;
                 Ok(())
+            }
+            Bug::NoFence => {
+                let mut store = self.world.store.lock();
+                let mut next = store.clone();
+                batch.groups.iter().try_for_each(|group| next.write(batch, group))?;
+                next.position = Some(batch.through);
+                *store = next;
+                Ok(())
+            }
+            Bug::DeletesLost => {
+                let mut kept = Batch::clone(batch);
+                kept.groups.iter_mut().for_each(|group| group.deletes.clear());
+                self.inner.apply(&Arc::new(kept)).await
+            }
+            Bug::RestoreUnnoticed => {
+                // The checkpoint is taken for what this process wrote last.
+                self.world.store.lock().position = batch.after;
+                self.inner.apply(batch).await
             }
             _ => self.inner.apply(batch).await,
         }

@@ -12,7 +12,7 @@ use eds::state::State;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::history::{History, history};
+use super::history::{History, PUBLISHED_AFTER_NS, history, time};
 use super::log::Objects;
 
 /// The consumer whose positions are kept.
@@ -30,6 +30,39 @@ pub enum Bug {
     IntentNotRecorded,
     /// The position is saved before the batch is written.
     PositionBeforeWrite,
+    /// A feed that does not know what is pending says that nothing is.
+    UnknownPendingIsNone,
+    /// A stream that was recreated is read from our position on.
+    StreamNotCompared,
+    /// It is read from its beginning, and judged by the times of the former one.
+    FormerTimesDecide,
+    /// Whoever writes, the destination takes it.
+    NoFence,
+    /// The checkpoint is not read again after a restore.
+    RestoreUnnoticed,
+    /// Events come without their versions.
+    VersionsLost,
+    /// Updates come without what was before.
+    BeforeLost,
+    /// Deletions are acknowledged and not written.
+    DeletesLost,
+    /// Dead letters do not survive a crash.
+    DeadLettersLost,
+    /// What was removed before it was read is not reported.
+    GapsUnreported,
+}
+
+/// The stream, which may be recreated with what was not acknowledged, and more.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// Which message of the history is its first.
+    pub first: u64,
+    /// By how much its server's clock differs from the former's.
+    pub shift_ns: i64,
+    /// Messages up to this sequence were removed.
+    pub removed: u64,
+    /// How often it was recreated.
+    pub recreations: u64,
 }
 
 /// It outlives the processes.
@@ -45,6 +78,13 @@ pub struct World {
     pub state: State,
     pub dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
     pub acknowledged: AtomicU64,
+    stream: Mutex<Stream>,
+    /// Whether the feed knows how much is pending.
+    pub knows_pending: bool,
+    /// A message was removed before it was read.
+    pub has_gap: AtomicBool,
+    /// And that was reported.
+    pub gap_is_reported: AtomicBool,
     /// Which opening of the feed is the current one.
     pub opening: AtomicU64,
     /// Connections made before this many restores are dead.
@@ -67,6 +107,7 @@ impl World {
     pub fn new(seed: u64, mode: WriteMode, bug: Bug, is_traced: bool) -> Arc<World> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let history = history(&mut rng);
+        let knows_pending = rng.bool();
         Arc::new(World {
             rng: Mutex::new(rng),
             bug,
@@ -77,6 +118,10 @@ impl World {
             state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
             dead_letters: Arc::default(),
             acknowledged: AtomicU64::new(0),
+            stream: Mutex::new(Stream { first: 1, shift_ns: 0, removed: 0, recreations: 0 }),
+            knows_pending,
+            has_gap: AtomicBool::new(false),
+            gap_is_reported: AtomicBool::new(false),
             opening: AtomicU64::new(0),
             restores: AtomicU64::new(0),
             imports: AtomicU64::new(0),
@@ -89,13 +134,34 @@ impl World {
         })
     }
 
+    /// The last sequence of the stream.
     pub fn total(&self) -> u64 {
-        self.history.messages.len() as u64
+        self.history.messages.len() as u64 + 1 - self.stream().first
+    }
+
+    pub fn stream(&self) -> Stream {
+        *locked(&self.stream)
+    }
+
+    pub fn set_stream(&self, stream: Stream) {
+        self.note(|| format!("{stream:?}"));
+        *locked(&self.stream) = stream;
+        // Consumers go with their stream.
+        self.opening.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The message of that sequence, and when it was published.
+    pub fn message(&self, sequence: u64) -> (&str, i64) {
+        let stream = self.stream();
+        let of_history = stream.first + sequence - 1;
+        let published = time(of_history) + PUBLISHED_AFTER_NS + stream.shift_ns;
+        (&self.history.messages[of_history as usize - 1], published)
     }
 
     /// From now on nothing goes wrong.
     pub fn calm_down(&self) {
         self.calm.store(true, Ordering::Relaxed);
+        self.state.refuse_writes(false).unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// Once in `of` times, unless the weather is calm.
