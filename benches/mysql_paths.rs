@@ -12,7 +12,7 @@ use bytes::Bytes;
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
-use eds::destination::sql::dialect::{MARIADB, MYSQL};
+use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::encode::bind;
 use eds::destination::sql::mysql::rows::{Action, sql};
 use eds::destination::sql::render::{Namespace, Renderer};

@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
-use eds::destination::sql::dialect::POSTGRES;
+use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::encode::{
     COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
 };

@@ -2,15 +2,18 @@
 
 use eds::change::TableSchema;
 use eds::destination::import::staged;
-use eds::destination::sql::dialect::{
-    Dialect, MARIADB, MYSQL, POSTGRES, Rename, SNOWFLAKE, SQLITE, SQLSERVER,
-};
+use eds::destination::sql::dialect::{Dialect, Rename};
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
+use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{self, Action};
+use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::import::delete_repeats;
 use eds::destination::sql::render::{CHECKPOINT, Namespace, Renderer};
+use eds::destination::sql::snowflake::dialect::SNOWFLAKE;
 use eds::destination::sql::snowflake::rows::{self as lines, StagePath};
+use eds::destination::sql::sqlite::SQLITE;
 use eds::destination::sql::sqlserver::catalog::{COLUMNS, DECLARED, nullable_definition};
+use eds::destination::sql::sqlserver::dialect::SQLSERVER;
 use eds::destination::sql::sqlserver::rows::{fill, make_stage};
 use eds::destination::sql::{snowflake, sqlserver};
 

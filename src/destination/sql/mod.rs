@@ -1,9 +1,11 @@
 //! Rows in tables: apply, checkpoint, migrate and import, written once for every SQL database.
 //!
 //! Each database is a folder with the same files inside, where it needs them: `mod` (the driver and
-//! its session), `login` and `tls` (how a connection is made), `failure` (what its error codes
-//! mean), `catalog` (what it knows of its tables), `rows` (the upsert), `encode` (values in the
-//! form of the wire), `import` (bulk loads). SQLite needs one file only.
+//! its session), `dialect` (how it writes SQL), `login` and `tls` (how a connection is made),
+//! `failure` (what its error codes mean), `catalog` (what it knows of its tables), `rows` (the
+//! upsert), `encode` (values in the form of the wire), `import` (bulk loads). Snowflake, which is
+//! reached over HTTP, has more: `form` (HQ's), `key` (logins by key pair), `session` and `answer`
+//! (requests and what comes back), `stage` (files on their way). SQLite needs one file only.
 
 pub mod checkpoint;
 pub mod codes;

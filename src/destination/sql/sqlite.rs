@@ -9,7 +9,7 @@ use rusqlite::params_from_iter;
 use rusqlite::types::ToSqlOutput;
 
 use super::codes::{CodeRule, Codes, ErrorCode, rule_for};
-use super::dialect::{SQLITE, SQLITE_DUPLICATE_COLUMN};
+use super::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
 use super::render::{Namespace, Renderer};
 use super::{
     ABILITIES, BulkLoader, ListedColumn, Parameter, RowWriter, SqlCatalog, SqlDestination,
@@ -42,6 +42,30 @@ pub const DRIVER: Driver = Driver {
     // SQLite has one writer at a time.
     abilities: |_| Abilities { loaders_max: 1, ..ABILITIES },
     open: |target| Box::pin(open(target)),
+};
+
+/// How SQLite writes SQL.
+pub const SQLITE: Dialect = Dialect {
+    name: "SQLite",
+    quotes: ('"', '"'),
+    types: ["TEXT", "TEXT", "INTEGER", "REAL", "INTEGER", "TEXT", "TEXT", "TEXT"],
+    integer: "INTEGER",
+    text_key: "TEXT",
+    consumer: "TEXT",
+    begin: "BEGIN IMMEDIATE",
+    parameter: |n| format!("?{n}"),
+    create: Create::IfNotExists,
+    table_options: "",
+    add_column: "ADD COLUMN",
+    not_null: NotNull::Never,
+    merge: Merge::OnConflict,
+    keys: Keys::BeforeLoad,
+    rename: Rename::AlterTable,
+    has_schemas: false,
+    fence: FenceOrder::CheckpointLast,
+    commit_may_be_void: false,
+    lock_wait_code: None,
+    duplicate_column_code: DUPLICATE_COLUMN,
 };
 
 /// How long another program's lock is waited for within one statement.
@@ -340,11 +364,11 @@ impl rusqlite::ToSql for Parameter {
 
 /// SQLite has one code for all errors in SQL, so EDS gives those that it has to tell apart codes of
 /// its own, by a part of their message.
-const SQL_ERRORS: [(&str, &str); 3] = [
-    ("no such", MISSING),
-    ("has no column", MISSING),
-    ("duplicate column name", SQLITE_DUPLICATE_COLUMN),
-];
+const SQL_ERRORS: [(&str, &str); 3] =
+    [("no such", MISSING), ("has no column", MISSING), ("duplicate column name", DUPLICATE_COLUMN)];
+/// The code that EDS gives an SQLite error about a column that exists: SQLite itself has one code
+/// for all errors in SQL.
+const DUPLICATE_COLUMN: &str = "duplicate column";
 /// A table or column that does not exist.
 const MISSING: &str = "missing";
 /// `SQLITE_ERROR` and `SQLITE_SCHEMA`: the codes of errors in SQL.
@@ -393,7 +417,7 @@ mod tests {
             RULES,
             &[
                 (&[ErrorCode::State(MISSING)], FailureKind::SchemaMismatch),
-                (&[ErrorCode::State(SQLITE_DUPLICATE_COLUMN)], FailureKind::Unavailable),
+                (&[ErrorCode::State(DUPLICATE_COLUMN)], FailureKind::Unavailable),
                 (&[number(19)], FailureKind::Rejected),
                 (&[number(8)], FailureKind::Misconfigured),
                 (&[number(5)], FailureKind::Unavailable),
@@ -412,7 +436,7 @@ mod tests {
         let coded = |kind, code: &str| Some((kind, code.to_owned()));
         assert_eq!(
             failed("ALTER TABLE t ADD COLUMN id TEXT"),
-            coded(FailureKind::Unavailable, SQLITE_DUPLICATE_COLUMN)
+            coded(FailureKind::Unavailable, DUPLICATE_COLUMN)
         );
         for sql in ["INSERT INTO u VALUES (1)", "INSERT INTO t (x) VALUES (1)", "SELECT x FROM t"] {
             assert_eq!(failed(sql), coded(FailureKind::SchemaMismatch, MISSING), "{sql}");

@@ -1,6 +1,7 @@
 //! MySQL and MariaDB: upserts of many rows by one prepared statement.
 
 mod catalog;
+pub mod dialect;
 pub mod encode;
 mod failure;
 mod import;
@@ -15,11 +16,12 @@ use futures::future::BoxFuture;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 
-use super::dialect::{Dialect, MARIADB, MYSQL};
+use super::dialect::Dialect;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession, form};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
+use dialect::{MARIADB, MYSQL};
 use failure::{FOREIGN_SESSION, NO_SUCH_SESSION, failure};
 use rows::Statements;
 

@@ -2,6 +2,7 @@
 //! upsert.
 
 mod catalog;
+pub mod dialect;
 pub mod encode;
 mod failure;
 pub mod import;
@@ -18,11 +19,11 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
-use super::dialect::POSTGRES;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession, form};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
+use dialect::POSTGRES;
 use failure::failure;
 
 const EXAMPLE: &str = "postgres://user:password@localhost:5432/database";

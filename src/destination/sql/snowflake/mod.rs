@@ -3,6 +3,7 @@
 
 mod answer;
 pub mod catalog;
+pub mod dialect;
 mod encode;
 mod failure;
 mod form;
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::dialect::SNOWFLAKE;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession};
 use crate::destination::settings::server_url;
@@ -25,6 +25,7 @@ use crate::destination::{
     Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target,
 };
 use answer::QueryAnswer;
+use dialect::SNOWFLAKE;
 use login::Login;
 use session::SnowflakeSession;
 

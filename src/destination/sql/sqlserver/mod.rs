@@ -2,6 +2,7 @@
 //! for all of them.
 
 pub mod catalog;
+pub mod dialect;
 mod encode;
 mod failure;
 mod import;
@@ -18,11 +19,11 @@ use tiberius::{Row, ToSql};
 use tokio::net::TcpStream;
 use tokio_util::compat::Compat;
 
-use super::dialect::SQLSERVER;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Parameter, SqlDestination, SqlSession, form};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
+use dialect::SQLSERVER;
 use failure::failure;
 use rows::StageKey;
 

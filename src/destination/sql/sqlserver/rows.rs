@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tiberius::TokenRow;
 
+use super::dialect::SQLSERVER;
 use super::encode::{json_rows, token_rows};
 use super::{ANSWER_WAIT_MAX, Client, SqlServerConnection};
 use crate::change::{Batch, Column, ColumnType, TableSchema, json};
 use crate::destination::Failure;
-use crate::destination::sql::dialect::SQLSERVER;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{Parameter, RowWriter, SqlSession};
 
