@@ -17,6 +17,7 @@ use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::encode::{
     COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
 };
+use eds::destination::sql::postgres::rows::{stage_columns, upsert_from};
 use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::future::try_join_all;
@@ -111,7 +112,7 @@ async fn measure(
     client
         .batch_execute(&format!(
             "CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS",
-            renderer.stage_columns(&schema)
+            stage_columns(&renderer, &schema)
         ))
         .await?;
     let statement = prepared(&client, &renderer, &schema, way).await?;
@@ -158,7 +159,7 @@ async fn prepared(
                 .await
         }
         WritePath::Text | WritePath::Binary => {
-            client.prepare(&renderer.upsert_from(schema, "pg_temp.stage")).await
+            client.prepare(&upsert_from(renderer, schema, "pg_temp.stage")).await
         }
     }
 }

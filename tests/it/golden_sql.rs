@@ -8,13 +8,16 @@ use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::import::delete_repeats;
+use eds::destination::sql::postgres::rows::{stage_columns, upsert_from};
 use eds::destination::sql::render::{CHECKPOINT, Namespace, Renderer};
 use eds::destination::sql::snowflake::dialect::SNOWFLAKE;
 use eds::destination::sql::snowflake::rows::{self as lines, StagePath};
 use eds::destination::sql::sqlite::SQLITE;
 use eds::destination::sql::sqlserver::catalog::{COLUMNS, DECLARED, nullable_definition};
 use eds::destination::sql::sqlserver::dialect::SQLSERVER;
-use eds::destination::sql::sqlserver::rows::{fill, make_stage};
+use eds::destination::sql::sqlserver::rows::{
+    delete_from, fill, insert_from, make_stage, update_from,
+};
 use eds::destination::sql::{snowflake, sqlserver};
 
 const SCHEMA: &str = r#"{"table":"or\"der","modelVersion":"1","primaryKeys":["id","region"],"required":["id","region","total","meta"],"properties":{
@@ -124,14 +127,14 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
             "total",
             &nullable_definition("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
         ),
-        renderer.delete_from(&schema, "#eds_1"),
-        renderer.insert_from(&schema, "#eds_1"),
-        renderer.insert_from(&key_only, "#eds_1"),
+        delete_from(renderer, &schema, "#eds_1"),
+        insert_from(renderer, &schema, "#eds_1"),
+        insert_from(renderer, &key_only, "#eds_1"),
         "DROP TABLE #eds_1".into(),
     ];
     let updates = [&schema, &key_only]
         .into_iter()
-        .filter_map(|s| renderer.update_from(s, "#eds_1"))
+        .filter_map(|s| update_from(renderer, s, "#eds_1"))
         .collect();
     [
         session.to_vec(),
@@ -196,8 +199,8 @@ fn sql_is_as_written_down() {
         let schema = parsed(SCHEMA);
         let more = vec![
             renderer.drop_not_null("or\"der", "total", ""),
-            renderer.upsert_from(&schema, "stage"),
-            renderer.stage_columns(&schema),
+            upsert_from(renderer, &schema, "stage"),
+            stage_columns(renderer, &schema),
             renderer.add_key(&staged(&schema)),
             delete_repeats(renderer, &staged(&schema)),
         ];

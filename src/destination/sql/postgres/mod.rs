@@ -7,7 +7,7 @@ pub mod encode;
 mod failure;
 pub mod import;
 mod login;
-mod rows;
+pub mod rows;
 mod tls;
 
 use std::collections::HashMap;

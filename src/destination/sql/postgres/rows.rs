@@ -133,7 +133,7 @@ impl PostgresConnection {
         stage: &str,
     ) -> Result<(), Failure> {
         self.copy_into(stage, batch, group).await?;
-        let upsert = self.prepared(renderer.upsert_from(&group.schema, stage), &[]).await?;
+        let upsert = self.prepared(upsert_from(renderer, &group.schema, stage), &[]).await?;
         self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
@@ -195,6 +195,21 @@ fn numbered(count: usize) -> String {
     (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
 }
 
+/// The columns of a temporary table, in the schema's order, all nullable.
+pub fn stage_columns(renderer: &Renderer, schema: &TableSchema) -> String {
+    let columns: Vec<String> = schema
+        .columns
+        .iter()
+        .map(|c| format!("{} {}", renderer.quoted(&c.name), renderer.dialect.type_of(c.kind)))
+        .collect();
+    columns.join(", ")
+}
+
+/// An upsert of the rows of the table `stage`, whose columns have the schema's names.
+pub fn upsert_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
+    renderer.upsert(schema, &format!("SELECT {} FROM {stage}", renderer.list(&schema.columns)))
+}
+
 /// Deletes the rows whose keys are in array parameters.
 fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
     let keys = schema.key_columns();
@@ -230,7 +245,7 @@ impl RowWriter for PostgresConnection {
         let sql = format!(
             "CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS",
             stage.trim_start_matches("pg_temp."),
-            renderer.stage_columns(&group.schema)
+            stage_columns(renderer, &group.schema)
         );
         self.execute(&sql).await?;
         self.stages.insert(shape, stage);

@@ -116,7 +116,12 @@ const UPDATED: &str = "updatedDate";
 
 /// Deletes the rows of a group's keys.
 pub fn delete(renderer: &Renderer, schema: &TableSchema, path: StagePath) -> String {
-    renderer.delete_using(schema, &source(path, schema.key_columns(), true))
+    format!(
+        "DELETE FROM {} AS t USING {} AS s WHERE {}",
+        renderer.table(&schema.table),
+        source(path, schema.key_columns(), true),
+        renderer.same_key(schema, |i| format!("c{i}"))
+    )
 }
 
 /// Adds rows to a table that only this import knows.

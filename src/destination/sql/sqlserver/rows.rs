@@ -109,15 +109,14 @@ impl RowWriter for SqlServerConnection {
             failure.of_table(&schema.table)
         };
         if let Some(stage) = self.fill(batch, group, false).await.map_err(named)? {
-            self.batch(ANSWER_WAIT_MAX, renderer.delete_from(&schema, &stage))
+            self.batch(ANSWER_WAIT_MAX, delete_from(renderer, &schema, &stage))
                 .await
                 .map_err(named)?;
         }
         if let Some(stage) = self.fill(batch, group, true).await.map_err(named)? {
-            let statements = renderer
-                .update_from(&schema, &stage)
+            let statements = update_from(renderer, &schema, &stage)
                 .into_iter()
-                .chain([renderer.insert_from(&schema, &stage)]);
+                .chain([insert_from(renderer, &schema, &stage)]);
             self.batch(ANSWER_WAIT_MAX, statements.collect::<Vec<_>>().join(";\n"))
                 .await
                 .map_err(named)?;
@@ -159,6 +158,27 @@ pub fn fill(stage: &str, columns: &[Column]) -> String {
         "INSERT INTO {stage} ({names}) SELECT {names} FROM OPENJSON(@P1) WITH ({})",
         typed.join(", ")
     )
+}
+
+/// Deletes the rows whose keys the table `stage` has, whose columns are c0, c1, … in the schema's
+/// order.
+pub fn delete_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
+    format!(
+        "DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}",
+        renderer.table(&schema.table),
+        renderer.same_key(schema, |i| format!("c{i}"))
+    )
+}
+
+/// Updates the rows whose keys the table `stage` has; nothing where every column is part of the
+/// key.
+pub fn update_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> Option<String> {
+    renderer.update_by(schema, stage, |i| format!("c{i}"))
+}
+
+/// Inserts the rows of the table `stage` whose keys do not exist yet.
+pub fn insert_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
+    renderer.insert_by(schema, stage, |i| format!("c{i}"))
 }
 
 /// The text with the column's own name where it names one of a temporary table.
