@@ -31,6 +31,11 @@ fn parsed(schema: &str) -> TableSchema {
     TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// A statement that a file holds in several lines, in the form of a golden file.
+fn on_one_line(sql: &str) -> String {
+    sql.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// What every dialect has.
 fn common(renderer: &Renderer) -> Vec<String> {
     let schema = parsed(SCHEMA);
@@ -113,7 +118,7 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
         COLUMNS,
         DECLARED,
     ]
-    .map(str::to_owned);
+    .map(on_one_line);
     let stage = |schema: &TableSchema, columns: usize| {
         [
             make_stage(renderer, schema, columns, "#eds_1"),
@@ -153,7 +158,7 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         lines::MAKE_LINES.into(),
         lines::put("3f.json.gz"),
         lines::copy("3f.json.gz"),
-        snowflake::catalog::COLUMNS.into(),
+        on_one_line(snowflake::catalog::COLUMNS),
         snowflake::catalog::primary_keys(renderer),
         lines::SHOW_TRANSACTIONS.into(),
         lines::abort(7),

@@ -228,10 +228,11 @@ impl SqlCatalog for SqliteConnection {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         let place = renderer.namespace.clone();
         self.with(move |db| {
-            let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, \
-                       m.type = 'view' \
-                       FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type IN \
-                       ('table', 'view')";
+            let sql = "\
+                SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, \
+                m.type = 'view' \
+                FROM sqlite_schema m, pragma_table_info(m.name) c \
+                WHERE m.type IN ('table', 'view')";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
             let read = |row: &rusqlite::Row<'_>| {
                 let write_blocker = row.get::<_, bool>(4)?.then(|| {
@@ -304,8 +305,10 @@ impl BulkLoader for SqliteConnection {
         schema: &TableSchema,
         _staged: &TableSchema,
     ) -> Result<Vec<String>, Failure> {
-        let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('index', \
-                   'trigger') AND sql IS NOT NULL ORDER BY type, name";
+        let sql = "\
+            SELECT sql FROM sqlite_schema \
+            WHERE tbl_name = ?1 AND type IN ('index', 'trigger') AND sql IS NOT NULL \
+            ORDER BY type, name";
         let rows =
             self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
         Ok(rows.into_iter().flatten().collect())

@@ -188,11 +188,12 @@ impl MySqlConnection {
             false => (",TIME_TRUNCATE_FRACTIONAL", String::new()),
         };
         let sql = format!(
-            "SET SESSION autocommit = 1, time_zone = '+00:00', sql_mode = \
-             'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', lock_wait_timeout = \
-             {LOCK_WAIT_MAX_SECONDS}, \
-             innodb_lock_wait_timeout = {LOCK_WAIT_MAX_SECONDS}, wait_timeout = \
-             {IDLE_MAX_SECONDS}{more}"
+            "SET SESSION autocommit = 1, \
+             time_zone = '+00:00', \
+             sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', \
+             lock_wait_timeout = {LOCK_WAIT_MAX_SECONDS}, \
+             innodb_lock_wait_timeout = {LOCK_WAIT_MAX_SECONDS}, \
+             wait_timeout = {IDLE_MAX_SECONDS}{more}"
         );
         self.query(&sql).await?;
         Ok(dialect)
@@ -279,11 +280,7 @@ impl SqlSession for MySqlConnection {
         tables: &[String],
     ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
-        let sql = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_host FROM \
-                   performance_schema.metadata_locks m \
-                   JOIN performance_schema.threads t ON t.thread_id = m.owner_thread_id \
-                   WHERE m.object_schema = ? AND m.object_name = ? AND m.lock_status = 'GRANTED' \
-                   AND t.processlist_id <> CONNECTION_ID()";
+        let sql = include_str!("lock_holders.sql");
         let mut holders = Vec::new();
         for table in tables {
             let rows = self

@@ -77,11 +77,13 @@ fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
 /// A commit has to survive a power cut; the server's own stricter choice is kept.
 async fn set_up(client: &Client) -> Result<(), Failure> {
     let sql = format!(
-        "SET client_min_messages = warning; SET lock_timeout = '{LOCK_WAIT_MAX}'; SET \
-         idle_in_transaction_session_timeout = '{SILENCE_MAX}'; SET TIME ZONE 'UTC'; \
+        "SET client_min_messages = warning; \
+         SET lock_timeout = '{LOCK_WAIT_MAX}'; \
+         SET idle_in_transaction_session_timeout = '{SILENCE_MAX}'; \
+         SET TIME ZONE 'UTC'; \
          SET default_transaction_isolation = 'read committed'; \
-         SELECT set_config('synchronous_commit', 'on', false) WHERE \
-         current_setting('synchronous_commit') IN ('off', 'local')"
+         SELECT set_config('synchronous_commit', 'on', false) \
+         WHERE current_setting('synchronous_commit') IN ('off', 'local')"
     );
     client.batch_execute(&sql).await.map_err(|e| failure(&e))
 }

@@ -157,13 +157,7 @@ impl SqlSession for PostgresConnection {
 
     /// Sessions are found by the advisory lock that they share.
     async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
-        let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
-                   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = \
-                   current_user \
-                   WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM \
-                   pg_catalog.pg_database WHERE datname = current_database()) \
-                   AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid \
-                   <> pg_backend_pid()";
+        let sql = include_str!("terminate_sessions.sql");
         self.client.execute(sql, &[&(tag.0 as i64)]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
@@ -183,14 +177,7 @@ impl SqlSession for PostgresConnection {
     ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
         let names: Vec<String> = tables.iter().map(|table| place.name_of(table)).collect();
-        let sql = "SELECT DISTINCT format('session %s (user %s, %s, %s since %s)', a.pid, \
-                   a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.state, \
-                   a.state_change::timestamptz(0)) \
-                   FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-                   JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n \
-                   ON n.oid = c.relnamespace \
-                   WHERE l.granted AND n.nspname = $1 AND c.relname = ANY($2) AND a.pid <> \
-                   pg_backend_pid()";
+        let sql = include_str!("lock_holders.sql");
         let rows = self
             .client
             .query(sql, &[&place.schema.clone().unwrap_or_default(), &names])

@@ -64,12 +64,21 @@ pub const DRIVER: Driver = Driver {
 
 /// How a session of EDS is set: any error ends the transaction, and a lock of another session is
 /// waited for 10 seconds, before the batch is tried again.
-pub const SESSION: &str = "SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET \
-                           QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; \
-    SET ARITHABORT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+pub const SESSION: &str = "\
+    SET XACT_ABORT ON; \
+    SET NOCOUNT OFF; \
+    SET ANSI_NULLS ON; \
+    SET QUOTED_IDENTIFIER ON; \
+    SET ANSI_WARNINGS ON; \
+    SET ANSI_PADDING ON; \
+    SET ARITHABORT ON; \
+    SET LOCK_TIMEOUT 10000; \
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
 /// The user's schema, the database's compatibility level, the server's version.
-pub const ABOUT: &str = "SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION \
-                         FROM sys.databases AS d WHERE d.name = DB_NAME()";
+pub const ABOUT: &str = "\
+    SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION \
+    FROM sys.databases AS d \
+    WHERE d.name = DB_NAME()";
 /// Ends a transaction, if an error has not ended it already.
 pub const ROLLBACK: &str = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION";
 const SCHEMA_IS_THERE: &str =
