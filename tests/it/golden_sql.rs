@@ -68,7 +68,6 @@ fn imports(renderer: &Renderer) -> Vec<String> {
         renderer.insert_progress(PROGRESS),
         renderer.advance_progress(),
         renderer.clear(PROGRESS),
-        renderer.read_consumers(),
         renderer.set_back_checkpoint(),
         renderer.create_staged(&new),
         renderer.drop_table(&schema.table),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::checkpoint::void_commit;
+use super::checkpoint::{Takeover, void_commit};
 use super::dialect::Rename;
 use super::render::CHECKPOINT;
 use super::{Connection, Parameter, SqlDestination};
@@ -16,11 +16,8 @@ use crate::change::{Batch, Position, TableSchema};
 use crate::destination::import::{
     FilePiece, FileProgress, How, JobStatus, Loader, NEW, Placement, another_import, staged,
 };
-use crate::destination::{Destination, Failure, FailureKind, Tables};
+use crate::destination::{Destination, Failure, FailureKind, Recorded, Tables};
 use statements::{CUTOVERS, OLD, PROGRESS, WHOLE_JOB};
-
-/// How often a checkpoint that changes meanwhile is read before setting it back is given up.
-const SET_BACKS_MAX: u32 = 10;
 
 /// The failure where the table of cutovers exists without its column: EDS before 0.1.0 created it,
 /// and that column had another name.
@@ -66,39 +63,13 @@ impl<C: Connection> SqlDestination<C> {
         Ok(())
     }
 
-    async fn consumers(&mut self) -> Result<Vec<String>, Failure> {
-        Ok(self
-            .connection
-            .texts(&self.renderer.read_consumers(), &[])
-            .await?
-            .into_iter()
-            .flatten()
-            .collect())
-    }
-
     /// Resets every checkpoint and raises its epoch, so that the process that held it can no longer
     /// commit. Answers the position that each had.
     async fn set_back(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
         let mut stood = Vec::new();
-        for consumer in self.consumers().await? {
-            let mut tries = 0..SET_BACKS_MAX;
-            loop {
-                let Some((epoch, position)) = self.read_checkpoint_of(&consumer).await? else {
-                    break;
-                };
-                let sequence = position.map_or(0, |p| p.sequence as i64);
-                let parameters = [consumer.as_str().into(), epoch.into(), sequence.into()];
-                if self.connection.change(&self.renderer.set_back_checkpoint(), &parameters).await?
-                    == 1
-                {
-                    stood.push((consumer, position));
-                    break;
-                }
-                if tries.next().is_none() {
-                    return Err(Failure::unavailable(format!(
-                        "the checkpoint of {consumer} changes faster than it can be taken"
-                    )));
-                }
+        for Recorded { consumer, .. } in self.read_records().await? {
+            if let Some(row) = self.take_over(&consumer, Takeover::SetBack).await? {
+                stood.push((consumer, row.position));
             }
         }
         Ok(stood)
@@ -170,25 +141,28 @@ impl<C: Connection> SqlDestination<C> {
         for group in 0..batch.groups.len() {
             self.connection.load(&self.renderer, batch, group).await?;
         }
-        let FileProgress { file, lines, rows, skipped, done } = &piece.progress;
-        let numbers =
-            [*lines, *rows, *skipped, u64::from(*done)].map(|n| Parameter::from(n as i64));
-        let whose =
-            [piece.job.as_str().into(), file.as_str().into(), (piece.after_lines as i64).into()];
-        match self
-            .connection
-            .change(&self.renderer.advance_progress(), &[&numbers[..], &whose[..]].concat())
-            .await?
-        {
-            1 => Ok(()),
-            _ => Err(another_import()),
-        }
+        self.advance_progress(&piece.job, piece.after_lines, &piece.progress).await
     }
 
     /// Records that the job is done, unless another one has begun.
     async fn close_job(&mut self, job: &str) -> Result<(), Failure> {
-        let parameters =
-            [0.into(), 0.into(), 0.into(), 1.into(), job.into(), WHOLE_JOB.into(), 0.into()];
+        let whole = FileProgress { file: WHOLE_JOB.into(), done: true, ..FileProgress::default() };
+        self.advance_progress(job, 0, &whole).await
+    }
+
+    /// Records how far a file is of which `after_lines` lines were done, unless another import has
+    /// begun.
+    async fn advance_progress(
+        &mut self,
+        job: &str,
+        after_lines: u64,
+        progress: &FileProgress,
+    ) -> Result<(), Failure> {
+        let FileProgress { file, lines, rows, skipped, done } = progress;
+        let numbers =
+            [*lines, *rows, *skipped, u64::from(*done)].map(|n| Parameter::from(n as i64));
+        let whose = [job.into(), file.as_str().into(), (after_lines as i64).into()];
+        let parameters = [&numbers[..], &whose[..]].concat();
         match self.connection.change(&self.renderer.advance_progress(), &parameters).await? {
             1 => Ok(()),
             _ => Err(another_import()),
@@ -306,13 +280,8 @@ impl<C: Connection> SqlDestination<C> {
 
     /// The position of each consumer.
     async fn positions(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
-        let mut positions = Vec::new();
-        for consumer in self.consumers().await? {
-            let position =
-                self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
-            positions.push((consumer, position));
-        }
-        Ok(positions)
+        let records = self.read_records().await?;
+        Ok(records.into_iter().map(|record| (record.consumer, record.position)).collect())
     }
 
     /// EDS's own tables as they are to be after the import, under other names.

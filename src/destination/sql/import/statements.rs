@@ -116,11 +116,6 @@ impl Renderer {
         format!("DELETE FROM {}", self.table(name))
     }
 
-    /// Columns: consumer.
-    pub fn read_consumers(&self) -> String {
-        format!("SELECT consumer FROM {} WHERE lane = 0 ORDER BY consumer", self.table(CHECKPOINT))
-    }
-
     /// Resets a checkpoint and raises its epoch, so that the process that holds it can no longer
     /// commit. Parameters: consumer, epoch and sequence as they were read.
     pub fn set_back_checkpoint(&self) -> String {
