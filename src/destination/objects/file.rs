@@ -10,8 +10,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::format::Format;
-use super::name::{Name, older};
+use super::name::Name;
 use super::parts::parts;
+use super::placing::{Conflict, PartPlacement};
 use crate::change::{Batch, Change};
 use crate::destination::form::{Answers, FieldError, FormField, encoded_path};
 use crate::destination::settings::path_url;
@@ -267,24 +268,22 @@ fn place(
         return Ok(());
     }
     let existing = fs::read(&wanted)?;
-    if existing == content {
+    let Some(conflict) = Conflict::of(name, &change.event, content, &existing) else {
         return Ok(());
-    }
-    let (existing_is_older, version) = older(&existing, &change.event);
-    let (older, its_content) = if existing_is_older {
+    };
+    let (older, its_content) = if conflict.existing_is_older {
         (wanted.as_path(), existing.as_slice())
     } else {
         (finished, content)
     };
-    let kept = folder.join(name.of_older(&version));
+    let kept = folder.join(&conflict.kept);
     if !linked(older, &kept)? && fs::read(&kept)? != its_content {
-        linked(older, &folder.join(name.of_another_older(&version, its_content)))?;
+        linked(older, &folder.join(&conflict.kept_beside))?;
     }
-    if existing_is_older { fs::rename(finished, &wanted) } else { Ok(()) }
+    if conflict.existing_is_older { fs::rename(finished, &wanted) } else { Ok(()) }
 }
 
-/// The same for a file of many changes: a file of an earlier try of the batch is replaced, any
-/// other is kept.
+/// The same for a file of many changes.
 fn place_part(
     folder: &Path,
     finished: &Path,
@@ -293,10 +292,13 @@ fn place_part(
     is_repeat: bool,
 ) -> io::Result<()> {
     let wanted = folder.join(name.file());
-    match () {
-        () if linked(finished, &wanted)? || fs::read(&wanted)? == content => Ok(()),
-        () if is_repeat => fs::rename(finished, &wanted),
-        () => linked(finished, &folder.join(name.of_content(content))).map(drop),
+    if linked(finished, &wanted)? {
+        return Ok(());
+    }
+    match PartPlacement::of(name, content, &fs::read(&wanted)?, is_repeat) {
+        PartPlacement::Stored => Ok(()),
+        PartPlacement::Replace => fs::rename(finished, &wanted),
+        PartPlacement::Beside(other) => linked(finished, &folder.join(other)).map(drop),
     }
 }
 

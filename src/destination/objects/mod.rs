@@ -7,6 +7,7 @@ pub mod name;
 #[cfg(feature = "parquet")]
 mod parquet;
 pub mod parts;
+pub mod placing;
 #[cfg(feature = "s3")]
 pub mod s3;
 

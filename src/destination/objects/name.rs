@@ -1,6 +1,6 @@
 //! Names of objects. They contain data, which must not be able to escape the folder.
 
-use crate::change::{Change, Decoder, Event};
+use crate::change::Change;
 use crate::validator::Validator;
 
 /// The longest part of a name; file systems take 255 bytes.
@@ -104,21 +104,6 @@ pub fn part(text: &str) -> String {
         out += &format!("-{hash:032x}");
     }
     out
-}
-
-/// Of two events of one name: whether the `existing` one is the older, and the version under which
-/// the older is kept. Content that cannot be read as an event counts as the oldest.
-pub fn older(existing: &[u8], new: &Event) -> (bool, String) {
-    match Decoder::default().decode(existing.to_vec().into()) {
-        Ok(event) if age(&event) <= age(new) => (true, event.mvcc().into_owned()),
-        Ok(_) => (false, new.mvcc().into_owned()),
-        Err(_) => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(existing))),
-    }
-}
-
-/// What orders events of one name: timestamp, version, id.
-fn age(event: &Event) -> (i64, Option<crate::change::Version>, String) {
-    (event.timestamp_ms(), event.version(), event.id().into_owned())
 }
 
 #[cfg(test)]
