@@ -126,6 +126,11 @@ impl Settings {
         self.parameters.get(key).map(String::as_str)
     }
 
+    /// The path without its slash: the database, where the path names one.
+    pub fn database(&self) -> &str {
+        self.path.trim_start_matches('/')
+    }
+
     /// Whether the host is this machine, where TLS is off unless asked for.
     pub fn is_local(&self) -> bool {
         self.host == "localhost"

@@ -108,8 +108,9 @@ fn mysql(renderer: &Renderer) -> Vec<String> {
 
 fn sqlserver(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
+    let settings = sqlserver::session_settings();
     let session = [
-        sqlserver::SESSION,
+        settings.as_str(),
         sqlserver::ABOUT,
         sqlserver::ROLLBACK,
         renderer.dialect.begin,

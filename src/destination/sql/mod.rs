@@ -14,6 +14,7 @@ pub mod destination;
 pub mod dialect;
 pub mod form;
 pub mod import;
+pub mod lent;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]
@@ -25,6 +26,8 @@ pub mod snowflake;
 pub mod sqlite;
 #[cfg(feature = "sqlserver")]
 pub mod sqlserver;
+
+use std::time::Duration;
 
 use super::{Abilities, CheckpointIn, Failure, SchemaMode, WriteMode};
 use crate::change::Batch;
@@ -43,8 +46,17 @@ pub const ABILITIES: Abilities = Abilities {
     batch_changes_max: 5_000,
     batch_bytes_max: 16 << 20,
     loaders_max: 16,
-    flush_interval_preferred: std::time::Duration::ZERO,
+    flush_interval_preferred: Duration::ZERO,
 };
+
+/// How long a lock that another session holds is waited for, before the batch is tried again.
+pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A statement about rows that takes longer is taken for a connection that went silent.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
+/// A change of a table may have to copy or rewrite it.
+pub const DDL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a server may take to take the goodbye.
+pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The failure of a batch in which a value was met that does not fit its column: its culprits are
 /// all changes of the batch with such a value.

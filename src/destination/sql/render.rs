@@ -3,6 +3,7 @@
 
 use super::dialect::{Create, Dialect, Merge, NotNull};
 use crate::change::{Column, TableSchema};
+use crate::destination::Settings;
 
 /// The name of the table that holds the checkpoint.
 pub const CHECKPOINT: &str = "_eds_checkpoint";
@@ -21,6 +22,12 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// In `schema`, with the prefix that the URL asks for.
+    pub fn new(settings: &Settings, schema: Option<String>) -> Namespace {
+        let prefix = settings.parameter("prefix").unwrap_or_default().to_owned();
+        Namespace { schema, prefix, lower_case: false }
+    }
+
     /// The name, without schema, of the table that keeps the rows of `table`.
     pub fn name_of(&self, table: &str) -> String {
         let name = format!("{}{table}", self.prefix);

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::params_from_iter;
@@ -10,10 +9,11 @@ use rusqlite::types::ToSqlOutput;
 
 use super::codes::{CodeRule, Codes, ErrorCode, rule_for};
 use super::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+use super::lent::Lent;
 use super::render::{Namespace, Renderer};
 use super::{
-    ABILITIES, BulkLoader, ListedColumn, Parameter, RowWriter, SqlCatalog, SqlDestination,
-    SqlSession, reject_mismatches,
+    ABILITIES, BulkLoader, LOCK_WAIT_MAX, ListedColumn, Parameter, RowWriter, SqlCatalog,
+    SqlDestination, SqlSession, reject_mismatches,
 };
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column, TableSchema};
@@ -68,8 +68,6 @@ pub const SQLITE: Dialect = Dialect {
     duplicate_column_code: DUPLICATE_COLUMN,
 };
 
-/// How long another program's lock is waited for within one statement.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Memory for pages while whole tables are loaded: keys come in any order.
 const LOAD_CACHE_KIB: u32 = 32 << 10;
 /// Prepared statements that are kept.
@@ -78,15 +76,9 @@ const STATEMENTS_MAX: usize = 128;
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let path = target.settings.path.clone();
     let connection = blocking(move || connect(Path::new(&path))).await?;
-    let renderer = Renderer {
-        dialect: &SQLITE,
-        namespace: Namespace {
-            prefix: target.settings.parameter("prefix").unwrap_or_default().to_owned(),
-            ..Namespace::default()
-        },
-    };
+    let renderer = Renderer { dialect: &SQLITE, namespace: Namespace::new(&target.settings, None) };
     Ok(Box::new(SqlDestination::new(
-        SqliteConnection { connection: Some(connection) },
+        SqliteConnection { connection: Lent::new(connection, "SQLite") },
         renderer,
         target,
     )))
@@ -127,10 +119,9 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|e| Err(Failure::unavailable(format!("the SQLite thread ended: {e}"))))
 }
 
-/// A connection that a thread takes for each call. A dropped call does not give it back, and later
-/// calls fail.
+/// A connection that a thread takes for each call.
 struct SqliteConnection {
-    connection: Option<rusqlite::Connection>,
+    connection: Lent<rusqlite::Connection>,
 }
 
 impl SqliteConnection {
@@ -138,16 +129,13 @@ impl SqliteConnection {
         &mut self,
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let connection = self
-            .connection
-            .take()
-            .ok_or_else(|| Failure::unavailable("a call was dropped before it finished"))?;
+        let connection = self.connection.take()?;
         let (connection, done) = blocking(move || {
             let done = work(&connection);
             Ok((connection, done))
         })
         .await?;
-        self.connection = Some(connection);
+        self.connection.give_back(connection);
         done
     }
 }
@@ -218,7 +206,7 @@ impl SqlSession for SqliteConnection {
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let Some(connection) = self.connection else { return Ok(()) };
+        let Some(connection) = self.connection.into_held() else { return Ok(()) };
         blocking(move || connection.close().map_err(|(_, e)| failure(&e))).await
     }
 }

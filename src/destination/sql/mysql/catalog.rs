@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 
-use super::{ANSWER_WAIT_MAX, MySqlConnection};
+use super::MySqlConnection;
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{ListedColumn, Parameter, SqlCatalog};
+use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, Parameter, SqlCatalog};
 
 /// Columns: table, column, whether it takes NULL or has a default, place in the key, the table's
 /// engine or type, a unique index beside the key. Parameters: schema, schema.
@@ -30,7 +30,7 @@ impl MySqlConnection {
 impl SqlCatalog for MySqlConnection {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         // Tables may have changed: statements that were prepared before are void.
-        if let Some(conn) = &mut self.conn {
+        if let Some(conn) = self.conn.held() {
             self.statements.clear(conn).await;
         }
         let place = &renderer.namespace;

@@ -9,11 +9,12 @@ use mysql_async::{Conn, Statement, Value as Wire};
 
 use super::encode::{bind, wire_bytes};
 use super::failure::{REPEATED_KEY, failure};
-use super::{ANSWER_WAIT_MAX, MySqlConnection};
+use super::{MySqlConnection, SERVER};
 use crate::change::{Batch, Column, TableSchema};
 use crate::destination::Failure;
+use crate::destination::sql::lent::within;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{RowWriter, reject_mismatch};
+use crate::destination::sql::{ANSWER_WAIT_MAX, RowWriter, reject_mismatch};
 
 /// Rows of one statement, largest first. Whatever there is to write is cut into these sizes, so
 /// that few statements have to be prepared (docs/decisions/0006-mysql-bulk-path.md).
@@ -207,18 +208,10 @@ impl MySqlConnection {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure> {
-        let mut conn = self.conn.take().ok_or_else(|| {
-            Failure::unavailable("the connection to the database was dropped during a call")
-        })?;
-        let done = tokio::time::timeout(
-            ANSWER_WAIT_MAX,
-            self.statements.run(&mut conn, action, renderer, batch, group),
-        )
-        .await;
-        let done = done.map_err(|_| {
-            Failure::unavailable(format!("the database did not answer within {ANSWER_WAIT_MAX:?}"))
-        })?;
-        self.conn = Some(conn);
+        let mut conn = self.conn.take()?;
+        let written = self.statements.run(&mut conn, action, renderer, batch, group);
+        let done = within(ANSWER_WAIT_MAX, SERVER, written).await?;
+        self.conn.give_back(conn);
         done
     }
 }

@@ -12,7 +12,6 @@ mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
@@ -20,7 +19,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession, form};
+use super::{ABILITIES, GOODBYE_WAIT_MAX, Parameter, SessionTag, SqlDestination, SqlSession, form};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use dialect::POSTGRES;
@@ -57,17 +56,10 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// How long a server may take to take the goodbye.
-const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
-
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let (client, wire) = login::connect(settings).await?;
-    let namespace = Namespace {
-        schema: Some(login::schema(&client, settings).await?),
-        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
-        lower_case: false,
-    };
+    let namespace = Namespace::new(settings, Some(login::schema(&client, settings).await?));
     let connection = PostgresConnection {
         client,
         wire: Wire(wire),

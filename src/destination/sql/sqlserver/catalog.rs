@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 
-use super::{ANSWER_WAIT_MAX, SqlServerConnection};
+use super::SqlServerConnection;
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{ListedColumn, SqlCatalog};
+use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, SqlCatalog};
 
 /// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table.
 /// Parameter: schema.

@@ -55,7 +55,7 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
 
 /// The database that the URL names, in its path or as an option.
 fn database(settings: &Settings) -> &str {
-    settings.parameter("database").unwrap_or_else(|| settings.path.trim_start_matches('/'))
+    settings.parameter("database").unwrap_or_else(|| settings.database())
 }
 
 fn config(settings: &Settings, host: &str, port: u16) -> Result<Config, Failure> {

@@ -8,11 +8,11 @@ use tiberius::TokenRow;
 
 use super::dialect::SQLSERVER;
 use super::encode::{json_rows, token_rows};
-use super::{ANSWER_WAIT_MAX, Client, SqlServerConnection};
+use super::{Client, SqlServerConnection};
 use crate::change::{Batch, Column, ColumnType, TableSchema, json};
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{Parameter, RowWriter, SqlSession};
+use crate::destination::sql::{ANSWER_WAIT_MAX, Parameter, RowWriter, SqlSession};
 
 /// From so many rows on, a bulk load is worth its three exchanges.
 const BULK_ROWS_MIN: usize = 50;
