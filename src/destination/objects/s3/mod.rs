@@ -19,7 +19,7 @@ use crate::change::Batch;
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use crate::validator::Validator;
-use store::{ObjectClient, number};
+use store::ObjectClient;
 
 /// S3.
 pub const DRIVER: Driver = Driver {
@@ -76,7 +76,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         consumer: target.consumer.clone(),
         format,
         client: ObjectClient::new(settings, format.content_type())?,
-        uploads: number(settings, "uploadTasks", UPLOADS, UPLOADS_MAX)?,
+        uploads: settings.number("uploadTasks", 1..=UPLOADS_MAX)?.unwrap_or(UPLOADS),
         rules: target.rules.clone(),
     };
     objects.client.probe().await?;

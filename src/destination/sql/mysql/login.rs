@@ -37,10 +37,7 @@ pub async fn connect(settings: &Settings) -> Result<Conn, Failure> {
 /// A connection; `None` where the server cannot encrypt and the mode is `preferred`.
 async fn attempt(settings: &Settings, mode: TlsMode) -> Result<Option<Conn>, Failure> {
     let port = settings.port.unwrap_or(3306);
-    let limit = settings
-        .parameter("timeout")
-        .and_then(|text| text.trim_end_matches('s').parse().ok())
-        .map_or(CONNECT_WAIT_MAX, Duration::from_secs);
+    let limit = settings.wait("timeout")?.unwrap_or(CONNECT_WAIT_MAX);
     let connecting = tokio::time::timeout(limit, Conn::new(options(settings, port, mode)?));
     match connecting.await {
         Ok(Err(Error::Driver(DriverError::NoClientSslFlagFromServer)))

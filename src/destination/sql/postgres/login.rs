@@ -13,8 +13,8 @@ use crate::destination::sql::LOCK_WAIT_MAX;
 use crate::destination::{Failure, Settings};
 
 const PORT: u16 = 5432;
-/// How long a connection is waited for, in seconds, unless the URL says otherwise.
-const CONNECT_WAIT_MAX_SECONDS: u64 = 10;
+/// How long a connection is waited for, unless the URL says otherwise.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// After so long without a statement within a transaction the server ends the session: this process
 /// is gone.
 const SILENCE_MAX: &str = "60s";
@@ -45,13 +45,9 @@ fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
         )));
     }
     let mut config = Config::new();
-    let seconds = settings
-        .parameter("connect_timeout")
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(CONNECT_WAIT_MAX_SECONDS);
     config.host(&settings.host).port(port).dbname(database);
     config.application_name(settings.parameter("application_name").unwrap_or("eds"));
-    config.connect_timeout(Duration::from_secs(seconds));
+    config.connect_timeout(settings.wait("connect_timeout")?.unwrap_or(CONNECT_WAIT_MAX));
     // A connection that went silent is noticed within a minute or so.
     config
         .keepalives_idle(Duration::from_secs(30))

@@ -23,10 +23,7 @@ const PACKET_BYTES: u32 = 32_767;
 /// A connection, before its session is set.
 pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
     let (mut host, mut port) = (settings.host.clone(), settings.port.unwrap_or(1433));
-    let limit = settings
-        .parameter("connection timeout")
-        .and_then(|text| text.parse().ok())
-        .map_or(CONNECT_WAIT_MAX, Duration::from_secs);
+    let limit = settings.wait("connection timeout")?.unwrap_or(CONNECT_WAIT_MAX);
     for _ in 0..ROUTES_MAX {
         let config = config(settings, &host, port)?;
         let place = format!("{host}:{port}");
