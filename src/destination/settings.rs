@@ -23,7 +23,7 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Default)]
 pub struct Settings {
     /// What is shown of the URL.
-    pub(super) place: String,
+    pub(super) shown: String,
     /// The driver's scheme, even where the URL uses an alias.
     pub scheme: String,
     /// A name or an address, an IPv6 address without brackets; empty where a URL has only a path.
@@ -48,13 +48,13 @@ pub struct Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.place)
+        f.write_str(&self.shown)
     }
 }
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.place)
+        f.write_str(&self.shown)
     }
 }
 
@@ -219,7 +219,7 @@ pub fn server_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
         driver.example,
     ))?;
     Ok(Settings {
-        place: place(&url),
+        shown: shown(&url),
         host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
         port: url.port(),
         user: decoded(url.username()),
@@ -243,7 +243,7 @@ pub fn path_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
         return Err(BadUrl::Missing(driver.title, "path", driver.example));
     }
     Ok(Settings {
-        place: format!("{}://{path}", driver.scheme),
+        shown: format!("{}://{path}", driver.scheme),
         path,
         parameters: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
         ..Settings::without_options(driver)
@@ -251,7 +251,7 @@ pub fn path_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
 }
 
 /// `scheme://user@host:3306/database`: neither password nor options.
-fn place(url: &Url) -> String {
+fn shown(url: &Url) -> String {
     let user =
         if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
     let port = url.port().map_or(String::new(), |port| format!(":{port}"));

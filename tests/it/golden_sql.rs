@@ -11,7 +11,7 @@ use eds::destination::sql::postgres::import::delete_repeats;
 use eds::destination::sql::postgres::rows::{stage_columns, upsert_from};
 use eds::destination::sql::render::{CHECKPOINT, Namespace, Renderer};
 use eds::destination::sql::snowflake::dialect::SNOWFLAKE;
-use eds::destination::sql::snowflake::rows::{self as lines, StagePath};
+use eds::destination::sql::snowflake::rows::{self as lines, RowSource};
 use eds::destination::sql::sqlite::SQLITE;
 use eds::destination::sql::sqlserver::catalog::{COLUMNS, DECLARED, nullable_definition};
 use eds::destination::sql::sqlserver::dialect::SQLSERVER;
@@ -154,8 +154,8 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
 fn snowflake(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only, dated) = (parsed(SCHEMA), parsed(KEY_ONLY), parsed(DATED));
     let session = vec![
-        lines::MAKE_STAGE.into(),
-        lines::MAKE_LINES.into(),
+        lines::CREATE_STAGE.into(),
+        lines::CREATE_BATCH_TABLE.into(),
         lines::put("3f.json.gz"),
         lines::copy("3f.json.gz"),
         on_one_line(snowflake::catalog::COLUMNS),
@@ -167,14 +167,14 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         "ROLLBACK".into(),
         renderer.drop_not_null("or\"der", "total", ""),
     ];
-    let rows = [StagePath::Bound, StagePath::Staged(1)].map(|way| {
+    let rows = [RowSource::Bound, RowSource::Staged(1)].map(|from| {
         let merges = [(&schema, false), (&key_only, false), (&dated, true)]
-            .map(|(schema, newer_only)| lines::merge(renderer, schema, way, newer_only));
+            .map(|(schema, newer_only)| lines::merge(renderer, schema, from, newer_only));
         [
             &merges[..],
             &[
-                lines::delete(renderer, &schema, way),
-                lines::insert(renderer, &staged(&schema), way),
+                lines::delete(renderer, &schema, from),
+                lines::insert(renderer, &staged(&schema), from),
             ],
         ]
         .concat()

@@ -176,15 +176,17 @@ fn write_all(
     files: Vec<(Name, Stored<'_>)>,
     swept: &mut HashSet<String>,
 ) -> io::Result<()> {
-    let mut lanes: Vec<Vec<(usize, Name, Stored<'_>)>> = (0..WRITERS).map(|_| Vec::new()).collect();
+    let mut queues: Vec<Vec<(usize, Name, Stored<'_>)>> =
+        (0..WRITERS).map(|_| Vec::new()).collect();
     let mut folders = BTreeSet::new();
     for (index, (name, stored)) in files.into_iter().enumerate() {
-        // Changes of one name stay in one lane, in their order.
-        let lane = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", name.folder, name.file()).as_bytes())
-            as usize
-            % WRITERS;
+        // Changes of one name stay in one queue, in their order.
+        let queue =
+            xxhash_rust::xxh3::xxh3_64(format!("{}/{}", name.folder, name.file()).as_bytes())
+                as usize
+                % WRITERS;
         folders.insert(name.folder.clone());
-        lanes[lane].push((index, name, stored));
+        queues[queue].push((index, name, stored));
     }
     for name in &folders {
         let path = folder.join(name);
@@ -199,11 +201,12 @@ fn write_all(
         }
     }
     std::thread::scope(|scope| {
-        let writers: Vec<_> = lanes
+        let writers: Vec<_> = queues
             .iter()
-            .map(|lane| {
+            .map(|queue| {
                 scope.spawn(move || {
-                    lane.iter()
+                    queue
+                        .iter()
                         .try_for_each(|(index, name, stored)| write(folder, *index, name, stored))
                 })
             })

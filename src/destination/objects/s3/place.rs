@@ -18,9 +18,9 @@ impl S3Objects {
     pub async fn place_in_order(
         &self,
         batch: &Batch,
-        lane: Vec<(Name, u32)>,
+        queue: Vec<(Name, u32)>,
     ) -> Result<(), Failure> {
-        for (name, index) in &lane {
+        for (name, index) in &queue {
             self.place(name, batch.change(*index)).await?;
         }
         Ok(())

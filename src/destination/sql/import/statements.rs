@@ -11,7 +11,7 @@ pub const PROGRESS: &str = "_eds_import_progress";
 /// The line of [`PROGRESS`] that stands for the whole job.
 pub const WHOLE_JOB: &str = "";
 /// What stands before the name of a table that is about to be removed.
-pub const OLD: &str = "_eds_old_";
+pub const REPLACED_PREFIX: &str = "_eds_old_";
 
 impl Renderer {
     fn numbers(&self, names: &[&str]) -> String {

@@ -97,10 +97,10 @@ impl MySqlConnection {
             return Ok(());
         }
         let wanted = indexes(&self.table_ddl(renderer, &schema.table).await?);
-        let there = indexes(&self.table_ddl(renderer, &staged.table).await?);
+        let existing = indexes(&self.table_ddl(renderer, &staged.table).await?);
         let missing: Vec<String> = wanted
             .into_iter()
-            .filter(|index| !there.contains(index))
+            .filter(|index| !existing.contains(index))
             .map(|index| format!("ADD {index}"))
             .collect();
         if missing.is_empty() {

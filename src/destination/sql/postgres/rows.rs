@@ -12,7 +12,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::PostgresConnection;
 use super::encode::{
-    COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
+    BoundArray, BoundValue, COPY_HEADER, COPY_TRAILER, put_field, wire_array_type, wire_type,
 };
 use super::failure::failure;
 use crate::change::{Batch, Column, TableGroup, TableSchema, value};
@@ -74,18 +74,18 @@ impl PostgresConnection {
         renderer: &Renderer,
         batch: &'b Batch,
         group: &'b TableGroup,
-    ) -> Result<(Statement, Vec<Vec<CopyField<'b>>>), Failure> {
+    ) -> Result<(Statement, Vec<Vec<BoundValue<'b>>>), Failure> {
         let schema = &group.schema;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
         let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
         let mut rows = Vec::with_capacity(group.upserts.len());
         for index in &group.upserts {
             let change = batch.change(*index);
-            let row: Result<Vec<CopyField<'_>>, _> = schema
+            let row: Result<Vec<BoundValue<'_>>, _> = schema
                 .columns
                 .iter()
                 .enumerate()
-                .map(|(i, c)| value::read(change.token(i), c).map(CopyField))
+                .map(|(i, c)| value::read(change.token(i), c).map(BoundValue))
                 .collect();
             rows.push(row.map_err(|_| reject_mismatches(batch))?);
         }
@@ -176,7 +176,7 @@ fn arrays<'b>(
     batch: &'b Batch,
     indices: &[u32],
     columns: &[Column],
-) -> Result<Vec<CopyFields<'b>>, Failure> {
+) -> Result<Vec<BoundArray<'b>>, Failure> {
     let array = |(i, column): (usize, &Column)| {
         indices
             .iter()
@@ -186,7 +186,7 @@ fn arrays<'b>(
     columns
         .iter()
         .enumerate()
-        .map(|numbered| array(numbered).map(CopyFields).map_err(|_| reject_mismatches(batch)))
+        .map(|numbered| array(numbered).map(BoundArray).map_err(|_| reject_mismatches(batch)))
         .collect()
 }
 

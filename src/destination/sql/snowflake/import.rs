@@ -38,8 +38,8 @@ impl BulkLoader for SnowflakeConnection {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure> {
-        self.over(
-            &rows::insert(renderer, &batch.groups[group].schema, self.path(group)),
+        self.run_over(
+            &rows::insert(renderer, &batch.groups[group].schema, self.row_source(group)),
             batch,
             false,
             group,
