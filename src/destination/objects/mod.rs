@@ -1,4 +1,5 @@
-//! Objects: one per change, or of many changes.
+//! Destinations that store objects, one per change or of many changes: S3, files, and what both
+//! share – names, formats, what becomes of a name that is taken.
 
 #[cfg(feature = "file")]
 pub mod file;

@@ -3,11 +3,12 @@
 use crate::change::Change;
 use crate::validator::Validator;
 
-/// The longest part of a name; file systems take 255 bytes.
+/// The longest segment of a path; file systems take 255 bytes.
 const SEGMENT_BYTES_MAX: usize = 180;
 
-/// Where an event is stored under the folder: `<table>/<unix-seconds>-<primary key>.json`, or where
-/// the user's rules say.
+/// Where an object is stored under the folder. That of a change is
+/// `<table>/<unix-seconds>-<primary key>.json`, or where the user's rules say; that of many changes
+/// is named by `parts`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     /// The folders, separated by slashes; may be empty.
@@ -75,14 +76,15 @@ impl Name {
         self.of_older(&format!("{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
     }
 
-    /// The same where an event of another content has that name already.
+    /// The name of an older event where an event of another content has the one
+    /// [of its version](Name::of_older) already.
     pub fn of_another_older(&self, version: &str, content: &[u8]) -> String {
         self.of_older(&format!("{version}-{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
     }
 }
 
-/// Text as one part of a path: what could separate, climb or hide is percent-encoded; what is too
-/// long ends in a hash.
+/// Text as one segment of a path: what could separate, climb or hide is percent-encoded; what is
+/// too long ends in a hash.
 pub fn path_segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, c) in text.chars().enumerate() {

@@ -45,7 +45,8 @@ impl SqlServerConnection {
         Ok(())
     }
 
-    /// Fills the stage with the rows at `indices`.
+    /// Fills the stage for whole rows or for keys with those of the group, and answers its name;
+    /// `None` where the group has none of them.
     async fn fill(
         &mut self,
         batch: &Arc<Batch>,
