@@ -11,7 +11,6 @@ pub mod rows;
 mod tls;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
@@ -19,7 +18,10 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, GOODBYE_WAIT_MAX, Parameter, SessionTag, SqlDestination, SqlSession, form};
+use super::{
+    ABILITIES, GOODBYE_WAIT_MAX, Parameter, SessionTag, SqlDestination, SqlSession, TableVersion,
+    form,
+};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use dialect::POSTGRES;
@@ -76,8 +78,8 @@ struct PostgresConnection {
     wire: Wire,
     /// Prepared statements by their text.
     statements: HashMap<String, Statement>,
-    /// Temporary tables that exist in this session, by table and version.
-    stages: HashMap<(Arc<str>, Arc<str>), String>,
+    /// Temporary tables that exist in this session, by what they are for.
+    stages: HashMap<TableVersion, String>,
 }
 
 /// The task that moves bytes; it ends with its owner.

@@ -18,7 +18,9 @@ use super::failure::failure;
 use crate::change::{Batch, Column, TableGroup, TableSchema, value};
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{Fence, Parameter, RowWriter, SqlSession, reject_mismatches};
+use crate::destination::sql::{
+    Fence, Parameter, RowWriter, SqlSession, TableVersion, reject_mismatches,
+};
 
 /// From so many rows of one table on, one statement over array parameters is faster than single
 /// ones (docs/decisions/0003-postgres-bulk-path.md).
@@ -54,8 +56,7 @@ impl PostgresConnection {
         if !group.deletes.is_empty() {
             self.delete(renderer, batch, group).await?;
         }
-        let stage =
-            self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
+        let stage = self.stages.get(&TableVersion::of(&group.schema)).cloned();
         match stage {
             _ if group.upserts.is_empty() => Ok(()),
             Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => {
@@ -237,8 +238,8 @@ impl RowWriter for PostgresConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        let shape = (group.schema.table.clone(), group.schema.version.clone());
-        if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&shape) {
+        let table = TableVersion::of(&group.schema);
+        if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&table) {
             return Ok(());
         }
         let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
@@ -248,7 +249,7 @@ impl RowWriter for PostgresConnection {
             stage_columns(renderer, &group.schema)
         );
         self.execute(&sql).await?;
-        self.stages.insert(shape, stage);
+        self.stages.insert(table, stage);
         Ok(())
     }
 

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::SnowflakeConnection;
-use super::encode::{json_rows, packed_file};
-use crate::change::{Batch, Column, ColumnType, TableSchema};
+use super::encode::packed_file;
+use crate::change::{Batch, ColumnType, TableSchema};
 use crate::destination::Failure;
+use crate::destination::sql::json_rows::{json_rows, plain};
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{Parameter, RowWriter, SqlSession};
+use crate::destination::sql::{Parameter, RowSet, RowWriter, SqlSession};
 
 /// Up to so many bytes of events a batch is a parameter of its statements: a file costs three
 /// requests more.
@@ -62,25 +63,26 @@ pub enum RowSource {
     Staged(usize),
 }
 
-/// A query that yields the columns c0, c1, …; of deletes, or of whole rows.
-pub fn source(from: RowSource, columns: &[Column], deletes: bool) -> String {
+/// A query that yields the columns c0, c1, … of these rows.
+pub fn source(from: RowSource, schema: &TableSchema, rows: RowSet) -> String {
     let value = |i: usize| match from {
         RowSource::Bound => format!("value[{i}]"),
         RowSource::Staged(_) => format!("\"v\":r[{i}]"),
     };
-    let typed: Vec<String> = columns
+    let typed: Vec<String> = rows
+        .columns(schema)
         .iter()
         .enumerate()
         .map(|(i, column)| format!("{} AS c{i}", typed(&value(i), column.kind)))
         .collect();
-    let rows = match from {
+    let place = match from {
         RowSource::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
         RowSource::Staged(group) => format!(
             "{BATCH_TABLE} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}",
-            if deletes { "TRUE" } else { "FALSE" }
+            if rows == RowSet::Deletes { "TRUE" } else { "FALSE" }
         ),
     };
-    format!("(SELECT {} FROM {rows})", typed.join(", "))
+    format!("(SELECT {} FROM {place})", typed.join(", "))
 }
 
 /// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's
@@ -109,7 +111,7 @@ pub fn merge(
     let condition = newer.map(|at| {
         format!("(t.{0} IS NULL OR s.c{at} IS NULL OR s.c{at} >= t.{0})", renderer.quoted(UPDATED))
     });
-    renderer.merge(schema, &source(from, &schema.columns, false), column, condition.as_deref())
+    renderer.merge(schema, &source(from, schema, RowSet::Upserts), column, condition.as_deref())
 }
 
 /// The column that tells which row is newer, with `update-strategy=after`.
@@ -120,14 +122,14 @@ pub fn delete(renderer: &Renderer, schema: &TableSchema, from: RowSource) -> Str
     format!(
         "DELETE FROM {} AS t USING {} AS s WHERE {}",
         renderer.table(&schema.table),
-        source(from, schema.key_columns(), true),
+        source(from, schema, RowSet::Deletes),
         renderer.same_key(schema, |i| format!("c{i}"))
     )
 }
 
 /// Adds rows to a table that only this import knows.
 pub fn insert(renderer: &Renderer, schema: &TableSchema, from: RowSource) -> String {
-    renderer.insert(schema, &format!("SELECT * FROM {}", source(from, &schema.columns, false)))
+    renderer.insert(schema, &format!("SELECT * FROM {}", source(from, schema, RowSet::Upserts)))
 }
 
 impl SnowflakeConnection {
@@ -182,17 +184,15 @@ impl SnowflakeConnection {
         &mut self,
         sql: &str,
         batch: &Batch,
-        deletes: bool,
+        rows: RowSet,
         group: usize,
     ) -> Result<(), Failure> {
         let found = &batch.groups[group];
         let parameters = match self.row_source(group) {
             RowSource::Staged(_) => Vec::new(),
-            RowSource::Bound if deletes => {
-                vec![Parameter::Text(json_rows(batch, &found.deletes, found.schema.key_columns())?)]
-            }
             RowSource::Bound => {
-                vec![Parameter::Text(json_rows(batch, &found.upserts, &found.schema.columns)?)]
+                let (indices, columns) = (rows.indices(found), rows.columns(&found.schema));
+                vec![Parameter::Text(json_rows(batch, indices, columns, plain)?)]
             }
         };
         self.run(sql, &parameters).await.map(drop).map_err(|e| e.of_table(&found.schema.table))
@@ -250,13 +250,14 @@ impl RowWriter for SnowflakeConnection {
     ) -> Result<(), Failure> {
         let (found, from) = (&batch.groups[group], self.row_source(group));
         if !found.deletes.is_empty() {
-            self.run_over(&delete(renderer, &found.schema, from), batch, true, group).await?;
+            self.run_over(&delete(renderer, &found.schema, from), batch, RowSet::Deletes, group)
+                .await?;
         }
         if !found.upserts.is_empty() {
             self.run_over(
                 &merge(renderer, &found.schema, from, self.newer_only),
                 batch,
-                false,
+                RowSet::Upserts,
                 group,
             )
             .await?;
