@@ -12,7 +12,7 @@ use bytes::Bytes;
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
-use eds::destination::sql::dialect::{MARIADB, MYSQL};
+use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::encode::bind;
 use eds::destination::sql::mysql::rows::{Action, sql};
 use eds::destination::sql::render::{Namespace, Renderer};
@@ -115,9 +115,14 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
         namespace: Namespace { schema: Some(database), ..Namespace::default() },
     };
     conn.query_drop(renderer.create_table(&schema)).await?;
+    let columns: Vec<String> = schema
+        .columns
+        .iter()
+        .map(|c| format!("{} {}", renderer.quoted(&c.name), dialect.type_of(c.kind)))
+        .collect();
     conn.query_drop(format!(
         "CREATE TEMPORARY TABLE stage ({}) ENGINE=InnoDB CHARACTER SET utf8mb4",
-        renderer.stage_columns(&schema)
+        columns.join(", ")
     ))
     .await?;
     let mut rates = [0.0; 2];
@@ -214,7 +219,8 @@ async fn load_data(
         async move { Ok(futures::stream::once(async move { Ok(data) }).boxed()) },
     );
     conn.query_drop("LOAD DATA LOCAL INFILE 'rows' INTO TABLE stage CHARACTER SET utf8mb4").await?;
-    conn.query_drop(renderer.upsert_from(schema, "stage")).await?;
+    let rows = format!("SELECT {} FROM stage", renderer.list(&schema.columns));
+    conn.query_drop(renderer.upsert(schema, &rows)).await?;
     conn.query_drop("DELETE FROM stage").await
 }
 

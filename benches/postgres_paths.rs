@@ -13,10 +13,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
-use eds::destination::sql::dialect::POSTGRES;
+use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::encode::{
-    COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
+    BoundArray, BoundValue, COPY_HEADER, COPY_TRAILER, put_field, wire_array_type, wire_type,
 };
+use eds::destination::sql::postgres::rows::{stage_columns, upsert_from};
 use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::future::try_join_all;
@@ -111,7 +112,7 @@ async fn measure(
     client
         .batch_execute(&format!(
             "CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS",
-            renderer.stage_columns(&schema)
+            stage_columns(&renderer, &schema)
         ))
         .await?;
     let statement = prepared(&client, &renderer, &schema, way).await?;
@@ -158,7 +159,7 @@ async fn prepared(
                 .await
         }
         WritePath::Text | WritePath::Binary => {
-            client.prepare(&renderer.upsert_from(schema, "pg_temp.stage")).await
+            client.prepare(&upsert_from(renderer, schema, "pg_temp.stage")).await
         }
     }
 }
@@ -177,8 +178,8 @@ async fn single(
     schema: &TableSchema,
     piece: &[Change],
 ) -> Result<(), Error> {
-    let rows: Vec<Vec<CopyField<'_>>> =
-        piece.iter().map(|change| read(change, schema).map(CopyField).collect()).collect();
+    let rows: Vec<Vec<BoundValue<'_>>> =
+        piece.iter().map(|change| read(change, schema).map(BoundValue).collect()).collect();
     try_join_all(
         rows.iter()
             .map(|row| client.execute_raw(statement, row.iter().map(|f| f as &(dyn ToSql + Sync)))),
@@ -193,8 +194,8 @@ async fn unnest(
     schema: &TableSchema,
     piece: &[Change],
 ) -> Result<(), Error> {
-    let mut columns: Vec<CopyFields<'_>> =
-        schema.columns.iter().map(|_| CopyFields(Vec::with_capacity(piece.len()))).collect();
+    let mut columns: Vec<BoundArray<'_>> =
+        schema.columns.iter().map(|_| BoundArray(Vec::with_capacity(piece.len()))).collect();
     for change in piece {
         read(change, schema).zip(&mut columns).for_each(|(value, column)| column.0.push(value));
     }

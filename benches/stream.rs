@@ -15,10 +15,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use cost::{events_of, run};
 use eds::change::decode::ColumnOrder;
 use eds::change::{Change, Decoder, Position, TableSchema, value};
-use eds::destination::sql::dialect::{MARIADB, MYSQL, POSTGRES};
+use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::encode::bind;
 use eds::destination::sql::mysql::rows::{Action, sql};
+use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, put_field};
+use eds::destination::sql::postgres::rows::{stage_columns, upsert_from};
 use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::{SinkExt, pin_mut};
@@ -257,13 +259,13 @@ async fn bare(
         client
             .batch_execute(&format!(
                 "CREATE TEMP TABLE stage ({}) ON COMMIT DELETE ROWS",
-                renderer.stage_columns(schema)
+                stage_columns(&renderer, schema)
             ))
             .await
             .unwrap_or_else(|e| panic!("{e}"));
         clients.push(client);
     }
-    let upsert = renderer.upsert_from(schema, "pg_temp.stage");
+    let upsert = upsert_from(&renderer, schema, "pg_temp.stage");
     let started = Instant::now();
     let sending = clients
         .iter()

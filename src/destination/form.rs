@@ -20,7 +20,7 @@ pub enum FieldKind {
     /// The same, which HQ does not show.
     Password,
     /// A port: a number from 1 to 65535.
-    Number,
+    Port,
 }
 
 /// One entry of the form.
@@ -52,7 +52,7 @@ impl FormField {
     /// A port, with the one that is usual.
     pub const fn port(default: &'static str, description: &'static str) -> FormField {
         let field = FormField::text("Port", description);
-        FormField { kind: FieldKind::Number, default: Some(default), ..field }
+        FormField { kind: FieldKind::Port, default: Some(default), ..field }
     }
 
     /// The same field, which has to be filled in.
@@ -93,7 +93,7 @@ impl Answers {
             let is_port = |text: &str| text.parse::<u16>().is_ok_and(|number| number > 0);
             match answer(filled, field) {
                 None if field.required => wrong("it is required"),
-                Some(text) if field.kind == FieldKind::Number && !is_port(&text) => {
+                Some(text) if field.kind == FieldKind::Port && !is_port(&text) => {
                     wrong("it is a number from 1 to 65535");
                 }
                 Some(text) if text.contains(char::is_control) => wrong("it has control characters"),
@@ -169,7 +169,7 @@ pub fn shown(driver: &Driver) -> Value {
 fn field(field: &FormField) -> Value {
     let mut shown = json!({
         "name": field.name,
-        "type": if field.kind == FieldKind::Number { "number" } else { "string" },
+        "type": if field.kind == FieldKind::Port { "number" } else { "string" },
         "description": field.description,
         "required": field.required,
     });

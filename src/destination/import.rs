@@ -9,17 +9,19 @@ use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, TableSchema};
 
 /// What stands before a table's name in the name of the table that its rows are loaded into.
-pub const NEW: &str = "_eds_new_";
+pub const STAGED_PREFIX: &str = "_eds_new_";
 /// The longest name of a table that databases agree on, in bytes.
 const NAME_BYTES_MAX: usize = 60;
 
 /// The schema under the name of the table that its rows are loaded into.
 pub fn staged(schema: &TableSchema) -> TableSchema {
-    let name = format!("{NEW}{}", schema.table);
+    let name = format!("{STAGED_PREFIX}{}", schema.table);
     match name.len() <= NAME_BYTES_MAX {
         true => schema.renamed(&name),
-        false => schema
-            .renamed(&format!("{NEW}{:016x}", xxhash_rust::xxh3::xxh3_64(schema.table.as_bytes()))),
+        false => schema.renamed(&format!(
+            "{STAGED_PREFIX}{:016x}",
+            xxhash_rust::xxh3::xxh3_64(schema.table.as_bytes())
+        )),
     }
 }
 
@@ -68,13 +70,13 @@ pub fn another_import() -> Failure {
 
 /// How a loaded table is swapped in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum How {
+pub enum SwapMethod {
     /// It replaces the old table, if there is one.
     Exchange,
     /// The old table stays, and its rows are replaced by the loaded ones.
-    InPlace,
+    ReplaceRows,
     /// The old table stays with its rows, and the loaded ones are upserted.
-    Added,
+    UpsertRows,
 }
 
 /// A loaded table that is to be swapped in.
@@ -83,7 +85,7 @@ pub struct Placement {
     /// The table, under its own name.
     pub schema: Arc<TableSchema>,
     /// How it is swapped in.
-    pub how: How,
+    pub how: SwapMethod,
     /// Of which moment its rows are.
     pub snapshot: TableSnapshot,
 }
@@ -99,7 +101,7 @@ pub struct Placement {
 #[async_trait]
 pub trait Loader: Send {
     /// Gets ready for `job`, which loads `files`: creates empty tables for `schemas`, or keeps
-    /// those that the job has filled so far. Removes what another job has left, and with `anew`
+    /// those that the job has filled so far. Removes what another job has left, and with `restart`
     /// what this one has left, too.
     ///
     /// Called once for each run of an import, on the main connection, before anything is loaded;
@@ -109,7 +111,7 @@ pub trait Loader: Send {
         job: &str,
         schemas: &[Arc<TableSchema>],
         files: &[String],
-        anew: bool,
+        restart: bool,
     ) -> Result<JobStatus, Failure>;
 
     /// What is recorded of `job`; `None` where nothing is, because another job has begun since.

@@ -103,11 +103,11 @@ impl Store {
     ) {
         for snapshot in snapshots {
             let new = rows.remove(&snapshot.table).unwrap_or_default();
-            let there = self.rows.entry(snapshot.table.clone()).or_default();
+            let kept = self.rows.entry(snapshot.table.clone()).or_default();
             if snapshot.whole {
-                there.clear();
+                kept.clear();
             }
-            there.extend(new);
+            kept.extend(new);
         }
         self.cutovers.import(snapshots, &[(CONSUMER.to_owned(), self.position)]);
         self.epoch += 1;

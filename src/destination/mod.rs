@@ -31,7 +31,8 @@ pub use settings::Settings;
 /// the connection and opens another.
 ///
 /// A stream calls `records`, `checkpoint`, `cutover` and `tables` in this order at its start; then
-/// `migrate` and `apply` for each batch; after a reconnect `checkpoint` and `tables` again.
+/// `migrate` and `apply` for each batch; after a reconnect `checkpoint`, `cutover` and `tables`
+/// again.
 #[async_trait]
 pub trait Destination: Send {
     /// Applies `batch`.

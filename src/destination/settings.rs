@@ -2,24 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use url::Url;
 
-use super::Driver;
+use super::{Driver, Failure};
 
 /// The longest that changes are gathered: a minute less than what NATS waits for their
 /// acknowledgement.
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(240);
+
+/// The longest wait that an option may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What a destination's URL says, percent-decoded. `Debug` and `Display` show the place and whose
 /// login it is, and nothing of the password or the options.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// What is shown of the URL.
-    pub(super) place: String,
+    pub(super) shown: String,
     /// The driver's scheme, even where the URL uses an alias.
     pub scheme: String,
     /// A name or an address, an IPv6 address without brackets; empty where a URL has only a path.
@@ -44,13 +48,13 @@ pub struct Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.place)
+        f.write_str(&self.shown)
     }
 }
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.place)
+        f.write_str(&self.shown)
     }
 }
 
@@ -126,6 +130,62 @@ impl Settings {
         self.parameters.get(key).map(String::as_str)
     }
 
+    /// The option `key`, a number within `range`; `None` without it.
+    pub fn number(
+        &self,
+        key: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, Failure> {
+        let Some(text) = self.parameter(key) else { return Ok(None) };
+        let number = text.parse::<usize>().ok().filter(|n| range.contains(n));
+        number.map(Some).ok_or_else(|| {
+            Failure::misconfigured(format!(
+                "{key}={text:?} is not a number from {} to {}",
+                range.start(),
+                range.end()
+            ))
+        })
+    }
+
+    /// The option `key`, one of the `known` words in whatever case, as what the word stands for;
+    /// `None` without it.
+    pub fn one_of<T: Copy>(&self, key: &str, known: &[(&str, T)]) -> Result<Option<T>, Failure> {
+        let Some(text) = self.parameter(key) else { return Ok(None) };
+        let chosen = known.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+        chosen.map(|(_, meant)| Some(*meant)).ok_or_else(|| {
+            let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
+            let choice = match words.split_last() {
+                Some((last, others)) if !others.is_empty() => {
+                    format!("{} or {last}", others.join(", "))
+                }
+                _ => words.concat(),
+            };
+            Failure::misconfigured(format!("{key}={text:?} is not known; choose {choice}"))
+        })
+    }
+
+    /// The option `key`, how long something is waited for: a number of seconds or a duration;
+    /// `None` without it.
+    pub fn wait(&self, key: &str) -> Result<Option<Duration>, Failure> {
+        let Some(text) = self.parameter(key) else { return Ok(None) };
+        let wait = match text.parse::<u64>() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => crate::duration::parse(text).ok(),
+        };
+        let sensible = wait.filter(|wait| !wait.is_zero() && *wait <= WAIT_MAX);
+        sensible.map(Some).ok_or_else(|| {
+            Failure::misconfigured(format!(
+                "{key}={text:?} is not a time to wait, of more than nothing and at most a day; \
+                 write 10, 10s or 1m30s"
+            ))
+        })
+    }
+
+    /// The path without its slash: the database, where the path names one.
+    pub fn database(&self) -> &str {
+        self.path.trim_start_matches('/')
+    }
+
     /// Whether the host is this machine, where TLS is off unless asked for.
     pub fn is_local(&self) -> bool {
         self.host == "localhost"
@@ -159,7 +219,7 @@ pub fn server_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
         driver.example,
     ))?;
     Ok(Settings {
-        place: place(&url),
+        shown: shown(&url),
         host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
         port: url.port(),
         user: decoded(url.username()),
@@ -183,7 +243,7 @@ pub fn path_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
         return Err(BadUrl::Missing(driver.title, "path", driver.example));
     }
     Ok(Settings {
-        place: format!("{}://{path}", driver.scheme),
+        shown: format!("{}://{path}", driver.scheme),
         path,
         parameters: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
         ..Settings::without_options(driver)
@@ -191,7 +251,7 @@ pub fn path_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
 }
 
 /// `scheme://user@host:3306/database`: neither password nor options.
-fn place(url: &Url) -> String {
+fn shown(url: &Url) -> String {
     let user =
         if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
     let port = url.port().map_or(String::new(), |port| format!(":{port}"));
@@ -230,5 +290,35 @@ mod tests {
         let unknown = parsed("postgres://h/d?freshness=1s").err();
         assert!(matches!(unknown, Some(BadUrl::UnknownParameter { .. })), "{unknown:?}");
         Ok(())
+    }
+
+    #[test]
+    fn options_with_wrong_values_are_refused() {
+        let with = |text: &str| Settings {
+            parameters: [("key".to_owned(), text.to_owned())].into(),
+            ..Settings::default()
+        };
+        let text = |failure: Failure| failure.text;
+        let number = |settings: Settings| settings.number("key", 1..=9).map_err(text);
+        assert_eq!(number(Settings::default()), Ok(None));
+        assert_eq!(number(with("9")), Ok(Some(9)));
+        for wrong in ["0", "10", "-1", "many", ""] {
+            let expected = format!("key={wrong:?} is not a number from 1 to 9");
+            assert_eq!(number(with(wrong)), Err(expected));
+        }
+        let known = [("off", false), ("on", true)];
+        let one_of = |settings: Settings| settings.one_of("key", &known).map_err(text);
+        assert_eq!(one_of(Settings::default()), Ok(None));
+        assert_eq!(one_of(with("On")), Ok(Some(true)));
+        let unknown = Err("key=\"maybe\" is not known; choose off or on".to_owned());
+        assert_eq!(one_of(with("maybe")), unknown);
+        let wait = |settings: Settings| settings.wait("key").ok();
+        assert_eq!(wait(Settings::default()), Some(None));
+        for (written, seconds) in [("10", 10), ("10s", 10), ("1m30s", 90)] {
+            assert_eq!(wait(with(written)), Some(Some(Duration::from_secs(seconds))), "{written}");
+        }
+        for wrong in ["", "0", "0s", "soon", "-1", "10 s", "25h", "99999999999999999999"] {
+            assert_eq!(wait(with(wrong)), None, "{wrong}");
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Compares a destination with the shop, row by row, through a client of its own.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
 use super::shop::Shop;
@@ -256,7 +258,7 @@ fn from_text(kind: Option<ShopKind>, value: Option<&mysql_async::Value>) -> Valu
 }
 
 /// The folder of the file destination.
-pub fn files(shop: &Shop, folder: &std::path::Path) -> Result<Vec<TableReport>, String> {
+pub fn files(shop: &Shop, folder: &Path) -> Result<Vec<TableReport>, String> {
     let mut events = Vec::new();
     for table in &shop.tables {
         for entry in std::fs::read_dir(folder.join(table.name)).into_iter().flatten() {
@@ -308,6 +310,39 @@ pub fn line(report: &TableReport) -> String {
     format!("{:<16} {:>9} rows  {verdict}", report.table, report.found)
 }
 
+/// Reads a destination back and compares it with the shop; the last argument is its URL.
+type Reader =
+    for<'a> fn(&'a Shop, &'a Settings, &'a str) -> BoxFuture<'a, Result<Vec<TableReport>, String>>;
+
+/// The destinations that can be read back, by their schemes.
+const READERS: &[(&str, Reader)] = &[
+    ("sqlite", |shop, settings, _| Box::pin(async { sqlite(shop, &settings.path) })),
+    ("file", |shop, settings, _| Box::pin(async { files(shop, Path::new(&settings.path)) })),
+    #[cfg(feature = "postgres")]
+    ("postgres", |shop, _, url| Box::pin(postgres_at(shop, url))),
+    #[cfg(feature = "mysql")]
+    ("mysql", |shop, _, url| Box::pin(mysql_at(shop, url))),
+];
+
+#[cfg(feature = "postgres")]
+async fn postgres_at(shop: &Shop, url: &str) -> Result<Vec<TableReport>, String> {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(|e| e.to_string())?;
+    let connection = tokio::spawn(connection);
+    let reports = postgres(shop, &client).await;
+    connection.abort();
+    reports
+}
+
+#[cfg(feature = "mysql")]
+async fn mysql_at(shop: &Shop, url: &str) -> Result<Vec<TableReport>, String> {
+    let mut conn = mysql_async::Conn::from_url(url).await.map_err(|e| e.to_string())?;
+    mysql_async::prelude::Queryable::query_drop(&mut conn, "SET time_zone = '+00:00'")
+        .await
+        .map_err(|e| e.to_string())?;
+    mysql(shop, &mut conn).await
+}
+
 /// Reads the destination at `url` back, with its own client, and compares it with the shop. The
 /// error says why it cannot be read.
 pub async fn reports(
@@ -315,28 +350,9 @@ pub async fn reports(
     settings: &Settings,
     url: &str,
 ) -> Result<Vec<TableReport>, String> {
-    let _ = url;
-    match settings.scheme.as_str() {
-        "sqlite" => sqlite(shop, &settings.path),
-        "file" => files(shop, std::path::Path::new(&settings.path)),
-        #[cfg(feature = "postgres")]
-        "postgres" => {
-            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-                .await
-                .map_err(|e| e.to_string())?;
-            let connection = tokio::spawn(connection);
-            let reports = postgres(shop, &client).await;
-            connection.abort();
-            reports
-        }
-        #[cfg(feature = "mysql")]
-        "mysql" => {
-            let mut conn = mysql_async::Conn::from_url(url).await.map_err(|e| e.to_string())?;
-            mysql_async::prelude::Queryable::query_drop(&mut conn, "SET time_zone = '+00:00'")
-                .await
-                .map_err(|e| e.to_string())?;
-            mysql(shop, &mut conn).await
-        }
-        other => Err(format!("the demo cannot read {other} back")),
+    let scheme = settings.scheme.as_str();
+    match READERS.iter().find(|(known, _)| *known == scheme) {
+        Some((_, read)) => read(shop, settings, url).await,
+        None => Err(format!("the demo cannot read {scheme} back")),
     }
 }

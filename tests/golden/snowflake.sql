@@ -41,7 +41,6 @@ SELECT lines_done, rows_loaded, rows_skipped, is_done FROM "pub""l`i]c"."p__eds_
 INSERT INTO "pub""l`i]c"."p__eds_import_progress" (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES (?, ?, 0, 0, 0, ?);
 UPDATE "pub""l`i]c"."p__eds_import_progress" SET lines_done = ?, rows_loaded = ?, rows_skipped = ?, is_done = ? WHERE job = ? AND file_name = ? AND lines_done = ? AND is_done = 0;
 DELETE FROM "pub""l`i]c"."p__eds_import_progress";
-SELECT consumer FROM "pub""l`i]c"."p__eds_checkpoint" WHERE lane = 0 ORDER BY consumer;
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_new_or""der" ("id" STRING NOT NULL, "region" INTEGER NOT NULL, "meta" STRING NOT NULL, "paid" BOOLEAN, "rate" FLOAT, "select" STRING, "status" STRING, "tags" VARIANT, "total" INTEGER NOT NULL, "when" TIMESTAMP_NTZ);
 DROP TABLE IF EXISTS "pub""l`i]c"."p_or""der";

@@ -19,7 +19,6 @@ SELECT lines_done, rows_loaded, rows_skipped, is_done FROM "p__eds_import_progre
 INSERT INTO "p__eds_import_progress" (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES (?1, ?2, 0, 0, 0, ?3);
 UPDATE "p__eds_import_progress" SET lines_done = ?1, rows_loaded = ?2, rows_skipped = ?3, is_done = ?4 WHERE job = ?5 AND file_name = ?6 AND lines_done = ?7 AND is_done = 0;
 DELETE FROM "p__eds_import_progress";
-SELECT consumer FROM "p__eds_checkpoint" WHERE lane = 0 ORDER BY consumer;
 UPDATE "p__eds_checkpoint" SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = ?1 AND lane = 0 AND epoch = ?2 AND stream_sequence = ?3;
 CREATE TABLE IF NOT EXISTS "p__eds_new_or""der" ("id" TEXT NOT NULL, "region" INTEGER NOT NULL, "meta" TEXT, "paid" INTEGER, "rate" REAL, "select" TEXT, "status" TEXT, "tags" TEXT, "total" INTEGER, "when" TEXT, PRIMARY KEY ("id", "region"));
 DROP TABLE IF EXISTS "p_or""der";

@@ -35,7 +35,6 @@ SELECT lines_done, rows_loaded, rows_skipped, is_done FROM [pub"l`i]]c].[p__eds_
 INSERT INTO [pub"l`i]]c].[p__eds_import_progress] (job, file_name, lines_done, rows_loaded, rows_skipped, is_done) VALUES (@P1, @P2, 0, 0, 0, @P3);
 UPDATE [pub"l`i]]c].[p__eds_import_progress] SET lines_done = @P1, rows_loaded = @P2, rows_skipped = @P3, is_done = @P4 WHERE job = @P5 AND file_name = @P6 AND lines_done = @P7 AND is_done = 0;
 DELETE FROM [pub"l`i]]c].[p__eds_import_progress];
-SELECT consumer FROM [pub"l`i]]c].[p__eds_checkpoint] WHERE lane = 0 ORDER BY consumer;
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = @P1 AND lane = 0 AND epoch = @P2 AND stream_sequence = @P3;
 IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_new_or"der]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_new_or"der] ([id] NVARCHAR(64) COLLATE Latin1_General_100_BIN2 NOT NULL, [region] BIGINT NOT NULL, [meta] NVARCHAR(MAX) NOT NULL, [paid] BIT, [rate] FLOAT, [select] NVARCHAR(MAX), [status] VARCHAR(64), [tags] NVARCHAR(MAX), [total] BIGINT NOT NULL, [when] NVARCHAR(MAX), PRIMARY KEY ([id], [region]));
 DROP TABLE IF EXISTS [pub"l`i]]c].[p_or"der];

@@ -2,16 +2,22 @@
 
 use eds::change::TableSchema;
 use eds::destination::import::staged;
-use eds::destination::sql::dialect::{
-    Dialect, MARIADB, MYSQL, POSTGRES, Rename, SNOWFLAKE, SQLITE, SQLSERVER,
-};
+use eds::destination::sql::dialect::{Dialect, Rename};
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
+use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{self, Action};
+use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::import::delete_repeats;
+use eds::destination::sql::postgres::rows::{stage_columns, upsert_from};
 use eds::destination::sql::render::{CHECKPOINT, Namespace, Renderer};
-use eds::destination::sql::snowflake::rows::{self as lines, StagePath};
+use eds::destination::sql::snowflake::dialect::SNOWFLAKE;
+use eds::destination::sql::snowflake::rows::{self as lines, RowSource};
+use eds::destination::sql::sqlite::SQLITE;
 use eds::destination::sql::sqlserver::catalog::{COLUMNS, DECLARED, nullable_definition};
-use eds::destination::sql::sqlserver::rows::{fill, make_stage};
+use eds::destination::sql::sqlserver::dialect::SQLSERVER;
+use eds::destination::sql::sqlserver::rows::{
+    delete_from, fill, insert_from, make_stage, update_from,
+};
 use eds::destination::sql::{snowflake, sqlserver};
 
 const SCHEMA: &str = r#"{"table":"or\"der","modelVersion":"1","primaryKeys":["id","region"],"required":["id","region","total","meta"],"properties":{
@@ -23,6 +29,11 @@ const DATED: &str = r#"{"table":"dated","modelVersion":"1","primaryKeys":["id"],
 
 fn parsed(schema: &str) -> TableSchema {
     TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A statement that a file holds in several lines, in the form of a golden file.
+fn on_one_line(sql: &str) -> String {
+    sql.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What every dialect has.
@@ -57,7 +68,6 @@ fn imports(renderer: &Renderer) -> Vec<String> {
         renderer.insert_progress(PROGRESS),
         renderer.advance_progress(),
         renderer.clear(PROGRESS),
-        renderer.read_consumers(),
         renderer.set_back_checkpoint(),
         renderer.create_staged(&new),
         renderer.drop_table(&schema.table),
@@ -98,8 +108,9 @@ fn mysql(renderer: &Renderer) -> Vec<String> {
 
 fn sqlserver(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
+    let settings = sqlserver::session_settings();
     let session = [
-        sqlserver::SESSION,
+        settings.as_str(),
         sqlserver::ABOUT,
         sqlserver::ROLLBACK,
         renderer.dialect.begin,
@@ -107,7 +118,7 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
         COLUMNS,
         DECLARED,
     ]
-    .map(str::to_owned);
+    .map(on_one_line);
     let stage = |schema: &TableSchema, columns: usize| {
         [
             make_stage(renderer, schema, columns, "#eds_1"),
@@ -121,14 +132,14 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
             "total",
             &nullable_definition("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
         ),
-        renderer.delete_from(&schema, "#eds_1"),
-        renderer.insert_from(&schema, "#eds_1"),
-        renderer.insert_from(&key_only, "#eds_1"),
+        delete_from(renderer, &schema, "#eds_1"),
+        insert_from(renderer, &schema, "#eds_1"),
+        insert_from(renderer, &key_only, "#eds_1"),
         "DROP TABLE #eds_1".into(),
     ];
     let updates = [&schema, &key_only]
         .into_iter()
-        .filter_map(|s| renderer.update_from(s, "#eds_1"))
+        .filter_map(|s| update_from(renderer, s, "#eds_1"))
         .collect();
     [
         session.to_vec(),
@@ -143,11 +154,11 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
 fn snowflake(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only, dated) = (parsed(SCHEMA), parsed(KEY_ONLY), parsed(DATED));
     let session = vec![
-        lines::MAKE_STAGE.into(),
-        lines::MAKE_LINES.into(),
+        lines::CREATE_STAGE.into(),
+        lines::CREATE_BATCH_TABLE.into(),
         lines::put("3f.json.gz"),
         lines::copy("3f.json.gz"),
-        snowflake::catalog::COLUMNS.into(),
+        on_one_line(snowflake::catalog::COLUMNS),
         snowflake::catalog::primary_keys(renderer),
         lines::SHOW_TRANSACTIONS.into(),
         lines::abort(7),
@@ -156,14 +167,14 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         "ROLLBACK".into(),
         renderer.drop_not_null("or\"der", "total", ""),
     ];
-    let rows = [StagePath::Bound, StagePath::Staged(1)].map(|way| {
+    let rows = [RowSource::Bound, RowSource::Staged(1)].map(|from| {
         let merges = [(&schema, false), (&key_only, false), (&dated, true)]
-            .map(|(schema, newer_only)| lines::merge(renderer, schema, way, newer_only));
+            .map(|(schema, newer_only)| lines::merge(renderer, schema, from, newer_only));
         [
             &merges[..],
             &[
-                lines::delete(renderer, &schema, way),
-                lines::insert(renderer, &staged(&schema), way),
+                lines::delete(renderer, &schema, from),
+                lines::insert(renderer, &staged(&schema), from),
             ],
         ]
         .concat()
@@ -193,8 +204,8 @@ fn sql_is_as_written_down() {
         let schema = parsed(SCHEMA);
         let more = vec![
             renderer.drop_not_null("or\"der", "total", ""),
-            renderer.upsert_from(&schema, "stage"),
-            renderer.stage_columns(&schema),
+            upsert_from(renderer, &schema, "stage"),
+            stage_columns(renderer, &schema),
             renderer.add_key(&staged(&schema)),
             delete_repeats(renderer, &staged(&schema)),
         ];

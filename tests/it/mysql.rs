@@ -39,6 +39,7 @@ async fn wrong_logins_and_places_are_named() {
             (server.url("mysql"), "does not let user \"eds\" into database \"mysql\""),
             (url.replace(&format!(":{}", server.port), ":1"), "cannot be reached"),
             (format!("{url}?tls=sometimes"), "tls=\"sometimes\" is not known"),
+            (format!("{url}?timeout=soon"), "timeout=\"soon\" is not a time to wait"),
             (format!("{url}?colour=blue"), "\"colour\", which EDS does not know"),
             (format!("{url}?schema=missing"), "no database \"missing\""),
             ("mysql://localhost".into(), "names no database"),

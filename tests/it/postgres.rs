@@ -53,6 +53,7 @@ async fn wrong_logins_and_places_are_named() {
         (url.replace(&format!(":{}", server.port), ":1"), "cannot be reached"),
         (format!("{url}?sslmode=require"), "no encrypted connection"),
         (format!("{url}?sslmode=sometimes"), "sslmode=\"sometimes\" is not known"),
+        (format!("{url}?connect_timeout=soon"), "connect_timeout=\"soon\" is not a time to wait"),
         (format!("{url}?colour=blue"), "\"colour\", which EDS does not know"),
         (format!("{url}?schema=missing"), "no schema"),
         ("postgres://localhost".into(), "names no database"),

@@ -121,6 +121,10 @@ async fn wrong_logins_and_places_are_named() {
             format!("{url}?fedauth=ActiveDirectoryInteractive"),
             "fedauth=\"ActiveDirectoryInteractive\" is not known",
         ),
+        (
+            format!("{url}?connection%20timeout=soon"),
+            "connection timeout=\"soon\" is not a time to wait",
+        ),
         (format!("{url}?colour=blue"), "\"colour\", which EDS does not know"),
         (format!("{url}?schema=missing"), "no schema \"missing\""),
         ("mssql://localhost".into(), "names no database"),

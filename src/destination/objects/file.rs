@@ -10,8 +10,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::format::Format;
-use super::name::{Name, older};
+use super::name::Name;
 use super::parts::parts;
+use super::placing::{Conflict, PartPlacement};
 use crate::change::{Batch, Change};
 use crate::destination::form::{Answers, FieldError, FormField, encoded_path};
 use crate::destination::settings::path_url;
@@ -175,15 +176,17 @@ fn write_all(
     files: Vec<(Name, Stored<'_>)>,
     swept: &mut HashSet<String>,
 ) -> io::Result<()> {
-    let mut lanes: Vec<Vec<(usize, Name, Stored<'_>)>> = (0..WRITERS).map(|_| Vec::new()).collect();
+    let mut queues: Vec<Vec<(usize, Name, Stored<'_>)>> =
+        (0..WRITERS).map(|_| Vec::new()).collect();
     let mut folders = BTreeSet::new();
     for (index, (name, stored)) in files.into_iter().enumerate() {
-        // Changes of one name stay in one lane, in their order.
-        let lane = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", name.folder, name.file()).as_bytes())
-            as usize
-            % WRITERS;
+        // Changes of one name stay in one queue, in their order.
+        let queue =
+            xxhash_rust::xxh3::xxh3_64(format!("{}/{}", name.folder, name.file()).as_bytes())
+                as usize
+                % WRITERS;
         folders.insert(name.folder.clone());
-        lanes[lane].push((index, name, stored));
+        queues[queue].push((index, name, stored));
     }
     for name in &folders {
         let path = folder.join(name);
@@ -198,11 +201,12 @@ fn write_all(
         }
     }
     std::thread::scope(|scope| {
-        let writers: Vec<_> = lanes
+        let writers: Vec<_> = queues
             .iter()
-            .map(|lane| {
+            .map(|queue| {
                 scope.spawn(move || {
-                    lane.iter()
+                    queue
+                        .iter()
                         .try_for_each(|(index, name, stored)| write(folder, *index, name, stored))
                 })
             })
@@ -267,24 +271,22 @@ fn place(
         return Ok(());
     }
     let existing = fs::read(&wanted)?;
-    if existing == content {
+    let Some(conflict) = Conflict::of(name, &change.event, content, &existing) else {
         return Ok(());
-    }
-    let (existing_is_older, version) = older(&existing, &change.event);
-    let (older, its_content) = if existing_is_older {
+    };
+    let (older, its_content) = if conflict.existing_is_older {
         (wanted.as_path(), existing.as_slice())
     } else {
         (finished, content)
     };
-    let kept = folder.join(name.of_older(&version));
+    let kept = folder.join(&conflict.kept);
     if !linked(older, &kept)? && fs::read(&kept)? != its_content {
-        linked(older, &folder.join(name.of_another_older(&version, its_content)))?;
+        linked(older, &folder.join(&conflict.kept_beside))?;
     }
-    if existing_is_older { fs::rename(finished, &wanted) } else { Ok(()) }
+    if conflict.existing_is_older { fs::rename(finished, &wanted) } else { Ok(()) }
 }
 
-/// The same for a file of many changes: a file of an earlier try of the batch is replaced, any
-/// other is kept.
+/// The same for a file of many changes.
 fn place_part(
     folder: &Path,
     finished: &Path,
@@ -293,10 +295,13 @@ fn place_part(
     is_repeat: bool,
 ) -> io::Result<()> {
     let wanted = folder.join(name.file());
-    match () {
-        () if linked(finished, &wanted)? || fs::read(&wanted)? == content => Ok(()),
-        () if is_repeat => fs::rename(finished, &wanted),
-        () => linked(finished, &folder.join(name.of_content(content))).map(drop),
+    if linked(finished, &wanted)? {
+        return Ok(());
+    }
+    match PartPlacement::of(name, content, &fs::read(&wanted)?, is_repeat) {
+        PartPlacement::Stored => Ok(()),
+        PartPlacement::Replace => fs::rename(finished, &wanted),
+        PartPlacement::Beside(other) => linked(finished, &folder.join(other)).map(drop),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What an object holds, and why it could not be packed.
+//! The option `format`: what an object holds, and by which ending and media type it is known; and
+//! why changes could not be packed into one.
 
 use crate::destination::{Failure, Settings};
 

@@ -1,4 +1,5 @@
-//! Objects: one per change, or of many changes.
+//! Destinations that store objects, one per change or of many changes: S3, files, and what both
+//! share – names, formats, what becomes of a name that is taken.
 
 #[cfg(feature = "file")]
 pub mod file;
@@ -7,6 +8,7 @@ pub mod name;
 #[cfg(feature = "parquet")]
 mod parquet;
 pub mod parts;
+pub mod placing;
 #[cfg(feature = "s3")]
 pub mod s3;
 

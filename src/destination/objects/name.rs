@@ -1,13 +1,14 @@
 //! Names of objects. They contain data, which must not be able to escape the folder.
 
-use crate::change::{Change, Decoder, Event};
+use crate::change::Change;
 use crate::validator::Validator;
 
-/// The longest part of a name; file systems take 255 bytes.
-const PART_BYTES_MAX: usize = 180;
+/// The longest segment of a path; file systems take 255 bytes.
+const SEGMENT_BYTES_MAX: usize = 180;
 
-/// Where an event is stored under the folder: `<table>/<unix-seconds>-<primary key>.json`, or where
-/// the user's rules say.
+/// Where an object is stored under the folder. That of a change is
+/// `<table>/<unix-seconds>-<primary key>.json`, or where the user's rules say; that of many changes
+/// is named by `parts`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     /// The folders, separated by slashes; may be empty.
@@ -20,8 +21,9 @@ pub struct Name {
 impl Name {
     /// The name of a change's object; the user's rules may choose it.
     pub fn of(change: &Change, rules: Option<&Validator>) -> Name {
-        let chosen =
-            rules.and_then(|rules| rules.path(&change.event.table(), change.event.payload(), part));
+        let chosen = rules.and_then(|rules| {
+            rules.path(&change.event.table(), change.event.payload(), path_segment)
+        });
         chosen.as_deref().and_then(Name::from_rule).unwrap_or_else(|| Name::usual(change))
     }
 
@@ -33,8 +35,8 @@ impl Name {
     fn usual(change: &Change) -> Name {
         let seconds = change.event.timestamp_ms().div_euclid(1000);
         Name {
-            folder: part(&change.event.table()),
-            stem: format!("{seconds}-{}", part(&String::from_utf8_lossy(&change.key))),
+            folder: path_segment(&change.event.table()),
+            stem: format!("{seconds}-{}", path_segment(&String::from_utf8_lossy(&change.key))),
             extension: ".json".into(),
         }
     }
@@ -66,7 +68,7 @@ impl Name {
 
     /// The name of an older event that had this one: its own version is added.
     pub fn of_older(&self, version: &str) -> String {
-        format!("{}-{}{}", self.stem, part(version), self.extension)
+        format!("{}-{}{}", self.stem, path_segment(version), self.extension)
     }
 
     /// The name for a file of many changes where a file with other changes has the usual one.
@@ -74,15 +76,16 @@ impl Name {
         self.of_older(&format!("{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
     }
 
-    /// The same where an event of another content has that name already.
+    /// The name of an older event where an event of another content has the one
+    /// [of its version](Name::of_older) already.
     pub fn of_another_older(&self, version: &str, content: &[u8]) -> String {
         self.of_older(&format!("{version}-{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
     }
 }
 
-/// Text as one part of a path: what could separate, climb or hide is percent-encoded; what is too
-/// long ends in a hash.
-pub fn part(text: &str) -> String {
+/// Text as one segment of a path: what could separate, climb or hide is percent-encoded; what is
+/// too long ends in a hash.
+pub fn path_segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (i, c) in text.chars().enumerate() {
         match c {
@@ -97,28 +100,13 @@ pub fn part(text: &str) -> String {
     if out.is_empty() {
         return "NONE".into();
     }
-    if out.len() > PART_BYTES_MAX {
-        let end = (0..=PART_BYTES_MAX).rev().find(|i| out.is_char_boundary(*i)).unwrap_or(0);
+    if out.len() > SEGMENT_BYTES_MAX {
+        let end = (0..=SEGMENT_BYTES_MAX).rev().find(|i| out.is_char_boundary(*i)).unwrap_or(0);
         let hash = xxhash_rust::xxh3::xxh3_128(text.as_bytes());
         out.truncate(end);
         out += &format!("-{hash:032x}");
     }
     out
-}
-
-/// Of two events of one name: whether the `existing` one is the older, and the version under which
-/// the older is kept. Content that cannot be read as an event counts as the oldest.
-pub fn older(existing: &[u8], new: &Event) -> (bool, String) {
-    match Decoder::default().decode(existing.to_vec().into()) {
-        Ok(event) if age(&event) <= age(new) => (true, event.mvcc().into_owned()),
-        Ok(_) => (false, new.mvcc().into_owned()),
-        Err(_) => (true, format!("{:016x}", xxhash_rust::xxh3::xxh3_64(existing))),
-    }
-}
-
-/// What orders events of one name: timestamp, version, id.
-fn age(event: &Event) -> (i64, Option<crate::change::Version>, String) {
-    (event.timestamp_ms(), event.version(), event.id().into_owned())
 }
 
 #[cfg(test)]
@@ -128,9 +116,9 @@ mod tests {
 
     #[test]
     fn ordinary_names_stay_as_they_are() {
-        assert_eq!(part("6287a4154d1a72cc5ce091bb"), "6287a4154d1a72cc5ce091bb");
-        assert_eq!(part("order_item-1.é"), "order_item-1.é");
-        assert_eq!(part("../../etc/passwd"), "%2E.%2F..%2Fetc%2Fpasswd");
+        assert_eq!(path_segment("6287a4154d1a72cc5ce091bb"), "6287a4154d1a72cc5ce091bb");
+        assert_eq!(path_segment("order_item-1.é"), "order_item-1.é");
+        assert_eq!(path_segment("../../etc/passwd"), "%2E.%2F..%2Fetc%2Fpasswd");
     }
 
     #[test]
@@ -150,7 +138,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_escapes_its_folder(text: String) {
-            let part = part(&text);
+            let part = path_segment(&text);
             let path = std::path::Path::new(&part);
             prop_assert_eq!(path.components().count(), 1);
             prop_assert!(matches!(path.components().next(), Some(std::path::Component::Normal(_))));

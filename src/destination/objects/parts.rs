@@ -9,7 +9,7 @@ use flate2::write::GzEncoder;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::format::{Format, PackError};
-use super::name::{Name, part};
+use super::name::{Name, path_segment};
 use crate::change::{Batch, Change, Position};
 use crate::destination::Failure;
 
@@ -36,8 +36,11 @@ struct PartGroup<'a> {
 pub fn parts(batch: &Batch, format: Format, consumer: &str) -> Result<Vec<Part>, Failure> {
     let mut groups: BTreeMap<(String, Option<&str>), PartGroup<'_>> = BTreeMap::new();
     for (_, change) in batch.ordered() {
-        let folder =
-            format!("table={}/{}", part(&change.event.table()), hour(change.event.timestamp_ms()));
+        let folder = format!(
+            "table={}/{}",
+            path_segment(&change.event.table()),
+            hour(change.event.timestamp_ms())
+        );
         let group = groups
             .entry((folder, change.schema.as_ref().map(|schema| &*schema.version)))
             .or_default();

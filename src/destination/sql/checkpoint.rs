@@ -7,8 +7,32 @@ use super::render::{CHECKPOINT, FORMAT};
 use crate::change::{Batch, Position};
 use crate::destination::{Claim, Failure, FailureKind, Recorded};
 
-/// How often a checkpoint that changes meanwhile is read before acquiring it is given up.
-const ACQUIRE_TRIES_MAX: u32 = 10;
+/// How often a checkpoint that changes meanwhile is read before taking it is given up.
+const TAKE_TRIES_MAX: u32 = 10;
+
+/// What the row of a consumer says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CheckpointRow {
+    pub(super) epoch: i64,
+    /// `None` where nothing was applied yet.
+    pub(super) position: Option<Position>,
+}
+
+impl CheckpointRow {
+    /// The sequence as the row has it: 0 where nothing was applied yet.
+    fn sequence(self) -> i64 {
+        self.position.map_or(0, |position| position.sequence as i64)
+    }
+}
+
+/// What is done to a checkpoint that another process may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Takeover {
+    /// This process raises the epoch and streams on from the position.
+    Acquire,
+    /// An import raises the epoch and resets the position.
+    SetBack,
+}
 
 /// A COMMIT that reported success and committed nothing. The caller must re-read the checkpoint.
 pub(super) fn void_commit() -> Failure {
@@ -20,29 +44,25 @@ impl<C: Connection> SqlDestination<C> {
     pub(super) async fn read_records(&mut self) -> Result<Vec<Recorded>, Failure> {
         let mut records = Vec::new();
         for row in self.connection.texts(&self.renderer.read_records(), &[]).await? {
-            let [consumer, companies] = row.as_slice() else { continue };
-            let position =
-                self.read_checkpoint_of(consumer).await?.and_then(|(_, position)| position);
-            records.push(Recorded {
-                consumer: consumer.clone(),
-                position,
-                companies: companies.clone(),
-            });
+            let Ok([consumer, companies]) = <[String; 2]>::try_from(row) else { continue };
+            let found = self.read_checkpoint_of(&consumer).await?;
+            let position = found.and_then(|row| row.position);
+            records.push(Recorded { consumer, position, companies });
         }
         Ok(records)
     }
 
-    /// Epoch and position of this consumer, if it has a row.
-    async fn read_checkpoint(&mut self) -> Result<Option<(i64, Option<Position>)>, Failure> {
+    /// This consumer's row, if it has one.
+    async fn read_checkpoint(&mut self) -> Result<Option<CheckpointRow>, Failure> {
         let consumer = self.consumer.clone();
         self.read_checkpoint_of(&consumer).await
     }
 
-    /// Epoch and position of `consumer`, if it has a row.
-    pub(super) async fn read_checkpoint_of(
+    /// The row of `consumer`, if it has one.
+    async fn read_checkpoint_of(
         &mut self,
         consumer: &str,
-    ) -> Result<Option<(i64, Option<Position>)>, Failure> {
+    ) -> Result<Option<CheckpointRow>, Failure> {
         let rows =
             self.connection.integers(&self.renderer.read_checkpoint(), &[consumer.into()]).await?;
         let Some([epoch, sequence, time_ns, format]) = rows.first().map(Vec::as_slice) else {
@@ -57,7 +77,7 @@ impl<C: Connection> SqlDestination<C> {
         }
         let position =
             (*sequence > 0).then_some(Position { sequence: *sequence as u64, time_ns: *time_ns });
-        Ok(Some((*epoch, position)))
+        Ok(Some(CheckpointRow { epoch: *epoch, position }))
     }
 
     /// Acquires or verifies the epoch, and answers the recorded position.
@@ -68,14 +88,14 @@ impl<C: Connection> SqlDestination<C> {
                 self.acquire().await
             }
             Claim::Verify => match self.read_checkpoint().await? {
-                Some((epoch, _)) if epoch == self.epoch.get() => {
+                Some(CheckpointRow { epoch, .. }) if epoch == self.epoch.get() => {
                     // An earlier session of this process may still be committing: it is ended
                     // before the position is read.
                     self.connection.terminate_sessions(self.session_tag(epoch)).await?;
                     self.connection.tag_session(self.session_tag(epoch)).await?;
-                    Ok(self.read_checkpoint().await?.and_then(|(_, position)| position))
+                    Ok(self.read_checkpoint().await?.and_then(|row| row.position))
                 }
-                Some((epoch, _)) if epoch > self.epoch.get() => {
+                Some(CheckpointRow { epoch, .. }) if epoch > self.epoch.get() => {
                     let text = format!(
                         "another EDS has taken over {} in this destination, or an import has \
                          replaced its tables (its epoch is {epoch}, ours was {}): this one ends",
@@ -94,41 +114,77 @@ impl<C: Connection> SqlDestination<C> {
         }
     }
 
-    /// Raises the epoch above the recorded one and above the one that this process held, if the
-    /// checkpoint is still as it was read: an older process may commit until then.
+    /// Raises the epoch above the recorded one and above the one that this process held.
     async fn acquire(&mut self) -> Result<Option<Position>, Failure> {
+        let consumer = self.consumer.clone();
+        let found = self.take_over(&consumer, Takeover::Acquire).await?;
+        let mine = self.next_epoch(found);
+        self.epoch.set(mine);
+        self.connection.tag_session(self.session_tag(mine)).await?;
+        Ok(found.and_then(|row| row.position))
+    }
+
+    /// The epoch that this process acquires where it has found this row.
+    fn next_epoch(&self, found: Option<CheckpointRow>) -> i64 {
+        found.map_or(0, |row| row.epoch).max(self.epoch.get()) + 1
+    }
+
+    /// Changes the checkpoint of `consumer` if it is still as it was read, because an older process
+    /// may commit until then, and tries again where it is not. Answers the row as it was.
+    pub(super) async fn take_over(
+        &mut self,
+        consumer: &str,
+        takeover: Takeover,
+    ) -> Result<Option<CheckpointRow>, Failure> {
         let mut failure = Failure::unavailable(format!(
-            "the checkpoint of {} changes faster than it can be taken",
-            self.consumer
+            "the checkpoint of {consumer} changes faster than it can be taken"
         ));
-        for _ in 0..ACQUIRE_TRIES_MAX {
-            let found = self.read_checkpoint().await?;
-            let (epoch, position) = found.unwrap_or_default();
-            let mine = epoch.max(self.epoch.get()) + 1;
-            let (consumer, companies) =
-                (Parameter::from(self.consumer.as_str()), Parameter::from(self.companies.as_str()));
-            self.connection.terminate_sessions(self.session_tag(epoch)).await?;
-            let sequence = position.map_or(0, |p| p.sequence as i64);
-            let (sql, parameters) = match found {
-                None => (self.renderer.insert_checkpoint(), vec![consumer, mine.into(), companies]),
-                Some(_) => (
-                    self.renderer.take_checkpoint(),
-                    vec![mine.into(), companies, consumer, epoch.into(), sequence.into()],
-                ),
+        for _ in 0..TAKE_TRIES_MAX {
+            let found = self.read_checkpoint_of(consumer).await?;
+            if takeover == Takeover::Acquire {
+                let epoch = found.map_or(0, |row| row.epoch);
+                self.connection.terminate_sessions(self.session_tag(epoch)).await?;
+            }
+            let Some((sql, parameters)) = self.takeover_sql(consumer, takeover, found) else {
+                return Ok(None);
             };
             match self.connection.change(&sql, &parameters).await {
-                Ok(1) => {
-                    self.epoch.set(mine);
-                    self.connection.tag_session(self.session_tag(mine)).await?;
-                    return Ok(position);
-                }
+                Ok(1) => return Ok(found),
                 Ok(_) => {}
                 // Another process has inserted the first checkpoint meanwhile.
-                Err(rejected) if rejected.kind == FailureKind::Rejected => failure = rejected,
+                Err(rejected) if rejected.kind == FailureKind::Rejected && found.is_none() => {
+                    failure = rejected;
+                }
                 Err(other) => return Err(other),
             }
         }
         Err(failure)
+    }
+
+    /// The statement of a takeover; `None` where there is nothing to set back.
+    fn takeover_sql(
+        &self,
+        consumer: &str,
+        takeover: Takeover,
+        found: Option<CheckpointRow>,
+    ) -> Option<(String, Vec<Parameter>)> {
+        let consumer = Parameter::from(consumer);
+        let mine = Parameter::from(self.next_epoch(found));
+        let companies = Parameter::from(self.companies.as_str());
+        match (takeover, found) {
+            (Takeover::Acquire, None) => {
+                Some((self.renderer.insert_checkpoint(), vec![consumer, mine, companies]))
+            }
+            (Takeover::Acquire, Some(row)) => Some((
+                self.renderer.take_checkpoint(),
+                vec![mine, companies, consumer, row.epoch.into(), row.sequence().into()],
+            )),
+            (Takeover::SetBack, Some(row)) => Some((
+                self.renderer.set_back_checkpoint(),
+                vec![consumer, row.epoch.into(), row.sequence().into()],
+            )),
+            (Takeover::SetBack, None) => None,
+        }
     }
 
     /// The update that moves the checkpoint to the end of the batch, if it is still as this process
@@ -147,7 +203,7 @@ impl<C: Connection> SqlDestination<C> {
     /// After a COMMIT that may be void: whether the checkpoint has moved to `through`.
     pub(super) async fn confirm(&mut self, through: Position) -> Result<(), Failure> {
         if !self.renderer.dialect.commit_may_be_void
-            || self.read_checkpoint().await?.and_then(|(_, position)| position) == Some(through)
+            || self.read_checkpoint().await?.and_then(|row| row.position) == Some(through)
         {
             return Ok(());
         }

@@ -181,7 +181,8 @@ pub trait SqlCatalog: Send {
     }
 }
 
-/// Writes the rows of batches. The upsert lives here: each driver's `rows.rs`.
+/// Writes the rows of batches. The upsert lives here: each driver's `rows.rs`, SQLite's in its one
+/// file.
 ///
 /// For each batch the caller calls `prepare` for every group; then `write_at_once`, and where that
 /// declines `begin_batch`, `write` for every group and [`SqlSession::change`] with the fence, in
@@ -234,7 +235,7 @@ pub trait RowWriter: SqlSession {
     ) -> Result<(), Failure>;
 }
 
-/// Loads whole tables for imports: each driver's `import.rs`.
+/// Loads whole tables for imports: each driver's `import.rs`, SQLite's in its one file.
 ///
 /// Several sessions of one process load at the same time, up to the driver's `loaders_max`; calls
 /// of one session never overlap. Each session loads pieces of files (`prepare_load`, BEGIN, `load`,

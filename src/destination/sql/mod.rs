@@ -1,9 +1,11 @@
 //! Rows in tables: apply, checkpoint, migrate and import, written once for every SQL database.
 //!
 //! Each database is a folder with the same files inside, where it needs them: `mod` (the driver and
-//! its session), `login` and `tls` (how a connection is made), `failure` (what its error codes
-//! mean), `catalog` (what it knows of its tables), `rows` (the upsert), `encode` (values in the
-//! form of the wire), `import` (bulk loads). SQLite needs one file only.
+//! its session), `dialect` (how it writes SQL), `login` and `tls` (how a connection is made),
+//! `failure` (what its error codes mean), `catalog` (what it knows of its tables), `rows` (the
+//! upsert), `encode` (values in the form of the wire), `import` (bulk loads). Snowflake, which is
+//! reached over HTTP, has more: `form` (HQ's), `key` (logins by key pair), `session` and `answer`
+//! (requests and what comes back), `stage` (files on their way). SQLite needs one file only.
 
 pub mod checkpoint;
 pub mod codes;
@@ -12,6 +14,8 @@ pub mod destination;
 pub mod dialect;
 pub mod form;
 pub mod import;
+pub mod json_rows;
+pub mod lent;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]
@@ -24,9 +28,12 @@ pub mod sqlite;
 #[cfg(feature = "sqlserver")]
 pub mod sqlserver;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::{Abilities, CheckpointIn, Failure, SchemaMode, WriteMode};
-use crate::change::Batch;
 use crate::change::value::TypeMismatch;
+use crate::change::{Batch, Column, TableGroup, TableSchema};
 pub use connection::{
     BulkLoader, Connection, Fence, ListedColumn, Parameter, RowWriter, SessionTag, SqlCatalog,
     SqlSession,
@@ -41,8 +48,60 @@ pub const ABILITIES: Abilities = Abilities {
     batch_changes_max: 5_000,
     batch_bytes_max: 16 << 20,
     loaders_max: 16,
-    flush_interval_preferred: std::time::Duration::ZERO,
+    flush_interval_preferred: Duration::ZERO,
 };
+
+/// How long a lock that another session holds is waited for, before the batch is tried again.
+pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A statement about rows that takes longer is taken for a connection that went silent.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
+/// A change of a table may have to copy or rewrite it.
+pub const DDL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a server may take to take the goodbye.
+pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// A table as a change knows it, by which a session finds what it has prepared for it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct TableVersion {
+    /// The table's name.
+    pub table: Arc<str>,
+    /// The version of its model.
+    pub version: Arc<str>,
+}
+
+impl TableVersion {
+    /// That of `schema`.
+    pub fn of(schema: &TableSchema) -> TableVersion {
+        TableVersion { table: schema.table.clone(), version: schema.version.clone() }
+    }
+}
+
+/// Which rows of a group a statement is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RowSet {
+    /// Those that are deleted: only their keys count.
+    Deletes,
+    /// Those that are upserted: whole rows.
+    Upserts,
+}
+
+impl RowSet {
+    /// The changes of the group that belong to it, by index.
+    pub fn indices(self, group: &TableGroup) -> &[u32] {
+        match self {
+            RowSet::Deletes => &group.deletes,
+            RowSet::Upserts => &group.upserts,
+        }
+    }
+
+    /// The columns that count.
+    pub fn columns(self, schema: &TableSchema) -> &[Column] {
+        match self {
+            RowSet::Deletes => schema.key_columns(),
+            RowSet::Upserts => &schema.columns,
+        }
+    }
+}
 
 /// The failure of a batch in which a value was met that does not fit its column: its culprits are
 /// all changes of the batch with such a value.

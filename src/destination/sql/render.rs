@@ -3,6 +3,7 @@
 
 use super::dialect::{Create, Dialect, Merge, NotNull};
 use crate::change::{Column, TableSchema};
+use crate::destination::Settings;
 
 /// The name of the table that holds the checkpoint.
 pub const CHECKPOINT: &str = "_eds_checkpoint";
@@ -21,6 +22,12 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// In `schema`, with the prefix that the URL asks for.
+    pub fn new(settings: &Settings, schema: Option<String>) -> Namespace {
+        let prefix = settings.parameter("prefix").unwrap_or_default().to_owned();
+        Namespace { schema, prefix, lower_case: false }
+    }
+
     /// The name, without schema, of the table that keeps the rows of `table`.
     pub fn name_of(&self, table: &str) -> String {
         let name = format!("{}{table}", self.prefix);
@@ -143,17 +150,19 @@ impl Renderer {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        let action = match self.dialect.merge {
-            Merge::OnDuplicateKey if schema.columns.len() == schema.keys => {
+        let is_key_only = schema.columns.len() == schema.keys;
+        let action = match (self.dialect.merge, is_key_only) {
+            (Merge::OnDuplicateKey, true) => {
                 format!("ON DUPLICATE KEY UPDATE {0} = {0}", self.quoted(&schema.columns[0].name))
             }
-            Merge::OnDuplicateKey => {
+            (Merge::OnDuplicateKey, false) => {
                 format!("ON DUPLICATE KEY UPDATE {}", set(&|c| format!("{c} = VALUES({c})")))
             }
-            _ if schema.columns.len() == schema.keys => {
+            // The drivers of the latter two have upserts of their own and do not ask for this one.
+            (Merge::OnConflict | Merge::UpdateThenInsert | Merge::MergeInto, true) => {
                 format!("ON CONFLICT ({}) DO NOTHING", self.list(schema.key_columns()))
             }
-            _ => format!(
+            (Merge::OnConflict | Merge::UpdateThenInsert | Merge::MergeInto, false) => format!(
                 "ON CONFLICT ({}) DO UPDATE SET {}",
                 self.list(schema.key_columns()),
                 set(&|c| format!("{c} = EXCLUDED.{c}"))
@@ -176,11 +185,6 @@ impl Renderer {
         self.upsert(schema, &format!("VALUES ({})", self.parameters(schema.columns.len())))
     }
 
-    /// An upsert of the rows of the table `stage`, whose columns have the schema's names.
-    pub fn upsert_from(&self, schema: &TableSchema, stage: &str) -> String {
-        self.upsert(schema, &format!("SELECT {} FROM {stage}", self.list(&schema.columns)))
-    }
-
     /// Deletes one row. Parameters: the columns of the key.
     pub fn delete_one(&self, schema: &TableSchema) -> String {
         let keys: Vec<String> = (0..schema.keys)
@@ -196,7 +200,7 @@ impl Renderer {
     }
 
     /// Where the rows of `t` and `s` have the same key; `name` says what `s` calls a column.
-    fn same_key(&self, schema: &TableSchema, name: impl Fn(usize) -> String) -> String {
+    pub(super) fn same_key(&self, schema: &TableSchema, name: impl Fn(usize) -> String) -> String {
         schema
             .key_columns()
             .iter()
@@ -204,17 +208,6 @@ impl Renderer {
             .map(|(i, c)| format!("t.{} = s.{}", self.quoted(&c.name), name(i)))
             .collect::<Vec<_>>()
             .join(" AND ")
-    }
-
-    /// Updates the rows whose keys the table `stage` has, whose columns are c0, c1, … in the
-    /// schema's order; nothing where every column is part of the key.
-    pub fn update_from(&self, schema: &TableSchema, stage: &str) -> Option<String> {
-        self.update_by(schema, stage, |i| format!("c{i}"))
-    }
-
-    /// Inserts the rows of the table `stage` whose keys do not exist yet.
-    pub fn insert_from(&self, schema: &TableSchema, stage: &str) -> String {
-        self.insert_by(schema, stage, |i| format!("c{i}"))
     }
 
     /// Updates the rows whose keys the table `from` has; `name` says what `from` calls a column.
@@ -288,37 +281,8 @@ impl Renderer {
         )
     }
 
-    /// Deletes the rows whose keys the query `source` has, whose columns are c0, c1, … in the
-    /// schema's order.
-    pub fn delete_using(&self, schema: &TableSchema, source: &str) -> String {
-        format!(
-            "DELETE FROM {} AS t USING {source} AS s WHERE {}",
-            self.table(&schema.table),
-            self.same_key(schema, |i| format!("c{i}"))
-        )
-    }
-
-    /// Deletes the rows whose keys the table `stage` has.
-    pub fn delete_from(&self, schema: &TableSchema, stage: &str) -> String {
-        format!(
-            "DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}",
-            self.table(&schema.table),
-            self.same_key(schema, |i| format!("c{i}"))
-        )
-    }
-
     fn parameters(&self, count: usize) -> String {
         (1..=count).map(self.dialect.parameter).collect::<Vec<_>>().join(", ")
-    }
-
-    /// The columns of a staging table, in the schema's order, all nullable.
-    pub fn stage_columns(&self, schema: &TableSchema) -> String {
-        let columns: Vec<String> = schema
-            .columns
-            .iter()
-            .map(|c| format!("{} {}", self.quoted(&c.name), self.dialect.type_of(c.kind)))
-            .collect();
-        columns.join(", ")
     }
 
     /// Creates a table of checkpoints under this name.
@@ -340,28 +304,21 @@ impl Renderer {
         let p = self.dialect.parameter;
         let table = self.table(CHECKPOINT);
         let columns = "consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format";
-        if self.dialect.merge == Merge::MergeInto {
+        let (consumer, epoch, companies) = (p(1), p(2), p(3));
+        match self.dialect.merge {
             // Keys are not enforced, and only one of two processes may insert it.
-            let source = format!(
-                "(SELECT CAST({} AS STRING) AS consumer, CAST({} AS INTEGER) AS epoch, CAST({} AS \
-                 STRING) AS companies)",
-                p(1),
-                p(2),
-                p(3)
-            );
-            return format!(
-                "MERGE INTO {table} AS t USING {source} AS s ON t.consumer = s.consumer AND \
-                 t.lane = 0 \
+            Merge::MergeInto => format!(
+                "MERGE INTO {table} AS t USING (SELECT CAST({consumer} AS STRING) AS consumer, \
+                 CAST({epoch} AS INTEGER) AS epoch, CAST({companies} AS STRING) AS companies) AS s \
+                 ON t.consumer = s.consumer AND t.lane = 0 \
                  WHEN NOT MATCHED THEN INSERT ({columns}) VALUES (s.consumer, 0, s.epoch, 0, 0, \
                  s.companies, {FORMAT})"
-            );
+            ),
+            Merge::OnConflict | Merge::OnDuplicateKey | Merge::UpdateThenInsert => format!(
+                "INSERT INTO {table} ({columns}) VALUES ({consumer}, 0, {epoch}, 0, 0, \
+                 {companies}, {FORMAT})"
+            ),
         }
-        format!(
-            "INSERT INTO {table} ({columns}) VALUES ({}, 0, {}, 0, 0, {}, {FORMAT})",
-            p(1),
-            p(2),
-            p(3)
-        )
     }
 
     /// Raises the epoch of a checkpoint that is as it was read. Parameters: new epoch, companies,

@@ -2,18 +2,18 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::params_from_iter;
 use rusqlite::types::ToSqlOutput;
 
 use super::codes::{CodeRule, Codes, ErrorCode, rule_for};
-use super::dialect::{SQLITE, SQLITE_DUPLICATE_COLUMN};
+use super::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+use super::lent::Lent;
 use super::render::{Namespace, Renderer};
 use super::{
-    ABILITIES, BulkLoader, ListedColumn, Parameter, RowWriter, SqlCatalog, SqlDestination,
-    SqlSession, reject_mismatches,
+    ABILITIES, BulkLoader, LOCK_WAIT_MAX, ListedColumn, Parameter, RowWriter, SqlCatalog,
+    SqlDestination, SqlSession, reject_mismatches,
 };
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column, TableSchema};
@@ -44,8 +44,30 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// How long another program's lock is waited for within one statement.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How SQLite writes SQL.
+pub const SQLITE: Dialect = Dialect {
+    name: "SQLite",
+    quotes: ('"', '"'),
+    types: ["TEXT", "TEXT", "INTEGER", "REAL", "INTEGER", "TEXT", "TEXT", "TEXT"],
+    integer: "INTEGER",
+    text_key: "TEXT",
+    consumer: "TEXT",
+    begin: "BEGIN IMMEDIATE",
+    parameter: |n| format!("?{n}"),
+    create: Create::IfNotExists,
+    table_options: "",
+    add_column: "ADD COLUMN",
+    not_null: NotNull::Never,
+    merge: Merge::OnConflict,
+    keys: Keys::BeforeLoad,
+    rename: Rename::AlterTable,
+    has_schemas: false,
+    fence: FenceOrder::CheckpointLast,
+    commit_may_be_void: false,
+    lock_wait_code: None,
+    duplicate_column_code: DUPLICATE_COLUMN,
+};
+
 /// Memory for pages while whole tables are loaded: keys come in any order.
 const LOAD_CACHE_KIB: u32 = 32 << 10;
 /// Prepared statements that are kept.
@@ -54,15 +76,9 @@ const STATEMENTS_MAX: usize = 128;
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let path = target.settings.path.clone();
     let connection = blocking(move || connect(Path::new(&path))).await?;
-    let renderer = Renderer {
-        dialect: &SQLITE,
-        namespace: Namespace {
-            prefix: target.settings.parameter("prefix").unwrap_or_default().to_owned(),
-            ..Namespace::default()
-        },
-    };
+    let renderer = Renderer { dialect: &SQLITE, namespace: Namespace::new(&target.settings, None) };
     Ok(Box::new(SqlDestination::new(
-        SqliteConnection { connection: Some(connection) },
+        SqliteConnection { connection: Lent::new(connection, "SQLite") },
         renderer,
         target,
     )))
@@ -103,10 +119,9 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|e| Err(Failure::unavailable(format!("the SQLite thread ended: {e}"))))
 }
 
-/// A connection that a thread takes for each call. A dropped call does not give it back, and later
-/// calls fail.
+/// A connection that a thread takes for each call.
 struct SqliteConnection {
-    connection: Option<rusqlite::Connection>,
+    connection: Lent<rusqlite::Connection>,
 }
 
 impl SqliteConnection {
@@ -114,16 +129,13 @@ impl SqliteConnection {
         &mut self,
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let connection = self
-            .connection
-            .take()
-            .ok_or_else(|| Failure::unavailable("a call was dropped before it finished"))?;
+        let connection = self.connection.take()?;
         let (connection, done) = blocking(move || {
             let done = work(&connection);
             Ok((connection, done))
         })
         .await?;
-        self.connection = Some(connection);
+        self.connection.give_back(connection);
         done
     }
 }
@@ -194,7 +206,7 @@ impl SqlSession for SqliteConnection {
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let Some(connection) = self.connection else { return Ok(()) };
+        let Some(connection) = self.connection.into_held() else { return Ok(()) };
         blocking(move || connection.close().map_err(|(_, e)| failure(&e))).await
     }
 }
@@ -204,10 +216,11 @@ impl SqlCatalog for SqliteConnection {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         let place = renderer.namespace.clone();
         self.with(move |db| {
-            let sql = "SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, \
-                       m.type = 'view' \
-                       FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type IN \
-                       ('table', 'view')";
+            let sql = "\
+                SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, \
+                m.type = 'view' \
+                FROM sqlite_schema m, pragma_table_info(m.name) c \
+                WHERE m.type IN ('table', 'view')";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
             let read = |row: &rusqlite::Row<'_>| {
                 let write_blocker = row.get::<_, bool>(4)?.then(|| {
@@ -280,8 +293,10 @@ impl BulkLoader for SqliteConnection {
         schema: &TableSchema,
         _staged: &TableSchema,
     ) -> Result<Vec<String>, Failure> {
-        let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('index', \
-                   'trigger') AND sql IS NOT NULL ORDER BY type, name";
+        let sql = "\
+            SELECT sql FROM sqlite_schema \
+            WHERE tbl_name = ?1 AND type IN ('index', 'trigger') AND sql IS NOT NULL \
+            ORDER BY type, name";
         let rows =
             self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
         Ok(rows.into_iter().flatten().collect())
@@ -340,11 +355,11 @@ impl rusqlite::ToSql for Parameter {
 
 /// SQLite has one code for all errors in SQL, so EDS gives those that it has to tell apart codes of
 /// its own, by a part of their message.
-const SQL_ERRORS: [(&str, &str); 3] = [
-    ("no such", MISSING),
-    ("has no column", MISSING),
-    ("duplicate column name", SQLITE_DUPLICATE_COLUMN),
-];
+const SQL_ERRORS: [(&str, &str); 3] =
+    [("no such", MISSING), ("has no column", MISSING), ("duplicate column name", DUPLICATE_COLUMN)];
+/// The code that EDS gives an SQLite error about a column that exists: SQLite itself has one code
+/// for all errors in SQL.
+const DUPLICATE_COLUMN: &str = "duplicate column";
 /// A table or column that does not exist.
 const MISSING: &str = "missing";
 /// `SQLITE_ERROR` and `SQLITE_SCHEMA`: the codes of errors in SQL.
@@ -393,7 +408,7 @@ mod tests {
             RULES,
             &[
                 (&[ErrorCode::State(MISSING)], FailureKind::SchemaMismatch),
-                (&[ErrorCode::State(SQLITE_DUPLICATE_COLUMN)], FailureKind::Unavailable),
+                (&[ErrorCode::State(DUPLICATE_COLUMN)], FailureKind::Unavailable),
                 (&[number(19)], FailureKind::Rejected),
                 (&[number(8)], FailureKind::Misconfigured),
                 (&[number(5)], FailureKind::Unavailable),
@@ -412,7 +427,7 @@ mod tests {
         let coded = |kind, code: &str| Some((kind, code.to_owned()));
         assert_eq!(
             failed("ALTER TABLE t ADD COLUMN id TEXT"),
-            coded(FailureKind::Unavailable, SQLITE_DUPLICATE_COLUMN)
+            coded(FailureKind::Unavailable, DUPLICATE_COLUMN)
         );
         for sql in ["INSERT INTO u VALUES (1)", "INSERT INTO t (x) VALUES (1)", "SELECT x FROM t"] {
             assert_eq!(failed(sql), coded(FailureKind::SchemaMismatch, MISSING), "{sql}");

@@ -174,7 +174,7 @@ struct ImportContext {
     queue: tokio::sync::Mutex<mpsc::Receiver<ExportFile>>,
     /// Files of each table that are not loaded yet.
     open_files: Mutex<HashMap<String, usize>>,
-    sealed: Mutex<HashSet<String>>,
+    finished: Mutex<HashSet<String>>,
     bad: AtomicU64,
     bad_rows: Mutex<Vec<BadRow>>,
     notices: Mutex<Vec<String>>,
@@ -292,7 +292,7 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
         begun: begun.into_iter().map(|f| (f.file.clone(), f)).collect(),
         queue: tokio::sync::Mutex::new(queue),
         open_files: Mutex::new(open_files),
-        sealed: Mutex::default(),
+        finished: Mutex::default(),
         bad: AtomicU64::new(skipped),
         bad_rows: Mutex::default(),
         notices: Mutex::default(),

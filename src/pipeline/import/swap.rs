@@ -6,12 +6,12 @@ use tracing::info;
 
 use super::work::{Outage, finish_load};
 use super::{ImportContext, ImportError, Mode, loader, locked, snapshots};
-use crate::destination::import::{How, JobStatus, Placement, another_import};
+use crate::destination::import::{JobStatus, Placement, SwapMethod, another_import};
 use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
 
-/// Seals what is not sealed yet, and puts the tables in their places; an outage, a lock among them,
-/// is waited for.
+/// Finishes what is not finished yet, and puts the tables in their places; an outage, a lock among
+/// them, is waited for.
 pub async fn finish(
     shared: &Arc<ImportContext>,
     main: Box<dyn Destination>,
@@ -67,7 +67,7 @@ async fn swap_in(
             &table.schema.table,
             loader(&mut **destination)?.swap_blocker(&table.schema).await?,
         );
-        if how != How::Exchange {
+        if how != SwapMethod::Exchange {
             for step in migrate::plan(&tables, &table.schema) {
                 info!("schema: {step}");
                 destination.migrate(&step).await?;
@@ -86,13 +86,14 @@ fn how(
     tables: &Tables,
     table: &str,
     swap_blocker: Option<String>,
-) -> (How, Option<String>) {
+) -> (SwapMethod, Option<String>) {
     match (mode, tables.get(table), swap_blocker) {
-        (_, None, _) => (How::Exchange, None),
-        (Mode::Keep, ..) => (How::Added, None),
-        (Mode::Replace, _, None) => (How::Exchange, None),
-        (Mode::Replace, _, Some(why)) => {
-            (How::InPlace, Some(format!("table {table:?} stays, and its rows are replaced: {why}")))
-        }
+        (_, None, _) => (SwapMethod::Exchange, None),
+        (Mode::Keep, ..) => (SwapMethod::UpsertRows, None),
+        (Mode::Replace, _, None) => (SwapMethod::Exchange, None),
+        (Mode::Replace, _, Some(why)) => (
+            SwapMethod::ReplaceRows,
+            Some(format!("table {table:?} stays, and its rows are replaced: {why}")),
+        ),
     }
 }

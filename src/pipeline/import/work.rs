@@ -50,17 +50,17 @@ pub async fn finish_load(
     table: &TablePlan,
 ) -> Result<(), ImportError> {
     let name = &table.schema.table;
-    if locked(&shared.sealed).contains(&**name) {
+    if locked(&shared.finished).contains(&**name) {
         return Ok(());
     }
     shared.counts.finishing(name);
     let mut outage = Outage::new(shared);
     let repeats = loop {
-        let sealed = match open(shared, destination).await {
+        let finished = match open(shared, destination).await {
             Ok(destination) => loader(destination)?.finish_load(&table.schema).await,
             Err(failure) => Err(failure),
         };
-        match sealed {
+        match finished {
             Ok(repeats) => break repeats,
             Err(failure) => outage.wait(failure, destination).await?,
         }
@@ -70,7 +70,7 @@ pub async fn finish_load(
             "table {name:?}: {repeats} rows came twice in the export; one of each was kept"
         ));
     }
-    locked(&shared.sealed).insert(name.to_string());
+    locked(&shared.finished).insert(name.to_string());
     shared.counts.done(name);
     Ok(())
 }

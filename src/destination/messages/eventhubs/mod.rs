@@ -69,8 +69,8 @@ const BUSY_MAX: u32 = 15;
 /// Reads a connection string. What follows the first semicolon holds the key, and is not shown.
 fn connection_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
     let settings = server_url(text, driver)?;
-    let place = settings.place.split(';').next().unwrap_or_default().to_owned();
-    Ok(Settings { place, ..settings })
+    let shown = settings.shown.split(';').next().unwrap_or_default().to_owned();
+    Ok(Settings { shown, ..settings })
 }
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
@@ -123,7 +123,7 @@ fn batches(
     bytes_max: u64,
 ) -> Result<Vec<Vec<Vec<Data>>>, Failure> {
     let room = bytes_max.saturating_sub(BATCH_OVERHEAD);
-    let mut lanes: Vec<(Vec<Vec<Data>>, u64)> = (0..partitions).map(|_| (Vec::new(), 0)).collect();
+    let mut queues: Vec<(Vec<Vec<Data>>, u64)> = (0..partitions).map(|_| (Vec::new(), 0)).collect();
     let mut culprits = Vec::new();
     for (index, change) in batch.ordered() {
         let (key, bytes) = encoded(change)?;
@@ -135,19 +135,19 @@ fn batches(
             ));
             continue;
         }
-        let (lane, filled) = &mut lanes[partition(&key, partitions)];
-        if lane.is_empty() || *filled + size > room {
-            lane.push(Vec::new());
+        let (queue, filled) = &mut queues[partition(&key, partitions)];
+        if queue.is_empty() || *filled + size > room {
+            queue.push(Vec::new());
             *filled = 0;
         }
         *filled += size;
-        if let Some(last) = lane.last_mut() {
+        if let Some(last) = queue.last_mut() {
             last.push(Data::from(bytes));
         }
     }
     // Before anything is sent, so that nothing overtakes what is left out.
     if culprits.is_empty() {
-        Ok(lanes.into_iter().map(|(lane, _)| lane).collect())
+        Ok(queues.into_iter().map(|(queue, _)| queue).collect())
     } else {
         Err(Failure::rejected(culprits))
     }
@@ -157,9 +157,9 @@ fn batches(
 async fn send_all(
     namespace: &HubNamespace,
     sender: &mut Sender,
-    lane: Vec<Vec<Data>>,
+    queue: Vec<Vec<Data>>,
 ) -> Result<(), Failure> {
-    for events in lane {
+    for events in queue {
         let message = Message::builder().data_batch(Sections::new(events)).build();
         send(
             namespace,
@@ -224,12 +224,12 @@ impl Destination for EventHub {
             }
         };
         let session = self.session.insert(session);
-        let lanes = batches(batch, session.senders.len(), session.message_bytes_max)?;
+        let queues = batches(batch, session.senders.len(), session.message_bytes_max)?;
         let sent = session
             .senders
             .iter_mut()
-            .zip(lanes)
-            .map(|(sender, lane)| send_all(&self.namespace, sender, lane));
+            .zip(queues)
+            .map(|(sender, queue)| send_all(&self.namespace, sender, queue));
         // All partitions are waited for: one that fails does not undo what the others stored.
         let outcomes = tokio::select! {
             outcomes = futures::future::join_all(sent) => outcomes,

@@ -36,23 +36,6 @@ pub struct Cluster {
     config: ClientConfig,
 }
 
-fn one_of<'a>(
-    settings: &'a Settings,
-    key: &str,
-    usual: &'a str,
-    known: &[&str],
-) -> Result<&'a str, Failure> {
-    let chosen = settings.parameter(key).unwrap_or(usual);
-    if known.contains(&chosen) {
-        Ok(chosen)
-    } else {
-        Err(Failure::misconfigured(format!(
-            "{key}={chosen:?} is not known; there is {}",
-            known.join(", ")
-        )))
-    }
-}
-
 impl Cluster {
     /// Reads the URL's brokers, topic, login and options; connects to nothing.
     pub fn read(settings: &Settings) -> Result<Cluster, Failure> {
@@ -94,8 +77,8 @@ impl Cluster {
             .set("allow.auto.create.topics", "true")
             .set_log_level(RDKafkaLogLevel::Warning);
         secure(settings, &mut config)?;
-        config
-            .set("compression.type", one_of(settings, "compression", COMPRESSION, &COMPRESSIONS)?);
+        let compression = settings.one_of("compression", &COMPRESSIONS.map(|name| (name, name)))?;
+        config.set("compression.type", compression.unwrap_or(COMPRESSION));
         Ok(Cluster { topic, brokers, config })
     }
 
@@ -180,10 +163,9 @@ impl Cluster {
 /// user says so.
 fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure> {
     let has_login = !settings.user.is_empty();
-    let usual = if has_login && !settings.is_local() { "true" } else { "false" };
+    let tls = settings.one_of("tls", &[("true", true), ("false", false)])?;
     let has_ca = settings.parameter("ca").is_some();
-    let tls =
-        one_of(settings, "tls", if has_ca { "true" } else { usual }, &["true", "false"])? == "true";
+    let tls = tls.unwrap_or(has_ca || (has_login && !settings.is_local()));
     if let Some(ca) = settings.parameter("ca") {
         if !tls {
             return Err(Failure::misconfigured(
@@ -206,14 +188,14 @@ fn secure(settings: &Settings, config: &mut ClientConfig) -> Result<(), Failure>
         (false, false) => "PLAINTEXT",
     };
     config.set("security.protocol", protocol);
-    let mechanism = one_of(settings, "sasl", MECHANISMS[0], &MECHANISMS)?;
+    let mechanism = settings.one_of("sasl", &MECHANISMS.map(|name| (name, name)))?;
     if has_login {
         let password = settings.password.as_ref().map_or("", |password| password.expose_secret());
         config
-            .set("sasl.mechanism", mechanism)
+            .set("sasl.mechanism", mechanism.unwrap_or(MECHANISMS[0]))
             .set("sasl.username", &settings.user)
             .set("sasl.password", password);
-    } else if settings.parameter("sasl").is_some() {
+    } else if mechanism.is_some() {
         return Err(Failure::misconfigured(
             "sasl= needs a login in the URL: kafka://user:password@host:9092/topic",
         ));

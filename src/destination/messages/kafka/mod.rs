@@ -143,14 +143,8 @@ fn unusable(error: &KafkaError) -> Failure {
 
 /// The option `max-message-bytes`.
 fn configured_limit(settings: &Settings) -> Result<Option<usize>, Failure> {
-    let Some(text) = settings.parameter("max-message-bytes") else { return Ok(None) };
     let (min, max) = MESSAGE_BYTES_LIMITS;
-    let number = text.parse::<usize>().ok().filter(|n| (min..=max).contains(n));
-    number.map(Some).ok_or_else(|| {
-        Failure::misconfigured(format!(
-            "max-message-bytes={text:?} is not a number from {min} to {max}"
-        ))
-    })
+    settings.number("max-message-bytes", min..=max)
 }
 
 /// Runs calls that block a thread.

@@ -19,7 +19,7 @@ use crate::change::Batch;
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use crate::validator::Validator;
-use store::{ObjectClient, number};
+use store::ObjectClient;
 
 /// S3.
 pub const DRIVER: Driver = Driver {
@@ -76,7 +76,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         consumer: target.consumer.clone(),
         format,
         client: ObjectClient::new(settings, format.content_type())?,
-        uploads: number(settings, "uploadTasks", UPLOADS, UPLOADS_MAX)?,
+        uploads: settings.number("uploadTasks", 1..=UPLOADS_MAX)?.unwrap_or(UPLOADS),
         rules: target.rules.clone(),
     };
     objects.client.probe().await?;
@@ -116,18 +116,18 @@ impl Destination for S3Objects {
         if self.format != Format::Json {
             return self.apply_parts(batch).await;
         }
-        let mut lanes: Vec<Vec<(Name, u32)>> = Vec::new();
-        let mut lane_of: HashMap<(String, String), usize> = HashMap::new();
+        let mut queues: Vec<Vec<(Name, u32)>> = Vec::new();
+        let mut queue_of: HashMap<(String, String), usize> = HashMap::new();
         for (index, change) in batch.ordered() {
             let name = Name::of(change, self.rules.as_deref());
-            let lane = *lane_of.entry((name.folder.clone(), name.file())).or_insert(lanes.len());
-            if lane == lanes.len() {
-                lanes.push(Vec::new());
+            let queue = *queue_of.entry((name.folder.clone(), name.file())).or_insert(queues.len());
+            if queue == queues.len() {
+                queues.push(Vec::new());
             }
-            lanes[lane].push((name, index));
+            queues[queue].push((name, index));
         }
         let placed: Vec<_> =
-            lanes.into_iter().map(|lane| self.place_in_order(batch, lane)).collect();
+            queues.into_iter().map(|queue| self.place_in_order(batch, queue)).collect();
         futures::stream::iter(placed).buffer_unordered(self.uploads).try_collect::<()>().await
     }
 }

@@ -6,8 +6,9 @@ use object_store::PutMode;
 use super::S3Objects;
 use crate::change::{Batch, Change};
 use crate::destination::Failure;
-use crate::destination::objects::name::{Name, older};
+use crate::destination::objects::name::Name;
 use crate::destination::objects::parts::Part;
+use crate::destination::objects::placing::{Conflict, PartPlacement};
 
 /// How often an object that somebody else changes meanwhile is read again.
 const READS_MAX: u32 = 5;
@@ -17,9 +18,9 @@ impl S3Objects {
     pub async fn place_in_order(
         &self,
         batch: &Batch,
-        lane: Vec<(Name, u32)>,
+        queue: Vec<(Name, u32)>,
     ) -> Result<(), Failure> {
-        for (name, index) in &lane {
+        for (name, index) in &queue {
             self.place(name, batch.change(*index)).await?;
         }
         Ok(())
@@ -40,16 +41,17 @@ impl S3Objects {
                 return Ok(());
             }
             let Some(existing) = self.client.find(&wanted).await? else { continue };
-            if existing.content == content {
+            let Some(conflict) = Conflict::of(name, &change.event, &content, &existing.content)
+            else {
                 return Ok(());
-            }
-            let (existing_is_older, version) = older(&existing.content, &change.event);
+            };
+            let existing_is_older = conflict.existing_is_older;
             let older = if existing_is_older { &existing.content } else { &content };
-            let kept = named(name.of_older(&version))?;
+            let kept = named(conflict.kept)?;
             if !self.client.create(&kept, older).await?
                 && self.client.find(&kept).await?.is_some_and(|found| found.content != *older)
             {
-                self.client.create(&named(name.of_another_older(&version, older))?, older).await?;
+                self.client.create(&named(conflict.kept_beside)?, older).await?;
             }
             let mode = self.client.replacing(existing.version);
             if !existing_is_older || self.client.write(&wanted, &content, mode).await? {
@@ -68,15 +70,20 @@ impl S3Objects {
     pub async fn place_part(&self, part: Part, is_repeat: bool) -> Result<(), Failure> {
         let (folder, content) = (&part.name.folder, Bytes::from(part.content));
         let wanted = self.client.path(&format!("{folder}/{}", part.name.file()))?;
-        if self.client.create(&wanted, &content).await?
-            || self.client.find(&wanted).await?.is_some_and(|found| found.content == content)
-        {
+        if self.client.create(&wanted, &content).await? {
             return Ok(());
         }
-        if is_repeat {
-            return self.client.write(&wanted, &content, PutMode::Overwrite).await.map(drop);
+        // What has gone meanwhile is of no more use than other content.
+        let existing = self.client.find(&wanted).await?.map(|found| found.content);
+        match PartPlacement::of(&part.name, &content, &existing.unwrap_or_default(), is_repeat) {
+            PartPlacement::Stored => Ok(()),
+            PartPlacement::Replace => {
+                self.client.write(&wanted, &content, PutMode::Overwrite).await.map(drop)
+            }
+            PartPlacement::Beside(other) => {
+                let other = self.client.path(&format!("{folder}/{other}"))?;
+                self.client.create(&other, &content).await.map(drop)
+            }
         }
-        let other = self.client.path(&format!("{folder}/{}", part.name.of_content(&content)))?;
-        self.client.create(&other, &content).await.map(drop)
     }
 }

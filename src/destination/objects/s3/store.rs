@@ -39,15 +39,6 @@ pub struct ExistingObject {
     pub version: UpdateVersion,
 }
 
-/// The option `key`, a number from 1 to `max`; `usual` without it.
-pub fn number(settings: &Settings, key: &str, usual: usize, max: usize) -> Result<usize, Failure> {
-    let Some(text) = settings.parameter(key) else { return Ok(usual) };
-    let number = text.parse::<usize>().ok().filter(|n| (1..=max).contains(n));
-    number.ok_or_else(|| {
-        Failure::misconfigured(format!("{key}={text:?} is not a number from 1 to {max}"))
-    })
-}
-
 fn client(settings: &Settings, place: &BucketPath) -> Result<AmazonS3, Failure> {
     let region = settings
         .parameter("region")
@@ -55,7 +46,7 @@ fn client(settings: &Settings, place: &BucketPath) -> Result<AmazonS3, Failure> 
         .or_else(|| std::env::var("AWS_REGION").ok())
         .or_else(|| std::env::var("AWS_DEFAULT_REGION").ok());
     let retry = RetryConfig {
-        max_retries: number(settings, "max-retries", RETRIES, 100)?,
+        max_retries: settings.number("max-retries", 1..=100)?.unwrap_or(RETRIES),
         retry_timeout: RETRY_TIME_MAX,
         ..RetryConfig::default()
     };

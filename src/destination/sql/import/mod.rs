@@ -7,20 +7,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::checkpoint::void_commit;
+use super::checkpoint::{Takeover, void_commit};
 use super::dialect::Rename;
 use super::render::CHECKPOINT;
 use super::{Connection, Parameter, SqlDestination};
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Position, TableSchema};
 use crate::destination::import::{
-    FilePiece, FileProgress, How, JobStatus, Loader, NEW, Placement, another_import, staged,
+    FilePiece, FileProgress, JobStatus, Loader, Placement, STAGED_PREFIX, SwapMethod,
+    another_import, staged,
 };
-use crate::destination::{Destination, Failure, FailureKind, Tables};
-use statements::{CUTOVERS, OLD, PROGRESS, WHOLE_JOB};
-
-/// How often a checkpoint that changes meanwhile is read before setting it back is given up.
-const SET_BACKS_MAX: u32 = 10;
+use crate::destination::{Destination, Failure, FailureKind, Recorded, Tables};
+use statements::{CUTOVERS, PROGRESS, REPLACED_PREFIX, WHOLE_JOB};
 
 /// The failure where the table of cutovers exists without its column: EDS before 0.1.0 created it,
 /// and that column had another name.
@@ -66,39 +64,13 @@ impl<C: Connection> SqlDestination<C> {
         Ok(())
     }
 
-    async fn consumers(&mut self) -> Result<Vec<String>, Failure> {
-        Ok(self
-            .connection
-            .texts(&self.renderer.read_consumers(), &[])
-            .await?
-            .into_iter()
-            .flatten()
-            .collect())
-    }
-
     /// Resets every checkpoint and raises its epoch, so that the process that held it can no longer
     /// commit. Answers the position that each had.
     async fn set_back(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
         let mut stood = Vec::new();
-        for consumer in self.consumers().await? {
-            let mut tries = 0..SET_BACKS_MAX;
-            loop {
-                let Some((epoch, position)) = self.read_checkpoint_of(&consumer).await? else {
-                    break;
-                };
-                let sequence = position.map_or(0, |p| p.sequence as i64);
-                let parameters = [consumer.as_str().into(), epoch.into(), sequence.into()];
-                if self.connection.change(&self.renderer.set_back_checkpoint(), &parameters).await?
-                    == 1
-                {
-                    stood.push((consumer, position));
-                    break;
-                }
-                if tries.next().is_none() {
-                    return Err(Failure::unavailable(format!(
-                        "the checkpoint of {consumer} changes faster than it can be taken"
-                    )));
-                }
+        for Recorded { consumer, .. } in self.read_records().await? {
+            if let Some(row) = self.take_over(&consumer, Takeover::SetBack).await? {
+                stood.push((consumer, row.position));
             }
         }
         Ok(stood)
@@ -111,9 +83,11 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     /// Drops what an import has left: tables that it loaded, and old tables that it has replaced.
-    async fn remove_leftovers(&mut self, there: &Tables) -> Result<(), Failure> {
-        for name in
-            there.shapes.keys().filter(|name| name.starts_with(NEW) || name.starts_with(OLD))
+    async fn remove_leftovers(&mut self, existing: &Tables) -> Result<(), Failure> {
+        for name in existing
+            .shapes
+            .keys()
+            .filter(|name| name.starts_with(STAGED_PREFIX) || name.starts_with(REPLACED_PREFIX))
         {
             self.connection.execute(&self.renderer.drop_table(name)).await?;
         }
@@ -141,24 +115,24 @@ impl<C: Connection> SqlDestination<C> {
         })
     }
 
-    async fn begin_anew(
+    async fn begin_afresh(
         &mut self,
         job: &str,
         schemas: &[Arc<TableSchema>],
         files: &[String],
-        there: &Tables,
+        existing: &Tables,
     ) -> Result<(), Failure> {
         self.connection.change(&self.renderer.clear(PROGRESS), &[]).await?;
-        self.remove_leftovers(there).await?;
+        self.remove_leftovers(existing).await?;
         for schema in schemas {
             self.connection.execute(&self.renderer.create_staged(&staged(schema))).await?;
         }
         self.begin_transaction().await?;
-        let noted = self.note_files(job, files).await;
-        self.end(noted).await
+        let recorded = self.record_files(job, files).await;
+        self.end(recorded).await
     }
 
-    async fn note_files(&mut self, job: &str, files: &[String]) -> Result<(), Failure> {
+    async fn record_files(&mut self, job: &str, files: &[String]) -> Result<(), Failure> {
         let insert = self.renderer.insert_progress(PROGRESS);
         for file in files.iter().map(String::as_str).chain([WHOLE_JOB]) {
             self.connection.change(&insert, &[job.into(), file.into(), 0.into()]).await?;
@@ -170,25 +144,28 @@ impl<C: Connection> SqlDestination<C> {
         for group in 0..batch.groups.len() {
             self.connection.load(&self.renderer, batch, group).await?;
         }
-        let FileProgress { file, lines, rows, skipped, done } = &piece.progress;
-        let numbers =
-            [*lines, *rows, *skipped, u64::from(*done)].map(|n| Parameter::from(n as i64));
-        let whose =
-            [piece.job.as_str().into(), file.as_str().into(), (piece.after_lines as i64).into()];
-        match self
-            .connection
-            .change(&self.renderer.advance_progress(), &[&numbers[..], &whose[..]].concat())
-            .await?
-        {
-            1 => Ok(()),
-            _ => Err(another_import()),
-        }
+        self.advance_progress(&piece.job, piece.after_lines, &piece.progress).await
     }
 
     /// Records that the job is done, unless another one has begun.
     async fn close_job(&mut self, job: &str) -> Result<(), Failure> {
-        let parameters =
-            [0.into(), 0.into(), 0.into(), 1.into(), job.into(), WHOLE_JOB.into(), 0.into()];
+        let whole = FileProgress { file: WHOLE_JOB.into(), done: true, ..FileProgress::default() };
+        self.advance_progress(job, 0, &whole).await
+    }
+
+    /// Records how far a file is of which `after_lines` lines were done, unless another import has
+    /// begun.
+    async fn advance_progress(
+        &mut self,
+        job: &str,
+        after_lines: u64,
+        progress: &FileProgress,
+    ) -> Result<(), Failure> {
+        let FileProgress { file, lines, rows, skipped, done } = progress;
+        let numbers =
+            [*lines, *rows, *skipped, u64::from(*done)].map(|n| Parameter::from(n as i64));
+        let whose = [job.into(), file.as_str().into(), (after_lines as i64).into()];
+        let parameters = [&numbers[..], &whose[..]].concat();
         match self.connection.change(&self.renderer.advance_progress(), &parameters).await? {
             1 => Ok(()),
             _ => Err(another_import()),
@@ -200,16 +177,16 @@ impl<C: Connection> SqlDestination<C> {
         &mut self,
         job: &str,
         placements: &[Placement],
-        there: &Tables,
+        existing: &Tables,
     ) -> Result<(), Failure> {
         if self.renderer.dialect.rename == Rename::Never {
             // CREATE TABLE would end the transaction, so missing tables are created before it.
-            for placement in placements.iter().filter(|p| there.get(&p.schema.table).is_none()) {
+            for placement in placements.iter().filter(|p| existing.get(&p.schema.table).is_none()) {
                 self.connection.execute(&self.renderer.create_table(&placement.schema)).await?;
             }
         }
         self.begin_transaction().await?;
-        let placed = self.swap_in_within(Some(job), placements, there).await;
+        let placed = self.swap_in_within(Some(job), placements, existing).await;
         self.end(placed).await
     }
 
@@ -217,7 +194,7 @@ impl<C: Connection> SqlDestination<C> {
         &mut self,
         job: Option<&str>,
         placements: &[Placement],
-        there: &Tables,
+        existing: &Tables,
     ) -> Result<(), Failure> {
         if let Some(job) = job {
             self.close_job(job).await?;
@@ -230,23 +207,23 @@ impl<C: Connection> SqlDestination<C> {
         cutovers.import(&snapshots, &stood);
         self.write_cutovers(CUTOVERS, &cutovers).await?;
         for placement in placements {
-            self.place(placement, there).await?;
+            self.place(placement, existing).await?;
         }
         Ok(())
     }
 
     /// Puts one loaded table in its place, within a transaction.
-    async fn place(&mut self, placement: &Placement, there: &Tables) -> Result<(), Failure> {
+    async fn place(&mut self, placement: &Placement, existing: &Tables) -> Result<(), Failure> {
         let (schema, new) = (&placement.schema, staged(&placement.schema));
         match (placement.how, self.renderer.dialect.rename) {
             // The table stays, with all that depends on it, and its rows are replaced.
-            (How::Exchange, Rename::Never) => {
+            (SwapMethod::Exchange, Rename::Never) => {
                 self.connection.change(&self.renderer.clear(&schema.table), &[]).await?;
                 self.connection.execute(&self.renderer.insert_staged(schema, &new)).await?;
             }
-            (How::Exchange, _) => {
+            (SwapMethod::Exchange, _) => {
                 let copied = self.connection.copied_ddl(&self.renderer, schema, &new).await?;
-                if there.get(&schema.table).is_some() {
+                if existing.get(&schema.table).is_some() {
                     self.connection.execute(&self.renderer.drop_table(&schema.table)).await?;
                 }
                 let rename = self.renderer.rename(&new.table, &schema.table);
@@ -255,11 +232,11 @@ impl<C: Connection> SqlDestination<C> {
                     self.connection.execute(&statement).await?;
                 }
             }
-            (How::InPlace | How::Added, _) => {
+            (SwapMethod::ReplaceRows | SwapMethod::UpsertRows, _) => {
                 for statement in self.renderer.merge_staged(schema, &new) {
                     self.connection.execute(&statement).await?;
                 }
-                if placement.how == How::InPlace {
+                if placement.how == SwapMethod::ReplaceRows {
                     self.connection.execute(&self.renderer.delete_missing(schema, &new)).await?;
                 }
             }
@@ -273,13 +250,13 @@ impl<C: Connection> SqlDestination<C> {
         &mut self,
         job: &str,
         placements: &[Placement],
-        there: &Tables,
+        existing: &Tables,
     ) -> Result<(), Failure> {
         let (exchanged, others): (Vec<Placement>, Vec<Placement>) =
-            placements.iter().cloned().partition(|p| p.how == How::Exchange);
+            placements.iter().cloned().partition(|p| p.how == SwapMethod::Exchange);
         if !others.is_empty() {
             self.begin_transaction().await?;
-            let placed = self.swap_in_within(None, &others, there).await;
+            let placed = self.swap_in_within(None, &others, existing).await;
             self.end(placed).await?;
         }
         if exchanged.is_empty() {
@@ -300,25 +277,20 @@ impl<C: Connection> SqlDestination<C> {
                 .await?;
         }
         self.stage_own_tables(job, &cutovers).await?;
-        let renames = exchange_renames(&exchanged, there);
+        let renames = exchange_renames(&exchanged, existing);
         self.connection.execute(&self.renderer.rename_all(&renames)).await
     }
 
     /// The position of each consumer.
     async fn positions(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
-        let mut positions = Vec::new();
-        for consumer in self.consumers().await? {
-            let position =
-                self.read_checkpoint_of(&consumer).await?.and_then(|(_, position)| position);
-            positions.push((consumer, position));
-        }
-        Ok(positions)
+        let records = self.read_records().await?;
+        Ok(records.into_iter().map(|record| (record.consumer, record.position)).collect())
     }
 
     /// EDS's own tables as they are to be after the import, under other names.
     async fn stage_own_tables(&mut self, job: &str, cutovers: &Cutovers) -> Result<(), Failure> {
         let [cutover, checkpoint, progress] =
-            [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| format!("{NEW}{name}"));
+            [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| format!("{STAGED_PREFIX}{name}"));
         let created = [
             (&cutover, self.renderer.create_cutovers(&cutover)),
             (&checkpoint, self.renderer.create_checkpoint(&checkpoint)),
@@ -337,15 +309,18 @@ impl<C: Connection> SqlDestination<C> {
 }
 
 /// The renames that put the loaded tables, and EDS's own new ones, in the place of the old ones.
-fn exchange_renames(exchanged: &[Placement], there: &Tables) -> Vec<(String, String)> {
+fn exchange_renames(exchanged: &[Placement], existing: &Tables) -> Vec<(String, String)> {
     let pairs =
         exchanged.iter().map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
-    let own =
-        [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| (format!("{NEW}{name}"), name.to_owned()));
+    let own = [CUTOVERS, CHECKPOINT, PROGRESS]
+        .map(|name| (format!("{STAGED_PREFIX}{name}"), name.to_owned()));
     let mut renames = Vec::new();
     for (new, name) in pairs.chain(own) {
-        if there.get(&name).is_some() {
-            renames.push((name.clone(), format!("{OLD}{}", new.trim_start_matches(NEW))));
+        if existing.get(&name).is_some() {
+            renames.push((
+                name.clone(),
+                format!("{REPLACED_PREFIX}{}", new.trim_start_matches(STAGED_PREFIX)),
+            ));
         }
         renames.push((new, name));
     }
@@ -359,22 +334,24 @@ impl<C: Connection> Loader for SqlDestination<C> {
         job: &str,
         schemas: &[Arc<TableSchema>],
         files: &[String],
-        anew: bool,
+        restart: bool,
     ) -> Result<JobStatus, Failure> {
         self.connection.terminate_loads().await?;
         self.make_own_tables().await?;
         self.connection.execute(&self.renderer.create_progress(PROGRESS)).await?;
         // A user who must not drop tables gets the error now, and not after hours of loading.
-        self.connection.execute(&self.renderer.drop_table(&format!("{OLD}{PROGRESS}"))).await?;
-        let there = self.tables().await?;
+        self.connection
+            .execute(&self.renderer.drop_table(&format!("{REPLACED_PREFIX}{PROGRESS}")))
+            .await?;
+        let existing = self.tables().await?;
         match self.job_status(job).await? {
-            Some(JobStatus::Done) if !anew => {
-                self.remove_leftovers(&there).await?;
+            Some(JobStatus::Done) if !restart => {
+                self.remove_leftovers(&existing).await?;
                 Ok(JobStatus::Done)
             }
-            Some(status) if !anew => Ok(status),
+            Some(status) if !restart => Ok(status),
             _ => {
-                self.begin_anew(job, schemas, files, &there).await?;
+                self.begin_afresh(job, schemas, files, &existing).await?;
                 self.job_status(job).await?.ok_or_else(void_commit)
             }
         }
@@ -440,11 +417,11 @@ impl<C: Connection> Loader for SqlDestination<C> {
     }
 
     async fn swap_in(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure> {
-        let there = self.tables().await?;
+        let existing = self.tables().await?;
         let placed = match self.renderer.dialect.rename {
-            Rename::ManyAtOnce => self.swap_in_by_renames(job, placements, &there).await,
+            Rename::ManyAtOnce => self.swap_in_by_renames(job, placements, &existing).await,
             Rename::AlterTable | Rename::Procedure | Rename::Never => {
-                self.swap_in_transaction(job, placements, &there).await
+                self.swap_in_transaction(job, placements, &existing).await
             }
         };
         if let Err(failure) = placed {
@@ -457,8 +434,8 @@ impl<C: Connection> Loader for SqlDestination<C> {
             return Err(void_commit());
         }
         // Leftovers cost only space; the next import removes them if this fails.
-        let there = self.tables().await?;
-        self.remove_leftovers(&there).await
+        let existing = self.tables().await?;
+        self.remove_leftovers(&existing).await
     }
 
     async fn mark_current(&mut self, snapshots: &[TableSnapshot]) -> Result<(), Failure> {

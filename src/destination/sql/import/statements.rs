@@ -11,7 +11,7 @@ pub const PROGRESS: &str = "_eds_import_progress";
 /// The line of [`PROGRESS`] that stands for the whole job.
 pub const WHOLE_JOB: &str = "";
 /// What stands before the name of a table that is about to be removed.
-pub const OLD: &str = "_eds_old_";
+pub const REPLACED_PREFIX: &str = "_eds_old_";
 
 impl Renderer {
     fn numbers(&self, names: &[&str]) -> String {
@@ -114,11 +114,6 @@ impl Renderer {
     /// Deletes all rows of a table.
     pub fn clear(&self, name: &str) -> String {
         format!("DELETE FROM {}", self.table(name))
-    }
-
-    /// Columns: consumer.
-    pub fn read_consumers(&self) -> String {
-        format!("SELECT consumer FROM {} WHERE lane = 0 ORDER BY consumer", self.table(CHECKPOINT))
     }
 
     /// Resets a checkpoint and raises its epoch, so that the process that holds it can no longer

@@ -4,28 +4,14 @@ use async_trait::async_trait;
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 
-use super::{ANSWER_WAIT_MAX, MySqlConnection};
+use super::MySqlConnection;
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{ListedColumn, Parameter, SqlCatalog};
+use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, Parameter, SqlCatalog};
 
 /// Columns: table, column, whether it takes NULL or has a default, place in the key, the table's
 /// engine or type, a unique index beside the key. Parameters: schema, schema.
-const COLUMNS: &str = "SELECT c.table_name, c.column_name, c.is_nullable = 'YES' OR \
-                       c.column_default \
-                   IS NOT NULL OR c.extra <> '', COALESCE(k.seq_in_index, 0), \
-                   COALESCE(t.engine, t.table_type), u.name \
-                   FROM information_schema.columns c \
-                   JOIN information_schema.tables t ON t.table_schema = c.table_schema AND \
-                   t.table_name = c.table_name \
-                   LEFT JOIN information_schema.statistics k ON k.table_schema = c.table_schema \
-                   AND k.table_name = c.table_name \
-                   AND k.column_name = c.column_name AND k.index_name = 'PRIMARY' \
-                   LEFT JOIN (SELECT table_name, MIN(index_name) AS name FROM \
-                   information_schema.statistics \
-                   WHERE table_schema = ? AND non_unique = 0 AND index_name <> 'PRIMARY' GROUP BY \
-                   table_name) u ON u.table_name = c.table_name \
-                   WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
+const COLUMNS: &str = include_str!("columns.sql");
 
 impl MySqlConnection {
     /// The text of SHOW CREATE TABLE.
@@ -44,7 +30,7 @@ impl MySqlConnection {
 impl SqlCatalog for MySqlConnection {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
         // Tables may have changed: statements that were prepared before are void.
-        if let Some(conn) = &mut self.conn {
+        if let Some(conn) = self.conn.held() {
             self.statements.clear(conn).await;
         }
         let place = &renderer.namespace;

@@ -192,7 +192,7 @@ fn cause(error: &Error) -> String {
 }
 
 fn database(settings: &Settings) -> &str {
-    settings.path.trim_start_matches('/')
+    settings.database()
 }
 
 #[cfg(test)]

@@ -13,31 +13,10 @@ use crate::destination::sql::{BulkLoader, Parameter};
 
 /// What depends on a table and would be lost if the table were replaced. Parameters: schema and
 /// table, as often as it has pairs of question marks.
-const SWAP_BLOCKERS: &str = "
-SELECT what FROM (
-  SELECT CONCAT('the foreign key ', constraint_name, ' of ', table_name, ' refers to or from it') \
-                         AS what FROM information_schema.key_column_usage
-    WHERE referenced_table_name IS NOT NULL AND ((referenced_table_schema = ? AND \
-                         referenced_table_name = ?) OR (table_schema = ? AND table_name = ?))
-  UNION ALL SELECT CONCAT('it has the trigger ', trigger_name) FROM information_schema.triggers \
-                         WHERE event_object_schema = ? AND event_object_table = ?
-  UNION ALL SELECT 'it has partitions' FROM information_schema.partitions WHERE partition_name IS \
-                         NOT NULL AND table_schema = ? AND table_name = ?
-  UNION ALL SELECT CONCAT('its column ', column_name, ' has a default or is generated') FROM \
-                         information_schema.columns
-    WHERE table_schema = ? AND table_name = ? AND ((column_default IS NOT NULL AND column_default \
-                         <> 'NULL') OR extra <> '')
-) AS all_of_them ORDER BY what LIMIT 1";
+const SWAP_BLOCKERS: &str = include_str!("swap_blockers.sql");
 
 /// Whether the user would see a trigger of the table. Parameters: schema, schema, table.
-const SEES_TRIGGERS: &str = "
-SELECT COUNT(*) FROM (
-  SELECT grantee FROM information_schema.user_privileges WHERE privilege_type = 'TRIGGER'
-  UNION ALL SELECT grantee FROM information_schema.schema_privileges WHERE privilege_type = \
-                             'TRIGGER' AND ? LIKE table_schema
-  UNION ALL SELECT grantee FROM information_schema.table_privileges WHERE privilege_type = \
-                             'TRIGGER' AND table_schema = ? AND table_name = ?
-) AS granted WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
+const SEES_TRIGGERS: &str = include_str!("sees_triggers.sql");
 
 const TABLE_EXISTS: &str =
     "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
@@ -118,10 +97,10 @@ impl MySqlConnection {
             return Ok(());
         }
         let wanted = indexes(&self.table_ddl(renderer, &schema.table).await?);
-        let there = indexes(&self.table_ddl(renderer, &staged.table).await?);
+        let existing = indexes(&self.table_ddl(renderer, &staged.table).await?);
         let missing: Vec<String> = wanted
             .into_iter()
-            .filter(|index| !there.contains(index))
+            .filter(|index| !existing.contains(index))
             .map(|index| format!("ADD {index}"))
             .collect();
         if missing.is_empty() {

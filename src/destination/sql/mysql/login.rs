@@ -21,7 +21,7 @@ const OWN_STATEMENTS_MAX: usize = 64;
 
 /// A connection, before its session is set.
 pub async fn connect(settings: &Settings) -> Result<Conn, Failure> {
-    if settings.path.trim_start_matches('/').is_empty() {
+    if settings.database().is_empty() {
         return Err(Failure::misconfigured(format!(
             "the MySQL URL names no database; it looks like {EXAMPLE}"
         )));
@@ -37,10 +37,7 @@ pub async fn connect(settings: &Settings) -> Result<Conn, Failure> {
 /// A connection; `None` where the server cannot encrypt and the mode is `preferred`.
 async fn attempt(settings: &Settings, mode: TlsMode) -> Result<Option<Conn>, Failure> {
     let port = settings.port.unwrap_or(3306);
-    let limit = settings
-        .parameter("timeout")
-        .and_then(|text| text.trim_end_matches('s').parse().ok())
-        .map_or(CONNECT_WAIT_MAX, Duration::from_secs);
+    let limit = settings.wait("timeout")?.unwrap_or(CONNECT_WAIT_MAX);
     let connecting = tokio::time::timeout(limit, Conn::new(options(settings, port, mode)?));
     match connecting.await {
         Ok(Err(Error::Driver(DriverError::NoClientSslFlagFromServer)))
@@ -63,7 +60,7 @@ fn options(settings: &Settings, port: u16, mode: TlsMode) -> Result<Opts, Failur
         .tcp_port(port)
         .user(Some(user))
         .pass(settings.password.as_ref().map(|p| p.expose_secret()))
-        .db_name(Some(settings.path.trim_start_matches('/')))
+        .db_name(Some(settings.database()))
         // Only the socket that was asked for; how many rows an UPDATE found, not how many it
         // altered.
         .prefer_socket(false)

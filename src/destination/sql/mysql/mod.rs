@@ -1,6 +1,7 @@
 //! MySQL and MariaDB: upserts of many rows by one prepared statement.
 
 mod catalog;
+pub mod dialect;
 pub mod encode;
 mod failure;
 mod import;
@@ -15,11 +16,16 @@ use futures::future::BoxFuture;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 
-use super::dialect::{Dialect, MARIADB, MYSQL};
+use super::dialect::Dialect;
+use super::lent::Lent;
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession, form};
+use super::{
+    ABILITIES, ANSWER_WAIT_MAX, DDL_WAIT_MAX, GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter,
+    SessionTag, SqlDestination, SqlSession, form,
+};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
+use dialect::{MARIADB, MYSQL};
 use failure::{FOREIGN_SESSION, NO_SUCH_SESSION, failure};
 use rows::Statements;
 
@@ -62,32 +68,24 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// How long a lock that another session holds is waited for, in seconds, before the batch is tried
-/// again.
-const LOCK_WAIT_MAX_SECONDS: u32 = 10;
 /// After so many seconds without a statement within a transaction MariaDB ends the session: this
 /// process is gone.
 const SILENCE_MAX_SECONDS: u32 = 60;
 /// An idle session is kept as long as the server allows: 24 days.
 const IDLE_MAX_SECONDS: u32 = 2_147_483;
-/// A statement about rows that takes longer is taken for a connection that went silent.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
-/// A change of a table may have to copy it.
-const DDL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// How long a server may take to take the goodbye.
-const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// What failures call the server before it has said which of the two it is.
+const SERVER: &str = "the database";
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let conn = login::connect(settings).await?;
-    let mut connection = MySqlConnection { conn: Some(conn), statements: Statements::new(0) };
+    let mut connection =
+        MySqlConnection { conn: Lent::new(conn, SERVER), statements: Statements::new(0) };
     let dialect = connection.set_up().await?;
     connection.statements = Statements::new(
         usize::try_from(connection.one("SELECT @@max_allowed_packet", &[]).await?).unwrap_or(0),
     );
-    let database = settings.path.trim_start_matches('/');
-    let schema = settings.parameter("schema").unwrap_or(database).to_owned();
+    let schema = settings.parameter("schema").unwrap_or(settings.database()).to_owned();
     let lower_case = connection.one("SELECT @@lower_case_table_names", &[]).await? != 0;
     if connection
         .one(
@@ -103,17 +101,12 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
             dialect.name
         )));
     }
-    let namespace = Namespace {
-        schema: Some(schema),
-        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
-        lower_case,
-    };
+    let namespace = Namespace { lower_case, ..Namespace::new(settings, Some(schema)) };
     Ok(Box::new(SqlDestination::new(connection, Renderer { dialect, namespace }, target)))
 }
 
-/// A connection that each call takes. A dropped call does not give it back, and later calls fail.
 struct MySqlConnection {
-    conn: Option<Conn>,
+    conn: Lent<Conn>,
     statements: Statements,
 }
 
@@ -123,16 +116,7 @@ impl MySqlConnection {
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, mysql_async::Result<T>> + Send,
         T: Send,
     {
-        let mut conn = self.conn.take().ok_or_else(|| {
-            Failure::unavailable("the connection to the database was dropped during a call")
-        })?;
-        let Ok(done) = tokio::time::timeout(limit, call(&mut conn)).await else {
-            return Err(Failure::unavailable(format!(
-                "the database did not answer within {limit:?}"
-            )));
-        };
-        self.conn = Some(conn);
-        done.map_err(|e| failure(&e))
+        self.conn.call(limit, call).await?.map_err(|e| failure(&e))
     }
 
     async fn query(&mut self, sql: &str) -> Result<(), Failure> {
@@ -185,12 +169,14 @@ impl MySqlConnection {
             // MariaDB cuts finer times off by itself; MySQL would round them.
             false => (",TIME_TRUNCATE_FRACTIONAL", String::new()),
         };
+        let lock_wait = LOCK_WAIT_MAX.as_secs();
         let sql = format!(
-            "SET SESSION autocommit = 1, time_zone = '+00:00', sql_mode = \
-             'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', lock_wait_timeout = \
-             {LOCK_WAIT_MAX_SECONDS}, \
-             innodb_lock_wait_timeout = {LOCK_WAIT_MAX_SECONDS}, wait_timeout = \
-             {IDLE_MAX_SECONDS}{more}"
+            "SET SESSION autocommit = 1, \
+             time_zone = '+00:00', \
+             sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', \
+             lock_wait_timeout = {lock_wait}, \
+             innodb_lock_wait_timeout = {lock_wait}, \
+             wait_timeout = {IDLE_MAX_SECONDS}{more}"
         );
         self.query(&sql).await?;
         Ok(dialect)
@@ -277,11 +263,7 @@ impl SqlSession for MySqlConnection {
         tables: &[String],
     ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
-        let sql = "SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_host FROM \
-                   performance_schema.metadata_locks m \
-                   JOIN performance_schema.threads t ON t.thread_id = m.owner_thread_id \
-                   WHERE m.object_schema = ? AND m.object_name = ? AND m.lock_status = 'GRANTED' \
-                   AND t.processlist_id <> CONNECTION_ID()";
+        let sql = include_str!("lock_holders.sql");
         let mut holders = Vec::new();
         for table in tables {
             let rows = self
@@ -307,7 +289,7 @@ impl SqlSession for MySqlConnection {
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let Some(conn) = self.conn else { return Ok(()) };
+        let Some(conn) = self.conn.into_held() else { return Ok(()) };
         // A server that does not take the goodbye is not waited for.
         let _ = tokio::time::timeout(GOODBYE_WAIT_MAX, conn.disconnect()).await;
         Ok(())

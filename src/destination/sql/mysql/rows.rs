@@ -9,11 +9,12 @@ use mysql_async::{Conn, Statement, Value as Wire};
 
 use super::encode::{bind, wire_bytes};
 use super::failure::{REPEATED_KEY, failure};
-use super::{ANSWER_WAIT_MAX, MySqlConnection};
+use super::{MySqlConnection, SERVER};
 use crate::change::{Batch, Column, TableSchema};
 use crate::destination::Failure;
+use crate::destination::sql::lent::within;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{RowWriter, reject_mismatch};
+use crate::destination::sql::{ANSWER_WAIT_MAX, RowWriter, TableVersion, reject_mismatch};
 
 /// Rows of one statement, largest first. Whatever there is to write is cut into these sizes, so
 /// that few statements have to be prepared (docs/decisions/0006-mysql-bulk-path.md).
@@ -40,8 +41,21 @@ pub enum Action {
     Insert,
 }
 
-/// Table, version, action, rows.
-type Shape = (Arc<str>, Arc<str>, Action, usize);
+/// What a statement is prepared for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct StatementShape {
+    table: TableVersion,
+    action: Action,
+    /// How many rows it writes at once.
+    rows: usize,
+}
+
+/// A prepared statement.
+struct Prepared {
+    /// When it was last used, counted in uses.
+    used: u64,
+    statement: Statement,
+}
 
 /// The prepared statements of a session.
 pub struct Statements {
@@ -49,8 +63,7 @@ pub struct Statements {
     packet_bytes_max: usize,
     /// Parameters of all prepared statements together.
     parameters_max: usize,
-    /// Each with when it was last used, counted in uses.
-    prepared: HashMap<Shape, (u64, Statement)>,
+    prepared: HashMap<StatementShape, Prepared>,
     uses: u64,
 }
 
@@ -72,9 +85,9 @@ impl Statements {
 
     /// Closes all of them, because tables may have changed.
     pub async fn clear(&mut self, conn: &mut Conn) {
-        for (_, (_, statement)) in self.prepared.drain() {
+        for (_, prepared) in self.prepared.drain() {
             // The server forgets them with the session at the latest.
-            let _ = conn.close(statement).await;
+            let _ = conn.close(prepared.statement).await;
         }
     }
 
@@ -162,25 +175,25 @@ impl Statements {
         action: Action,
         rows: usize,
     ) -> Result<&Statement, Failure> {
-        let shape = (schema.table.clone(), schema.version.clone(), action, rows);
+        let shape = StatementShape { table: TableVersion::of(schema), action, rows };
         if !self.prepared.contains_key(&shape) {
             self.make_room(conn, rows * schema.columns.len()).await;
             let statement =
                 conn.prep(sql(renderer, schema, action, rows)).await.map_err(|e| failure(&e))?;
-            self.prepared.insert(shape.clone(), (0, statement));
+            self.prepared.insert(shape.clone(), Prepared { used: 0, statement });
         }
         self.uses += 1;
-        let Some((used, statement)) = self.prepared.get_mut(&shape) else {
+        let Some(prepared) = self.prepared.get_mut(&shape) else {
             return Err(Failure::unavailable("a statement is gone"));
         };
-        *used = self.uses;
-        Ok(statement)
+        prepared.used = self.uses;
+        Ok(&prepared.statement)
     }
 
     /// The client keeps some 200 bytes for each parameter of a prepared statement.
     async fn make_room(&mut self, conn: &mut Conn, parameters: usize) {
-        let kept = |statements: &HashMap<Shape, (u64, Statement)>| {
-            statements.values().map(|(_, s)| usize::from(s.num_params())).sum::<usize>()
+        let kept = |statements: &HashMap<StatementShape, Prepared>| {
+            statements.values().map(|p| usize::from(p.statement.num_params())).sum::<usize>()
         };
         while self.prepared.len() >= STATEMENTS_MAX
             || (!self.prepared.is_empty()
@@ -189,10 +202,10 @@ impl Statements {
             let oldest = self
                 .prepared
                 .iter()
-                .min_by_key(|(_, (used, _))| *used)
+                .min_by_key(|(_, prepared)| prepared.used)
                 .map(|(shape, _)| shape.clone());
-            if let Some((_, statement)) = oldest.and_then(|shape| self.prepared.remove(&shape)) {
-                let _ = conn.close(statement).await;
+            if let Some(removed) = oldest.and_then(|shape| self.prepared.remove(&shape)) {
+                let _ = conn.close(removed.statement).await;
             }
         }
     }
@@ -207,18 +220,10 @@ impl MySqlConnection {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure> {
-        let mut conn = self.conn.take().ok_or_else(|| {
-            Failure::unavailable("the connection to the database was dropped during a call")
-        })?;
-        let done = tokio::time::timeout(
-            ANSWER_WAIT_MAX,
-            self.statements.run(&mut conn, action, renderer, batch, group),
-        )
-        .await;
-        let done = done.map_err(|_| {
-            Failure::unavailable(format!("the database did not answer within {ANSWER_WAIT_MAX:?}"))
-        })?;
-        self.conn = Some(conn);
+        let mut conn = self.conn.take()?;
+        let written = self.statements.run(&mut conn, action, renderer, batch, group);
+        let done = within(ANSWER_WAIT_MAX, SERVER, written).await?;
+        self.conn.give_back(conn);
         done
     }
 }

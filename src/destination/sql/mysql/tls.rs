@@ -21,16 +21,14 @@ pub enum TlsMode {
 
 /// The mode that the URL asks for.
 pub fn mode(settings: &Settings) -> Result<TlsMode, Failure> {
-    let default = if settings.is_local() { "false" } else { "preferred" };
-    match settings.parameter("tls").unwrap_or(default).to_ascii_lowercase().as_str() {
-        "false" => Ok(TlsMode::Off),
-        "preferred" => Ok(TlsMode::Preferred),
-        "skip-verify" => Ok(TlsMode::Unverified),
-        "true" => Ok(TlsMode::Full),
-        other => Err(Failure::misconfigured(format!(
-            "tls={other:?} is not known; choose false, preferred, skip-verify or true"
-        ))),
-    }
+    let usual = if settings.is_local() { TlsMode::Off } else { TlsMode::Preferred };
+    let modes = [
+        ("false", TlsMode::Off),
+        ("preferred", TlsMode::Preferred),
+        ("skip-verify", TlsMode::Unverified),
+        ("true", TlsMode::Full),
+    ];
+    Ok(settings.one_of("tls", &modes)?.unwrap_or(usual))
 }
 
 /// The client's options of an encrypted connection.

@@ -10,17 +10,7 @@ use crate::destination::sql::{ListedColumn, SqlCatalog};
 
 /// Columns: table, column, whether it takes NULL or has a default, place in the key, whether the
 /// table is of another kind than an ordinary or partitioned one. Parameter: schema.
-const COLUMNS: &str = "SELECT c.relname::text, a.attname::text, NOT a.attnotnull OR a.atthasdef OR \
-                   a.attidentity <> '', \
-                   coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::int8, c.relkind \
-                   NOT IN ('r', 'p') \
-                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = \
-                   c.relnamespace \
-                   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT \
-                   a.attisdropped \
-                   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
-                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY \
-                   1, a.attnum";
+const COLUMNS: &str = include_str!("columns.sql");
 
 #[async_trait]
 impl SqlCatalog for PostgresConnection {

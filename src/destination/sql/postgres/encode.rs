@@ -77,9 +77,9 @@ pub fn put_field(value: &Value<'_>, out: &mut BytesMut) {
 
 /// A parameter of a prepared statement.
 #[derive(Debug)]
-pub struct CopyField<'a>(pub Value<'a>);
+pub struct BoundValue<'a>(pub Value<'a>);
 
-impl ToSql for CopyField<'_> {
+impl ToSql for BoundValue<'_> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         Ok(if put(&self.0, out) { IsNull::No } else { IsNull::Yes })
     }
@@ -91,9 +91,9 @@ impl ToSql for CopyField<'_> {
 
 /// One column of many rows: an array parameter.
 #[derive(Debug)]
-pub struct CopyFields<'a>(pub Vec<Value<'a>>);
+pub struct BoundArray<'a>(pub Vec<Value<'a>>);
 
-impl ToSql for CopyFields<'_> {
+impl ToSql for BoundArray<'_> {
     fn to_sql(
         &self,
         ty: &Type,

@@ -127,7 +127,7 @@ pub fn refused_connection(
         "3D000" => format!(
             "PostgreSQL at {place} has no database {:?}: make it with CREATE DATABASE, or \
              correct the URL",
-            settings.path.trim_start_matches('/')
+            settings.database()
         ),
         _ => format!("PostgreSQL at {place}: {}", shown(db)),
     };

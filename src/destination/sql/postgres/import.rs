@@ -16,110 +16,33 @@ use crate::destination::sql::import::statements::key_name;
 use crate::destination::sql::render::Renderer;
 
 /// What depends on a table and would be lost if the table were replaced. Parameters: schema, table.
-const SWAP_BLOCKERS: &str = "
-WITH t AS (SELECT c.oid, c.reltype, c.relkind, c.relowner, c.relreplident, c.relrowsecurity
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE \
-                         n.nspname = $1 AND c.relname = $2)
-SELECT what FROM (
-  SELECT 1 AS nth, format('the view %s depends on it', v.oid::regclass) AS what FROM t JOIN \
-                         pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass AND \
-                         d.refobjid = t.oid
-    JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid JOIN \
-                         pg_catalog.pg_class v ON v.oid = r.ev_class WHERE r.ev_class <> t.oid
-  UNION ALL SELECT 2, format('it has the rule %I', r.rulename) FROM t JOIN pg_catalog.pg_rewrite r \
-                         ON r.ev_class = t.oid
-  UNION ALL SELECT 3, format('the foreign key %I of %s refers to it', k.conname, \
-                         k.conrelid::regclass) FROM t JOIN pg_catalog.pg_constraint k ON \
-                         k.confrelid = t.oid
-  UNION ALL SELECT 4, format('it has the constraint %I', k.conname) FROM t JOIN \
-                         pg_catalog.pg_constraint k ON k.conrelid = t.oid AND k.contype NOT \
-                         IN ('p', 'n')
-  UNION ALL SELECT 5, format('it has the trigger %I', g.tgname) FROM t JOIN pg_catalog.pg_trigger \
-                         g ON g.tgrelid = t.oid AND NOT g.tgisinternal
-  UNION ALL SELECT 6, 'it has policies of row level security' FROM t WHERE t.relrowsecurity OR \
-                         EXISTS (SELECT 1 FROM pg_catalog.pg_policy p WHERE p.polrelid = t.oid)
-  UNION ALL SELECT 7, 'it is part of an inheritance or of partitions' FROM t WHERE t.relkind = 'p'
-    OR EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = t.oid OR \
-                         i.inhparent = t.oid)
-  UNION ALL SELECT 8, 'a publication names it' FROM t WHERE EXISTS (SELECT 1 FROM \
-                         pg_catalog.pg_publication_rel p WHERE p.prrelid = t.oid)
-  UNION ALL SELECT 9, 'a function or another table uses its row type' FROM t JOIN \
-                         pg_catalog.pg_depend d ON d.refclassid = 'pg_type'::regclass AND \
-                         d.refobjid = t.reltype AND d.deptype = 'n'
-  UNION ALL SELECT 10, format('its column %I has a default or is generated', a.attname) FROM t \
-                         JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND \
-                         NOT a.attisdropped
-    WHERE a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> ''
-  UNION ALL SELECT 11, format('its column %I has rights of its own', a.attname) FROM t JOIN \
-                         pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attacl IS NOT NULL \
-                         AND NOT a.attisdropped
-  UNION ALL SELECT 12, 'it has a replica identity of its own' FROM t WHERE t.relreplident <> 'd'
-  UNION ALL SELECT 13, 'it has extended statistics' FROM t WHERE EXISTS (SELECT 1 FROM \
-                         pg_catalog.pg_statistic_ext s WHERE s.stxrelid = t.oid)
-  UNION ALL SELECT 14, format('%s depends on it', pg_describe_object(d.classid, d.objid, \
-                         d.objsubid)) FROM t
-    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND \
-                         d.deptype = 'n'
-  UNION ALL SELECT 15, 'it belongs to another user' FROM t WHERE t.relowner <> (SELECT oid FROM \
-                         pg_catalog.pg_roles WHERE rolname = current_user)
-) AS all_of_them ORDER BY nth, what LIMIT 1";
+const SWAP_BLOCKERS: &str = include_str!("swap_blockers.sql");
 
 /// The statements that give the new table what the old one has: indexes (under temporary names),
 /// rights, comments, storage options. PostgreSQL writes them itself, names and texts quoted.
 /// Parameters: schema, old table, new table.
-const COPIED_DDL: &str = "
-WITH t AS (SELECT c.oid, c.relacl, c.relowner, c.reloptions, format('%I.%I', $1::text, \
-                     $3::text) AS new
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE \
-                     n.nspname = $1::text AND c.relname = $2::text)
-SELECT statement FROM (
-  SELECT 1 AS nth, format('CREATE %sINDEX %I ON %s USING %s', CASE WHEN i.indisunique THEN 'UNIQUE \
-                     ' ELSE '' END, '_eds_' || i.indexrelid, t.new,
-      substr(d.def, strpos(d.def, d.head) + length(d.head))) AS statement
-    FROM t JOIN pg_catalog.pg_index i ON i.indrelid = t.oid AND NOT i.indisprimary AND i.indisvalid
-    CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS def, format(' ON %I.%I USING ', \
-                     $1::text, $2::text) AS head) d WHERE strpos(d.def, d.head) > 0
-  UNION ALL SELECT 2, format('GRANT %s ON %s TO %s%s', a.privilege_type, t.new, CASE WHEN \
-                     a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
-      CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) FROM t CROSS JOIN LATERAL \
-                     aclexplode(t.relacl) a WHERE a.grantee <> t.relowner
-  UNION ALL SELECT 3, format('COMMENT ON TABLE %s IS %L', t.new, d.description) FROM t JOIN \
-                     pg_catalog.pg_description d ON d.objoid = t.oid AND d.classoid = \
-                     'pg_class'::regclass AND d.objsubid = 0
-  UNION ALL SELECT 4, format('COMMENT ON COLUMN %s.%I IS %L', t.new, a.attname, \
-                     d.description) FROM t
-    JOIN pg_catalog.pg_description d ON d.objoid = t.oid AND d.classoid = 'pg_class'::regclass AND \
-                     d.objsubid > 0 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND \
-                     a.attnum = d.objsubid
-  UNION ALL SELECT 5, format('ALTER TABLE %s SET (%s)', t.new, array_to_string(t.reloptions, ', \
-                     ')) FROM t WHERE t.reloptions IS NOT NULL
-) AS gifts ORDER BY nth, statement";
+const COPIED_DDL: &str = include_str!("copied_ddl.sql");
 
 /// Once the new table is in its place, its indexes get the names of the old ones; one that was made
 /// since the load was finished is created again. Parameters: schema, old table.
-const NAMES: &str = "
-SELECT CASE WHEN to_regclass(format('%I.%I', n.nspname, '_eds_' || i.indexrelid)) IS NULL THEN \
-                     pg_get_indexdef(i.indexrelid)
-  ELSE format('ALTER INDEX %I.%I RENAME TO %I', n.nspname, '_eds_' || i.indexrelid, x.relname) END
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid JOIN \
-                     pg_catalog.pg_class x ON x.oid = i.indexrelid
-WHERE n.nspname = $1 AND c.relname = $2";
+const NAMES: &str = include_str!("index_names.sql");
 
 /// How fine the statistics of a new table are at first: autovacuum makes finer ones within minutes,
 /// and without any its readers would have bad plans until then.
 const STATISTICS: u32 = 20;
 
 /// Whether the table has a primary key. Parameters: schema, table.
-const HAS_KEY: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN \
-                       pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary WHERE n.nspname = $1 AND \
-                       c.relname = $2)";
+const HAS_KEY: &str = "\
+    SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
+    WHERE n.nspname = $1 AND c.relname = $2)";
 
 /// Whether a name is free. Parameters: schema, name.
-const IS_FREE: &str = "SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN \
-                       pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 \
-                       AND c.relname = left($2, 63))";
+const IS_FREE: &str = "\
+    SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE n.nspname = $1 AND c.relname = left($2, 63))";
 
 /// Deletes the rows whose key another row has that was loaded later.
 pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {

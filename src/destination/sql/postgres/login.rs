@@ -9,13 +9,12 @@ use tokio_postgres::{Client, Config};
 
 use super::failure::{failure, refused_connection};
 use super::{EXAMPLE, tls};
+use crate::destination::sql::LOCK_WAIT_MAX;
 use crate::destination::{Failure, Settings};
 
 const PORT: u16 = 5432;
-/// How long a connection is waited for, in seconds, unless the URL says otherwise.
-const CONNECT_WAIT_MAX_SECONDS: u64 = 10;
-/// How long a lock of another session is waited for, before the batch is tried again.
-const LOCK_WAIT_MAX: &str = "10s";
+/// How long a connection is waited for, unless the URL says otherwise.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// After so long without a statement within a transaction the server ends the session: this process
 /// is gone.
 const SILENCE_MAX: &str = "60s";
@@ -39,20 +38,16 @@ pub async fn connect(settings: &Settings) -> Result<(Client, JoinHandle<()>), Fa
 }
 
 fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
-    let database = settings.path.trim_start_matches('/');
+    let database = settings.database();
     if database.is_empty() {
         return Err(Failure::misconfigured(format!(
             "the PostgreSQL URL names no database; it looks like {EXAMPLE}"
         )));
     }
     let mut config = Config::new();
-    let seconds = settings
-        .parameter("connect_timeout")
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(CONNECT_WAIT_MAX_SECONDS);
     config.host(&settings.host).port(port).dbname(database);
     config.application_name(settings.parameter("application_name").unwrap_or("eds"));
-    config.connect_timeout(Duration::from_secs(seconds));
+    config.connect_timeout(settings.wait("connect_timeout")?.unwrap_or(CONNECT_WAIT_MAX));
     // A connection that went silent is noticed within a minute or so.
     config
         .keepalives_idle(Duration::from_secs(30))
@@ -76,12 +71,15 @@ fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
 
 /// A commit has to survive a power cut; the server's own stricter choice is kept.
 async fn set_up(client: &Client) -> Result<(), Failure> {
+    let lock_wait = LOCK_WAIT_MAX.as_secs();
     let sql = format!(
-        "SET client_min_messages = warning; SET lock_timeout = '{LOCK_WAIT_MAX}'; SET \
-         idle_in_transaction_session_timeout = '{SILENCE_MAX}'; SET TIME ZONE 'UTC'; \
+        "SET client_min_messages = warning; \
+         SET lock_timeout = '{lock_wait}s'; \
+         SET idle_in_transaction_session_timeout = '{SILENCE_MAX}'; \
+         SET TIME ZONE 'UTC'; \
          SET default_transaction_isolation = 'read committed'; \
-         SELECT set_config('synchronous_commit', 'on', false) WHERE \
-         current_setting('synchronous_commit') IN ('off', 'local')"
+         SELECT set_config('synchronous_commit', 'on', false) \
+         WHERE current_setting('synchronous_commit') IN ('off', 'local')"
     );
     client.batch_execute(&sql).await.map_err(|e| failure(&e))
 }

@@ -2,27 +2,29 @@
 //! upsert.
 
 mod catalog;
+pub mod dialect;
 pub mod encode;
 mod failure;
 pub mod import;
 mod login;
-mod rows;
+pub mod rows;
 mod tls;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
-use super::dialect::POSTGRES;
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession, form};
+use super::{
+    ABILITIES, GOODBYE_WAIT_MAX, Parameter, SessionTag, SqlDestination, SqlSession, TableVersion,
+    form,
+};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
+use dialect::POSTGRES;
 use failure::failure;
 
 const EXAMPLE: &str = "postgres://user:password@localhost:5432/database";
@@ -56,17 +58,10 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// How long a server may take to take the goodbye.
-const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
-
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let (client, wire) = login::connect(settings).await?;
-    let namespace = Namespace {
-        schema: Some(login::schema(&client, settings).await?),
-        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
-        lower_case: false,
-    };
+    let namespace = Namespace::new(settings, Some(login::schema(&client, settings).await?));
     let connection = PostgresConnection {
         client,
         wire: Wire(wire),
@@ -83,8 +78,8 @@ struct PostgresConnection {
     wire: Wire,
     /// Prepared statements by their text.
     statements: HashMap<String, Statement>,
-    /// Temporary tables that exist in this session, by table and version.
-    stages: HashMap<(Arc<str>, Arc<str>), String>,
+    /// Temporary tables that exist in this session, by what they are for.
+    stages: HashMap<TableVersion, String>,
 }
 
 /// The task that moves bytes; it ends with its owner.
@@ -156,13 +151,7 @@ impl SqlSession for PostgresConnection {
 
     /// Sessions are found by the advisory lock that they share.
     async fn terminate_sessions(&mut self, tag: SessionTag) -> Result<(), Failure> {
-        let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
-                   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.usename = \
-                   current_user \
-                   WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM \
-                   pg_catalog.pg_database WHERE datname = current_database()) \
-                   AND (l.classid::int8 << 32) | l.objid::int8 = $1 AND l.objsubid = 1 AND l.pid \
-                   <> pg_backend_pid()";
+        let sql = include_str!("terminate_sessions.sql");
         self.client.execute(sql, &[&(tag.0 as i64)]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
@@ -182,14 +171,7 @@ impl SqlSession for PostgresConnection {
     ) -> Result<Vec<String>, Failure> {
         let place = &renderer.namespace;
         let names: Vec<String> = tables.iter().map(|table| place.name_of(table)).collect();
-        let sql = "SELECT DISTINCT format('session %s (user %s, %s, %s since %s)', a.pid, \
-                   a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.state, \
-                   a.state_change::timestamptz(0)) \
-                   FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-                   JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n \
-                   ON n.oid = c.relnamespace \
-                   WHERE l.granted AND n.nspname = $1 AND c.relname = ANY($2) AND a.pid <> \
-                   pg_backend_pid()";
+        let sql = include_str!("lock_holders.sql");
         let rows = self
             .client
             .query(sql, &[&place.schema.clone().unwrap_or_default(), &names])

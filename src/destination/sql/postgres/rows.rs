@@ -12,13 +12,15 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::PostgresConnection;
 use super::encode::{
-    COPY_HEADER, COPY_TRAILER, CopyField, CopyFields, put_field, wire_array_type, wire_type,
+    BoundArray, BoundValue, COPY_HEADER, COPY_TRAILER, put_field, wire_array_type, wire_type,
 };
 use super::failure::failure;
 use crate::change::{Batch, Column, TableGroup, TableSchema, value};
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{Fence, Parameter, RowWriter, SqlSession, reject_mismatches};
+use crate::destination::sql::{
+    Fence, Parameter, RowWriter, SqlSession, TableVersion, reject_mismatches,
+};
 
 /// From so many rows of one table on, one statement over array parameters is faster than single
 /// ones (docs/decisions/0003-postgres-bulk-path.md).
@@ -54,8 +56,7 @@ impl PostgresConnection {
         if !group.deletes.is_empty() {
             self.delete(renderer, batch, group).await?;
         }
-        let stage =
-            self.stages.get(&(group.schema.table.clone(), group.schema.version.clone())).cloned();
+        let stage = self.stages.get(&TableVersion::of(&group.schema)).cloned();
         match stage {
             _ if group.upserts.is_empty() => Ok(()),
             Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => {
@@ -74,18 +75,18 @@ impl PostgresConnection {
         renderer: &Renderer,
         batch: &'b Batch,
         group: &'b TableGroup,
-    ) -> Result<(Statement, Vec<Vec<CopyField<'b>>>), Failure> {
+    ) -> Result<(Statement, Vec<Vec<BoundValue<'b>>>), Failure> {
         let schema = &group.schema;
         let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
         let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
         let mut rows = Vec::with_capacity(group.upserts.len());
         for index in &group.upserts {
             let change = batch.change(*index);
-            let row: Result<Vec<CopyField<'_>>, _> = schema
+            let row: Result<Vec<BoundValue<'_>>, _> = schema
                 .columns
                 .iter()
                 .enumerate()
-                .map(|(i, c)| value::read(change.token(i), c).map(CopyField))
+                .map(|(i, c)| value::read(change.token(i), c).map(BoundValue))
                 .collect();
             rows.push(row.map_err(|_| reject_mismatches(batch))?);
         }
@@ -133,7 +134,7 @@ impl PostgresConnection {
         stage: &str,
     ) -> Result<(), Failure> {
         self.copy_into(stage, batch, group).await?;
-        let upsert = self.prepared(renderer.upsert_from(&group.schema, stage), &[]).await?;
+        let upsert = self.prepared(upsert_from(renderer, &group.schema, stage), &[]).await?;
         self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
@@ -176,7 +177,7 @@ fn arrays<'b>(
     batch: &'b Batch,
     indices: &[u32],
     columns: &[Column],
-) -> Result<Vec<CopyFields<'b>>, Failure> {
+) -> Result<Vec<BoundArray<'b>>, Failure> {
     let array = |(i, column): (usize, &Column)| {
         indices
             .iter()
@@ -186,13 +187,28 @@ fn arrays<'b>(
     columns
         .iter()
         .enumerate()
-        .map(|numbered| array(numbered).map(CopyFields).map_err(|_| reject_mismatches(batch)))
+        .map(|numbered| array(numbered).map(BoundArray).map_err(|_| reject_mismatches(batch)))
         .collect()
 }
 
 /// `$1, $2, …`
 fn numbered(count: usize) -> String {
     (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The columns of a temporary table, in the schema's order, all nullable.
+pub fn stage_columns(renderer: &Renderer, schema: &TableSchema) -> String {
+    let columns: Vec<String> = schema
+        .columns
+        .iter()
+        .map(|c| format!("{} {}", renderer.quoted(&c.name), renderer.dialect.type_of(c.kind)))
+        .collect();
+    columns.join(", ")
+}
+
+/// An upsert of the rows of the table `stage`, whose columns have the schema's names.
+pub fn upsert_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
+    renderer.upsert(schema, &format!("SELECT {} FROM {stage}", renderer.list(&schema.columns)))
 }
 
 /// Deletes the rows whose keys are in array parameters.
@@ -222,18 +238,18 @@ impl RowWriter for PostgresConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        let shape = (group.schema.table.clone(), group.schema.version.clone());
-        if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&shape) {
+        let table = TableVersion::of(&group.schema);
+        if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&table) {
             return Ok(());
         }
         let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
         let sql = format!(
             "CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS",
             stage.trim_start_matches("pg_temp."),
-            renderer.stage_columns(&group.schema)
+            stage_columns(renderer, &group.schema)
         );
         self.execute(&sql).await?;
-        self.stages.insert(shape, stage);
+        self.stages.insert(table, stage);
         Ok(())
     }
 

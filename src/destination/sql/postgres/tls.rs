@@ -28,25 +28,20 @@ enum Trust {
 
 /// The mode for the driver, and the connector that verifies what it asks for.
 pub fn connector(settings: &Settings) -> Result<(SslMode, MakeRustlsConnect), Failure> {
-    let default = if settings.is_local() { "disable" } else { "require" };
-    let (mode, trust) = match settings.parameter("sslmode").unwrap_or(default) {
-        "disable" => (SslMode::Disable, Trust::Any),
-        "allow" | "prefer" => (SslMode::Prefer, Trust::Any),
-        // As libpq: with a root certificate at hand, require verifies the authority.
-        "require" if settings.parameter("sslrootcert").is_some() => {
-            (SslMode::Require, Trust::Authority)
-        }
-        "require" => (SslMode::Require, Trust::Any),
-        "verify-ca" => (SslMode::Require, Trust::Authority),
-        "verify-full" => (SslMode::Require, Trust::Full),
-        other => {
-            let text = format!(
-                "sslmode={other:?} is not known; choose disable, allow, prefer, require, verify-ca \
-                 or verify-full"
-            );
-            return Err(Failure::misconfigured(text));
-        }
-    };
+    // As libpq: with a root certificate at hand, require verifies the authority.
+    let has_root = settings.parameter("sslrootcert").is_some();
+    let require = (SslMode::Require, if has_root { Trust::Authority } else { Trust::Any });
+    let disable = (SslMode::Disable, Trust::Any);
+    let modes = [
+        ("disable", disable),
+        ("allow", (SslMode::Prefer, Trust::Any)),
+        ("prefer", (SslMode::Prefer, Trust::Any)),
+        ("require", require),
+        ("verify-ca", (SslMode::Require, Trust::Authority)),
+        ("verify-full", (SslMode::Require, Trust::Full)),
+    ];
+    let usual = if settings.is_local() { disable } else { require };
+    let (mode, trust) = settings.one_of("sslmode", &modes)?.unwrap_or(usual);
     Ok((mode, MakeRustlsConnect::new(config(settings, trust)?)))
 }
 

@@ -10,11 +10,7 @@ use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{ListedColumn, SqlCatalog};
 
 /// Columns: table, column, IS_NULLABLE, default, type of the table. Parameter: schema.
-pub const COLUMNS: &str = "SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, \
-                           t.table_type FROM information_schema.columns AS c \
-    INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name \
-                           = c.table_name \
-    WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position";
+pub const COLUMNS: &str = include_str!("columns.sql");
 
 /// Lists the columns of all primary keys of the schema.
 pub fn primary_keys(renderer: &Renderer) -> String {

@@ -9,7 +9,7 @@ use super::{SnowflakeConnection, rows};
 use crate::change::{Batch, TableSchema};
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{BulkLoader, SqlSession};
+use crate::destination::sql::{BulkLoader, RowSet, SqlSession};
 
 /// How many rows have the key of another one.
 pub fn count_repeats(renderer: &Renderer, schema: &TableSchema) -> String {
@@ -38,10 +38,10 @@ impl BulkLoader for SnowflakeConnection {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure> {
-        self.over(
-            &rows::insert(renderer, &batch.groups[group].schema, self.path(group)),
+        self.run_over(
+            &rows::insert(renderer, &batch.groups[group].schema, self.row_source(group)),
             batch,
-            false,
+            RowSet::Upserts,
             group,
         )
         .await

@@ -3,6 +3,7 @@
 
 mod answer;
 pub mod catalog;
+pub mod dialect;
 mod encode;
 mod failure;
 mod form;
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::dialect::SNOWFLAKE;
 use super::render::{Namespace, Renderer};
 use super::{ABILITIES, Parameter, SessionTag, SqlDestination, SqlSession};
 use crate::destination::settings::server_url;
@@ -25,6 +25,7 @@ use crate::destination::{
     Abilities, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target,
 };
 use answer::QueryAnswer;
+use dialect::SNOWFLAKE;
 use login::Login;
 use session::SnowflakeSession;
 
@@ -105,8 +106,8 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let newer_only = newer_only(settings)?;
     let session = SnowflakeSession::open(Login::read(settings)?).await?;
     let (database, schema) = session.namespace()?;
-    let prefix = settings.parameter("prefix").unwrap_or_default().to_owned();
-    let load_name = format!("{database} {schema} {prefix}");
+    let namespace = Namespace::new(settings, Some(schema.clone()));
+    let load_name = format!("{database} {schema} {}", namespace.prefix);
     let connection = SnowflakeConnection {
         session,
         load_name: format!("eds_load_{:016x}", xxhash_rust::xxh3::xxh3_64(load_name.as_bytes())),
@@ -120,7 +121,6 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         epoch: target.epoch.clone(),
         query_tag: String::new(),
     };
-    let namespace = Namespace { schema: Some(schema), prefix, lower_case: false };
     let renderer = Renderer { dialect: &SNOWFLAKE, namespace };
     Ok(Box::new(SqlDestination::new(connection, renderer, target)))
 }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::SnowflakeConnection;
-use super::encode::{json_rows, packed_file};
-use crate::change::{Batch, Column, ColumnType, TableSchema};
+use super::encode::packed_file;
+use crate::change::{Batch, ColumnType, TableSchema};
 use crate::destination::Failure;
+use crate::destination::sql::json_rows::{json_rows, plain};
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{Parameter, RowWriter, SqlSession};
+use crate::destination::sql::{Parameter, RowSet, RowWriter, SqlSession};
 
 /// Up to so many bytes of events a batch is a parameter of its statements: a file costs three
 /// requests more.
@@ -21,12 +22,13 @@ const BOUND_BYTES_MAX: usize = 128 << 10;
 /// session's own.
 pub const STAGE: &str = "\"_eds_stage\"";
 /// The temporary table that a file is read into: one document a line.
-pub const LINES: &str = "\"_eds_batch\"";
+pub const BATCH_TABLE: &str = "\"_eds_batch\"";
 /// Snowflake encrypts what is on the stage by itself.
-pub const MAKE_STAGE: &str =
+pub const CREATE_STAGE: &str =
     "CREATE TEMPORARY STAGE IF NOT EXISTS \"_eds_stage\" ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')";
 /// The table as it is needed, empty.
-pub const MAKE_LINES: &str = "CREATE OR REPLACE TEMPORARY TABLE \"_eds_batch\" (\"v\" VARIANT)";
+pub const CREATE_BATCH_TABLE: &str =
+    "CREATE OR REPLACE TEMPORARY TABLE \"_eds_batch\" (\"v\" VARIANT)";
 
 /// The transactions of this user, and of whom they are.
 pub const SHOW_TRANSACTIONS: &str = "SHOW TRANSACTIONS";
@@ -47,39 +49,40 @@ pub fn put(file: &str) -> String {
 /// Reads the file; without NULL_IF the text `\N` would become NULL.
 pub fn copy(file: &str) -> String {
     format!(
-        "COPY INTO {LINES} FROM @{STAGE}/{file} FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP \
+        "COPY INTO {BATCH_TABLE} FROM @{STAGE}/{file} FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP \
          NULL_IF = ()) ON_ERROR = ABORT_STATEMENT PURGE = TRUE"
     )
 }
 
 /// How the rows of one group reach a statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StagePath {
+pub enum RowSource {
     /// As the statement's one parameter.
     Bound,
     /// In the temporary table, under the group's number.
     Staged(usize),
 }
 
-/// A query that yields the columns c0, c1, …; of deletes, or of whole rows.
-pub fn source(path: StagePath, columns: &[Column], deletes: bool) -> String {
-    let value = |i: usize| match path {
-        StagePath::Bound => format!("value[{i}]"),
-        StagePath::Staged(_) => format!("\"v\":r[{i}]"),
+/// A query that yields the columns c0, c1, … of these rows.
+pub fn source(from: RowSource, schema: &TableSchema, rows: RowSet) -> String {
+    let value = |i: usize| match from {
+        RowSource::Bound => format!("value[{i}]"),
+        RowSource::Staged(_) => format!("\"v\":r[{i}]"),
     };
-    let typed: Vec<String> = columns
+    let typed: Vec<String> = rows
+        .columns(schema)
         .iter()
         .enumerate()
         .map(|(i, column)| format!("{} AS c{i}", typed(&value(i), column.kind)))
         .collect();
-    let from = match path {
-        StagePath::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
-        StagePath::Staged(group) => format!(
-            "{LINES} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}",
-            if deletes { "TRUE" } else { "FALSE" }
+    let place = match from {
+        RowSource::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
+        RowSource::Staged(group) => format!(
+            "{BATCH_TABLE} WHERE \"v\":g::INTEGER = {group} AND \"v\":d::BOOLEAN = {}",
+            if rows == RowSet::Deletes { "TRUE" } else { "FALSE" }
         ),
     };
-    format!("(SELECT {} FROM {from})", typed.join(", "))
+    format!("(SELECT {} FROM {place})", typed.join(", "))
 }
 
 /// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's
@@ -100,7 +103,7 @@ fn typed(value: &str, kind: ColumnType) -> String {
 pub fn merge(
     renderer: &Renderer,
     schema: &TableSchema,
-    path: StagePath,
+    from: RowSource,
     newer_only: bool,
 ) -> String {
     let column = |i: usize| format!("c{i}");
@@ -108,20 +111,25 @@ pub fn merge(
     let condition = newer.map(|at| {
         format!("(t.{0} IS NULL OR s.c{at} IS NULL OR s.c{at} >= t.{0})", renderer.quoted(UPDATED))
     });
-    renderer.merge(schema, &source(path, &schema.columns, false), column, condition.as_deref())
+    renderer.merge(schema, &source(from, schema, RowSet::Upserts), column, condition.as_deref())
 }
 
 /// The column that tells which row is newer, with `update-strategy=after`.
 const UPDATED: &str = "updatedDate";
 
 /// Deletes the rows of a group's keys.
-pub fn delete(renderer: &Renderer, schema: &TableSchema, path: StagePath) -> String {
-    renderer.delete_using(schema, &source(path, schema.key_columns(), true))
+pub fn delete(renderer: &Renderer, schema: &TableSchema, from: RowSource) -> String {
+    format!(
+        "DELETE FROM {} AS t USING {} AS s WHERE {}",
+        renderer.table(&schema.table),
+        source(from, schema, RowSet::Deletes),
+        renderer.same_key(schema, |i| format!("c{i}"))
+    )
 }
 
 /// Adds rows to a table that only this import knows.
-pub fn insert(renderer: &Renderer, schema: &TableSchema, path: StagePath) -> String {
-    renderer.insert(schema, &format!("SELECT * FROM {}", source(path, &schema.columns, false)))
+pub fn insert(renderer: &Renderer, schema: &TableSchema, from: RowSource) -> String {
+    renderer.insert(schema, &format!("SELECT * FROM {}", source(from, schema, RowSet::Upserts)))
 }
 
 impl SnowflakeConnection {
@@ -142,7 +150,7 @@ impl SnowflakeConnection {
     /// Puts the batch on the stage and reads it into the temporary table.
     async fn stage(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         if !self.has_stage {
-            self.run(MAKE_STAGE, &[]).await?;
+            self.run(CREATE_STAGE, &[]).await?;
             self.has_stage = true;
         }
         let whole = batch.clone();
@@ -150,7 +158,7 @@ impl SnowflakeConnection {
         let (content, count) = packed
             .map_err(|e| Failure::unavailable(format!("rows could not be packed: {e}")))??;
         let file = format!("{}.json.gz", Uuid::new_v4());
-        self.run(MAKE_LINES, &[]).await?;
+        self.run(CREATE_BATCH_TABLE, &[]).await?;
         let place = self.run(&put(&file), &[]).await?.stage;
         let place = place
             .ok_or_else(|| Failure::unavailable("Snowflake did not say where to put a file"))?;
@@ -159,7 +167,7 @@ impl SnowflakeConnection {
         let loaded: u64 = copied.column("rows_loaded").filter_map(|n| n.parse::<u64>().ok()).sum();
         if loaded != count {
             return Err(Failure::unavailable(format!(
-                "Snowflake read {loaded} of {count} rows into {LINES}"
+                "Snowflake read {loaded} of {count} rows into {BATCH_TABLE}"
             )));
         }
         self.is_staged = true;
@@ -167,26 +175,24 @@ impl SnowflakeConnection {
     }
 
     /// How the rows of the group reach a statement.
-    pub(super) fn path(&self, group: usize) -> StagePath {
-        if self.is_staged { StagePath::Staged(group) } else { StagePath::Bound }
+    pub(super) fn row_source(&self, group: usize) -> RowSource {
+        if self.is_staged { RowSource::Staged(group) } else { RowSource::Bound }
     }
 
     /// Runs a statement over the rows of a group.
-    pub(super) async fn over(
+    pub(super) async fn run_over(
         &mut self,
         sql: &str,
         batch: &Batch,
-        deletes: bool,
+        rows: RowSet,
         group: usize,
     ) -> Result<(), Failure> {
         let found = &batch.groups[group];
-        let parameters = match self.path(group) {
-            StagePath::Staged(_) => Vec::new(),
-            StagePath::Bound if deletes => {
-                vec![Parameter::Text(json_rows(batch, &found.deletes, found.schema.key_columns())?)]
-            }
-            StagePath::Bound => {
-                vec![Parameter::Text(json_rows(batch, &found.upserts, &found.schema.columns)?)]
+        let parameters = match self.row_source(group) {
+            RowSource::Staged(_) => Vec::new(),
+            RowSource::Bound => {
+                let (indices, columns) = (rows.indices(found), rows.columns(&found.schema));
+                vec![Parameter::Text(json_rows(batch, indices, columns, plain)?)]
             }
         };
         self.run(sql, &parameters).await.map(drop).map_err(|e| e.of_table(&found.schema.table))
@@ -242,13 +248,19 @@ impl RowWriter for SnowflakeConnection {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure> {
-        let (found, path) = (&batch.groups[group], self.path(group));
+        let (found, from) = (&batch.groups[group], self.row_source(group));
         if !found.deletes.is_empty() {
-            self.over(&delete(renderer, &found.schema, path), batch, true, group).await?;
+            self.run_over(&delete(renderer, &found.schema, from), batch, RowSet::Deletes, group)
+                .await?;
         }
         if !found.upserts.is_empty() {
-            self.over(&merge(renderer, &found.schema, path, self.newer_only), batch, false, group)
-                .await?;
+            self.run_over(
+                &merge(renderer, &found.schema, from, self.newer_only),
+                batch,
+                RowSet::Upserts,
+                group,
+            )
+            .await?;
         }
         Ok(())
     }

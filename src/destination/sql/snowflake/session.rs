@@ -17,7 +17,7 @@ use super::login::Login;
 use crate::cause::chain;
 use crate::clock;
 use crate::destination::Failure;
-use crate::destination::sql::Parameter;
+use crate::destination::sql::{GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter};
 use crate::http::{Patience, asked_wait, comes_again};
 
 /// How long one request may take; Snowflake answers within a minute, if only that the statement
@@ -33,11 +33,6 @@ const STATEMENT_TIME_MAX: Duration = Duration::from_secs(3600);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a token may be renewed for one request.
 const RENEWALS_MAX: u32 = 2;
-/// The longest that a lock is waited for, before the batch is tried again.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// How long a server may take to take the goodbye.
-const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How every session is set. Names are case-sensitive, whatever the account prefers.
 fn parameters() -> Value {

@@ -2,33 +2,21 @@
 
 use async_trait::async_trait;
 
-use super::{ANSWER_WAIT_MAX, SqlServerConnection};
+use super::SqlServerConnection;
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{ListedColumn, SqlCatalog};
+use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, SqlCatalog};
 
 /// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table.
 /// Parameter: schema.
-pub const COLUMNS: &str = "SELECT c.TABLE_NAME, c.COLUMN_NAME, c.IS_NULLABLE, c.COLUMN_DEFAULT, \
-                           c.DATA_TYPE, CAST(COALESCE(k.ORDINAL_POSITION, 0) AS BIGINT), \
-                           t.TABLE_TYPE \
-    FROM INFORMATION_SCHEMA.COLUMNS AS c \
-    INNER JOIN INFORMATION_SCHEMA.TABLES AS t ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME \
-                           = c.TABLE_NAME \
-    LEFT JOIN (SELECT u.TABLE_SCHEMA, u.TABLE_NAME, u.COLUMN_NAME, u.ORDINAL_POSITION FROM \
-                           INFORMATION_SCHEMA.KEY_COLUMN_USAGE AS u \
-    INNER JOIN INFORMATION_SCHEMA.TABLE_CONSTRAINTS AS p ON p.CONSTRAINT_SCHEMA = \
-                           u.CONSTRAINT_SCHEMA AND p.CONSTRAINT_NAME = u.CONSTRAINT_NAME \
-    WHERE p.CONSTRAINT_TYPE = 'PRIMARY KEY') AS k ON k.TABLE_SCHEMA = c.TABLE_SCHEMA AND \
-                           k.TABLE_NAME = c.TABLE_NAME AND k.COLUMN_NAME = c.COLUMN_NAME \
-    WHERE c.TABLE_SCHEMA = @P1 ORDER BY c.TABLE_NAME, c.ORDINAL_POSITION";
+pub const COLUMNS: &str = include_str!("columns.sql");
 
 /// Columns: type, length, collation, precision, scale. Parameters: schema, table, column.
-pub const DECLARED: &str = "SELECT DATA_TYPE, CAST(CHARACTER_MAXIMUM_LENGTH AS BIGINT), \
-                            COLLATION_NAME, CAST(NUMERIC_PRECISION AS BIGINT), CAST(NUMERIC_SCALE \
-                            AS BIGINT) \
-    FROM INFORMATION_SCHEMA.COLUMNS WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2 AND \
-                            COLUMN_NAME = @P3";
+pub const DECLARED: &str = "\
+    SELECT DATA_TYPE, CAST(CHARACTER_MAXIMUM_LENGTH AS BIGINT), COLLATION_NAME, \
+    CAST(NUMERIC_PRECISION AS BIGINT), CAST(NUMERIC_SCALE AS BIGINT) \
+    FROM INFORMATION_SCHEMA.COLUMNS \
+    WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2 AND COLUMN_NAME = @P3";
 
 /// The definition of a column as it is now, but nullable.
 pub fn nullable_definition(

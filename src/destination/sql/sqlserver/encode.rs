@@ -1,5 +1,4 @@
-//! Values in the forms in which they travel to SQL Server: rows of a bulk load, or one JSON
-//! parameter for many rows.
+//! Values as SQL Server is to keep them, and in the form in which a bulk load takes them.
 
 use std::borrow::Cow;
 
@@ -8,10 +7,10 @@ use tiberius::{ColumnData, TokenRow};
 use crate::change::value::{self, TypeMismatch, Value, Wanted};
 use crate::change::{Batch, Change, Column, ColumnType, json};
 use crate::destination::Failure;
-use crate::destination::sql::reject_mismatch;
+use crate::destination::sql::json_rows::value_of;
 
 /// The value of a column as SQL Server is to keep it.
-fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, TypeMismatch> {
+pub fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, TypeMismatch> {
     match value::read(change.token(i), column)? {
         // An instant in UTC stays as it was written, as the predecessor of EDS stored it.
         Value::Time(micros) => {
@@ -28,48 +27,6 @@ fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, 
     }
 }
 
-/// The value of column `i` of the change at `index`; rejected where the column cannot hold it.
-fn value_of<'b>(
-    batch: &'b Batch,
-    index: u32,
-    i: usize,
-    column: &Column,
-) -> Result<Value<'b>, Failure> {
-    let change = batch.change(index);
-    read(change, i, column)
-        .map_err(|why| reject_mismatch(batch, &change.event.table(), index, &why))
-}
-
-/// The rows as one JSON text: an array of arrays.
-pub fn json_rows(batch: &Batch, indices: &[u32], columns: &[Column]) -> Result<String, Failure> {
-    let mut out = Vec::with_capacity(indices.len() * columns.len() * 12);
-    for (n, index) in indices.iter().enumerate() {
-        out.extend_from_slice(if n == 0 { b"[[" } else { b",[" });
-        for (i, column) in columns.iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
-            }
-            write(&value_of(batch, *index, i, column)?, &mut out);
-        }
-        out.push(b']');
-    }
-    out.push(b']');
-    String::from_utf8(out).map_err(|_| Failure::unavailable("a row is not UTF-8"))
-}
-
-fn write(value: &Value<'_>, out: &mut Vec<u8>) {
-    // Writing to memory does not fail.
-    let _ = match value {
-        Value::Null => serde_json::to_writer(out, &()),
-        Value::Boolean(b) => serde_json::to_writer(out, b),
-        Value::Integer(n) => serde_json::to_writer(out, n),
-        Value::Number(n) => serde_json::to_writer(out, n),
-        Value::Text(text) => serde_json::to_writer(out, &**text),
-        Value::Json(text) => serde_json::to_writer(out, text),
-        Value::Time(micros) => serde_json::to_writer(out, &value::rfc3339(*micros)),
-    };
-}
-
 /// The rows in the client's form. Values that do not fit are rejected here, before a load is
 /// announced to the server.
 pub fn token_rows(
@@ -81,7 +38,7 @@ pub fn token_rows(
     for index in indices {
         let mut row = TokenRow::with_capacity(columns.len());
         for (i, column) in columns.iter().enumerate() {
-            row.push(token(&value_of(batch, *index, i, column)?, column.kind));
+            row.push(token(&value_of(batch, *index, i, column, read)?, column.kind));
         }
         rows.push(row);
     }

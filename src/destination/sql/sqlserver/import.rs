@@ -9,8 +9,9 @@ use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{BulkLoader, SqlSession};
 
-const TABLE_EXISTS: &str = "SELECT COUNT(*) FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = \
-                            @P1 AND TABLE_NAME = @P2";
+const TABLE_EXISTS: &str = "\
+    SELECT COUNT(*) FROM INFORMATION_SCHEMA.TABLES \
+    WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2";
 
 #[async_trait]
 impl BulkLoader for SqlServerConnection {

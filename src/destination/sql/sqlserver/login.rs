@@ -23,10 +23,7 @@ const PACKET_BYTES: u32 = 32_767;
 /// A connection, before its session is set.
 pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
     let (mut host, mut port) = (settings.host.clone(), settings.port.unwrap_or(1433));
-    let limit = settings
-        .parameter("connection timeout")
-        .and_then(|text| text.parse().ok())
-        .map_or(CONNECT_WAIT_MAX, Duration::from_secs);
+    let limit = settings.wait("connection timeout")?.unwrap_or(CONNECT_WAIT_MAX);
     for _ in 0..ROUTES_MAX {
         let config = config(settings, &host, port)?;
         let place = format!("{host}:{port}");
@@ -55,7 +52,7 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
 
 /// The database that the URL names, in its path or as an option.
 fn database(settings: &Settings) -> &str {
-    settings.parameter("database").unwrap_or_else(|| settings.path.trim_start_matches('/'))
+    settings.parameter("database").unwrap_or_else(|| settings.database())
 }
 
 fn config(settings: &Settings, host: &str, port: u16) -> Result<Config, Failure> {

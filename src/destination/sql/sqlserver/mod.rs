@@ -2,6 +2,7 @@
 //! for all of them.
 
 pub mod catalog;
+pub mod dialect;
 mod encode;
 mod failure;
 mod import;
@@ -18,11 +19,15 @@ use tiberius::{Row, ToSql};
 use tokio::net::TcpStream;
 use tokio_util::compat::Compat;
 
-use super::dialect::SQLSERVER;
+use super::lent::Lent;
 use super::render::{Namespace, Renderer};
-use super::{ABILITIES, Parameter, SqlDestination, SqlSession, form};
+use super::{
+    ABILITIES, ANSWER_WAIT_MAX, DDL_WAIT_MAX, GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter,
+    SqlDestination, SqlSession, form,
+};
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
+use dialect::SQLSERVER;
 use failure::failure;
 use rows::StageKey;
 
@@ -62,26 +67,33 @@ pub const DRIVER: Driver = Driver {
 };
 
 /// How a session of EDS is set: any error ends the transaction, and a lock of another session is
-/// waited for 10 seconds, before the batch is tried again.
-pub const SESSION: &str = "SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET \
-                           QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; \
-    SET ARITHABORT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+/// waited for only so long.
+pub fn session_settings() -> String {
+    let lock_wait = LOCK_WAIT_MAX.as_millis();
+    format!(
+        "SET XACT_ABORT ON; \
+         SET NOCOUNT OFF; \
+         SET ANSI_NULLS ON; \
+         SET QUOTED_IDENTIFIER ON; \
+         SET ANSI_WARNINGS ON; \
+         SET ANSI_PADDING ON; \
+         SET ARITHABORT ON; \
+         SET LOCK_TIMEOUT {lock_wait}; \
+         SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    )
+}
+
 /// The user's schema, the database's compatibility level, the server's version.
-pub const ABOUT: &str = "SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION \
-                         FROM sys.databases AS d WHERE d.name = DB_NAME()";
+pub const ABOUT: &str = "\
+    SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION \
+    FROM sys.databases AS d \
+    WHERE d.name = DB_NAME()";
 /// Ends a transaction, if an error has not ended it already.
 pub const ROLLBACK: &str = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION";
 const SCHEMA_IS_THERE: &str =
     "SELECT COUNT(*) FROM INFORMATION_SCHEMA.SCHEMATA WHERE SCHEMA_NAME = @P1";
-/// A statement about rows that takes longer is taken for a connection that went silent.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
-/// A change of a table may have to rewrite it.
-const DDL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The first compatibility level that has OPENJSON.
 const COMPATIBILITY_MIN: i64 = 130;
-
-/// How long a server may take to take the goodbye.
-const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 type Client = tiberius::Client<Compat<TcpStream>>;
 
@@ -89,7 +101,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let client = Box::pin(login::connect(settings)).await?;
     let mut connection = SqlServerConnection {
-        client: Some(client),
+        client: Lent::new(client, "SQL Server"),
         stages: HashMap::new(),
         narrow: HashMap::new(),
     };
@@ -100,11 +112,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
             "the database has no schema {schema:?}: make it with CREATE SCHEMA, or correct ?schema="
         )));
     }
-    let namespace = Namespace {
-        schema: Some(schema),
-        prefix: settings.parameter("prefix").unwrap_or_default().to_owned(),
-        lower_case: false,
-    };
+    let namespace = Namespace::new(settings, Some(schema));
     Ok(Box::new(SqlDestination::new(
         connection,
         Renderer { dialect: &SQLSERVER, namespace },
@@ -112,9 +120,8 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     )))
 }
 
-/// A client that each call takes. A dropped call does not give it back, and later calls fail.
 struct SqlServerConnection {
-    client: Option<Client>,
+    client: Lent<Client>,
     /// Temporary tables of this session.
     stages: HashMap<StageKey, String>,
     /// Per table, its columns that hold characters of one code page only.
@@ -127,16 +134,7 @@ impl SqlServerConnection {
         limit: Duration,
         call: impl for<'c> FnOnce(&'c mut Client) -> BoxFuture<'c, tiberius::Result<T>> + Send,
     ) -> Result<T, Failure> {
-        let mut client = self.client.take().ok_or_else(|| {
-            Failure::unavailable("the connection to SQL Server was dropped during a call")
-        })?;
-        let Ok(done) = tokio::time::timeout(limit, call(&mut client)).await else {
-            return Err(Failure::unavailable(format!(
-                "SQL Server did not answer within {limit:?}"
-            )));
-        };
-        self.client = Some(client);
-        done.map_err(|e| failure(&e))
+        self.client.call(limit, call).await?.map_err(|e| failure(&e))
     }
 
     async fn batch(&mut self, limit: Duration, sql: String) -> Result<(), Failure> {
@@ -159,7 +157,7 @@ impl SqlServerConnection {
 
     /// Sets the session; answers the user's own schema.
     async fn set_up(&mut self) -> Result<String, Failure> {
-        self.batch(ANSWER_WAIT_MAX, SESSION.to_owned()).await?;
+        self.batch(ANSWER_WAIT_MAX, session_settings()).await?;
         let rows = self.rows(ABOUT, &[]).await?;
         let row = rows.first().ok_or_else(|| {
             Failure::unavailable("SQL Server gave no answer to a question about itself")
@@ -233,7 +231,7 @@ impl SqlSession for SqlServerConnection {
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let Some(client) = self.client else { return Ok(()) };
+        let Some(client) = self.client.into_held() else { return Ok(()) };
         // A server that does not take the goodbye is not waited for.
         let _ = tokio::time::timeout(GOODBYE_WAIT_MAX, client.close()).await;
         Ok(())

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tiberius::TokenRow;
 
-use super::encode::{json_rows, token_rows};
-use super::{ANSWER_WAIT_MAX, Client, SqlServerConnection};
+use super::dialect::SQLSERVER;
+use super::encode::{read, token_rows};
+use super::{Client, SqlServerConnection};
 use crate::change::{Batch, Column, ColumnType, TableSchema, json};
 use crate::destination::Failure;
-use crate::destination::sql::dialect::SQLSERVER;
+use crate::destination::sql::json_rows::json_rows;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{Parameter, RowWriter, SqlSession};
+use crate::destination::sql::{
+    ANSWER_WAIT_MAX, Parameter, RowSet, RowWriter, SqlSession, TableVersion,
+};
 
 /// From so many rows on, a bulk load is worth its three exchanges.
 const BULK_ROWS_MIN: usize = 50;
@@ -22,45 +25,45 @@ const BULK_EVENT_BYTES_MAX: usize = 32 << 10;
 /// Rows of one JSON parameter.
 const JSON_ROWS_MAX: usize = 500;
 
-/// What a temporary table is for: table, version, and whether it holds whole rows or keys.
-pub type StageKey = (Arc<str>, Arc<str>, bool);
+/// What a temporary table is for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct StageKey {
+    table: TableVersion,
+    rows: RowSet,
+}
 
 impl SqlServerConnection {
-    /// The temporary table for whole rows or keys: its columns have the types of the table's own,
+    /// The temporary table for these rows: its columns have the types of the table's own,
     /// whoever made that.
     async fn stage(
         &mut self,
         renderer: &Renderer,
         schema: &TableSchema,
-        whole: bool,
+        rows: RowSet,
     ) -> Result<(), Failure> {
-        let key = (schema.table.clone(), schema.version.clone(), whole);
+        let key = StageKey { table: TableVersion::of(schema), rows };
         if self.stages.contains_key(&key) {
             return Ok(());
         }
         let stage = format!("#eds_{}", self.stages.len() + 1);
-        let columns = if whole { &schema.columns[..] } else { schema.key_columns() };
-        self.batch(ANSWER_WAIT_MAX, make_stage(renderer, schema, columns.len(), &stage)).await?;
+        let columns = rows.columns(schema).len();
+        self.batch(ANSWER_WAIT_MAX, make_stage(renderer, schema, columns, &stage)).await?;
         self.stages.insert(key, stage);
         Ok(())
     }
 
-    /// Fills the stage with the rows at `indices`.
+    /// Fills the stage for these rows with those of the group, and answers its name; `None` where
+    /// the group has none of them.
     async fn fill(
         &mut self,
         batch: &Arc<Batch>,
         group: usize,
-        whole: bool,
+        rows: RowSet,
     ) -> Result<Option<String>, Failure> {
-        let rows = &batch.groups[group];
-        let schema = &rows.schema;
-        let (indices, columns) = if whole {
-            (&rows.upserts, &schema.columns[..])
-        } else {
-            (&rows.deletes, schema.key_columns())
-        };
-        let stage =
-            self.stages.get(&(schema.table.clone(), schema.version.clone(), whole)).cloned();
+        let schema = &batch.groups[group].schema;
+        let (indices, columns) = (rows.indices(&batch.groups[group]), rows.columns(schema));
+        let key = StageKey { table: TableVersion::of(schema), rows };
+        let stage = self.stages.get(&key).cloned();
         let stage = stage.ok_or_else(|| Failure::unavailable("a temporary table was not made"))?;
         if indices.is_empty() {
             return Ok(None);
@@ -76,7 +79,7 @@ impl SqlServerConnection {
             .await?;
         } else {
             for piece in indices.chunks(JSON_ROWS_MAX) {
-                let json = json_rows(batch, piece, columns)?;
+                let json = json_rows(batch, piece, columns, read)?;
                 self.change(&fill(&stage, columns), &[Parameter::Text(json)]).await?;
             }
         }
@@ -93,8 +96,8 @@ impl RowWriter for SqlServerConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        self.stage(renderer, &group.schema, true).await?;
-        self.stage(renderer, &group.schema, false).await
+        self.stage(renderer, &group.schema, RowSet::Upserts).await?;
+        self.stage(renderer, &group.schema, RowSet::Deletes).await
     }
 
     async fn write(
@@ -108,16 +111,15 @@ impl RowWriter for SqlServerConnection {
             failure.text = with_column(&failure.text, &schema);
             failure.of_table(&schema.table)
         };
-        if let Some(stage) = self.fill(batch, group, false).await.map_err(named)? {
-            self.batch(ANSWER_WAIT_MAX, renderer.delete_from(&schema, &stage))
+        if let Some(stage) = self.fill(batch, group, RowSet::Deletes).await.map_err(named)? {
+            self.batch(ANSWER_WAIT_MAX, delete_from(renderer, &schema, &stage))
                 .await
                 .map_err(named)?;
         }
-        if let Some(stage) = self.fill(batch, group, true).await.map_err(named)? {
-            let statements = renderer
-                .update_from(&schema, &stage)
+        if let Some(stage) = self.fill(batch, group, RowSet::Upserts).await.map_err(named)? {
+            let statements = update_from(renderer, &schema, &stage)
                 .into_iter()
-                .chain([renderer.insert_from(&schema, &stage)]);
+                .chain([insert_from(renderer, &schema, &stage)]);
             self.batch(ANSWER_WAIT_MAX, statements.collect::<Vec<_>>().join(";\n"))
                 .await
                 .map_err(named)?;
@@ -159,6 +161,27 @@ pub fn fill(stage: &str, columns: &[Column]) -> String {
         "INSERT INTO {stage} ({names}) SELECT {names} FROM OPENJSON(@P1) WITH ({})",
         typed.join(", ")
     )
+}
+
+/// Deletes the rows whose keys the table `stage` has, whose columns are c0, c1, … in the schema's
+/// order.
+pub fn delete_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
+    format!(
+        "DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}",
+        renderer.table(&schema.table),
+        renderer.same_key(schema, |i| format!("c{i}"))
+    )
+}
+
+/// Updates the rows whose keys the table `stage` has; nothing where every column is part of the
+/// key.
+pub fn update_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> Option<String> {
+    renderer.update_by(schema, stage, |i| format!("c{i}"))
+}
+
+/// Inserts the rows of the table `stage` whose keys do not exist yet.
+pub fn insert_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
+    renderer.insert_by(schema, stage, |i| format!("c{i}"))
 }
 
 /// The text with the column's own name where it names one of a temporary table.

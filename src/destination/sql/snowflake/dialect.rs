@@ -1,0 +1,37 @@
+//! How Snowflake writes SQL.
+
+use crate::destination::sql::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+
+/// Snowflake, with the types that the predecessor of EDS created. Primary keys are declared, but
+/// Snowflake does not enforce them.
+pub const SNOWFLAKE: Dialect = Dialect {
+    name: "Snowflake",
+    quotes: ('"', '"'),
+    types: [
+        "STRING",
+        "TIMESTAMP_NTZ",
+        "INTEGER",
+        "FLOAT",
+        "BOOLEAN",
+        "STRING",
+        "VARIANT",
+        "STRING",
+    ],
+    integer: "INTEGER",
+    text_key: "STRING",
+    consumer: "STRING",
+    begin: "BEGIN TRANSACTION",
+    parameter: |_| "?".to_owned(),
+    create: Create::IfNotExists,
+    table_options: "",
+    add_column: "ADD COLUMN IF NOT EXISTS",
+    not_null: NotNull::Drop,
+    merge: Merge::MergeInto,
+    keys: Keys::AfterLoad,
+    rename: Rename::Never,
+    has_schemas: true,
+    fence: FenceOrder::CheckpointFirst,
+    commit_may_be_void: true,
+    lock_wait_code: Some("000625"),
+    duplicate_column_code: "001430",
+};

@@ -1,0 +1,36 @@
+//! How SQL Server writes SQL.
+
+use crate::destination::sql::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+
+/// SQL Server 2016 or later. Times are text, as the predecessor of EDS stored them.
+pub const SQLSERVER: Dialect = Dialect {
+    name: "SQL Server",
+    quotes: ('[', ']'),
+    types: [
+        "NVARCHAR(MAX)",
+        "NVARCHAR(MAX)",
+        "BIGINT",
+        "FLOAT",
+        "BIT",
+        "NVARCHAR(MAX)",
+        "NVARCHAR(MAX)",
+        "VARCHAR(64)",
+    ],
+    integer: "BIGINT",
+    text_key: "NVARCHAR(64) COLLATE Latin1_General_100_BIN2",
+    consumer: "NVARCHAR(255) COLLATE Latin1_General_100_BIN2",
+    begin: "BEGIN TRANSACTION",
+    parameter: |n| format!("@P{n}"),
+    create: Create::UnlessObject,
+    table_options: "",
+    add_column: "ADD",
+    not_null: NotNull::Restate("ALTER COLUMN"),
+    merge: Merge::UpdateThenInsert,
+    keys: Keys::BeforeLoad,
+    rename: Rename::Procedure,
+    has_schemas: true,
+    fence: FenceOrder::CheckpointFirst,
+    commit_may_be_void: false,
+    lock_wait_code: Some("1222"),
+    duplicate_column_code: "2705",
+};
