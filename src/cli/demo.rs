@@ -24,6 +24,7 @@ use crate::sandbox::feed::{ShopFeed, pace};
 use crate::sandbox::shop::{Shop, ShopOptions};
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
+use crate::state::predecessor::Predecessor;
 use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
 
 /// How long the destination may take nothing, once the shop is closed, before the demo gives up.
@@ -125,6 +126,7 @@ impl Demo {
             until_caught_up: false,
             events_max: usize::MAX,
             progress: progress.clone(),
+            predecessor: Predecessor::Nobody,
             stop,
         };
         let data = DataDir::take(&target.data_dir, false)?;

@@ -15,6 +15,7 @@ use crate::feed::journal::Journal;
 use crate::pipeline::{Adoption, Progress};
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
+use crate::state::predecessor::Predecessor;
 use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
 
 #[derive(Args)]
@@ -46,6 +47,7 @@ impl Replay {
             until_caught_up: false,
             events_max: usize::MAX,
             progress: progress.clone(),
+            predecessor: Predecessor::Nobody,
             stop: stop_on_signal(),
         };
         let data = DataDir::take(&global.data_dir, self.dry_run)?;

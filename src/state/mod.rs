@@ -3,13 +3,14 @@
 mod data_dir;
 pub mod imports;
 mod lock;
+pub mod predecessor;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::change::Position;
+use crate::change::{Position, TableSchema};
 use crate::private;
 pub use data_dir::{DataDir, DataDirError};
 pub use imports::OpenImport;
@@ -172,6 +173,17 @@ impl State {
         let mut statement = db.prepare("SELECT json FROM schema ORDER BY rowid")?;
         let rows = statement.query_map([], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Keeps schemas of the Go program that are not known yet. What is no schema is left out.
+    pub fn adopt_schemas(&self, schemas: &[String]) -> Result<(), StateError> {
+        for json in schemas {
+            if let Ok(schema) = TableSchema::parse(json) {
+                let sql = "INSERT OR IGNORE INTO schema VALUES (?1, ?2, ?3)";
+                self.db().execute(sql, params![&*schema.table, &*schema.version, json])?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the schema of one version of a table, as JSON.

@@ -15,6 +15,7 @@ use crate::pipeline::{
     Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress,
 };
 use crate::registry::{Registry, SchemaSource};
+use crate::state::predecessor::Predecessor;
 use crate::state::{DataDir, DataDirError};
 use crate::validator::Validator;
 
@@ -58,6 +59,8 @@ pub struct RunSpec {
     pub events_max: usize,
     /// Where the run reports how far it is.
     pub progress: Arc<Progress>,
+    /// What the Go program has left in the data directory.
+    pub predecessor: Predecessor,
     /// Becomes true when the run is to end in order.
     pub stop: watch::Receiver<bool>,
 }
@@ -151,12 +154,16 @@ pub async fn start(
         abilities,
         events_max: spec.events_max,
     };
+    if let Predecessor::Known { schemas, .. } = &spec.predecessor {
+        data.state.adopt_schemas(schemas).map_err(RunError::setup)?;
+    }
     let dry_run = data.is_dry_run();
     let deps = EngineDeps {
         feed: spec.feed,
         open: Box::new(move || open(target.clone(), driver, dry_run)),
         registry: Registry::new(request.schemas, data.state.clone()),
         state: data.state.clone(),
+        predecessor: spec.predecessor,
         dead_letters: match dry_run {
             true => DeadLetters::Nowhere,
             false => DeadLetters::in_directory(data.path()),

@@ -17,6 +17,7 @@ use crate::feed::jetstream::identity::Identity;
 use crate::feed::jetstream::{JetStream, JetStreamSettings};
 use crate::pipeline::{Engine, Progress};
 use crate::state::DataDir;
+use crate::state::predecessor::Predecessor;
 use crate::status::StatusServer;
 
 /// The most messages that one request asks NATS for.
@@ -131,6 +132,10 @@ impl StreamContext {
             until_caught_up: request.until_caught_up,
             events_max: usize::try_from(consumer.max_ack_pending).unwrap_or(usize::MAX),
             progress: self.progress.clone(),
+            predecessor: match self.data.state.position(&self.durable).map_err(RunError::setup)? {
+                Some(_) => Predecessor::Nobody,
+                None => Predecessor::read(self.data.path()),
+            },
             stop,
             feed: Box::new(JetStream::new(self.link.clone(), consumer)),
         };

@@ -10,6 +10,7 @@ use eds::sandbox::shop::{Shop, ShopOptions};
 use crate::services::eds::Eds;
 use crate::services::nats::Nats;
 use crate::services::scene::{COMPANIES, Scene, publish};
+use crate::services::{eventually, send};
 
 /// A credential for one company brings that company's rows and no others.
 #[tokio::test(flavor = "multi_thread")]
@@ -207,6 +208,39 @@ async fn a_place_that_another_consumer_has_is_named() {
         ended.status,
         ended.log
     );
+}
+
+/// Two processes with one name, into a destination that cannot tell them apart: the one whose
+/// consumer was taken while it was away ends, and says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_the_former_ends() {
+    let mut scene = Scene::new("twice", 41).await;
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let url = format!("file://{}", dir.path().display());
+    let creds = scene.nats.server_creds("twice", COMPANIES, None);
+    let eds = || Eds::stream(&scene.nats, &creds, &url, &scene.shop.schema_map());
+    let (former, latter) = (eds(), eds());
+    let former = former.start(&["--restart"]);
+    former.until_log("streaming eds-", Duration::from_secs(30)).await;
+    send(former.pid(), "STOP");
+    // Its last pull ends after five seconds.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let latter = latter.start(&["--restart"]);
+    latter.until_log("streaming eds-", Duration::from_secs(30)).await;
+    send(former.pid(), "CONT");
+    let ended = former.wait(Duration::from_secs(60));
+    assert!(
+        !ended.status.success() && ended.log.contains("another EDS has taken over"),
+        "{:?}\n{}",
+        ended.status,
+        ended.log
+    );
+    publish(&scene.nats, &mut scene.shop, 50).await;
+    eventually("the other one goes on", Duration::from_secs(30), async || {
+        std::fs::read_dir(dir.path()).is_ok_and(|entries| entries.count() > 0)
+    })
+    .await;
+    assert!(latter.stop().status.success());
 }
 
 /// A server that was enrolled again has another name: what its former self has written is neither

@@ -1,6 +1,7 @@
 //! The calls of JetStream's management API (NATS ADR-1) that EDS needs. All are under
 //! `$JS.API.CONSUMER.>`, because the credentials that HQ issues allow no more.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -89,6 +90,9 @@ pub struct ConsumerConfig {
     /// The server removes the consumer after so long without a pull.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inactive_threshold: Option<u64>,
+    /// Whatever the creator wrote; needs NATS 2.10.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     /// Deliver messages without their payloads.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub headers_only: bool,

@@ -31,6 +31,8 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// How long the last pull of a process that has ended may still wait at the server. A pull that
 /// waits for longer belongs to a process that runs.
 const WAITING_GONE_MAX: Duration = Duration::from_secs(6);
+/// The metadata of a consumer that names the process which made it.
+const MAKER: &str = "eds-process";
 /// How long to wait for the confirmation of the last acknowledgement.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -62,6 +64,10 @@ pub struct JetStream {
     opened_at: Option<u64>,
     /// It was opened before: the settings are right, and what is away now may come back.
     was_open: bool,
+    /// Tells this process's consumer from those of others.
+    process: String,
+    /// The process that made the consumer which was opened.
+    opened_maker: Option<String>,
 }
 
 impl JetStream {
@@ -73,6 +79,8 @@ impl JetStream {
             opening: None,
             opened_at: None,
             was_open: false,
+            process: uuid::Uuid::new_v4().to_string(),
+            opened_maker: None,
         }
     }
 
@@ -97,6 +105,7 @@ impl JetStream {
             max_ack_pending: Some(self.settings.max_ack_pending),
             max_waiting: Some(1),
             inactive_threshold: Some(INACTIVE_THRESHOLD.as_nanos() as u64),
+            metadata: [(MAKER.to_owned(), self.process.clone())].into(),
             ..ConsumerConfig::default()
         }
     }
@@ -120,6 +129,21 @@ impl JetStream {
 
     fn about(&self) -> String {
         format!("consumer {} on stream {STREAM}", self.settings.durable)
+    }
+
+    /// Fails where another process has made the consumer anew since it was opened here. Each would
+    /// delete the other's without end, and both would write.
+    fn still_ours(&self, existing: Option<&ConsumerInfo>) -> Result<(), FeedError> {
+        let maker = existing.and_then(|info| info.config.metadata.get(MAKER));
+        let is_known =
+            |maker: &String| *maker == self.process || Some(maker) == self.opened_maker.as_ref();
+        match maker.filter(|maker| self.was_open && !is_known(maker)) {
+            None => Ok(()),
+            Some(_) => Err(FeedError::Taken(format!(
+                "another EDS has taken over {} while this one was not connected: this one ends",
+                self.about()
+            ))),
+        }
     }
 
     /// Waits until nobody else reads the consumer. A pull that a dead process left ends when it
@@ -171,6 +195,7 @@ impl Feed for JetStream {
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
         self.opening = None;
         let existing = self.existing().await?;
+        self.still_ours(existing.as_ref())?;
         let Standing { info, warnings, recreated } = match at {
             OpenAt { after: None, since_ns: Some(since), .. } => {
                 self.stand_since(since, existing.is_some()).await?
@@ -199,6 +224,7 @@ impl Feed for JetStream {
             .await?,
         );
         self.was_open = true;
+        self.opened_maker = info.config.metadata.get(MAKER).cloned();
         Ok(Opened { recreated, warnings, pending: Some(info.num_pending) })
     }
 

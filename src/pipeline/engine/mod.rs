@@ -28,6 +28,7 @@ use crate::destination::{Failure, FailureKind};
 use crate::feed::{Delivery, Feed, FeedError, Signal};
 use crate::registry::Registry;
 use crate::state::State;
+use crate::state::predecessor::Predecessor;
 use intake::Intake;
 use memory::SavedRecent;
 use positions::Positions;
@@ -51,6 +52,8 @@ pub struct EngineDeps {
     pub registry: Registry,
     /// The state file.
     pub state: State,
+    /// What the Go program has left in the data directory.
+    pub predecessor: Predecessor,
     /// Where changes go that cannot be applied.
     pub dead_letters: DeadLetters,
     /// Where the run reports how it is going.

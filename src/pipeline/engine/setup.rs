@@ -1,7 +1,7 @@
 //! Starting a run: the destination first, then the position, then the feed.
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::intake::Intake;
 use super::memory::SavedRecent;
@@ -12,13 +12,16 @@ use super::start::{
 };
 use super::states::{ApplyState, FeedState, Lifecycle};
 use super::{Engine, EngineDeps, Halt, SAVE_INTERVAL};
-use crate::change::Position;
+use crate::change::cutover::{Cutovers, TableSnapshot};
+use crate::change::{Cutover, Position, Version};
+use crate::destination::CheckpointIn;
 use crate::feed::Acknowledged;
 use crate::pipeline::EngineOptions;
 use crate::pipeline::apply::Applier;
 use crate::pipeline::batcher::{BatchLimits, Batcher};
 use crate::pipeline::progress::Phase;
 use crate::pipeline::resolve::Resolver;
+use crate::state::predecessor::Predecessor;
 use crate::state::{State, StateError};
 
 impl Engine {
@@ -30,12 +33,21 @@ impl Engine {
             true => deps.registry.current().await.map_err(Halt::Setup)?,
             false => Vec::new(),
         };
-        let EngineDeps { feed, open, registry, state, dead_letters, progress, options, stop } =
-            deps;
+        let EngineDeps {
+            feed,
+            open,
+            registry,
+            state,
+            predecessor,
+            dead_letters,
+            progress,
+            options,
+            stop,
+        } = deps;
         let (applier, records) =
             Applier::start(open, options.clone(), dead_letters, &state, progress.clone(), &schemas)
                 .await?;
-        let cutover = applier.cutover(options.restart).map_err(unusable)?;
+        let mut cutover = applier.cutover(options.restart).map_err(unusable)?;
         let start = start_position(&StartInputs {
             restart: options.restart,
             consumer: &options.consumer,
@@ -44,6 +56,7 @@ impl Engine {
             saved: state.position(&options.consumer).map_err(unusable)?,
             saved_since_ns: state.since(&options.consumer).map_err(unusable)?,
             acknowledged,
+            predecessor: &predecessor,
             records: &records,
             adoption: &options.adoption,
         })?;
@@ -54,6 +67,9 @@ impl Engine {
             );
         }
         record_start(&start, &state, &options).map_err(unusable)?;
+        if let StartPosition::Since { source: TimeSource::Predecessor, .. } = start {
+            cutover = take_over(&predecessor, &state, &options).map_err(unusable)?;
+        }
         let idle_ns = state.idle(&options.consumer).map_err(unusable)?;
         let positions = Positions::new(&start, idle_ns);
         let mut batcher = Batcher::new(batch_limits(&options));
@@ -117,7 +133,7 @@ impl Engine {
         let Acknowledged::Through(opened) = self.feed.acknowledged().await? else {
             return Ok(());
         };
-        if source == TimeSource::Feed {
+        if source != TimeSource::Import {
             self.state.save_position(&self.options.consumer, opened).map_err(unusable)?;
         }
         let earlier = began.filter(|began| began.sequence < opened.sequence);
@@ -151,6 +167,36 @@ fn record_start(
         state.clear_intent(&options.consumer)?;
     }
     Ok(())
+}
+
+/// What the Go program's import contains is not applied again. Where the destination keeps cutovers
+/// itself this is known until the next start only, by which a position is: there older versions of
+/// rows would be followed by the newer ones of the stream, too.
+fn take_over(
+    predecessor: &Predecessor,
+    state: &State,
+    options: &EngineOptions,
+) -> Result<Cutover, StateError> {
+    let Predecessor::Known { imported, .. } = predecessor else { return Ok(Cutover::default()) };
+    info!(
+        "taking over from the former program: its import of {} tables is known, and the stream is \
+         read from there",
+        imported.len()
+    );
+    let snapshots: Vec<TableSnapshot> = imported
+        .iter()
+        .map(|(table, at_ns)| TableSnapshot {
+            table: table.clone(),
+            at: Version { nanos: u64::try_from(*at_ns).unwrap_or(0), logical: 0 },
+            whole: true,
+        })
+        .collect();
+    if options.abilities.checkpoint_in == CheckpointIn::StateFile {
+        state.finish_import(&snapshots)?;
+    }
+    let mut cutovers = Cutovers::default();
+    cutovers.import(&snapshots, &[]);
+    Ok(cutovers.of(&options.consumer))
 }
 
 fn batch_limits(options: &EngineOptions) -> BatchLimits {

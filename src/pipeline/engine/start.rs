@@ -1,10 +1,11 @@
 //! Decides where a run begins to read the stream. Pure.
 
-use crate::change::cutover::ResumePoint;
+use crate::change::cutover::{CLOCKS_APART_MAX_NS, ResumePoint};
 use crate::change::{Cutover, Position};
 use crate::destination::{Failure, Recorded};
 use crate::feed::Acknowledged;
 use crate::pipeline::Adoption;
+use crate::state::predecessor::Predecessor;
 
 /// Everything that says something about where to begin.
 pub struct StartInputs<'i> {
@@ -22,6 +23,8 @@ pub struct StartInputs<'i> {
     pub saved_since_ns: Option<i64>,
     /// What the feed knows to be acknowledged.
     pub acknowledged: Acknowledged,
+    /// What the Go program has left.
+    pub predecessor: &'i Predecessor,
     /// The checkpoints of all consumers at the destination.
     pub records: &'i [Recorded],
     /// What becomes of another consumer's checkpoint.
@@ -77,6 +80,8 @@ pub enum TimeSource {
     Import,
     /// The feed, or an earlier start that was told so by the feed.
     Feed,
+    /// The Go program's state file: its import, of which nothing was applied yet.
+    Predecessor,
 }
 
 impl StartPosition {
@@ -97,8 +102,9 @@ impl StartPosition {
     /// knows of it may be gone by that.
     pub fn since_to_save(&self) -> Option<i64> {
         match self {
-            StartPosition::Since { since_ns, source: TimeSource::Feed, .. } => Some(*since_ns),
-            _ => None,
+            StartPosition::Since { source: TimeSource::Import, .. } => None,
+            StartPosition::Since { since_ns, .. } => Some(*since_ns),
+            StartPosition::After { .. } | StartPosition::FeedDecides => None,
         }
     }
 }
@@ -126,20 +132,27 @@ pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure
     if let Some(position) = inputs.saved {
         return after(position, PositionSource::StateFile);
     }
-    let since =
-        |since_ns| Ok(StartPosition::Since { since_ns, began: None, source: TimeSource::Feed });
-    match (inputs.saved_since_ns, inputs.acknowledged) {
-        (Some(since_ns), _) | (None, Acknowledged::NothingSince(since_ns)) => {
-            return since(since_ns);
-        }
-        (None, Acknowledged::Through(position)) => {
+    let since = |since_ns, source| Ok(StartPosition::Since { since_ns, began: None, source });
+    match (inputs.acknowledged, inputs.saved_since_ns) {
+        (Acknowledged::Through(position), _) => {
             return after(position, PositionSource::Acknowledged);
         }
-        (None, Acknowledged::Nothing) => {}
+        (_, Some(since_ns)) | (Acknowledged::NothingSince(since_ns), None) => {
+            return since(since_ns, TimeSource::Feed);
+        }
+        (Acknowledged::Nothing, None) => {}
     }
-    match adopted(inputs)? {
-        Some((position, name)) => after(position, PositionSource::Adopted(name)),
-        None => Ok(StartPosition::FeedDecides),
+    if let Some((position, name)) = adopted(inputs)? {
+        return after(position, PositionSource::Adopted(name));
+    }
+    match (inputs.predecessor, inputs.predecessor.since_ns()) {
+        (_, Some(imported_ns)) => since(imported_ns - CLOCKS_APART_MAX_NS, TimeSource::Predecessor),
+        (Predecessor::Unreadable(why), None) => Err(Failure::misconfigured(format!(
+            "the state file of the former program cannot be read ({why}), and nothing else says \
+             where to begin: --restart streams everything that the stream still has, an import \
+             loads everything; once it is removed, only new changes are streamed"
+        ))),
+        (Predecessor::Nobody | Predecessor::Known { .. }, None) => Ok(StartPosition::FeedDecides),
     }
 }
 
@@ -194,7 +207,7 @@ pub fn new_companies<'c>(records: &[Recorded], consumer: &str, companies: &'c st
 mod tests {
     use super::*;
     use crate::change::Version;
-    use crate::change::cutover::{CLOCKS_APART_MAX_NS, Cutovers, TableSnapshot};
+    use crate::change::cutover::{Cutovers, TableSnapshot};
     use crate::destination::FailureKind;
 
     fn at(sequence: u64) -> Position {
@@ -248,6 +261,7 @@ mod tests {
                 saved: None,
                 saved_since_ns: None,
                 acknowledged: Acknowledged::Nothing,
+                predecessor: &Predecessor::Nobody,
                 records: &[],
                 adoption: &Adoption::Ask,
             }
@@ -319,7 +333,12 @@ mod tests {
         };
         let under_way =
             StartInputs { saved: None, acknowledged: Acknowledged::NothingSince(8), ..local() };
-        let told_before = StartInputs { saved: None, saved_since_ns: Some(6), ..local() };
+        let told_before = StartInputs {
+            saved: None,
+            saved_since_ns: Some(6),
+            acknowledged: Acknowledged::NothingSince(8),
+            ..local()
+        };
         let since =
             |since_ns| StartPosition::Since { since_ns, began: None, source: TimeSource::Feed };
         assert_eq!(since(8).since_to_save(), Some(8));
@@ -353,6 +372,7 @@ mod tests {
                 saved: None,
                 saved_since_ns: None,
                 acknowledged: Acknowledged::Nothing,
+                predecessor: &Predecessor::Nobody,
                 records: &records,
                 adoption,
             };
@@ -364,6 +384,32 @@ mod tests {
         assert!(failure(&Adoption::Ask).contains("old (stream sequence 7)"));
         let unknown = failure(&Adoption::Of("idle".into()));
         assert!(unknown.contains("no checkpoint of \"idle\"") && unknown.contains("old"));
+    }
+
+    #[test]
+    fn what_the_predecessor_imported_comes_last_and_what_it_hides_is_asked_about() {
+        let known = knowledge();
+        let imported =
+            vec![("t".to_owned(), SNAPSHOT_NS as i64 + 5), ("u".into(), SNAPSHOT_NS as i64)];
+        let predecessor = Predecessor::Known { imported, schemas: Vec::new() };
+        let source = TimeSource::Predecessor;
+        let since = StartPosition::Since { since_ns: SINCE_NS, began: None, source };
+        let alone = StartInputs { predecessor: &predecessor, ..known.nothing() };
+        let acknowledged = StartInputs { acknowledged: Acknowledged::Through(at(2)), ..alone };
+        assert_eq!(since.since_to_save(), Some(SINCE_NS));
+        check(&[
+            ("its durable", acknowledged, after(at(2), PositionSource::Acknowledged), Some(at(2))),
+            (
+                "its import",
+                StartInputs { predecessor: &predecessor, ..known.nothing() },
+                since,
+                None,
+            ),
+        ]);
+        let unreadable = Predecessor::Unreadable("why".into());
+        let inputs = StartInputs { predecessor: &unreadable, ..known.nothing() };
+        let failure = start_position(&inputs).err().map(|failure| failure.kind);
+        assert_eq!(failure, Some(FailureKind::Misconfigured));
     }
 
     #[test]

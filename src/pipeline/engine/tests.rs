@@ -20,6 +20,7 @@ use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Ope
 use crate::pipeline::{Adoption, DeadLetters, EngineOptions, Progress};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::State;
+use crate::state::predecessor::Predecessor;
 
 const SCHEMA: &str = r#"{"table":"a","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
 /// Messages of the scripted feed; each is a row of its own.
@@ -99,6 +100,7 @@ impl EngineScene {
             open: Box::new(open),
             registry: Registry::new(schemas, self.state.clone()),
             state: self.state.clone(),
+            predecessor: Predecessor::Nobody,
             dead_letters: DeadLetters::Nowhere,
             progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
             options: options(abilities, after_last == AfterLast::Idles),

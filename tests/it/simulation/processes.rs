@@ -16,6 +16,7 @@ use eds::pipeline::{
     Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress,
 };
 use eds::registry::{Registry, SchemaSource};
+use eds::state::predecessor::Predecessor;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -113,6 +114,7 @@ async fn process(world: &Arc<World>, life: Life) -> Option<Result<End, Halt>> {
         open: Box::new(open),
         registry: Registry::new(schemas, world.state.clone()),
         state: world.state.clone(),
+        predecessor: Predecessor::Nobody,
         dead_letters: DeadLetters::Memory(world.dead_letters.clone()),
         progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
         options: options(world.mode, life == Life::CaughtUp),
@@ -211,7 +213,7 @@ async fn recreations(world: &Arc<World>) {
         world.acknowledged.store(0, Ordering::Relaxed);
         world.set_stream(Stream { first: kept + 1, shift_ns, removed: 0, recreations: 1 });
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Retention removes messages, read or not.
