@@ -227,7 +227,7 @@ pub struct Streaming {
     max_pending_buffer: usize,
     /// Write whole rows in stream order, or only if they are newer, if the destination can tell
     #[arg(long, hide = true)]
-    pub update_strategy: Option<UpdateStrategy>,
+    update_strategy: Option<UpdateStrategy>,
 }
 
 #[cfg(feature = "jetstream")]

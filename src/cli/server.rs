@@ -144,7 +144,7 @@ impl ServerCommand {
         &self,
         global: &Global,
         config: Config,
-        mut worker_words: Vec<OsString>,
+        worker_words: Vec<OsString>,
         logs: LogFiles,
     ) -> Result<ServerOptions, Exit> {
         let streaming = &self.streaming;
@@ -162,11 +162,6 @@ impl ServerCommand {
                     .into(),
             ));
         };
-        // Flags win over the configuration.
-        if streaming.update_strategy.is_none() && config.update_strategy.as_deref() == Some("after")
-        {
-            worker_words.push("--update-strategy=after".into());
-        }
         Ok(ServerOptions {
             data_dir: global.data_dir.clone(),
             servers: servers(streaming.server.as_deref(), Some(&api_url)),
@@ -176,6 +171,7 @@ impl ServerCommand {
             companies: named(&streaming.company_ids),
             url,
             url_is_given,
+            update_strategy: config.update_strategy,
             nats_ca: streaming.nats_ca.clone(),
             keep_logs: self.keep_logs || config.keep_logs,
             renew_interval: self.renew_interval.max(Duration::from_secs(1)),

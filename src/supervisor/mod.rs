@@ -50,6 +50,8 @@ pub struct ServerOptions {
     pub url: Option<SecretString>,
     /// The URL is a flag's or the environment's, which win over the configuration.
     pub url_is_given: bool,
+    /// The update strategy that the configuration names; a flag among `worker_words` wins over it.
+    pub update_strategy: Option<String>,
     /// URLs of NATS, separated by commas.
     pub servers: String,
     /// A file with the certificate authority of NATS, where it is a private one.

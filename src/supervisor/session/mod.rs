@@ -281,10 +281,13 @@ impl SessionLoop<'_> {
             OsSignal::Reload => {
                 info!("the configuration is read again");
                 match Config::read(&self.supervisor.options.data_dir) {
-                    Ok(config) if !self.supervisor.options.url_is_given => {
-                        self.supervisor.options.url = config.url;
+                    Ok(config) => {
+                        let options = &mut self.supervisor.options;
+                        options.update_strategy = config.update_strategy;
+                        if !options.url_is_given {
+                            options.url = config.url;
+                        }
                     }
-                    Ok(_) => {}
                     Err(e) => {
                         warn!("{e}; it stays as it was");
                         return None;

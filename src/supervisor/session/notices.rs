@@ -120,10 +120,13 @@ impl SessionLoop<'_> {
         outcome: Result<(), String>,
     ) -> Option<Ending> {
         let DestinationTest { request, url, update_strategy, backfill } = test;
+        let update_strategy = Some(update_strategy).filter(|text| !text.is_empty());
         let options = &mut self.supervisor.options;
         let saved = outcome.and_then(|()| {
-            let strategy = Some(update_strategy.as_str()).filter(|text| !text.is_empty());
-            let entries = [("url", Some(url.expose_secret())), ("update_strategy", strategy)];
+            let entries = [
+                ("url", Some(url.expose_secret())),
+                ("update_strategy", update_strategy.as_deref()),
+            ];
             Config::write(&options.data_dir, &entries).map_err(|e| e.to_string())
         });
         let mut answer = outcome_fields(&saved.clone().map(|()| None));
@@ -142,6 +145,7 @@ impl SessionLoop<'_> {
             );
         }
         options.url = Some(url);
+        options.update_strategy = update_strategy;
         self.post.reply(&request, answer).await;
         self.restart_child().await
     }

@@ -54,6 +54,10 @@ impl SessionLoop<'_> {
     fn worker_words(&self) -> Vec<OsString> {
         let options = &self.supervisor.options;
         let mut words: Vec<OsString> = vec!["fork".into(), "--supervised".into()];
+        // The last one of two equal flags counts, so that the server's own wins.
+        if options.update_strategy.as_deref() == Some("after") {
+            words.push("--update-strategy=after".into());
+        }
         words.extend(options.worker_words.iter().cloned());
         let mut flag = |flag: &str, value: OsString| words.extend([flag.into(), value]);
         flag("--data-dir", options.data_dir.clone().into());

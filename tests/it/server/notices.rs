@@ -149,6 +149,23 @@ async fn heartbeats_are_numbered_and_tell_a_pause() {
     assert!(server.stop().status.success());
 }
 
+/// The update strategy that HQ configures is the next worker's. SQLite has none to choose from, and
+/// the worker says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_update_strategy_reaches_the_worker() {
+    let (site, server, session) = streaming("strategy", 75).await;
+    let (warning, mut workers) = ("--update-strategy after has no effect", 1);
+    for (strategy, warnings) in [("after", 1), ("standard", 1), ("after", 2), ("", 2)] {
+        let data = json!({"url": site.sqlite(), "backfill": true, "updateStrategy": strategy});
+        let reply = site.console.ask(&session, "configure", data).await;
+        assert!(reply.is_ok_and(|reply| reply["success"] == true), "{}", site.log());
+        workers += 1;
+        site.until_log("streaming eds-strategy", workers).await;
+        assert_eq!(site.log().matches(warning).count(), warnings, "{strategy:?}:\n{}", site.log());
+    }
+    assert!(server.stop().status.success());
+}
+
 /// Whatever comes, the server lives on; what it knows it does, in any encoding.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_told_breaks_it() {

@@ -156,10 +156,12 @@ async fn sighup_reads_the_configuration_again() {
     site.enroll().await;
     let server = site.server(&[]);
     site.until_log("configure one at HQ", 1).await;
-    eds::config::Config::write(&site.data_dir(), &[("url", Some(&site.sqlite()))])
-        .unwrap_or_else(|e| panic!("{e}"));
+    let (url, strategy) = (site.sqlite(), "after");
+    let entries = [("url", Some(url.as_str())), ("update_strategy", Some(strategy))];
+    eds::config::Config::write(&site.data_dir(), &entries).unwrap_or_else(|e| panic!("{e}"));
     send(server.pid(), "HUP");
     site.until_log("streaming eds-hup", 1).await;
+    assert!(site.log().contains("--update-strategy after has no effect"), "{}", site.log());
     site.publish(50).await;
     site.until_equal().await;
     assert!(server.stop().status.success());
