@@ -145,10 +145,23 @@ impl Demo {
         verdict(&self.shop_after(made), &target.apply.destination, &target.url).await
     }
 
-    /// Clears the demo's folder, unless it streams elsewhere, and opens nothing yet.
+    /// Clears the demo's folder, unless it streams elsewhere, and opens nothing yet. A destination
+    /// whose rows could not be compared in the end is refused.
     fn target(&self) -> Result<DemoTarget, Exit> {
         let folder =
             std::env::current_dir().map_err(|e| Exit::Failed(e.to_string()))?.join("eds-demo");
+        let url = self
+            .url
+            .clone()
+            .unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
+        let place = DestinationArgs { url: Some(url.clone()), url_file: None };
+        let (destination, driver) = place.destination(None)?;
+        if !check::can_read(&destination.scheme) {
+            return Err(Exit::Usage(format!(
+                "rows in {} cannot be read back: use sqlite, file, postgres or mysql",
+                destination.scheme
+            )));
+        }
         if self.url.is_none() && folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|e| {
                 Exit::Failed(format!("{} cannot be cleared: {e}", folder.display()))
@@ -156,12 +169,6 @@ impl Demo {
         }
         std::fs::create_dir_all(&folder)
             .map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
-        let url = self
-            .url
-            .clone()
-            .unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
-        let place = DestinationArgs { url: Some(url.clone()), url_file: None };
-        let (destination, driver) = place.destination(None)?;
         let apply = ApplyRequest {
             destination,
             driver,
@@ -266,10 +273,8 @@ impl Demo {
         if self.server.is_some() {
             return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
         }
-        println!(
-            "Without NATS: there is no nats-server on the PATH, so the shop feeds the \
-             pipeline directly."
-        );
+        let why = if self.no_nats { "" } else { "there is no nats-server on the PATH, so " };
+        println!("Without NATS: {why}the shop feeds the pipeline directly.");
         let _ = folder;
         let feed = Box::new(ShopFeed::new(self.seed, ShopOptions::default(), due));
         Ok(DemoSource { feed, road: Transport::Direct, consumer: "eds-demo".into(), _server: None })

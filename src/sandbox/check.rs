@@ -308,6 +308,13 @@ pub fn line(report: &TableReport) -> String {
     format!("{:<16} {:>9} rows  {verdict}", report.table, report.found)
 }
 
+/// Whether [`reports`] can read destinations of this scheme back.
+pub fn can_read(scheme: &str) -> bool {
+    matches!(scheme, "sqlite" | "file")
+        || (cfg!(feature = "postgres") && scheme == "postgres")
+        || (cfg!(feature = "mysql") && scheme == "mysql")
+}
+
 /// Reads the destination at `url` back, with its own client, and compares it with the shop. The
 /// error says why it cannot be read.
 pub async fn reports(
