@@ -32,6 +32,7 @@ use std::sync::Arc;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::validator::Validator;
+use crate::worker::exit_codes;
 use exit::Exit;
 
 /// Replicates a business system's change events into your own database, warehouse, bucket or
@@ -134,7 +135,7 @@ pub fn main() -> ExitCode {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         default_hook(info);
-        std::process::exit(i32::from(exit::PANIC));
+        std::process::exit(i32::from(exit_codes::PANICKED));
     }));
     let (cli, matches) = match parse(std::env::args_os()) {
         Ok(parsed) => parsed,

@@ -17,6 +17,7 @@ use crate::hq::api_of;
 use crate::logs::LogFiles;
 use crate::machine;
 use crate::supervisor::{Failed, ServerEnd, ServerOptions, Supervisor};
+use crate::worker::exit_codes;
 use crate::worker::nats::servers;
 
 /// Whether the server replaces its own program when HQ asks for it.
@@ -102,8 +103,8 @@ impl ServerCommand {
         let options = self.options(global, config, worker_words, logs)?;
         let ended = Supervisor::new(options).map_err(Exit::Failed)?.run().await;
         ended.map_err(|failed| match failed {
-            Failed::Worker { code: 3, text } => Exit::Usage(text),
-            Failed::Worker { code: 5, text } => Exit::Disconnected(text),
+            Failed::Worker { code: exit_codes::UNUSABLE, text } => Exit::Usage(text),
+            Failed::Worker { code: exit_codes::DISCONNECTED, text } => Exit::Disconnected(text),
             other => Exit::Failed(other.to_string()),
         })
     }

@@ -22,6 +22,7 @@ use crate::hq::Hq;
 use crate::http::Http;
 use crate::logs::LogFiles;
 use crate::release::ReleaseSource;
+use crate::worker::exit_codes;
 pub use directory::CREDS;
 use failures::{FAILURES_MAX, Failures};
 use session::Ending;
@@ -31,8 +32,6 @@ use signals::OsSignals;
 const CONFLICT_WAIT: Duration = Duration::from_secs(5);
 /// After a session that was shorter, the next one begins only after [`CONFLICT_WAIT`].
 const SESSION_IS_STABLE: Duration = Duration::from_secs(10);
-/// The worker's exit code if its destination cannot be used.
-const EXIT_CONFIGURATION: u8 = 3;
 
 /// What a server is started with.
 pub struct ServerOptions {
@@ -159,7 +158,9 @@ impl Supervisor {
             let wait = match ending {
                 Ending::Shutdown => return Ok(ServerEnd::Shutdown),
                 Ending::Replaced => return Ok(ServerEnd::Replaced { paused: self.paused }),
-                Ending::GivesUp(text) => return Err(Failed::Worker { code: 1, text }),
+                Ending::GivesUp(text) => {
+                    return Err(Failed::Worker { code: exit_codes::FAILED, text });
+                }
                 Ending::Renew(why) => {
                     info!("a new session begins: {why}");
                     (begun.elapsed() < SESSION_IS_STABLE).then_some(CONFLICT_WAIT)
@@ -184,10 +185,11 @@ impl Supervisor {
         how: &str,
         healthy_for: Option<Duration>,
     ) -> Result<Duration, Failed> {
-        let code = u8::try_from(code.unwrap_or(1)).unwrap_or(1).max(1);
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        let code = code.unwrap_or_default().max(exit_codes::FAILED);
         let failed = |text: String| Err(Failed::Worker { code, text });
         // The person who gave the URL is there to correct it; HQ can correct its own later.
-        if code == EXIT_CONFIGURATION && !self.was_ready && self.options.url_is_given {
+        if code == exit_codes::UNUSABLE && !self.was_ready && self.options.url_is_given {
             return failed("the destination cannot be used".into());
         }
         if self.options.no_restart {

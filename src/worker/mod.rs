@@ -1,6 +1,7 @@
 //! The worker: what carries a feed's changes into one destination, by itself or under the
 //! supervisor of a server.
 
+pub mod exit_codes;
 #[cfg(feature = "jetstream")]
 pub mod nats;
 #[cfg(feature = "server")]
