@@ -6,10 +6,10 @@ mod directory;
 mod failures;
 mod handshake;
 mod session;
-mod signals;
 mod uploads;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use crate::hq::Hq;
 use crate::http::Http;
 use crate::logs::LogFiles;
 use crate::release::ReleaseSource;
+use crate::signals::{OsSignal, OsSignals};
 use crate::worker::exit_codes;
 pub use directory::CREDS;
 use failures::{FAILURES_MAX, Failures};
 use session::Ending;
-use signals::OsSignals;
 
 /// Between two requests for a session while HQ has another one of this server open.
 const CONFLICT_WAIT: Duration = Duration::from_secs(5);
@@ -130,8 +130,11 @@ impl Supervisor {
         // An update renames the running file, so its name has to be known before.
         let program = std::env::current_exe()
             .map_err(|e| format!("the program's own file is not known: {e}"))?;
-        let signals =
-            OsSignals::listen().map_err(|e| format!("signals cannot be listened to: {e}"))?;
+        // At a terminal, SIGHUP says that this was closed.
+        let at_terminal = cfg!(unix) && std::io::stderr().is_terminal();
+        let hung_up = if at_terminal { OsSignal::End } else { OsSignal::Reload };
+        let signals = OsSignals::listen(hung_up)
+            .map_err(|e| format!("signals cannot be listened to: {e}"))?;
         let paused = options.paused;
         Ok(Supervisor {
             options,
