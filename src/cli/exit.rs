@@ -110,3 +110,16 @@ impl From<crate::config::ConfigError> for Exit {
         Exit::Failed(error.to_string())
     }
 }
+
+#[cfg(feature = "server")]
+impl From<crate::hq::enrolment::EnrolmentError> for Exit {
+    fn from(error: crate::hq::enrolment::EnrolmentError) -> Exit {
+        use crate::hq::enrolment::EnrolmentError;
+        match error {
+            EnrolmentError::OddCode { .. } => Exit::Usage(error.to_string()),
+            EnrolmentError::Refused(_) | EnrolmentError::Config(_) => {
+                Exit::Failed(error.to_string())
+            }
+        }
+    }
+}

@@ -11,9 +11,10 @@ use tracing::{info, warn};
 
 use super::args::{Releases, Streaming, named};
 use super::exit::Exit;
-use super::{Global, drivers, enroll, logging};
+use super::{Global, drivers, logging};
 use crate::config::{Config, FILE_NAME};
 use crate::hq::api_of;
+use crate::hq::enrolment::enrol;
 use crate::logs::LogFiles;
 use crate::machine;
 use crate::supervisor::{Failed, ServerEnd, ServerOptions, Supervisor};
@@ -135,8 +136,7 @@ impl ServerCommand {
         if code.trim().is_empty() {
             return Err(Exit::Usage(missing));
         }
-        let id = enroll::enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref())
-            .await?;
+        let id = enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref()).await?;
         info!("enrolled as server {id}");
         Ok(Config::read(&global.data_dir)?)
     }

@@ -2,6 +2,8 @@
 //! NATS. Everything that knows HQ's addresses, names and forms is here.
 
 mod api;
+#[cfg(feature = "server")]
+pub mod enrolment;
 pub mod export_job;
 #[cfg(feature = "server")]
 pub mod notice;

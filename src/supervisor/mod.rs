@@ -2,6 +2,7 @@
 //! worker running that streams the changes.
 
 mod child;
+pub mod consumer;
 mod directory;
 mod failures;
 mod handshake;
@@ -24,7 +25,6 @@ use crate::logs::LogFiles;
 use crate::release::ReleaseSource;
 use crate::signals::{OsSignal, OsSignals};
 use crate::worker::exit_codes;
-pub use directory::CREDS;
 use failures::{FAILURES_MAX, Failures};
 use session::Ending;
 
