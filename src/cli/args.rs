@@ -13,15 +13,21 @@ use clap::Args;
 use clap::ValueEnum;
 #[cfg(feature = "server")]
 use clap::{ArgMatches, Command};
+#[cfg(feature = "http")]
+use secrecy::SecretString;
 use tracing::warn;
 
 use super::Global;
 use super::exit::Exit;
 use crate::change::filter::TableFilter;
+#[cfg(feature = "http")]
+use crate::config::Config;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::{Driver, Settings};
 #[cfg(feature = "jetstream")]
 use crate::feed::jetstream::api::AckPolicy;
+#[cfg(feature = "http")]
+use crate::hq::{Hq, api_of};
 #[cfg(feature = "http")]
 use crate::http::Http;
 use crate::pipeline::Adoption;
@@ -276,6 +282,30 @@ impl Streaming {
 #[cfg(any(feature = "jetstream", feature = "http"))]
 pub fn named(list: &[String]) -> Vec<String> {
     list.iter().filter(|name| !name.is_empty()).cloned().collect()
+}
+
+/// How HQ is reached: as was given, else as the configuration and the token say.
+#[cfg(feature = "http")]
+pub struct HqAccess {
+    pub token: Option<SecretString>,
+    pub address: Option<String>,
+}
+
+#[cfg(feature = "http")]
+impl HqAccess {
+    /// `api_key` and `api_url` are arguments.
+    pub fn new(api_key: Option<&str>, api_url: Option<&str>, config: &Config) -> HqAccess {
+        let given = api_key.filter(|key| !key.is_empty()).map(SecretString::from);
+        let token = given.or_else(|| config.token.clone());
+        let address = api_url.map(str::to_owned).or_else(|| token.as_ref().and_then(api_of));
+        HqAccess { token, address }
+    }
+
+    /// `None` if HQ's address is not known.
+    pub fn client(self) -> Result<Option<Hq>, Exit> {
+        let http = Http::new().map_err(Exit::Failed)?;
+        Ok(self.address.map(|base| Hq::new(http, &base, self.token)))
+    }
 }
 
 /// Where releases are looked for.

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::args::HqAccess;
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::config::Config;
 use crate::feed::jetstream::hand_back::described;
-use crate::hq::{Hq, api_of};
-use crate::http::Http;
 use crate::supervisor::consumer::ConsumerAccess;
 use crate::worker::nats::servers;
 
@@ -75,14 +74,10 @@ impl Consumer {
 impl Reach {
     fn access(self, global: &Global) -> Result<ConsumerAccess, Exit> {
         let config = Config::read(&global.data_dir)?;
-        let api_url = self.api_url.or_else(|| config.token.as_ref().and_then(api_of));
-        let servers = servers(self.server.as_deref(), api_url.as_deref());
-        let hq = match (api_url, config.token) {
-            (Some(base), Some(token)) => {
-                Some(Hq::new(Http::new().map_err(Exit::Failed)?, &base, Some(token)))
-            }
-            _ => None,
-        };
+        let hq = HqAccess::new(None, self.api_url.as_deref(), &config);
+        let servers = servers(self.server.as_deref(), hq.address.as_deref());
+        // Without a token HQ gives no credentials.
+        let hq = if hq.token.is_some() { hq.client()? } else { None };
         Ok(ConsumerAccess {
             data_dir: global.data_dir.clone(),
             servers,

@@ -4,16 +4,13 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use secrecy::SecretString;
 use tracing::info;
 
-use super::args::{DestinationArgs, named, schemas_of};
+use super::args::{DestinationArgs, HqAccess, named, schemas_of};
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::config::Config;
-use crate::hq::{Hq, api_of};
-use crate::http::Http;
 use crate::import::{
     Display, FilesFrom, ImportRequest, LOADERS_DEFAULT, OtherImport, PreparedImport, TimeOffset,
 };
@@ -119,8 +116,9 @@ impl Import {
             (None, Some(job)) => FilesFrom::Job(job.clone()),
             (None, None) => FilesFrom::NewJob,
         };
+        let hq = HqAccess::new(self.api_key.as_deref(), self.api_url.as_deref(), config);
         Ok(ImportRequest {
-            hq: self.hq(config)?,
+            hq: hq.client()?,
             schemas: self.schema.as_deref().map(schemas_of).transpose()?,
             files,
             tables: TableFilter::parse(&self.only),
@@ -150,18 +148,6 @@ impl Import {
         since.map_err(|e| {
             Exit::Usage(format!("--timeOffset is not a time such as 2024-07-01T00:00:00Z: {e}"))
         })
-    }
-
-    fn hq(&self, config: &Config) -> Result<Option<Hq>, Exit> {
-        let token = self
-            .api_key
-            .clone()
-            .filter(|k| !k.is_empty())
-            .map(SecretString::from)
-            .or_else(|| config.token.clone());
-        let base = self.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
-        let http = Http::new().map_err(Exit::Failed)?;
-        Ok(base.map(|base| Hq::new(http, &base, token)))
     }
 
     /// Asks before rows are replaced.

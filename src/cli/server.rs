@@ -9,11 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use secrecy::SecretString;
 use tracing::{info, warn};
 
-use super::args::{Releases, Streaming, named};
+use super::args::{HqAccess, Releases, Streaming, named};
 use super::exit::Exit;
 use super::{Global, drivers, logging};
 use crate::config::{Config, FILE_NAME};
-use crate::hq::api_of;
 use crate::hq::enrolment::enrol;
 use crate::logs::LogFiles;
 use crate::machine;
@@ -150,14 +149,8 @@ impl ServerCommand {
     ) -> Result<ServerOptions, Exit> {
         let streaming = &self.streaming;
         let (url, url_is_given) = self.url(&config)?;
-        let token = self
-            .api_key
-            .clone()
-            .filter(|key| !key.is_empty())
-            .map(SecretString::from)
-            .or(config.token);
-        let api_url = streaming.to.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
-        let Some(api_url) = api_url else {
+        let hq = HqAccess::new(self.api_key.as_deref(), streaming.to.api_url.as_deref(), &config);
+        let Some(api_url) = hq.address else {
             return Err(Exit::Usage(
                 "HQ's address is not known: the token does not name it; give it with --api-url"
                     .into(),
@@ -167,7 +160,7 @@ impl ServerCommand {
             data_dir: global.data_dir.clone(),
             servers: servers(streaming.server.as_deref(), Some(&api_url)),
             api_url,
-            token,
+            token: hq.token,
             server_id: self.eds_id.clone().or(config.server_id).unwrap_or_default(),
             companies: named(&streaming.company_ids),
             url,
