@@ -1,7 +1,6 @@
 //! `eds demo`: a shop that changes, streamed through the real pipeline, compared row by row at the
 //! end.
 
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -15,13 +14,14 @@ use super::exit::Exit;
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::destination::Settings;
-use crate::feed::Feed;
 use crate::pipeline::progress::Snapshot;
 use crate::pipeline::{Adoption, Progress};
 use crate::registry::SchemaSource;
 use crate::sandbox::check;
-use crate::sandbox::feed::{ShopFeed, pace};
+use crate::sandbox::feed::pace;
+use crate::sandbox::screen::Screen;
 use crate::sandbox::shop::{Shop, ShopOptions};
+use crate::sandbox::source::{DemoSource, Transport};
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
 use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
@@ -59,27 +59,6 @@ pub struct Demo {
 /// Changes that an old shop has seen.
 const HISTORY: u64 = 50_000;
 
-#[cfg(feature = "jetstream")]
-type DemoServer = crate::sandbox::nats::NatsServer;
-#[cfg(not(feature = "jetstream"))]
-type DemoServer = ();
-
-/// Where the changes come from.
-struct DemoSource {
-    feed: Box<dyn Feed>,
-    road: Transport,
-    consumer: String,
-    /// A server that was started for the demo ends with it.
-    _server: Option<DemoServer>,
-}
-
-/// Where the changes travel.
-enum Transport {
-    Direct,
-    #[cfg(feature = "jetstream")]
-    Nats(Box<crate::sandbox::nats::EventPublisher>),
-}
-
 /// What the demo streams into.
 struct DemoTarget {
     /// Where everything is kept that the demo makes.
@@ -107,7 +86,7 @@ impl Demo {
         let begin = if self.imports() { HISTORY } else { 0 };
         let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
         let (due_sender, due) = watch::channel(0);
-        let DemoSource { feed, road, consumer, _server } =
+        let DemoSource { feed, consumer, transport, server: _server, .. } =
             self.source(&target.folder, due.clone()).await?;
         // An old shop goes on changing while it is exported and loaded.
         let mut pacing =
@@ -133,8 +112,8 @@ impl Demo {
         let pacing = pacing
             .take()
             .unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
-        let screen = Screen::new();
-        let made = self.watch(road, due, pacing, &running, &progress, &screen).await?;
+        let screen = Screen::on_stdout();
+        let made = self.watch(transport, due, pacing, &running, &progress, &screen).await?;
         let applied = wait_until_applied(&progress, made, &running, &screen).await;
         stop_sender.send_replace(true);
         running.await.map_err(|e| Exit::Failed(e.to_string()))??;
@@ -187,7 +166,7 @@ impl Demo {
     /// Shows the shop at work until it closes; how many changes it has made.
     async fn watch<T>(
         &self,
-        road: Transport,
+        transport: Transport,
         due: watch::Receiver<u64>,
         pacing: JoinHandle<()>,
         running: &JoinHandle<T>,
@@ -195,7 +174,7 @@ impl Demo {
         screen: &Screen,
     ) -> Result<u64, Exit> {
         let closing = stop_on_signal();
-        let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
+        let publishing = tokio::spawn(transport.publish(self.seed, due.clone()));
         loop {
             tokio::time::sleep(screen.interval()).await;
             screen.show(&progress.snapshot());
@@ -205,7 +184,8 @@ impl Demo {
         }
         pacing.abort();
         let _ = pacing.await;
-        let published = publishing.await.map_err(|e| Exit::Failed(e.to_string()))??;
+        let published = publishing.await.map_err(|e| Exit::Failed(e.to_string()))?;
+        let published = published.map_err(Exit::Failed)?;
         Ok(published.unwrap_or(*due.borrow()))
     }
 
@@ -255,48 +235,13 @@ impl Demo {
     }
 
     async fn source(&self, folder: &Path, due: watch::Receiver<u64>) -> Result<DemoSource, Exit> {
-        #[cfg(feature = "jetstream")]
-        if let Some(nats) =
-            crate::sandbox::nats::NatsServer::find(self.server.as_deref(), self.no_nats, folder)
-                .await
-                .map_err(Exit::Failed)?
-        {
-            println!("Through NATS JetStream at {}.", nats.url());
-            let (feed, publisher, consumer) = nats.road().await?;
-            return Ok(DemoSource {
-                feed,
-                road: Transport::Nats(Box::new(publisher)),
-                consumer,
-                _server: Some(nats),
-            });
-        }
-        if self.server.is_some() {
+        if cfg!(not(feature = "jetstream")) && self.server.is_some() {
             return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
         }
-        let why = if self.no_nats { "" } else { "there is no nats-server on the PATH, so " };
-        println!("Without NATS: {why}the shop feeds the pipeline directly.");
-        let _ = folder;
-        let feed = Box::new(ShopFeed::new(self.seed, ShopOptions::default(), due));
-        Ok(DemoSource { feed, road: Transport::Direct, consumer: "eds-demo".into(), _server: None })
-    }
-}
-
-impl Transport {
-    /// Publishes what is due until the shop closes; how many that were, where it is this road that
-    /// counts.
-    async fn publish(self, seed: u64, due: watch::Receiver<u64>) -> Result<Option<u64>, Exit> {
-        match self {
-            Transport::Direct => {
-                let _ = (seed, due);
-                Ok(None)
-            }
-            #[cfg(feature = "jetstream")]
-            Transport::Nats(publisher) => publisher
-                .publish(Shop::new(seed, ShopOptions::default()), due)
-                .await
-                .map(Some)
-                .map_err(Exit::Failed),
-        }
+        let server = self.server.as_deref();
+        let source = DemoSource::choose(self.seed, server, self.no_nats, folder, due).await?;
+        println!("{}", source.sentence);
+        Ok(source)
     }
 }
 
@@ -346,50 +291,4 @@ async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit
         started.elapsed()
     );
     Ok(())
-}
-
-/// A table that stays in its place on a terminal; a line now and then elsewhere.
-struct Screen {
-    live: bool,
-    last: std::sync::Mutex<(Instant, u64, usize)>,
-}
-
-impl Screen {
-    fn new() -> Screen {
-        Screen {
-            live: std::io::stdout().is_terminal(),
-            last: std::sync::Mutex::new((Instant::now(), 0, 0)),
-        }
-    }
-
-    fn interval(&self) -> Duration {
-        if self.live { Duration::from_millis(500) } else { Duration::from_secs(2) }
-    }
-
-    fn show(&self, now: &Snapshot) {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let rate =
-            now.done.saturating_sub(last.1) as f64 / last.0.elapsed().as_secs_f64().max(0.001);
-        let summary = format!(
-            "{} events applied, {rate:.0} per second, lag {} events / {:.2} s",
-            now.done, now.lag_events, now.lag_seconds
-        );
-        let mut out = String::new();
-        if self.live {
-            if last.2 > 0 {
-                out += &format!("\x1b[{}A\x1b[J", last.2);
-            }
-            out += &format!("\n  {:<16} {:>10} {:>9}\n", "table", "upserts", "deletes");
-            now.tables.iter().for_each(|(name, counts)| {
-                out += &format!("  {name:<16} {:>10} {:>9}\n", counts.upserts, counts.deletes);
-            });
-            out += &format!("  {summary}\n");
-        } else {
-            out = format!("  {summary}\n");
-        }
-        let lines = out.matches('\n').count();
-        *last = (Instant::now(), now.done, lines);
-        let _ =
-            std::io::stdout().write_all(out.as_bytes()).and_then(|()| std::io::stdout().flush());
-    }
 }

@@ -10,6 +10,10 @@ pub mod feed;
 pub mod hq;
 #[cfg(feature = "jetstream")]
 pub mod nats;
+#[cfg(feature = "jetstream")]
+pub mod prompt;
+pub mod screen;
 pub mod shop;
+pub mod source;
 pub mod tables;
 mod values;
