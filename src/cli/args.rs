@@ -85,7 +85,7 @@ pub struct To {
     #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_max: Option<Duration>,
     /// Start at the beginning of the stream, not at the checkpoint
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     pub restart: bool,
 }
 

@@ -49,31 +49,31 @@ pub struct Import {
     #[arg(long = "timeOffset", value_name = "RFC 3339")]
     time_offset: Option<String>,
     /// Create and extend the tables, and load no rows
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     schema_only: bool,
     /// Test the destination, and do nothing else
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     validate_only: bool,
     /// Read and check everything, and write nothing
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     dry_run: bool,
     /// Keep rows that the export lacks; imported rows are added or replace those of the same key
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     no_delete: bool,
     /// Do not ask before tables are replaced
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     no_confirm: bool,
     /// Keep the downloaded files after the import
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     no_cleanup: bool,
     /// Load this many files at the same time
     #[arg(long, default_value_t = LOADERS_DEFAULT, value_name = "N")]
     parallel: usize,
     /// Load one file at a time
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     single: bool,
     /// Start over instead of resuming an interrupted import
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     restart_import: bool,
     /// Skip up to this many rows that cannot be loaded, and list them
     #[arg(long, default_value_t = 0, value_name = "N")]

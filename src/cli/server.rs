@@ -43,7 +43,7 @@ pub struct ServerCommand {
     #[arg(long, value_name = "ID")]
     eds_id: Option<String>,
     /// Keep logs on this machine after they are uploaded to HQ
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     keep_logs: bool,
     #[command(flatten)]
     releases: Releases,
@@ -53,15 +53,15 @@ pub struct ServerCommand {
     /// Renew the session with HQ this often
     #[arg(long, hide = true, default_value = "24h", value_name = "DURATION", value_parser = crate::duration::parse)]
     renew_interval: Duration,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, hide = true)]
     no_restart: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, hide = true)]
     paused: bool,
     /// Deprecated: health is served on --port
     #[arg(long, hide = true)]
     health_port: Option<u16>,
     /// Accepted for old scripts, without effect
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, hide = true)]
     wrapper: bool,
     /// Accepted for old scripts, without effect
     #[arg(long, hide = true)]
