@@ -35,7 +35,7 @@ use crate::registry::SchemaSource;
 #[cfg(feature = "server")]
 use crate::release::ReleaseSource;
 #[cfg(feature = "jetstream")]
-use crate::worker::nats;
+use crate::worker::nats_login;
 use crate::worker::run::ApplyRequest;
 #[cfg(feature = "jetstream")]
 use crate::worker::stream::StreamRequest;
@@ -245,7 +245,7 @@ impl Streaming {
         Ok(StreamRequest {
             apply,
             data_dir: global.data_dir.clone(),
-            servers: nats::servers(self.server.as_deref(), None),
+            servers: nats_login::servers(self.server.as_deref(), None),
             creds: None,
             nats_ca: self.nats_ca.clone(),
             bind: self.bind,

@@ -10,7 +10,7 @@ use super::{Global, logging};
 use crate::config::Config;
 use crate::feed::jetstream::hand_back::described;
 use crate::supervisor::consumer::ConsumerAccess;
-use crate::worker::nats::servers;
+use crate::worker::nats_login::servers;
 
 #[derive(Args)]
 pub struct Consumer {

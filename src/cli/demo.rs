@@ -207,7 +207,7 @@ impl Demo {
     ) -> Result<(), Exit> {
         use crate::hq::Hq;
         use crate::http::Http;
-        use crate::import::{Display, ImportRequest};
+        use crate::import::{ImportRequest, ProgressOutput};
         let now = due.wait_for(|due| *due >= HISTORY).await.map_or(HISTORY, |due| *due);
         let shop = Arc::new(std::sync::Mutex::new(self.shop_after(now)));
         let exports = target.folder.join("exports");
@@ -218,7 +218,7 @@ impl Demo {
         let ApplyRequest { destination, driver, .. } = &target.apply;
         let request = ImportRequest {
             hq: Some(Hq::new(Http::new().map_err(Exit::Failed)?, hq.url(), None)),
-            display: if silent { Display::Silent } else { Display::Terminal },
+            output: if silent { ProgressOutput::Silent } else { ProgressOutput::Terminal },
             ..ImportRequest::new(destination.clone(), driver)
         };
         request.test().await?;

@@ -12,7 +12,8 @@ use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::config::Config;
 use crate::import::{
-    Display, FilesFrom, ImportRequest, LOADERS_DEFAULT, OtherImport, PreparedImport, TimeOffset,
+    FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput, TimeOffset,
+    UnfinishedImport,
 };
 use crate::pipeline::import::Mode;
 use crate::signals::stop_on_signal;
@@ -131,14 +132,14 @@ impl Import {
             mode: if self.no_delete { Mode::Keep } else { Mode::Replace },
             keep_files: self.no_cleanup,
             loaders: if self.single { 1 } else { self.parallel },
-            other: match self.restart_import {
-                true => OtherImport::Restart,
-                false => OtherImport::Refuse,
+            unfinished: match self.restart_import {
+                true => UnfinishedImport::Restart,
+                false => UnfinishedImport::Refuse,
             },
             bad_rows_max: self.skip_bad_rows,
             ignored_columns: self.ignore_columns.iter().cloned().collect(),
             adopt: self.adopt.clone(),
-            display: if global.silent { Display::Silent } else { Display::Terminal },
+            output: if global.silent { ProgressOutput::Silent } else { ProgressOutput::Terminal },
             ..plain
         })
     }

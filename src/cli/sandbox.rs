@@ -9,8 +9,8 @@ use clap::Args;
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::sandbox::account::Account;
-use crate::sandbox::console::Console;
 use crate::sandbox::hq::SandboxHq;
+use crate::sandbox::hq::nats::HqNats;
 use crate::sandbox::nats::{EventPublisher, NatsServer};
 use crate::sandbox::prompt::{self, Prompt};
 use crate::sandbox::shop::{Shop, ShopOptions};
@@ -59,7 +59,7 @@ impl Sandbox {
         let nats =
             NatsServer::guarded(&account, self.nats_port, &folder).await.map_err(Exit::Usage)?;
         let admin = account.admin_creds().map_err(Exit::Failed)?;
-        let console = Console::connect(nats.url(), Some(&admin)).await.map_err(Exit::Failed)?;
+        let hq_nats = HqNats::connect(nats.url(), Some(&admin)).await.map_err(Exit::Failed)?;
         let mut shop = Shop::new(self.seed, ShopOptions::default());
         (0..HISTORY).for_each(|_| drop(shop.next_event()));
         shop.begin_now();
@@ -72,15 +72,15 @@ impl Sandbox {
                 self.port
             ))
         })?;
-        hq.employ(Some(account), &Shop::companies());
-        hq.code(CODE, SERVER_ID);
+        hq.set_account(Some(account), &Shop::companies());
+        hq.add_code(CODE, SERVER_ID);
         if let Some(releases) = self.releases.clone() {
-            hq.publish(releases);
+            hq.serve_releases(releases);
         }
         let rate = Arc::new(Mutex::new(self.rate));
         let publisher = EventPublisher::connect(nats.url(), &admin).await.map_err(Exit::Failed)?;
         let publishing = tokio::spawn(publisher.publish_at_rate(shop.clone(), rate.clone()));
-        let prompt = Prompt { hq, console, shop, rate };
+        let prompt = Prompt { hq, nats: hq_nats, shop, rate };
         self.welcome(&nats);
         let mut stop = stop_on_signal();
         let mut lines = prompt::lines();

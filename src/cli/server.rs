@@ -16,9 +16,9 @@ use crate::config::{Config, FILE_NAME};
 use crate::hq::enrolment::enrol;
 use crate::logs::LogFiles;
 use crate::machine;
-use crate::supervisor::{Failed, ServerEnd, ServerOptions, Supervisor};
+use crate::supervisor::{ServerEnd, ServerFailure, ServerOptions, Supervisor};
 use crate::worker::exit_codes;
-use crate::worker::nats::servers;
+use crate::worker::nats_login::servers;
 
 /// Whether the server replaces its own program when HQ asks for it.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -103,8 +103,10 @@ impl ServerCommand {
         let options = self.options(global, config, worker_words, logs)?;
         let ended = Supervisor::new(options).map_err(Exit::Failed)?.run().await;
         ended.map_err(|failed| match failed {
-            Failed::Worker { code: exit_codes::UNUSABLE, text } => Exit::Usage(text),
-            Failed::Worker { code: exit_codes::DISCONNECTED, text } => Exit::Disconnected(text),
+            ServerFailure::Worker { code: exit_codes::UNUSABLE, text } => Exit::Usage(text),
+            ServerFailure::Worker { code: exit_codes::DISCONNECTED, text } => {
+                Exit::Disconnected(text)
+            }
             other => Exit::Failed(other.to_string()),
         })
     }

@@ -6,9 +6,9 @@ mod api;
 pub mod enrolment;
 pub mod export_job;
 #[cfg(feature = "server")]
-pub mod notice;
+pub mod nats;
 #[cfg(feature = "server")]
-pub mod post;
+pub mod notice;
 #[cfg(feature = "server")]
 pub mod session;
 

@@ -3,8 +3,6 @@
 #[cfg(feature = "jetstream")]
 pub mod account;
 pub mod check;
-#[cfg(feature = "jetstream")]
-pub mod console;
 pub mod export;
 pub mod feed;
 pub mod hq;

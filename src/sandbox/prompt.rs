@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::check;
-use super::console::Console;
 use super::hq::SandboxHq;
+use super::hq::nats::HqNats;
 use super::shop::Shop;
 use crate::destination::Settings;
 use crate::destination::catalog::DRIVERS;
@@ -42,7 +42,7 @@ pub struct Prompt {
     /// What servers talk to over HTTP.
     pub hq: SandboxHq,
     /// What servers talk to over NATS.
-    pub console: Console,
+    pub nats: HqNats,
     /// The shop that they stream.
     pub shop: Arc<Mutex<Shop>>,
     /// Its changes per second.
@@ -65,7 +65,7 @@ pub fn lines() -> mpsc::Receiver<String> {
 impl Prompt {
     /// Prints what servers have said since; how much that is by now.
     pub fn tell(&self, told: usize) -> usize {
-        let heard = self.console.heard();
+        let heard = self.nats.heard();
         for said in &heard[told..] {
             let document = said.document();
             match said.topic.as_str() {
@@ -124,10 +124,10 @@ impl Prompt {
     }
 
     async fn notify(&self, session: &str, word: &str, rest: &str) -> Result<(), String> {
-        let console = &self.console;
+        let nats = &self.nats;
         match word {
             "configure" => {
-                let reply = console
+                let reply = nats
                     .ask(
                         session,
                         word,
@@ -138,27 +138,26 @@ impl Prompt {
                 Ok(())
             }
             "drivers" => {
-                let reply = console.ask(session, "driverconfig", Value::Null).await?;
+                let reply = nats.ask(session, "driverconfig", Value::Null).await?;
                 println!("« {}", serde_json::to_string_pretty(&reply).unwrap_or_default());
                 Ok(())
             }
             "ping" => {
-                println!("« {}", if console.ping(session).await { "pong" } else { "no answer" });
+                println!("« {}", if nats.ping(session).await { "pong" } else { "no answer" });
                 Ok(())
             }
-            "import" => console.send(session, word, json!({ "backfill": rest != "shapes" })).await,
-            "upgrade" => console.send(session, word, json!({ "version": rest })).await,
+            "import" => nats.send(session, word, json!({ "backfill": rest != "shapes" })).await,
+            "upgrade" => nats.send(session, word, json!({ "version": rest })).await,
             "shutdown" => {
-                console
-                    .send(
-                        session,
-                        word,
-                        json!({ "message": "the sandbox says so", "deleted": false }),
-                    )
-                    .await
+                nats.send(
+                    session,
+                    word,
+                    json!({ "message": "the sandbox says so", "deleted": false }),
+                )
+                .await
             }
             "pause" | "unpause" | "restart" | "sendlogs" => {
-                console.send(session, word, Value::Null).await
+                nats.send(session, word, Value::Null).await
             }
             other => Err(format!("{other:?} is not known; `help` shows what is")),
         }
@@ -174,7 +173,7 @@ impl Prompt {
             let uploads: Vec<String> = session
                 .uploads
                 .iter()
-                .map(|(kind, _, bytes)| format!("{kind} ({} bytes)", bytes.len()))
+                .map(|upload| format!("{} ({} bytes)", upload.kind, upload.bytes.len()))
                 .collect();
             println!(
                 "{} of {}: {state}; version {}, destination {}; uploads: {}",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use tracing::warn;
 
-use super::directory::CREDS;
+use super::session_dir::CREDS;
 use crate::feed::Start;
 use crate::feed::jetstream::api::{AckPolicy, ConsumerInfo};
 use crate::feed::jetstream::connect::{Link, Servers};
@@ -16,7 +16,7 @@ use crate::feed::jetstream::{JetStream, JetStreamSettings};
 use crate::hq::Hq;
 use crate::hq::session::{self, NoSession};
 use crate::state::Lock;
-use crate::worker::nats::identity;
+use crate::worker::nats_login::identity;
 use crate::worker::run::RunError;
 
 /// Whose consumer, and how it is reached.

@@ -3,10 +3,10 @@
 
 mod child;
 pub mod consumer;
-mod directory;
 mod failures;
-mod handshake;
+mod hq_session;
 mod session;
+mod session_dir;
 mod uploads;
 
 use std::ffi::OsString;
@@ -89,7 +89,7 @@ pub enum ServerEnd {
 
 /// Why a server ended by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum Failed {
+pub enum ServerFailure {
     /// HQ does not accept the server.
     #[error("{0}")]
     Refused(String),
@@ -150,8 +150,8 @@ impl Supervisor {
     }
 
     /// Serves session after session, until the server ends.
-    pub async fn run(mut self) -> Result<ServerEnd, Failed> {
-        directory::remove_leftovers(&self.options.data_dir);
+    pub async fn run(mut self) -> Result<ServerEnd, ServerFailure> {
+        session_dir::remove_leftovers(&self.options.data_dir);
         loop {
             let Some(opened) = self.open_session().await? else { return Ok(ServerEnd::Shutdown) };
             let begun = Instant::now();
@@ -162,7 +162,7 @@ impl Supervisor {
                 Ending::Shutdown => return Ok(ServerEnd::Shutdown),
                 Ending::Replaced => return Ok(ServerEnd::Replaced { paused: self.paused }),
                 Ending::GivesUp(text) => {
-                    return Err(Failed::Worker { code: exit_codes::FAILED, text });
+                    return Err(ServerFailure::Worker { code: exit_codes::FAILED, text });
                 }
                 Ending::Renew(why) => {
                     info!("a new session begins: {why}");
@@ -187,10 +187,10 @@ impl Supervisor {
         code: Option<i32>,
         how: &str,
         healthy_for: Option<Duration>,
-    ) -> Result<Duration, Failed> {
+    ) -> Result<Duration, ServerFailure> {
         let code = code.and_then(|code| u8::try_from(code).ok());
         let code = code.unwrap_or_default().max(exit_codes::FAILED);
-        let failed = |text: String| Err(Failed::Worker { code, text });
+        let failed = |text: String| Err(ServerFailure::Worker { code, text });
         // The person who gave the URL is there to correct it; HQ can correct its own later.
         if code == exit_codes::UNUSABLE && !self.was_ready && self.options.url_is_given {
             return failed("the destination cannot be used".into());

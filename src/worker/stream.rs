@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::nats::identity;
+use super::nats_login::identity;
 use super::run::{self, ApplyRequest, RunError, RunSpec};
 use crate::feed::Start;
 use crate::feed::jetstream::api::AckPolicy;

@@ -140,7 +140,7 @@ async fn nats_may_go_and_come_back() {
     site.publish(100).await;
     site.until_equal().await;
     eventually("HQ is heard again", Duration::from_secs(30), async || {
-        site.console.ping(&session).await
+        site.hq_nats.ping(&session).await
     })
     .await;
     assert_eq!(site.hq.sessions().len(), 1);
@@ -177,7 +177,7 @@ async fn credentials_that_are_taken_back_lead_to_a_new_session() {
     site.publish(100).await;
     site.until_equal().await;
     site.nats.change_account().await;
-    site.hq.employ(Some(site.nats.account.clone()), &eds::sandbox::shop::Shop::companies());
+    site.hq.set_account(Some(site.nats.account.clone()), &eds::sandbox::shop::Shop::companies());
     site.until_log("NATS does not take the credentials any more", 1).await;
     site.until_log("streaming eds-revoked", 2).await;
     site.publish(100).await;

@@ -6,9 +6,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::directory::SessionDir;
 use super::session::Ending;
-use super::{CONFLICT_WAIT, Failed, ServerOptions, Supervisor, uploads};
+use super::session_dir::SessionDir;
+use super::{CONFLICT_WAIT, ServerFailure, ServerOptions, Supervisor, uploads};
 use crate::backoff::{Backoff, Waits};
 use crate::clock;
 use crate::destination::Settings;
@@ -68,7 +68,7 @@ impl Supervisor {
     /// Opens a session with HQ and waits for it as long as HQ is unreachable or has another session
     /// of this server open. `None` if the server is told to end meanwhile; an error if HQ does not
     /// accept the server.
-    pub(super) async fn open_session(&mut self) -> Result<Option<OpenedSession>, Failed> {
+    pub(super) async fn open_session(&mut self) -> Result<Option<OpenedSession>, ServerFailure> {
         let mut outage = Backoff::new(OUTAGE_WAITS);
         let mut warned_of_conflict = false;
         loop {
@@ -85,7 +85,7 @@ impl Supervisor {
                     None => outage.next_exact(),
                 },
                 Err(NoSession::Refused(e)) => {
-                    return Err(Failed::Refused(format!(
+                    return Err(ServerFailure::Refused(format!(
                         "{e}; is this server still enrolled? `eds enroll CODE` enrols it again"
                     )));
                 }
