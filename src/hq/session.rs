@@ -1,13 +1,14 @@
 //! Sessions with HQ: an enrolled server begins a session when it starts and ends it when it stops;
 //! HQ allows one session per server at a time.
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Hq, HqError};
 use crate::feed::jetstream::identity::Identity;
+use crate::http::comes_again;
 use crate::machine;
 
 /// HQ's answer while another session of this server is open.
@@ -84,7 +85,9 @@ impl HqError {
     fn is_outage(&self) -> bool {
         match self {
             HqError::Unavailable { .. } => true,
-            HqError::Refused { status, .. } => *status >= 500 || matches!(status, 408 | 429),
+            HqError::Refused { status, .. } => {
+                *status >= 500 || StatusCode::from_u16(*status).is_ok_and(comes_again)
+            }
             // It is the page of a proxy, or half an answer.
             HqError::Form { .. } => true,
         }
