@@ -227,7 +227,7 @@ pub struct Streaming {
     /// Only these companies of the credentials [default: all]
     #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
     pub company_ids: Vec<String>,
-    #[arg(long = "maxAckPending", default_value_t = 25_000, hide = true)]
+    #[arg(long = "maxAckPending", default_value_t = nats_login::MAX_ACK_PENDING, hide = true)]
     max_ack_pending: i64,
     #[arg(long = "maxPendingBuffer", default_value_t = 4_096, hide = true)]
     max_pending_buffer: usize,

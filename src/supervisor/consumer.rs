@@ -10,13 +10,13 @@ use tracing::warn;
 use super::session_dir::CREDS;
 use crate::feed::Start;
 use crate::feed::jetstream::api::{AckPolicy, ConsumerInfo};
-use crate::feed::jetstream::connect::{Link, Servers};
+use crate::feed::jetstream::connect::Link;
 use crate::feed::jetstream::identity::Identity;
 use crate::feed::jetstream::{JetStream, JetStreamSettings};
 use crate::hq::Hq;
 use crate::hq::session::{self, NoSession};
 use crate::state::Lock;
-use crate::worker::nats_login::identity;
+use crate::worker::nats_login::{MAX_ACK_PENDING, connection, identity};
 use crate::worker::run::RunError;
 
 /// Whose consumer, and how it is reached.
@@ -88,21 +88,17 @@ impl ConsumerAccess {
                 (identity, creds, None)
             }
         };
-        let servers = Servers {
-            urls: self.servers.clone(),
-            creds,
-            certificate_authority: self.nats_ca.clone(),
-            name: format!("eds-{}", identity.server_id),
-        };
+        let nats_ca = self.nats_ca.as_deref();
+        let connection = connection(&self.servers, creds, nats_ca, &identity.server_id);
         let settings = JetStreamSettings {
             durable: identity.consumer(self.consumer_suffix.as_deref()),
             companies: identity.companies,
             policy: AckPolicy::All,
-            max_ack_pending: 25_000,
+            max_ack_pending: MAX_ACK_PENDING,
             batch: 1,
             start: Start::NewOnly,
         };
-        match Link::connect(&servers).await {
+        match Link::connect(&connection).await {
             Ok(link) => Ok(OpenedConsumer { stream: JetStream::new(link, settings), session }),
             Err(e) => {
                 end(session).await;

@@ -17,17 +17,17 @@ use serde_json::Map;
 use tokio::time::{Instant, Interval, interval, interval_at, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::Supervisor;
 use super::child::{Child, ChildEvent};
 use super::hq_session::OpenedSession;
+use super::{ServerOptions, Supervisor};
 use crate::backoff::{Backoff, Waits};
 use crate::config::Config;
 use crate::feed::FeedError;
-use crate::feed::jetstream::connect::Servers;
 use crate::hq::nats::{Heartbeat, HqConnection, Metrics, Stats};
 use crate::hq::session as hq;
 use crate::machine;
 use crate::signals::OsSignal;
+use crate::worker::nats_login;
 use notices::DestinationTest;
 use update::{UPDATE_WAIT_MAX, Update};
 use worker::OnDone;
@@ -96,12 +96,13 @@ async fn connect(
     supervisor: &mut Supervisor,
     opened: &OpenedSession,
 ) -> Result<(HqConnection, Subscriber), Ending> {
-    let servers = Servers {
-        urls: supervisor.options.servers.clone(),
-        creds: opened.creds.clone(),
-        certificate_authority: supervisor.options.nats_ca.clone(),
-        name: format!("eds-{}", opened.server_id),
-    };
+    let ServerOptions { servers, nats_ca, .. } = &supervisor.options;
+    let servers = nats_login::connection(
+        servers,
+        opened.creds.clone(),
+        nats_ca.as_deref(),
+        &opened.server_id,
+    );
     let mut backoff = Backoff::new(CONNECT_WAITS);
     loop {
         let connected = tokio::select! {
