@@ -52,7 +52,7 @@ struct Global {
     /// Directory for everything that must survive a restart.
     #[arg(short, long, global = true, default_value = "./data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Log at debug level.
+    /// Log everything, down to traces.
     #[arg(short, long, global = true)]
     verbose: bool,
     /// Log errors only.

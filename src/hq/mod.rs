@@ -1,5 +1,6 @@
-//! HQ, the control service of a fleet of servers: its API over HTTP, and its notifications over
-//! NATS. Everything that knows HQ's addresses, names and forms is here.
+//! HQ, the control service of a fleet of servers: enrolment, sessions and exports over HTTP;
+//! notifications, heartbeats and answers over NATS. The schemas that it publishes are read in
+//! `registry`.
 
 mod api;
 #[cfg(feature = "server")]

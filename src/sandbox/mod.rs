@@ -1,4 +1,5 @@
-//! A shop that changes: what `eds demo`, the tests and the benchmarks stream.
+//! A generated shop that changes, and a stand-in for HQ: what `eds demo`, `eds sandbox`, the tests
+//! and the benchmarks stream, import and compare.
 
 #[cfg(feature = "jetstream")]
 pub mod account;
