@@ -15,9 +15,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::eds::{Running, binary};
-use super::eventually;
 use super::nats::Nats;
 use super::scene::publish;
+use super::{eventually, eventually_ok};
 
 /// What `enroll` is given.
 pub const CODE: &str = "L-one";
@@ -134,15 +134,14 @@ impl Site {
 
     /// Waits until the server's log has so many lines with `text`.
     pub async fn until_log(&self, text: &str, times: usize) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-        while self.log().matches(text).count() < times {
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "{text:?} is not there {times} times:\n{}",
-                self.log()
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually_ok(Duration::from_secs(60), async || {
+            let log = self.log();
+            if log.matches(text).count() >= times {
+                return Ok(());
+            }
+            Err(format!("{text:?} is not there {times} times:\n{log}"))
+        })
+        .await;
     }
 
     pub async fn publish(&self, events: u64) {
@@ -154,19 +153,16 @@ impl Site {
     /// Every row of the SQLite file is as the shop has it, sooner or later.
     pub async fn until_equal(&self) {
         let (shop, path) = (self.shop(), self.dir.path().join("shop.db").display().to_string());
-        let equal = async || {
-            check::sqlite(&shop, &path)
-                .is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
-        };
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-        while !equal().await {
-            if tokio::time::Instant::now() > deadline {
-                let reports = check::sqlite(&shop, &path)
-                    .map(|reports| reports.iter().map(check::line).collect::<Vec<_>>().join("\n"));
-                panic!("the destination is not equal:\n{reports:?}\n{}", self.log());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually_ok(Duration::from_secs(60), async || {
+            let lines: Vec<String> = match check::sqlite(&shop, &path) {
+                Ok(reports) if reports.iter().all(TableReport::is_equal) => return Ok(()),
+                Ok(reports) => reports.iter().map(check::line).collect(),
+                Err(why) => vec![why],
+            };
+            let lines = lines.join("\n");
+            Err(format!("the destination is not equal:\n{lines}\n{}", self.log()))
+        })
+        .await;
     }
 
     /// The answer on `topic` that came after the first `from` words.
