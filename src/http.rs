@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep};
 
@@ -17,7 +17,7 @@ const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long [`Http::send`] repeats a request that gets no answer, or one of [`comes_again`].
 pub const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Between two such tries; the longest holds whatever the server asks for.
-const RETRY_WAITS: Waits =
+const REQUEST_WAITS: Waits =
     Waits { at_once: false, first: Duration::from_millis(200), longest: Duration::from_secs(10) };
 
 /// How long an upload may take.
@@ -88,7 +88,7 @@ impl Http {
             let (last, asked) = match self.send_once(&request).await {
                 Ok((reply, asked)) if comes_again(reply.status) => (Ok(reply), asked),
                 Ok((reply, _)) => return Ok(reply),
-                Err(e) => (Err(format!("no answer: {}", chain(&e.without_url()))), None),
+                Err(why) => (Err(why), None),
             };
             if !patience.pause(asked).await {
                 return last;
@@ -96,7 +96,16 @@ impl Http {
         }
     }
 
-    async fn send_once(&self, request: &Request<'_>) -> reqwest::Result<(Reply, Option<Duration>)> {
+    async fn send_once(&self, request: &Request<'_>) -> Result<(Reply, Option<Duration>), String> {
+        let response = self.ask(request).await?;
+        let (status, request_id) = (response.status(), request_id(&response));
+        let asked = asked_wait(&response);
+        let text = response.text().await.map_err(no_answer)?;
+        Ok((Reply { status, text, request_id }, asked))
+    }
+
+    /// The beginning of the answer; the caller reads the body.
+    async fn ask(&self, request: &Request<'_>) -> Result<Response, String> {
         let mut built = self
             .client
             .request(request.method.clone(), request.url)
@@ -108,17 +117,12 @@ impl Http {
         if let Some(body) = &request.body {
             built = built.body(body.clone());
         }
-        let response = built.send().await?;
-        let asked = asked_wait(&response);
-        let request_id =
-            response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let status = response.status();
-        Ok((Reply { status, text: response.text().await?, request_id }, asked))
+        built.send().await.map_err(no_answer)
     }
 
     /// Requests `url` once, from byte `from` on; the server may ignore that. The caller reads the
     /// body.
-    pub async fn fetch(&self, url: &str, from: u64) -> reqwest::Result<reqwest::Response> {
+    pub async fn fetch(&self, url: &str, from: u64) -> reqwest::Result<Response> {
         let mut built = self.client.get(url);
         if from > 0 {
             built = built.header("Range", format!("bytes={from}-"));
@@ -140,8 +144,7 @@ impl Http {
             .header("Content-Type", content_type)
             .timeout(UPLOAD_WAIT_MAX)
             .body(content);
-        let response =
-            built.send().await.map_err(|e| format!("no answer: {}", chain(&e.without_url())))?;
+        let response = built.send().await.map_err(no_answer)?;
         if response.status().is_success() {
             Ok(())
         } else {
@@ -170,26 +173,13 @@ impl Http {
 
     /// Requests `url` once.
     pub async fn get(&self, url: &str) -> HttpAnswer {
-        let response = match self
-            .client
-            .get(url)
-            .header("Content-Type", "application/json")
-            .timeout(REQUEST_WAIT_MAX)
-            .send()
-            .await
-        {
+        let request = Request { method: Method::GET, url, token: None, body: None };
+        let response = match self.ask(&request).await {
             Ok(response) => response,
-            Err(e) => {
-                return HttpAnswer::Unavailable(format!("no answer: {}", chain(&e.without_url())));
-            }
+            Err(why) => return HttpAnswer::Unavailable(why),
         };
         let status = response.status();
-        let id = response
-            .headers()
-            .get("X-Request-Id")
-            .and_then(|v| v.to_str().ok())
-            .map(|id| format!(", request {id}"))
-            .unwrap_or_default();
+        let id = request_id(&response).map(|id| format!(", request {id}")).unwrap_or_default();
         if status == StatusCode::NOT_FOUND {
             return HttpAnswer::NotFound;
         }
@@ -200,16 +190,23 @@ impl Http {
                 false => HttpAnswer::Refused(why),
             };
         }
-        response.text().await.map_or_else(
-            |e| {
-                HttpAnswer::Unavailable(format!(
-                    "its answer broke off: {}{id}",
-                    chain(&e.without_url())
-                ))
-            },
-            HttpAnswer::Body,
-        )
+        match response.text().await {
+            Ok(body) => HttpAnswer::Body(body),
+            Err(e) => {
+                let why = chain(&e.without_url());
+                HttpAnswer::Unavailable(format!("its answer broke off: {why}{id}"))
+            }
+        }
     }
+}
+
+/// Does not show the address, which may be signed.
+fn no_answer(error: reqwest::Error) -> String {
+    format!("no answer: {}", chain(&error.without_url()))
+}
+
+fn request_id(response: &Response) -> Option<String> {
+    response.headers().get("X-Request-Id").and_then(|v| v.to_str().ok()).map(str::to_owned)
 }
 
 /// The waits between the tries of one request, with a deadline over all.
@@ -221,7 +218,7 @@ pub struct Patience {
 impl Patience {
     /// No wait goes beyond `time_max` from now.
     pub fn new(time_max: Duration) -> Patience {
-        Patience { until: Instant::now() + time_max, backoff: Backoff::new(RETRY_WAITS) }
+        Patience { until: Instant::now() + time_max, backoff: Backoff::new(REQUEST_WAITS) }
     }
 
     /// Waits before the next try, as long as the server `asked` for if it did, up to 10 seconds.
@@ -229,7 +226,7 @@ impl Patience {
     pub async fn pause(&mut self, asked: Option<Duration>) -> bool {
         // Requests have no name that tells servers apart; the time of day does.
         let own = self.backoff.next(&clock::now_ns().to_string());
-        let next = asked.unwrap_or(own).min(RETRY_WAITS.longest);
+        let next = asked.unwrap_or(own).min(REQUEST_WAITS.longest);
         let goes_on = Instant::now() + next < self.until;
         if goes_on {
             sleep(next).await;
@@ -239,7 +236,7 @@ impl Patience {
 }
 
 /// The wait that the server asks for by the header `Retry-After` in seconds.
-pub fn asked_wait(response: &reqwest::Response) -> Option<Duration> {
+pub fn asked_wait(response: &Response) -> Option<Duration> {
     response
         .headers()
         .get(RETRY_AFTER)

@@ -13,15 +13,21 @@ use clap::Args;
 use clap::ValueEnum;
 #[cfg(feature = "server")]
 use clap::{ArgMatches, Command};
+#[cfg(feature = "http")]
+use secrecy::SecretString;
 use tracing::warn;
 
 use super::Global;
 use super::exit::Exit;
 use crate::change::filter::TableFilter;
+#[cfg(feature = "http")]
+use crate::config::Config;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::{Driver, Settings};
 #[cfg(feature = "jetstream")]
 use crate::feed::jetstream::api::AckPolicy;
+#[cfg(feature = "http")]
+use crate::hq::{Hq, api_of};
 #[cfg(feature = "http")]
 use crate::http::Http;
 use crate::pipeline::Adoption;
@@ -29,7 +35,7 @@ use crate::registry::SchemaSource;
 #[cfg(feature = "server")]
 use crate::release::ReleaseSource;
 #[cfg(feature = "jetstream")]
-use crate::worker::nats;
+use crate::worker::nats_login;
 use crate::worker::run::ApplyRequest;
 #[cfg(feature = "jetstream")]
 use crate::worker::stream::StreamRequest;
@@ -79,7 +85,7 @@ pub struct To {
     #[arg(long = "maxPendingLatency", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub pending_latency_max: Option<Duration>,
     /// Start at the beginning of the stream, not at the checkpoint
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     pub restart: bool,
 }
 
@@ -221,13 +227,13 @@ pub struct Streaming {
     /// Only these companies of the credentials [default: all]
     #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
     pub company_ids: Vec<String>,
-    #[arg(long = "maxAckPending", default_value_t = 25_000, hide = true)]
+    #[arg(long = "maxAckPending", default_value_t = nats_login::MAX_ACK_PENDING, hide = true)]
     max_ack_pending: i64,
     #[arg(long = "maxPendingBuffer", default_value_t = 4_096, hide = true)]
     max_pending_buffer: usize,
     /// Write whole rows in stream order, or only if they are newer, if the destination can tell
     #[arg(long, hide = true)]
-    pub update_strategy: Option<UpdateStrategy>,
+    update_strategy: Option<UpdateStrategy>,
 }
 
 #[cfg(feature = "jetstream")]
@@ -239,7 +245,7 @@ impl Streaming {
         Ok(StreamRequest {
             apply,
             data_dir: global.data_dir.clone(),
-            servers: nats::servers(self.server.as_deref(), None),
+            servers: nats_login::servers(self.server.as_deref(), None),
             creds: None,
             nats_ca: self.nats_ca.clone(),
             bind: self.bind,
@@ -276,6 +282,30 @@ impl Streaming {
 #[cfg(any(feature = "jetstream", feature = "http"))]
 pub fn named(list: &[String]) -> Vec<String> {
     list.iter().filter(|name| !name.is_empty()).cloned().collect()
+}
+
+/// How HQ is reached: as was given, else as the configuration and the token say.
+#[cfg(feature = "http")]
+pub struct HqAccess {
+    pub token: Option<SecretString>,
+    pub address: Option<String>,
+}
+
+#[cfg(feature = "http")]
+impl HqAccess {
+    /// `api_key` and `api_url` are arguments.
+    pub fn new(api_key: Option<&str>, api_url: Option<&str>, config: &Config) -> HqAccess {
+        let given = api_key.filter(|key| !key.is_empty()).map(SecretString::from);
+        let token = given.or_else(|| config.token.clone());
+        let address = api_url.map(str::to_owned).or_else(|| token.as_ref().and_then(api_of));
+        HqAccess { token, address }
+    }
+
+    /// `None` if HQ's address is not known.
+    pub fn client(self) -> Result<Option<Hq>, Exit> {
+        let http = Http::new().map_err(Exit::Failed)?;
+        Ok(self.address.map(|base| Hq::new(http, &base, self.token)))
+    }
 }
 
 /// Where releases are looked for.

@@ -1,7 +1,6 @@
 //! `eds demo`: a shop that changes, streamed through the real pipeline, compared row by row at the
 //! end.
 
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -15,13 +14,14 @@ use super::exit::Exit;
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::destination::Settings;
-use crate::feed::Feed;
 use crate::pipeline::progress::Snapshot;
 use crate::pipeline::{Adoption, Progress};
 use crate::registry::SchemaSource;
 use crate::sandbox::check;
-use crate::sandbox::feed::{ShopFeed, pace};
+use crate::sandbox::feed::pace;
+use crate::sandbox::screen::Screen;
 use crate::sandbox::shop::{Shop, ShopOptions};
+use crate::sandbox::source::{DemoSource, Transport};
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
 use crate::state::predecessor::Predecessor;
@@ -60,27 +60,6 @@ pub struct Demo {
 /// Changes that an old shop has seen.
 const HISTORY: u64 = 50_000;
 
-#[cfg(feature = "jetstream")]
-type DemoServer = crate::sandbox::nats::NatsServer;
-#[cfg(not(feature = "jetstream"))]
-type DemoServer = ();
-
-/// Where the changes come from.
-struct DemoSource {
-    feed: Box<dyn Feed>,
-    road: Transport,
-    consumer: String,
-    /// A server that was started for the demo ends with it.
-    _server: Option<DemoServer>,
-}
-
-/// Where the changes travel.
-enum Transport {
-    Direct,
-    #[cfg(feature = "jetstream")]
-    Nats(Box<crate::sandbox::nats::EventPublisher>),
-}
-
 /// What the demo streams into.
 struct DemoTarget {
     /// Where everything is kept that the demo makes.
@@ -108,7 +87,7 @@ impl Demo {
         let begin = if self.imports() { HISTORY } else { 0 };
         let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
         let (due_sender, due) = watch::channel(0);
-        let DemoSource { feed, road, consumer, _server } =
+        let DemoSource { feed, consumer, transport, server: _server, .. } =
             self.source(&target.folder, due.clone()).await?;
         // An old shop goes on changing while it is exported and loaded.
         let mut pacing =
@@ -135,8 +114,8 @@ impl Demo {
         let pacing = pacing
             .take()
             .unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
-        let screen = Screen::new();
-        let made = self.watch(road, due, pacing, &running, &progress, &screen).await?;
+        let screen = Screen::on_stdout();
+        let made = self.watch(transport, due, pacing, &running, &progress, &screen).await?;
         let applied = wait_until_applied(&progress, made, &running, &screen).await;
         stop_sender.send_replace(true);
         running.await.map_err(|e| Exit::Failed(e.to_string()))??;
@@ -147,10 +126,23 @@ impl Demo {
         verdict(&self.shop_after(made), &target.apply.destination, &target.url).await
     }
 
-    /// Clears the demo's folder, unless it streams elsewhere, and opens nothing yet.
+    /// Clears the demo's folder, unless it streams elsewhere, and opens nothing yet. A destination
+    /// whose rows could not be compared in the end is refused.
     fn target(&self) -> Result<DemoTarget, Exit> {
         let folder =
             std::env::current_dir().map_err(|e| Exit::Failed(e.to_string()))?.join("eds-demo");
+        let url = self
+            .url
+            .clone()
+            .unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
+        let place = DestinationArgs { url: Some(url.clone()), url_file: None };
+        let (destination, driver) = place.destination(None)?;
+        if !check::can_read(&destination.scheme) {
+            return Err(Exit::Usage(format!(
+                "rows in {} cannot be read back: use sqlite, file, postgres or mysql",
+                destination.scheme
+            )));
+        }
         if self.url.is_none() && folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|e| {
                 Exit::Failed(format!("{} cannot be cleared: {e}", folder.display()))
@@ -158,12 +150,6 @@ impl Demo {
         }
         std::fs::create_dir_all(&folder)
             .map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
-        let url = self
-            .url
-            .clone()
-            .unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
-        let place = DestinationArgs { url: Some(url.clone()), url_file: None };
-        let (destination, driver) = place.destination(None)?;
         let apply = ApplyRequest {
             destination,
             driver,
@@ -182,7 +168,7 @@ impl Demo {
     /// Shows the shop at work until it closes; how many changes it has made.
     async fn watch<T>(
         &self,
-        road: Transport,
+        transport: Transport,
         due: watch::Receiver<u64>,
         pacing: JoinHandle<()>,
         running: &JoinHandle<T>,
@@ -190,7 +176,7 @@ impl Demo {
         screen: &Screen,
     ) -> Result<u64, Exit> {
         let closing = stop_on_signal();
-        let publishing = tokio::spawn(road.publish(self.seed, due.clone()));
+        let publishing = tokio::spawn(transport.publish(self.seed, due.clone()));
         loop {
             tokio::time::sleep(screen.interval()).await;
             screen.show(&progress.snapshot());
@@ -200,7 +186,8 @@ impl Demo {
         }
         pacing.abort();
         let _ = pacing.await;
-        let published = publishing.await.map_err(|e| Exit::Failed(e.to_string()))??;
+        let published = publishing.await.map_err(|e| Exit::Failed(e.to_string()))?;
+        let published = published.map_err(Exit::Failed)?;
         Ok(published.unwrap_or(*due.borrow()))
     }
 
@@ -222,7 +209,7 @@ impl Demo {
     ) -> Result<(), Exit> {
         use crate::hq::Hq;
         use crate::http::Http;
-        use crate::import::{Display, ImportRequest};
+        use crate::import::{ImportRequest, ProgressOutput};
         let now = due.wait_for(|due| *due >= HISTORY).await.map_or(HISTORY, |due| *due);
         let shop = Arc::new(std::sync::Mutex::new(self.shop_after(now)));
         let exports = target.folder.join("exports");
@@ -233,7 +220,7 @@ impl Demo {
         let ApplyRequest { destination, driver, .. } = &target.apply;
         let request = ImportRequest {
             hq: Some(Hq::new(Http::new().map_err(Exit::Failed)?, hq.url(), None)),
-            display: if silent { Display::Silent } else { Display::Terminal },
+            output: if silent { ProgressOutput::Silent } else { ProgressOutput::Terminal },
             ..ImportRequest::new(destination.clone(), driver)
         };
         request.test().await?;
@@ -250,50 +237,13 @@ impl Demo {
     }
 
     async fn source(&self, folder: &Path, due: watch::Receiver<u64>) -> Result<DemoSource, Exit> {
-        #[cfg(feature = "jetstream")]
-        if let Some(nats) =
-            crate::sandbox::nats::NatsServer::find(self.server.as_deref(), self.no_nats, folder)
-                .await
-                .map_err(Exit::Failed)?
-        {
-            println!("Through NATS JetStream at {}.", nats.url());
-            let (feed, publisher, consumer) = nats.road().await?;
-            return Ok(DemoSource {
-                feed,
-                road: Transport::Nats(Box::new(publisher)),
-                consumer,
-                _server: Some(nats),
-            });
-        }
-        if self.server.is_some() {
+        if cfg!(not(feature = "jetstream")) && self.server.is_some() {
             return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
         }
-        println!(
-            "Without NATS: there is no nats-server on the PATH, so the shop feeds the \
-             pipeline directly."
-        );
-        let _ = folder;
-        let feed = Box::new(ShopFeed::new(self.seed, ShopOptions::default(), due));
-        Ok(DemoSource { feed, road: Transport::Direct, consumer: "eds-demo".into(), _server: None })
-    }
-}
-
-impl Transport {
-    /// Publishes what is due until the shop closes; how many that were, where it is this road that
-    /// counts.
-    async fn publish(self, seed: u64, due: watch::Receiver<u64>) -> Result<Option<u64>, Exit> {
-        match self {
-            Transport::Direct => {
-                let _ = (seed, due);
-                Ok(None)
-            }
-            #[cfg(feature = "jetstream")]
-            Transport::Nats(publisher) => publisher
-                .publish(Shop::new(seed, ShopOptions::default()), due)
-                .await
-                .map(Some)
-                .map_err(Exit::Failed),
-        }
+        let server = self.server.as_deref();
+        let source = DemoSource::choose(self.seed, server, self.no_nats, folder, due).await?;
+        println!("{}", source.sentence);
+        Ok(source)
     }
 }
 
@@ -343,50 +293,4 @@ async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit
         started.elapsed()
     );
     Ok(())
-}
-
-/// A table that stays in its place on a terminal; a line now and then elsewhere.
-struct Screen {
-    live: bool,
-    last: std::sync::Mutex<(Instant, u64, usize)>,
-}
-
-impl Screen {
-    fn new() -> Screen {
-        Screen {
-            live: std::io::stdout().is_terminal(),
-            last: std::sync::Mutex::new((Instant::now(), 0, 0)),
-        }
-    }
-
-    fn interval(&self) -> Duration {
-        if self.live { Duration::from_millis(500) } else { Duration::from_secs(2) }
-    }
-
-    fn show(&self, now: &Snapshot) {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let rate =
-            now.done.saturating_sub(last.1) as f64 / last.0.elapsed().as_secs_f64().max(0.001);
-        let summary = format!(
-            "{} events applied, {rate:.0} per second, lag {} events / {:.2} s",
-            now.done, now.lag_events, now.lag_seconds
-        );
-        let mut out = String::new();
-        if self.live {
-            if last.2 > 0 {
-                out += &format!("\x1b[{}A\x1b[J", last.2);
-            }
-            out += &format!("\n  {:<16} {:>10} {:>9}\n", "table", "upserts", "deletes");
-            now.tables.iter().for_each(|(name, counts)| {
-                out += &format!("  {name:<16} {:>10} {:>9}\n", counts.upserts, counts.deletes);
-            });
-            out += &format!("  {summary}\n");
-        } else {
-            out = format!("  {summary}\n");
-        }
-        let lines = out.matches('\n').count();
-        *last = (Instant::now(), now.done, lines);
-        let _ =
-            std::io::stdout().write_all(out.as_bytes()).and_then(|()| std::io::stdout().flush());
-    }
 }

@@ -1,16 +1,11 @@
 //! `eds enroll CODE`: makes this machine a server that HQ knows.
 
-use std::path::Path;
-
 use clap::Args;
-use secrecy::ExposeSecret;
 
 use super::exit::Exit;
 use super::{Global, logging};
-use crate::config::{Config, FILE_NAME};
-use crate::hq::session::enroll;
-use crate::hq::{Hq, api_of_code};
-use crate::http::Http;
+use crate::config::FILE_NAME;
+use crate::hq::enrolment::enrol;
 
 #[derive(Args)]
 pub struct Enroll {
@@ -31,26 +26,4 @@ impl Enroll {
         );
         Ok(())
     }
-}
-
-/// Enrols, and notes it in the configuration; the server's id.
-pub async fn enrol(data_dir: &Path, code: &str, api_url: Option<&str>) -> Result<String, Exit> {
-    let base = api_url.or_else(|| api_of_code(code));
-    let Some(base) = base else {
-        return Err(Exit::Usage(format!(
-            "the code {:?} does not say which HQ it is of: a code begins with P, S, E or L; is \
-             it complete?",
-            crate::secret::mask(code)
-        )));
-    };
-    let hq = Hq::new(Http::new().map_err(Exit::Failed)?, base, None);
-    let enrolled = enroll(&hq, code).await.map_err(Exit::Failed)?;
-    Config::write(
-        data_dir,
-        &[
-            ("token", Some(enrolled.token.expose_secret())),
-            ("server_id", Some(&enrolled.server_id)),
-        ],
-    )?;
-    Ok(enrolled.server_id)
 }

@@ -1,4 +1,4 @@
-//! The one table of exit codes.
+//! Why a command ends the program: the one table from errors to exit codes.
 
 use std::process::ExitCode;
 
@@ -6,33 +6,31 @@ use crate::destination::FailureKind;
 use crate::feed::FeedError;
 use crate::pipeline::Halt;
 use crate::state::DataDirError;
+use crate::worker::exit_codes;
 use crate::worker::run::RunError;
 
 /// Why the program ends, with the text for the user.
 #[derive(Debug)]
 pub enum Exit {
-    /// 1: it failed.
+    /// It failed.
     Failed(String),
-    /// 1: another process took over; whoever supervises must not start this one again beside it.
+    /// Another process took over; whoever supervises must not start this one again beside it.
     Fenced(String),
-    /// 3: the destination cannot be reached; that may change.
+    /// The destination cannot be reached; that may change.
     Unavailable(String),
-    /// 3: what the user gave cannot be right, or the destination did not pass its test.
+    /// What the user gave cannot be right, or the destination did not pass its test.
     Usage(String),
-    /// 5: NATS cannot be reached.
+    /// NATS cannot be reached.
     Disconnected(String),
 }
-
-/// A panic ends with this code.
-pub const PANIC: u8 = 2;
 
 impl Exit {
     /// What the program ends with.
     pub fn code(&self) -> u8 {
         match self {
-            Exit::Failed(_) | Exit::Fenced(_) => 1,
-            Exit::Unavailable(_) | Exit::Usage(_) => 3,
-            Exit::Disconnected(_) => 5,
+            Exit::Failed(_) | Exit::Fenced(_) => exit_codes::FAILED,
+            Exit::Unavailable(_) | Exit::Usage(_) => exit_codes::UNUSABLE,
+            Exit::Disconnected(_) => exit_codes::DISCONNECTED,
         }
     }
 
@@ -110,5 +108,18 @@ impl From<crate::import::ImportFailure> for Exit {
 impl From<crate::config::ConfigError> for Exit {
     fn from(error: crate::config::ConfigError) -> Exit {
         Exit::Failed(error.to_string())
+    }
+}
+
+#[cfg(feature = "server")]
+impl From<crate::hq::enrolment::EnrolmentError> for Exit {
+    fn from(error: crate::hq::enrolment::EnrolmentError) -> Exit {
+        use crate::hq::enrolment::EnrolmentError;
+        match error {
+            EnrolmentError::OddCode { .. } => Exit::Usage(error.to_string()),
+            EnrolmentError::Refused(_) | EnrolmentError::Config(_) => {
+                Exit::Failed(error.to_string())
+            }
+        }
     }
 }

@@ -8,8 +8,8 @@ use super::exit::Exit;
 use super::stream::Stream;
 use super::{Global, logging};
 use crate::logs::LogFiles;
-use crate::worker::stdio::SupervisorPipe;
-use crate::worker::work::{WorkRequest, work};
+use crate::worker::supervised::{WorkRequest, work};
+use crate::worker::supervisor_pipe::SupervisorPipe;
 
 #[derive(Args)]
 pub struct Worker {

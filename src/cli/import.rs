@@ -4,18 +4,16 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use secrecy::SecretString;
 use tracing::info;
 
-use super::args::{DestinationArgs, named, schemas_of};
+use super::args::{DestinationArgs, HqAccess, named, schemas_of};
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::config::Config;
-use crate::hq::{Hq, api_of};
-use crate::http::Http;
 use crate::import::{
-    Display, FilesFrom, ImportRequest, LOADERS_DEFAULT, OtherImport, PreparedImport, TimeOffset,
+    FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput, TimeOffset,
+    UnfinishedImport,
 };
 use crate::pipeline::import::Mode;
 use crate::signals::stop_on_signal;
@@ -52,31 +50,31 @@ pub struct Import {
     #[arg(long = "timeOffset", value_name = "RFC 3339")]
     time_offset: Option<String>,
     /// Create and extend the tables, and load no rows
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     schema_only: bool,
     /// Test the destination, and do nothing else
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     validate_only: bool,
     /// Read and check everything, and write nothing
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     dry_run: bool,
     /// Keep rows that the export lacks; imported rows are added or replace those of the same key
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     no_delete: bool,
     /// Do not ask before tables are replaced
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     no_confirm: bool,
     /// Keep the downloaded files after the import
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     no_cleanup: bool,
     /// Load this many files at the same time
     #[arg(long, default_value_t = LOADERS_DEFAULT, value_name = "N")]
     parallel: usize,
     /// Load one file at a time
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     single: bool,
     /// Start over instead of resuming an interrupted import
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     restart_import: bool,
     /// Skip up to this many rows that cannot be loaded, and list them
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -119,8 +117,9 @@ impl Import {
             (None, Some(job)) => FilesFrom::Job(job.clone()),
             (None, None) => FilesFrom::NewJob,
         };
+        let hq = HqAccess::new(self.api_key.as_deref(), self.api_url.as_deref(), config);
         Ok(ImportRequest {
-            hq: self.hq(config)?,
+            hq: hq.client()?,
             schemas: self.schema.as_deref().map(schemas_of).transpose()?,
             files,
             tables: TableFilter::parse(&self.only),
@@ -133,14 +132,14 @@ impl Import {
             mode: if self.no_delete { Mode::Keep } else { Mode::Replace },
             keep_files: self.no_cleanup,
             loaders: if self.single { 1 } else { self.parallel },
-            other: match self.restart_import {
-                true => OtherImport::Restart,
-                false => OtherImport::Refuse,
+            unfinished: match self.restart_import {
+                true => UnfinishedImport::Restart,
+                false => UnfinishedImport::Refuse,
             },
             bad_rows_max: self.skip_bad_rows,
             ignored_columns: self.ignore_columns.iter().cloned().collect(),
             adopt: self.adopt.clone(),
-            display: if global.silent { Display::Silent } else { Display::Terminal },
+            output: if global.silent { ProgressOutput::Silent } else { ProgressOutput::Terminal },
             ..plain
         })
     }
@@ -150,18 +149,6 @@ impl Import {
         since.map_err(|e| {
             Exit::Usage(format!("--timeOffset is not a time such as 2024-07-01T00:00:00Z: {e}"))
         })
-    }
-
-    fn hq(&self, config: &Config) -> Result<Option<Hq>, Exit> {
-        let token = self
-            .api_key
-            .clone()
-            .filter(|k| !k.is_empty())
-            .map(SecretString::from)
-            .or_else(|| config.token.clone());
-        let base = self.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
-        let http = Http::new().map_err(Exit::Failed)?;
-        Ok(base.map(|base| Hq::new(http, &base, token)))
     }
 
     /// Asks before rows are replaced.

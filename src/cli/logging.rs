@@ -36,8 +36,8 @@ impl FormatTime for Prefix {
     }
 }
 
-/// Starts logging. Libraries are heard from warnings on, with `--verbose` from debug on. With
-/// `files` every line goes there too.
+/// Starts logging. Of libraries only errors are heard, with `--verbose` also what they inform
+/// about. With `files` every line goes there too.
 pub fn start(global: &Global, files: Option<LogFiles>) -> Result<(), Exit> {
     let files = match (files, &global.log_file_sink) {
         (None, Some(path)) => {

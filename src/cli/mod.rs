@@ -29,9 +29,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::validator::Validator;
+use crate::worker::exit_codes;
 use exit::Exit;
 
 /// Replicates a business system's change events into your own database, warehouse, bucket or
@@ -51,14 +52,14 @@ struct Global {
     /// Directory for everything that must survive a restart.
     #[arg(short, long, global = true, default_value = "./data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Log at debug level.
-    #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    /// Log everything, down to traces.
+    #[arg(short, long, global = true)]
     verbose: bool,
     /// Log errors only.
-    #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(short, long, global = true)]
     silent: bool,
     /// Prefix log lines with the time.
-    #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(short, long, global = true)]
     timestamp: bool,
     /// Prefix log lines with this text.
     #[arg(long, global = true, hide = true)]
@@ -134,7 +135,7 @@ pub fn main() -> ExitCode {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         default_hook(info);
-        std::process::exit(i32::from(exit::PANIC));
+        std::process::exit(i32::from(exit_codes::PANICKED));
     }));
     let (cli, matches) = match parse(std::env::args_os()) {
         Ok(parsed) => parsed,
@@ -153,10 +154,23 @@ pub fn main() -> ExitCode {
 fn parse(
     args: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> Result<(Cli, ArgMatches), clap::Error> {
-    let mut command = Cli::command();
+    let mut command = with_switches(Cli::command());
     let matches = command.try_get_matches_from_mut(args)?;
     let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))?;
     Ok((cli, matches))
+}
+
+/// Lets every flag that is on or off take a value: a script may say `--restart=false`.
+fn with_switches(command: clap::Command) -> clap::Command {
+    let switch = |argument: Arg| match argument.get_action() {
+        ArgAction::SetTrue => argument
+            .num_args(0..=1)
+            .require_equals(true)
+            .hide_default_value(true)
+            .hide_possible_values(true),
+        _ => argument,
+    };
+    command.mut_args(switch).mut_subcommands(with_switches)
 }
 
 fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Exit> {
@@ -223,6 +237,23 @@ mod tests {
         let (_, server) = matches.subcommand().unwrap_or(("", &matches));
         let words = args::worker_words(server);
         Ok(words.into_iter().map(|word| word.to_string_lossy().into_owned()).collect())
+    }
+
+    /// Every flag that is on or off can be switched off by its value, in whatever command.
+    #[test]
+    fn switches_take_a_value() -> Result<(), clap::Error> {
+        for (line, is_on) in [
+            ("eds replay x --dry-run", true),
+            ("eds replay x --dry-run=false", false),
+            ("eds replay x --dry-run=true --dry-run=false", false),
+            ("eds replay x", false),
+        ] {
+            let (cli, _) = parse(line.split(' ').map(Into::into))?;
+            let Command::Replay(replay) = cli.command else { panic!("{line}") };
+            assert_eq!(replay.dry_run, is_on, "{line}");
+        }
+        assert!(parse("eds replay --dry-run yes x".split(' ').map(Into::into)).is_err());
+        Ok(())
     }
 
     /// What a server is told about streaming reaches its worker, but for secrets and what the

@@ -26,7 +26,7 @@ pub struct Replay {
     to: To,
     /// Report what would be done, and write nothing
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 impl Replay {

@@ -9,15 +9,16 @@ use clap::{Args, Subcommand, ValueEnum};
 use secrecy::SecretString;
 use tracing::{info, warn};
 
-use super::args::{Releases, Streaming, named};
+use super::args::{HqAccess, Releases, Streaming, named};
 use super::exit::Exit;
-use super::{Global, drivers, enroll, logging};
+use super::{Global, drivers, logging};
 use crate::config::{Config, FILE_NAME};
-use crate::hq::api_of;
+use crate::hq::enrolment::enrol;
 use crate::logs::LogFiles;
 use crate::machine;
-use crate::supervisor::{Failed, ServerEnd, ServerOptions, Supervisor};
-use crate::worker::nats::servers;
+use crate::supervisor::{ServerEnd, ServerFailure, ServerOptions, Supervisor};
+use crate::worker::exit_codes;
+use crate::worker::nats_login::servers;
 
 /// Whether the server replaces its own program when HQ asks for it.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -42,7 +43,7 @@ pub struct ServerCommand {
     #[arg(long, value_name = "ID")]
     eds_id: Option<String>,
     /// Keep logs on this machine after they are uploaded to HQ
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     keep_logs: bool,
     #[command(flatten)]
     releases: Releases,
@@ -52,15 +53,15 @@ pub struct ServerCommand {
     /// Renew the session with HQ this often
     #[arg(long, hide = true, default_value = "24h", value_name = "DURATION", value_parser = crate::duration::parse)]
     renew_interval: Duration,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, hide = true)]
     no_restart: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, hide = true)]
     paused: bool,
     /// Deprecated: health is served on --port
     #[arg(long, hide = true)]
     health_port: Option<u16>,
     /// Accepted for old scripts, without effect
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, hide = true)]
     wrapper: bool,
     /// Accepted for old scripts, without effect
     #[arg(long, hide = true)]
@@ -102,8 +103,10 @@ impl ServerCommand {
         let options = self.options(global, config, worker_words, logs)?;
         let ended = Supervisor::new(options).map_err(Exit::Failed)?.run().await;
         ended.map_err(|failed| match failed {
-            Failed::Worker { code: 3, text } => Exit::Usage(text),
-            Failed::Worker { code: 5, text } => Exit::Disconnected(text),
+            ServerFailure::Worker { code: exit_codes::UNUSABLE, text } => Exit::Usage(text),
+            ServerFailure::Worker { code: exit_codes::DISCONNECTED, text } => {
+                Exit::Disconnected(text)
+            }
             other => Exit::Failed(other.to_string()),
         })
     }
@@ -134,8 +137,7 @@ impl ServerCommand {
         if code.trim().is_empty() {
             return Err(Exit::Usage(missing));
         }
-        let id = enroll::enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref())
-            .await?;
+        let id = enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref()).await?;
         info!("enrolled as server {id}");
         Ok(Config::read(&global.data_dir)?)
     }
@@ -144,38 +146,28 @@ impl ServerCommand {
         &self,
         global: &Global,
         config: Config,
-        mut worker_words: Vec<OsString>,
+        worker_words: Vec<OsString>,
         logs: LogFiles,
     ) -> Result<ServerOptions, Exit> {
         let streaming = &self.streaming;
         let (url, url_is_given) = self.url(&config)?;
-        let token = self
-            .api_key
-            .clone()
-            .filter(|key| !key.is_empty())
-            .map(SecretString::from)
-            .or(config.token);
-        let api_url = streaming.to.api_url.clone().or_else(|| token.as_ref().and_then(api_of));
-        let Some(api_url) = api_url else {
+        let hq = HqAccess::new(self.api_key.as_deref(), streaming.to.api_url.as_deref(), &config);
+        let Some(api_url) = hq.address else {
             return Err(Exit::Usage(
                 "HQ's address is not known: the token does not name it; give it with --api-url"
                     .into(),
             ));
         };
-        // Flags win over the configuration.
-        if streaming.update_strategy.is_none() && config.update_strategy.as_deref() == Some("after")
-        {
-            worker_words.push("--update-strategy=after".into());
-        }
         Ok(ServerOptions {
             data_dir: global.data_dir.clone(),
             servers: servers(streaming.server.as_deref(), Some(&api_url)),
             api_url,
-            token,
+            token: hq.token,
             server_id: self.eds_id.clone().or(config.server_id).unwrap_or_default(),
             companies: named(&streaming.company_ids),
             url,
             url_is_given,
+            update_strategy: config.update_strategy,
             nats_ca: streaming.nats_ca.clone(),
             keep_logs: self.keep_logs || config.keep_logs,
             renew_interval: self.renew_interval.max(Duration::from_secs(1)),

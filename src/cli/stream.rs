@@ -22,7 +22,7 @@ pub struct Stream {
     #[arg(long, value_name = "FILE")]
     creds: Option<PathBuf>,
     /// Stop once nothing is pending
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     until_caught_up: bool,
     #[arg(long, hide = true, value_name = "DIR")]
     pub logs_dir: Option<PathBuf>,

@@ -1,12 +1,15 @@
-//! HQ, the control service of a fleet of servers: its API over HTTP, and its notifications over
-//! NATS. Everything that knows HQ's addresses, names and forms is here.
+//! HQ, the control service of a fleet of servers: enrolment, sessions and exports over HTTP;
+//! notifications, heartbeats and answers over NATS. The schemas that it publishes are read in
+//! `registry`.
 
 mod api;
+#[cfg(feature = "server")]
+pub mod enrolment;
 pub mod export_job;
 #[cfg(feature = "server")]
-pub mod notice;
+pub mod nats;
 #[cfg(feature = "server")]
-pub mod post;
+pub mod notice;
 #[cfg(feature = "server")]
 pub mod session;
 

@@ -1,28 +1,18 @@
-//! Sessions with HQ: a server enrols once. From then on it begins a session when it starts and ends
-//! it when it stops; HQ allows one session per server at a time.
+//! Sessions with HQ: an enrolled server begins a session when it starts and ends it when it stops;
+//! HQ allows one session per server at a time.
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Hq, HqError};
+use crate::feed::jetstream::identity::Identity;
+use crate::http::comes_again;
 use crate::machine;
 
-/// HQ's answer to a code that was used already, or that it never issued.
-const NOT_FOUND: u16 = 404;
 /// HQ's answer while another session of this server is open.
 const CONFLICT: u16 = 409;
-
-/// The identity that an enrolled server has from then on.
-#[derive(Deserialize)]
-pub struct Enrolled {
-    /// Authenticates the server's requests to HQ: a JWT.
-    pub token: SecretString,
-    /// The server's name at HQ and, in its credentials, at NATS.
-    #[serde(rename = "serverId")]
-    pub server_id: String,
-}
 
 /// The destination, as HQ shows it; without secrets.
 pub struct DriverMeta {
@@ -43,7 +33,21 @@ pub struct Session {
     #[serde(rename = "sessionId")]
     pub id: String,
     /// The text of a NATS credentials file in base64; `None` if NATS asks for none.
-    pub credential: Option<SecretString>,
+    credential: Option<SecretString>,
+}
+
+impl Session {
+    /// Who the server is at NATS, and the text of its credentials file; `None` if NATS asks for
+    /// none. An error if the credentials cannot be used.
+    pub fn login(&self) -> Result<Option<(Identity, SecretString)>, String> {
+        let credential = self.credential.as_ref().map(|text| text.expose_secret().trim());
+        let Some(credential) = credential.filter(|text| !text.is_empty()) else { return Ok(None) };
+        let bytes = data_encoding::BASE64.decode(credential.as_bytes()).ok();
+        let text = bytes
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .ok_or("the credentials that HQ gave cannot be used: they are not base64")?;
+        Ok(Some((Identity::from_hq(&text)?, text.into())))
+    }
 }
 
 /// Where HQ wants a session's files; each address takes one upload.
@@ -81,25 +85,13 @@ impl HqError {
     fn is_outage(&self) -> bool {
         match self {
             HqError::Unavailable { .. } => true,
-            HqError::Refused { status, .. } => *status >= 500 || matches!(status, 408 | 429),
+            HqError::Refused { status, .. } => {
+                *status >= 500 || StatusCode::from_u16(*status).is_ok_and(comes_again)
+            }
             // It is the page of a proxy, or half an answer.
             HqError::Form { .. } => true,
         }
     }
-}
-
-/// Exchanges an enrolment code, which is valid once, for a server's identity. An error says what to
-/// do.
-pub async fn enroll(hq: &Hq, code: &str) -> Result<Enrolled, String> {
-    let code = percent_encoding::utf8_percent_encode(code, percent_encoding::NON_ALPHANUMERIC);
-    hq.call(Method::GET, &format!("/v3/eds/internal/enroll/{code}"), None).await.map_err(
-        |e| match e.status() {
-            Some(NOT_FOUND) => {
-                format!("the code is not valid, or was used already: get a new one from HQ ({e})")
-            }
-            _ => e.to_string(),
-        },
-    )
 }
 
 /// Opens a session for `server_id`, about the changes of `companies`, or of all that the server may
@@ -145,14 +137,6 @@ fn is_session_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(plain)
 }
 
-/// Decodes [`Session::credential`]; an error if it is not base64 of a text.
-pub fn credential_text(credential: &SecretString) -> Result<SecretString, String> {
-    let bytes = data_encoding::BASE64.decode(credential.expose_secret().trim().as_bytes()).ok();
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    text.map(SecretString::from)
-        .ok_or_else(|| "the credentials that HQ gave cannot be used: they are not base64".into())
-}
-
 /// Ends session `id`. `errored`: the worker ended in an unexpected way. Returns where to upload the
 /// rest of the logs.
 pub async fn end(hq: &Hq, id: &str, errored: bool) -> Result<Uploads, HqError> {
@@ -179,6 +163,19 @@ pub async fn log_url(hq: &Hq, id: &str) -> Result<String, HqError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_without_credentials_needs_no_login() -> Result<(), serde_json::Error> {
+        let session = |credential: &str| {
+            serde_json::from_value::<Session>(json!({"sessionId": "x", "credential": credential}))
+        };
+        let none: Session = serde_json::from_str(r#"{"sessionId":"x"}"#)?;
+        assert!(none.login().is_ok_and(|login| login.is_none()));
+        assert!(session(" ")?.login().is_ok_and(|login| login.is_none()));
+        assert!(session("§")?.login().is_err_and(|why| why.contains("not base64")));
+        assert!(session("bm8ga2V5cw==")?.login().is_err(), "no credentials file");
+        Ok(())
+    }
 
     #[test]
     fn a_session_id_is_safe_in_paths_and_subjects() {

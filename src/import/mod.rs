@@ -24,7 +24,9 @@ use crate::pipeline::import::{self, Connect, Counts, ImportDeps, ImportError, Re
 use crate::registry::{Registry, SchemaSource};
 use crate::state::{DataDir, OpenImport, State};
 pub use failure::ImportFailure;
-pub use request::{Display, FilesFrom, ImportRequest, LOADERS_DEFAULT, OtherImport, TimeOffset};
+pub use request::{
+    FilesFrom, ImportRequest, LOADERS_DEFAULT, ProgressOutput, TimeOffset, UnfinishedImport,
+};
 use source::{Export, JobError};
 
 /// An import whose tables are known; nothing is written yet.
@@ -143,7 +145,7 @@ impl PreparedImport {
         }
         self.state.save_import(&OpenImport { job: export.job.clone(), choice })?;
         let tables = self.tables(&export)?;
-        self.create_the_others(&export).await?;
+        self.create_tables_without_files(&export).await?;
         let folder = self.folder(&export.job);
         let deps = ImportDeps {
             plan: request.plan(export.job, tables, !resumed),
@@ -156,7 +158,7 @@ impl PreparedImport {
         let started = Instant::now();
         let done = tokio::select! {
             done = import::run(deps) => done,
-            () = show::show(counts.clone(), request.display) => return Ok(()),
+            () = show::show(counts.clone(), request.output) => return Ok(()),
         };
         if let Err(ImportError::Damaged { path, .. }) = &done
             && path.starts_with(&folder)
@@ -176,14 +178,14 @@ impl PreparedImport {
     /// The import that was cut off, if this one goes on with it.
     fn resumable(&self, choice: &str) -> Result<Option<OpenImport>, ImportFailure> {
         let Some(open) = self.state.open_import()? else { return Ok(None) };
-        match (self.request.other, open.choice == choice) {
-            (OtherImport::Refuse | OtherImport::Forget, true) => Ok(Some(open)),
-            (OtherImport::Refuse, false) => Err(ImportFailure::Refused(
+        match (self.request.unfinished, open.choice == choice) {
+            (UnfinishedImport::Refuse | UnfinishedImport::Forget, true) => Ok(Some(open)),
+            (UnfinishedImport::Refuse, false) => Err(ImportFailure::Refused(
                 "an unfinished import was started with other flags: give the same flags to resume \
                  it, or --restart-import to start over"
                     .into(),
             )),
-            (OtherImport::Forget, false) | (OtherImport::Restart, _) => {
+            (UnfinishedImport::Forget, false) | (UnfinishedImport::Restart, _) => {
                 remove(&self.folder(&open.job));
                 self.state.forget_import()?;
                 Ok(None)
@@ -193,15 +195,17 @@ impl PreparedImport {
 
     fn tell(&self, report: &Report, counts: &Counts, took: Duration) {
         report.notices.iter().for_each(|notice| warn!("{notice}"));
-        match self.request.display {
+        match self.request.output {
             _ if report.was_done => {
                 info!("the import had already finished, except for removing its files");
             }
-            Display::Log => {
+            ProgressOutput::Log => {
                 show::closing(counts, report, took).lines().for_each(|line| info!("{line}"));
             }
-            Display::Terminal => println!("{}", show::closing(counts, report, took).trim_end()),
-            Display::Silent => {}
+            ProgressOutput::Terminal => {
+                println!("{}", show::closing(counts, report, took).trim_end());
+            }
+            ProgressOutput::Silent => {}
         }
         match self.request.dry_run {
             true => info!("dry run: nothing was written"),
@@ -288,7 +292,7 @@ impl PreparedImport {
     }
 
     /// Tables of which the export has nothing are created where they are missing.
-    async fn create_the_others(&self, export: &Export) -> Result<(), ImportFailure> {
+    async fn create_tables_without_files(&self, export: &Export) -> Result<(), ImportFailure> {
         let left: Vec<Arc<TableSchema>> = self
             .schemas
             .iter()

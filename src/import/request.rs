@@ -31,9 +31,9 @@ pub enum FilesFrom {
 }
 
 /// What becomes of an earlier import that was cut off. One with the same choices is gone on with,
-/// unless it is [`OtherImport::Restart`].
+/// unless it is [`UnfinishedImport::Restart`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OtherImport {
+pub enum UnfinishedImport {
     /// One with other choices is the user's to decide on: this import is refused.
     Refuse,
     /// One with other choices is forgotten.
@@ -44,7 +44,7 @@ pub enum OtherImport {
 
 /// Where an import shows how far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Display {
+pub enum ProgressOutput {
     /// Nowhere.
     Silent,
     /// Bars on standard error, where that is a terminal, and a table on standard output at the end.
@@ -112,7 +112,7 @@ pub struct ImportRequest {
     /// Files that are loaded at once; 1 to 64 are taken.
     pub loaders: usize,
     /// What becomes of an earlier import that was cut off.
-    pub other: OtherImport,
+    pub unfinished: UnfinishedImport,
     /// Rows that may be left out because they cannot be loaded.
     pub bad_rows_max: u64,
     /// Columns of the export that are left out, where the schema lacks them.
@@ -120,7 +120,7 @@ pub struct ImportRequest {
     /// Existing tables that may be replaced though EDS did not make them.
     pub adopt: Vec<String>,
     /// Where it shows how far it is.
-    pub display: Display,
+    pub output: ProgressOutput,
 }
 
 impl ImportRequest {
@@ -142,11 +142,11 @@ impl ImportRequest {
             mode: Mode::Replace,
             keep_files: false,
             loaders: LOADERS_DEFAULT,
-            other: OtherImport::Refuse,
+            unfinished: UnfinishedImport::Refuse,
             bad_rows_max: 0,
             ignored_columns: BTreeSet::new(),
             adopt: Vec::new(),
-            display: Display::Terminal,
+            output: ProgressOutput::Terminal,
         }
     }
 

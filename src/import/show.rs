@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
-use super::Display;
+use super::ProgressOutput;
 use crate::pipeline::import::{Counts, Report, TableCount};
 
 /// Between two drawings of the bars.
@@ -19,11 +19,11 @@ const LINES_INTERVAL: Duration = Duration::from_secs(5);
 const PARTS: u64 = 1000;
 
 /// Shows `counts` until it is dropped.
-pub async fn show(counts: Arc<Counts>, display: Display) {
-    match display {
-        Display::Silent => std::future::pending().await,
-        Display::Terminal if std::io::stderr().is_terminal() => bars(&counts).await,
-        Display::Terminal | Display::Log => lines(&counts).await,
+pub async fn show(counts: Arc<Counts>, output: ProgressOutput) {
+    match output {
+        ProgressOutput::Silent => std::future::pending().await,
+        ProgressOutput::Terminal if std::io::stderr().is_terminal() => bars(&counts).await,
+        ProgressOutput::Terminal | ProgressOutput::Log => lines(&counts).await,
     }
 }
 

@@ -343,6 +343,11 @@ async fn mysql_at(shop: &Shop, url: &str) -> Result<Vec<TableReport>, String> {
     mysql(shop, &mut conn).await
 }
 
+/// Whether [`reports`] can read destinations of this scheme back.
+pub fn can_read(scheme: &str) -> bool {
+    READERS.iter().any(|(known, _)| *known == scheme)
+}
+
 /// Reads the destination at `url` back, with its own client, and compares it with the shop. The
 /// error says why it cannot be read.
 pub async fn reports(

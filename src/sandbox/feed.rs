@@ -17,7 +17,7 @@ const BURST_MAX: usize = 512;
 /// Delivers the shop's events as fast as they are due. An event's sequence is its number.
 pub struct ShopFeed {
     seed: u64,
-    habits: ShopOptions,
+    options: ShopOptions,
     shop: Shop,
     made: u64,
     /// How many events the shop has had by now.
@@ -27,8 +27,8 @@ pub struct ShopFeed {
 impl ShopFeed {
     /// The feed of a shop of this seed; `due` holds how many events there are by now, as [`pace`]
     /// counts them. The feed ends when its sender is dropped.
-    pub fn new(seed: u64, habits: ShopOptions, due: watch::Receiver<u64>) -> ShopFeed {
-        ShopFeed { seed, habits, shop: Shop::new(seed, habits), made: 0, due }
+    pub fn new(seed: u64, options: ShopOptions, due: watch::Receiver<u64>) -> ShopFeed {
+        ShopFeed { seed, options, shop: Shop::new(seed, options), made: 0, due }
     }
 }
 
@@ -39,7 +39,7 @@ impl Feed for ShopFeed {
     }
 
     async fn open(&mut self, OpenAt { after, .. }: OpenAt) -> Result<Opened, FeedError> {
-        self.shop = Shop::new(self.seed, self.habits);
+        self.shop = Shop::new(self.seed, self.options);
         self.made = after.map_or(0, |p| p.sequence);
         (0..self.made).for_each(|_| drop(self.shop.next_event()));
         Ok(Opened::default())

@@ -1,8 +1,9 @@
-//! A NATS server for the demo: one that is named, or a `nats-server` of the PATH that is started
-//! for it.
+//! A NATS server for the demo or the sandbox: one that is named, or a `nats-server` of the PATH
+//! that is started for it; and the shop's changes on their way there.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -10,16 +11,21 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::account::Account;
-use super::shop::Shop;
+use super::shop::{Shop, ShopEvent};
 use crate::feed::jetstream::api::AckPolicy;
 use crate::feed::jetstream::connect::{Link, Servers};
 use crate::feed::jetstream::{JetStream, JetStreamSettings, STREAM};
 use crate::feed::{Feed, FeedError, Start};
 
 /// Publications that wait for the server's word.
-const IN_FLIGHT_MAX: usize = 256;
+const IN_FLIGHT_MAX: u64 = 256;
+/// How often changes are published at a rate.
+const TICKS_PER_SECOND: u32 = 20;
+/// Messages that a demo's feed takes without an acknowledgement, and at once.
+const UNACKNOWLEDGED_MAX: i64 = 25_000;
+const BATCH: usize = 4_096;
 
-/// A server; one that was started for the demo ends with it.
+/// A server; one that was started here ends with this.
 pub struct NatsServer {
     url: String,
     child: Option<Child>,
@@ -111,9 +117,8 @@ impl NatsServer {
         &self.url
     }
 
-    /// A feed of a company of its own, the publisher of that company's changes, and the name of the
-    /// feed's durable consumer.
-    pub async fn road(&self) -> Result<(Box<dyn Feed>, EventPublisher, String), FeedError> {
+    /// The stream of one demo.
+    pub async fn demo_stream(&self) -> Result<DemoStream, FeedError> {
         let link = Link::connect(&Servers {
             urls: self.url.clone(),
             name: "eds-demo".into(),
@@ -131,36 +136,63 @@ impl NatsServer {
         // Another demo's changes may be there still: this one's company is its own, and so is its
         // consumer.
         let config = jetstream::stream::Config {
-            name: STREAM.into(),
-            subjects: vec![format!("{STREAM}.>")],
             max_bytes: 2 << 30,
             discard: jetstream::stream::DiscardPolicy::Old,
-            ..Default::default()
+            ..stream_config()
         };
         js.get_or_create_stream(config).await.map_err(|e| away(&e))?;
-        let durable = format!("eds-demo-{suffix}");
+        let consumer = format!("eds-demo-{suffix}");
         let settings = JetStreamSettings {
-            durable: durable.clone(),
+            durable: consumer.clone(),
             companies: vec![suffix.clone()],
             policy: AckPolicy::All,
-            max_ack_pending: 25_000,
-            batch: 4_096,
+            max_ack_pending: UNACKNOWLEDGED_MAX,
+            batch: BATCH,
             start: Start::All,
         };
-        let publisher = EventPublisher { js, company: suffix, url: self.url.clone() };
-        Ok((Box::new(JetStream::new(link, settings)), publisher, durable))
+        let publisher = EventPublisher { js, company: Some(suffix), url: self.url.clone() };
+        Ok(DemoStream { feed: Box::new(JetStream::new(link, settings)), publisher, consumer })
+    }
+}
+
+/// What a demo streams through NATS.
+pub struct DemoStream {
+    /// The feed of a company of its own.
+    pub feed: Box<dyn Feed>,
+    /// Publishes that company's changes.
+    pub publisher: EventPublisher,
+    /// The name of the feed's durable consumer.
+    pub consumer: String,
+}
+
+fn stream_config() -> jetstream::stream::Config {
+    jetstream::stream::Config {
+        name: STREAM.into(),
+        subjects: vec![format!("{STREAM}.>")],
+        ..Default::default()
     }
 }
 
 /// Publishes the shop's changes.
 pub struct EventPublisher {
     js: jetstream::Context,
-    company: String,
+    /// Whose changes they are, instead of the shop's own companies.
+    company: Option<String>,
     url: String,
 }
 
 impl EventPublisher {
-    /// Publishes until `due` has no sender any more; how many were published.
+    /// Connects to the server at `url` as the user of `creds`, the text of a credentials file, and
+    /// creates the stream there.
+    pub async fn connect(url: &str, creds: &str) -> Result<EventPublisher, String> {
+        let options =
+            async_nats::ConnectOptions::new().credentials(creds).map_err(|e| e.to_string())?;
+        let js = jetstream::new(options.connect(url).await.map_err(|e| e.to_string())?);
+        js.get_or_create_stream(stream_config()).await.map_err(|e| e.to_string())?;
+        Ok(EventPublisher { js, company: None, url: url.to_owned() })
+    }
+
+    /// Publishes what is due until `due` has no sender any more; how many were published.
     pub async fn publish(
         self,
         mut shop: Shop,
@@ -174,22 +206,52 @@ impl EventPublisher {
                 return Ok(made);
             }
             while made < upto {
-                let mut confirmations = Vec::with_capacity(IN_FLIGHT_MAX);
-                while made < upto && confirmations.len() < IN_FLIGHT_MAX {
-                    made += 1;
-                    let event = shop.next_event();
-                    let mut parts: Vec<&str> = event.subject.split('.').collect();
-                    if let Some(company) = parts.get_mut(3) {
-                        *company = &self.company;
-                    }
-                    let sent = self.js.publish(parts.join("."), event.payload.into()).await;
-                    confirmations
-                        .push(sent.map_err(|e| format!("publishing to {}: {e}", self.url))?);
-                }
-                for confirmation in confirmations {
-                    confirmation.await.map_err(|e| format!("publishing to {}: {e}", self.url))?;
-                }
+                let count = (upto - made).min(IN_FLIGHT_MAX);
+                self.send((0..count).map(|_| shop.next_event()).collect()).await?;
+                made += count;
             }
         }
+    }
+
+    /// Publishes changes of a shop that others look at, at `rate` per second, until NATS is lost.
+    pub async fn publish_at_rate(
+        self,
+        shop: Arc<Mutex<Shop>>,
+        rate: Arc<Mutex<f64>>,
+    ) -> Result<(), String> {
+        let mut due = 0.0;
+        let mut tick = tokio::time::interval(Duration::from_secs(1) / TICKS_PER_SECOND);
+        loop {
+            tick.tick().await;
+            due +=
+                *rate.lock().unwrap_or_else(PoisonError::into_inner) / f64::from(TICKS_PER_SECOND);
+            while due >= 1.0 {
+                let count = (due as u64).min(IN_FLIGHT_MAX);
+                due -= count as f64;
+                let events = {
+                    let mut shop = shop.lock().unwrap_or_else(PoisonError::into_inner);
+                    (0..count).map(|_| shop.next_event()).collect()
+                };
+                self.send(events).await?;
+            }
+        }
+    }
+
+    /// Returns once the server has all of them.
+    async fn send(&self, events: Vec<ShopEvent>) -> Result<(), String> {
+        let failed = |e: &dyn std::fmt::Display| format!("publishing to {}: {e}", self.url);
+        let mut confirmations = Vec::with_capacity(events.len());
+        for ShopEvent { subject, payload } in events {
+            let mut parts: Vec<&str> = subject.split('.').collect();
+            if let (Some(part), Some(company)) = (parts.get_mut(3), &self.company) {
+                *part = company;
+            }
+            let sent = self.js.publish(parts.join("."), payload.into()).await;
+            confirmations.push(sent.map_err(|e| failed(&e))?);
+        }
+        for confirmation in confirmations {
+            confirmation.await.map_err(|e| failed(&e))?;
+        }
+        Ok(())
     }
 }

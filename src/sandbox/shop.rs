@@ -65,7 +65,7 @@ pub struct Shop {
     pub tables: Vec<ShopTable>,
     seed: u64,
     rng: Rng,
-    habits: ShopOptions,
+    options: ShopOptions,
     rows: Vec<ShopRows>,
     events: u64,
     /// Time of the first change, Unix nanoseconds.
@@ -76,14 +76,14 @@ pub struct Shop {
 
 impl Shop {
     /// An empty shop.
-    pub fn new(seed: u64, habits: ShopOptions) -> Shop {
+    pub fn new(seed: u64, options: ShopOptions) -> Shop {
         let tables = tables::shop();
         Shop {
             rows: vec![ShopRows::default(); tables.len()],
             tables,
             seed,
             rng: Rng::with_seed(seed),
-            habits,
+            options,
             events: 0,
             beginning_ns: BEGINNING_NS,
             late: Vec::new(),
@@ -104,7 +104,7 @@ impl Shop {
 
     /// The next change.
     pub fn next_event(&mut self) -> ShopEvent {
-        if !self.late.is_empty() && self.rng.u32(..1000) < self.habits.repeats {
+        if !self.late.is_empty() && self.rng.u32(..1000) < self.options.repeats {
             return self.late[self.rng.usize(..self.late.len())].clone();
         }
         let table = self.pick_table();
@@ -112,7 +112,7 @@ impl Shop {
         let total: usize = self.rows.iter().map(|r| r.alive).sum();
         let act = match self.rng.u32(..100) {
             _ if alive == 0 => Act::Insert,
-            n if total < self.habits.rows && n < 60 => Act::Insert,
+            n if total < self.options.rows && n < 60 => Act::Insert,
             n if n < 8 => Act::Insert,
             n if n < 92 => Act::Update,
             _ => Act::Delete,

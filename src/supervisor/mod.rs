@@ -2,14 +2,15 @@
 //! worker running that streams the changes.
 
 mod child;
-mod directory;
+pub mod consumer;
 mod failures;
-mod handshake;
+mod hq_session;
 mod session;
-mod signals;
+mod session_dir;
 mod uploads;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,17 +23,15 @@ use crate::hq::Hq;
 use crate::http::Http;
 use crate::logs::LogFiles;
 use crate::release::ReleaseSource;
-pub use directory::CREDS;
+use crate::signals::{OsSignal, OsSignals};
+use crate::worker::exit_codes;
 use failures::{FAILURES_MAX, Failures};
 use session::Ending;
-use signals::OsSignals;
 
 /// Between two requests for a session while HQ has another one of this server open.
 const CONFLICT_WAIT: Duration = Duration::from_secs(5);
 /// After a session that was shorter, the next one begins only after [`CONFLICT_WAIT`].
 const SESSION_IS_STABLE: Duration = Duration::from_secs(10);
-/// The worker's exit code if its destination cannot be used.
-const EXIT_CONFIGURATION: u8 = 3;
 
 /// What a server is started with.
 pub struct ServerOptions {
@@ -50,6 +49,8 @@ pub struct ServerOptions {
     pub url: Option<SecretString>,
     /// The URL is a flag's or the environment's, which win over the configuration.
     pub url_is_given: bool,
+    /// The update strategy that the configuration names; a flag among `worker_words` wins over it.
+    pub update_strategy: Option<String>,
     /// URLs of NATS, separated by commas.
     pub servers: String,
     /// A file with the certificate authority of NATS, where it is a private one.
@@ -88,7 +89,7 @@ pub enum ServerEnd {
 
 /// Why a server ended by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum Failed {
+pub enum ServerFailure {
     /// HQ does not accept the server.
     #[error("{0}")]
     Refused(String),
@@ -129,8 +130,11 @@ impl Supervisor {
         // An update renames the running file, so its name has to be known before.
         let program = std::env::current_exe()
             .map_err(|e| format!("the program's own file is not known: {e}"))?;
-        let signals =
-            OsSignals::listen().map_err(|e| format!("signals cannot be listened to: {e}"))?;
+        // At a terminal, SIGHUP says that this was closed.
+        let at_terminal = cfg!(unix) && std::io::stderr().is_terminal();
+        let hung_up = if at_terminal { OsSignal::End } else { OsSignal::Reload };
+        let signals = OsSignals::listen(hung_up)
+            .map_err(|e| format!("signals cannot be listened to: {e}"))?;
         let paused = options.paused;
         Ok(Supervisor {
             options,
@@ -146,8 +150,8 @@ impl Supervisor {
     }
 
     /// Serves session after session, until the server ends.
-    pub async fn run(mut self) -> Result<ServerEnd, Failed> {
-        directory::remove_leftovers(&self.options.data_dir);
+    pub async fn run(mut self) -> Result<ServerEnd, ServerFailure> {
+        session_dir::remove_leftovers(&self.options.data_dir);
         loop {
             let Some(opened) = self.open_session().await? else { return Ok(ServerEnd::Shutdown) };
             let begun = Instant::now();
@@ -157,7 +161,9 @@ impl Supervisor {
             let wait = match ending {
                 Ending::Shutdown => return Ok(ServerEnd::Shutdown),
                 Ending::Replaced => return Ok(ServerEnd::Replaced { paused: self.paused }),
-                Ending::GivesUp(text) => return Err(Failed::Worker { code: 1, text }),
+                Ending::GivesUp(text) => {
+                    return Err(ServerFailure::Worker { code: exit_codes::FAILED, text });
+                }
                 Ending::Renew(why) => {
                     info!("a new session begins: {why}");
                     (begun.elapsed() < SESSION_IS_STABLE).then_some(CONFLICT_WAIT)
@@ -181,11 +187,12 @@ impl Supervisor {
         code: Option<i32>,
         how: &str,
         healthy_for: Option<Duration>,
-    ) -> Result<Duration, Failed> {
-        let code = u8::try_from(code.unwrap_or(1)).unwrap_or(1).max(1);
-        let failed = |text: String| Err(Failed::Worker { code, text });
+    ) -> Result<Duration, ServerFailure> {
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        let code = code.unwrap_or_default().max(exit_codes::FAILED);
+        let failed = |text: String| Err(ServerFailure::Worker { code, text });
         // The person who gave the URL is there to correct it; HQ can correct its own later.
-        if code == EXIT_CONFIGURATION && !self.was_ready && self.options.url_is_given {
+        if code == exit_codes::UNUSABLE && !self.was_ready && self.options.url_is_given {
             return failed("the destination cannot be used".into());
         }
         if self.options.no_restart {

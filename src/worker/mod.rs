@@ -1,14 +1,15 @@
 //! The worker: what carries a feed's changes into one destination, by itself or under the
 //! supervisor of a server.
 
+pub mod exit_codes;
 #[cfg(feature = "jetstream")]
-pub mod nats;
+pub mod nats_login;
 #[cfg(feature = "server")]
 pub mod pipe;
 pub mod run;
-#[cfg(feature = "server")]
-pub mod stdio;
 #[cfg(feature = "jetstream")]
 pub mod stream;
 #[cfg(feature = "server")]
-pub mod work;
+pub mod supervised;
+#[cfg(feature = "server")]
+pub mod supervisor_pipe;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::hq::post::Metrics;
+use crate::hq::nats::Metrics;
 
 /// What the supervisor wants; each but the first and the last is answered by `WorkerEvent::Done`
 /// with its number.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::nats::identity;
+use super::nats_login::{connection, identity};
 use super::run::{self, ApplyRequest, RunError, RunSpec};
 use crate::feed::Start;
 use crate::feed::jetstream::api::AckPolicy;
-use crate::feed::jetstream::connect::{Link, Servers};
+use crate::feed::jetstream::connect::Link;
 use crate::feed::jetstream::identity::Identity;
 use crate::feed::jetstream::{JetStream, JetStreamSettings};
 use crate::pipeline::{Engine, Progress};
@@ -78,13 +78,9 @@ impl StreamRequest {
         let status = StatusServer::start(self.bind, self.port, progress.clone())
             .await
             .map_err(RunError::setup)?;
-        let servers = Servers {
-            urls: self.servers.clone(),
-            creds,
-            certificate_authority: self.nats_ca.clone(),
-            name: format!("eds-{}", identity.server_id),
-        };
-        let link = Link::connect(&servers).await?;
+        let nats_ca = self.nats_ca.as_deref();
+        let connection = connection(&self.servers, creds, nats_ca, &identity.server_id);
+        let link = Link::connect(&connection).await?;
         let durable = identity.consumer(self.consumer_suffix.as_deref());
         let data = DataDir::take_within(&self.data_dir, lock_wait_max).await?;
         Ok(StreamContext { progress, data, durable, request: self, status, companies, link })

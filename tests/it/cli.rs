@@ -283,7 +283,18 @@ fn the_demo_finds_every_table_equal() {
         let (code, out, err) =
             eds(&[&["demo", "--for", "2s", "--rate", "500", "--no-nats"], url].concat());
         assert!(code == 0 && out.contains("Every table is equal"), "{out}\n{err}");
+        assert!(out.contains("Without NATS: the shop feeds the pipeline directly."), "{out}");
     }
+}
+
+/// The demo begins nothing that it could not compare in the end.
+#[test]
+fn a_demo_whose_rows_cannot_be_read_back_is_refused() {
+    are_named(&[(
+        &["demo", "--url", "kafka://127.0.0.1:1/changes"],
+        3,
+        "rows in kafka cannot be read back: use sqlite, file, postgres or mysql",
+    )]);
 }
 
 /// Rules of the user's choose events and say where they go; data cannot leave the folder by that.

@@ -1,5 +1,5 @@
-//! All integration tests in one binary: `cargo x test` installs and starts the servers that they
-//! need.
+//! All integration tests in one binary. They start the servers that they need, which `cargo x
+//! services` installs.
 
 mod bad_input;
 mod cli;

@@ -1,5 +1,5 @@
-//! The project's own tasks: `cargo x services | test | lint | ci | bench NAME`. Needs nothing but
-//! Rust to begin with.
+//! The project's own tasks: `cargo x services | test | lint | tsql | ci | bench NAME`. The program
+//! is built from Rust's standard library alone, and installs what its tasks need.
 
 mod ci;
 mod services;

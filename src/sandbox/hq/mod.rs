@@ -2,6 +2,8 @@
 //! tests choose.
 
 #[cfg(feature = "jetstream")]
+pub mod nats;
+#[cfg(feature = "jetstream")]
 mod sessions;
 
 use std::collections::HashMap;
@@ -24,7 +26,7 @@ use tokio::task::JoinHandle;
 use super::export::{self, Choice, Written};
 use super::shop::Shop;
 #[cfg(feature = "jetstream")]
-pub use sessions::Record;
+pub use sessions::{SessionRecord, Upload};
 
 /// Between the last piece of a download and its break.
 const CUT_DELAY: Duration = Duration::from_millis(50);
@@ -85,7 +87,7 @@ struct Inner {
     looks: AtomicU32,
     base: String,
     #[cfg(feature = "jetstream")]
-    office: Mutex<sessions::SessionBook>,
+    book: Mutex<sessions::SessionBook>,
 }
 
 impl Inner {
@@ -102,11 +104,11 @@ impl Inner {
     fn knows(&self, bearer: Option<&str>) -> bool {
         #[cfg(feature = "jetstream")]
         {
-            let office = locked(&self.office);
-            if bearer.is_some_and(|bearer| office.knows(bearer)) {
+            let book = locked(&self.book);
+            if bearer.is_some_and(|bearer| book.knows(bearer)) {
                 return true;
             }
-            if self.token.is_none() && office.has_enrolled() {
+            if self.token.is_none() && book.has_enrolled() {
                 return false;
             }
         }
@@ -156,7 +158,7 @@ impl SandboxHq {
             looks: AtomicU32::new(0),
             base,
             #[cfg(feature = "jetstream")]
-            office: Mutex::default(),
+            book: Mutex::default(),
         });
         let api = Router::new()
             .route("/v3/export/bulk", post(order))

@@ -17,7 +17,7 @@ use crate::sandbox::account::Account;
 
 /// A session, and what became of it.
 #[derive(Clone, Debug, Default)]
-pub struct Record {
+pub struct SessionRecord {
     /// Its id.
     pub id: String,
     /// The server's name.
@@ -28,8 +28,19 @@ pub struct Record {
     pub ended: Option<bool>,
     /// The credentials that it got, as a file holds them.
     pub creds: Option<String>,
-    /// What was uploaded, as it came: kind (`log`, `end`, `error`), content type, bytes.
-    pub uploads: Vec<(String, String, Vec<u8>)>,
+    /// What was uploaded.
+    pub uploads: Vec<Upload>,
+}
+
+/// A file of a session, as it came.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// `log`, `end` or `error`.
+    pub kind: String,
+    /// The content type.
+    pub content_type: String,
+    /// The content.
+    pub bytes: Vec<u8>,
 }
 
 /// What HQ knows about servers.
@@ -38,7 +49,7 @@ pub struct SessionBook {
     /// Codes that were not used yet, with the server they are for.
     codes: HashMap<String, String>,
     tokens: Vec<String>,
-    sessions: Vec<Record>,
+    sessions: Vec<SessionRecord>,
     account: Option<Arc<Account>>,
     companies: Vec<String>,
     releases: Option<PathBuf>,
@@ -47,30 +58,30 @@ pub struct SessionBook {
 impl SandboxHq {
     /// From now on sessions get credentials of `account` for these companies; without one they get
     /// none.
-    pub fn employ(&self, account: Option<Arc<Account>>, companies: &[String]) {
-        let mut office = locked(&self.inner.office);
-        office.account = account;
-        office.companies = companies.to_vec();
+    pub fn set_account(&self, account: Option<Arc<Account>>, companies: &[String]) {
+        let mut book = locked(&self.inner.book);
+        book.account = account;
+        book.companies = companies.to_vec();
     }
 
     /// A code that enrols a server of that id, once.
-    pub fn code(&self, code: &str, server_id: &str) {
-        locked(&self.inner.office).codes.insert(code.to_owned(), server_id.to_owned());
+    pub fn add_code(&self, code: &str, server_id: &str) {
+        locked(&self.inner.book).codes.insert(code.to_owned(), server_id.to_owned());
     }
 
     /// Serves releases from `folder`, in which are `download/v<version>/<file>`.
-    pub fn publish(&self, folder: PathBuf) {
-        locked(&self.inner.office).releases = Some(folder);
+    pub fn serve_releases(&self, folder: PathBuf) {
+        locked(&self.inner.book).releases = Some(folder);
     }
 
     /// All sessions so far, oldest first.
-    pub fn sessions(&self) -> Vec<Record> {
-        locked(&self.inner.office).sessions.clone()
+    pub fn sessions(&self) -> Vec<SessionRecord> {
+        locked(&self.inner.book).sessions.clone()
     }
 
     /// The tokens of all servers that enrolled, oldest first.
     pub fn tokens(&self) -> Vec<String> {
-        locked(&self.inner.office).tokens.clone()
+        locked(&self.inner.book).tokens.clone()
     }
 }
 
@@ -83,14 +94,14 @@ impl SessionBook {
         !self.tokens.is_empty()
     }
 
-    fn record(&mut self, id: &str) -> Option<&mut Record> {
+    fn record(&mut self, id: &str) -> Option<&mut SessionRecord> {
         self.sessions.iter_mut().find(|record| record.id == id)
     }
 }
 
 pub async fn enroll(State(hq): State<Arc<Inner>>, Path(code): Path<String>) -> Response {
-    let mut office = locked(&hq.office);
-    let Some(server_id) = office.codes.remove(&code) else {
+    let mut book = locked(&hq.book);
+    let Some(server_id) = book.codes.remove(&code) else {
         return refused(StatusCode::NOT_FOUND, "no such code");
     };
     let claims =
@@ -102,7 +113,7 @@ pub async fn enroll(State(hq): State<Arc<Inner>>, Path(code): Path<String>) -> R
         part(&claims.to_string()),
         part(&uuid::Uuid::new_v4().to_string())
     );
-    office.tokens.push(token.clone());
+    book.tokens.push(token.clone());
     answer(
         StatusCode::OK,
         &json!({ "success": true, "data": { "token": token, "serverId": server_id } }),
@@ -117,16 +128,16 @@ pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
         return refused(StatusCode::CONFLICT, "another server is running");
     }
     let life = locked(&hq.faults).credential_life;
-    let mut office = locked(&hq.office);
+    let mut book = locked(&hq.book);
     let (id, server_id) = (
         uuid::Uuid::new_v4().to_string(),
         said["serverId"].as_str().unwrap_or_default().to_owned(),
     );
-    let creds = match &office.account {
+    let creds = match &book.account {
         Some(account) => match account.session_creds(
             &server_id,
             &id,
-            &office.companies,
+            &book.companies,
             life.map(|life| now_s() + life.as_secs()),
         ) {
             Ok(creds) => Some(creds),
@@ -135,7 +146,13 @@ pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
         None => None,
     };
     let credential = creds.as_ref().map(|creds| BASE64.encode(creds.as_bytes()));
-    office.sessions.push(Record { id: id.clone(), server_id, said, creds, ..Record::default() });
+    book.sessions.push(SessionRecord {
+        id: id.clone(),
+        server_id,
+        said,
+        creds,
+        ..SessionRecord::default()
+    });
     answer(
         StatusCode::OK,
         &json!({ "success": true, "data": { "sessionId": id, "credential": credential } }),
@@ -148,8 +165,8 @@ fn upload_url(hq: &Inner, id: &str, kind: &str) -> String {
 
 pub async fn end(State(hq): State<Arc<Inner>>, Path(id): Path<String>, body: Bytes) -> Response {
     let errored = serde_json::from_slice::<Value>(&body).is_ok_and(|said| said["errored"] == true);
-    let mut office = locked(&hq.office);
-    let Some(record) = office.record(&id) else {
+    let mut book = locked(&hq.book);
+    let Some(record) = book.record(&id) else {
         return refused(StatusCode::NOT_FOUND, "no such session");
     };
     record.ended = Some(errored);
@@ -160,7 +177,7 @@ pub async fn end(State(hq): State<Arc<Inner>>, Path(id): Path<String>, body: Byt
 }
 
 pub async fn log(State(hq): State<Arc<Inner>>, Path(id): Path<String>) -> Response {
-    match locked(&hq.office).record(&id) {
+    match locked(&hq.book).record(&id) {
         Some(_) => answer(
             StatusCode::OK,
             &json!({ "success": true, "data": { "url": upload_url(&hq, &id, "log") } }),
@@ -180,9 +197,9 @@ pub async fn upload(
         .and_then(|v| v.to_str().ok())
         .unwrap_or_default()
         .to_owned();
-    match locked(&hq.office).record(&id) {
+    match locked(&hq.book).record(&id) {
         Some(record) => {
-            record.uploads.push((kind, content_type, body.to_vec()));
+            record.uploads.push(Upload { kind, content_type, bytes: body.to_vec() });
             StatusCode::OK
         }
         None => StatusCode::NOT_FOUND,
@@ -193,7 +210,7 @@ pub async fn release(
     State(hq): State<Arc<Inner>>,
     Path((tag, file)): Path<(String, String)>,
 ) -> Response {
-    let folder = locked(&hq.office).releases.clone();
+    let folder = locked(&hq.book).releases.clone();
     let plain = |part: &str| !part.starts_with('.') && !part.contains(['/', '\\']);
     let Some(folder) = folder.filter(|_| plain(&tag) && plain(&file)) else {
         return StatusCode::NOT_FOUND.into_response();

@@ -65,7 +65,7 @@ impl SessionLoop<'_> {
         }
         if asked {
             let more = [("path".to_owned(), path.into())].into_iter().collect();
-            self.post.answer("sendlogs", "response", &outcome.map(|()| None), more).await;
+            self.connection.answer("sendlogs", "response", &outcome.map(|()| None), more).await;
         }
     }
 }

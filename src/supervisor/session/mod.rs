@@ -17,17 +17,17 @@ use serde_json::Map;
 use tokio::time::{Instant, Interval, interval, interval_at, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::Supervisor;
 use super::child::{Child, ChildEvent};
-use super::handshake::OpenedSession;
-use super::signals::OsSignal;
+use super::hq_session::OpenedSession;
+use super::{ServerOptions, Supervisor};
 use crate::backoff::{Backoff, Waits};
 use crate::config::Config;
 use crate::feed::FeedError;
-use crate::feed::jetstream::connect::Servers;
-use crate::hq::post::{Heartbeat, Metrics, Post, Stats};
+use crate::hq::nats::{Heartbeat, HqConnection, Metrics, Stats};
 use crate::hq::session as hq;
 use crate::machine;
+use crate::signals::OsSignal;
+use crate::worker::nats_login;
 use notices::DestinationTest;
 use update::{UPDATE_WAIT_MAX, Update};
 use worker::OnDone;
@@ -67,14 +67,14 @@ pub enum Ending {
 
 /// Serves the session until it ends. The worker has ended when this returns.
 pub async fn serve(supervisor: &mut Supervisor, opened: OpenedSession) -> Ending {
-    let (post, notices) = match connect(supervisor, &opened).await {
+    let (connection, notices) = match connect(supervisor, &opened).await {
         Ok(connected) => connected,
         Err(ending) => return ending,
     };
     let mut session = SessionLoop {
         supervisor,
         opened,
-        post,
+        connection,
         child: None,
         commands: HashMap::new(),
         last_command: 0,
@@ -95,17 +95,18 @@ pub async fn serve(supervisor: &mut Supervisor, opened: OpenedSession) -> Ending
 async fn connect(
     supervisor: &mut Supervisor,
     opened: &OpenedSession,
-) -> Result<(Post, Subscriber), Ending> {
-    let servers = Servers {
-        urls: supervisor.options.servers.clone(),
-        creds: opened.creds.clone(),
-        certificate_authority: supervisor.options.nats_ca.clone(),
-        name: format!("eds-{}", opened.server_id),
-    };
+) -> Result<(HqConnection, Subscriber), Ending> {
+    let ServerOptions { servers, nats_ca, .. } = &supervisor.options;
+    let servers = nats_login::connection(
+        servers,
+        opened.creds.clone(),
+        nats_ca.as_deref(),
+        &opened.server_id,
+    );
     let mut backoff = Backoff::new(CONNECT_WAITS);
     loop {
         let connected = tokio::select! {
-            connected = Post::connect(&servers, &opened.id) => connected,
+            connected = HqConnection::connect(&servers, &opened.id) => connected,
             () = supervisor.signals.end() => return Err(Ending::Shutdown),
         };
         match connected {
@@ -163,7 +164,7 @@ struct Timers {
 struct SessionLoop<'a> {
     supervisor: &'a mut Supervisor,
     opened: OpenedSession,
-    post: Post,
+    connection: HqConnection,
     /// The worker; `None` where there is no destination yet.
     child: Option<Child>,
     /// The worker's commands that it has not answered, by number.
@@ -240,7 +241,7 @@ impl SessionLoop<'_> {
             }
             SessionEvent::CheckDue => {
                 self.child.iter_mut().for_each(Child::kill_if_silent);
-                if self.post.is_locked_out() {
+                if self.connection.is_locked_out() {
                     return renew("NATS does not take the credentials any more");
                 }
             }
@@ -281,10 +282,13 @@ impl SessionLoop<'_> {
             OsSignal::Reload => {
                 info!("the configuration is read again");
                 match Config::read(&self.supervisor.options.data_dir) {
-                    Ok(config) if !self.supervisor.options.url_is_given => {
-                        self.supervisor.options.url = config.url;
+                    Ok(config) => {
+                        let options = &mut self.supervisor.options;
+                        options.update_strategy = config.update_strategy;
+                        if !options.url_is_given {
+                            options.url = config.url;
+                        }
                     }
-                    Ok(_) => {}
                     Err(e) => {
                         warn!("{e}; it stays as it was");
                         return None;
@@ -309,7 +313,7 @@ impl SessionLoop<'_> {
                 self.respond(action, &Err(why.to_owned())).await;
             }
         }
-        self.post.flush().await;
+        self.connection.flush().await;
     }
 
     /// Tells HQ that `action` is done, or why not.
@@ -318,13 +322,13 @@ impl SessionLoop<'_> {
         if !matches!(action, "import" | "upgrade") {
             more.insert("action".into(), action.into());
         }
-        self.post.answer(action, "response", outcome, more).await;
+        self.connection.answer(action, "response", outcome, more).await;
     }
 
     /// Tells HQ that work on `action` begins.
     async fn status(&self, action: &str) {
         let more = [("action".to_owned(), action.into())].into_iter().collect();
-        self.post.answer(action, "status", &Ok(None), more).await;
+        self.connection.answer(action, "status", &Ok(None), more).await;
     }
 
     /// `paused_since`: Unix nanoseconds.
@@ -337,7 +341,7 @@ impl SessionLoop<'_> {
             paused: paused_since.map(|ns| crate::change::value::rfc3339(ns / 1000)),
         };
         self.heartbeats += 1;
-        self.post.tell("heartbeat", &heartbeat).await;
+        self.connection.tell("heartbeat", &heartbeat).await;
     }
 
     /// Asks whether HQ is reachable: a renewal while it is not would stop a server that can go on.

@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::form::{self, Filled};
 use crate::destination::{Driver, Settings};
+use crate::hq::nats::outcome_fields;
 use crate::hq::notice::{self, Notice};
-use crate::hq::post::outcome_fields;
 use crate::worker::pipe::WorkerCommand;
 
 /// A destination that HQ wants the server to use, and the request that HQ waits for.
@@ -39,7 +39,7 @@ impl SessionLoop<'_> {
             }
         };
         match notice {
-            Notice::Ping { subject } => self.post.say(subject, "pong".into()).await,
+            Notice::Ping { subject } => self.connection.say(subject, "pong".into()).await,
             Notice::Restart => return self.restart().await,
             Notice::Pause => self.pause(true).await,
             Notice::Unpause => self.pause(false).await,
@@ -52,9 +52,9 @@ impl SessionLoop<'_> {
                 self.test(DestinationTest { request, url, update_strategy, backfill });
             }
             Notice::Import { backfill } => self.import(backfill).await,
-            Notice::DriverConfig => self.post.reply(&message, forms()).await,
+            Notice::DriverConfig => self.connection.reply(&message, forms()).await,
             Notice::Validate { driver, config } => {
-                self.post.reply(&message, validated(&driver, &config)).await;
+                self.connection.reply(&message, validated(&driver, &config)).await;
             }
             Notice::Upgrade { version } => self.upgrade(version).await,
         }
@@ -120,10 +120,13 @@ impl SessionLoop<'_> {
         outcome: Result<(), String>,
     ) -> Option<Ending> {
         let DestinationTest { request, url, update_strategy, backfill } = test;
+        let update_strategy = Some(update_strategy).filter(|text| !text.is_empty());
         let options = &mut self.supervisor.options;
         let saved = outcome.and_then(|()| {
-            let strategy = Some(update_strategy.as_str()).filter(|text| !text.is_empty());
-            let entries = [("url", Some(url.expose_secret())), ("update_strategy", strategy)];
+            let entries = [
+                ("url", Some(url.expose_secret())),
+                ("update_strategy", update_strategy.as_deref()),
+            ];
             Config::write(&options.data_dir, &entries).map_err(|e| e.to_string())
         });
         let mut answer = outcome_fields(&saved.clone().map(|()| None));
@@ -131,7 +134,7 @@ impl SessionLoop<'_> {
         let masked = crate::secret::mask_text(url.expose_secret());
         if let Err(why) = saved {
             warn!("HQ configures {masked}, which cannot be used: {why}");
-            self.post.reply(&request, answer).await;
+            self.connection.reply(&request, answer).await;
             return None;
         }
         info!("HQ configures {masked}: it is the destination from now on");
@@ -142,7 +145,8 @@ impl SessionLoop<'_> {
             );
         }
         options.url = Some(url);
-        self.post.reply(&request, answer).await;
+        options.update_strategy = update_strategy;
+        self.connection.reply(&request, answer).await;
         self.restart_child().await
     }
 

@@ -131,7 +131,7 @@ impl SessionLoop<'_> {
 
     async fn upgraded(&self, version: &str, outcome: &Result<Option<String>, String>) {
         let more = [("version".to_owned(), version.into())].into_iter().collect();
-        self.post.answer("upgrade", "response", outcome, more).await;
+        self.connection.answer("upgrade", "response", outcome, more).await;
     }
 }
 

@@ -7,12 +7,8 @@ use tracing::{info, warn};
 
 use super::{Ending, SessionLoop};
 use crate::supervisor::child::{Child, ChildEvent, ChildExit};
+use crate::worker::exit_codes;
 use crate::worker::pipe::{WorkerCommand, WorkerEvent};
-
-/// The worker's exit code when it asks to be started again.
-const EXIT_RESTART: i32 = 4;
-/// The worker's exit code when NATS has cut it off.
-const EXIT_DISCONNECTED: i32 = 5;
 
 /// What follows when the worker has done a command.
 pub(super) enum OnDone {
@@ -54,6 +50,10 @@ impl SessionLoop<'_> {
     fn worker_words(&self) -> Vec<OsString> {
         let options = &self.supervisor.options;
         let mut words: Vec<OsString> = vec!["fork".into(), "--supervised".into()];
+        // The last one of two equal flags counts, so that the server's own wins.
+        if options.update_strategy.as_deref() == Some("after") {
+            words.push("--update-strategy=after".into());
+        }
         words.extend(options.worker_words.iter().cloned());
         let mut flag = |flag: &str, value: OsString| words.extend([flag.into(), value]);
         flag("--data-dir", options.data_dir.clone().into());
@@ -140,12 +140,8 @@ impl SessionLoop<'_> {
         if let Some(why) = child.gives_up {
             return Some(Ending::GivesUp(why));
         }
-        match exit.code {
-            Some(EXIT_RESTART) => return self.start_child().await.err(),
-            Some(EXIT_DISCONNECTED) => {
-                return Some(Ending::Renew("the worker was cut off from NATS".into()));
-            }
-            _ => {}
+        if exit.code == Some(exit_codes::DISCONNECTED.into()) {
+            return Some(Ending::Renew("the worker was cut off from NATS".into()));
         }
         self.opened.dir.write_stderr(&exit.stderr);
         Some(Ending::Crashed {

@@ -23,14 +23,10 @@ async fn a_killed_worker_is_reported_and_replaced() {
         site.until_equal().await;
         let record = site.hq.sessions().into_iter().nth(round - 1).unwrap_or_default();
         assert_eq!(record.ended, Some(true));
-        let error = record
-            .uploads
-            .iter()
-            .find(|(kind, ..)| kind == "error")
-            .map(|(.., bytes)| unpacked(bytes))
-            .unwrap_or_default();
+        let upload = |kind: &str| record.uploads.iter().find(|upload| upload.kind == kind);
+        let error = upload("error").map(|upload| unpacked(&upload.bytes)).unwrap_or_default();
         assert!(error.contains("streaming eds-crash into sqlite"), "{error}");
-        assert!(record.uploads.iter().any(|(kind, ..)| kind == "end"));
+        assert!(upload("end").is_some());
     }
     assert!(site.log().contains("(failure 2 of 5)"), "{}", site.log());
     assert_eq!(children_of(server.pid()).len(), 1);

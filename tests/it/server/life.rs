@@ -92,7 +92,7 @@ impl ServerLife {
             "9.9.8",
             "#!/bin/sh\nif [ \"$1\" = version ]; then echo 9.9.8; exit 0; fi\nexit 7\n",
         );
-        site.hq.publish(publisher.folder.clone());
+        site.hq.serve_releases(publisher.folder.clone());
 
         site.enroll().await;
         let again = site.run(&["enroll", CODE, "--api-url", site.hq.url()]).await;
@@ -130,7 +130,7 @@ impl ServerLife {
 
     async fn configure(&self, session: &str, url: &str, strategy: &str) -> Value {
         let data = json!({"url": url, "backfill": "true", "updateStrategy": strategy});
-        self.site.console.ask(session, "configure", data).await.unwrap_or_default()
+        self.site.hq_nats.ask(session, "configure", data).await.unwrap_or_default()
     }
 
     /// A configuration that cannot be used is answered, and leaves no trace; one that can is kept,
@@ -230,9 +230,9 @@ impl ServerLife {
 
     /// HQ deletes the server: it ends well, and is no longer enrolled.
     async fn shut_down(self, session: &str) -> Site {
-        assert!(self.site.console.ping(session).await);
+        assert!(self.site.hq_nats.ping(session).await);
         let data = json!({"message": "enough", "deleted": "true"});
-        let sent = self.site.console.send(session, "shutdown", data).await;
+        let sent = self.site.hq_nats.send(session, "shutdown", data).await;
         sent.unwrap_or_else(|e| panic!("{e}"));
         let config = self.site.data_dir().join("config.toml");
         let ended = self.server.wait(Duration::from_secs(60));
@@ -247,10 +247,10 @@ impl ServerLife {
 fn assert_uploads_are_clean(site: &Site, secrets: &Secrets) {
     let records = site.hq.sessions();
     assert!(records.iter().all(|record| record.ended == Some(false)), "{records:?}");
-    for (kind, content_type, bytes) in records.iter().flat_map(|record| &record.uploads) {
-        assert_eq!(content_type, "application/x-tgz");
-        let text = unpacked(bytes);
-        secrets.assert_absent(&format!("the upload {kind}"), &text);
+    for upload in records.iter().flat_map(|record| &record.uploads) {
+        assert_eq!(upload.content_type, "application/x-tgz");
+        let text = unpacked(&upload.bytes);
+        secrets.assert_absent(&format!("the upload {}", upload.kind), &text);
         let has_level = |line: &str| {
             serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"].is_string())
         };

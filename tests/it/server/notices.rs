@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eds::destination::catalog::DRIVERS;
-use eds::sandbox::console::Said;
+use eds::sandbox::hq::nats::Said;
 use msgpack_simple::{MapElement, MsgPack};
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ async fn streaming(name: &str, seed: u64) -> (Site, Running, String) {
 
 /// The next message on `topic` after the first `from` messages.
 async fn next(site: &Site, topic: &str, from: usize) -> Said {
-    let said = site.console.wait_for(topic, from, Duration::from_secs(20)).await;
+    let said = site.hq_nats.wait_for(topic, from, Duration::from_secs(20)).await;
     said.unwrap_or_else(|| panic!("no {topic}:\n{}", site.log()))
 }
 
@@ -106,7 +106,7 @@ async fn a_heartbeat_has_the_fields_of_the_contract() {
 async fn an_answer_has_the_fields_of_the_contract() {
     let (site, server, session) = streaming("answers", 73).await;
     let heartbeat = next(&site, "heartbeat", 0).await;
-    site.console.send(&session, "pause", Value::Null).await.unwrap_or_else(|e| panic!("{e}"));
+    site.hq_nats.send(&session, "pause", Value::Null).await.unwrap_or_else(|e| panic!("{e}"));
     let paused = next(&site, "pause-response", 0).await;
     let answer = fields(&paused.payload);
     assert_eq!(names(&answer), ["action", "sessionId", "success"]);
@@ -125,13 +125,13 @@ async fn heartbeats_are_numbered_and_tell_a_pause() {
     next(&site, "heartbeat", 0).await;
     assert_eq!(site.order(&session, "pause", Value::Null).await["success"], true);
     let heartbeats = || -> Vec<Vec<(String, MsgPack)>> {
-        let heard = site.console.heard();
+        let heard = site.hq_nats.heard();
         heard.iter().filter(|s| s.topic == "heartbeat").map(|s| fields(&s.payload)).collect()
     };
     let tells_pause = |heartbeat: &Vec<(String, MsgPack)>| names(heartbeat).contains(&"paused");
     // A worker may send its first heartbeat before it hears of the pause; not every one does.
     for _ in 0..30 {
-        let from = site.console.heard().len();
+        let from = site.hq_nats.heard().len();
         assert_eq!(site.order(&session, "restart", Value::Null).await["success"], true);
         next(&site, "heartbeat", from).await;
         if heartbeats().iter().any(tells_pause) {
@@ -149,6 +149,23 @@ async fn heartbeats_are_numbered_and_tell_a_pause() {
     assert!(server.stop().status.success());
 }
 
+/// The update strategy that HQ configures is the next worker's. SQLite has none to choose from, and
+/// the worker says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_update_strategy_reaches_the_worker() {
+    let (site, server, session) = streaming("strategy", 75).await;
+    let (warning, mut workers) = ("--update-strategy after has no effect", 1);
+    for (strategy, warnings) in [("after", 1), ("standard", 1), ("after", 2), ("", 2)] {
+        let data = json!({"url": site.sqlite(), "backfill": true, "updateStrategy": strategy});
+        let reply = site.hq_nats.ask(&session, "configure", data).await;
+        assert!(reply.is_ok_and(|reply| reply["success"] == true), "{}", site.log());
+        workers += 1;
+        site.until_log("streaming eds-strategy", workers).await;
+        assert_eq!(site.log().matches(warning).count(), warnings, "{strategy:?}:\n{}", site.log());
+    }
+    assert!(server.stop().status.success());
+}
+
 /// Whatever comes, the server lives on; what it knows it does, in any encoding.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_told_breaks_it() {
@@ -158,7 +175,7 @@ async fn nothing_that_is_told_breaks_it() {
     let session = site.session(0).await;
     site.until_log("streaming eds-odd", 1).await;
     let raw = async |payload: &[u8], encoding: Option<&str>| {
-        site.console
+        site.hq_nats
             .send_raw(&session, payload.to_vec(), encoding)
             .await
             .unwrap_or_else(|e| panic!("{e}"));
@@ -178,7 +195,7 @@ async fn nothing_that_is_told_breaks_it() {
     ] {
         raw(payload, encoding).await;
     }
-    assert!(site.console.ping(&session).await);
+    assert!(site.hq_nats.ping(&session).await);
     site.until_log("WARN", 11).await;
     let packed = MsgPack::Map(vec![MapElement {
         key: MsgPack::String("action".into()),
@@ -205,7 +222,7 @@ async fn destinations_are_described_and_checked() {
     let session = site.session(0).await;
     site.until_log("configure one at HQ", 1).await;
     let ask = async |action: &str, data: Value| {
-        site.console.ask(&session, action, data).await.unwrap_or_else(|e| panic!("{e}"))
+        site.hq_nats.ask(&session, action, data).await.unwrap_or_else(|e| panic!("{e}"))
     };
     let reply = ask("driverconfig", Value::Null).await;
     assert_eq!(reply["sessionId"], session.as_str());

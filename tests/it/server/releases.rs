@@ -100,7 +100,7 @@ async fn only_genuine_releases_are_taken() {
     let changed = publisher.folder.join("download/v1.0.3").join(archive_name());
     std::fs::write(&changed, archive(&[("eds", "#!/bin/sh\necho changed\n")]))
         .unwrap_or_else(|e| panic!("{e}"));
-    site.hq.publish(publisher.folder.clone());
+    site.hq.serve_releases(publisher.folder.clone());
     let to = site.dir.path().join("new");
     let (url, key, to_word) = (
         format!("{}/releases", site.hq.url()),
@@ -148,7 +148,7 @@ async fn an_update_that_is_refused_says_why() {
     let site = Site::new("updates", 64).await;
     let publisher = Publisher::new(site.dir.path());
     publisher.release("1.0.0", "#!/bin/sh\necho 0.9.0\n");
-    site.hq.publish(publisher.folder.clone());
+    site.hq.serve_releases(publisher.folder.clone());
     site.enroll().await;
     let (url, key) =
         (format!("{}/releases", site.hq.url()), publisher.key_file.display().to_string());

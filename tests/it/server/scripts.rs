@@ -91,7 +91,7 @@ async fn an_old_script_runs_unchanged() {
     let hq = SandboxHq::start(0, known, dir.join("exports"), 500, None)
         .await
         .unwrap_or_else(|e| panic!("{e}"));
-    hq.code("L777", "script");
+    hq.add_code("L777", "script");
     let (data, database) =
         (dir.join("data").display().to_string(), dir.join("shop.db").display().to_string());
     let url = format!("sqlite://{database}");

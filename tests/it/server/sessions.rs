@@ -140,7 +140,7 @@ async fn nats_may_go_and_come_back() {
     site.publish(100).await;
     site.until_equal().await;
     eventually("HQ is heard again", Duration::from_secs(30), async || {
-        site.console.ping(&session).await
+        site.hq_nats.ping(&session).await
     })
     .await;
     assert_eq!(site.hq.sessions().len(), 1);
@@ -156,10 +156,12 @@ async fn sighup_reads_the_configuration_again() {
     site.enroll().await;
     let server = site.server(&[]);
     site.until_log("configure one at HQ", 1).await;
-    eds::config::Config::write(&site.data_dir(), &[("url", Some(&site.sqlite()))])
-        .unwrap_or_else(|e| panic!("{e}"));
+    let (url, strategy) = (site.sqlite(), "after");
+    let entries = [("url", Some(url.as_str())), ("update_strategy", Some(strategy))];
+    eds::config::Config::write(&site.data_dir(), &entries).unwrap_or_else(|e| panic!("{e}"));
     send(server.pid(), "HUP");
     site.until_log("streaming eds-hup", 1).await;
+    assert!(site.log().contains("--update-strategy after has no effect"), "{}", site.log());
     site.publish(50).await;
     site.until_equal().await;
     assert!(server.stop().status.success());
@@ -175,7 +177,7 @@ async fn credentials_that_are_taken_back_lead_to_a_new_session() {
     site.publish(100).await;
     site.until_equal().await;
     site.nats.change_account().await;
-    site.hq.employ(Some(site.nats.account.clone()), &eds::sandbox::shop::Shop::companies());
+    site.hq.set_account(Some(site.nats.account.clone()), &eds::sandbox::shop::Shop::companies());
     site.until_log("NATS does not take the credentials any more", 1).await;
     site.until_log("streaming eds-revoked", 2).await;
     site.publish(100).await;

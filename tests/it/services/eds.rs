@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::nats::Nats;
+use super::until_ok;
 
 /// One `eds` with a data directory of its own, which survives its runs.
 pub struct Eds {
@@ -127,11 +128,10 @@ impl Eds {
     /// Makes the consumer at the beginning of the stream, and stops.
     pub fn begin(&self) {
         let running = self.start(&["--restart", "--minPendingLatency", "1h"]);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !running.log().contains("streaming eds-") {
-            assert!(Instant::now() < deadline, "{}", running.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_ok(Duration::from_secs(60), || {
+            let log = running.log();
+            if log.contains("streaming eds-") { Ok(()) } else { Err(log) }
+        });
         running.kill();
     }
 

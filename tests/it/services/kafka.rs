@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -15,7 +14,7 @@ use rdkafka::topic_partition_list::Offset;
 use tempfile::TempDir;
 
 use super::certs::{certificates, write};
-use super::{Server, free_port, installed, plain};
+use super::{Server, free_port, fresh, installed, plain, until_ok};
 
 pub const PASSWORD: &str = "p@ss/w:rd";
 
@@ -98,19 +97,13 @@ impl Kafka {
         ]
         .map(str::to_owned);
         self.server = Some(Server::start(plain(), "java", &args, &self.path().join("log"), "KILL"));
-        let started = Instant::now();
         let reader = reader(&self.brokers());
-        while reader
-            .fetch_metadata(None, Duration::from_secs(2))
-            .map_or(0, |metadata| metadata.brokers().len())
-            == 0
-        {
-            assert!(
-                started.elapsed() < Duration::from_secs(120),
-                "Kafka does not start: {}",
-                std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
-            );
-        }
+        until_ok(Duration::from_secs(120), || {
+            match reader.fetch_metadata(None, Duration::from_secs(2)) {
+                Ok(metadata) if !metadata.brokers().is_empty() => Ok(()),
+                _ => Err(std::fs::read_to_string(self.path().join("log")).unwrap_or_default()),
+            }
+        });
     }
 
     /// At once, as in a power cut.
@@ -128,8 +121,7 @@ impl Kafka {
 
     /// The name of a fresh topic.
     pub fn topic(&self) -> String {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        format!("changes-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+        fresh("changes-")
     }
 
     pub fn url(&self, topic: &str) -> String {
@@ -203,8 +195,6 @@ pub fn messages(brokers: &str, topic: &str) -> Vec<KafkaRecord> {
 
 /// The broker that tests share.
 pub fn shared() -> &'static Kafka {
-    static SHARED: OnceLock<Kafka> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        std::thread::spawn(Kafka::start).join().unwrap_or_else(|_| panic!("Kafka does not start"))
-    })
+    static SHARED: OnceLock<Option<Kafka>> = OnceLock::new();
+    super::shared(&SHARED, "Kafka", Kafka::start)
 }

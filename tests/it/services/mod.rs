@@ -20,7 +20,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Ports below those that the system gives to outgoing connections, so that none of these takes one
@@ -133,11 +133,57 @@ pub fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<
 
 /// Waits until `there` is true.
 pub async fn eventually(what: &str, limit: Duration, mut there: impl AsyncFnMut() -> bool) {
+    eventually_ok(limit, async || there().await.then_some(()).ok_or_else(|| what.to_owned())).await;
+}
+
+/// Tries until it works. Where that takes too long, the test fails with the last error.
+pub async fn eventually_ok<T>(
+    limit: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
     let deadline = Instant::now() + limit;
-    while !there().await {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(why) => assert!(Instant::now() < deadline, "not within {limit:?}: {why}"),
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The same, where no future can be waited for.
+pub fn until_ok<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match attempt() {
+            Ok(done) => return done,
+            Err(why) => assert!(Instant::now() < deadline, "not within {limit:?}: {why}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What tests share: the first one starts it, in a thread of its own, because a test that asks may
+/// be in a runtime. One that does not start is not tried again for every test.
+pub fn shared<T: Send + Sync>(
+    cell: &'static OnceLock<Option<T>>,
+    name: &str,
+    start: impl FnOnce() -> T + Send + 'static,
+) -> &'static T {
+    let started = cell.get_or_init(|| std::thread::spawn(start).join().ok());
+    started.as_ref().unwrap_or_else(|| panic!("{name} does not start"))
+}
+
+/// Runs `future` where there is no runtime yet.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap_or_else(|e| panic!("{e}")).block_on(future)
+}
+
+/// A name that no other test of this process gets.
+pub fn fresh(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Checks all cases at the same time, for those that spend theirs waiting. One that fails prints

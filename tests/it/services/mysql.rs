@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use tempfile::TempDir;
 
-use super::{Server, eventually, free_port, installed, plain};
+use super::{Server, block_on, eventually, free_port, fresh, installed, plain};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 /// The rights that docs/destinations/mysql.md names.
@@ -171,8 +170,7 @@ impl MySql {
 
     /// A fresh database: its name and URL.
     pub async fn database(&self) -> (String, String) {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = fresh("test_");
         self.connect("")
             .await
             .query_drop(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"))
@@ -186,21 +184,15 @@ impl MySql {
     }
 }
 
-/// The server that tests share, unless they restart it. One that does not start is not tried again
-/// for every test.
+/// The server that tests share, unless they restart it.
 pub fn shared(flavour: Flavour) -> &'static MySql {
     static SHARED: [OnceLock<Option<MySql>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let (cell, name) = match flavour {
+        Flavour::MySql => (&SHARED[0], "MySQL"),
+        Flavour::MariaDb => (&SHARED[1], "MariaDB"),
+    };
     // With the table of locks, from which EDS names those who keep a table locked.
     let settings: &[&str] =
         if flavour == Flavour::MySql { &["performance-schema=ON"] } else { &[] };
-    let start = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap_or_else(|e| panic!("{e}"));
-        runtime.block_on(MySql::start_with(flavour, settings))
-    };
-    let started = SHARED[usize::from(flavour == Flavour::MariaDb)]
-        .get_or_init(|| std::thread::spawn(start).join().ok());
-    started.as_ref().unwrap_or_else(|| panic!("{flavour:?} does not start"))
+    super::shared(cell, name, move || block_on(MySql::start_with(flavour, settings)))
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use eds::sandbox::account::Account;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::certs::{certificates, write};
-use super::{Server, eventually, free_port, installed, plain};
+use super::{Server, eventually, eventually_ok, free_port, installed, plain};
 
 pub struct Nats {
     pub port: u16,
@@ -189,20 +189,13 @@ impl Nats {
     /// The consumer's state: waiting for acknowledgement, waiting for delivery, acknowledged up to.
     pub async fn consumer(&self, name: &str) -> (usize, u64, u64) {
         let js = self.admin().await;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let consumer = loop {
-            // For a moment it may not exist: EDS recreates it.
-            match js
-                .get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(
-                    name, "dbchange",
-                )
+        // For a moment it may not exist: EDS recreates it.
+        let consumer = eventually_ok(Duration::from_secs(10), async || {
+            js.get_consumer_from_stream::<jetstream::consumer::pull::Config, _, _>(name, "dbchange")
                 .await
-            {
-                Ok(consumer) => break consumer,
-                Err(e) => assert!(Instant::now() < deadline, "{name}: {e}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+                .map_err(|e| format!("{name}: {e}"))
+        })
+        .await;
         let info = consumer.cached_info();
         (info.num_ack_pending, info.num_pending, info.ack_floor.stream_sequence)
     }

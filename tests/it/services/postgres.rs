@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use super::{Server, eventually, free_port};
+use super::{Server, block_on, eventually, free_port, fresh};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 
@@ -135,8 +134,7 @@ impl Postgres {
 
     /// A fresh database: its name and URL.
     pub async fn database(&self) -> (String, String) {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = fresh("test_");
         let client = self.connect("postgres").await;
         client
             .batch_execute(&format!("CREATE DATABASE {name}"))
@@ -152,15 +150,6 @@ impl Postgres {
 
 /// The server that tests share, unless they restart it.
 pub fn shared() -> &'static Postgres {
-    static SHARED: OnceLock<Postgres> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        let start = || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap_or_else(|e| panic!("{e}"));
-            runtime.block_on(Postgres::start())
-        };
-        std::thread::spawn(start).join().unwrap_or_else(|_| panic!("PostgreSQL does not start"))
-    })
+    static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
+    super::shared(&SHARED, "PostgreSQL", || block_on(Postgres::start()))
 }

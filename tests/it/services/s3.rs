@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Server, ask, free_port, installed, plain};
+use super::{Server, ask, free_port, fresh, installed, plain, until_ok};
 
 pub const SECRET: &str = "eds/secret+key";
 
@@ -77,22 +76,20 @@ impl Seaweed {
             "KILL",
         );
         let seaweed = Seaweed { _server: server, port, filer, _dir: dir };
-        let started = Instant::now();
-        // A bucket is a directory.
-        while !ask(filer, "POST", "/buckets/shop/", "")
-            .is_ok_and(|(status, _)| status < 300 || status == 409)
-            || ask(port, "GET", "/", "").is_err()
-        {
-            assert!(started.elapsed() < Duration::from_secs(60), "SeaweedFS does not start");
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        until_ok(Duration::from_secs(60), || {
+            // A bucket is a directory.
+            let (status, _) = ask(filer, "POST", "/buckets/shop/", "")?;
+            if status >= 300 && status != 409 {
+                return Err(format!("SeaweedFS makes no bucket: {status}"));
+            }
+            ask(port, "GET", "/", "")
+        });
         seaweed
     }
 
     /// A fresh folder, and its URL.
     pub fn folder(&self) -> (String, String) {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let folder = format!("folder-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = fresh("folder-");
         let url = self.url(&folder, "eds-key", "eds%2Fsecret%2Bkey");
         (folder, url)
     }
@@ -145,12 +142,8 @@ impl Seaweed {
 
 /// The server that tests share.
 pub fn shared() -> &'static Seaweed {
-    static SHARED: OnceLock<Seaweed> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        std::thread::spawn(Seaweed::start)
-            .join()
-            .unwrap_or_else(|_| panic!("SeaweedFS does not start"))
-    })
+    static SHARED: OnceLock<Option<Seaweed>> = OnceLock::new();
+    super::shared(&SHARED, "SeaweedFS", Seaweed::start)
 }
 
 /// A server that has no bucket at all.
@@ -171,11 +164,7 @@ impl Moto {
             &dir.path().join("log"),
             "KILL",
         );
-        let started = Instant::now();
-        while ask(port, "GET", "/", "").is_err() {
-            assert!(started.elapsed() < Duration::from_secs(60), "moto does not start");
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        until_ok(Duration::from_secs(60), || ask(port, "GET", "/", ""));
         Moto { _server: server, port, _dir: dir }
     }
 }

@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use eds::sandbox::check::{self, TableReport};
-use eds::sandbox::console::Console;
-use eds::sandbox::hq::{Record, SandboxHq};
+use eds::sandbox::hq::nats::HqNats;
+use eds::sandbox::hq::{SandboxHq, SessionRecord};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::eds::{Running, binary};
-use super::eventually;
 use super::nats::Nats;
 use super::scene::publish;
+use super::{eventually, eventually_ok};
 
 /// What `enroll` is given.
 pub const CODE: &str = "L-one";
@@ -25,7 +25,7 @@ pub const CODE: &str = "L-one";
 pub struct Site {
     pub nats: Nats,
     pub hq: SandboxHq,
-    pub console: Console,
+    pub hq_nats: HqNats,
     shop: Arc<Mutex<Shop>>,
     pub dir: TempDir,
 }
@@ -47,12 +47,12 @@ impl Site {
         let hq = SandboxHq::start(0, shop.clone(), dir.path().join("exports"), 500, None)
             .await
             .unwrap_or_else(|e| panic!("{e}"));
-        hq.employ(Some(nats.account.clone()), &Shop::companies());
-        hq.code(CODE, name);
+        hq.set_account(Some(nats.account.clone()), &Shop::companies());
+        hq.add_code(CODE, name);
         let admin = nats.account.admin_creds().unwrap_or_else(|e| panic!("{e}"));
-        let console =
-            Console::connect(&nats.url(), Some(&admin)).await.unwrap_or_else(|e| panic!("{e}"));
-        Site { nats, hq, console, shop, dir }
+        let hq_nats =
+            HqNats::connect(&nats.url(), Some(&admin)).await.unwrap_or_else(|e| panic!("{e}"));
+        Site { nats, hq, hq_nats, shop, dir }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -113,13 +113,13 @@ impl Site {
     pub async fn session(&self, after: usize) -> String {
         let id = self.record(after).await.id;
         eventually("the server hears HQ", Duration::from_secs(30), async || {
-            self.console.ping(&id).await
+            self.hq_nats.ping(&id).await
         })
         .await;
         id
     }
 
-    pub async fn record(&self, after: usize) -> Record {
+    pub async fn record(&self, after: usize) -> SessionRecord {
         let under_way = || {
             self.hq.sessions().into_iter().skip(after).rev().find(|record| record.ended.is_none())
         };
@@ -134,15 +134,14 @@ impl Site {
 
     /// Waits until the server's log has so many lines with `text`.
     pub async fn until_log(&self, text: &str, times: usize) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-        while self.log().matches(text).count() < times {
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "{text:?} is not there {times} times:\n{}",
-                self.log()
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually_ok(Duration::from_secs(60), async || {
+            let log = self.log();
+            if log.matches(text).count() >= times {
+                return Ok(());
+            }
+            Err(format!("{text:?} is not there {times} times:\n{log}"))
+        })
+        .await;
     }
 
     pub async fn publish(&self, events: u64) {
@@ -154,31 +153,28 @@ impl Site {
     /// Every row of the SQLite file is as the shop has it, sooner or later.
     pub async fn until_equal(&self) {
         let (shop, path) = (self.shop(), self.dir.path().join("shop.db").display().to_string());
-        let equal = async || {
-            check::sqlite(&shop, &path)
-                .is_ok_and(|reports| reports.iter().all(TableReport::is_equal))
-        };
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-        while !equal().await {
-            if tokio::time::Instant::now() > deadline {
-                let reports = check::sqlite(&shop, &path)
-                    .map(|reports| reports.iter().map(check::line).collect::<Vec<_>>().join("\n"));
-                panic!("the destination is not equal:\n{reports:?}\n{}", self.log());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually_ok(Duration::from_secs(60), async || {
+            let lines: Vec<String> = match check::sqlite(&shop, &path) {
+                Ok(reports) if reports.iter().all(TableReport::is_equal) => return Ok(()),
+                Ok(reports) => reports.iter().map(check::line).collect(),
+                Err(why) => vec![why],
+            };
+            let lines = lines.join("\n");
+            Err(format!("the destination is not equal:\n{lines}\n{}", self.log()))
+        })
+        .await;
     }
 
     /// The answer on `topic` that came after the first `from` words.
     pub async fn answer(&self, topic: &str, from: usize) -> Value {
-        let said = self.console.wait_for(topic, from, Duration::from_secs(60)).await;
+        let said = self.hq_nats.wait_for(topic, from, Duration::from_secs(60)).await;
         said.unwrap_or_else(|| panic!("no {topic}:\n{}", self.log())).document()
     }
 
     /// Notifies, and waits for the response.
     pub async fn order(&self, session: &str, action: &str, data: Value) -> Value {
-        let from = self.console.heard().len();
-        self.console.send(session, action, data).await.unwrap_or_else(|e| panic!("{e}"));
+        let from = self.hq_nats.heard().len();
+        self.hq_nats.send(session, action, data).await.unwrap_or_else(|e| panic!("{e}"));
         self.answer(&format!("{action}-response"), from).await
     }
 

@@ -2,8 +2,7 @@
 //! database for each.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use eds::sandbox::check::FoundRows;
 use eds::sandbox::shop::Shop;
@@ -11,7 +10,7 @@ use eds::sandbox::tables::ShopKind;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{Server, ask, free_port, plain};
+use super::{Server, ask, free_port, fresh, plain, until_ok};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 /// A key of nobody's, made for these tests by `openssl pkcs8 -topk8 -v2 des3`.
@@ -48,27 +47,22 @@ impl Snowflake {
             &dir.path().join("log"),
             "KILL",
         );
-        let started = Instant::now();
         let users = [
             json!({"name": "eds", "password": PASSWORD, "token": "pat-token"}),
             json!({"name": "robot", "public_key": PUBLIC_KEY}),
         ];
         for user in users {
-            while let Err(why) = told(port, "POST", "/test/user", &user) {
-                assert!(
-                    started.elapsed() < Duration::from_secs(60),
-                    "the stand-in for Snowflake does not start: {why}"
-                );
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            until_ok(Duration::from_secs(60), || {
+                told(port, "POST", "/test/user", &user)
+                    .map_err(|why| format!("the stand-in for Snowflake does not start: {why}"))
+            });
         }
         Snowflake { _server: server, port, _dir: dir }
     }
 
     /// A fresh database.
     pub fn database(&self) -> String {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        format!("TEST_{}", COUNT.fetch_add(1, Ordering::Relaxed))
+        fresh("TEST_")
     }
 
     pub fn url(&self, database: &str, more: &str) -> String {
@@ -146,10 +140,6 @@ impl Snowflake {
 
 /// The stand-in that tests share.
 pub fn shared() -> &'static Snowflake {
-    static SHARED: OnceLock<Snowflake> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        std::thread::spawn(Snowflake::start)
-            .join()
-            .unwrap_or_else(|_| panic!("the stand-in for Snowflake does not start"))
-    })
+    static SHARED: OnceLock<Option<Snowflake>> = OnceLock::new();
+    super::shared(&SHARED, "the stand-in for Snowflake", Snowflake::start)
 }

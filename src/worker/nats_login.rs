@@ -5,12 +5,16 @@ use std::path::Path;
 use secrecy::SecretString;
 
 use super::run::RunError;
+use crate::feed::jetstream::connect::Servers;
 use crate::feed::jetstream::identity::Identity;
 
 /// The NATS of HQ in the cloud.
 const SERVER: &str = "nats://connect.nats.shopmonkey.pub";
 /// The NATS of an HQ on this machine.
 const LOCAL_SERVER: &str = "nats://localhost:4222";
+
+/// Messages that NATS delivers without an acknowledgement, unless somebody chooses another number.
+pub const MAX_ACK_PENDING: i64 = 25_000;
 
 /// The servers of NATS, as a comma list: those that were given, else those of the HQ at `api_url`.
 pub fn servers(given: Option<&str>, api_url: Option<&str>) -> String {
@@ -34,6 +38,21 @@ pub fn identity(
         Err(RunError::Refused(format!(
             "NATS at {servers} needs credentials: name the file with --creds"
         )))
+    }
+}
+
+/// How the server of this id connects to NATS at `urls`, a comma list.
+pub fn connection(
+    urls: &str,
+    creds: Option<SecretString>,
+    nats_ca: Option<&Path>,
+    server_id: &str,
+) -> Servers {
+    Servers {
+        urls: urls.to_owned(),
+        creds,
+        certificate_authority: nats_ca.map(Path::to_owned),
+        name: format!("eds-{server_id}"),
     }
 }
 

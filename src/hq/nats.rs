@@ -20,7 +20,7 @@ const FLUSH_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A session's connection. Sending never fails the server: what cannot be sent is logged, because
 /// only HQ waits for it, and HQ asks again. Clones share the connection.
 #[derive(Clone)]
-pub struct Post {
+pub struct HqConnection {
     link: Link,
     session: String,
 }
@@ -69,26 +69,29 @@ pub struct Metrics {
     pub total_events: f64,
 }
 
-impl Post {
+impl HqConnection {
     /// Connects to NATS and subscribes to the notifications of `session`. Tries once; an error is
     /// one of the connection or of the credentials.
     pub async fn connect(
         servers: &Servers,
         session: &str,
-    ) -> Result<(Post, Subscriber), FeedError> {
+    ) -> Result<(HqConnection, Subscriber), FeedError> {
         let link = Link::connect(servers).await?;
         let notices =
             link.client.subscribe(format!("eds.notify.{session}.>")).await.map_err(|e| {
                 FeedError::Unavailable(format!("notifications of HQ cannot be subscribed to: {e}"))
             })?;
-        Ok((Post { link, session: session.to_owned() }, notices))
+        Ok((HqConnection { link, session: session.to_owned() }, notices))
     }
 
     /// Whether NATS rejects this session's credentials since the connection was last lost.
     pub fn is_locked_out(&self) -> bool {
         !self.link.is_connected()
             && self.link.complaint().is_some_and(|said| {
-                ["uthorization", "uthentication", "xpired"].iter().any(|word| said.contains(word))
+                let said = said.to_lowercase();
+                ["authorization", "authentication", "expired"]
+                    .iter()
+                    .any(|word| said.contains(word))
             })
     }
 

@@ -40,22 +40,22 @@ impl Said {
 }
 
 /// A connection to all servers of an account.
-pub struct Console {
+pub struct HqNats {
     client: Client,
     heard: Arc<Mutex<Vec<Said>>>,
     listening: JoinHandle<()>,
 }
 
-impl Drop for Console {
+impl Drop for HqNats {
     fn drop(&mut self) {
         self.listening.abort();
     }
 }
 
-impl Console {
+impl HqNats {
     /// Connects to NATS and keeps every message of servers from then on. `creds`: the text of a
     /// credentials file with all rights.
-    pub async fn connect(url: &str, creds: Option<&str>) -> Result<Console, String> {
+    pub async fn connect(url: &str, creds: Option<&str>) -> Result<HqNats, String> {
         let mut options = async_nats::ConnectOptions::new().name("hq");
         if let Some(creds) = creds {
             options = options.credentials(creds).map_err(|e| e.to_string())?;
@@ -79,7 +79,7 @@ impl Console {
                 });
             }
         });
-        Ok(Console { client, heard, listening })
+        Ok(HqNats { client, heard, listening })
     }
 
     fn said(&self) -> MutexGuard<'_, Vec<Said>> {

@@ -11,14 +11,14 @@ use tracing::{error, info, warn};
 
 use super::pipe::{WorkerCommand, WorkerEvent};
 use super::run::{self, RunError};
-use super::stdio::{EventSender, SupervisorPipe};
 use super::stream::{StreamContext, StreamRequest};
+use super::supervisor_pipe::{EventSender, SupervisorPipe};
 use crate::backoff::Backoff;
 use crate::clock::now_ns;
 use crate::hq::Hq;
-use crate::hq::post::Metrics;
+use crate::hq::nats::Metrics;
 use crate::http::Http;
-use crate::import::{Display, ImportFailure, ImportRequest, OtherImport};
+use crate::import::{ImportFailure, ImportRequest, ProgressOutput, UnfinishedImport};
 use crate::logs::LogFiles;
 use crate::pipeline::progress::{Phase, Progress};
 
@@ -321,8 +321,8 @@ impl WorkerContext {
             adopt: apply.adopt.clone(),
             rules: apply.rules.clone(),
             schema_only,
-            other: OtherImport::Forget,
-            display: Display::Log,
+            unfinished: UnfinishedImport::Forget,
+            output: ProgressOutput::Log,
             ..ImportRequest::new(apply.destination.clone(), apply.driver)
         };
         request.test().await?;

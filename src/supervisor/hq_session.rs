@@ -6,9 +6,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::directory::SessionDir;
 use super::session::Ending;
-use super::{CONFLICT_WAIT, Failed, ServerOptions, Supervisor, uploads};
+use super::session_dir::SessionDir;
+use super::{CONFLICT_WAIT, ServerFailure, ServerOptions, Supervisor, uploads};
 use crate::backoff::{Backoff, Waits};
 use crate::clock;
 use crate::destination::Settings;
@@ -43,26 +43,18 @@ pub struct OpenedSession {
 
 impl OpenedSession {
     /// Creates the session's directory with its credentials, and logs into it from now on.
-    fn create(options: &ServerOptions, session: Session) -> Result<OpenedSession, String> {
+    fn create(options: &ServerOptions, session: &Session) -> Result<OpenedSession, String> {
         let path = options.data_dir.join(&session.id);
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
         let dir = SessionDir::create(&options.data_dir, &session.id).map_err(failed)?;
         options.logs.open_in(&dir.logs()).map_err(failed)?;
-        let credential = session.credential.filter(|c| !c.expose_secret().trim().is_empty());
-        let Some(credential) = credential else {
+        let id = session.id.clone();
+        let Some((Identity { server_id, expires, .. }, creds)) = session.login()? else {
             let server_id = Identity::local().server_id;
-            return Ok(OpenedSession {
-                id: session.id,
-                dir,
-                creds: None,
-                server_id,
-                expires: None,
-            });
+            return Ok(OpenedSession { id, dir, creds: None, server_id, expires: None });
         };
-        let creds = hq::credential_text(&credential)?;
-        let Identity { server_id, expires, .. } = Identity::from_hq(creds.expose_secret())?;
         dir.write_creds(creds.expose_secret()).map_err(failed)?;
-        Ok(OpenedSession { id: session.id, dir, creds: Some(creds), server_id, expires })
+        Ok(OpenedSession { id, dir, creds: Some(creds), server_id, expires })
     }
 
     /// When the session has to be renewed because its credentials expire.
@@ -76,7 +68,7 @@ impl Supervisor {
     /// Opens a session with HQ and waits for it as long as HQ is unreachable or has another session
     /// of this server open. `None` if the server is told to end meanwhile; an error if HQ does not
     /// accept the server.
-    pub(super) async fn open_session(&mut self) -> Result<Option<OpenedSession>, Failed> {
+    pub(super) async fn open_session(&mut self) -> Result<Option<OpenedSession>, ServerFailure> {
         let mut outage = Backoff::new(OUTAGE_WAITS);
         let mut warned_of_conflict = false;
         loop {
@@ -93,7 +85,7 @@ impl Supervisor {
                     None => outage.next_exact(),
                 },
                 Err(NoSession::Refused(e)) => {
-                    return Err(Failed::Refused(format!(
+                    return Err(ServerFailure::Refused(format!(
                         "{e}; is this server still enrolled? `eds enroll CODE` enrols it again"
                     )));
                 }
@@ -117,15 +109,15 @@ impl Supervisor {
 
     /// Makes this machine ready for a session that HQ has opened; closes it at HQ if that fails.
     async fn prepare(&self, session: Session) -> Option<OpenedSession> {
-        let id = session.id.clone();
-        match OpenedSession::create(&self.options, session) {
+        let id = &session.id;
+        match OpenedSession::create(&self.options, &session) {
             Ok(opened) => {
                 info!("session {id} with HQ at {} has begun", self.options.api_url);
                 Some(opened)
             }
             Err(why) => {
                 warn!("{why}; HQ is asked again");
-                let _ = timeout(END_WAIT_MAX, hq::end(&self.hq, &id, true)).await;
+                let _ = timeout(END_WAIT_MAX, hq::end(&self.hq, id, true)).await;
                 None
             }
         }
