@@ -248,6 +248,7 @@ async fn of_two_processes_the_former_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_of_another_name_is_asked_about() {
     let mut scene = Scene::new("former", 91).await;
+    scene.nats.allow_consumers(2).await;
     scene.publish(120).await;
     scene.eds.begin();
     scene.eds.catch_up();

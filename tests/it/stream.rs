@@ -38,6 +38,7 @@ async fn two_hundred_thousand_events_end_equal_in_mariadb() {
 /// underneath.
 async fn whatever_happens(server: &mut dyn Keeper) {
     let mut nats = Nats::start().await;
+    nats.allow_consumers(3).await;
     let mut shop = Shop::new(42, ShopOptions::default());
     publish(&nats, &mut shop, EVENTS).await;
     let creds = nats.server_creds("s1", COMPANIES, None);

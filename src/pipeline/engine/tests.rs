@@ -1,7 +1,7 @@
 //! The engine against a scripted feed and a destination that is restored to an earlier state: what
 //! is pending then must be neither applied nor acknowledged.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::destination::{
     Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, Migration, OpenFuture, Tables,
 };
 use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
+use crate::pipeline::progress::Phase;
 use crate::pipeline::{Adoption, DeadLetters, EngineOptions, Progress};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::State;
@@ -52,6 +53,15 @@ struct EngineScene {
     restored_at: AtomicUsize,
     applied: AtomicUsize,
     backup: Mutex<Option<Store>>,
+    /// The feed reads another stream than the one before.
+    recreated: AtomicBool,
+    /// When each message was published, Unix nanoseconds.
+    time_ns: AtomicI64,
+    /// How often the feed was asked whether anything is pending.
+    idle_asked: AtomicUsize,
+    /// The destination fails as long as that is in the future.
+    fails_until: Mutex<Option<Instant>>,
+    progress: Arc<Progress>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -68,6 +78,11 @@ impl EngineScene {
             restored_at: AtomicUsize::new(restored_at),
             applied: AtomicUsize::new(0),
             backup: Mutex::default(),
+            recreated: AtomicBool::new(false),
+            time_ns: AtomicI64::new(0),
+            idle_asked: AtomicUsize::new(0),
+            fails_until: Mutex::default(),
+            progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
         })
     }
 
@@ -102,7 +117,7 @@ impl EngineScene {
             state: self.state.clone(),
             predecessor: Predecessor::Nobody,
             dead_letters: DeadLetters::Nowhere,
-            progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
+            progress: self.progress.clone(),
             options: options(abilities, after_last == AfterLast::Idles),
             stop,
         };
@@ -157,10 +172,11 @@ impl Feed for Script {
         if self.next.is_some() && self.after_last == AfterLast::EndsForGood {
             return Err(FeedError::Misconfigured("it can be read only once".into()));
         }
-        let after = at.after.map_or(0, |p| p.sequence);
+        let recreated = self.scene.recreated.swap(false, Ordering::Relaxed);
+        let after = at.after.filter(|_| !recreated).map_or(0, |p| p.sequence);
         locked(&self.scene.openings).push(after);
         self.next = Some(after + 1);
-        Ok(Opened::default())
+        Ok(Opened { recreated, ..Opened::default() })
     }
 
     async fn next(&mut self, into: &mut Vec<Delivery>, _max: usize) -> Result<Signal, FeedError> {
@@ -177,7 +193,10 @@ impl Feed for Script {
         }
         self.next = Some(sequence + 1);
         into.push(Delivery {
-            position: Position { sequence, time_ns: 0 },
+            position: Position {
+                sequence,
+                time_ns: self.scene.time_ns.load(Ordering::Relaxed),
+            },
             subject: String::new(),
             payload: format!(
                 r#"{{"operation":"INSERT","table":"a","modelVersion":"1","after":{{"id":"{sequence}"}}}}"#
@@ -187,6 +206,11 @@ impl Feed for Script {
             pending: Some(MESSAGES + 1 - sequence),
         });
         Ok(Signal::Delivered)
+    }
+
+    async fn nothing_pending_at(&mut self) -> Option<i64> {
+        self.scene.idle_asked.fetch_add(1, Ordering::Relaxed);
+        Some(77)
     }
 
     async fn acknowledge(&mut self, through: Position) -> Result<(), FeedError> {
@@ -208,6 +232,9 @@ struct Restored {
 #[async_trait]
 impl Destination for Restored {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        if locked(&self.scene.fails_until).is_some_and(|until| Instant::now() < until) {
+            return Err(Failure::unavailable("it is away"));
+        }
         let call = self.scene.applied.fetch_add(1, Ordering::Relaxed) + 1;
         if call == self.scene.restored_at.load(Ordering::Relaxed) {
             sleep(SLOW_WRITE).await;
@@ -249,6 +276,35 @@ async fn a_rewind_while_stopping_ends_with_what_is_durable() {
     let next = scene.run(one_by_one(), AfterLast::Idles, None).await;
     assert_eq!(next, Ok(End::CaughtUp));
     assert_eq!((scene.position(), scene.rows()), (Some(MESSAGES), MESSAGES as usize));
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_of_a_stream_that_was_recreated_decide_nothing() {
+    let scene = EngineScene::new(usize::MAX);
+    scene.store.lock().position = Some(Position { sequence: 100, time_ns: 1_000 });
+    scene.recreated.store(true, Ordering::Relaxed);
+    // Its clock is behind that of the former.
+    scene.time_ns.store(5, Ordering::Relaxed);
+    let ended = scene.run(one_by_one(), AfterLast::Idles, None).await;
+    assert_eq!(ended, Ok(End::CaughtUp));
+    assert_eq!(scene.rows(), MESSAGES as usize);
+    let position = scene.store.lock().position;
+    assert_eq!(position, Some(Position { sequence: MESSAGES, time_ns: 5 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_an_outage_nothing_is_idle_though_the_feed_is() {
+    let scene = EngineScene::new(usize::MAX);
+    *locked(&scene.fails_until) = Some(Instant::now() + Duration::from_secs(200));
+    let look = async {
+        sleep(Duration::from_secs(150)).await;
+        let state = scene.progress.snapshot().state;
+        assert!(matches!(state, Phase::Waiting(_)), "{state:?}");
+        assert_eq!(scene.idle_asked.load(Ordering::Relaxed), 0);
+    };
+    let (ended, ()) = futures::join!(scene.run(one_by_one(), AfterLast::Idles, None), look);
+    assert_eq!(ended, Ok(End::CaughtUp));
+    assert_eq!(scene.state.idle("test").unwrap_or_else(|e| panic!("{e}")), Some(77));
 }
 
 #[tokio::test(start_paused = true)]

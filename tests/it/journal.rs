@@ -1,0 +1,130 @@
+//! `eds replay`: which journal it is, and what its events mean for rows.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::services::eds::{binary, replay, schema, upsert};
+use crate::services::{mysql, postgres};
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Replays `journal` without --restart, with the data directory of `dir`.
+fn resume(dir: &Path, url: &str, schemas: &Value, journal: &Path, events: &[Value]) -> String {
+    let text: String = events.iter().map(|event| format!("{event}\n")).collect();
+    let write = |path: &Path, text: &str| {
+        path.parent().map(std::fs::create_dir_all).transpose().unwrap_or_else(|e| panic!("{e}"));
+        std::fs::write(path, text).unwrap_or_else(|e| panic!("{e}"));
+    };
+    write(&dir.join("schema.json"), &schemas.to_string());
+    write(journal, &text);
+    let output = Command::new(binary())
+        .current_dir(dir)
+        .env("EDS_URL", url)
+        .args(["replay", &journal.display().to_string(), "--schema", "schema.json"])
+        .output()
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert!(output.status.success(), "{}", said(&output));
+    said(&output)
+}
+
+fn files(dir: &Path) -> usize {
+    std::fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+/// A journal is known by its content and not by its name alone; where the destination keeps no
+/// positions, another one has none of it.
+#[test]
+fn a_journal_goes_on_where_it_ended_and_no_other_does() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let at = |name: &str| dir.path().join(name);
+    let url = |name: &str| format!("file://{}", at(name).display());
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let of = |ids: &[&str]| -> Vec<Value> {
+        ids.iter().map(|id| upsert("t", "1", json!({"id": id, "n": 1}))).collect()
+    };
+    let monday = at("mon/j.jsonl");
+    resume(dir.path(), &url("a"), &schemas, &monday, &of(&["1", "2"]));
+    assert_eq!(files(&at("a")), 2);
+    // Into another folder all of it goes.
+    resume(dir.path(), &url("b"), &schemas, &monday, &of(&["1", "2"]));
+    assert_eq!(files(&at("b")), 2);
+    // It has grown: only what is new is applied.
+    let log = resume(dir.path(), &url("a"), &schemas, &monday, &of(&["1", "2", "3"]));
+    assert!(log.contains("already applied up to line 2"), "{log}");
+    assert_eq!(files(&at("a")), 3);
+    // Another journal of the same name is another one.
+    let log = resume(dir.path(), &url("a"), &schemas, &at("tue/j.jsonl"), &of(&["7", "8"]));
+    assert!(!log.contains("already applied"), "{log}");
+    assert_eq!(files(&at("a")), 5);
+}
+
+/// The rows of table `t` in order of its key, each as its columns' texts.
+async fn rows_of(events: &[Value], schemas: &Value, columns: &str) -> [Vec<String>; 2] {
+    let postgres = postgres::shared();
+    let (database, url) = postgres.database().await;
+    let output = replay(&url, schemas, events, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let sql = format!("SELECT concat_ws(' ', {columns}) FROM t ORDER BY 1");
+    let client = postgres.connect(&database).await;
+    let rows = client.query(&sql, &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    let of_postgres = rows.iter().map(|row| row.get::<_, String>(0)).collect();
+    let mysql = mysql::shared(mysql::Flavour::MySql);
+    let (database, url) = mysql.database().await;
+    let output = replay(&url, schemas, events, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let mut client = mysql.connect(&database).await;
+    let of_mysql: Vec<String> = mysql_async::prelude::Queryable::query(&mut client, sql)
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
+    [of_postgres, of_mysql]
+}
+
+/// An update whose key is another than before leaves no row behind, in whatever order they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_of_the_key_moves_the_row() {
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let moved = |from: &str, to: &str, n: u64| {
+        json!({"operation": "UPDATE", "table": "t", "modelVersion": "1", "key": [to],
+            "before": {"id": from, "n": n}, "after": {"id": to, "n": n}})
+    };
+    let mut events: Vec<Value> =
+        (1..=5).map(|i| upsert("t", "1", json!({"id": i.to_string(), "n": i}))).collect();
+    events.extend((1..=5).rev().map(|i: u64| moved(&i.to_string(), &(i + 1).to_string(), i)));
+    events.push(upsert("t", "1", json!({"id": "x", "n": 7})));
+    events.push(moved("x", "y", 7));
+    events.push(moved("y", "x", 7));
+    for rows in rows_of(&events, &schemas, "id, n").await {
+        assert_eq!(rows, ["2 1", "3 2", "4 3", "5 4", "6 5", "x 7"]);
+    }
+}
+
+/// Keys that are equal in the database are one row, however they are spelt.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_compared_by_their_value() {
+    let schemas = json!({"t": {"table": "t", "modelVersion": "1", "primaryKeys": ["n", "at"],
+        "required": ["n", "at"], "properties": {
+            "n": {"type": "number"}, "at": {"type": "string", "format": "date-time"},
+            "v": {"type": "integer"}}}});
+    let insert = |n: Value, at: &str, v: u64| {
+        json!({"operation": "INSERT", "table": "t", "modelVersion": "1",
+            "after": {"n": n, "at": at, "v": v}})
+    };
+    let delete = |n: Value, at: &str| json!({"operation": "DELETE", "table": "t", "modelVersion": "1", "key": [n, at]});
+    let noon = "2024-01-02T12:00:00Z";
+    let events = [
+        insert(json!(1.0), noon, 1),
+        delete(json!(1), "2024-01-02T12:00:00.000Z"),
+        insert(json!(2), noon, 1),
+        insert(json!("2.0"), "2024-01-02T13:00:00+01:00", 2),
+        insert(json!(3), noon, 1),
+        delete(json!("3E0"), noon),
+        insert(json!(3), noon, 3),
+    ];
+    for rows in rows_of(&events, &schemas, "n, v").await {
+        assert_eq!(rows, ["2 2", "3 3"]);
+    }
+}
