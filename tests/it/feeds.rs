@@ -228,6 +228,8 @@ async fn of_two_processes_the_former_ends() {
     let latter = latter.start(&["--restart"]);
     latter.until_log("streaming eds-", Duration::from_secs(30)).await;
     send(former.pid(), "CONT");
+    // Two that read one consumer notice it as soon as messages come.
+    publish(&scene.nats, &mut scene.shop, 50).await;
     let ended = former.wait(Duration::from_secs(60));
     assert!(
         !ended.status.success() && ended.log.contains("another EDS has taken over"),

@@ -31,8 +31,11 @@ fn resume(dir: &Path, url: &str, schemas: &Value, journal: &Path, events: &[Valu
     said(&output)
 }
 
+/// How many files are in the folder and those below it.
 fn files(dir: &Path) -> usize {
-    std::fs::read_dir(dir).map_or(0, Iterator::count)
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let count = |path: std::path::PathBuf| if path.is_dir() { files(&path) } else { 1 };
+    entries.flatten().map(|entry| count(entry.path())).sum()
 }
 
 /// A journal is known by its content and not by its name alone; where the destination keeps no

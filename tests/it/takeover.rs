@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use eds::change::value::rfc3339;
-
 use crate::services::eds::Eds;
 use crate::services::hq::Importing;
 use crate::services::nats::Nats;
@@ -27,9 +25,9 @@ fn write_predecessor(data_dir: &Path, entries: &[(&str, &str)]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn its_import_says_since_when_to_read() {
     let mut scene = Scene::new("heir", 61).await;
-    let hour_ago = rfc3339(eds::clock::now_ns() / 1000 - 3_600_000_000);
-    let export = format!(r#"[{{"Table":"order","Timestamp":"{hour_ago}"}}]"#);
-    write_predecessor(&scene.eds.data_dir(), &[("table-export", "[]"), ("table-export", &export)]);
+    // Before the shop's first event.
+    let export = r#"[{"Table":"order","Timestamp":"2020-01-01T00:00:00.5Z"}]"#;
+    write_predecessor(&scene.eds.data_dir(), &[("table-export", "[]"), ("table-export", export)]);
     let before = std::fs::read(scene.eds.data_dir().join("eds-data.db")).ok();
     scene.publish(500).await;
     let log = scene.eds.catch_up();
@@ -58,6 +56,14 @@ async fn a_state_file_that_cannot_be_read_ends_the_start() {
     );
 }
 
+/// The event as if it had happened now, after the import.
+fn of_now(payload: &str) -> String {
+    let name = "\"mvccTimestamp\":\"";
+    let at = payload.find(name).unwrap_or_else(|| panic!("{payload}")) + name.len();
+    let end = at + payload[at..].find('"').unwrap_or_else(|| panic!("{payload}"));
+    format!("{}{}.0000000000{}", &payload[..at], eds::clock::now_ns(), &payload[end..])
+}
+
 /// As its own tests begin: a stream that allows one consumer, an import of the schema alone, then
 /// the stream.
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +80,7 @@ async fn an_import_of_the_schema_comes_before_the_stream() {
     for round in 0..3 {
         let events: Vec<(String, Vec<u8>)> = (0..400)
             .map(|_| shop.next_event())
-            .map(|event| (event.subject, event.payload.into_bytes()))
+            .map(|event| (event.subject, of_now(&event.payload).into_bytes()))
             .collect();
         nats.publish(events.into_iter()).await;
         eds.catch_up();

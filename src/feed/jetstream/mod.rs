@@ -53,8 +53,8 @@ pub struct JetStreamSettings {
     pub start: Start,
 }
 
-/// The feed. Opening it recreates the durable consumer at the server, unless that already stands at
-/// the wanted position.
+/// The feed. Opening it recreates the durable consumer at the server, unless it is this process's
+/// own and already stands at the wanted position.
 pub struct JetStream {
     api: Api,
     settings: JetStreamSettings,

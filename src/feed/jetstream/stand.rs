@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::api::{ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use super::look::{LOOK_GONE_MAX, StreamFound};
-use super::{JetStream, STREAM};
+use super::{JetStream, MAKER, STREAM};
 use crate::change::Position;
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
@@ -30,8 +30,8 @@ pub struct Standing {
 }
 
 impl JetStream {
-    /// The consumer at `after`. It is used as it is if it stands there and everything delivered is
-    /// acknowledged; else it is recreated there.
+    /// The consumer at `after`. It is used as it is if this process made it, it stands there and
+    /// everything delivered is acknowledged; else it is recreated there.
     pub(super) async fn stand_at(
         &self,
         after: Option<Position>,
@@ -40,9 +40,11 @@ impl JetStream {
     ) -> Result<Standing, FeedError> {
         let wanted = self.wanted();
         let fits = |info: &ConsumerInfo| {
-            info.config.behaves_as(&wanted)
-                && info.num_ack_pending == 0
-                && (after.is_none() || info.floor() == after.map(|p| p.sequence))
+            let stands_there = match after {
+                Some(position) => info.floor() == Some(position.sequence) && self.has_made(info),
+                None => true,
+            };
+            stands_there && info.config.behaves_as(&wanted) && info.num_ack_pending == 0
         };
         if let Some(info) = existing.clone().filter(fits) {
             return Ok(Standing { info, warnings: Vec::new(), recreated: false });
@@ -162,6 +164,12 @@ impl JetStream {
             )),
             other => Err(self.failed(other, &format!("stream {STREAM}"))),
         }
+    }
+
+    /// Whether this process made the consumer. A server that keeps no metadata cannot tell.
+    fn has_made(&self, info: &ConsumerInfo) -> bool {
+        let maker = info.config.metadata.get(MAKER);
+        maker == Some(&self.process) || is_before_2_10(&self.api.link.client.server_info().version)
     }
 
     /// Removes the durable consumer, where there is one.

@@ -9,6 +9,8 @@ use crate::feed::OpenAt;
 pub struct Positions {
     /// How far the destination is, as this engine knows it; `None` until that is known.
     durable: Option<Position>,
+    /// What is delivered is of another stream than `durable`.
+    is_other_stream: bool,
     /// Up to where the memory of rows has seen the stream; behind `durable` while a start catches
     /// up on it.
     recent_through: Option<Position>,
@@ -29,7 +31,7 @@ impl Positions {
             StartPosition::Since { since_ns, .. } => (None, Some(*since_ns)),
             StartPosition::FeedDecides => (None, None),
         };
-        Positions { durable, recent_through: durable, seen: None, since_ns, idle_ns }
+        Positions { durable, recent_through: durable, since_ns, idle_ns, ..Positions::default() }
     }
 
     /// How far the destination is.
@@ -45,6 +47,12 @@ impl Positions {
     /// Everything up to here is durable: a batch was applied, or the feed began there.
     pub fn reached(&mut self, position: Position) {
         self.durable = Some(position);
+        self.is_other_stream = false;
+    }
+
+    /// What is delivered from now on is of another stream than what is durable.
+    pub fn begin_other_stream(&mut self) {
+        self.is_other_stream = true;
     }
 
     /// The destination turned out to be at `position`, before or after what was known. What was
@@ -68,8 +76,12 @@ impl Positions {
         self.seen.take()
     }
 
-    /// What is durable and seen by the memory of rows.
+    /// What is durable and seen by the memory of rows; `None` while the two are of different
+    /// streams: a place in the new one must not be known before a checkpoint in it is.
     pub fn savable_through(&self) -> Option<Position> {
+        if self.is_other_stream {
+            return None;
+        }
         match (self.durable, self.recent_through) {
             (Some(durable), Some(recent)) if recent.sequence < durable.sequence => Some(recent),
             (durable, _) => durable,
@@ -92,6 +104,8 @@ mod tests {
         assert_eq!((positions.savable_through(), positions.open_at().after), {
             (Some(at(4)), Some(at(4)))
         });
+        positions.begin_other_stream();
+        assert_eq!(positions.savable_through(), None);
         positions.saw(at(8));
         positions.recent_reached(Some(at(12)));
         positions.reached(at(11));

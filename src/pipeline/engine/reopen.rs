@@ -92,6 +92,7 @@ impl Engine {
         self.intake.resolver.seen = None;
         self.intake.resolver.cutover.applied.clear();
         self.intake.replay_to(None);
+        self.positions.begin_other_stream();
         if let Some(applier) = self.apply.applier() {
             applier.begin_other_stream();
         }

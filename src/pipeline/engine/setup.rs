@@ -33,34 +33,26 @@ impl Engine {
             true => deps.registry.current().await.map_err(Halt::Setup)?,
             false => Vec::new(),
         };
-        let EngineDeps {
-            feed,
-            open,
-            registry,
-            state,
-            predecessor,
-            dead_letters,
-            progress,
-            options,
-            stop,
-        } = deps;
+        let EngineDeps { feed, open, registry, state, predecessor, dead_letters, .. } = deps;
+        let (progress, options, stop) = (deps.progress, deps.options, deps.stop);
         let (applier, records) =
             Applier::start(open, options.clone(), dead_letters, &state, progress.clone(), &schemas)
                 .await?;
         let mut cutover = applier.cutover(options.restart).map_err(unusable)?;
+        let consumer = &*options.consumer;
         let start = start_position(&StartInputs {
             restart: options.restart,
-            consumer: &options.consumer,
+            consumer,
             recorded: applier.recorded(),
             cutover: &cutover,
-            saved: state.position(&options.consumer).map_err(unusable)?,
-            saved_since_ns: state.since(&options.consumer).map_err(unusable)?,
+            saved: state.position(consumer).map_err(unusable)?,
+            saved_since_ns: state.since(consumer).map_err(unusable)?,
             acknowledged,
             predecessor: &predecessor,
             records: &records,
             adoption: &options.adoption,
         })?;
-        for company in new_companies(&records, &options.consumer, &options.companies) {
+        for company in new_companies(&records, consumer, &options.companies) {
             warn!(
                 "company {company} is new to this destination: its changes are streamed from now \
                  on, and its earlier rows need an import"
@@ -70,7 +62,7 @@ impl Engine {
         if let StartPosition::Since { source: TimeSource::Predecessor, .. } = start {
             cutover = take_over(&predecessor, &state, &options).map_err(unusable)?;
         }
-        let idle_ns = state.idle(&options.consumer).map_err(unusable)?;
+        let idle_ns = state.idle(consumer).map_err(unusable)?;
         let positions = Positions::new(&start, idle_ns);
         let mut batcher = Batcher::new(batch_limits(&options));
         batcher.replay_to(applier.unconfirmed_through());

@@ -25,7 +25,7 @@ use super::history::key;
 use super::log::{self, FaultyLog};
 use super::rows::{FaultyRows, broken};
 use super::verdict::verdict;
-use super::world::{Bug, CONSUMER, Stream, World, locked};
+use super::world::{Bug, CONSUMER, SimStream, World, locked};
 
 const SCHEMAS: [&str; 3] = [
     r#"{"table":"a","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}"#,
@@ -211,7 +211,7 @@ async fn recreations(world: &Arc<World>) {
             continue;
         }
         world.acknowledged.store(0, Ordering::Relaxed);
-        world.set_stream(Stream { first: kept + 1, shift_ns, removed: 0, recreations: 1 });
+        world.set_stream(SimStream { first: kept + 1, shift_ns, removed: 0, recreations: 1 });
     }
     std::future::pending::<()>().await;
 }
@@ -231,7 +231,7 @@ async fn removals(world: &Arc<World>) {
         if removed > old.removed {
             world.note(|| format!("removes what is before {}", removed + 1));
             world.has_gap.fetch_or(removed > durable, Ordering::Relaxed);
-            world.set_stream(Stream { removed, ..old });
+            world.set_stream(SimStream { removed, ..old });
         }
     }
 }

@@ -54,7 +54,7 @@ pub enum Bug {
 
 /// The stream, which may be recreated with what was not acknowledged, and more.
 #[derive(Clone, Copy, Debug)]
-pub struct Stream {
+pub struct SimStream {
     /// Which message of the history is its first.
     pub first: u64,
     /// By how much its server's clock differs from the former's.
@@ -78,7 +78,7 @@ pub struct World {
     pub state: State,
     pub dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
     pub acknowledged: AtomicU64,
-    stream: Mutex<Stream>,
+    stream: Mutex<SimStream>,
     /// Whether the feed knows how much is pending.
     pub knows_pending: bool,
     /// A message was removed before it was read.
@@ -118,7 +118,7 @@ impl World {
             state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
             dead_letters: Arc::default(),
             acknowledged: AtomicU64::new(0),
-            stream: Mutex::new(Stream { first: 1, shift_ns: 0, removed: 0, recreations: 0 }),
+            stream: Mutex::new(SimStream { first: 1, shift_ns: 0, removed: 0, recreations: 0 }),
             knows_pending,
             has_gap: AtomicBool::new(false),
             gap_is_reported: AtomicBool::new(false),
@@ -139,11 +139,11 @@ impl World {
         self.history.messages.len() as u64 + 1 - self.stream().first
     }
 
-    pub fn stream(&self) -> Stream {
+    pub fn stream(&self) -> SimStream {
         *locked(&self.stream)
     }
 
-    pub fn set_stream(&self, stream: Stream) {
+    pub fn set_stream(&self, stream: SimStream) {
         self.note(|| format!("{stream:?}"));
         *locked(&self.stream) = stream;
         // Consumers go with their stream.
