@@ -63,6 +63,9 @@ pub enum Start {
 pub struct OpenAt {
     /// The last message that is not wanted; `None` if no position is known.
     pub after: Option<Position>,
+    /// The last message that is durable at the destination, at `after` or behind it: what tells the
+    /// stream from another one of its name, and from where on nothing may be missing.
+    pub durable: Option<Position>,
     /// Without a position, begin with what was published at this time, Unix nanoseconds; an import
     /// sets it.
     pub since_ns: Option<i64>,

@@ -200,7 +200,7 @@ impl Feed for JetStream {
             OpenAt { after: None, since_ns: Some(since), .. } => {
                 self.stand_since(since, existing.is_some()).await?
             }
-            OpenAt { after, idle_ns, .. } => self.stand_at(after, existing, idle_ns).await?,
+            at => self.stand_at(at, existing).await?,
         };
         self.opened_at = info.floor();
         let allowed = info

@@ -26,6 +26,9 @@ const PULL_EXPIRES: Duration = Duration::from_secs(5);
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// How long the sending of acknowledgements may wait for the client's buffer.
 const ACK_SEND_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Pulls that are refused for longer are so because another process reads the consumer: one that is
+/// gone has left a pull that ends within [`PULL_EXPIRES`].
+const REFUSED_MAX: Duration = Duration::from_secs(10);
 /// How long to wait before a refused pull is tried again.
 const REFUSED_WAIT: Duration = Duration::from_millis(300);
 
@@ -87,6 +90,8 @@ pub struct OpenPull {
     pull_deadline: Instant,
     /// After a refused pull, when the next may be sent.
     not_before: Instant,
+    /// Since when every pull was refused.
+    refused_since: Option<Instant>,
     consumer_seq: u64,
     highest: u64,
     /// Delivered and not acknowledged, in stream order.
@@ -131,6 +136,7 @@ impl OpenPull {
             left: 0,
             brought: 0,
             is_held_back: false,
+            refused_since: None,
             pull_bytes: PULL_BYTES_MAX,
             pull_no: 0,
             pull_deadline: Instant::now(),
@@ -213,6 +219,7 @@ impl OpenPull {
         if let Some(status) = message.status {
             return self.on_status(status.as_u16(), &message);
         }
+        self.refused_since = None;
         if message.subject.as_str().starts_with(&self.inbox) {
             // An empty message without status confirms an acknowledgement.
             self.unconfirmed = self.unconfirmed.saturating_sub(1);
@@ -267,6 +274,7 @@ impl OpenPull {
         match (status, text) {
             (404 | 408, _) => {
                 self.left = 0;
+                self.refused_since = None;
                 Ok(match self.is_held_back {
                     true => PullMessage::Nothing,
                     false => PullMessage::Signal(Signal::Idle),
@@ -289,9 +297,14 @@ impl OpenPull {
             // A pull from before a reconnect, or of another process, still waits at the server,
             // which allows only one: it ends within 5 seconds.
             (409, "Exceeded MaxWaiting" | "Leadership Change" | "Server Shutdown") => {
+                let now = Instant::now();
                 self.left = 0;
-                self.not_before = Instant::now() + REFUSED_WAIT;
-                Ok(PullMessage::Nothing)
+                self.not_before = now + REFUSED_WAIT;
+                let since = *self.refused_since.get_or_insert(now);
+                Ok(match now - since > REFUSED_MAX {
+                    true => PullMessage::Signal(Signal::Lost(format!("pulls are refused: {text}"))),
+                    false => PullMessage::Nothing,
+                })
             }
             (503, _) => {
                 Ok(PullMessage::Signal(Signal::Lost("the consumer or JetStream is gone".into())))

@@ -12,7 +12,7 @@ use super::{JetStream, MAKER, STREAM};
 use crate::change::Position;
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
-use crate::feed::{FeedError, Start};
+use crate::feed::{FeedError, OpenAt, Start};
 
 /// How long a consumer that a process has left behind may take the place of ours.
 const PLACE_WAIT_MAX: Duration = LOOK_GONE_MAX.saturating_add(Duration::from_secs(5));
@@ -30,14 +30,14 @@ pub struct Standing {
 }
 
 impl JetStream {
-    /// The consumer at `after`. It is used as it is if this process made it, it stands there and
+    /// The consumer at `at.after`. It is used as it is if this process made it, it stands there and
     /// everything delivered is acknowledged; else it is recreated there.
     pub(super) async fn stand_at(
         &self,
-        after: Option<Position>,
+        at: OpenAt,
         existing: Option<ConsumerInfo>,
-        idle_ns: Option<i64>,
     ) -> Result<Standing, FeedError> {
+        let OpenAt { after, durable, idle_ns, .. } = at;
         let wanted = self.wanted();
         let fits = |info: &ConsumerInfo| {
             let stands_there = match after {
@@ -51,7 +51,8 @@ impl JetStream {
         }
         self.clear(existing.is_some()).await?;
         let Some(position) = after else { return self.first_start().await };
-        let (warnings, recreated) = self.compare_stream(position, idle_ns).await?;
+        let (warnings, recreated) =
+            self.compare_stream(durable.unwrap_or(position), idle_ns).await?;
         let start = if recreated { 1 } else { position.sequence + 1 };
         let config = ConsumerConfig {
             deliver_policy: DeliverPolicy::ByStartSequence,

@@ -41,7 +41,12 @@ impl Positions {
 
     /// Where the feed has to be opened: the memory of rows has to see what it has not seen yet.
     pub fn open_at(&self) -> OpenAt {
-        OpenAt { after: self.recent_through, since_ns: self.since_ns, idle_ns: self.idle_ns }
+        OpenAt {
+            after: self.recent_through,
+            durable: self.durable,
+            since_ns: self.since_ns,
+            idle_ns: self.idle_ns,
+        }
     }
 
     /// Everything up to here is durable: a batch was applied, or the feed began there.
@@ -119,7 +124,7 @@ mod tests {
     fn an_import_gives_a_time_instead_of_a_position() {
         let start = StartPosition::Since { since_ns: 5, began: None, source: TimeSource::Import };
         let positions = Positions::new(&start, Some(7));
-        let expected = OpenAt { after: None, since_ns: Some(5), idle_ns: Some(7) };
+        let expected = OpenAt { after: None, durable: None, since_ns: Some(5), idle_ns: Some(7) };
         assert_eq!((positions.open_at(), positions.durable()), (expected, None));
         assert_eq!(Positions::new(&StartPosition::FeedDecides, None), Positions::default());
     }

@@ -71,7 +71,7 @@ impl Feed for SimFeed {
     }
 
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
-        let OpenAt { after, since_ns, idle_ns } = at;
+        let OpenAt { after, durable, since_ns, idle_ns } = at;
         self.world.step("feed: open").await;
         if self.world.chance(10) && self.opening > 0 {
             return Err(FeedError::Unavailable("no NATS".into()));
@@ -85,7 +85,7 @@ impl Feed for SimFeed {
                 (1..=total).find(is_since).unwrap_or(total + 1) - 1
             }
             (Some(position), _) => {
-                recreated = self.compare(position, idle_ns);
+                recreated = self.compare(durable.unwrap_or(position), idle_ns);
                 if recreated { 0 } else { position.sequence }
             }
             (None, None) => 0,
