@@ -66,15 +66,17 @@ impl Predecessor {
     /// Reads the file in `data_dir`, where there is one.
     pub fn read(data_dir: &Path) -> Predecessor {
         let path = data_dir.join(FILE_NAME);
-        let entries = match File::open(&path) {
-            Ok(file) => entries(&mut BufReader::new(file)),
+        let parsed = match File::open(&path) {
+            Ok(file) => Predecessor::parse(&mut BufReader::new(file)),
             Err(e) if e.kind() == ErrorKind::NotFound => return Predecessor::Nobody,
             Err(e) => Err(e.to_string()),
         };
-        match entries.and_then(known) {
-            Ok(known) => known,
-            Err(why) => Predecessor::Unreadable(format!("{}: {why}", path.display())),
-        }
+        parsed.unwrap_or_else(|why| Predecessor::Unreadable(format!("{}: {why}", path.display())))
+    }
+
+    /// Reads the content of the file; an error says why it cannot be read.
+    pub fn parse(log: &mut impl BufRead) -> Result<Predecessor, String> {
+        known(entries(log)?)
     }
 
     /// From when on the stream has to be read, Unix nanoseconds: the oldest import.

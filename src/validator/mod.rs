@@ -11,7 +11,7 @@ use jsonschema::{Retrieve, Uri};
 use serde::Deserialize;
 use serde_json::Value;
 
-use template::Template;
+pub use template::Template;
 
 /// The file that names the rules.
 const CONFIG: &str = "config.json";

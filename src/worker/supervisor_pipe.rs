@@ -25,6 +25,8 @@ const EVENTS_MAX: usize = 256;
 /// The supervisor, as its worker reaches it.
 pub struct SupervisorPipe {
     commands: mpsc::Receiver<WorkerCommand>,
+    /// The supervisor's end of the pipe is closed, and that was told.
+    is_closed: bool,
     events: EventSender,
     writing: JoinHandle<()>,
 }
@@ -67,6 +69,7 @@ impl SupervisorPipe {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         SupervisorPipe {
             commands: read_commands(),
+            is_closed: false,
             events: EventSender(sender),
             writing: tokio::spawn(write_events(events)),
         }
@@ -85,9 +88,18 @@ impl SupervisorPipe {
         }
     }
 
-    /// The next command; a pipe that is closed means the end. May be dropped while it waits.
+    /// The next command; a pipe that is closed means the end, once. May be dropped while it waits.
     pub async fn next(&mut self) -> WorkerCommand {
-        self.commands.recv().await.unwrap_or(WorkerCommand::Stop)
+        if self.is_closed {
+            return std::future::pending().await;
+        }
+        match self.commands.recv().await {
+            Some(command) => command,
+            None => {
+                self.is_closed = true;
+                WorkerCommand::Stop
+            }
+        }
     }
 
     /// Where events are told.

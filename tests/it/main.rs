@@ -2,11 +2,13 @@
 //! services` installs.
 
 mod bad_input;
+mod chaos;
 mod cli;
 mod conformance;
 mod eventhubs;
 mod feeds;
 mod fence;
+mod fuzz;
 mod golden_sql;
 mod health;
 mod import;

@@ -1,5 +1,5 @@
-//! The project's own tasks: `cargo x services | test | lint | tsql | ci | bench NAME`. The program
-//! is built from Rust's standard library alone, and installs what its tasks need.
+//! The project's own tasks; `cargo x` lists them. The program is built from Rust's standard library
+//! alone, and installs what its tasks need.
 
 mod ci;
 mod services;
@@ -14,6 +14,8 @@ const HELP: &str = "cargo x <task>
   lint             format, clippy of everything and of each feature alone, T-SQL, cargo deny
   tsql             let Microsoft's parser read the T-SQL of tests/golden/sqlserver.sql
   ci               services, tests and lint; prints how long each step took
+  chaos [SECONDS]  services, then storms of faults over real servers, each that long
+  fuzz [SECONDS]   everything that reads foreign bytes, each that long
   bench NAME [N]   services, then a benchmark: stream, changes, import, latency, decode,
                    postgres_paths, mysql_paths, sqlite_paths";
 
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Some("lint") => services::install().and_then(|()| ci::lint()),
         Some("tsql") => ci::tsql(),
         Some("ci") => ci::ci(),
+        Some("chaos") => services::install().and_then(|()| lasting("chaos", &rest)),
+        Some("fuzz") => lasting("fuzz", &rest),
         Some("bench") => bench(&rest),
         _ => {
             println!("{HELP}");
@@ -58,6 +62,23 @@ pub fn run(program: &str, args: &[&str]) -> TaskResult {
         .status()
         .map_err(|e| format!("{program}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{program} {} failed", args.join(" "))) }
+}
+
+/// Runs the tests of `group` for the time that is asked for, one after the other, and shows what
+/// they say.
+fn lasting(group: &str, args: &[&str]) -> TaskResult {
+    let seconds = args.first().copied().unwrap_or("300");
+    println!("$ {group}: {seconds} s each");
+    let filter = format!("{group}::");
+    let variable = format!("EDS_{}_SECONDS", group.to_uppercase());
+    let status = Command::new("cargo")
+        .args(["test", "--locked", "--test", "it", &filter, "--", "--nocapture"])
+        .args(["--test-threads", "1"])
+        .env(variable, seconds)
+        .current_dir(root())
+        .status()
+        .map_err(|e| format!("cargo: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{group} found something")) }
 }
 
 fn bench(args: &[&str]) -> TaskResult {

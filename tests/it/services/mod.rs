@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod mysql;
 pub mod nats;
 pub mod postgres;
+pub mod proxy;
 pub mod s3;
 pub mod scene;
 pub mod site;
@@ -17,7 +18,7 @@ pub mod tds;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -46,6 +47,7 @@ pub fn free_port() -> u16 {
 /// its pipe to the test closes.
 pub struct Server {
     guard: Child,
+    pid: u32,
 }
 
 impl Server {
@@ -54,7 +56,7 @@ impl Server {
         mut wrapper: Command,
         program: &str,
         args: &[String],
-        log: &std::path::Path,
+        log: &Path,
         stop: &str,
     ) -> Server {
         let log = std::fs::File::options()
@@ -78,8 +80,14 @@ impl Server {
         if let Some(out) = guard.stdout.take() {
             let _ = std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line);
         }
-        assert!(line.trim().parse::<u32>().is_ok(), "{program} did not start");
-        Server { guard }
+        let pid = line.trim().parse().unwrap_or_else(|_| panic!("{program} did not start"));
+        Server { guard, pid }
+    }
+
+    /// Ends it by a signal that lets it finish nothing, and waits.
+    pub fn crash(&mut self, signal: &str) {
+        send(self.pid, signal);
+        self.stop();
     }
 
     /// Ends it and waits.
@@ -129,6 +137,25 @@ pub fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<
         .and_then(|s| s.parse().ok())
         .ok_or("no status")?;
     Ok((status, answer[end + 4..].to_vec()))
+}
+
+/// The lines of all packed files below a folder that are finished.
+pub fn parts_of(folder: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            lines.extend(parts_of(&path));
+        } else if !path.to_string_lossy().contains(".eds-unfinished-") {
+            let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{e}"));
+            let mut text = String::new();
+            flate2::read::GzDecoder::new(file)
+                .read_to_string(&mut text)
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            lines.extend(text.lines().map(str::to_owned));
+        }
+    }
+    lines
 }
 
 /// Waits until `there` is true.

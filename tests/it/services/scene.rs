@@ -23,6 +23,8 @@ pub trait Keeper: Send + Sync {
     async fn allow_imports(&self, _database: &str) {}
     async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String>;
     fn stop(&mut self);
+    /// Ends at once, as at a power cut.
+    fn crash(&mut self);
     async fn start_again(&mut self);
 }
 
@@ -36,6 +38,12 @@ impl Keeper for Postgres {
     }
     fn stop(&mut self) {
         self.server = None;
+    }
+    fn crash(&mut self) {
+        // Its children go with it.
+        if let Some(mut server) = self.server.take() {
+            server.crash("QUIT");
+        }
     }
     async fn start_again(&mut self) {
         self.run(&[]).await;
@@ -63,6 +71,11 @@ impl Keeper for MySql {
     fn stop(&mut self) {
         self.server = None;
     }
+    fn crash(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.crash("KILL");
+        }
+    }
     async fn start_again(&mut self) {
         self.run(&[]).await;
     }
@@ -81,6 +94,7 @@ impl Keeper for &'static Snowflake {
             .collect())
     }
     fn stop(&mut self) {}
+    fn crash(&mut self) {}
     async fn start_again(&mut self) {}
 }
 

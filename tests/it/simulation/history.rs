@@ -66,8 +66,8 @@ const BROKEN: [&str; 4] = [
     r#"{"operation":"INSERT","table":"a","modelVersion":"1","after":{"id":"unfit","n":"twelve"}}"#,
 ];
 
-/// A stream of changes.
-pub fn history(rng: &mut fastrand::Rng) -> History {
+/// A stream of changes, with older versions among them if `repeats`.
+pub fn history(rng: &mut fastrand::Rng, repeats: bool) -> History {
     let mut messages: Vec<String> = Vec::new();
     let mut rows = SourceRows::new();
     let mut sent: Vec<String> = Vec::new();
@@ -76,7 +76,9 @@ pub fn history(rng: &mut fastrand::Rng) -> History {
     for n in 0..rng.u64(20..220) {
         match rng.u32(..20) {
             // An older version of a row again: it must not win.
-            0 | 1 if !sent.is_empty() => messages.push(sent[rng.usize(..sent.len())].clone()),
+            0 | 1 if repeats && !sent.is_empty() => {
+                messages.push(sent[rng.usize(..sent.len())].clone());
+            }
             2 => {
                 bad.insert(n + 1);
                 messages.push(BROKEN[rng.usize(..BROKEN.len())].to_owned());

@@ -25,7 +25,7 @@ use super::history::key;
 use super::log::{self, FaultyLog};
 use super::rows::{FaultyRows, broken};
 use super::verdict::verdict;
-use super::world::{Bug, CONSUMER, SimStream, World, locked};
+use super::world::{Bug, CONSUMER, SimStream, Weather, World, locked};
 
 const SCHEMAS: [&str; 3] = [
     r#"{"table":"a","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}"#,
@@ -236,46 +236,15 @@ async fn removals(world: &Arc<World>) {
     }
 }
 
-/// What happens to the world, beside the crashes, in one simulation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Weather {
-    Plain,
-    Restores,
-    Imports,
-    FullDisks,
-    Recreations,
-    Removals,
-}
-
-impl Weather {
-    fn drawn(world: &World) -> Weather {
-        let drawn = world.draw(9);
-        match (world.mode, world.bug) {
-            (_, Bug::StreamNotCompared | Bug::FormerTimesDecide) => Weather::Recreations,
-            (_, Bug::RestoreUnnoticed) => Weather::Restores,
-            (_, Bug::GapsUnreported) => Weather::Removals,
-            (WriteMode::Upsert, Bug::None) => match drawn {
-                0 | 1 => Weather::Restores,
-                2 | 3 => Weather::Imports,
-                4 => Weather::FullDisks,
-                5 => Weather::Recreations,
-                6 => Weather::Removals,
-                _ => Weather::Plain,
-            },
-            (WriteMode::Append, Bug::None) if drawn < 4 => Weather::FullDisks,
-            _ => Weather::Plain,
-        }
-    }
-
-    async fn blow(self, world: &Arc<World>) {
-        match self {
-            Weather::Plain => std::future::pending().await,
-            Weather::Restores => restores(world).await,
-            Weather::Imports => imports(world).await,
-            Weather::FullDisks => full_disks(world).await,
-            Weather::Recreations => recreations(world).await,
-            Weather::Removals => removals(world).await,
-        }
+/// Lets the world's weather happen.
+async fn blow(world: &Arc<World>) {
+    match world.weather {
+        Weather::Plain => std::future::pending().await,
+        Weather::Restores => restores(world).await,
+        Weather::Imports => imports(world).await,
+        Weather::FullDisks => full_disks(world).await,
+        Weather::Recreations => recreations(world).await,
+        Weather::Removals => removals(world).await,
     }
 }
 
@@ -319,8 +288,7 @@ fn expected(ended: Option<Result<End, Halt>>) -> Result<(), String> {
 /// Crashes, stops and restarts, at times two processes at once, until the weather is calm; then one
 /// that catches up.
 pub async fn simulate(world: &Arc<World>) -> Result<(), String> {
-    let weather = Weather::drawn(world);
-    world.note(|| format!("{weather:?}"));
+    world.note(|| format!("{:?}", world.weather));
     let storm = async {
         for _ in 0..world.draw(8) {
             gust(world).await?;
@@ -330,7 +298,7 @@ pub async fn simulate(world: &Arc<World>) -> Result<(), String> {
     tokio::select! {
         biased;
         done = storm => done?,
-        () = weather.blow(world) => {}
+        () = blow(world) => {}
     }
     // What was reported as failed and is still under way lands.
     sleep(Duration::from_secs(1)).await;

@@ -65,11 +65,44 @@ pub struct SimStream {
     pub recreations: u64,
 }
 
+/// What happens to the world, beside the crashes, in one simulation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weather {
+    Plain,
+    Restores,
+    Imports,
+    FullDisks,
+    Recreations,
+    Removals,
+}
+
+impl Weather {
+    fn drawn(rng: &mut fastrand::Rng, mode: WriteMode, bug: Bug) -> Weather {
+        let drawn = rng.u64(..9);
+        match (mode, bug) {
+            (_, Bug::StreamNotCompared | Bug::FormerTimesDecide) => Weather::Recreations,
+            (_, Bug::RestoreUnnoticed) => Weather::Restores,
+            (_, Bug::GapsUnreported) => Weather::Removals,
+            (WriteMode::Upsert, Bug::None) => match drawn {
+                0 | 1 => Weather::Restores,
+                2 | 3 => Weather::Imports,
+                4 => Weather::FullDisks,
+                5 => Weather::Recreations,
+                6 => Weather::Removals,
+                _ => Weather::Plain,
+            },
+            (WriteMode::Append, Bug::None) if drawn < 4 => Weather::FullDisks,
+            _ => Weather::Plain,
+        }
+    }
+}
+
 /// It outlives the processes.
 pub struct World {
     rng: Mutex<fastrand::Rng>,
     pub bug: Bug,
     pub mode: WriteMode,
+    pub weather: Weather,
     pub history: History,
     /// What was written of rows.
     pub store: SharedStore,
@@ -106,12 +139,15 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     pub fn new(seed: u64, mode: WriteMode, bug: Bug, is_traced: bool) -> Arc<World> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let history = history(&mut rng);
+        let weather = Weather::drawn(&mut rng, mode, bug);
+        // What was removed tells nobody of the versions that it held, so that an older one would win.
+        let history = history(&mut rng, weather != Weather::Removals);
         let knows_pending = rng.bool();
         Arc::new(World {
             rng: Mutex::new(rng),
             bug,
             mode,
+            weather,
             history,
             store: SharedStore::default(),
             objects: Mutex::new(BTreeMap::new()),
