@@ -124,6 +124,18 @@ impl Recent {
         }
     }
 
+    /// The stream is another one from now on: what is remembered was before its first message. All
+    /// of it as one chunk, in the place of those that were saved.
+    pub fn begin_other_stream(&mut self) -> RecentChunk {
+        self.unsaved.clear();
+        let rows = self.old.iter_mut().chain(&mut self.young);
+        let entries = rows.flat_map(|(hash, entry)| {
+            entry.sequence = 0;
+            pack(*hash, *entry)
+        });
+        RecentChunk { through: Position::default(), entries: entries.collect() }
+    }
+
     /// The chunk up to `through` is saved.
     pub fn saved(&mut self, through: Position) {
         self.unsaved.retain(|(_, e)| e.sequence > through.sequence);
@@ -195,6 +207,18 @@ mod tests {
         assert_eq!(trimmed, Some((at(50), 50)));
         let (_, behind) = Recent::load(&chunks, Some(at(200)));
         assert_eq!(behind, Some(at(99)));
+    }
+
+    #[test]
+    fn what_was_before_a_stream_counts_wherever_its_checkpoint_is() {
+        let mut recent = Recent::default();
+        let (hash, row) = entry(95);
+        recent.insert(hash, row);
+        let chunk = recent.begin_other_stream();
+        let early = Position { sequence: 3, time_ns: 5 };
+        let (loaded, through) = Recent::load(&[chunk], Some(early));
+        assert_eq!(loaded.young.get(&hash), Some(&RecentRow { sequence: 0, ..row }));
+        assert_eq!(through, Some(Position::default()));
     }
 
     #[test]

@@ -39,6 +39,15 @@ impl SavedRecent {
         Recent::load(&chunks, durable)
     }
 
+    /// The stream is another one from now on.
+    pub fn begin_other_stream(&mut self, recent: &mut Recent) {
+        let chunk = recent.begin_other_stream();
+        match self.state.replace_recent(&self.consumer, &chunk) {
+            Ok(()) => self.is_saved = true,
+            Err(e) => warn!("{e}; after a crash, versions of recent rows are not known"),
+        }
+    }
+
     /// Saves what is new in the memory of rows up to `through`.
     pub fn save(&mut self, recent: &mut Recent, through: Option<Position>) {
         let Some(through) = through else { return };

@@ -93,6 +93,7 @@ impl Engine {
         self.intake.resolver.cutover.applied.clear();
         self.intake.replay_to(None);
         self.positions.begin_other_stream();
+        self.saved_recent.begin_other_stream(&mut self.intake.resolver.recent);
         if let Some(applier) = self.apply.applier() {
             applier.begin_other_stream();
         }

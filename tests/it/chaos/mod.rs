@@ -13,7 +13,7 @@ use crate::services::mysql::{Flavour, MySql};
 use crate::services::parts_of;
 use crate::services::postgres::Postgres;
 use crate::services::scene::Keeper;
-use storm::{ChaosScene, Faults};
+use storm::{ChaosScene, StormFaults};
 
 /// How long each storm lasts where nobody says so.
 const SECONDS: u64 = 20;
@@ -44,7 +44,7 @@ async fn over_a_database(name: &str, server: &mut dyn Keeper) {
 }
 
 /// Says what the storm was, once nothing is lost.
-fn finish(name: &str, seed: u64, scene: &ChaosScene, faults: &Faults) {
+fn finish(name: &str, seed: u64, scene: &ChaosScene, faults: &StormFaults) {
     let dead = scene.dead_letters();
     assert_eq!(dead, scene.poisoned, "seed {seed}: dead letters");
     let (total, events) = (faults.total(), scene.published);
@@ -79,8 +79,9 @@ async fn ndjson_holds_each_event_once() {
     let kept: BTreeSet<&str> = lines.iter().map(|line| id_of(line)).collect();
     let wanted = &scene.ids;
     let missing = wanted.iter().filter(|id| !kept.contains(id.as_str())).count();
-    let doubled = lines.len() - kept.len();
-    assert_eq!((missing, doubled), (0, 0), "seed {seed}: missing, doubled; after {faults:?}");
+    assert_eq!(missing, 0, "seed {seed}: events are missing after {faults:?}");
+    // Some events come again, as in the stream.
+    assert_eq!(lines.len() as u64, scene.published, "seed {seed}: lines, after {faults:?}");
     finish("ndjson", seed, &scene, &faults);
 }
 

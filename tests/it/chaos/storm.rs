@@ -19,7 +19,7 @@ const EVENTS_MAX: u64 = 2_000;
 
 /// How often each fault happened.
 #[derive(Default, Debug)]
-pub struct Faults {
+pub struct StormFaults {
     killed: u32,
     stopped: u32,
     suspended: u32,
@@ -31,7 +31,7 @@ pub struct Faults {
     poison: u32,
 }
 
-impl Faults {
+impl StormFaults {
     pub fn total(&self) -> u32 {
         self.killed
             + self.stopped
@@ -114,13 +114,13 @@ impl ChaosScene {
         self.nats.publish(messages.into_iter()).await;
     }
 
-    /// Faults, one after the other, for so long.
+    /// StormFaults, one after the other, for so long.
     pub async fn storm(
         &mut self,
         lasting: Duration,
         mut database: Option<&mut dyn Keeper>,
-    ) -> Faults {
-        let (until, mut faults) = (Instant::now() + lasting, Faults::default());
+    ) -> StormFaults {
+        let (until, mut faults) = (Instant::now() + lasting, StormFaults::default());
         let mut running = self.eds.start(&["--restart=false"]);
         while Instant::now() < until {
             self.publish().await;
@@ -135,30 +135,42 @@ impl ChaosScene {
         faults
     }
 
-    async fn fault(
+    /// What happens to the process; the one that runs after it.
+    async fn fault_of_process(
         &mut self,
         running: Running,
-        database: &mut Option<&mut dyn Keeper>,
-        faults: &mut Faults,
+        brief: Duration,
+        faults: &mut StormFaults,
     ) -> Running {
-        let brief = Duration::from_millis(self.rng.u64(50..1_500));
-        match (self.rng.u32(..12), database) {
-            (0..3, _) => {
+        match self.rng.u32(..5) {
+            0..3 => {
                 faults.killed += 1;
                 running.kill();
-                return self.eds.start(&["--restart=false"]);
             }
-            (3, _) => {
+            3 => {
                 faults.stopped += 1;
                 running.stop();
-                return self.eds.start(&["--restart=false"]);
             }
-            (4, _) => {
+            _ => {
                 faults.suspended += 1;
                 send(running.pid(), "STOP");
                 sleep(brief).await;
                 send(running.pid(), "CONT");
+                return running;
             }
+        }
+        self.eds.start(&["--restart=false"])
+    }
+
+    async fn fault(
+        &mut self,
+        running: Running,
+        database: &mut Option<&mut dyn Keeper>,
+        faults: &mut StormFaults,
+    ) -> Running {
+        let brief = Duration::from_millis(self.rng.u64(50..1_500));
+        match (self.rng.u32(..12), database) {
+            (0..5, _) => return self.fault_of_process(running, brief, faults).await,
             (5, _) => {
                 faults.nats_crashed += 1;
                 if let Some(server) = self.nats.server.as_mut() {

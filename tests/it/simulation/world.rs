@@ -140,7 +140,7 @@ impl World {
     pub fn new(seed: u64, mode: WriteMode, bug: Bug, is_traced: bool) -> Arc<World> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weather = Weather::drawn(&mut rng, mode, bug);
-        // What was removed tells nobody of the versions that it held, so that an older one would win.
+        // What was removed tells nobody of the versions that it held: an older one would win.
         let history = history(&mut rng, weather != Weather::Removals);
         let knows_pending = rng.bool();
         Arc::new(World {
