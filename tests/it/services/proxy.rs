@@ -15,12 +15,12 @@ const STALL_LOOK: Duration = Duration::from_millis(20);
 /// Passes connections on to a port of this machine.
 pub struct Proxy {
     pub port: u16,
-    wire: Arc<Wire>,
+    wire: Arc<ProxyWire>,
     task: tokio::task::JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Wire {
+struct ProxyWire {
     stalled: AtomicBool,
     cut: Notify,
 }
@@ -29,7 +29,7 @@ impl Proxy {
     pub async fn start(to: u16) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap_or_else(|e| panic!("{e}"));
         let port = listener.local_addr().unwrap_or_else(|e| panic!("{e}")).port();
-        let wire = Arc::new(Wire::default());
+        let wire = Arc::new(ProxyWire::default());
         let shared = wire.clone();
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
@@ -57,7 +57,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn connect(near: TcpStream, to: u16, wire: Arc<Wire>) {
+async fn connect(near: TcpStream, to: u16, wire: Arc<ProxyWire>) {
     let Ok(far) = TcpStream::connect(("127.0.0.1", to)).await else { return };
     let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
     tokio::select! {
@@ -67,7 +67,7 @@ async fn connect(near: TcpStream, to: u16, wire: Arc<Wire>) {
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wire: &Wire) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wire: &ProxyWire) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read) = from.read(&mut buffer).await {
         while wire.stalled.load(Ordering::Relaxed) {
