@@ -6,6 +6,7 @@ pub mod compact;
 pub mod cutover;
 pub mod decode;
 pub mod filter;
+pub mod import;
 pub mod json;
 pub mod schema;
 pub mod value;

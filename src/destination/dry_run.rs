@@ -66,7 +66,7 @@ impl Loader for DryRun {
         _job: &str,
         _schemas: &[Arc<TableSchema>],
         _files: &[String],
-        _anew: bool,
+        _restart: bool,
     ) -> Result<JobStatus, Failure> {
         Ok(JobStatus::Loading(Vec::new()))
     }

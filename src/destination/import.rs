@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::{Failure, FailureKind};
 use crate::change::cutover::TableSnapshot;
+pub use crate::change::import::FileProgress;
 use crate::change::{Batch, TableSchema};
 
 /// What stands before a table's name in the name of the table that its rows are loaded into.
@@ -23,21 +24,6 @@ pub fn staged(schema: &TableSchema) -> TableSchema {
             xxhash_rust::xxh3::xxh3_64(schema.table.as_bytes())
         )),
     }
-}
-
-/// How far a file is loaded.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct FileProgress {
-    /// The file's name.
-    pub file: String,
-    /// Lines from its beginning that were loaded or skipped.
-    pub lines: u64,
-    /// Rows that were loaded.
-    pub rows: u64,
-    /// Lines that could not be loaded, or that the user's rules do not want.
-    pub skipped: u64,
-    /// Whether that was the whole file.
-    pub done: bool,
 }
 
 /// A piece of a file: what is recorded together with its rows.

@@ -1,5 +1,5 @@
-//! An import from its order to its end: which files, which tables, what is gone on with, and what
-//! is shown. The loading itself is the pipeline's.
+//! An import from its order to its report: export job, download, resumption. `pipeline::import`
+//! loads the rows.
 
 mod failure;
 mod request;
@@ -19,7 +19,7 @@ use crate::destination::dry_run::DryRun;
 use crate::destination::{Destination, Target, WriteMode};
 use crate::hq::Hq;
 use crate::hq::export_job as job;
-use crate::pipeline::import::changes::Kept;
+use crate::pipeline::import::append::AppendLoader;
 use crate::pipeline::import::{self, Connect, Counts, ImportDeps, ImportError, Report, TablePlan};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::{DataDir, OpenImport, State};
@@ -93,7 +93,7 @@ impl ImportRequest {
                 let opened = (driver.open)(&target).await?;
                 Ok(match (dry_run, write_mode) {
                     (true, _) => Box::new(DryRun::new(opened)) as Box<dyn Destination>,
-                    (false, WriteMode::Append) => Box::new(Kept::new(opened, state)),
+                    (false, WriteMode::Append) => Box::new(AppendLoader::new(opened, state)),
                     (false, WriteMode::Upsert) => opened,
                 })
             })

@@ -218,7 +218,7 @@ impl ImportRequest {
             tables,
             rules: self.rules.clone(),
             mode: self.mode,
-            anew: restart,
+            restart,
             bad_rows_max: self.bad_rows_max,
             ignored_columns: self.ignored_columns.clone(),
             adopt: self.adopt.clone(),

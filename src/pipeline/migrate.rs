@@ -1,14 +1,16 @@
-//! Decides how tables have to change before rows are written. Pure: it looks at shapes and schemas
-//! only.
+//! Decides how tables have to change before rows are written, by shapes and schemas alone, and has
+//! it done.
 
 use std::sync::Arc;
 
+use tracing::info;
+
 use crate::change::TableSchema;
-use crate::destination::{Migration, TableShape, Tables};
+use crate::destination::{Destination, Failure, Migration, TableShape, Tables};
 
 /// A table of that name is there, and rows are not written to it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Foreign {
+pub enum TableRefused {
     /// Made neither by EDS nor by its predecessor.
     #[error(
         "the destination already has a table {table:?} that EDS did not make ({why}); it is left \
@@ -60,11 +62,11 @@ pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
 
 /// Refuses a table of a foreign shape: one with another primary key, or with fewer than half of the
 /// schema's columns.
-pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), Foreign> {
+pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), TableRefused> {
     let Some(shape) = tables.get(&schema.table) else { return Ok(()) };
-    let foreign = |why: String| Err(Foreign::NotOurs { table: schema.table.to_string(), why });
+    let foreign = |why: String| Err(TableRefused::NotOurs { table: schema.table.to_string(), why });
     if let Some(write_blocker) = &shape.write_blocker {
-        return Err(Foreign::Unsafe {
+        return Err(TableRefused::Unsafe {
             table: schema.table.to_string(),
             why: write_blocker.clone(),
         });
@@ -86,6 +88,26 @@ pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), Foreign> 
 
 fn same_set(shape: &TableShape, keys: &[&str]) -> bool {
     shape.keys.len() == keys.len() && keys.iter().all(|key| shape.keys.iter().any(|k| k == key))
+}
+
+/// Makes the steps that [`plan`] finds, one after the other. Returns whether there were any.
+pub async fn bring_up(
+    destination: &mut dyn Destination,
+    tables: &Tables,
+    schema: &Arc<TableSchema>,
+) -> Result<bool, Failure> {
+    let steps = plan(tables, schema);
+    for step in &steps {
+        info!("schema: {step}");
+        destination.migrate(step).await?;
+    }
+    Ok(!steps.is_empty())
+}
+
+impl From<TableRefused> for Failure {
+    fn from(refused: TableRefused) -> Failure {
+        Failure::misconfigured(refused.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +164,7 @@ mod tests {
             .shapes
             .values_mut()
             .for_each(|shape| shape.write_blocker = Some("it is a view".into()));
-        assert!(matches!(check_ours(&unsafe_one, &wanted), Err(Foreign::Unsafe { .. })));
+        assert!(matches!(check_ours(&unsafe_one, &wanted), Err(TableRefused::Unsafe { .. })));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The engine: resolve → collect → apply → acknowledge, in one future.
+//! Streams changes into a destination (`engine`), and loads exports into it (`import`).
 
 pub mod apply;
 pub mod batcher;

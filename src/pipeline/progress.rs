@@ -85,6 +85,21 @@ pub struct LastError {
     pub text: String,
 }
 
+/// The metrics as the heartbeat to HQ has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MetricTotals {
+    /// Batches that were applied.
+    pub flushes: u64,
+    /// Their durations that were observed.
+    pub flushes_timed: u64,
+    /// Batches whose time since publication was observed.
+    pub events_timed: u64,
+    /// Events that wait.
+    pub pending: u64,
+    /// Events that were received.
+    pub received: u64,
+}
+
 /// Shared between the engine and whoever wants to know.
 pub struct Progress {
     inner: Mutex<Snapshot>,
@@ -154,7 +169,7 @@ impl Progress {
         change(&mut self.inner());
     }
 
-    /// The engine goes on; what it waited for is there.
+    /// Sets what the engine is doing.
     pub fn phase(&self, phase: Phase) {
         self.inner().state = phase;
     }
@@ -222,17 +237,15 @@ impl Progress {
         snapshot
     }
 
-    /// Flushes, their durations that were observed, those from publication on, events that wait,
-    /// events received.
-    pub fn counts(&self) -> [u64; 5] {
-        let pending = u64::try_from(self.pending.get()).unwrap_or(0);
-        [
-            self.flush_count.get_sample_count(),
-            self.flush_seconds.get_sample_count(),
-            self.processing_seconds.get_sample_count(),
-            pending,
-            self.events.get(),
-        ]
+    /// The totals of the metrics.
+    pub fn totals(&self) -> MetricTotals {
+        MetricTotals {
+            flushes: self.flush_count.get_sample_count(),
+            flushes_timed: self.flush_seconds.get_sample_count(),
+            events_timed: self.processing_seconds.get_sample_count(),
+            pending: u64::try_from(self.pending.get()).unwrap_or(0),
+            received: self.events.get(),
+        }
     }
 
     /// In Prometheus' text form.

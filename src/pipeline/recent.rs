@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use crate::change::{Change, Position, Version};
 use crate::state::RecentChunk;
 
-/// Rows that are remembered at least; beyond, the oldest half is forgotten.
+/// The most rows that are remembered. A new generation begins at half of it, and the one before the
+/// last is forgotten.
 pub const ROWS_MAX: usize = 200_000;
 /// Rows after which the memory is saved even if its minute is not over: bounds what a start has to
 /// read again.

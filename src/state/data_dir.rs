@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{InUse, Lock, State, StateError};
+use super::{Lock, LockError, State, StateError};
 
 /// Between two tries to take a directory that another process owns.
 const OWNER_LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -24,7 +24,7 @@ pub struct DataDir {
 pub enum DataDirError {
     /// It is another process's, or its lock cannot be taken.
     #[error(transparent)]
-    Lock(#[from] InUse),
+    Lock(#[from] LockError),
     /// Its state cannot be opened.
     #[error(transparent)]
     State(#[from] StateError),
@@ -44,7 +44,7 @@ impl DataDir {
         let until = Instant::now() + wait_max;
         loop {
             match Lock::take(path) {
-                Err(InUse::Owned { .. }) if Instant::now() < until => {
+                Err(LockError::InUse { .. }) if Instant::now() < until => {
                     sleep(OWNER_LOOK_INTERVAL).await;
                 }
                 lock => return DataDir::owned(path, lock?),

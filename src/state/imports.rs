@@ -5,6 +5,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{State, StateError};
 use crate::change::cutover::{Cutovers, TableSnapshot};
+use crate::change::import::FileProgress;
 
 /// An import that is not finished.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,9 +15,6 @@ pub struct OpenImport {
     /// The user's flags that choose rows. Only an import with the same choice resumes it.
     pub choice: String,
 }
-
-/// How far a file is loaded: its name, lines read, rows loaded, lines skipped, whether it is done.
-pub type FileLine = (String, u64, u64, u64, bool);
 
 impl State {
     /// The import to resume, if there is one.
@@ -43,14 +41,20 @@ impl State {
     }
 
     /// The files of `job` whose loading has begun.
-    pub fn import_progress(&self, job: &str) -> Result<Vec<FileLine>, StateError> {
+    pub fn import_progress(&self, job: &str) -> Result<Vec<FileProgress>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
             "SELECT file, lines, rows, skipped, done FROM import_progress WHERE job = ?1",
         )?;
         let number = |row: &rusqlite::Row<'_>, i: usize| row.get::<_, i64>(i).map(|n| n as u64);
         let rows = statement.query_map([job], |row| {
-            Ok((row.get(0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?, row.get(4)?))
+            Ok(FileProgress {
+                file: row.get(0)?,
+                lines: number(row, 1)?,
+                rows: number(row, 2)?,
+                skipped: number(row, 3)?,
+                done: row.get(4)?,
+            })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -59,8 +63,9 @@ impl State {
     pub fn save_import_progress(
         &self,
         job: &str,
-        (file, lines, rows, skipped, done): &FileLine,
+        progress: &FileProgress,
     ) -> Result<(), StateError> {
+        let FileProgress { file, lines, rows, skipped, done } = progress;
         let sql = "INSERT OR REPLACE INTO import_progress VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         self.db()
             .execute(sql, params![job, file, *lines as i64, *rows as i64, *skipped as i64, done])?;
@@ -113,10 +118,12 @@ mod tests {
         let state = State::in_memory()?;
         let open = OpenImport { job: "j".into(), choice: "all".into() };
         state.save_import(&open)?;
-        state.save_import_progress("j", &("f".into(), 5, 4, 1, false))?;
-        state.save_import_progress("j", &("f".into(), 9, 8, 1, true))?;
+        let part = FileProgress { file: "f".into(), lines: 5, rows: 4, skipped: 1, done: false };
+        let whole = FileProgress { lines: 9, rows: 8, done: true, ..part.clone() };
+        state.save_import_progress("j", &part)?;
+        state.save_import_progress("j", &whole)?;
         assert_eq!(state.open_import()?, Some(open));
-        assert_eq!(state.import_progress("j")?, [("f".to_owned(), 9, 8, 1, true)]);
+        assert_eq!(state.import_progress("j")?, [whole]);
         let at = Version { nanos: 1_720_000_000_000_000_000, logical: 0 };
         state.finish_import(&[TableSnapshot { table: "order".into(), at, whole: true }])?;
         state.forget_import()?;

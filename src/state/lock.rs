@@ -15,13 +15,13 @@ pub struct Lock {
 
 /// Why the data directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
-pub enum InUse {
+pub enum LockError {
     /// Another process has it.
     #[error(
         "the data directory {dir} is in use by another EDS{owner}: stop it first, or choose \
          another with --data-dir"
     )]
-    Owned {
+    InUse {
         /// The directory.
         dir: String,
         /// ` (process <id>)`, or empty if the id is not known.
@@ -39,9 +39,9 @@ pub enum InUse {
 
 impl Lock {
     /// Locks the directory for this process; creates it if it does not exist.
-    pub fn take(data_dir: &Path) -> Result<Lock, InUse> {
+    pub fn take(data_dir: &Path) -> Result<Lock, LockError> {
         let dir = data_dir.display().to_string();
-        let io = |source| InUse::Io { dir: dir.clone(), source };
+        let io = |source| LockError::Io { dir: dir.clone(), source };
         std::fs::create_dir_all(data_dir).map_err(io)?;
         let mut file = File::options()
             .create(true)
@@ -52,11 +52,11 @@ impl Lock {
             .map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::Error(source)) => return Err(InUse::Io { dir, source }),
+            Err(TryLockError::Error(source)) => return Err(LockError::Io { dir, source }),
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-                return Err(InUse::Owned {
+                return Err(LockError::InUse {
                     dir,
                     owner: if known { format!(" (process {})", pid.trim()) } else { String::new() },
                 });

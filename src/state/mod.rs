@@ -14,7 +14,7 @@ use crate::change::{Position, TableSchema};
 use crate::private;
 pub use data_dir::{DataDir, DataDirError};
 pub use imports::OpenImport;
-pub use lock::{InUse, Lock};
+pub use lock::{Lock, LockError};
 
 /// The name of the file in the data directory.
 pub const FILE_NAME: &str = "eds-state.db";

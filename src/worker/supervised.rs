@@ -331,13 +331,13 @@ impl WorkerContext {
 }
 
 fn metrics(progress: &Progress) -> Metrics {
-    let [flushes, durations, processed, pending, events] = progress.counts().map(|n| n as f64);
+    let totals = progress.totals();
     Metrics {
-        flush_count: flushes,
-        flush_duration: durations,
-        processing_duration: processed,
-        pending_events: pending,
-        total_events: events,
+        flush_count: totals.flushes as f64,
+        flush_duration: totals.flushes_timed as f64,
+        processing_duration: totals.events_timed as f64,
+        pending_events: totals.pending as f64,
+        total_events: totals.received as f64,
     }
 }
 

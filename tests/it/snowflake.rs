@@ -167,10 +167,9 @@ async fn large_batches_go_over_the_stage() {
         .map(|(_, tag)| tag.clone())
         .unwrap_or_default();
     let tag: Value = serde_json::from_str(&tag).unwrap_or_else(|e| panic!("{tag}: {e}"));
-    assert_eq!(
-        (&tag["application"], &tag["consumer"], &tag["through"]),
-        (&json!("eds"), &json!("eds-replay-journal.jsonl"), &json!(4000))
-    );
+    assert_eq!((&tag["application"], &tag["through"]), (&json!("eds"), &json!(4000)));
+    let consumer = tag["consumer"].as_str().unwrap_or_default();
+    assert!(consumer.starts_with("eds-replay-journal.jsonl-"), "{consumer}");
 }
 
 /// The older of two changes may come later; with `after` the row keeps the newer one.
@@ -222,7 +221,7 @@ async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     let (database, url) = (&server).fresh().await;
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
     eds.begin();
-    server.disturb(&database, json!({"expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.004, "steal": 0.05}));
+    server.disturb(&database, json!({"expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.008, "steal": 0.05}));
     eds.kill_at_random(12, fastrand::Rng::with_seed(11), 300..2500).await;
     eds.catch_up_supervised();
     assert_equal(&shop, &server, &database).await;

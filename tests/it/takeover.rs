@@ -7,8 +7,10 @@ use eds::sandbox::shop::{Shop, ShopOptions};
 
 use crate::services::eds::Eds;
 use crate::services::hq::Importing;
+use crate::services::mysql::{Flavour, MySql};
 use crate::services::nats::Nats;
-use crate::services::scene::{COMPANIES, Scene};
+use crate::services::postgres::Postgres;
+use crate::services::scene::{COMPANIES, Keeper, Scene, publish};
 
 /// Writes `eds-data.db` as BuntDB does, and a last command that was cut off.
 fn write_predecessor(data_dir: &Path, entries: &[(&str, &str)]) {
@@ -59,14 +61,14 @@ async fn a_state_file_that_cannot_be_read_ends_the_start() {
 }
 
 /// As its own tests begin: a stream that allows one consumer, an import of the schema alone, then
-/// the stream.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_import_of_the_schema_comes_before_the_stream() {
-    let importing = Importing::of(Shop::new(63, ShopOptions { rows: 500, repeats: 0 }), 300).await;
+/// the stream, stopped and started.
+async fn schema_comes_before_the_stream(server: &dyn Keeper, name: &str) {
+    let shop = Shop::new(63, ShopOptions { rows: 500, repeats: 0 });
+    let importing = Importing::of(shop, 300).await;
     let nats = Nats::start().await;
-    let creds = nats.server_creds("e2e", COMPANIES, None);
-    let file = importing.dir.path().join("shop.db");
-    let url = format!("sqlite://{}", file.display());
+    let creds = nats.server_creds(name, COMPANIES, None);
+    let (database, url) = server.fresh().await;
+    server.allow_imports(&database).await;
     importing.import(&url, &["--schema-only"]).await;
     let mut shop = importing.shop();
     // What happens, happens after the import.
@@ -74,15 +76,20 @@ async fn an_import_of_the_schema_comes_before_the_stream() {
     let data_dir = importing.data_dir().display().to_string();
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--data-dir", &data_dir]);
     for round in 0..3 {
-        let events: Vec<(String, Vec<u8>)> = (0..400)
-            .map(|_| shop.next_event())
-            .map(|event| (event.subject, event.payload.into_bytes()))
-            .collect();
-        nats.publish(events.into_iter()).await;
+        publish(&nats, &mut shop, 400).await;
         eds.catch_up();
-        let reports = eds::sandbox::check::sqlite(&shop, &file.display().to_string())
-            .unwrap_or_else(|e| panic!("{e}"));
+        let reports = server.reports(&shop, &database).await.unwrap_or_else(|e| panic!("{e}"));
         let wrong = reports.iter().find(|report| !report.is_equal());
         assert!(wrong.is_none(), "round {round}: {:?}", wrong.map(eds::sandbox::check::line));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_the_schema_comes_before_the_stream_into_postgres() {
+    schema_comes_before_the_stream(&Postgres::start().await, "e2e-postgres").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_the_schema_comes_before_the_stream_into_mysql() {
+    schema_comes_before_the_stream(&MySql::start(Flavour::MySql).await, "e2e-mysql").await;
 }

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tracing::info;
-
 use crate::change::{Batch, TableSchema};
-use crate::destination::{Destination, Failure, Migration, SchemaMode, Tables};
+use crate::destination::{Destination, Failure, SchemaMode, Tables};
 use crate::pipeline::checkpoint::CheckpointStore;
 use crate::pipeline::migrate;
 
@@ -72,22 +70,13 @@ impl OpenDestination {
         let mut changed = false;
         for schema in schemas {
             if !ours.iter().any(|table| *table == *schema.table) {
-                migrate::check_ours(&self.tables, schema)
-                    .map_err(|e| Failure::misconfigured(e.to_string()))?;
+                migrate::check_ours(&self.tables, schema)?;
                 // Checked once: the customer may add columns of their own later.
                 ours.push(schema.table.to_string());
             }
-            for step in migrate::plan(&self.tables, schema) {
-                self.migrate(&step).await?;
-                changed = true;
-            }
+            changed |= migrate::bring_up(&mut *self.destination, &self.tables, schema).await?;
         }
         if changed { self.read_tables().await } else { Ok(()) }
-    }
-
-    async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
-        info!("schema: {step}");
-        self.destination.migrate(step).await
     }
 
     /// Writes the batch: first its intent, then its tables, then its rows.

@@ -2,9 +2,9 @@
 //! acknowledged.
 
 mod intake;
-mod memory;
 mod positions;
 mod reopen;
+mod saved_recent;
 mod setup;
 mod start;
 mod states;
@@ -30,9 +30,9 @@ use crate::registry::Registry;
 use crate::state::State;
 use crate::state::predecessor::Predecessor;
 use intake::Intake;
-use memory::SavedRecent;
 use positions::Positions;
 use reopen::Reopenings;
+use saved_recent::SavedRecent;
 use states::{ApplyState, FeedState, Lifecycle, NextStep, next_step};
 
 /// Deliveries that are taken from the feed at once.

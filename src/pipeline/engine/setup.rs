@@ -4,9 +4,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::intake::Intake;
-use super::memory::SavedRecent;
 use super::positions::Positions;
 use super::reopen::Reopenings;
+use super::saved_recent::SavedRecent;
 use super::start::{
     PositionSource, StartInputs, StartPosition, TimeSource, new_companies, start_position,
 };

@@ -14,9 +14,9 @@ pub struct TableCount {
     pub files: u64,
     /// Files that are loaded.
     pub files_done: u64,
-    /// Files whose size is known, and their stored bytes.
+    /// Files whose size is known.
     pub files_known: u64,
-    /// Bytes of the files that were downloaded.
+    /// Their stored bytes.
     pub bytes: u64,
     /// Stored bytes that are loaded.
     pub bytes_done: u64,

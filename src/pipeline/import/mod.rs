@@ -1,11 +1,11 @@
 //! Import: the files of a full export into a destination, in parallel and resumable, and into their
 //! places at once.
 
-pub mod changes;
+pub mod append;
 pub mod counts;
+mod file_loader;
 mod rows;
 mod swap;
-mod work;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -16,13 +16,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::info;
 
 use super::{migrate, stopped};
 use crate::change::cutover::TableSnapshot;
 use crate::change::{TableSchema, Version};
 use crate::destination::import::{FileProgress, JobStatus};
-use crate::destination::{Abilities, Destination, Failure, Loader, Migration};
+use crate::destination::{Abilities, Destination, Failure, Loader};
 use crate::export::ExportFile;
 use crate::validator::Validator;
 pub use counts::{Counts, TableCount};
@@ -78,7 +77,7 @@ pub struct ImportPlan {
     /// What becomes of rows that the export lacks, in all tables.
     pub mode: Mode,
     /// Begin again, whatever was loaded before.
-    pub anew: bool,
+    pub restart: bool,
     /// Rows that may be left out because they cannot be loaded.
     pub bad_rows_max: u64,
     /// Columns of the export that are left out, where the schema lacks them.
@@ -222,8 +221,7 @@ pub async fn check_ours(
     for table in
         plan.tables.iter().filter(|t| !plan.adopt.iter().any(|name| *name == *t.schema.table))
     {
-        migrate::check_ours(&tables, &table.schema)
-            .map_err(|e| Failure::misconfigured(e.to_string()))?;
+        migrate::check_ours(&tables, &table.schema)?;
     }
     Ok(())
 }
@@ -235,9 +233,7 @@ pub async fn create_missing(
 ) -> Result<(), Failure> {
     let tables = destination.tables().await?;
     for schema in schemas.iter().filter(|s| tables.get(&s.table).is_none()) {
-        let step = Migration::CreateTable(schema.clone());
-        info!("schema: {step}");
-        destination.migrate(&step).await?;
+        migrate::bring_up(destination, &tables, schema).await?;
     }
     Ok(())
 }
@@ -267,7 +263,7 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
     check_ours(&mut *main, &plan).await?;
     let schemas: Vec<Arc<TableSchema>> = plan.tables.iter().map(|t| t.schema.clone()).collect();
     let files: Vec<String> = plan.tables.iter().flat_map(|t| t.files.iter().cloned()).collect();
-    let begun = match loader(&mut *main)?.begin(&plan.job, &schemas, &files, plan.anew).await? {
+    let begun = match loader(&mut *main)?.begin(&plan.job, &schemas, &files, plan.restart).await? {
         JobStatus::Done => return Ok(Report { was_done: true, ..Report::default() }),
         JobStatus::Loading(files) => files,
     };
@@ -314,7 +310,7 @@ async fn load_all(
 ) -> Result<(), ImportError> {
     let mut tasks = JoinSet::new();
     for _ in 0..shared.plan.loaders.min(shared.abilities.loaders_max).max(1) {
-        tasks.spawn(work::run(shared.clone()));
+        tasks.spawn(file_loader::run(shared.clone()));
     }
     let mut stop = shared.stop.clone();
     tasks.spawn(async move {

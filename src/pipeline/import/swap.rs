@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::info;
-
-use super::work::{Outage, finish_load};
+use super::file_loader::{Outage, finish_load};
 use super::{ImportContext, ImportError, Mode, loader, locked, snapshots};
 use crate::destination::import::{JobStatus, Placement, SwapMethod, another_import};
 use crate::destination::{Destination, Failure, Tables};
@@ -68,10 +66,7 @@ async fn swap_in(
             loader(&mut **destination)?.swap_blocker(&table.schema).await?,
         );
         if how != SwapMethod::Exchange {
-            for step in migrate::plan(&tables, &table.schema) {
-                info!("schema: {step}");
-                destination.migrate(&step).await?;
-            }
+            migrate::bring_up(&mut **destination, &tables, &table.schema).await?;
         }
         notices.extend(notice);
         placements.push(Placement { schema: table.schema.clone(), how, snapshot });

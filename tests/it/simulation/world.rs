@@ -140,8 +140,8 @@ impl World {
     pub fn new(seed: u64, mode: WriteMode, bug: Bug, is_traced: bool) -> Arc<World> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weather = Weather::drawn(&mut rng, mode, bug);
-        // The memory of rows is saved once a minute. Of a stream that is gone by a crash within that
-        // minute, nobody tells the versions that it held, and an older one would win.
+        // The memory of rows is saved once a minute. If the stream is gone and a process crashes
+        // within that minute, nobody tells the versions that it held: an older one would win.
         let is_kept = !matches!(weather, Weather::Removals | Weather::Recreations);
         let history = history(&mut rng, is_kept);
         let knows_pending = rng.bool();

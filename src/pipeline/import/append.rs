@@ -1,5 +1,5 @@
-//! Imports into keepers of changes: each row is an event like any other, and the state file knows
-//! how far it is.
+//! Imports into destinations that append: each row becomes an event, and the state file knows how
+//! far each file is.
 
 use std::sync::Arc;
 
@@ -7,20 +7,20 @@ use async_trait::async_trait;
 
 use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, Position, TableSchema};
-use crate::destination::import::{FilePiece, FileProgress, JobStatus, Loader, Placement};
+use crate::destination::import::{FilePiece, JobStatus, Loader, Placement};
 use crate::destination::{Claim, Destination, Failure, Migration, Tables};
 use crate::state::{State, StateError};
 
 /// A keeper of changes that can be imported into.
-pub struct Kept {
+pub struct AppendLoader {
     inner: Box<dyn Destination>,
     state: State,
 }
 
-impl Kept {
+impl AppendLoader {
     /// Loads into `inner`, which keeps every change; the state file keeps how far its files are.
-    pub fn new(inner: Box<dyn Destination>, state: State) -> Kept {
-        Kept { inner, state }
+    pub fn new(inner: Box<dyn Destination>, state: State) -> AppendLoader {
+        AppendLoader { inner, state }
     }
 }
 
@@ -29,7 +29,7 @@ fn lost(e: StateError) -> Failure {
 }
 
 #[async_trait]
-impl Destination for Kept {
+impl Destination for AppendLoader {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         self.inner.apply(batch).await
     }
@@ -51,17 +51,17 @@ impl Destination for Kept {
 }
 
 #[async_trait]
-impl Loader for Kept {
+impl Loader for AppendLoader {
     async fn begin(
         &mut self,
         job: &str,
         _schemas: &[Arc<TableSchema>],
         _files: &[String],
-        anew: bool,
+        restart: bool,
     ) -> Result<JobStatus, Failure> {
         let known = self.job_status(job).await?;
         match known {
-            Some(status) if !anew => Ok(status),
+            Some(status) if !restart => Ok(status),
             _ => {
                 self.state.forget_import_progress().map_err(lost)?;
                 Ok(JobStatus::Loading(Vec::new()))
@@ -71,9 +71,7 @@ impl Loader for Kept {
 
     async fn job_status(&mut self, job: &str) -> Result<Option<JobStatus>, Failure> {
         let files = self.state.import_progress(job).map_err(lost)?;
-        let file =
-            |(file, lines, rows, skipped, done)| FileProgress { file, lines, rows, skipped, done };
-        Ok(Some(JobStatus::Loading(files.into_iter().map(file).collect())))
+        Ok(Some(JobStatus::Loading(files)))
     }
 
     async fn enter_load_mode(&mut self) -> Result<(), Failure> {
@@ -85,10 +83,7 @@ impl Loader for Kept {
         if !batch.order.is_empty() {
             self.inner.apply(batch).await?;
         }
-        let FileProgress { file, lines, rows, skipped, done } = &piece.progress;
-        self.state
-            .save_import_progress(&piece.job, &(file.clone(), *lines, *rows, *skipped, *done))
-            .map_err(lost)
+        self.state.save_import_progress(&piece.job, &piece.progress).map_err(lost)
     }
 
     async fn finish_load(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {

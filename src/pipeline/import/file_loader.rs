@@ -20,14 +20,14 @@ use crate::destination::{Destination, Failure, FailureKind, WriteMode};
 use crate::export::ExportFile;
 use crate::pipeline::narrow::Narrowing;
 
-struct LoadWorker {
+struct FileLoader {
     shared: Arc<ImportContext>,
     destination: Option<Box<dyn Destination>>,
 }
 
 /// Loads files until there are no more.
 pub async fn run(shared: Arc<ImportContext>) -> Result<(), ImportError> {
-    let mut worker = LoadWorker { shared: shared.clone(), destination: None };
+    let mut worker = FileLoader { shared: shared.clone(), destination: None };
     loop {
         let file = shared.queue.lock().await.recv().await;
         let Some(file) = file.filter(|_| !shared.is_stopped()) else { break };
@@ -154,7 +154,7 @@ enum LoadAttempt {
     Refused(Failure),
 }
 
-impl LoadWorker {
+impl FileLoader {
     async fn file(&mut self, file: &ExportFile) -> Result<(), ImportError> {
         let shared = self.shared.clone();
         let Some(table) = shared.table(&file.name.table) else { return Ok(()) };
