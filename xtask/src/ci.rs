@@ -1,9 +1,10 @@
 //! Continuous integration: build once, run the tests, and use what they leave of the processor for
 //! the checks that need no server.
 
+use std::process::Command;
 use std::time::Instant;
 
-use crate::{TaskResult, run, services};
+use crate::{TaskResult, root, run, services};
 
 /// Everything, with the machine's OpenSSL: building one from source takes minutes, and only
 /// releases need it.
@@ -21,6 +22,22 @@ pub fn test(args: &[&str]) -> TaskResult {
     let has_threads = harness.iter().any(|arg| arg.starts_with("--test-threads"));
     let threads: &[&str] = if has_threads { &[] } else { &["--test-threads", TEST_THREADS] };
     run("cargo", &[&["test"], &ALL[..], scope, &["--"], threads, harness].concat())
+}
+
+/// Runs the tests of `group`, one after the other, each for as many seconds as the first of `args`
+/// says, and shows what they say.
+pub fn lasting(group: &str, args: &[&str]) -> TaskResult {
+    let seconds = args.first().copied().unwrap_or("300");
+    println!("$ {group}: {seconds} s each");
+    let status = Command::new("cargo")
+        .arg("test")
+        .args(ALL)
+        .args(["--test", "it", "--", &format!("{group}::"), "--nocapture", "--test-threads", "1"])
+        .env(format!("EDS_{}_SECONDS", group.to_uppercase()), seconds)
+        .current_dir(root())
+        .status()
+        .map_err(|e| format!("cargo: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{group} found something")) }
 }
 
 /// What can be said of the code without running it.

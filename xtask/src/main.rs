@@ -31,8 +31,8 @@ fn main() -> ExitCode {
         Some("lint") => services::install().and_then(|()| ci::lint()),
         Some("tsql") => ci::tsql(),
         Some("ci") => ci::ci(),
-        Some("chaos") => services::install().and_then(|()| lasting("chaos", &rest)),
-        Some("fuzz") => lasting("fuzz", &rest),
+        Some("chaos") => services::install().and_then(|()| ci::lasting("chaos", &rest)),
+        Some("fuzz") => ci::lasting("fuzz", &rest),
         Some("bench") => bench(&rest),
         _ => {
             println!("{HELP}");
@@ -62,23 +62,6 @@ pub fn run(program: &str, args: &[&str]) -> TaskResult {
         .status()
         .map_err(|e| format!("{program}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{program} {} failed", args.join(" "))) }
-}
-
-/// Runs the tests of `group` for the time that is asked for, one after the other, and shows what
-/// they say.
-fn lasting(group: &str, args: &[&str]) -> TaskResult {
-    let seconds = args.first().copied().unwrap_or("300");
-    println!("$ {group}: {seconds} s each");
-    let filter = format!("{group}::");
-    let variable = format!("EDS_{}_SECONDS", group.to_uppercase());
-    let status = Command::new("cargo")
-        .args(["test", "--locked", "--test", "it", &filter, "--", "--nocapture"])
-        .args(["--test-threads", "1"])
-        .env(variable, seconds)
-        .current_dir(root())
-        .status()
-        .map_err(|e| format!("cargo: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{group} found something")) }
 }
 
 fn bench(args: &[&str]) -> TaskResult {

@@ -101,7 +101,7 @@ impl Postgres {
             &self.dir.path().join("log"),
             "INT",
         ));
-        eventually("PostgreSQL answers", Duration::from_secs(60), async || {
+        eventually("PostgreSQL answers", Duration::from_secs(120), async || {
             self.try_connect("postgres").await.is_ok()
         })
         .await;

@@ -46,7 +46,8 @@ impl Keeper for Postgres {
         }
     }
     async fn start_again(&mut self) {
-        self.run(&[]).await;
+        // After a crash it reads its log from the last checkpoint on before it answers.
+        self.run(&["max_wal_size=256MB", "checkpoint_timeout=30s"]).await;
     }
 }
 
