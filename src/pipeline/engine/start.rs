@@ -94,7 +94,8 @@ impl StartPosition {
                 ..
             } => None,
             StartPosition::After { position, .. } => Some(*position),
-            StartPosition::Since { .. } | StartPosition::FeedDecides => None,
+            StartPosition::Since { began, .. } => *began,
+            StartPosition::FeedDecides => None,
         }
     }
 
@@ -123,9 +124,7 @@ pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure
     match inputs.cutover.resume_point() {
         Some(ResumePoint::After(position)) => return after(position, PositionSource::Import),
         Some(ResumePoint::Since(since_ns)) => {
-            let began = inputs.saved.filter(|_| !inputs.cutover.had_begun());
-            let source = TimeSource::Import;
-            return Ok(StartPosition::Since { since_ns, began, source });
+            return Ok(since_import(inputs, since_ns));
         }
         None => {}
     }
@@ -153,6 +152,24 @@ pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure
              loads everything; once it is removed, only new changes are streamed"
         ))),
         (Predecessor::Nobody | Predecessor::Known { .. }, None) => Ok(StartPosition::FeedDecides),
+    }
+}
+
+/// After an import that came before anything was applied, tables that it left out still need their
+/// changes from where the consumer began, by the state file or the feed.
+fn since_import(inputs: &StartInputs<'_>, since_ns: i64) -> StartPosition {
+    let source = TimeSource::Import;
+    if inputs.cutover.had_begun() {
+        return StartPosition::Since { since_ns, began: None, source };
+    }
+    match (inputs.saved, inputs.acknowledged) {
+        (None, Acknowledged::NothingSince(began_ns)) => {
+            StartPosition::Since { since_ns: since_ns.min(began_ns), began: None, source }
+        }
+        (None, Acknowledged::Through(position)) => {
+            StartPosition::Since { since_ns, began: Some(position), source }
+        }
+        (began, _) => StartPosition::Since { since_ns, began, source },
     }
 }
 
@@ -302,13 +319,16 @@ mod tests {
             |began| StartPosition::Since { since_ns: SINCE_NS, began, source: TimeSource::Import };
         let set_back = StartInputs { recorded: None, ..known.all() };
         let unapplied = StartInputs { cutover: first_import, recorded: None, ..known.all() };
+        let unsaved =
+            StartInputs { saved: None, recorded: None, cutover: first_import, ..known.all() };
         let fresh = StartInputs { cutover: first_import, ..nothing };
         let restart = StartInputs { restart: true, ..known.all() };
         check(&[
             ("restart", restart, after(at(0), PositionSource::Restart), Some(at(0))),
             ("the checkpoint", all, after(at(5), PositionSource::Checkpoint), None),
             ("an import set it back", set_back, after(BEFORE, PositionSource::Import), None),
-            ("an import before anything was applied", unapplied, since(Some(at(4))), None),
+            ("an import before anything was applied", unapplied, since(Some(at(4))), Some(at(4))),
+            ("the same where only the feed knows", unsaved, since(Some(at(2))), Some(at(2))),
             ("an import where nobody had streamed", fresh, since(None), None),
         ]);
         assert!(known.set_back.had_begun() && !known.first_import.had_begun());

@@ -120,6 +120,7 @@ impl Feed for SimFeed {
             let sequence = self.next;
             self.next += 1;
             let (text, time_ns) = self.world.message(sequence);
+            self.world.note(|| format!("delivers {sequence}: {text}"));
             into.push(Delivery {
                 position: Position { sequence, time_ns },
                 subject: format!("message {sequence}"),
