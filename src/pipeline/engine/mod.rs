@@ -297,7 +297,9 @@ impl Engine {
 
     fn save_recent(&mut self) {
         let through = self.positions.savable_through();
-        self.saved_recent.save(&mut self.intake.resolver.recent, through);
+        if let Err(e) = self.saved_recent.save(&mut self.intake.resolver.recent, through) {
+            warn!("{e}");
+        }
     }
 
     /// The memory of rows as of what is durable; where it was saved earlier, the feed has to be

@@ -5,7 +5,7 @@ use tracing::warn;
 
 use crate::change::Position;
 use crate::pipeline::recent::{Recent, SAVED_BYTES_MAX, UNSAVED_MAX};
-use crate::state::State;
+use crate::state::{State, StateError};
 
 /// Where one consumer's memory of rows is saved.
 pub struct SavedRecent {
@@ -48,25 +48,33 @@ impl SavedRecent {
         }
     }
 
-    /// Saves what is new in the memory of rows up to `through`.
-    pub fn save(&mut self, recent: &mut Recent, through: Option<Position>) {
-        let Some(through) = through else { return };
+    /// Saves what is new in the memory of rows up to `through`. What could not be saved waits for
+    /// the next time.
+    pub fn save(
+        &mut self,
+        recent: &mut Recent,
+        through: Option<Position>,
+    ) -> Result<(), StateError> {
+        let Some(through) = through else { return Ok(()) };
         match self.state.append_recent(&self.consumer, &recent.chunk(through), SAVED_BYTES_MAX) {
             Ok(()) => {
                 self.is_saved = true;
                 recent.saved(through);
+                Ok(())
             }
             Err(e) => {
                 recent.not_saved();
-                warn!("{e}");
+                Err(e)
             }
         }
     }
 
     /// Saves where that should not wait: nothing is saved yet, or much is new.
     pub fn save_if_due(&mut self, recent: &mut Recent, through: Option<Position>) {
-        if !self.is_saved || recent.unsaved() >= UNSAVED_MAX {
-            self.save(recent, through);
+        if (!self.is_saved || recent.unsaved() >= UNSAVED_MAX)
+            && let Err(e) = self.save(recent, through)
+        {
+            warn!("{e}");
         }
     }
 }

@@ -98,7 +98,10 @@ impl Engine {
             }
             StartPosition::FeedDecides => self.begin_where_opened().await?,
         }
-        self.save_recent();
+        // Where nothing is saved, a crash leaves no place from which the memory of rows could see
+        // the stream again.
+        let through = self.positions.savable_through();
+        self.saved_recent.save(&mut self.intake.resolver.recent, through).map_err(unusable)?;
         let sequence = self.positions.durable().map_or(0, |position| position.sequence);
         self.progress.update(|snapshot| snapshot.stream_sequence = sequence);
         self.progress.phase(Phase::Streaming);
