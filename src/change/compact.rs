@@ -52,8 +52,8 @@ type LastOfRow<'c> = HashMap<(&'c str, Cow<'c, [u8]>), Last, BuildHasherDefault<
 /// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a
 /// change whose row has an earlier change under a version with columns that the new one lacks:
 /// applied one by one, those columns would keep the earlier values, so the change belongs to a
-/// further batch. So does one whose key may be the same row in the database as another key.
-/// Returns the groups and where it stopped.
+/// further batch. So does one whose key may be the same row in the database as another key. Two
+/// changes of one event stay together. Returns the groups and where it stopped.
 pub fn compact(
     changes: &[Change],
     from: usize,
@@ -67,7 +67,21 @@ pub fn compact(
         if skipped.binary_search(&index).is_ok() {
             continue;
         }
-        match rows.entry((&schema.table, alike(&change.key))) {
+        let pair = index
+            .checked_sub(1)
+            .map(|before| &changes[before])
+            .filter(|before| index > from && before.is_of_same_event(change));
+        let key = match pair {
+            // Deletions come before what is written: a row that is left and written under a key
+            // that is alike is right in one batch, and never torn apart.
+            Some(before)
+                if before.key != change.key && alike(&before.key) == alike(&change.key) =>
+            {
+                Cow::Borrowed(&change.key[..])
+            }
+            _ => alike(&change.key),
+        };
+        match rows.entry((&schema.table, key)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Last { index: index as u32, recreated: false });
             }
@@ -75,6 +89,9 @@ pub fn compact(
                 let last = occupied.get_mut();
                 let earlier = &changes[last.index as usize];
                 if earlier.key != change.key || !replaces(change, schema, earlier) {
+                    if pair.is_some() {
+                        return compact(changes, from, index - 1, skipped);
+                    }
                     end = index;
                     break;
                 }
@@ -231,6 +248,26 @@ mod tests {
         ] {
             assert_eq!(compact(&[of(one), of(other)], 0, 2, &[]).1, end, "{one:?} {other:?}");
         }
+    }
+
+    #[test]
+    fn two_changes_of_one_event_are_of_one_batch_whatever_their_keys() {
+        let schemas = schemas();
+        let pair = |from: &str, to: &str| {
+            let mut written = change(&schemas[0], false, 0, 0);
+            written.key = to.as_bytes().to_vec().into();
+            let key = from.as_bytes().to_vec().into();
+            [Change { event: written.event.as_delete(), key, ..written.clone() }, written]
+        };
+        let [left, written] = pair("abc", "ABC");
+        assert!(left.is_of_same_event(&written));
+        let (groups, end) = compact(&[left, written], 0, 2, &[]);
+        assert_eq!((&groups[0].deletes[..], &groups[0].upserts[..], end), (&[0][..], &[1][..], 2));
+        // The second would hide columns of an earlier change of its row: both wait.
+        let mut wide = change(&schemas[1], false, 0, 0);
+        wide.key = b"b".to_vec().into();
+        let [left, written] = pair("a", "b");
+        assert_eq!(compact(&[wide, left, written], 0, 3, &[]).1, 1);
     }
 
     #[test]

@@ -7,6 +7,9 @@
 
 use std::borrow::Cow;
 
+/// What some programs put before a file of UTF-8; JSON knows no such thing.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How deep arrays and objects may nest: what serde_json allows too.
 const DEPTH_MAX: u32 = 128;
 

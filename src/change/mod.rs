@@ -95,6 +95,12 @@ impl Change {
         self.row.get(index).and_then(|slot| slot.present(self.event.payload()))
     }
 
+    /// Whether it and `next` are of one event: an update of the primary key leaves one row and
+    /// writes another.
+    pub fn is_of_same_event(&self, next: &Change) -> bool {
+        std::ptr::eq(self.event.payload(), next.event.payload())
+    }
+
     /// Whether it takes the row away.
     pub fn is_delete(&self) -> bool {
         self.event.operation == Operation::Delete

@@ -11,6 +11,8 @@ use bytes::{Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
 use memchr::memchr_iter;
 
+use crate::change::json::BYTE_ORDER_MARK;
+
 /// The longest line, in bytes: longer ones cannot be rows.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
@@ -51,19 +53,28 @@ impl Read for Counted {
 }
 
 impl Lines {
-    /// Opens a file. Its first bytes show whether it is gzipped.
+    /// Opens a file. Its first bytes show whether it is gzipped; a byte order mark is passed over.
+    /// An empty file whose name says that it is gzipped was cut off.
     pub fn open(path: &Path) -> io::Result<Lines> {
         let read = Arc::new(AtomicU64::new(0));
         let mut raw = BufReader::with_capacity(
             BUFFER_BYTES,
             Counted { file: File::open(path)?, read: read.clone() },
         );
-        let gzipped = raw.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-        let from: Box<dyn BufRead + Send> = if gzipped {
+        let first = raw.fill_buf()?;
+        if first.is_empty() && path.extension().is_some_and(|extension| extension == "gz") {
+            let why = "it has not even the beginning of a gzipped file";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        let gzipped = first.starts_with(&[0x1f, 0x8b]);
+        let mut from: Box<dyn BufRead + Send> = if gzipped {
             Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw)))
         } else {
             Box::new(raw)
         };
+        if from.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+            from.consume(BYTE_ORDER_MARK.len());
+        }
         Ok(Lines { from, rest: BytesMut::new(), lines: 0, ended: false, read })
     }
 
@@ -190,6 +201,10 @@ mod tests {
         }
         assert_eq!(read(b"", 10, 10)?, [(0, Vec::new(), true)]);
         assert_eq!(read(b"x\n", 10, 10)?, [(0, vec!["x".to_owned()], true)]);
+        let marked = [BYTE_ORDER_MARK, b"x\n"].concat();
+        for content in [marked.clone(), gzip(&marked)?] {
+            assert_eq!(read(&content, 10, 10)?, [(0, vec!["x".to_owned()], true)]);
+        }
         Ok(())
     }
 
@@ -197,6 +212,10 @@ mod tests {
     fn a_file_that_breaks_off_is_an_error() -> io::Result<()> {
         let whole = gzip(&b"{\"a\":1}\n".repeat(1000))?;
         assert!(read(&whole[..whole.len() - 9], 100, 10).is_err());
+        let dir = tempfile::tempdir()?;
+        let empty = dir.path().join("f.ndjson.gz");
+        std::fs::write(&empty, "")?;
+        assert!(Lines::open(&empty).is_err());
         Ok(())
     }
 }

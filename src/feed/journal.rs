@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::change::Position;
+use crate::change::json::BYTE_ORDER_MARK;
 
 /// Pieces that wait between the reading thread and the engine, at most.
 const PIECES_WAITING_MAX: usize = 2;
@@ -113,11 +114,15 @@ fn open(source: &JournalSource) -> std::io::Result<Box<dyn BufRead>> {
     };
     let mut buffered = BufReader::with_capacity(256 << 10, raw);
     let gzipped = buffered.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-    Ok(if gzipped {
+    let mut lines: Box<dyn BufRead> = if gzipped {
         Box::new(BufReader::with_capacity(256 << 10, MultiGzDecoder::new(buffered)))
     } else {
         Box::new(buffered)
-    })
+    };
+    if lines.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+        lines.consume(BYTE_ORDER_MARK.len());
+    }
+    Ok(lines)
 }
 
 /// Sends the lines after line `skip` until all are read or nobody listens.
@@ -151,9 +156,14 @@ fn read_source(
     let mut from = open(source)?;
     let (mut number, mut piece, mut bytes) = (0, Vec::new(), 0);
     while let Some(line) = next_line(&mut from)? {
+        let payload = line.trim_ascii();
+        let is_file = matches!(source, JournalSource::File(_));
+        if is_file && !line.ends_with(b"\n") && !is_json(payload) && from.fill_buf()?.is_empty() {
+            tracing::warn!("{name}: the last line is not finished, and left for the next time");
+            break;
+        }
         number += 1;
         *sequence += 1;
-        let payload = line.trim_ascii();
         if *sequence <= skip || payload.is_empty() {
             continue;
         }
@@ -178,6 +188,10 @@ fn read_source(
         let _ = pieces.blocking_send(Ok(piece));
     }
     Ok(())
+}
+
+fn is_json(line: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
 }
 
 #[async_trait]

@@ -12,7 +12,8 @@ use crate::state::{State, StateError};
 pub struct CheckpointStore {
     /// The checkpoint as it was last read or written; `None` where nothing was recorded yet.
     recorded: Option<Position>,
-    /// What was recorded is of a stream that is no more.
+    /// What was recorded is of a stream that is no more, or the stream is read from its beginning:
+    /// its time says nothing about what comes.
     is_of_other_stream: bool,
     keeper: CheckpointKeeper,
 }
@@ -64,7 +65,7 @@ impl CheckpointStore {
             let cutover = destination.cutover().await?;
             return Ok(CheckpointStore {
                 recorded,
-                is_of_other_stream: false,
+                is_of_other_stream: options.restart,
                 keeper: CheckpointKeeper::Destination { cutover },
             });
         }
@@ -76,7 +77,7 @@ impl CheckpointStore {
         let is_beyond = |intent: &Position| !recorded.is_some_and(|at| at.contains(*intent));
         Ok(CheckpointStore {
             recorded,
-            is_of_other_stream: false,
+            is_of_other_stream: options.restart,
             keeper: CheckpointKeeper::StateFile {
                 state: state.clone(),
                 consumer: consumer.clone(),
@@ -87,11 +88,13 @@ impl CheckpointStore {
     }
 
     /// What is written from now on is of another stream than what was recorded. Of a batch that was
-    /// begun nothing more comes.
+    /// begun in the former nothing more comes; one that lies before what was recorded was begun in
+    /// this one.
     pub fn begin_other_stream(&mut self) {
         self.is_of_other_stream = true;
+        let recorded = self.recorded.map_or(0, |recorded| recorded.sequence);
         if let CheckpointKeeper::StateFile { unconfirmed_through, .. } = &mut self.keeper {
-            *unconfirmed_through = None;
+            *unconfirmed_through = unconfirmed_through.filter(|begun| begun.sequence <= recorded);
         }
     }
 

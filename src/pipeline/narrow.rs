@@ -21,13 +21,16 @@ pub struct Narrowing {
     todo: Vec<Piece>,
     /// Sorted.
     excluded: Vec<usize>,
+    /// Changes that stay with the one before them. Sorted.
+    joined: Vec<usize>,
 }
 
 impl Narrowing {
     /// All of a batch of `len` changes is to be written. A batch without changes is one piece, too:
-    /// it moves the checkpoint.
-    pub fn new(len: usize) -> Narrowing {
-        Narrowing { todo: vec![Piece { from: 0, to: len }], excluded: Vec::new() }
+    /// it moves the checkpoint. No piece begins with one of `joined` (sorted), which belongs to the
+    /// same event as the change before it.
+    pub fn new(len: usize, joined: Vec<usize>) -> Narrowing {
+        Narrowing { todo: vec![Piece { from: 0, to: len }], excluded: Vec::new(), joined }
     }
 
     /// Takes the piece that is to be written next; `None` once all are written.
@@ -66,6 +69,14 @@ impl Narrowing {
         }
     }
 
+    /// Where to cut the changes that are left; `None` where they belong together.
+    fn middle(&self, left: &[usize]) -> Option<usize> {
+        let half = left.len() / 2;
+        let may_begin = |at: &&usize| **at > left[0] && self.joined.binary_search(at).is_err();
+        let behind = left.get(half..).and_then(|rest| rest.iter().find(may_begin));
+        behind.or_else(|| left.iter().take(half).rev().find(may_begin)).copied()
+    }
+
     /// `piece` was rejected because of `culprits`, as far as the destination names them, else
     /// because of `reason`. Returns the changes that are known to be at fault, for the caller to
     /// exclude before the piece comes again; none where the piece has to be halved first. The piece
@@ -83,14 +94,16 @@ impl Narrowing {
             // What was not part of the piece is no reason for its rejection.
             .filter(|(index, _)| left.binary_search(index).is_ok())
             .collect();
-        if known.is_empty() && left.len() > 1 {
-            let middle = left.get(left.len() / 2).copied().unwrap_or(piece.to);
+        if known.is_empty()
+            && let Some(middle) = self.middle(&left)
+        {
             self.todo.push(Piece { from: middle, ..piece });
             self.todo.push(Piece { to: middle, ..piece });
             return known;
         }
         if known.is_empty() {
-            known.extend(left.into_iter().map(|index| (index, reason.to_owned())));
+            // Of two changes of one event the second writes the row.
+            known.extend(left.last().map(|index| (*index, reason.to_owned())));
         }
         self.todo.push(piece);
         known
@@ -149,7 +162,7 @@ mod tests {
 
         /// Writes everything that can be written; what was excluded.
         fn write_all(&mut self) -> Vec<usize> {
-            let mut narrowing = Narrowing::new(self.rows.len());
+            let mut narrowing = Narrowing::new(self.rows.len(), Vec::new());
             while let Some(piece) = narrowing.take() {
                 let offered: Vec<usize> = narrowing.remaining_in(piece).collect();
                 if let Err(culprits) = self.write(&offered) {
@@ -195,12 +208,23 @@ mod tests {
 
     #[test]
     fn what_is_named_without_having_been_offered_does_not_stop_the_search() {
-        let mut narrowing = Narrowing::new(2);
+        let mut narrowing = Narrowing::new(2, Vec::new());
         let Some(all) = narrowing.take() else { panic!("there is one piece") };
         assert!(narrowing.reject(all, vec![(7, "elsewhere".into())], "bad").is_empty());
         let halves = [narrowing.take(), narrowing.take(), narrowing.take()];
         assert_eq!(halves, [Some(Piece { from: 0, to: 1 }), Some(Piece { from: 1, to: 2 }), None]);
         let found = narrowing.reject(Piece { from: 0, to: 1 }, Vec::new(), "bad");
         assert_eq!(found, BTreeMap::from([(0, "bad".to_owned())]));
+    }
+
+    #[test]
+    fn changes_of_one_event_are_never_apart() {
+        let mut narrowing = Narrowing::new(4, vec![1, 3]);
+        let whole = narrowing.take().unwrap_or(Piece { from: 9, to: 9 });
+        assert!(narrowing.reject(whole, Vec::new(), "why").is_empty());
+        let first = Piece { from: 0, to: 2 };
+        assert_eq!(narrowing.take(), Some(first));
+        let known = narrowing.reject(first, Vec::new(), "why");
+        assert_eq!(known, [(1, "why".to_owned())].into());
     }
 }

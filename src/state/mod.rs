@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS position (consumer TEXT PRIMARY KEY, sequence INTEGER
 CREATE TABLE IF NOT EXISTS intent (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
                       INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS since (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS idle (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS idle_at (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
+                      INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence \
                       INTEGER NOT NULL,
   time_ns INTEGER NOT NULL, entries BLOB NOT NULL) STRICT;
@@ -245,20 +246,15 @@ impl State {
         Ok(())
     }
 
-    /// The last time at which nothing was pending for `consumer`, Unix nanoseconds. If the stream
-    /// still has everything since, no change was missed.
-    pub fn idle(&self, consumer: &str) -> Result<Option<i64>, StateError> {
-        let db = self.db();
-        Ok(db
-            .query_row("SELECT time_ns FROM idle WHERE consumer = ?1", [consumer], |row| row.get(0))
-            .optional()?)
+    /// When nothing was pending for `consumer` last, by the source's clock, and how far it was. If
+    /// the stream still has everything since, it has missed no change.
+    pub fn idle(&self, consumer: &str) -> Result<Option<Position>, StateError> {
+        self.place("SELECT sequence, time_ns FROM idle_at WHERE consumer = ?1", consumer)
     }
 
     /// Replaces what [`State::idle`] returns.
-    pub fn save_idle(&self, consumer: &str, time_ns: i64) -> Result<(), StateError> {
-        self.db()
-            .execute("INSERT OR REPLACE INTO idle VALUES (?1, ?2)", params![consumer, time_ns])?;
-        Ok(())
+    pub fn save_idle(&self, consumer: &str, at: Position) -> Result<(), StateError> {
+        self.save_place("INSERT OR REPLACE INTO idle_at VALUES (?1, ?2, ?3)", consumer, at)
     }
 
     /// With which time of publication `consumer` begins that has no position yet, Unix nanoseconds.
@@ -334,12 +330,20 @@ impl State {
         Ok(())
     }
 
-    /// Replaces all chunks by one.
+    /// Replaces all chunks by this one.
     pub fn replace_recent(&self, consumer: &str, chunk: &RecentChunk) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
         transaction.execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
-        insert_recent(&transaction, consumer, chunk)?;
+        // In pieces, so that the oldest can go by and by.
+        let mut pieces = chunk.entries.chunks(CHUNK_BYTES_SMALL / 28 * 28).peekable();
+        if pieces.peek().is_none() {
+            insert_recent(&transaction, consumer, chunk)?;
+        }
+        for piece in pieces {
+            let chunk = RecentChunk { through: chunk.through, entries: piece.to_vec() };
+            insert_recent(&transaction, consumer, &chunk)?;
+        }
         transaction.commit()?;
         Ok(())
     }
@@ -352,7 +356,7 @@ impl State {
              UNION ALL SELECT 'intent/' || consumer, 'a batch begun up to stream sequence ' || \
              sequence FROM intent
              UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' \
-             ns' FROM idle
+             ns' FROM idle_at
              UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || \
              sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
              UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> \
@@ -380,7 +384,7 @@ impl State {
                 key,
             ),
             Some(("idle", key)) => (
-                "SELECT json_object('time_ns', time_ns) FROM idle WHERE \
+                "SELECT json_object('time_ns', time_ns) FROM idle_at WHERE \
                 consumer = ?1",
                 key,
             ),

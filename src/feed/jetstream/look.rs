@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
+
 use super::STREAM;
-use super::api::{AckPolicy, Api, ApiError, ConsumerConfig, DeliverPolicy};
+use super::api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use super::pull::{OpenPull, PullAcks};
 use crate::change::Position;
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
@@ -13,7 +15,11 @@ use crate::change::value::rfc3339;
 use crate::feed::FeedError;
 
 /// The server removes such a consumer by itself after so long, should its deletion be lost.
-pub const LOOK_GONE_MAX: Duration = Duration::from_secs(10);
+const LOOK_GONE_MAX: Duration = Duration::from_secs(10);
+/// How long a consumer that a process has left behind may take the place of another.
+const PLACE_WAIT_MAX: Duration = LOOK_GONE_MAX.saturating_add(Duration::from_secs(5));
+/// Between two tries.
+const PLACE_WAIT: Duration = Duration::from_millis(500);
 /// How long to wait for the message that is looked at.
 const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(3);
 
@@ -63,11 +69,12 @@ impl StreamLook {
     /// if nothing was pending at a time (`idle_ns`) that the stream still covers, because retention
     /// removes the oldest messages first.
     pub fn gap(&self, position: Position, idle_ns: Option<i64>) -> Option<StreamGap> {
-        let first = self.first.filter(|first| first.sequence > position.sequence + 1)?;
+        let from = position.sequence + 1;
+        let to = self.first.map_or(self.end, |first| first.sequence.saturating_sub(1));
         let since_ns = idle_ns.unwrap_or_default().max(position.time_ns);
-        let is_covered = idle_ns.is_some_and(|idle| first.time_ns <= idle);
-        let (from, to) = (position.sequence + 1, first.sequence - 1);
-        (!is_covered).then_some(StreamGap { from, to, since_ns })
+        let is_covered =
+            self.first.is_some_and(|first| idle_ns.is_some_and(|i| first.time_ns <= i));
+        (to >= from && !is_covered).then_some(StreamGap { from, to, since_ns })
     }
 }
 
@@ -101,7 +108,7 @@ impl Api {
     /// The first message that the stream has at `sequence` or after it.
     pub async fn first_message(&self, sequence: u64) -> Result<Option<Position>, ApiError> {
         let config = look_config(DeliverPolicy::ByStartSequence, Some(sequence));
-        let info = self.create(&config).await?;
+        let info = self.create_in_place(&config).await?;
         let found = match info.num_pending {
             0 => Ok(None),
             _ => self.pull_one(&config.name).await.map(Some),
@@ -110,10 +117,22 @@ impl Api {
         found
     }
 
+    /// Creates a consumer; where no more are allowed, waits for one that a process has left behind
+    /// to be removed.
+    pub async fn create_in_place(&self, config: &ConsumerConfig) -> Result<ConsumerInfo, ApiError> {
+        let deadline = Instant::now() + PLACE_WAIT_MAX;
+        loop {
+            match self.create(config).await {
+                Err(e) if e.is_limit() && Instant::now() < deadline => sleep(PLACE_WAIT).await,
+                created => return created,
+            }
+        }
+    }
+
     /// Before which sequence a consumer of this policy begins. It delivers nothing.
     async fn probe(&self, policy: DeliverPolicy, sequence: Option<u64>) -> Result<u64, ApiError> {
         let config = look_config(policy, sequence);
-        let info = self.create(&config).await?;
+        let info = self.create_in_place(&config).await?;
         let _ = self.delete(&config.name).await;
         Ok(info.delivered.stream_seq)
     }
@@ -191,5 +210,8 @@ mod tests {
         assert_eq!(gap(at(15, 150), None), Some((11, 14, 100)));
         assert_eq!(gap(at(15, 150), Some(120)), Some((11, 14, 120)));
         assert_eq!(gap(at(15, 150), Some(150)), None);
+        // Of an empty stream nobody knows what was in it.
+        let empty = |end| StreamLook { end, first: None }.gap(at(10, 100), Some(150)).map(|g| g.to);
+        assert_eq!((empty(10), empty(14)), (None, Some(14)));
     }
 }

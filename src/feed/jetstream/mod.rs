@@ -53,8 +53,7 @@ pub struct JetStreamSettings {
     pub start: Start,
 }
 
-/// The feed. Opening it recreates the durable consumer at the server, unless it is this process's
-/// own and already stands at the wanted position.
+/// The feed. Opening it recreates the durable consumer at the server.
 pub struct JetStream {
     api: Api,
     settings: JetStreamSettings,

@@ -240,8 +240,13 @@ impl OpenPull {
         }
         self.consumer_seq = meta.consumer_seq;
         if meta.stream_seq <= self.highest {
-            // The server delivers it again because a long outage has delayed its acknowledgement.
-            return Ok(PullMessage::Nothing);
+            let is_waiting =
+                self.outstanding.iter().any(|(sequence, _)| *sequence == meta.stream_seq);
+            return Ok(match is_waiting {
+                // A long outage delays its acknowledgement.
+                true => PullMessage::Nothing,
+                false => PullMessage::Signal(Signal::Lost("an acknowledgement was lost".into())),
+            });
         }
         self.highest = meta.stream_seq;
         self.outstanding.push_back((meta.stream_seq, reply));
@@ -267,6 +272,10 @@ impl OpenPull {
 
     /// The subject of a status names its pull; only the current pull's counts.
     fn on_status(&mut self, status: u16, message: &Message) -> Result<PullMessage, FeedError> {
+        if status == 503 && message.subject.ends_with(".ack") {
+            let why = "nobody took an acknowledgement".to_owned();
+            return Ok(PullMessage::Signal(Signal::Lost(why)));
+        }
         if message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) != Some(self.pull_no) {
             return Ok(PullMessage::Nothing);
         }

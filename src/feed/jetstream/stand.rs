@@ -7,17 +7,17 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::api::{ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
-use super::look::{LOOK_GONE_MAX, StreamFound};
-use super::{JetStream, MAKER, STREAM};
+use super::look::{StreamFound, StreamLook};
+use super::{JetStream, STREAM};
 use crate::change::Position;
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
 use crate::feed::{FeedError, OpenAt, Start};
 
-/// How long a consumer that a process has left behind may take the place of ours.
-const PLACE_WAIT_MAX: Duration = LOOK_GONE_MAX.saturating_add(Duration::from_secs(5));
-/// Between two tries.
-const PLACE_WAIT: Duration = Duration::from_millis(500);
+/// How long a stream that ends before our position, and is the same, may take to catch up.
+const LAG_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at it.
+const LAG_LOOK: Duration = Duration::from_secs(1);
 
 /// The durable consumer, and what was found on the way.
 pub struct Standing {
@@ -30,8 +30,8 @@ pub struct Standing {
 }
 
 impl JetStream {
-    /// The consumer at `at.after`. It is used as it is if this process made it, it stands there and
-    /// everything delivered is acknowledged; else it is recreated there.
+    /// The consumer at `at.after`, where it is recreated. One that appears though nothing is known
+    /// of a position is used as it is.
     pub(super) async fn stand_at(
         &self,
         at: OpenAt,
@@ -40,11 +40,7 @@ impl JetStream {
         let OpenAt { after, durable, idle_ns, .. } = at;
         let wanted = self.wanted();
         let fits = |info: &ConsumerInfo| {
-            let stands_there = match after {
-                Some(position) => info.floor() == Some(position.sequence) && self.has_made(info),
-                None => true,
-            };
-            stands_there && info.config.behaves_as(&wanted) && info.num_ack_pending == 0
+            after.is_none() && info.config.behaves_as(&wanted) && info.num_ack_pending == 0
         };
         if let Some(info) = existing.clone().filter(fits) {
             return Ok(Standing { info, warnings: Vec::new(), recreated: false });
@@ -78,10 +74,10 @@ impl JetStream {
     ) -> Result<Standing, FeedError> {
         self.clear(existing).await?;
         let mut warnings = Vec::new();
-        match self.api.first_message(1).await {
+        match self.api.look(1).await {
             // The stream has lost its beginning, and its oldest message is younger than the
             // snapshot.
-            Ok(Some(oldest))
+            Ok(StreamLook { first: Some(oldest), .. })
                 if oldest.sequence > 1 && oldest.time_ns > since_ns + CLOCKS_APART_MAX_NS =>
             {
                 warnings.push(format!(
@@ -91,6 +87,10 @@ impl JetStream {
                     rfc3339(oldest.time_ns / 1000)
                 ));
             }
+            Ok(StreamLook { first: None, end }) if end > 0 => warnings.push(format!(
+                "changes may be missing: the stream {STREAM} had {end} messages and is empty now; \
+                 another import cures it"
+            )),
             Ok(_) => {}
             Err(e) => warnings.push(self.unseen(e, "whether it still has its beginning")?),
         }
@@ -134,7 +134,7 @@ impl JetStream {
         if position.sequence == 0 {
             return Ok((Vec::new(), false));
         }
-        let look = match self.api.look(position.sequence).await {
+        let look = match self.settled_look(position).await {
             Ok(look) => look,
             Err(e) => {
                 let unknown = "whether it was recreated, or has lost changes after our position";
@@ -156,21 +156,33 @@ impl JetStream {
         })
     }
 
+    /// Looks at the stream at `position`. A server that lags behind the others may answer that the
+    /// stream ends before it, though the last message there is no later one; that passes.
+    async fn settled_look(&self, position: Position) -> Result<StreamLook, ApiError> {
+        let deadline = Instant::now() + LAG_WAIT_MAX;
+        loop {
+            let look = self.api.look(position.sequence).await?;
+            if look.end == 0 || look.end >= position.sequence || Instant::now() >= deadline {
+                return Ok(look);
+            }
+            match self.api.first_message(look.end).await? {
+                Some(last) if last.time_ns <= position.time_ns => sleep(LAG_LOOK).await,
+                _ => return Ok(look),
+            }
+        }
+    }
+
     /// A look at the stream that failed: a warning where that is no reason not to go on.
     fn unseen(&self, error: ApiError, unknown: &str) -> Result<String, FeedError> {
         match error {
+            // Then there is no place for our own consumer either.
+            error if error.is_limit() => Err(self.failed(error, &self.about())),
             ApiError::Refused { code, description, err_code } if code < 500 => Ok(format!(
                 "it is not known {unknown}: the stream {STREAM} cannot be looked at ({description}, \
                  {err_code})"
             )),
             other => Err(self.failed(other, &format!("stream {STREAM}"))),
         }
-    }
-
-    /// Whether this process made the consumer. A server that keeps no metadata cannot tell.
-    fn has_made(&self, info: &ConsumerInfo) -> bool {
-        let maker = info.config.metadata.get(MAKER);
-        maker == Some(&self.process) || is_before_2_10(&self.api.link.client.server_info().version)
     }
 
     /// Removes the durable consumer, where there is one.
@@ -189,16 +201,10 @@ impl JetStream {
         Ok(())
     }
 
-    /// Creates the durable consumer as `config` says. Where no more consumers are allowed, waits
-    /// for one that a process has left behind to be removed.
+    /// Creates the durable consumer as `config` says.
     pub(super) async fn make(&self, config: &ConsumerConfig) -> Result<ConsumerInfo, FeedError> {
-        let deadline = Instant::now() + PLACE_WAIT_MAX;
-        let info = loop {
-            match self.api.create(config).await {
-                Err(e) if e.is_limit() && Instant::now() < deadline => sleep(PLACE_WAIT).await,
-                created => break created.map_err(|e| self.failed(e, &self.about()))?,
-            }
-        };
+        let created = self.api.create_in_place(config).await;
+        let info = created.map_err(|e| self.failed(e, &self.about()))?;
         if !info.config.same_filter(config) {
             let _ = self.api.delete(&self.settings.durable).await;
             return Err(FeedError::Misconfigured(format!(

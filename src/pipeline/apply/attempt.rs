@@ -34,7 +34,7 @@ impl Attempt {
     /// All of `changes` are to be written; afterwards the checkpoint is at `end`.
     pub fn new(changes: Vec<Change>, end: Position) -> Attempt {
         Attempt {
-            narrowing: Narrowing::new(changes.len()),
+            narrowing: Narrowing::new(changes.len(), joined(&changes)),
             changes: Arc::new(changes),
             end,
             backoff: Backoff::default(),
@@ -62,7 +62,7 @@ impl Attempt {
         }
         let recorded = checkpoint.recorded();
         let through = match self.changes.get(stop) {
-            Some(next) => checkpoint.end_of(end_before(&self.changes[..stop], next.position)),
+            Some(_) => checkpoint.end_of(end_of(&self.changes[..stop])),
             None => self.end,
         };
         let batch = Batch::new(self.changes.clone(), groups, order, recorded, through)
@@ -76,9 +76,13 @@ impl Attempt {
     }
 }
 
-/// How far `changes` go: the last sequence, and the latest time. An event that is two changes, of
-/// which the second is `next`, is not done with.
-fn end_before(changes: &[Change], next: Position) -> Position {
-    let done = changes.iter().map(|change| change.position).filter(|position| *position != next);
-    done.fold(Position::default(), |end, position| end.advanced_to(position))
+/// How far `changes` go: the last sequence, and the latest time.
+fn end_of(changes: &[Change]) -> Position {
+    changes.iter().fold(Position::default(), |end, change| end.advanced_to(change.position))
+}
+
+/// The indices of changes that belong to the same event as the one before.
+fn joined(changes: &[Change]) -> Vec<usize> {
+    let pairs = changes.windows(2).enumerate();
+    pairs.filter(|(_, pair)| pair[0].is_of_same_event(&pair[1])).map(|(i, _)| i + 1).collect()
 }

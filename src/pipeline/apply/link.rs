@@ -79,15 +79,15 @@ impl OpenDestination {
         if changed { self.read_tables().await } else { Ok(()) }
     }
 
-    /// Writes the batch: first its intent, then its tables, then its rows.
-    pub async fn write(
+    /// Before the batch is written: its intent, then its tables. That may take as long as the
+    /// database needs to change a large table.
+    pub async fn prepare(
         &mut self,
         checkpoint: &mut CheckpointStore,
         ours: &mut Vec<String>,
         batch: &Arc<Batch>,
     ) -> Result<(), Failure> {
         checkpoint.before_write(batch.through)?;
-        self.shape(ours, batch.groups.iter().map(|group| &group.schema)).await?;
-        self.destination.apply(batch).await
+        self.shape(ours, batch.groups.iter().map(|group| &group.schema)).await
     }
 }

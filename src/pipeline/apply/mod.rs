@@ -183,8 +183,9 @@ impl Applier {
     }
 
     async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        let writing = self.link.get()?.write(&mut self.checkpoint, &mut self.ours, batch);
-        answered(&self.progress, writing).await
+        let open = self.link.get()?;
+        open.prepare(&mut self.checkpoint, &mut self.ours, batch).await?;
+        answered(&self.progress, open.destination.apply(batch)).await
     }
 
     async fn read_tables(&mut self) -> Result<(), Failure> {

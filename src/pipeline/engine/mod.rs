@@ -287,8 +287,8 @@ impl Engine {
         if self.is_idle()
             && let Some(idle_ns) = self.feed.nothing_pending_at().await
         {
-            self.positions.idle_ns = Some(idle_ns);
-            if let Err(e) = self.state.save_idle(&self.options.consumer, idle_ns) {
+            let idle = self.positions.idle_at(idle_ns);
+            if let Err(e) = self.state.save_idle(&self.options.consumer, idle) {
                 warn!("{e}");
             }
         }

@@ -19,19 +19,19 @@ pub struct Positions {
     /// From when on the stream is read, Unix nanoseconds, where an import says so and no position
     /// is known yet.
     since_ns: Option<i64>,
-    /// When nothing was pending for us, by the source's clock, Unix nanoseconds.
-    pub idle_ns: Option<i64>,
+    /// When nothing was pending for us last, by the source's clock, and how far we were.
+    idle: Option<Position>,
 }
 
 impl Positions {
     /// Where a run starts.
-    pub fn new(start: &StartPosition, idle_ns: Option<i64>) -> Positions {
+    pub fn new(start: &StartPosition, idle: Option<Position>) -> Positions {
         let (durable, since_ns) = match start {
             StartPosition::After { position, .. } => (Some(*position), None),
             StartPosition::Since { since_ns, .. } => (None, Some(*since_ns)),
             StartPosition::FeedDecides => (None, None),
         };
-        Positions { durable, recent_through: durable, since_ns, idle_ns, ..Positions::default() }
+        Positions { durable, recent_through: durable, since_ns, idle, ..Positions::default() }
     }
 
     /// How far the destination is.
@@ -41,12 +41,21 @@ impl Positions {
 
     /// Where the feed has to be opened: the memory of rows has to see what it has not seen yet.
     pub fn open_at(&self) -> OpenAt {
+        // A destination that was restored to an earlier state has missed what it had by then.
+        let is_behind =
+            |idle: &Position| self.durable.is_some_and(|durable| durable.sequence < idle.sequence);
         OpenAt {
             after: self.recent_through,
             durable: self.durable,
             since_ns: self.since_ns,
-            idle_ns: self.idle_ns,
+            idle_ns: self.idle.filter(|idle| !is_behind(idle)).map(|idle| idle.time_ns),
         }
+    }
+
+    /// Nothing was pending at this time, Unix nanoseconds; the place that it counts for.
+    pub fn idle_at(&mut self, time_ns: i64) -> Position {
+        let sequence = self.durable.map_or(0, |durable| durable.sequence);
+        *self.idle.insert(Position { sequence, time_ns })
     }
 
     /// Everything up to here is durable: a batch was applied, or the feed began there.
@@ -115,7 +124,10 @@ mod tests {
         positions.recent_reached(Some(at(12)));
         positions.reached(at(11));
         assert_eq!(positions.savable_through(), Some(at(11)));
+        positions.idle_at(50);
+        assert_eq!(positions.open_at().idle_ns, Some(50));
         positions.rewind(at(6));
+        assert_eq!(positions.open_at().idle_ns, None);
         assert_eq!((positions.durable(), positions.take_seen()), (Some(at(6)), None));
         assert_eq!(positions.savable_through(), Some(at(6)));
     }
@@ -123,7 +135,7 @@ mod tests {
     #[test]
     fn an_import_gives_a_time_instead_of_a_position() {
         let start = StartPosition::Since { since_ns: 5, began: None, source: TimeSource::Import };
-        let positions = Positions::new(&start, Some(7));
+        let positions = Positions::new(&start, Some(Position { sequence: 3, time_ns: 7 }));
         let expected = OpenAt { after: None, durable: None, since_ns: Some(5), idle_ns: Some(7) };
         assert_eq!((positions.open_at(), positions.durable()), (expected, None));
         assert_eq!(Positions::new(&StartPosition::FeedDecides, None), Positions::default());

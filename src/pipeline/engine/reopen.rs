@@ -12,6 +12,7 @@ use crate::feed::FeedError;
 use crate::pipeline::apply::Confirmed;
 use crate::pipeline::progress::{LastError, Phase};
 use crate::pipeline::stopped;
+use crate::state::StateError;
 
 /// A feed that was lost sooner than that after its opening is opened again with growing waits.
 const OPEN_IS_STABLE: Duration = Duration::from_secs(10);
@@ -88,15 +89,16 @@ impl Engine {
 
     /// The feed reads another stream than the one that our positions are about: they say nothing
     /// about what it delivers.
-    fn begin_other_stream(&mut self) {
+    fn begin_other_stream(&mut self) -> Result<(), StateError> {
         self.intake.resolver.seen = None;
         self.intake.resolver.cutover.applied.clear();
-        self.intake.replay_to(None);
         self.positions.begin_other_stream();
-        self.saved_recent.begin_other_stream(&mut self.intake.resolver.recent);
+        self.saved_recent.begin_other_stream(&mut self.intake.resolver.recent)?;
         if let Some(applier) = self.apply.applier() {
             applier.begin_other_stream();
+            self.intake.replay_to(applier.unconfirmed_through());
         }
+        Ok(())
     }
 
     /// Opens the feed; what it may forget by that is recorded already, in the destination or in the
@@ -104,7 +106,8 @@ impl Engine {
     pub(super) async fn open_feed(&mut self) -> Result<(), Halt> {
         let opened = self.feed.open(self.positions.open_at()).await?;
         if opened.recreated {
-            self.begin_other_stream();
+            let lost = |e: StateError| FeedError::Unavailable(e.to_string());
+            self.begin_other_stream().map_err(lost)?;
         }
         for warning in opened.warnings {
             warn!("{warning}");

@@ -40,12 +40,11 @@ impl SavedRecent {
     }
 
     /// The stream is another one from now on.
-    pub fn begin_other_stream(&mut self, recent: &mut Recent) {
+    pub fn begin_other_stream(&mut self, recent: &mut Recent) -> Result<(), StateError> {
         let chunk = recent.begin_other_stream();
-        match self.state.replace_recent(&self.consumer, &chunk) {
-            Ok(()) => self.is_saved = true,
-            Err(e) => warn!("{e}; after a crash, versions of recent rows are not known"),
-        }
+        self.state.replace_recent(&self.consumer, &chunk)?;
+        self.is_saved = true;
+        Ok(())
     }
 
     /// Saves what is new in the memory of rows up to `through`. What could not be saved waits for

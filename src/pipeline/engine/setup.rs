@@ -62,8 +62,8 @@ impl Engine {
         if let StartPosition::Since { source: TimeSource::Predecessor, .. } = start {
             cutover = take_over(&predecessor, &state, &options).map_err(unusable)?;
         }
-        let idle_ns = state.idle(consumer).map_err(unusable)?;
-        let positions = Positions::new(&start, idle_ns);
+        let idle = state.idle(consumer).map_err(unusable)?;
+        let positions = Positions::new(&start, idle);
         let mut batcher = Batcher::new(batch_limits(&options));
         batcher.replay_to(applier.unconfirmed_through());
         let (filter, rules) = (options.filter.clone(), options.rules.clone());

@@ -162,14 +162,20 @@ fn since_import(inputs: &StartInputs<'_>, since_ns: i64) -> StartPosition {
     if inputs.cutover.had_begun() {
         return StartPosition::Since { since_ns, began: None, source };
     }
-    match (inputs.saved, inputs.acknowledged) {
-        (None, Acknowledged::NothingSince(began_ns)) => {
-            StartPosition::Since { since_ns: since_ns.min(began_ns), began: None, source }
+    let began_ns = match inputs.acknowledged {
+        Acknowledged::NothingSince(began_ns) => Some(inputs.saved_since_ns.unwrap_or(began_ns)),
+        Acknowledged::Nothing => inputs.saved_since_ns,
+        Acknowledged::Through(_) => None,
+    };
+    match (inputs.saved, inputs.acknowledged, began_ns) {
+        // As the feed may forget that, it is saved.
+        (None, _, Some(began_ns)) if began_ns < since_ns => {
+            StartPosition::Since { since_ns: began_ns, began: None, source: TimeSource::Feed }
         }
-        (None, Acknowledged::Through(position)) => {
+        (None, Acknowledged::Through(position), _) => {
             StartPosition::Since { since_ns, began: Some(position), source }
         }
-        (began, _) => StartPosition::Since { since_ns, began, source },
+        (began, ..) => StartPosition::Since { since_ns, began, source },
     }
 }
 

@@ -304,7 +304,8 @@ async fn in_an_outage_nothing_is_idle_though_the_feed_is() {
     };
     let (ended, ()) = futures::join!(scene.run(one_by_one(), AfterLast::Idles, None), look);
     assert_eq!(ended, Ok(End::CaughtUp));
-    assert_eq!(scene.state.idle("test").unwrap_or_else(|e| panic!("{e}")), Some(77));
+    let idle = scene.state.idle("test").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(idle, Some(Position { sequence: MESSAGES, time_ns: 77 }));
 }
 
 #[tokio::test(start_paused = true)]

@@ -202,7 +202,7 @@ impl FileLoader {
             self.leave_out(bad.clone(), &mut bad_lines)?;
         }
         let end = chunk.changes.len();
-        let mut narrowing = Narrowing::new(end);
+        let mut narrowing = Narrowing::new(end, Vec::new());
         let mut bytes = chunk.bytes;
         while let Some(part) = narrowing.take() {
             let lines = if part.to == end {

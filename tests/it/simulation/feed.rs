@@ -31,9 +31,7 @@ impl SimFeed {
         if position.sequence > 0 && look.compare(position) != StreamFound::Same {
             return self.world.bug != Bug::StreamNotCompared;
         }
-        // Where everything was removed, nothing is there to tell a time.
-        let is_gap =
-            look.gap(position, idle_ns).is_some() || (first.is_none() && position.sequence < end);
+        let is_gap = look.gap(position, idle_ns).is_some();
         if is_gap && self.world.bug != Bug::GapsUnreported {
             self.world.gap_is_reported.store(true, Ordering::Relaxed);
         }
