@@ -383,33 +383,27 @@ impl State {
                 time_ns) FROM intent WHERE consumer = ?1",
                 key,
             ),
-            Some(("idle", key)) => (
-                "SELECT json_object('time_ns', time_ns) FROM idle_at WHERE \
-                consumer = ?1",
-                key,
-            ),
+            Some(("idle", key)) => {
+                ("SELECT json_object('time_ns', time_ns) FROM idle_at WHERE consumer = ?1", key)
+            }
             Some(("recent", key)) => (
                 "SELECT json_object('chunks', count(*), 'rows', sum(length(entries)) / 28, \
                  'through', max(sequence)) FROM recent
                  WHERE consumer = ?1 GROUP BY consumer",
                 key,
             ),
-            Some(("table-export", key)) => (
-                "SELECT words FROM cutover WHERE consumer = '' AND \
-                table_name = ?1",
-                key,
-            ),
+            Some(("table-export", key)) => {
+                ("SELECT words FROM cutover WHERE consumer = '' AND table_name = ?1", key)
+            }
             Some(("import", key)) => (
                 "SELECT json_object('choice', choice, 'files', (SELECT count(*) FROM \
                   import_progress p WHERE p.job = i.job AND done)) FROM import i \
                   WHERE job = ?1",
                 key,
             ),
-            Some(("schema", key)) => (
-                "SELECT json FROM schema WHERE table_name || '/' || \
-                version = ?1",
-                key,
-            ),
+            Some(("schema", key)) => {
+                ("SELECT json FROM schema WHERE table_name || '/' || version = ?1", key)
+            }
             _ => return Ok(None),
         };
         Ok(db.query_row(sql, [key], |row| row.get(0)).optional()?)
