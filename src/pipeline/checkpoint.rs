@@ -50,9 +50,9 @@ pub enum CheckpointFound {
 }
 
 impl CheckpointStore {
-    /// Reads the checkpoint at a start. A destination that keeps it raises its epoch, so that an
-    /// older process can commit no more. With `options.restart` an unfinished batch of an earlier
-    /// process is not repeated.
+    /// Reads the checkpoint at a start; what imports contain is for [`Self::read_cutover`]. A
+    /// destination that keeps it raises its epoch, so that an older process can commit no more.
+    /// With `options.restart` an unfinished batch of an earlier process is not repeated.
     pub async fn acquire(
         options: &EngineOptions,
         state: &State,
@@ -62,7 +62,7 @@ impl CheckpointStore {
         let consumer = &options.consumer;
         if options.abilities.checkpoint_in == CheckpointIn::Destination {
             let recorded = destination.checkpoint(Claim::Acquire).await?;
-            let cutover = destination.cutover().await?;
+            let cutover = Cutover::default();
             return Ok(CheckpointStore {
                 recorded,
                 is_of_other_stream: options.restart,
@@ -151,10 +151,16 @@ impl CheckpointStore {
         destination: &mut dyn Destination,
     ) -> Result<Option<Position>, Failure> {
         let found = self.verify(destination).await?;
+        self.read_cutover(destination).await?;
+        Ok(found)
+    }
+
+    /// Reads what imports contain, where the destination knows it.
+    pub async fn read_cutover(&mut self, destination: &mut dyn Destination) -> Result<(), Failure> {
         if let CheckpointKeeper::Destination { cutover } = &mut self.keeper {
             *cutover = destination.cutover().await?;
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Whether the destination can tell that another process has taken over: only one that keeps

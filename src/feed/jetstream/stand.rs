@@ -92,7 +92,7 @@ impl JetStream {
                  another import cures it"
             )),
             Ok(_) => {}
-            Err(e) => warnings.push(self.unseen(e, "whether it still has its beginning")?),
+            Err(e) => warnings.push(self.unseen(e, "whether it still has its beginning").await?),
         }
         let since = rfc3339(since_ns / 1000);
         let config = ConsumerConfig {
@@ -138,7 +138,7 @@ impl JetStream {
             Ok(look) => look,
             Err(e) => {
                 let unknown = "whether it was recreated, or has lost changes after our position";
-                return Ok((vec![self.unseen(e, unknown)?], false));
+                return Ok((vec![self.unseen(e, unknown).await?], false));
             }
         };
         Ok(match look.compare(position) {
@@ -173,15 +173,27 @@ impl JetStream {
     }
 
     /// A look at the stream that failed: a warning where that is no reason not to go on.
-    fn unseen(&self, error: ApiError, unknown: &str) -> Result<String, FeedError> {
+    async fn unseen(&self, error: ApiError, unknown: &str) -> Result<String, FeedError> {
         match error {
             // Then there is no place for our own consumer either.
-            error if error.is_limit() => Err(self.failed(error, &self.about())),
+            error if error.is_limit() => Err(self.no_place(error).await),
             ApiError::Refused { code, description, err_code } if code < 500 => Ok(format!(
                 "it is not known {unknown}: the stream {STREAM} cannot be looked at ({description}, \
                  {err_code})"
             )),
             other => Err(self.failed(other, &format!("stream {STREAM}"))),
+        }
+    }
+
+    /// Why our consumer could not be made: another process may have made it at the same moment.
+    async fn no_place(&self, error: ApiError) -> FeedError {
+        let is_refused = matches!(error, ApiError::Refused { code, .. } if code < 500);
+        match self.existing().await {
+            Ok(Some(_)) if is_refused => FeedError::Taken(format!(
+                "another EDS has made {} at the same moment: this one ends",
+                self.about()
+            )),
+            _ => self.failed(error, &self.about()),
         }
     }
 
@@ -203,8 +215,10 @@ impl JetStream {
 
     /// Creates the durable consumer as `config` says.
     pub(super) async fn make(&self, config: &ConsumerConfig) -> Result<ConsumerInfo, FeedError> {
-        let created = self.api.create_in_place(config).await;
-        let info = created.map_err(|e| self.failed(e, &self.about()))?;
+        let info = match self.api.create_in_place(config).await {
+            Ok(info) => info,
+            Err(e) => return Err(self.no_place(e).await),
+        };
         if !info.config.same_filter(config) {
             let _ = self.api.delete(&self.settings.durable).await;
             return Err(FeedError::Misconfigured(format!(

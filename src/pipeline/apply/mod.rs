@@ -88,15 +88,16 @@ impl Applier {
     ) -> Result<(Applier, Vec<Recorded>), Failure> {
         let mut destination = open().await?;
         let records = destination.records().await?;
-        let checkpoint = CheckpointStore::acquire(&options, state, &mut *destination).await?;
+        let mut checkpoint = CheckpointStore::acquire(&options, state, &mut *destination).await?;
         let mut opened = OpenDestination::new(destination, options.abilities.schema_mode);
         let mut ours = options.adopt.clone();
         let wanted: Vec<_> = schemas.iter().filter(|s| options.filter.takes(&s.table)).collect();
-        let shaped = match opened.read_tables().await {
-            Ok(()) => opened.shape(&mut ours, wanted.into_iter()).await,
-            failed => failed,
+        let ready = async {
+            checkpoint.read_cutover(&mut *opened.destination).await?;
+            opened.read_tables().await?;
+            opened.shape(&mut ours, wanted.into_iter()).await
         };
-        if let Err(failure) = shaped {
+        if let Err(failure) = ready.await {
             return Err(taken_over(open(), &checkpoint).await.unwrap_or(failure));
         }
         let applier = Applier {
