@@ -67,16 +67,12 @@ pub fn compact(
         if skipped.binary_search(&index).is_ok() {
             continue;
         }
-        let pair = index
-            .checked_sub(1)
-            .map(|before| &changes[before])
-            .filter(|before| index > from && before.is_of_same_event(change));
+        let before = (index > from).then(|| &changes[index - 1]);
+        let pair = before.filter(|before| before.is_of_same_event(change));
         let key = match pair {
             // Deletions come before what is written: a row that is left and written under a key
             // that is alike is right in one batch, and never torn apart.
-            Some(before)
-                if before.key != change.key && alike(&before.key) == alike(&change.key) =>
-            {
+            Some(before) if alike(&before.key) == alike(&change.key) => {
                 Cow::Borrowed(&change.key[..])
             }
             _ => alike(&change.key),

@@ -179,6 +179,12 @@ pub fn rfc3339(micros: i64) -> String {
     utc(micros).map_or_else(|| micros.to_string(), |at| format!("{at:.6}Z"))
 }
 
+/// The instant of an RFC 3339 text, Unix nanoseconds; `None` where it is no such text.
+pub fn unix_ns(rfc3339: &str) -> Option<i64> {
+    let at: jiff::Timestamp = rfc3339.parse().ok()?;
+    i64::try_from(at.as_nanosecond()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

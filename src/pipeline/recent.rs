@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::change::{Change, Position, Version};
-use crate::state::RecentChunk;
+use crate::state::{RECENT_ROW_BYTES, RecentChunk};
 
 /// The most rows that are remembered. A new generation begins at half of it, and the one before the
 /// last is forgotten.
@@ -12,10 +12,8 @@ pub const ROWS_MAX: usize = 200_000;
 /// Rows after which the memory is saved even if its minute is not over: bounds what a start has to
 /// read again.
 pub const UNSAVED_MAX: usize = 32_768;
-/// Bytes of one row in a saved chunk.
-const ENTRY_BYTES: usize = 28;
 /// Bytes of saved chunks that are kept.
-pub const SAVED_BYTES_MAX: usize = ROWS_MAX * ENTRY_BYTES;
+pub const SAVED_BYTES_MAX: usize = ROWS_MAX * RECENT_ROW_BYTES;
 
 const DELETE: u32 = 1 << 31;
 
@@ -44,7 +42,7 @@ impl Recent {
         let mut recent = Recent::default();
         for (hash, entry) in chunks
             .iter()
-            .flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES))
+            .flat_map(|c| c.entries.chunks_exact(RECENT_ROW_BYTES))
             .map(unpack)
             .filter(|(_, e)| e.sequence <= limit)
         {
@@ -58,7 +56,7 @@ impl Recent {
     /// does.
     pub fn trimmed(chunks: &[RecentChunk], through: Position) -> Option<RecentChunk> {
         let beyond = |entry: &&[u8]| unpack(entry).1.sequence > through.sequence;
-        let all = || chunks.iter().flat_map(|c| c.entries.chunks_exact(ENTRY_BYTES));
+        let all = || chunks.iter().flat_map(|c| c.entries.chunks_exact(RECENT_ROW_BYTES));
         let is_beyond = chunks.last().is_some_and(|c| c.through.sequence > through.sequence)
             || all().any(|e| beyond(&e));
         let through = chunks.last().map_or(through, |c| {
@@ -158,8 +156,8 @@ fn hash(table: &str, key: &[u8]) -> u64 {
     hasher.digest()
 }
 
-fn pack(hash: u64, entry: RecentRow) -> [u8; ENTRY_BYTES] {
-    let mut out = [0; ENTRY_BYTES];
+fn pack(hash: u64, entry: RecentRow) -> [u8; RECENT_ROW_BYTES] {
+    let mut out = [0; RECENT_ROW_BYTES];
     out[..8].copy_from_slice(&hash.to_le_bytes());
     out[8..16].copy_from_slice(&entry.nanos.to_le_bytes());
     out[16..20].copy_from_slice(&entry.logical.to_le_bytes());
@@ -203,8 +201,8 @@ mod tests {
         let (earlier, q) = Recent::load(&chunks, Some(at(50)));
         assert_eq!((earlier.young.get(&entry(5).0), q), (Some(&entry(45).1), Some(at(50))));
         assert!(Recent::trimmed(&chunks, at(99)).is_none());
-        let trimmed =
-            Recent::trimmed(&chunks, at(50)).map(|c| (c.through, c.entries.len() / ENTRY_BYTES));
+        let trimmed = Recent::trimmed(&chunks, at(50))
+            .map(|c| (c.through, c.entries.len() / RECENT_ROW_BYTES));
         assert_eq!(trimmed, Some((at(50), 50)));
         let (_, behind) = Recent::load(&chunks, Some(at(200)));
         assert_eq!(behind, Some(at(99)));

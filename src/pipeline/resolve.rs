@@ -11,6 +11,7 @@ use super::dead_letter::DeadLetter;
 use super::recent::Recent;
 use crate::change::decode::{ColumnOrder, RowLeft};
 use crate::change::filter::TableFilter;
+use crate::change::json::Slot;
 use crate::change::{Change, Cutover, Decoder, Event, Malformed, Position, TableSchema};
 use crate::clock::now_ns;
 use crate::destination::{Abilities, WriteMode};
@@ -112,7 +113,7 @@ impl Resolver {
                 // What is contained is not applied, but an older version of its row may follow it.
                 // Who keeps every change keeps the older one, too.
                 let is_upsert = self.abilities.write_mode == WriteMode::Upsert;
-                let left = left.filter(|left| is_upsert && !self.recent.is_stale(left));
+                let left = left.filter(|left| !self.recent.is_stale(left));
                 let stale = is_upsert && self.recent.is_stale(&change);
                 if seen {
                     Resolved::Passed(Pass::Seen)
@@ -153,14 +154,7 @@ impl Resolver {
         }
         if !self.abilities.needs_schemas() {
             let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
-            let change = Change {
-                event,
-                subject: delivery.subject.as_str().into(),
-                position: delivery.position,
-                schema: None,
-                row: Box::default(),
-                key,
-            };
+            let change = change_of(delivery, event, None, Box::default(), key);
             return Ok(Step::Change { left: None, change });
         }
         let table = event.table();
@@ -186,16 +180,13 @@ impl Resolver {
             }
             row => row.map_err(|e| e.to_string())?,
         };
-        let left = self.decoder.row_left(&event, schema, order, &key).map_err(|e| e.to_string())?;
-        let schema = Some(schema.clone());
-        let change = Change {
-            event,
-            subject: delivery.subject.as_str().into(),
-            position: delivery.position,
-            schema,
-            row,
-            key,
+        // Who keeps every change keeps it as it is.
+        let left = match self.abilities.write_mode {
+            WriteMode::Upsert => self.decoder.row_left(&event, schema, order, &key),
+            WriteMode::Append => Ok(None),
         };
+        let left = left.map_err(|e| e.to_string())?;
+        let change = change_of(delivery, event, Some(schema.clone()), row, key);
         let left = left.map(|RowLeft { row, key }| {
             Box::new(Change { event: change.event.as_delete(), row, key, ..change.clone() })
         });
@@ -220,6 +211,17 @@ impl Resolver {
             );
         }
     }
+}
+
+fn change_of(
+    delivery: &Delivery,
+    event: Event,
+    schema: Option<Arc<TableSchema>>,
+    row: Box<[Slot]>,
+    key: Bytes,
+) -> Change {
+    let (subject, position) = (delivery.subject.as_str().into(), delivery.position);
+    Change { event, subject, position, schema, row, key }
 }
 
 enum Step {

@@ -25,8 +25,10 @@ const FORMAT: i64 = 2;
 const FROM_FORMAT_1: &str =
     "ALTER TABLE plan RENAME TO intent; ALTER TABLE seam RENAME TO cutover;";
 
+/// Bytes of one row in a chunk of recent rows.
+pub const RECENT_ROW_BYTES: usize = 28;
 /// Chunks of recent rows are put together up to this size.
-const CHUNK_BYTES_SMALL: usize = 128 << 10;
+const CHUNK_BYTES_SMALL: usize = 4_096 * RECENT_ROW_BYTES;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -99,7 +101,7 @@ pub struct State(Arc<Mutex<Connection>>);
 pub struct RecentChunk {
     /// The record contains every change up to here.
     pub through: Position,
-    /// 28 bytes for each row.
+    /// [`RECENT_ROW_BYTES`] for each row.
     pub entries: Vec<u8>,
 }
 
@@ -336,7 +338,7 @@ impl State {
         let transaction = db.transaction()?;
         transaction.execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
         // In pieces, so that the oldest can go by and by.
-        let mut pieces = chunk.entries.chunks(CHUNK_BYTES_SMALL / 28 * 28).peekable();
+        let mut pieces = chunk.entries.chunks(CHUNK_BYTES_SMALL).peekable();
         if pieces.peek().is_none() {
             insert_recent(&transaction, consumer, chunk)?;
         }

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::change::value::unix_ns;
+
 /// The name of the file in the data directory.
 pub const FILE_NAME: &str = "eds-data.db";
 /// The most bytes of one key or value that is read.
@@ -53,10 +55,7 @@ enum ExportTime {
 impl ExportTime {
     fn unix_ns(&self) -> Option<i64> {
         match self {
-            ExportTime::Text(text) => {
-                let at: jiff::Timestamp = text.parse().ok()?;
-                i64::try_from(at.as_nanosecond()).ok()
-            }
+            ExportTime::Text(text) => unix_ns(text),
             ExportTime::Millis(ms) => ms.checked_mul(1_000_000),
         }
     }

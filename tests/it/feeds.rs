@@ -146,35 +146,31 @@ async fn a_gap_is_reported_and_only_a_gap_is() {
     );
 }
 
-/// A stream that was deleted and recreated is noticed and read from its beginning.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_recreated_stream_is_read_from_its_beginning() {
-    let mut scene = Scene::new("anew", 37).await;
-    scene.eds.begin();
-    scene.publish(1_000).await;
-    scene.eds.catch_up();
-    scene.nats.admin().await.delete_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
-    scene.nats.stream().await;
-    scene.publish(300).await;
-    let log = scene.eds.catch_up();
-    assert!(log.contains("was recreated"), "{log}");
-    scene.assert_equal().await;
-}
-
-/// So is one that has grown past our position meanwhile: the message there is another one.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_recreated_stream_that_has_grown_is_read_from_its_beginning() {
-    let mut scene = Scene::new("grown-anew", 38).await;
+/// A stream is deleted and recreated with so many events. EDS says `notice` once, and reads them
+/// from their beginning.
+async fn a_stream_is_recreated(name: &str, seed: u64, events: u64, notice: &str) {
+    let mut scene = Scene::new(name, seed).await;
     scene.eds.begin();
     scene.publish(1_000).await;
     scene.eds.catch_up();
     scene.nats.allow_consumers(1).await;
-    scene.publish(1_300).await;
+    scene.publish(events).await;
     let log = scene.eds.catch_up();
-    assert!(log.contains("has another message at sequence 1000"), "{log}");
+    assert!(log.contains(notice), "{log}");
     scene.assert_equal().await;
     let log = scene.eds.catch_up();
-    assert!(!log.contains("has another message"), "{log}");
+    assert!(!log.contains(notice), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recreated_stream_is_read_from_its_beginning() {
+    a_stream_is_recreated("anew", 37, 300, ": it was recreated").await;
+}
+
+/// One that has grown past our position meanwhile is known by the message there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recreated_stream_that_has_grown_is_read_from_its_beginning() {
+    a_stream_is_recreated("grown-anew", 38, 1_300, "has another message at sequence 1000").await;
 }
 
 /// A stream that is deleted while EDS runs is waited for.

@@ -18,6 +18,11 @@ use crate::services::nats::Nats;
 use crate::services::s3::shared;
 use crate::services::scene::COMPANIES;
 
+/// The lines of the packed files below a folder that are finished, by the files' names.
+pub fn finished(folder: &Path) -> BTreeMap<String, Vec<String>> {
+    unpacked(files(folder).into_iter().filter(|(name, _)| !name.contains(".eds-unfinished-")))
+}
+
 /// Where DuckDB and Apache Arrow are.
 pub const PYTHON: &str = "../snowflake/bin/python";
 
@@ -99,8 +104,7 @@ async fn each_change_is_in_one_file_after_kills() {
     eds.begin();
     eds.kill_at_random(12, fastrand::Rng::with_seed(5), 150..700).await;
     eds.catch_up();
-    let found =
-        unpacked(files(&folder).into_iter().filter(|(name, _)| !name.contains(".eds-unfinished-")));
+    let found = finished(&folder);
     assert_names(&found);
     let lines: Vec<&String> = found.values().flatten().collect();
     let there: BTreeSet<String> = lines.iter().map(|line| identity(line.as_bytes())).collect();

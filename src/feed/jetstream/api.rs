@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::connect::Link;
+use crate::change::value::unix_ns;
 use crate::feed::FeedError;
 
 /// How long to wait for an answer. NATS never answers a call that is not allowed.
@@ -199,11 +200,6 @@ impl ConsumerInfo {
             _ => None,
         }
     }
-}
-
-fn unix_ns(rfc3339: &str) -> Option<i64> {
-    let time: jiff::Timestamp = rfc3339.parse().ok()?;
-    i64::try_from(time.as_nanosecond()).ok()
 }
 
 #[derive(Deserialize)]

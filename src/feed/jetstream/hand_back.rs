@@ -1,7 +1,7 @@
 //! The way back to the Go program: the durable consumer in the form that it creates. It knows start
 //! times and no start sequences.
 
-use super::api::{AckPolicy, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
+use super::api::{AckPolicy, ApiError, ConsumerConfig, ConsumerInfo};
 use super::{JetStream, STREAM};
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
@@ -36,22 +36,21 @@ impl JetStream {
             )));
         };
         self.clear(true).await?;
-        let since = match info.num_pending + info.num_ack_pending {
-            // Nothing is pending: the consumer begins with the present. The server's clock may
-            // differ from this machine's.
-            0 => now_ns() - CLOCKS_APART_MAX_NS,
+        let first = match info.num_pending + info.num_ack_pending {
+            0 => None,
             _ => match self.api.first_message(floor + 1).await {
-                Ok(first) => first.map_or_else(|| now_ns() - CLOCKS_APART_MAX_NS, |p| p.time_ns),
+                Ok(first) => first,
                 Err(e) => return self.put_back(floor, e).await,
             },
         };
-        let since = rfc3339(since / 1000);
+        // Where nothing is pending, the consumer begins with the present. The server's clock may
+        // differ from this machine's.
+        let since_ns = first.map_or_else(|| now_ns() - CLOCKS_APART_MAX_NS, |first| first.time_ns);
+        let since = rfc3339(since_ns / 1000);
         let config = ConsumerConfig {
             ack_policy: AckPolicy::Explicit,
             max_deliver: Some(DELIVERIES_MAX),
-            deliver_policy: DeliverPolicy::ByStartTime,
-            opt_start_time: Some(since.clone()),
-            ..self.wanted()
+            ..self.wanted_since(&since)
         };
         let made = self.make(&config).await?;
         Ok((since, made))
@@ -60,12 +59,7 @@ impl JetStream {
     /// It could not be found out since when the Go program has to read: the consumer is made again
     /// as it was.
     async fn put_back<T>(&self, floor: u64, why: ApiError) -> Result<T, FeedError> {
-        let config = ConsumerConfig {
-            deliver_policy: DeliverPolicy::ByStartSequence,
-            opt_start_seq: Some(floor + 1),
-            ..self.wanted()
-        };
-        self.make(&config).await?;
+        self.make(&self.wanted_after(floor)).await?;
         Err(self.failed(why, &format!("the message after sequence {floor} of stream {STREAM}")))
     }
 }

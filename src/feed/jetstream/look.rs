@@ -97,7 +97,7 @@ pub struct StreamGap {
 impl Api {
     /// Looks at the stream at `sequence`, while no other consumer of ours exists.
     pub async fn look(&self, sequence: u64) -> Result<StreamLook, ApiError> {
-        let end = self.probe(DeliverPolicy::New, None).await?;
+        let end = self.end().await?;
         let first = match end < sequence {
             true => None,
             false => self.first_message(sequence).await?,
@@ -129,9 +129,9 @@ impl Api {
         }
     }
 
-    /// Before which sequence a consumer of this policy begins. It delivers nothing.
-    async fn probe(&self, policy: DeliverPolicy, sequence: Option<u64>) -> Result<u64, ApiError> {
-        let config = look_config(policy, sequence);
+    /// The last sequence that the stream has given: a consumer of what is new begins after it.
+    async fn end(&self) -> Result<u64, ApiError> {
+        let config = look_config(DeliverPolicy::New, None);
         let info = self.create_in_place(&config).await?;
         let _ = self.delete(&config.name).await;
         Ok(info.delivered.stream_seq)

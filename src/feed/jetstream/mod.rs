@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::{Acknowledged, Delivery, Feed, FeedError, OpenAt, Opened, Signal, Start};
 use crate::change::Position;
-use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo};
+use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use connect::Link;
 use pull::{OpenPull, PullAcks};
 use stand::Standing;
@@ -106,6 +106,24 @@ impl JetStream {
             inactive_threshold: Some(INACTIVE_THRESHOLD.as_nanos() as u64),
             metadata: [(MAKER.to_owned(), self.process.clone())].into(),
             ..ConsumerConfig::default()
+        }
+    }
+
+    /// The consumer that begins after stream sequence `after`.
+    fn wanted_after(&self, after: u64) -> ConsumerConfig {
+        ConsumerConfig {
+            deliver_policy: DeliverPolicy::ByStartSequence,
+            opt_start_seq: Some(after + 1),
+            ..self.wanted()
+        }
+    }
+
+    /// The consumer that begins with what was published at `since`, RFC 3339.
+    fn wanted_since(&self, since: &str) -> ConsumerConfig {
+        ConsumerConfig {
+            deliver_policy: DeliverPolicy::ByStartTime,
+            opt_start_time: Some(since.to_owned()),
+            ..self.wanted()
         }
     }
 

@@ -30,35 +30,22 @@ pub struct Standing {
 }
 
 impl JetStream {
-    /// The consumer at `at.after`, where it is recreated. One that appears though nothing is known
-    /// of a position is used as it is.
+    /// The consumer at `at.after`, where it is recreated.
     pub(super) async fn stand_at(
         &self,
         at: OpenAt,
         existing: Option<ConsumerInfo>,
     ) -> Result<Standing, FeedError> {
         let OpenAt { after, durable, idle_ns, .. } = at;
-        let wanted = self.wanted();
-        let fits = |info: &ConsumerInfo| {
-            after.is_none() && info.config.behaves_as(&wanted) && info.num_ack_pending == 0
-        };
-        if let Some(info) = existing.clone().filter(fits) {
-            return Ok(Standing { info, warnings: Vec::new(), recreated: false });
-        }
+        let Some(position) = after else { return self.first_start(existing).await };
         self.clear(existing.is_some()).await?;
-        let Some(position) = after else { return self.first_start().await };
         let (warnings, recreated) =
             self.compare_stream(durable.unwrap_or(position), idle_ns).await?;
-        let start = if recreated { 1 } else { position.sequence + 1 };
-        let config = ConsumerConfig {
-            deliver_policy: DeliverPolicy::ByStartSequence,
-            opt_start_seq: Some(start),
-            ..wanted
-        };
-        let info = self.make(&config).await?;
+        let after = if recreated { 0 } else { position.sequence };
+        let info = self.make(&self.wanted_after(after)).await?;
         info!(
             consumer = self.settings.durable,
-            after = start - 1,
+            after,
             pending = info.num_pending,
             "the consumer was recreated at our position"
         );
@@ -95,12 +82,7 @@ impl JetStream {
             Err(e) => warnings.push(self.unseen(e, "whether it still has its beginning").await?),
         }
         let since = rfc3339(since_ns / 1000);
-        let config = ConsumerConfig {
-            deliver_policy: DeliverPolicy::ByStartTime,
-            opt_start_time: Some(since.clone()),
-            ..self.wanted()
-        };
-        let info = self.make(&config).await?;
+        let info = self.make(&self.wanted_since(&since)).await?;
         info!(
             consumer = self.settings.durable,
             since,
@@ -110,8 +92,16 @@ impl JetStream {
         Ok(Standing { info, warnings, recreated: false })
     }
 
-    /// The consumer where nothing is known of an earlier run.
-    async fn first_start(&self) -> Result<Standing, FeedError> {
+    /// The consumer where nothing is known of an earlier run. One that has appeared meanwhile is
+    /// used as it is.
+    async fn first_start(&self, existing: Option<ConsumerInfo>) -> Result<Standing, FeedError> {
+        let wanted = self.wanted();
+        let fits =
+            |info: &ConsumerInfo| info.config.behaves_as(&wanted) && info.num_ack_pending == 0;
+        self.clear(existing.as_ref().is_some_and(|info| !fits(info))).await?;
+        if let Some(info) = existing.filter(fits) {
+            return Ok(Standing { info, warnings: Vec::new(), recreated: false });
+        }
         let (deliver_policy, warnings) = match self.settings.start {
             Start::All => (DeliverPolicy::All, Vec::new()),
             Start::NewOnly => {
@@ -120,7 +110,7 @@ impl JetStream {
                 (DeliverPolicy::New, vec![warning.to_owned()])
             }
         };
-        let info = self.make(&ConsumerConfig { deliver_policy, ..self.wanted() }).await?;
+        let info = self.make(&ConsumerConfig { deliver_policy, ..wanted }).await?;
         Ok(Standing { info, warnings, recreated: false })
     }
 

@@ -116,16 +116,18 @@ impl Intake {
                 return;
             }
             let resolved = self.resolver.resolve(&delivery, &mut self.registry);
-            if self.recheck.is_none() {
-                self.recheck = self.registry.recheck();
-            }
             if !matches!(resolved, Resolved::Wanted { .. }) {
                 positions.recent_reached(Some(delivery.position));
             }
             match resolved {
                 Resolved::Change(change) => self.batcher.change(change, now),
                 Resolved::Moved(moved) => self.batcher.moved(*moved, now),
-                Resolved::DeadLetter(dead_letter) => self.batcher.dead_letter(dead_letter, now),
+                Resolved::DeadLetter(dead_letter) => {
+                    self.batcher.dead_letter(dead_letter, now);
+                    if self.recheck.is_none() {
+                        self.recheck = self.registry.recheck();
+                    }
+                }
                 Resolved::Passed(pass) => {
                     match pass {
                         Pass::Seen => positions.saw(delivery.position),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use eds::sandbox::check;
 use tempfile::TempDir;
 
+use crate::parts::finished;
 use crate::services::mysql::{Flavour, MySql};
-use crate::services::parts_of;
 use crate::services::postgres::Postgres;
 use crate::services::scene::Keeper;
 use storm::{ChaosScene, StormFaults};
@@ -75,7 +75,8 @@ async fn ndjson_holds_each_event_once() {
     let mut scene = ChaosScene::new("ndjson", seed, &url).await;
     let faults = scene.storm(lasting(), None).await;
     scene.calm().await;
-    let lines = parts_of(dir.path());
+    let files = finished(dir.path());
+    let lines: Vec<&String> = files.values().flatten().collect();
     let kept: BTreeSet<&str> = lines.iter().map(|line| id_of(line)).collect();
     let wanted = &scene.ids;
     let missing = wanted.iter().filter(|id| !kept.contains(id.as_str())).count();

@@ -139,25 +139,6 @@ pub fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<
     Ok((status, answer[end + 4..].to_vec()))
 }
 
-/// The lines of all packed files below a folder that are finished.
-pub fn parts_of(folder: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            lines.extend(parts_of(&path));
-        } else if !path.to_string_lossy().contains(".eds-unfinished-") {
-            let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{e}"));
-            let mut text = String::new();
-            flate2::read::GzDecoder::new(file)
-                .read_to_string(&mut text)
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            lines.extend(text.lines().map(str::to_owned));
-        }
-    }
-    lines
-}
-
 /// Waits until `there` is true.
 pub async fn eventually(what: &str, limit: Duration, mut there: impl AsyncFnMut() -> bool) {
     eventually_ok(limit, async || there().await.then_some(()).ok_or_else(|| what.to_owned())).await;
