@@ -57,7 +57,9 @@ impl From<Halt> for Exit {
         match halt {
             Halt::Destination(failure) => match failure.kind {
                 FailureKind::Fenced => Exit::Fenced(failure.text),
-                FailureKind::Unavailable => Exit::Unavailable(failure.text),
+                FailureKind::Unavailable | FailureKind::TableUnavailable => {
+                    Exit::Unavailable(failure.text)
+                }
                 _ => Exit::Usage(failure.text),
             },
             Halt::Feed(e) => e.into(),

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod dry_run;
+mod failure;
 pub mod form;
 pub mod import;
 pub mod memory;
@@ -10,7 +11,6 @@ pub mod objects;
 pub mod settings;
 pub mod sql;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use futures::future::BoxFuture;
 
 use crate::change::{Batch, Cutover, Position, TableSchema};
 use crate::validator::Validator;
+pub use failure::{Failure, FailureKind};
 pub use import::Loader;
 pub use settings::Settings;
 
@@ -288,85 +289,6 @@ pub enum SchemaMode {
     Typed,
     /// It has none, and changes come as they are.
     Schemaless,
-}
-
-/// What the caller does about a failure.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FailureKind {
-    /// The caller waits, connects again, reads the checkpoint again and retries from there. Also
-    /// the kind of everything that is not known to be one of the others.
-    Unavailable,
-    /// A change cannot be stored as it is: the caller narrows the batch down to the changes at
-    /// fault and writes those as dead letters.
-    Rejected,
-    /// The tables differ from what this process read of them: the caller reads them again and
-    /// retries once.
-    SchemaMismatch,
-    /// Only a person can cure it: settings, rights, a missing database.
-    Misconfigured,
-    /// Another process has taken over: this one exits.
-    Fenced,
-}
-
-/// Why a call failed: what a user reads, without values of rows and without secrets.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct Failure {
-    /// What the caller does about it.
-    pub kind: FailureKind,
-    /// What happened and, where there is one, the cure. Names of tables and columns appear in it,
-    /// values of rows never.
-    pub text: String,
-    /// The database's own code of the error, as the database writes it: SQLSTATE of PostgreSQL
-    /// (`40P01`), number of MySQL and SQL Server (`1205`), extended code of SQLite (`2067`), code
-    /// of Snowflake with its zeros (`000625`). `None` where no database named one, as when a
-    /// connection breaks.
-    pub code: Option<Cow<'static, str>>,
-    /// The changes of the batch that are known to be at fault, by index, each with the reason.
-    /// Empty where the destination does not tell which ones are.
-    pub culprits: Vec<(u32, String)>,
-}
-
-impl Failure {
-    /// A failure of this kind, without code or culprits.
-    pub fn new(kind: FailureKind, text: impl Into<String>) -> Failure {
-        Failure { kind, text: text.into(), code: None, culprits: Vec::new() }
-    }
-
-    /// The destination cannot be used now; trying again later may help.
-    pub fn unavailable(text: impl Into<String>) -> Failure {
-        Failure::new(FailureKind::Unavailable, text)
-    }
-
-    /// Only a person can cure it.
-    pub fn misconfigured(text: impl Into<String>) -> Failure {
-        Failure::new(FailureKind::Misconfigured, text)
-    }
-
-    /// The changes `culprits` do not fit their columns.
-    pub fn rejected(culprits: Vec<(u32, String)>) -> Failure {
-        let text = culprits.first().map(|(_, why)| why.clone()).unwrap_or_default();
-        Failure { culprits, ..Failure::new(FailureKind::Rejected, text) }
-    }
-
-    /// The same failure with the database's own code.
-    pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Failure {
-        Failure { code: Some(code.into()), ..self }
-    }
-
-    /// Whether the database reported exactly this code.
-    pub fn has_code(&self, code: &str) -> bool {
-        self.code.as_deref() == Some(code)
-    }
-
-    /// Puts the table's name in front of the text, where the failure is about what a row holds and
-    /// no culprit names the table yet.
-    pub fn of_table(self, table: &str) -> Failure {
-        if self.kind != FailureKind::Rejected || !self.culprits.is_empty() {
-            return self;
-        }
-        Failure { text: format!("table {table:?}: {}", self.text), ..self }
-    }
 }
 
 /// The tables of a destination.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::connection::{Connection, Fence};
 use super::dialect::{FenceOrder, NotNull};
 use super::render::{CHECKPOINT, Renderer};
-use crate::change::{Batch, Cutover, Position, TableSchema};
+use crate::change::{Batch, Cutover, Position, TableGroup, TableSchema};
 use crate::destination::{
     Claim, Destination, Epoch, Failure, FailureKind, Loader, Migration, Recorded, TableShape,
     Tables, Target,
@@ -125,8 +125,9 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     async fn write_groups(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        for group in 0..batch.groups.len() {
-            self.connection.write(&self.renderer, batch, group).await?;
+        for (group, TableGroup { schema, .. }) in batch.groups.iter().enumerate() {
+            let written = self.connection.write(&self.renderer, batch, group).await;
+            written.map_err(|failure| failure.of_table(&schema.table))?;
         }
         Ok(())
     }
@@ -176,8 +177,9 @@ impl<C: Connection> SqlDestination<C> {
 #[async_trait]
 impl<C: Connection> Destination for SqlDestination<C> {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        for group in 0..batch.groups.len() {
-            self.connection.prepare(&self.renderer, batch, group).await?;
+        for (group, TableGroup { schema, .. }) in batch.groups.iter().enumerate() {
+            let prepared = self.connection.prepare(&self.renderer, batch, group).await;
+            prepared.map_err(|failure| failure.of_table(&schema.table))?;
         }
         self.roll_back_pending().await?;
         let written = self.write(batch).await;
@@ -234,6 +236,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
         match self.make_step(step).await {
             Ok(()) => Ok(()),
             Err(failure) => {
+                let failure = failure.of_table(step.table());
                 Err(self.with_lock_holders(failure, vec![step.table().to_owned()]).await)
             }
         }
