@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Column, Position, TableSchema, value};
+use super::{Change, Column, HeldChunk, Position, Release, TableSchema, value};
 
 /// Rows of one table at one model version: each row once. Indices point into the batch's changes.
 #[derive(Clone, Debug)]
@@ -31,6 +31,11 @@ pub struct Batch {
     /// How far an earlier try, whose outcome is unknown, may have written; `None` where there was
     /// none.
     pub unconfirmed_through: Option<Position>,
+    /// Changes of tables that cannot be written now: the destination keeps them with the
+    /// checkpoint (`CheckpointIn::Destination`).
+    pub held: Vec<HeldChunk>,
+    /// The kept changes that the batch consists of, which the destination then keeps no longer.
+    pub release: Option<Release>,
 }
 
 impl Batch {
@@ -42,7 +47,26 @@ impl Batch {
         after: Option<Position>,
         through: Position,
     ) -> Batch {
-        Batch { changes, groups, order, after, through, unconfirmed_through: None }
+        Batch {
+            changes,
+            groups,
+            order,
+            after,
+            through,
+            unconfirmed_through: None,
+            held: Vec::new(),
+            release: None,
+        }
+    }
+
+    /// The same batch with changes that are not written but kept.
+    pub fn holding(self, held: Vec<HeldChunk>) -> Batch {
+        Batch { held, ..self }
+    }
+
+    /// The same batch, whose changes were kept.
+    pub fn releasing(self, release: Option<Release>) -> Batch {
+        Batch { release, ..self }
     }
 
     /// The same batch after a try whose outcome is unknown.

@@ -63,14 +63,17 @@ impl Cutover {
         if self.imported.is_empty() && self.applied.is_empty() {
             return false;
         }
-        let table = event.table();
-        let in_snapshot = self.imported.get(&*table).and_then(|imported| imported.at).is_some_and(
-            |at| match event.version() {
+        self.is_in_snapshot(event) || self.applied_to(&event.table()).contains(position)
+    }
+
+    /// Whether the event is not newer than the rows that were imported into its table.
+    pub fn is_in_snapshot(&self, event: &Event) -> bool {
+        self.imported.get(&*event.table()).and_then(|imported| imported.at).is_some_and(|at| {
+            match event.version() {
                 Some(version) => version <= at,
                 None => (1..(at.nanos / 1_000_000) as i64).contains(&event.timestamp_ms()),
-            },
-        );
-        in_snapshot || self.applied_to(&table).contains(position)
+            }
+        })
     }
 
     /// Whether the consumer had applied anything when an import set it back.

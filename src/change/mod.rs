@@ -6,6 +6,7 @@ pub mod compact;
 pub mod cutover;
 pub mod decode;
 pub mod filter;
+pub mod held;
 pub mod import;
 pub mod json;
 pub mod schema;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 pub use batch::{Batch, TableGroup};
 pub use cutover::Cutover;
 pub use decode::{Decoder, Event, Malformed};
+pub use held::{HeldChunk, Release};
 pub use schema::{Column, ColumnType, TableSchema};
 pub use version::Version;
 

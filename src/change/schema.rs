@@ -38,6 +38,21 @@ impl ColumnType {
         ColumnType::Array,
         ColumnType::Enum,
     ];
+
+    /// A property of a schema in HQ's form that holds this type.
+    fn to_property(self) -> serde_json::Value {
+        let json = |name: &str| serde_json::json!({ "type": name });
+        match self {
+            ColumnType::Text => json("string"),
+            ColumnType::Time => serde_json::json!({ "type": "string", "format": "date-time" }),
+            ColumnType::Integer => json("integer"),
+            ColumnType::Number => json("number"),
+            ColumnType::Boolean => json("boolean"),
+            ColumnType::Object => json("object"),
+            ColumnType::Array => json("array"),
+            ColumnType::Enum => serde_json::json!({ "type": "array", "items": { "enum": [] } }),
+        }
+    }
 }
 
 /// A column of a table.
@@ -214,6 +229,22 @@ impl TableSchema {
         })
     }
 
+    /// A schema in HQ's form that [`TableSchema::parse`] reads as this one.
+    pub fn to_json(&self) -> serde_json::Value {
+        let keys: Vec<&str> = self.key_columns().iter().map(|c| &*c.name).collect();
+        let required: Vec<&str> =
+            self.columns.iter().filter(|c| !c.nullable).map(|c| &*c.name).collect();
+        let properties: serde_json::Map<String, serde_json::Value> =
+            self.columns.iter().map(|c| (c.name.to_string(), c.kind.to_property())).collect();
+        serde_json::json!({
+            "table": &*self.table,
+            "modelVersion": &*self.version,
+            "primaryKeys": keys,
+            "required": required,
+            "properties": properties,
+        })
+    }
+
     /// The same columns under another name of the table.
     pub fn renamed(&self, table: &str) -> TableSchema {
         TableSchema {
@@ -270,6 +301,7 @@ mod tests {
                 ("tags", ColumnType::Array, true)
             ]
         );
+        assert_eq!(TableSchema::parse(&schema.to_json().to_string())?, schema);
         Ok(())
     }
 

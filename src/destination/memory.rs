@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Abilities, Claim, Destination, Epoch, Failure, FailureKind, Migration, Tables};
+use super::{
+    Abilities, Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, Migration, Tables,
+};
 use crate::change::cutover::{Cutovers, TableSnapshot};
-use crate::change::{Batch, Cutover, Position, TableGroup, value};
+use crate::change::{Batch, Cutover, HeldChunk, Position, TableGroup, value};
 
 /// What every SQL destination can do, with one loader.
 pub const ABILITIES: Abilities = Abilities { loaders_max: 1, ..super::sql::ABILITIES };
@@ -29,6 +31,8 @@ pub struct Store {
     pub position: Option<Position>,
     /// Which events the tables contain because an import loaded them.
     pub cutovers: Cutovers,
+    /// The kept changes of tables that could not be written, with their bodies.
+    pub kept: BTreeMap<u64, (KeptChunk, String)>,
 }
 
 /// The one consumer that a store has a checkpoint of.
@@ -95,6 +99,26 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps the changes that the batch holds, and takes note of those that it releases.
+    pub fn keep(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let other = || Failure::unavailable("the kept changes are not as they were left");
+        if let Some(release) = batch.release {
+            let (chunk, _) = self.kept.get_mut(&release.chunk).ok_or_else(other)?;
+            if chunk.applied != release.from {
+                return Err(other());
+            }
+            chunk.applied = release.to;
+            if release.is_last {
+                self.kept.remove(&release.chunk);
+            }
+        }
+        for HeldChunk { number, label, body } in &batch.held {
+            let chunk = KeptChunk { number: *number, applied: 0, label: label.clone() };
+            self.kept.insert(*number, (chunk, body.clone()));
+        }
+        Ok(())
+    }
+
     /// Swaps imported rows in. A consumer that streams is fenced, and its position is reset.
     pub fn import(
         &mut self,
@@ -123,7 +147,7 @@ impl Store {
         if self.epoch != epoch || self.position != batch.after {
             return Err(Failure::unavailable("the checkpoint is not where it was left"));
         }
-        self.position = Some(batch.through);
+        self.position = (batch.through != Position::default()).then_some(batch.through);
         Ok(())
     }
 }
@@ -133,7 +157,11 @@ impl Destination for MemoryDestination {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let mut store = self.store.lock();
         let mut next = store.clone();
-        batch.groups.iter().try_for_each(|group| next.write(batch, group))?;
+        for group in &batch.groups {
+            let written = next.write(batch, group);
+            written.map_err(|failure| failure.of_table(&group.schema.table))?;
+        }
+        next.keep(batch)?;
         next.advance(self.epoch.get(), batch)?;
         *store = next;
         Ok(())
@@ -155,6 +183,14 @@ impl Destination for MemoryDestination {
 
     async fn cutover(&mut self) -> Result<Cutover, Failure> {
         Ok(self.store.lock().cutovers.of(CONSUMER))
+    }
+
+    async fn kept(&mut self) -> Result<Vec<KeptChunk>, Failure> {
+        Ok(self.store.lock().kept.values().map(|(chunk, _)| chunk.clone()).collect())
+    }
+
+    async fn kept_body(&mut self, number: u64) -> Result<Option<String>, Failure> {
+        Ok(self.store.lock().kept.get(&number).map(|(_, body)| body.clone()))
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {

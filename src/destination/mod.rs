@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
+use crate::change::held::HeldLabel;
 use crate::change::{Batch, Cutover, Position, TableSchema};
 use crate::validator::Validator;
 pub use failure::{Failure, FailureKind};
@@ -72,6 +73,29 @@ pub trait Destination: Send {
         Ok(Cutover::default())
     }
 
+    /// The changes of tables that could not be written, which the destination keeps for this
+    /// consumer, by the numbers of their chunks (`CheckpointIn::Destination`).
+    ///
+    /// Called at the start and after each reconnect, after `checkpoint`; nothing is written before
+    /// it has answered.
+    async fn kept(&mut self) -> Result<Vec<KeptChunk>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// The body of a chunk; `None` where it is not kept any more.
+    ///
+    /// Called before a table is tried again; batches wait for it.
+    async fn kept_body(&mut self, _number: u64) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
+    /// Hands what is kept for consumer `of` to this one, which goes on where that one ended.
+    ///
+    /// Called once at most, at the start, after `checkpoint`.
+    async fn adopt_kept(&mut self, _of: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// The tables that exist now (`SchemaMode::Managed`).
     ///
     /// Called at start, after a reconnect, after a [`FailureKind::SchemaMismatch`], after
@@ -115,6 +139,17 @@ pub struct Recorded {
     pub position: Option<Position>,
     /// Ids of companies, separated by commas; `*` for all.
     pub companies: String,
+}
+
+/// A chunk of changes that the destination keeps until their table can be written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptChunk {
+    /// Chunks of one table are applied in the order of their numbers.
+    pub number: u64,
+    /// How many of its changes are applied already.
+    pub applied: u64,
+    /// What has to be known of it without reading it.
+    pub label: HeldLabel,
 }
 
 /// How `checkpoint` treats the fence.

@@ -25,6 +25,9 @@ pub use dead_letter::DeadLetters;
 pub use engine::{End, Engine, EngineDeps, Halt};
 pub use progress::Progress;
 
+/// What [`EngineOptions::held_bytes_max`] is for users.
+pub const HELD_BYTES_MAX: u64 = 1 << 30;
+
 /// What becomes of another consumer's checkpoint, where this one knows no position at all: a server
 /// that was enrolled anew has another name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +65,9 @@ pub struct EngineOptions {
     pub adopt: Vec<String>,
     /// What the destination can do.
     pub abilities: Abilities,
+    /// The most bytes of changes of tables that cannot be written that the destination keeps;
+    /// beyond them the stream waits.
+    pub held_bytes_max: u64,
     /// How many events the feed delivers before it waits to be told of some.
     pub events_max: usize,
 }

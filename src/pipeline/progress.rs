@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use serde::Serialize;
 
 use crate::clock::{now_ns, now_s};
@@ -41,6 +43,19 @@ pub struct TableCounts {
     pub dead_letters: u64,
 }
 
+/// A table that cannot be written now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct HeldCounts {
+    /// Why, for people.
+    pub reason: String,
+    /// Since when, Unix seconds.
+    pub since_unix: u64,
+    /// How many of its changes wait at the destination.
+    pub changes: u64,
+    /// The bytes that they take there.
+    pub bytes: u64,
+}
+
 /// A moment's reading.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
@@ -72,6 +87,8 @@ pub struct Snapshot {
     pub last_error: Option<LastError>,
     /// By table.
     pub tables: BTreeMap<String, TableCounts>,
+    /// The tables that cannot be written now, whose changes wait.
+    pub held: BTreeMap<String, HeldCounts>,
     #[serde(skip)]
     applied_time_ns: i64,
 }
@@ -107,6 +124,8 @@ pub struct Progress {
     pending: IntGauge,
     events: IntCounter,
     dead_letters: IntCounter,
+    held_changes: IntGaugeVec,
+    held_bytes: IntGaugeVec,
     flush_seconds: Histogram,
     flush_count: Histogram,
     processing_seconds: Histogram,
@@ -119,6 +138,7 @@ impl Progress {
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
         };
+        let by_table = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["table"]);
         let flush = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         let counts = [1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0];
         let processing = [1.0, 2.0, 3.0, 5.0, 10.0, 60.0, 300.0, 600.0, 1800.0, 3600.0];
@@ -136,6 +156,11 @@ impl Progress {
                 "eds_dead_letters_total",
                 "Events that could not be applied and became dead letters",
             ))?,
+            held_changes: by_table(
+                "eds_held_changes",
+                "Changes that wait because their table cannot be written",
+            )?,
+            held_bytes: by_table("eds_held_bytes", "The bytes that these changes take")?,
             flush_seconds: histogram(
                 "eds_flush_duration_seconds",
                 "Time that a flush took",
@@ -152,6 +177,8 @@ impl Progress {
         progress.registry.register(Box::new(progress.pending.clone()))?;
         progress.registry.register(Box::new(progress.events.clone()))?;
         progress.registry.register(Box::new(progress.dead_letters.clone()))?;
+        progress.registry.register(Box::new(progress.held_changes.clone()))?;
+        progress.registry.register(Box::new(progress.held_bytes.clone()))?;
         for histogram in
             [&progress.flush_seconds, &progress.flush_count, &progress.processing_seconds]
         {
@@ -226,6 +253,18 @@ impl Progress {
         if !table.is_empty() {
             inner.tables.entry(table.to_owned()).or_default().dead_letters += 1;
         }
+    }
+
+    /// These tables cannot be written now.
+    pub fn held(&self, held: BTreeMap<String, HeldCounts>) {
+        let gauge = |of: u64| i64::try_from(of).unwrap_or(i64::MAX);
+        self.held_changes.reset();
+        self.held_bytes.reset();
+        for (table, counts) in &held {
+            self.held_changes.with_label_values(&[table]).set(gauge(counts.changes));
+            self.held_bytes.with_label_values(&[table]).set(gauge(counts.bytes));
+        }
+        self.inner().held = held;
     }
 
     /// The counts at this moment.

@@ -12,7 +12,7 @@ use crate::destination::dry_run::DryRun;
 use crate::destination::{Destination, Driver, Epoch, Failure, FailureKind, Settings, Target};
 use crate::feed::{Feed, FeedError};
 use crate::pipeline::{
-    Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress,
+    Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, HELD_BYTES_MAX, Halt, Progress,
 };
 use crate::registry::{Registry, SchemaSource};
 use crate::state::predecessor::Predecessor;
@@ -153,6 +153,7 @@ pub async fn start(
         adopt: request.adopt,
         abilities,
         events_max: spec.events_max,
+        held_bytes_max: HELD_BYTES_MAX,
     };
     if let Predecessor::Known { schemas, .. } = &spec.predecessor {
         data.state.adopt_schemas(schemas).map_err(RunError::setup)?;

@@ -206,6 +206,11 @@ impl Event {
         Event { operation: Operation::Delete, ..self.clone() }
     }
 
+    /// Whether it is the deletion of the row that an update has left.
+    pub fn leaves_row(&self) -> bool {
+        self.operation == Operation::Delete && self.token(Field::Operation) != Some("\"DELETE\"")
+    }
+
     /// The token of a column of `after` that no schema is asked for.
     pub fn member_of_row(&self, name: &str) -> Option<&str> {
         self.token(Field::After).and_then(|row| member(row, name))

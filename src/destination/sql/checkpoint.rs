@@ -203,7 +203,8 @@ impl<C: Connection> SqlDestination<C> {
     /// After a COMMIT that may be void: whether the checkpoint has moved to `through`.
     pub(super) async fn confirm(&mut self, through: Position) -> Result<(), Failure> {
         if !self.renderer.dialect.commit_may_be_void
-            || self.read_checkpoint().await?.and_then(|row| row.position) == Some(through)
+            || self.read_checkpoint().await?.and_then(|row| row.position).unwrap_or_default()
+                == through
         {
             return Ok(());
         }

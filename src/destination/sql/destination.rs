@@ -10,8 +10,8 @@ use super::dialect::{FenceOrder, NotNull};
 use super::render::{CHECKPOINT, Renderer};
 use crate::change::{Batch, Cutover, Position, TableGroup, TableSchema};
 use crate::destination::{
-    Claim, Destination, Epoch, Failure, FailureKind, Loader, Migration, Recorded, TableShape,
-    Tables, Target,
+    Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, Loader, Migration, Recorded,
+    TableShape, Tables, Target,
 };
 
 /// A SQL database as a destination.
@@ -105,19 +105,25 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Answers how many checkpoints the fence has changed: 1 where this process may commit.
     async fn transact(&mut self, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
-        if let Some(advanced) = self.connection.write_at_once(&self.renderer, batch, fence).await? {
+        let is_plain = batch.held.is_empty() && batch.release.is_none();
+        if is_plain
+            && let Some(advanced) =
+                self.connection.write_at_once(&self.renderer, batch, fence).await?
+        {
             return Ok(advanced);
         }
         self.connection.begin_batch(&self.renderer, batch).await?;
         match self.renderer.dialect.fence {
             FenceOrder::CheckpointLast => {
                 self.write_groups(batch).await?;
+                self.write_held(batch).await?;
                 self.connection.change(&fence.sql, &fence.parameters).await
             }
             FenceOrder::CheckpointFirst => {
                 let advanced = self.connection.change(&fence.sql, &fence.parameters).await?;
                 if advanced == 1 {
                     self.write_groups(batch).await?;
+                    self.write_held(batch).await?;
                 }
                 Ok(advanced)
             }
@@ -203,6 +209,19 @@ impl<C: Connection> Destination for SqlDestination<C> {
 
     async fn cutover(&mut self) -> Result<Cutover, Failure> {
         Ok(self.cutovers().await?.of(&self.consumer))
+    }
+
+    async fn kept(&mut self) -> Result<Vec<KeptChunk>, Failure> {
+        self.kept_chunks().await
+    }
+
+    async fn kept_body(&mut self, number: u64) -> Result<Option<String>, Failure> {
+        self.kept_chunk_body(number).await
+    }
+
+    async fn adopt_kept(&mut self, of: &str) -> Result<(), Failure> {
+        let parameters = [self.consumer.as_str().into(), of.into()];
+        self.connection.change(&self.renderer.adopt_held(), &parameters).await.map(drop)
     }
 
     fn loader(&mut self) -> Option<&mut dyn Loader> {

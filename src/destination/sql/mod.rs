@@ -13,6 +13,7 @@ pub mod connection;
 pub mod destination;
 pub mod dialect;
 pub mod form;
+pub mod held;
 pub mod import;
 pub mod json_rows;
 pub mod lent;

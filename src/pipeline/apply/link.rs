@@ -1,11 +1,22 @@
 //! The connection to the destination, and the tables as they were last seen through it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::change::{Batch, TableSchema};
-use crate::destination::{Destination, Failure, SchemaMode, Tables};
+use crate::destination::{Destination, Failure, FailureKind, SchemaMode, Tables};
 use crate::pipeline::checkpoint::CheckpointStore;
 use crate::pipeline::migrate;
+
+/// What a process knows of tables beyond what one connection has read of them.
+#[derive(Default)]
+pub struct KnownTables {
+    /// They may be written to: they were checked, or the user allows it.
+    pub ours: HashSet<String>,
+    /// They were there since the connection was made, or when they were held: one that is missing
+    /// now was renamed or dropped by somebody, and is not created anew.
+    pub there: HashSet<String>,
+}
 
 /// The one connection of an applier.
 pub enum DestinationLink {
@@ -57,11 +68,11 @@ impl OpenDestination {
         Ok(())
     }
 
-    /// Creates and alters tables so that rows of `schemas` can be written. Tables that are not in
-    /// `ours` are checked first, and added to it.
+    /// Creates and alters tables so that rows of `schemas` can be written. A table that is not known
+    /// to be ours is checked first. A failure that is about one table names it.
     pub async fn shape(
         &mut self,
-        ours: &mut Vec<String>,
+        known: &mut KnownTables,
         schemas: impl Iterator<Item = &Arc<TableSchema>>,
     ) -> Result<(), Failure> {
         if self.schema_mode != SchemaMode::Managed {
@@ -69,14 +80,53 @@ impl OpenDestination {
         }
         let mut changed = false;
         for schema in schemas {
-            if !ours.iter().any(|table| *table == *schema.table) {
-                migrate::check_ours(&self.tables, schema)?;
-                // Checked once: the customer may add columns of their own later.
-                ours.push(schema.table.to_string());
-            }
-            changed |= migrate::bring_up(&mut *self.destination, &self.tables, schema).await?;
+            let shaped = self.shape_one(known, schema).await;
+            changed |= shaped.map_err(|failure| match failure.table {
+                None if failure.kind != FailureKind::Unavailable => {
+                    Failure { table: Some((*schema.table).into()), ..failure }
+                }
+                _ => failure,
+            })?;
         }
         if changed { self.read_tables().await } else { Ok(()) }
+    }
+
+    /// Returns whether something was changed.
+    async fn shape_one(
+        &mut self,
+        known: &mut KnownTables,
+        schema: &Arc<TableSchema>,
+    ) -> Result<bool, Failure> {
+        let table = &*schema.table;
+        if self.tables.get(table).is_none() && known.there.contains(table) {
+            return Err(gone(table));
+        }
+        if !known.ours.contains(table) {
+            migrate::check_ours(&self.tables, schema)?;
+            // Checked once: the customer may add columns of their own later.
+            known.ours.insert(table.to_owned());
+        }
+        let changed = migrate::bring_up(&mut *self.destination, &self.tables, schema).await?;
+        known.there.insert(table.to_owned());
+        Ok(changed)
+    }
+
+    /// The body of a chunk of changes that the destination keeps. `is_again`: their table may have
+    /// changed, so the tables are read first.
+    pub async fn read_kept(
+        &mut self,
+        number: u64,
+        is_again: bool,
+    ) -> Result<Option<String>, Failure> {
+        if is_again {
+            self.read_tables().await?;
+        }
+        self.destination.kept_body(number).await
+    }
+
+    /// Whether the table was missing when the tables were last read.
+    pub fn lacks(&self, table: &str) -> bool {
+        self.tables.get(table).is_none()
     }
 
     /// Before the batch is written: its intent, then its tables. That may take as long as the
@@ -84,10 +134,19 @@ impl OpenDestination {
     pub async fn prepare(
         &mut self,
         checkpoint: &mut CheckpointStore,
-        ours: &mut Vec<String>,
+        known: &mut KnownTables,
         batch: &Arc<Batch>,
     ) -> Result<(), Failure> {
         checkpoint.before_write(batch.through)?;
-        self.shape(ours, batch.groups.iter().map(|group| &group.schema)).await
+        self.shape(known, batch.groups.iter().map(|group| &group.schema)).await
     }
+}
+
+/// The failure of a table that was there and is missing.
+fn gone(table: &str) -> Failure {
+    let text = format!(
+        "table {table:?} is not there any more (was it renamed or dropped?): its changes wait until \
+         it is back, or `eds import --only {table}` has loaded it anew"
+    );
+    Failure { table: Some(table.into()), ..Failure::new(FailureKind::TableUnavailable, text) }
 }

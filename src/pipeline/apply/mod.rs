@@ -2,8 +2,11 @@
 //! down or becomes a dead letter.
 
 mod attempt;
+mod held;
 mod link;
 mod rejects;
+mod release;
+mod remedy;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,20 +20,26 @@ use super::batcher::PendingBatch;
 use super::checkpoint::{CheckpointFound, CheckpointStore};
 use super::dead_letter::DeadLetters;
 use super::progress::Progress;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, RETRY_WAITS};
 use crate::change::{Batch, Cutover, Position, TableSchema};
 use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
 use crate::state::{State, StateError};
 use attempt::{Attempt, Writable};
-use link::{DestinationLink, OpenDestination};
+use held::HeldTables;
+use link::{DestinationLink, KnownTables, OpenDestination};
 pub use rejects::REFUSED_RUN_MAX;
-use rejects::Rejects;
+use rejects::{Rejected, Rejects};
+use release::Released;
+use remedy::{Remedy, Tried, is_of_one_table, remedy};
 
 /// A destination that has given no answer for so long counts as away.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// A call that has given no answer for so long has failed. Long enough for a warehouse that is
 /// resumed and for statements that wait for a lock.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// The least time between two looks for room for changes of tables that are held.
+const ROOM_WAIT_MIN: Duration = Duration::from_millis(200);
 
 /// Connects to the destination; called again after each failure.
 pub type Open = Box<dyn Fn() -> OpenFuture<'static> + Send>;
@@ -40,6 +49,8 @@ pub type Open = Box<dyn Fn() -> OpenFuture<'static> + Send>;
 pub enum ApplyOutcome {
     /// It is durable up to here.
     Applied(Position),
+    /// Nothing of the stream: a table that is held was tried.
+    Released,
     /// The destination is not where it was left (restored, failed over) but here: open the feed
     /// there. Of the pending changes nothing more may be applied, as they do not follow it.
     DestinationRewound(Option<Position>),
@@ -60,8 +71,11 @@ pub struct Applier {
     options: EngineOptions,
     link: DestinationLink,
     checkpoint: CheckpointStore,
-    /// Tables that may be written to: they were checked, or the user allows it.
-    ours: Vec<String>,
+    known: KnownTables,
+    /// The tables that cannot be written now.
+    held: HeldTables,
+    /// The destination keeps as much of them as it may.
+    is_full: bool,
     rejects: Rejects,
     progress: Arc<Progress>,
 }
@@ -71,6 +85,8 @@ enum WriteAttempt {
     Done,
     /// Try what is to be written next again.
     Again,
+    /// What was tried are changes that the destination keeps, and it keeps them on.
+    Abandoned,
     DestinationRewound(Option<Position>),
 }
 
@@ -88,28 +104,70 @@ impl Applier {
     ) -> Result<(Applier, Vec<Recorded>), Failure> {
         let mut destination = open().await?;
         let records = destination.records().await?;
-        let mut checkpoint = CheckpointStore::acquire(&options, state, &mut *destination).await?;
-        let mut opened = OpenDestination::new(destination, options.abilities.schema_mode);
-        let mut ours = options.adopt.clone();
-        let wanted: Vec<_> = schemas.iter().filter(|s| options.filter.takes(&s.table)).collect();
-        let ready = async {
-            checkpoint.read_cutover(&mut *opened.destination).await?;
-            opened.read_tables().await?;
-            opened.shape(&mut ours, wanted.into_iter()).await
-        };
-        if let Err(failure) = ready.await {
-            return Err(taken_over(open(), &checkpoint).await.unwrap_or(failure));
-        }
-        let applier = Applier {
+        let checkpoint = CheckpointStore::acquire(&options, state, &mut *destination).await?;
+        let opened = OpenDestination::new(destination, options.abilities.schema_mode);
+        let ours = options.adopt.iter().cloned().collect();
+        let wanted: Vec<_> =
+            schemas.iter().filter(|s| options.filter.takes(&s.table)).cloned().collect();
+        let connecting = open();
+        let mut applier = Applier {
             open,
             link: DestinationLink::Up(Box::new(opened)),
             checkpoint,
-            ours,
+            known: KnownTables { ours, ..KnownTables::default() },
+            held: HeldTables::default(),
+            is_full: false,
             rejects: Rejects::new(dead_letters, &options.consumer, progress.clone()),
             options,
             progress,
         };
+        if let Err(failure) = applier.bring_up(&wanted).await {
+            return Err(taken_over(connecting, &applier.checkpoint).await.unwrap_or(failure));
+        }
         Ok((applier, records))
+    }
+
+    /// Reads what the destination knows, and creates the tables of `schemas`. A table that cannot
+    /// be brought up is held; where that goes for all of them, and nothing was streamed before,
+    /// the start fails.
+    async fn bring_up(&mut self, schemas: &[Arc<TableSchema>]) -> Result<(), Failure> {
+        let open = self.link.get()?;
+        self.checkpoint.read_cutover(&mut *open.destination).await?;
+        self.held.take_stock(open.destination.kept().await?, Instant::now());
+        open.read_tables().await?;
+        self.known.there = self.held.gone();
+        let mut refused = Vec::new();
+        for schema in schemas {
+            let shaped = self.link.get()?.shape(&mut self.known, std::iter::once(schema)).await;
+            match shaped {
+                Ok(()) => {}
+                Err(failure) if self.may_hold() && is_of_one_table(&failure) => {
+                    refused.push((schema, failure));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        if refused.len() == schemas.len()
+            && self.checkpoint.recorded().is_none()
+            && !refused.is_empty()
+        {
+            return Err(refused.swap_remove(0).1);
+        }
+        for (schema, failure) in refused {
+            self.hold(&failure);
+            self.held.wants(schema);
+        }
+        self.report_held();
+        Ok(())
+    }
+
+    /// Takes over what the destination keeps for another consumer, which this one follows.
+    pub async fn adopt_kept(&mut self, of: &str) -> Result<(), Failure> {
+        let open = self.link.get()?;
+        open.destination.adopt_kept(of).await?;
+        self.held.take_stock(open.destination.kept().await?, Instant::now());
+        self.report_held();
+        Ok(())
     }
 
     /// What imports contain. `from_start`: the stream is read from its start, so what was applied
@@ -140,20 +198,50 @@ impl Applier {
         let started = Instant::now();
         self.rejects.write(&pending.dead_letters, "").await;
         let mut attempt = Attempt::new(pending.changes, end);
-        while let Some(next) = attempt.next(self.options.abilities.write_mode, &self.checkpoint) {
-            match self.try_once(&mut attempt, &next).await? {
+        let mode = self.options.abilities.write_mode;
+        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held) {
+            let tried = match self.has_room(&next.batch) {
+                true => self.try_once(&mut attempt, &next).await?,
+                false => {
+                    attempt.narrowing.put_back(next.piece);
+                    match self.make_room().await? {
+                        Released::Rewound(position) => WriteAttempt::DestinationRewound(position),
+                        Released::Tried | Released::Nothing => WriteAttempt::Again,
+                    }
+                }
+            };
+            match tried {
                 WriteAttempt::Done => {
                     attempt.succeeded();
                     self.done(&next.batch);
                 }
-                WriteAttempt::Again => {}
+                WriteAttempt::Again | WriteAttempt::Abandoned => {}
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(ApplyOutcome::DestinationRewound(position));
                 }
             }
         }
         self.progress.applied(pending.events, end, started.elapsed());
-        Ok(ApplyOutcome::Applied(end))
+        // A stream that never pauses must not keep a held table waiting.
+        match self.release(false).await? {
+            Released::Rewound(position) => Ok(ApplyOutcome::DestinationRewound(position)),
+            Released::Tried | Released::Nothing => Ok(ApplyOutcome::Applied(end)),
+        }
+    }
+
+    /// Tries a table that is held, if it is time. `is_end`: nothing else is left to do.
+    pub async fn try_held(&mut self, is_end: bool) -> Result<ApplyOutcome, Failure> {
+        Ok(match self.release(is_end).await? {
+            Released::Rewound(position) => ApplyOutcome::DestinationRewound(position),
+            Released::Tried | Released::Nothing => ApplyOutcome::Released,
+        })
+    }
+
+    /// Whether the destination may keep what the batch holds.
+    fn has_room(&self, batch: &Batch) -> bool {
+        let more: u64 = batch.held.iter().map(|chunk| chunk.label.bytes).sum();
+        let kept = self.held.bytes();
+        more == 0 || kept == 0 || kept + more <= self.options.held_bytes_max
     }
 
     async fn try_once(
@@ -162,9 +250,14 @@ impl Applier {
         next: &Writable,
     ) -> Result<WriteAttempt, Failure> {
         let Err(failure) = self.write(&next.batch).await else { return Ok(WriteAttempt::Done) };
-        match failure.kind {
-            FailureKind::Fenced => Err(failure),
-            FailureKind::SchemaMismatch if !attempt.reshaped => {
+        let tried = Tried {
+            may_hold: self.may_hold(),
+            reshaped: attempt.reshaped,
+            changes: attempt.narrowing.remaining(next.piece),
+        };
+        match remedy(&failure, tried) {
+            Remedy::GiveUp => Err(failure),
+            Remedy::ReadTables => {
                 attempt.reshaped = true;
                 attempt.narrowing.put_back(next.piece);
                 match self.read_tables().await {
@@ -172,20 +265,31 @@ impl Applier {
                     Err(failure) => self.recover(&failure, attempt, next).await,
                 }
             }
-            FailureKind::Rejected if attempt.narrowing.remaining(next.piece) > 0 => {
-                self.narrow(attempt, next, failure).await;
-                Ok(WriteAttempt::Again)
+            Remedy::Narrow => Ok(self.narrow(attempt, next, failure).await),
+            Remedy::Hold => {
+                attempt.narrowing.put_back(next.piece);
+                Ok(self.hold_and_go_on(&failure, attempt))
             }
-            _ => {
+            Remedy::Reconnect => {
                 attempt.narrowing.put_back(next.piece);
                 self.recover(&failure, attempt, next).await
             }
         }
     }
 
+    /// Holds the table that the failure names. What is kept already stays where it is.
+    fn hold_and_go_on(&mut self, failure: &Failure, attempt: &mut Attempt) -> WriteAttempt {
+        self.hold(failure);
+        attempt.reshaped = false;
+        match attempt.is_release() {
+            true => WriteAttempt::Abandoned,
+            false => WriteAttempt::Again,
+        }
+    }
+
     async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let open = self.link.get()?;
-        open.prepare(&mut self.checkpoint, &mut self.ours, batch).await?;
+        open.prepare(&mut self.checkpoint, &mut self.known, batch).await?;
         answered(&self.progress, open.destination.apply(batch)).await
     }
 
@@ -195,7 +299,13 @@ impl Applier {
 
     /// The piece is durable.
     fn done(&mut self, batch: &Batch) {
-        self.checkpoint.after_commit(batch.through);
+        if batch.release.is_none() {
+            self.checkpoint.after_commit(batch.through);
+        }
+        if !batch.held.is_empty() {
+            self.held.kept(&batch.held);
+            self.report_held();
+        }
         self.progress.update(|snapshot| {
             for group in &batch.groups {
                 self.rejects.stored(&group.schema.table);
@@ -214,11 +324,16 @@ impl Applier {
     }
 
     /// Makes dead letters of the rejected changes of the piece, or halves it where they are not
-    /// known yet.
-    async fn narrow(&mut self, attempt: &mut Attempt, next: &Writable, failure: Failure) {
+    /// known yet. A table of which too many in a row are rejected is held.
+    async fn narrow(
+        &mut self,
+        attempt: &mut Attempt,
+        next: &Writable,
+        failure: Failure,
+    ) -> WriteAttempt {
         let mut known = attempt.narrowing.reject(next.piece, failure.culprits, &failure.text);
         if known.is_empty() {
-            return;
+            return WriteAttempt::Again;
         }
         let rejected: Vec<u32> = known.keys().map(|index| *index as u32).collect();
         let all: BTreeSet<u32> = next.batch.offered().chain(rejected).collect();
@@ -228,11 +343,20 @@ impl Applier {
                 self.rejects.not_rejected(change);
                 continue;
             };
-            if !self.rejects.reject(change, reason).await {
-                return;
+            match self.rejects.reject(change, reason).await {
+                Rejected::DeadLetter => attempt.narrowing.exclude(index as usize),
+                Rejected::TooMany(failure) if self.may_hold() => {
+                    return self.hold_and_go_on(&failure, attempt);
+                }
+                Rejected::TooMany(failure) => {
+                    self.progress.waiting(&failure.text);
+                    warn!("{failure}");
+                    sleep(RETRY_WAITS.longest).await;
+                    return WriteAttempt::Again;
+                }
             }
-            attempt.narrowing.exclude(index as usize);
         }
+        WriteAttempt::Again
     }
 
     /// After a failure that says nothing about the data: reconnects, and looks how far the
@@ -248,6 +372,10 @@ impl Applier {
         }
         self.progress.waiting(&failure.to_string());
         let found = self.reconnect(&mut attempt.backoff).await?;
+        if attempt.is_release() && found == self.checkpoint.recorded() {
+            // What the destination keeps was read again: that says how far the try came.
+            return Ok(WriteAttempt::Abandoned);
+        }
         Ok(match self.checkpoint.compare(found, next.batch.through) {
             CheckpointFound::Unchanged => WriteAttempt::Again,
             CheckpointFound::Committed => {
@@ -285,8 +413,11 @@ impl Applier {
     async fn connect(&mut self) -> Result<Option<Position>, Failure> {
         let mut destination = (self.open)().await?;
         let found = self.checkpoint.verify_connected(&mut *destination).await?;
+        self.held.take_stock(destination.kept().await?, Instant::now());
         let mut opened = OpenDestination::new(destination, self.options.abilities.schema_mode);
         opened.read_tables().await?;
+        // A destination that was restored may lack a table for good reasons.
+        self.known.there = self.held.gone();
         self.link = DestinationLink::Up(Box::new(opened));
         Ok(found)
     }

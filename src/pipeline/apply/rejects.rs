@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::backoff::{Backoff, RETRY_WAITS};
 use crate::change::{Change, Position};
+use crate::destination::{Failure, FailureKind};
 use crate::pipeline::dead_letter::{DeadLetter, DeadLetters};
 use crate::pipeline::progress::Progress;
 
@@ -21,6 +22,14 @@ struct RejectedRun {
     count: u32,
     /// Where the last of them is.
     last: Position,
+}
+
+/// What became of a rejected change.
+pub enum Rejected {
+    /// It is a dead letter.
+    DeadLetter,
+    /// Nothing: too many of its table were rejected in a row. The failure names the table.
+    TooMany(Failure),
 }
 
 /// Writes dead letters, and counts them by table.
@@ -51,9 +60,9 @@ impl Rejects {
         }
     }
 
-    /// Makes a dead letter of the change. Returns `false`, after a wait, where too many of its
-    /// table were rejected in a row: then it has to be tried again.
-    pub async fn reject(&mut self, change: &Change, reason: String) -> bool {
+    /// Makes a dead letter of the change, unless too many of its table were rejected in a row: then
+    /// it has to be tried again later.
+    pub async fn reject(&mut self, change: &Change, reason: String) -> Rejected {
         let table = change.event.table().into_owned();
         let run = self.runs.entry(table.clone()).or_default();
         if run.count >= REFUSED_RUN_MAX {
@@ -61,10 +70,10 @@ impl Rejects {
                 "{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last \
                  because {reason}; no more become dead letters until one is accepted"
             );
-            self.progress.waiting(&why);
-            warn!("{why}");
-            sleep(RETRY_WAITS.longest).await;
-            return false;
+            return Rejected::TooMany(Failure {
+                table: Some(table.into()),
+                ..Failure::new(FailureKind::TableUnavailable, why)
+            });
         }
         (run.count, run.last) = (run.count + 1, change.position);
         let dead_letter = DeadLetter {
@@ -74,7 +83,7 @@ impl Rejects {
             payload: bytes::Bytes::copy_from_slice(change.event.payload().as_bytes()),
         };
         self.write(&[dead_letter], &table).await;
-        true
+        Rejected::DeadLetter
     }
 
     /// Writes dead letters of `table` (empty where it is not known); a full disk is waited for.

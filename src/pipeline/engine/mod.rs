@@ -33,7 +33,7 @@ use intake::Intake;
 use positions::Positions;
 use reopen::Reopenings;
 use saved_recent::SavedRecent;
-use states::{ApplyState, FeedState, Lifecycle, NextStep, next_step};
+use states::{ApplyState, FeedState, Lifecycle, NextStep, TryHeld, next_step};
 
 /// Deliveries that are taken from the feed at once.
 const ARRIVALS_MAX: usize = 512;
@@ -118,9 +118,9 @@ impl Engine {
         loop {
             self.intake.absorb(self.feed_state.is_caught_up(), &mut self.positions);
             self.acknowledge_seen().await;
-            let is_last = self.is_last();
+            let (is_last, held) = (self.is_last(), self.try_held());
             self.apply = match self.apply {
-                ApplyState::Idle(applier) => launch(applier, self.intake.take(is_last)),
+                ApplyState::Idle(applier) => launch(applier, self.intake.take(is_last), held),
                 other => other,
             };
             match self.next_step() {
@@ -142,6 +142,28 @@ impl Engine {
         }
     }
 
+    /// When tables that are held may be tried, if nothing is to be applied.
+    fn try_held(&self) -> TryHeld {
+        let is_over = match self.feed_state {
+            FeedState::Open { caught_up } => caught_up && self.options.until_caught_up,
+            FeedState::Ended => true,
+            FeedState::Lost(_) => false,
+        };
+        match self.lifecycle {
+            Lifecycle::Stopping { .. } => TryHeld::No,
+            Lifecycle::Running if is_over && self.intake.is_empty() => TryHeld::Once,
+            Lifecycle::Running => TryHeld::WhenDue,
+        }
+    }
+
+    /// When a table that is held is to be tried.
+    fn held_due(&self) -> Option<Instant> {
+        match (&self.apply, self.lifecycle) {
+            (ApplyState::Idle(applier), Lifecycle::Running) => applier.release_due(),
+            _ => None,
+        }
+    }
+
     fn next_step(&self) -> NextStep {
         let is_pending = !self.intake.is_empty();
         let until_caught_up = self.options.until_caught_up;
@@ -156,6 +178,7 @@ impl Engine {
             && matches!(self.feed_state, FeedState::Open { .. })
             && self.intake.has_room();
         let due = self.intake.due().filter(|_| self.apply.is_idle());
+        let held_due = self.held_due();
         tokio::select! {
             biased;
             () = stopped(&mut self.stop), if is_running => self.begin_stop(),
@@ -165,6 +188,7 @@ impl Engine {
                 self.on_signal(signal, arrivals)?;
             }
             () = until(due) => {}
+            () = until(held_due) => {}
             () = sleep_until(self.save_at) => self.save().await,
             () = until(self.lifecycle.deadline()) => {}
         }
@@ -259,6 +283,7 @@ impl Engine {
                 let through = self.positions.savable_through();
                 self.saved_recent.save_if_due(&mut self.intake.resolver.recent, through);
             }
+            ApplyOutcome::Released => self.apply = ApplyState::Idle(applier),
             ApplyOutcome::DestinationRewound(position) => {
                 self.apply = ApplyState::Rewound(applier);
                 self.rewind(position);
@@ -331,13 +356,25 @@ impl Engine {
     }
 }
 
-/// Gives what is due to the idle applier.
-fn launch(mut applier: Box<Applier>, due: Option<PendingBatch>) -> ApplyState<Applier> {
-    let Some(pending) = due else { return ApplyState::Idle(applier) };
-    ApplyState::Running(Box::pin(async move {
-        let outcome = applier.apply(pending).await;
-        (applier, outcome)
-    }))
+/// Gives what is due to the idle applier: changes, else a table that is held.
+fn launch(
+    mut applier: Box<Applier>,
+    due: Option<PendingBatch>,
+    held: TryHeld,
+) -> ApplyState<Applier> {
+    let is_end = held == TryHeld::Once;
+    let has_release = held != TryHeld::No && applier.has_release(is_end);
+    match due {
+        Some(pending) => ApplyState::Running(Box::pin(async move {
+            let outcome = applier.apply(pending).await;
+            (applier, outcome)
+        })),
+        None if has_release => ApplyState::Running(Box::pin(async move {
+            let outcome = applier.try_held(is_end).await;
+            (applier, outcome)
+        })),
+        None => ApplyState::Idle(applier),
+    }
 }
 
 async fn until(instant: Option<Instant>) {

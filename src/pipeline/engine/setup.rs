@@ -35,7 +35,7 @@ impl Engine {
         };
         let EngineDeps { feed, open, registry, state, predecessor, dead_letters, .. } = deps;
         let (progress, options, stop) = (deps.progress, deps.options, deps.stop);
-        let (applier, records) =
+        let (mut applier, records) =
             Applier::start(open, options.clone(), dead_letters, &state, progress.clone(), &schemas)
                 .await?;
         let mut cutover = applier.cutover(options.restart).map_err(unusable)?;
@@ -59,6 +59,9 @@ impl Engine {
             );
         }
         record_start(&start, &state, &options).map_err(unusable)?;
+        if let StartPosition::After { source: PositionSource::Adopted(name), .. } = &start {
+            applier.adopt_kept(name).await?;
+        }
         if let StartPosition::Since { source: TimeSource::Predecessor, .. } = start {
             cutover = take_over(&predecessor, &state, &options).map_err(unusable)?;
         }

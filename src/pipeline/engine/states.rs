@@ -92,6 +92,17 @@ impl Lifecycle {
     }
 }
 
+/// When tables that are held may be tried, if nothing is to be applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TryHeld {
+    /// Not any more.
+    No,
+    /// Each in its time.
+    WhenDue,
+    /// Each once more, whatever its time, as nothing else is left to do.
+    Once,
+}
+
 /// What a run does next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NextStep {

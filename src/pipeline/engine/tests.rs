@@ -18,7 +18,7 @@ use crate::destination::{
 };
 use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::pipeline::progress::Phase;
-use crate::pipeline::{Adoption, DeadLetters, EngineOptions, Progress};
+use crate::pipeline::{Adoption, DeadLetters, EngineOptions, HELD_BYTES_MAX, Progress};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::State;
 use crate::state::predecessor::Predecessor;
@@ -147,6 +147,7 @@ fn options(abilities: Abilities, until_caught_up: bool) -> EngineOptions {
         adopt: Vec::new(),
         abilities,
         events_max: usize::MAX,
+        held_bytes_max: HELD_BYTES_MAX,
     }
 }
 

@@ -111,6 +111,8 @@ fn planted_bugs_are_caught() {
         (WriteMode::Upsert, Bug::DeletesLost),
         (WriteMode::Upsert, Bug::DeadLettersLost),
         (WriteMode::Upsert, Bug::GapsUnreported),
+        (WriteMode::Upsert, Bug::HeldLost),
+        (WriteMode::Upsert, Bug::ReleasedKept),
         (WriteMode::Append, Bug::UnknownPendingIsNone),
         (WriteMode::Append, Bug::AcknowledgesBeforeApply),
         (WriteMode::Append, Bug::IntentNotRecorded),

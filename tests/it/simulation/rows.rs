@@ -7,10 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eds::change::{Batch, Cutover, Position};
 use eds::destination::memory::MemoryDestination;
-use eds::destination::{Claim, Destination, Epoch, Failure, Migration, Tables};
+use eds::destination::{
+    Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, Migration, Tables,
+};
 use tokio::time::sleep;
 
-use super::world::{Bug, World};
+use super::world::{Bug, World, locked};
 
 /// One connection.
 pub struct FaultyRows {
@@ -47,6 +49,11 @@ impl FaultyRows {
         }
     }
 
+    /// Whether the table cannot be written now.
+    fn is_troubled(&self, table: &str) -> bool {
+        *locked(&self.world.troubled) == Some(table)
+    }
+
     /// The batch as one transaction, or as the planted bug would have it.
     async fn commit(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         match self.world.bug {
@@ -60,6 +67,7 @@ impl FaultyRows {
                 self.world.store.lock().advance(self.epoch.get(), batch)?;
                 self.world.step("rows: checkpoint apart").await;
                 let mut next = self.world.store.lock().clone();
+                next.keep(batch)?;
                 batch.groups.iter().try_for_each(|group| next.write(batch, group))?;
                 *self.world.store.lock() = next;
                 Ok(())
@@ -67,6 +75,7 @@ impl FaultyRows {
             Bug::NoFence => {
                 let mut store = self.world.store.lock();
                 let mut next = store.clone();
+                next.keep(batch)?;
                 batch.groups.iter().try_for_each(|group| next.write(batch, group))?;
                 next.position = Some(batch.through);
                 *store = next;
@@ -75,6 +84,14 @@ impl FaultyRows {
             Bug::DeletesLost => {
                 let mut kept = Batch::clone(batch);
                 kept.groups.iter_mut().for_each(|group| group.deletes.clear());
+                self.inner.apply(&Arc::new(kept)).await
+            }
+            Bug::HeldLost | Bug::ReleasedKept => {
+                let mut kept = Batch::clone(batch);
+                match self.world.bug {
+                    Bug::HeldLost => kept.held.clear(),
+                    _ => kept.release = None,
+                }
                 self.inner.apply(&Arc::new(kept)).await
             }
             Bug::RestoreUnnoticed => {
@@ -110,6 +127,10 @@ impl Destination for FaultyRows {
             });
             return Err(broken());
         }
+        if let Some(group) = batch.groups.iter().find(|g| self.is_troubled(&g.schema.table)) {
+            return Err(Failure::new(FailureKind::TableUnavailable, "a lock is held")
+                .of_table(&group.schema.table));
+        }
         let done = self.commit(batch).await;
         self.world.step("rows: applied").await;
         // Done, and then reported as failed.
@@ -140,6 +161,21 @@ impl Destination for FaultyRows {
         self.inner.cutover().await
     }
 
+    async fn kept(&mut self) -> Result<Vec<KeptChunk>, Failure> {
+        self.world.step("rows: kept").await;
+        self.alive()?;
+        self.inner.kept().await
+    }
+
+    async fn kept_body(&mut self, number: u64) -> Result<Option<String>, Failure> {
+        self.world.step("rows: kept body").await;
+        self.alive()?;
+        if self.world.chance(12) {
+            return Err(broken());
+        }
+        self.inner.kept_body(number).await
+    }
+
     async fn tables(&mut self) -> Result<Tables, Failure> {
         self.world.step("rows: tables").await;
         self.alive()?;
@@ -149,6 +185,10 @@ impl Destination for FaultyRows {
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
         self.world.step("rows: migrate").await;
         self.alive()?;
+        if self.is_troubled(step.table()) {
+            return Err(Failure::new(FailureKind::TableUnavailable, "a right is missing")
+                .of_table(step.table()));
+        }
         self.inner.migrate(step).await
     }
 

@@ -50,6 +50,10 @@ pub enum Bug {
     DeadLettersLost,
     /// What was removed before it was read is not reported.
     GapsUnreported,
+    /// Changes of a table that cannot be written are not kept.
+    HeldLost,
+    /// They are kept on when they are applied.
+    ReleasedKept,
 }
 
 /// The stream, which may be recreated with what was not acknowledged, and more.
@@ -103,6 +107,10 @@ pub struct World {
     pub bug: Bug,
     pub mode: WriteMode,
     pub weather: Weather,
+    /// Whether tables cannot be written at times.
+    pub has_troubles: bool,
+    /// The table that cannot be written now.
+    pub troubled: Mutex<Option<&'static str>>,
     pub history: History,
     /// What was written of rows.
     pub store: SharedStore,
@@ -145,11 +153,18 @@ impl World {
         let is_kept = !matches!(weather, Weather::Removals | Weather::Recreations);
         let history = history(&mut rng, is_kept);
         let knows_pending = rng.bool();
+        let has_troubles = mode == WriteMode::Upsert
+            && match bug {
+                Bug::None => rng.bool(),
+                bug => matches!(bug, Bug::HeldLost | Bug::ReleasedKept),
+            };
         Arc::new(World {
             rng: Mutex::new(rng),
             bug,
             mode,
             weather,
+            has_troubles,
+            troubled: Mutex::new(None),
             history,
             store: SharedStore::default(),
             objects: Mutex::new(BTreeMap::new()),
@@ -199,6 +214,7 @@ impl World {
     /// From now on nothing goes wrong.
     pub fn calm_down(&self) {
         self.calm.store(true, Ordering::Relaxed);
+        *locked(&self.troubled) = None;
         self.state.refuse_writes(false).unwrap_or_else(|e| panic!("{e}"));
     }
 

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use super::checkpoint::{Takeover, void_commit};
 use super::dialect::Rename;
+use super::held::HELD;
 use super::render::CHECKPOINT;
 use super::{Connection, Parameter, SqlDestination};
 use crate::change::cutover::{Cutovers, TableSnapshot};
@@ -33,7 +34,8 @@ impl<C: Connection> SqlDestination<C> {
     /// Creates EDS's own tables that every destination has.
     pub(super) async fn make_own_tables(&mut self) -> Result<(), Failure> {
         self.connection.execute(&self.renderer.create_checkpoint(CHECKPOINT)).await?;
-        self.connection.execute(&self.renderer.create_cutovers(CUTOVERS)).await
+        self.connection.execute(&self.renderer.create_cutovers(CUTOVERS)).await?;
+        self.connection.execute(&self.renderer.create_held(HELD)).await
     }
 
     pub(super) async fn cutovers(&mut self) -> Result<Cutovers, Failure> {

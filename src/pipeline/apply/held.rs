@@ -1,0 +1,242 @@
+//! The tables that are held: they cannot be written now, so their changes are kept by the
+//! destination, in order, until they can. Pure: the clock is outside.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backoff::{Backoff, Waits};
+use crate::change::held::{Body, HeldLabel};
+use crate::change::{HeldChunk, Release, TableSchema};
+use crate::destination::KeptChunk;
+
+/// The waits between two tries to write a table that is held.
+const HELD_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_millis(500), longest: Duration::from_secs(30) };
+
+/// Why a table is held.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HoldReason {
+    /// For people.
+    pub text: String,
+    /// The table was there before, and is missing.
+    pub is_gone: bool,
+}
+
+/// One table that is held.
+pub struct HeldTable {
+    /// Why.
+    pub reason: HoldReason,
+    /// Since when, Unix seconds.
+    pub since_unix: u64,
+    /// The schema that could not be brought up at the start, where no changes are kept yet.
+    schema: Option<Arc<TableSchema>>,
+    /// What the destination keeps, in its order.
+    chunks: VecDeque<KeptChunk>,
+    backoff: Backoff,
+    try_at: Instant,
+    /// It was tried, and nothing has changed anywhere since.
+    is_tried: bool,
+}
+
+impl HeldTable {
+    /// How many changes wait.
+    pub fn changes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.label.changes.saturating_sub(chunk.applied)).sum()
+    }
+
+    /// The bytes that the destination keeps of them.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.label.bytes).sum()
+    }
+}
+
+/// What is tried next for a table that is held.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HeldWork {
+    /// The first of the kept changes are to be written.
+    Chunk(KeptChunk),
+    /// Nothing is kept: the table is to be brought up for this schema.
+    Shape(Arc<TableSchema>),
+    /// Nothing is left to do.
+    Nothing,
+}
+
+/// All tables that are held.
+#[derive(Default)]
+pub struct HeldTables {
+    tables: BTreeMap<String, HeldTable>,
+    /// The number of the next chunk.
+    next_number: u64,
+}
+
+impl HeldTables {
+    /// Whether the table is held.
+    pub fn contains(&self, table: &str) -> bool {
+        !self.tables.is_empty() && self.tables.contains_key(table)
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// By name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &HeldTable)> {
+        self.tables.iter().map(|(name, table)| (&**name, table))
+    }
+
+    /// Those that were there before, and were missing when they were held.
+    pub fn gone(&self) -> HashSet<String> {
+        let gone = self.tables.iter().filter(|(_, held)| held.reason.is_gone);
+        gone.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The bytes that the destination keeps for all of them.
+    pub fn bytes(&self) -> u64 {
+        self.tables.values().map(HeldTable::bytes).sum()
+    }
+
+    /// Holds the table from now on, or for another while.
+    pub fn hold(&mut self, table: &str, reason: HoldReason, (now, now_unix): (Instant, u64)) {
+        let held = self.tables.entry(table.to_owned()).or_insert_with(|| HeldTable {
+            reason: reason.clone(),
+            since_unix: now_unix,
+            schema: None,
+            chunks: VecDeque::new(),
+            backoff: Backoff::new(HELD_WAITS),
+            try_at: now,
+            is_tried: false,
+        });
+        held.reason = reason;
+        held.is_tried = true;
+        held.try_at = now + held.backoff.next(table);
+    }
+
+    /// The table is to be brought up for this schema before anything is written to it.
+    pub fn wants(&mut self, schema: &Arc<TableSchema>) {
+        if let Some(held) = self.tables.get_mut(&*schema.table) {
+            held.schema = Some(schema.clone());
+        }
+    }
+
+    /// What the destination keeps, by its own record: tables of which it keeps changes are held.
+    pub fn take_stock(&mut self, kept: Vec<KeptChunk>, now: Instant) {
+        self.next_number = kept.iter().map(|chunk| chunk.number + 1).max().unwrap_or(0);
+        self.tables.values_mut().for_each(|held| held.chunks.clear());
+        for chunk in kept {
+            let label = &chunk.label;
+            let held = self.tables.entry(label.table.clone()).or_insert_with(|| HeldTable {
+                reason: HoldReason { text: label.reason.clone(), is_gone: label.is_gone },
+                since_unix: label.since_unix,
+                schema: None,
+                chunks: VecDeque::new(),
+                backoff: Backoff::new(HELD_WAITS),
+                try_at: now,
+                is_tried: false,
+            });
+            held.since_unix = held.since_unix.min(label.since_unix);
+            held.chunks.push_back(chunk);
+        }
+        // What is not kept any more was released, and nothing follows it.
+        self.tables.retain(|_, held| !held.chunks.is_empty() || held.is_tried);
+    }
+
+    /// Chunks of a held table's changes, to be kept with the next batch.
+    pub fn chunks_of(&self, table: &str, bodies: Vec<Body>, earlier: usize) -> Vec<HeldChunk> {
+        let Some(held) = self.tables.get(table) else { return Vec::new() };
+        let label = |body: &Body| HeldLabel {
+            table: table.to_owned(),
+            reason: held.reason.text.clone(),
+            is_gone: held.reason.is_gone,
+            since_unix: held.since_unix,
+            changes: body.changes,
+            bytes: body.text.len() as u64,
+        };
+        let first = self.next_number + earlier as u64;
+        let numbered = (first..).zip(bodies);
+        numbered
+            .map(|(number, body)| HeldChunk { number, label: label(&body), body: body.text })
+            .collect()
+    }
+
+    /// The destination keeps these from now on.
+    pub fn kept(&mut self, chunks: &[HeldChunk]) {
+        for chunk in chunks {
+            self.next_number = self.next_number.max(chunk.number + 1);
+            // After a reconnect the destination may have told of it already.
+            let is_new =
+                |held: &HeldTable| held.chunks.back().is_none_or(|last| last.number < chunk.number);
+            if let Some(held) = self.tables.get_mut(&chunk.label.table)
+                && is_new(held)
+            {
+                held.chunks.push_back(KeptChunk {
+                    number: chunk.number,
+                    applied: 0,
+                    label: chunk.label.clone(),
+                });
+            }
+        }
+    }
+
+    /// Changes of a chunk of the table were applied: it may be written again.
+    pub fn released(&mut self, table: &str, release: Release, now: Instant) {
+        if let Some(held) = self.tables.get_mut(table) {
+            held.backoff.reset();
+            held.try_at = now;
+            match held.chunks.front_mut().filter(|chunk| chunk.number == release.chunk) {
+                Some(_) if release.is_last => drop(held.chunks.pop_front()),
+                Some(chunk) => chunk.applied = release.to,
+                None => {}
+            }
+        }
+        // What one table has may be what another waits for: a foreign key.
+        self.tables.values_mut().for_each(|held| held.is_tried = false);
+    }
+
+    /// Whether the destination keeps nothing of the table any more.
+    pub fn is_empty_of(&self, table: &str) -> bool {
+        self.tables.get(table).is_some_and(|held| held.chunks.is_empty())
+    }
+
+    /// Whether the last try to write the table has failed.
+    pub fn is_waiting(&self, table: &str) -> bool {
+        self.tables.get(table).is_some_and(|held| held.backoff.tries() > 0)
+    }
+
+    /// The table is tried again later, for no reason of its own.
+    pub fn postpone(&mut self, table: &str, now: Instant) {
+        if let Some(held) = self.tables.get_mut(table) {
+            held.try_at = now + held.backoff.next(table);
+        }
+    }
+
+    /// The table is held no longer.
+    pub fn free(&mut self, table: &str) -> Option<HeldTable> {
+        self.tables.remove(table)
+    }
+
+    /// When the next try is due; none is while nothing is held.
+    pub fn due(&self) -> Option<Instant> {
+        self.tables.values().map(|held| held.try_at).min()
+    }
+
+    /// The table that is tried next, if one is due. `is_end`: nothing else is left to do, so each
+    /// is tried once more, whatever its time.
+    pub fn next(&self, now: Instant, is_end: bool) -> Option<(String, HeldWork)> {
+        let is_due = |held: &&HeldTable| held.try_at <= now || (is_end && !held.is_tried);
+        let (name, held) = self
+            .tables
+            .iter()
+            .filter(|(_, held)| is_due(held))
+            .min_by_key(|(_, held)| held.try_at)?;
+        let work = match (held.chunks.front(), &held.schema) {
+            (Some(chunk), _) => HeldWork::Chunk(chunk.clone()),
+            (None, Some(schema)) => HeldWork::Shape(schema.clone()),
+            (None, None) => HeldWork::Nothing,
+        };
+        Some((name.clone(), work))
+    }
+}

@@ -1,0 +1,229 @@
+//! Tries to write the tables that are held: what the destination keeps of them is applied in order.
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::attempt::Attempt;
+use super::held::{HeldWork, HoldReason};
+use super::{Applier, WriteAttempt, answered};
+use crate::backoff::Backoff;
+use crate::change::{Change, Position, held};
+use crate::destination::{CheckpointIn, Failure, KeptChunk};
+use crate::pipeline::progress::HeldCounts;
+
+/// What came of trying a table that is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Released {
+    /// Some of its changes are applied, or it waits on.
+    Tried,
+    /// No table was to be tried.
+    Nothing,
+    /// The destination is not where it was left.
+    Rewound(Option<Position>),
+}
+
+impl Applier {
+    /// Whether the destination can keep changes of tables that cannot be written.
+    pub(super) fn may_hold(&self) -> bool {
+        self.options.abilities.checkpoint_in == CheckpointIn::Destination
+    }
+
+    /// When a table that is held is to be tried; `None` while none is.
+    pub fn release_due(&self) -> Option<Instant> {
+        self.held.due()
+    }
+
+    /// Whether a table that is held is to be tried now. `is_end`: nothing else is left to do.
+    pub fn has_release(&self, is_end: bool) -> bool {
+        self.held.next(Instant::now(), is_end).is_some()
+    }
+
+    /// Holds the table that the failure names.
+    pub(super) fn hold(&mut self, failure: &Failure) {
+        let Some(table) = failure.table.as_deref() else { return };
+        let is_missing = self.link.get().is_ok_and(|open| open.lacks(table));
+        let reason = HoldReason {
+            text: failure.text.clone(),
+            is_gone: is_missing && self.known.there.contains(table),
+        };
+        if !self.held.contains(table) {
+            warn!(
+                "table {table:?} is held: its changes are kept and applied later, others go on: \
+                 {failure}"
+            );
+        }
+        self.held.hold(table, reason, (Instant::now(), crate::clock::now_s()));
+        self.report_held();
+    }
+
+    /// Tells what is held to whoever wants to know.
+    pub(super) fn report_held(&self) {
+        let counts = self.held.iter().map(|(name, table)| {
+            let counts = HeldCounts {
+                reason: table.reason.text.clone(),
+                since_unix: table.since_unix,
+                changes: table.changes(),
+                bytes: table.bytes(),
+            };
+            (name.to_owned(), counts)
+        });
+        self.progress.held(counts.collect());
+    }
+
+    /// Tries the table that waits longest, if one is due: a chunk of its changes is applied.
+    pub async fn release(&mut self, is_end: bool) -> Result<Released, Failure> {
+        let Some((table, work)) = self.held.next(Instant::now(), is_end) else {
+            return Ok(Released::Nothing);
+        };
+        match work {
+            HeldWork::Nothing => self.free(&table),
+            HeldWork::Shape(schema) => {
+                let shaped = match self.link.get() {
+                    Ok(open) => {
+                        let wanted = std::iter::once(&schema);
+                        open.read_tables().await.and(open.shape(&mut self.known, wanted).await)
+                    }
+                    Err(failure) => Err(failure),
+                };
+                match shaped {
+                    Ok(()) => self.free(&table),
+                    Err(failure) => return self.not_released(&table, &failure).await,
+                }
+            }
+            HeldWork::Chunk(chunk) => return self.release_chunk(&table, chunk).await,
+        }
+        Ok(Released::Tried)
+    }
+
+    async fn release_chunk(&mut self, table: &str, chunk: KeptChunk) -> Result<Released, Failure> {
+        // It failed before, or another program has changed the table since.
+        let is_again = self.held.is_waiting(table);
+        let read = match self.link.get() {
+            Ok(open) => answered(&self.progress, open.read_kept(chunk.number, is_again)).await,
+            Err(failure) => Err(failure),
+        };
+        let body = match read {
+            Ok(Some(body)) => body,
+            Ok(None) => return self.take_stock(table).await,
+            Err(failure) => return self.not_released(table, &failure).await,
+        };
+        let changes = match held::read(&body) {
+            Ok(changes) => changes,
+            Err(why) => {
+                let text = format!("the changes that wait cannot be read: {why}");
+                let failure = Failure::misconfigured(text).of_table(table);
+                return self.not_released(table, &failure).await;
+            }
+        };
+        let attempt = self.attempt_of(&chunk, changes);
+        self.write_released(table, attempt).await
+    }
+
+    /// What is still to be applied of the changes of the chunk: what an import of the table
+    /// contains is not.
+    fn attempt_of(&self, chunk: &KeptChunk, changes: Vec<Change>) -> Attempt {
+        let cutover = self.cutover(false).unwrap_or_default();
+        let applied = usize::try_from(chunk.applied).unwrap_or(usize::MAX);
+        let rest: Vec<Change> = changes.into_iter().skip(applied).collect();
+        let is_in_snapshot = |index: &usize| cutover.is_in_snapshot(&rest[*index].event);
+        let imported: Vec<usize> = (0..rest.len()).filter(is_in_snapshot).collect();
+        let place = (chunk.number, chunk.applied);
+        let mut attempt = Attempt::releasing(rest, place, self.checkpoint.recorded());
+        imported.into_iter().for_each(|index| attempt.narrowing.exclude(index));
+        attempt
+    }
+
+    async fn write_released(
+        &mut self,
+        table: &str,
+        mut attempt: Attempt,
+    ) -> Result<Released, Failure> {
+        let mode = self.options.abilities.write_mode;
+        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held) {
+            match self.try_once(&mut attempt, &next).await? {
+                WriteAttempt::Done => {
+                    attempt.succeeded();
+                    self.done(&next.batch);
+                    if let Some(release) = next.batch.release {
+                        self.held.released(table, release, Instant::now());
+                    }
+                    self.report_held();
+                }
+                WriteAttempt::Again => {}
+                WriteAttempt::Abandoned => return Ok(Released::Tried),
+                WriteAttempt::DestinationRewound(position) => {
+                    return Ok(Released::Rewound(position));
+                }
+            }
+        }
+        if self.held.is_empty_of(table) {
+            self.free(table);
+        }
+        Ok(Released::Tried)
+    }
+
+    /// The table is written again.
+    fn free(&mut self, table: &str) {
+        if let Some(held) = self.held.free(table) {
+            info!(
+                "table {table:?} is written again, after {} s",
+                crate::clock::now_s().saturating_sub(held.since_unix)
+            );
+        }
+        self.report_held();
+    }
+
+    /// The table could not be tried: it waits on, and a connection that may be broken is replaced.
+    async fn not_released(&mut self, table: &str, failure: &Failure) -> Result<Released, Failure> {
+        if super::remedy::is_of_one_table(failure) {
+            self.hold(failure);
+            return Ok(Released::Tried);
+        }
+        self.held.postpone(table, Instant::now());
+        warn!("the destination failed: {failure}; trying again");
+        self.progress.waiting(&failure.to_string());
+        let found = self.reconnect(&mut Backoff::default()).await?;
+        Ok(self.compared(found))
+    }
+
+    /// Looks again what the destination keeps: it is not what was known.
+    async fn take_stock(&mut self, table: &str) -> Result<Released, Failure> {
+        let kept = match self.link.get() {
+            Ok(open) => answered(&self.progress, open.destination.kept()).await,
+            Err(failure) => Err(failure),
+        };
+        match kept {
+            Ok(kept) => self.held.take_stock(kept, Instant::now()),
+            Err(failure) => return self.not_released(table, &failure).await,
+        }
+        self.report_held();
+        Ok(Released::Tried)
+    }
+
+    /// Whether the destination is where it was left.
+    fn compared(&mut self, found: Option<Position>) -> Released {
+        match self.checkpoint.reset(found) {
+            true => Released::Rewound(found),
+            false => Released::Tried,
+        }
+    }
+
+    /// Waits until the destination keeps little enough that more changes can be kept. Until then
+    /// nothing is written at all.
+    pub(super) async fn make_room(&mut self) -> Result<Released, Failure> {
+        let why = format!(
+            "the changes of tables that cannot be written take {} bytes at the destination, and no \
+             more than {} may: the stream waits until one of them can be written",
+            self.held.bytes(),
+            self.options.held_bytes_max
+        );
+        if !self.is_full {
+            warn!("{why}");
+        }
+        self.is_full = true;
+        self.progress.waiting(&why);
+        let wait = self.held.due().map(|due| due.saturating_duration_since(Instant::now()));
+        sleep(wait.unwrap_or_default().max(super::ROOM_WAIT_MIN)).await;
+        self.release(false).await
+    }
+}
