@@ -29,3 +29,4 @@ mod stream;
 mod takeover;
 mod tidy;
 mod tls;
+mod trouble;

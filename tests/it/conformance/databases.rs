@@ -55,6 +55,18 @@ impl PostgresCase {
         let (name, url) = postgres::shared().database().await;
         PostgresCase { name, url }
     }
+
+    /// EDS is a role of the database's name, which owns it and is no superuser.
+    pub async fn owned() -> PostgresCase {
+        let (name, url) = postgres::shared().database().await;
+        let admin = postgres::shared().connect(&name).await;
+        let sql = format!(
+            "CREATE ROLE {name} LOGIN PASSWORD 's3cret/p@ss:w%rd'; ALTER DATABASE {name} OWNER TO \
+             {name}; ALTER SCHEMA public OWNER TO {name}"
+        );
+        admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{e}"));
+        PostgresCase { url: url.replace("//postgres:", &format!("//{name}:")), name }
+    }
 }
 
 #[async_trait]

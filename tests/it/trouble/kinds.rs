@@ -1,0 +1,105 @@
+//! The troubles of a table, as SQL that makes them and takes them away.
+
+use crate::conformance::Database;
+
+/// Something that keeps table `t` from being written, or from taking a change.
+pub struct Trouble {
+    pub name: &'static str,
+    begin: &'static [&'static str],
+    end: &'static [&'static str],
+    /// The table has to wait, and cannot be mended by EDS itself.
+    pub holds: bool,
+    /// It is there for a process that starts anew, too.
+    pub survives_crash: bool,
+}
+
+impl Trouble {
+    const fn new(
+        name: &'static str,
+        begin: &'static [&'static str],
+        end: &'static [&'static str],
+    ) -> Trouble {
+        Trouble { name, begin, end, holds: true, survives_crash: true }
+    }
+
+    /// EDS takes it away by itself.
+    const fn mended(name: &'static str, begin: &'static [&'static str]) -> Trouble {
+        Trouble { name, begin, end: &[], holds: false, survives_crash: true }
+    }
+
+    pub async fn begin(&self, database: &dyn Database) {
+        for sql in self.begin {
+            database.run(sql).await;
+        }
+    }
+
+    pub async fn end(&self, database: &dyn Database) {
+        for sql in self.end {
+            database.run(sql).await;
+        }
+    }
+}
+
+pub const POSTGRES: &[Trouble] = &[
+    Trouble::new(
+        "renamed away",
+        &["ALTER TABLE t RENAME TO elsewhere"],
+        &["ALTER TABLE elsewhere RENAME TO t"],
+    ),
+    Trouble::new(
+        "a right revoked",
+        &["ALTER TABLE t OWNER TO postgres"],
+        // The role has the name of the database.
+        &["DO $$ BEGIN EXECUTE format('ALTER TABLE t OWNER TO %I', current_database()); END $$"],
+    ),
+    Trouble::new(
+        "every row refused by a trigger that says it is busy",
+        &[
+            "CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS \
+           'BEGIN RAISE EXCEPTION ''busy'' USING ERRCODE = ''55P03''; END'",
+            "CREATE TRIGGER busy BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION busy()",
+        ],
+        &["DROP TRIGGER busy ON t"],
+    ),
+    Trouble::mended(
+        "not null added",
+        &[
+            "ALTER TABLE t ADD COLUMN o text NOT NULL DEFAULT ''",
+            "ALTER TABLE t ALTER COLUMN o DROP DEFAULT",
+        ],
+    ),
+];
+
+pub const POSTGRES_TRIGGER: &str = "CREATE FUNCTION no_x() RETURNS trigger LANGUAGE plpgsql AS \
+    'BEGIN IF NEW.id = ''x'' THEN RAISE EXCEPTION ''no''; END IF; RETURN NEW; END'; \
+    CREATE TRIGGER no_x BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION no_x()";
+
+pub const MYSQL: &[Trouble] = &[
+    Trouble::new(
+        "renamed away",
+        &["RENAME TABLE t TO elsewhere"],
+        &["RENAME TABLE elsewhere TO t"],
+    ),
+    Trouble::mended("not null added", &["ALTER TABLE t ADD COLUMN o int NOT NULL"]),
+];
+
+pub const MYSQL_TRIGGER: &str = "CREATE TRIGGER no_x BEFORE INSERT ON t FOR EACH ROW \
+    BEGIN IF NEW.id = 'x' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF; END";
+
+pub const SQLITE: &[Trouble] = &[Trouble::new(
+    "renamed away",
+    &["ALTER TABLE t RENAME TO elsewhere"],
+    &["ALTER TABLE elsewhere RENAME TO t"],
+)];
+
+pub const SQLSERVER: &[Trouble] = &[Trouble::new(
+    "renamed away",
+    &["EXEC sp_rename 't', 'elsewhere'"],
+    &["EXEC sp_rename 'elsewhere', 't'"],
+)];
+
+pub const SNOWFLAKE: &[Trouble] = &[Trouble::new(
+    "renamed away",
+    &["ALTER TABLE \"t\" RENAME TO \"elsewhere\""],
+    &["ALTER TABLE \"elsewhere\" RENAME TO \"t\""],
+)];

@@ -1,0 +1,188 @@
+//! One table is in trouble: it waits, the others flow, and it is equal once the trouble is gone,
+//! whatever happened to EDS meanwhile. On every database, read back with a client of its own.
+
+mod kinds;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::conformance::{Database, databases};
+use crate::services::eds::{Eds, Running, schema, upsert};
+use crate::services::eventually;
+use crate::services::mysql::Flavour;
+use crate::services::nats::Nats;
+use kinds::{MYSQL, POSTGRES, SNOWFLAKE, SQLITE, SQLSERVER, Trouble};
+
+/// The companies of the events.
+const COMPANY: &str = "c1";
+/// How long a table without trouble may take, on a machine that does other things, too.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two tables of one source, of which `t` is in trouble.
+struct Source {
+    nats: Nats,
+    rows: BTreeMap<(&'static str, u64), u64>,
+    count: u64,
+}
+
+impl Source {
+    async fn new() -> Source {
+        Source { nats: Nats::start().await, rows: BTreeMap::new(), count: 0 }
+    }
+
+    fn schemas() -> Value {
+        let columns = json!({"n": {"type": "integer"}});
+        json!({"t": schema("t", "1", columns.clone()), "u": schema("u", "1", columns)})
+    }
+
+    fn write(&mut self, table: &'static str, id: u64) -> Value {
+        self.count += 1;
+        self.rows.insert((table, id), self.count);
+        upsert(table, "1", json!({"id": id.to_string(), "n": self.count}))
+    }
+
+    fn delete(&mut self, table: &'static str, id: u64) -> Value {
+        self.rows.remove(&(table, id));
+        let id = id.to_string();
+        json!({"operation": "DELETE", "table": table, "modelVersion": "1", "key": [id], "before": {"id": id}})
+    }
+
+    /// Inserts, updates and deletes rows of both tables; those of `round` and the one before.
+    async fn change(&mut self, round: u64) {
+        let mut events = Vec::new();
+        for id in round * 10..round * 10 + 10 {
+            for table in ["t", "u"] {
+                events.push(self.write(table, id));
+                if round > 0 && id % 3 == 0 {
+                    events.push(self.write(table, id - 10));
+                }
+                if round > 0 && id % 5 == 0 {
+                    events.push(self.delete(table, id - 9));
+                }
+            }
+        }
+        self.send(&events).await;
+    }
+
+    async fn send(&self, events: &[Value]) {
+        let message = |event: &Value| {
+            let (table, operation) = (&event["table"], &event["operation"]);
+            let [table, operation] = [table, operation].map(|v| v.as_str().unwrap_or_default());
+            let subject = format!("dbchange.{table}.{operation}.{COMPANY}.l1.PUBLIC.1");
+            (subject, event.to_string().into_bytes())
+        };
+        self.nats.publish(events.iter().map(message)).await;
+    }
+
+    /// What `table` has to hold.
+    fn model(&self, table: &str) -> Vec<Vec<Option<String>>> {
+        let of_table = self.rows.iter().filter(|((name, _), _)| *name == table);
+        let mut rows: Vec<_> =
+            of_table.map(|((_, id), n)| vec![Some(id.to_string()), Some(n.to_string())]).collect();
+        rows.sort();
+        rows
+    }
+
+    /// Waits until `table` holds that.
+    async fn until_equal(&self, database: &dyn Database, table: &str, running: &Running) {
+        let expected = self.model(table);
+        eventually(&format!("{table} is equal\n{}", running.log()), PATIENCE, async || {
+            database.read(table, &["id", "n"]).await == expected
+        })
+        .await;
+    }
+
+    fn eds(&self, database: &dyn Database) -> Eds {
+        let creds = self.nats.server_creds("trouble", &[COMPANY], None);
+        Eds::stream(&self.nats, &creds, &database.url(), &Source::schemas().to_string())
+    }
+}
+
+/// Table `t` meets the trouble, in the life of one process and over a crash of it.
+async fn waits_alone(database: &dyn Database, trouble: &Trouble) {
+    let mut source = Source::new().await;
+    let eds = source.eds(database);
+    eds.begin();
+    let running = eds.start(&[]);
+    source.change(0).await;
+    source.until_equal(database, "t", &running).await;
+    source.until_equal(database, "u", &running).await;
+    trouble.begin(database).await;
+    source.change(1).await;
+    source.until_equal(database, "u", &running).await;
+    source.change(2).await;
+    source.until_equal(database, "u", &running).await;
+    if trouble.holds {
+        running.until_log("table \"t\" is held", PATIENCE).await;
+    }
+    let running = match trouble.survives_crash {
+        true => {
+            running.kill();
+            eds.start(&[])
+        }
+        false => running,
+    };
+    source.change(3).await;
+    source.until_equal(database, "u", &running).await;
+    trouble.end(database).await;
+    source.change(4).await;
+    source.until_equal(database, "t", &running).await;
+    source.until_equal(database, "u", &running).await;
+    let kept = async || database.read("_eds_held", &["consumer"]).await.is_empty();
+    eventually("nothing is kept any more", PATIENCE, kept).await;
+    let ended = running.stop();
+    assert!(ended.status.success() && !ended.log.contains("dead letter"), "{}", ended.log);
+}
+
+macro_rules! matrix {
+    ($($name:ident: $troubles:expr => $fresh:expr;)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            for trouble in $troubles {
+                println!("{}", trouble.name);
+                waits_alone(&$fresh.await, trouble).await;
+            }
+        })*
+    };
+}
+
+matrix! {
+    one_table_waits_alone_in_postgres: POSTGRES => databases::PostgresCase::owned();
+    one_table_waits_alone_in_mysql: MYSQL => databases::MySqlCase::fresh(Flavour::MySql);
+    one_table_waits_alone_in_mariadb: MYSQL => databases::MySqlCase::fresh(Flavour::MariaDb);
+    one_table_waits_alone_in_sqlite: SQLITE => databases::SqliteCase::fresh();
+    one_table_waits_alone_in_sqlserver: SQLSERVER => databases::SqlServerCase::fresh();
+    one_table_waits_alone_in_snowflake: SNOWFLAKE => databases::SnowflakeCase::fresh();
+}
+
+/// A change that a trigger refuses becomes a dead letter; everything around it arrives.
+async fn one_row_is_refused(database: &dyn Database, trigger: &str) {
+    let mut source = Source::new().await;
+    let eds = source.eds(database);
+    eds.begin();
+    let running = eds.start(&[]);
+    source.change(0).await;
+    source.until_equal(database, "t", &running).await;
+    database.run(trigger).await;
+    let refused = upsert("t", "1", json!({"id": "x", "n": 7}));
+    let mut events: Vec<Value> = (50..53).map(|id| source.write("t", id)).collect();
+    events.insert(1, refused);
+    source.send(&events).await;
+    source.until_equal(database, "t", &running).await;
+    running.until_log("dead letter in", PATIENCE).await;
+    let ended = running.stop();
+    assert!(ended.status.success() && !ended.log.contains("is held"), "{}", ended.log);
+    let letters = std::fs::read_to_string(eds.data_dir().join("dead-letters.jsonl"))
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(letters.lines().count(), 1, "{letters}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_a_trigger_refuses_is_the_only_dead_letter() {
+    one_row_is_refused(&databases::PostgresCase::fresh().await, kinds::POSTGRES_TRIGGER).await;
+    for flavour in [Flavour::MySql, Flavour::MariaDb] {
+        one_row_is_refused(&databases::MySqlCase::fresh(flavour).await, kinds::MYSQL_TRIGGER).await;
+    }
+}
