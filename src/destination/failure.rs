@@ -87,8 +87,14 @@ impl Failure {
             | FailureKind::Misconfigured => true,
             FailureKind::Unavailable | FailureKind::Fenced => false,
         };
+        // What the database itself refuses of one table, a right, stops no other.
+        let kind = match self.kind {
+            FailureKind::Misconfigured if self.code.is_some() => FailureKind::TableUnavailable,
+            kind => kind,
+        };
         match is_about_table && self.table.is_none() {
             true => Failure {
+                kind,
                 text: format!("table {table:?}: {}", self.text),
                 table: Some(table.into()),
                 ..self

@@ -96,8 +96,10 @@ impl RunError {
         matches!(
             self,
             RunError::Halted(
-                Halt::Destination(Failure { kind: FailureKind::Unavailable, .. })
-                    | Halt::Feed(FeedError::Unavailable(_))
+                Halt::Destination(Failure {
+                    kind: FailureKind::Unavailable | FailureKind::TableUnavailable,
+                    ..
+                }) | Halt::Feed(FeedError::Unavailable(_))
             )
         )
     }

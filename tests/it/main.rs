@@ -22,6 +22,7 @@ mod registry;
 mod s3;
 mod server;
 mod services;
+mod sessions;
 mod simulation;
 mod snowflake;
 mod sqlserver;

@@ -1,6 +1,8 @@
 //! What the error codes of a database mean for EDS: a table per database, read by one function.
 
-use crate::destination::FailureKind;
+use std::fmt::Display;
+
+use crate::destination::{Failure, FailureKind};
 
 /// A code as a database reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,8 +45,8 @@ impl Codes {
 pub enum ShownMessage {
     /// The database's own message.
     Own,
-    /// This reason instead, because the database's own message may quote values of rows.
-    Reason(&'static str),
+    /// What the rule says instead, because the database's own message may quote values of rows.
+    Meaning,
 }
 
 /// One row of a database's table of errors.
@@ -54,33 +56,78 @@ pub struct CodeRule {
     pub codes: Codes,
     /// What the caller does about such an error.
     pub kind: FailureKind,
+    /// What such an error is and, where there is one, the cure. The documentation of the database
+    /// lists it.
+    pub meaning: &'static str,
     /// What a user reads of it.
     pub shown: ShownMessage,
 }
 
 impl CodeRule {
-    /// The rule for errors that no row is about: they may pass, and their message is shown.
-    pub const OTHER: CodeRule =
-        CodeRule::own_message(FailureKind::Unavailable, Codes::Numbers(&[]));
+    /// The rule for errors that no row is about: the statement was about one table, which does not
+    /// stop the others.
+    pub const OTHER: CodeRule = CodeRule::own_message(
+        FailureKind::TableUnavailable,
+        "any other; the message says more",
+        Codes::Numbers(&[]),
+    );
+
+    /// The rule for errors that no row is about and that concern more than one table.
+    pub const OTHER_OF_SERVER: CodeRule = CodeRule::own_message(
+        FailureKind::Unavailable,
+        "any other that ends the session; the message says more",
+        Codes::Numbers(&[]),
+    );
 
     /// A row for errors whose message quotes no values of rows.
-    pub const fn own_message(kind: FailureKind, codes: Codes) -> CodeRule {
-        CodeRule { codes, kind, shown: ShownMessage::Own }
+    pub const fn own_message(kind: FailureKind, meaning: &'static str, codes: Codes) -> CodeRule {
+        CodeRule { codes, kind, meaning, shown: ShownMessage::Own }
     }
 
-    /// A row for errors of which `reason` is shown instead of the message.
-    pub const fn with_reason(kind: FailureKind, reason: &'static str, codes: Codes) -> CodeRule {
-        CodeRule { codes, kind, shown: ShownMessage::Reason(reason) }
+    /// A row for errors of which `meaning` is shown instead of the message.
+    pub const fn with_reason(kind: FailureKind, meaning: &'static str, codes: Codes) -> CodeRule {
+        CodeRule { codes, kind, meaning, shown: ShownMessage::Meaning }
+    }
+
+    /// What a user reads of an error of this code and message of `server`.
+    pub fn text(&self, server: &str, code: impl Display, message: &str) -> String {
+        match (self.shown, self.kind) {
+            (ShownMessage::Own, _) => format!("{server}: {message} ({code})"),
+            (ShownMessage::Meaning, FailureKind::Rejected) => {
+                format!("{server} {REFUSES_VALUE} ({code}, {})", self.meaning)
+            }
+            (ShownMessage::Meaning, _) => format!("{server} {REFUSES} ({code}, {})", self.meaning),
+        }
     }
 }
 
-/// The first of `rules` that is about any of the `codes` of one error; [`CodeRule::OTHER`] where
-/// none is.
+/// How the text of a failure about values begins.
+const REFUSES_VALUE: &str = "refuses a value";
+/// The same of a failure about a table.
+const REFUSES: &str = "refuses";
+
+/// The failure of a change of a table: no row is written by it, so what a database refuses there is
+/// the table's new shape, never a row.
+pub fn of_schema_step(failure: Failure) -> Failure {
+    match failure.kind {
+        FailureKind::Rejected => Failure {
+            kind: FailureKind::TableUnavailable,
+            text: failure.text.replacen(REFUSES_VALUE, REFUSES, 1),
+            culprits: Vec::new(),
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
+/// The first of `rules` that is about any of the `codes` of one error.
+pub fn listed_rule<'r>(rules: &'r [CodeRule], codes: &[ErrorCode<'_>]) -> Option<&'r CodeRule> {
+    rules.iter().find(|rule| codes.iter().any(|code| rule.codes.include(*code)))
+}
+
+/// The same; [`CodeRule::OTHER`] where no rule is about the error.
 pub fn rule_for<'r>(rules: &'r [CodeRule], codes: &[ErrorCode<'_>]) -> &'r CodeRule {
-    rules
-        .iter()
-        .find(|rule| codes.iter().any(|code| rule.codes.include(*code)))
-        .unwrap_or(&CodeRule::OTHER)
+    listed_rule(rules, codes).unwrap_or(&CodeRule::OTHER)
 }
 
 /// Checks a database's table: each of `cases` has its kind, each row decides at least one of them,
@@ -105,6 +152,54 @@ pub fn assert_rules(rules: &[CodeRule], cases: &[(&[ErrorCode<'_>], FailureKind)
     }
 }
 
+/// Checks that `docs/destinations/NAME.md` lists `rules` as they are; with `EDS_GOLDEN=write` it
+/// is made to.
+#[cfg(test)]
+pub fn assert_documented(rules: &[CodeRule], name: &str) -> std::io::Result<()> {
+    const HEADER: &str = "| code | what it is | what EDS does |";
+    let path = format!("{}/docs/destinations/{name}.md", env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(&path)?;
+    let lines: Vec<String> = rules.iter().chain([&CodeRule::OTHER]).map(documented).collect();
+    let wanted = format!("{HEADER}\n| --- | --- | --- |\n{}\n", lines.join("\n"));
+    if document.contains(&wanted) {
+        return Ok(());
+    }
+    assert!(
+        std::env::var_os("EDS_GOLDEN").is_some_and(|mode| mode == "write"),
+        "{path} does not list the codes as they are; EDS_GOLDEN=write makes it so"
+    );
+    let (before, rest) = document.split_once(HEADER).unwrap_or((&document, ""));
+    let after = rest.split_once("\n\n").map_or("", |(_, after)| after);
+    let gap = if after.is_empty() { "" } else { "\n" };
+    std::fs::write(&path, format!("{before}{wanted}{gap}{after}"))
+}
+
+/// A rule as a line of a table in Markdown.
+#[cfg(test)]
+fn documented(rule: &CodeRule) -> String {
+    let codes = match rule.codes {
+        Codes::Numbers([]) => "others".to_owned(),
+        Codes::Numbers(numbers) => {
+            numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+        }
+        Codes::Range(first, u32::MAX) => format!("{first} and higher"),
+        Codes::Range(first, last) => format!("{first} to {last}"),
+        Codes::States(states) => states.join(", "),
+        Codes::Classes(classes) => {
+            classes.iter().map(|class| format!("{class}…")).collect::<Vec<_>>().join(", ")
+        }
+    };
+    let action = match rule.kind {
+        FailureKind::Unavailable => "connects again",
+        FailureKind::Rejected => "dead letter",
+        FailureKind::SchemaMismatch => "reads the tables again",
+        FailureKind::TableUnavailable => "the table waits",
+        FailureKind::Misconfigured => "needs you",
+        FailureKind::Fenced => "ends",
+    };
+    format!("| {codes} | {} | {action} |", rule.meaning)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,9 +207,9 @@ mod tests {
     #[test]
     fn the_first_rule_that_is_about_a_code_decides() {
         const RULES: &[CodeRule] = &[
-            CodeRule::own_message(FailureKind::SchemaMismatch, Codes::States(&["22001"])),
+            CodeRule::own_message(FailureKind::SchemaMismatch, "", Codes::States(&["22001"])),
             CodeRule::with_reason(FailureKind::Rejected, "bad", Codes::Classes(&["22"])),
-            CodeRule::own_message(FailureKind::Misconfigured, Codes::Range(10, 12)),
+            CodeRule::own_message(FailureKind::Misconfigured, "", Codes::Range(10, 12)),
         ];
         let kind = |codes: &[ErrorCode<'_>]| rule_for(RULES, codes).kind;
         assert_eq!(kind(&[ErrorCode::State("22001")]), FailureKind::SchemaMismatch);
@@ -123,6 +218,20 @@ mod tests {
             FailureKind::Rejected
         );
         assert_eq!(kind(&[ErrorCode::Number(12)]), FailureKind::Misconfigured);
-        assert_eq!(kind(&[ErrorCode::Number(13)]), FailureKind::Unavailable);
+        assert_eq!(kind(&[ErrorCode::Number(13)]), FailureKind::TableUnavailable);
+    }
+
+    #[test]
+    fn what_a_schema_step_is_refused_is_the_shape_of_the_table() {
+        let rule = CodeRule::with_reason(FailureKind::Rejected, "too wide", Codes::Numbers(&[7]));
+        let rejected = Failure {
+            culprits: vec![(0, String::new())],
+            ..Failure::new(rule.kind, rule.text("The server", 7, "'secret' is too wide"))
+        };
+        assert_eq!(rejected.text, "The server refuses a value (7, too wide)");
+        let expected =
+            Failure::new(FailureKind::TableUnavailable, "The server refuses (7, too wide)");
+        assert_eq!(of_schema_step(rejected), expected);
+        assert_eq!(of_schema_step(Failure::unavailable("gone")), Failure::unavailable("gone"));
     }
 }

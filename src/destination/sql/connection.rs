@@ -124,7 +124,9 @@ pub trait SqlSession: Send {
         Ok(())
     }
 
-    /// Marks this session with `tag`, so that `terminate_sessions` of another session finds it.
+    /// Marks this session with `tag`, so that `terminate_sessions` of another session finds it, and
+    /// makes it one that streams: from now on it waits for a lock no longer than
+    /// [`STREAM_LOCK_WAIT_MAX`](super::STREAM_LOCK_WAIT_MAX), where the database can do that.
     ///
     /// Called once the checkpoint is acquired, and after each reconnect, before the first batch.
     async fn tag_session(&mut self, _tag: SessionTag) -> Result<(), Failure> {

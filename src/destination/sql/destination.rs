@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::codes::of_schema_step;
 use super::connection::{Connection, Fence};
 use super::dialect::{FenceOrder, NotNull};
 use super::render::{CHECKPOINT, Renderer};
@@ -255,7 +256,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
         match self.make_step(step).await {
             Ok(()) => Ok(()),
             Err(failure) => {
-                let failure = failure.of_table(step.table());
+                let failure = of_schema_step(failure).of_table(step.table());
                 Err(self.with_lock_holders(failure, vec![step.table().to_owned()]).await)
             }
         }

@@ -52,8 +52,10 @@ pub const ABILITIES: Abilities = Abilities {
     flush_interval_preferred: Duration::ZERO,
 };
 
-/// How long a lock that another session holds is waited for, before the batch is tried again.
+/// How long a session that does not stream (yet) waits for a lock of another session.
 pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The same of a session that streams: readers of a table wait behind a change of it that waits.
+pub const STREAM_LOCK_WAIT_MAX: Duration = Duration::from_millis(500);
 /// A statement about rows that takes longer is taken for a connection that went silent.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
 /// A change of a table may have to copy or rewrite it.

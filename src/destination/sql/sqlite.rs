@@ -1,5 +1,6 @@
 //! SQLite: a file on this machine.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -365,14 +366,41 @@ const MISSING: &str = "missing";
 /// `SQLITE_ERROR` and `SQLITE_SCHEMA`: the codes of errors in SQL.
 const SQL_ERROR_CODES: [u32; 2] = [1, 17];
 
-/// What SQLite's result codes mean, by their lowest eight bits.
+/// What SQLite's extended result codes and, behind them, their lowest eight bits mean.
 const RULES: &[CodeRule] = &[
-    // Somebody has dropped a table or column; EDS creates it again.
-    CodeRule::own_message(FailureKind::SchemaMismatch, Codes::States(&[MISSING])),
-    // TOOBIG, CONSTRAINT, MISMATCH.
-    CodeRule::own_message(FailureKind::Rejected, Codes::Numbers(&[18, 19, 20])),
-    // PERM, READONLY, CORRUPT, CANTOPEN, NOTADB.
-    CodeRule::own_message(FailureKind::Misconfigured, Codes::Numbers(&[3, 8, 11, 14, 26])),
+    CodeRule::own_message(
+        FailureKind::SchemaMismatch,
+        "a table or column is missing; EDS makes it again",
+        Codes::States(&[MISSING]),
+    ),
+    CodeRule::own_message(
+        FailureKind::TableUnavailable,
+        "a column is there already",
+        Codes::States(&[DUPLICATE_COLUMN]),
+    ),
+    CodeRule::own_message(
+        FailureKind::TableUnavailable,
+        "a foreign key (CONSTRAINT_FOREIGNKEY): the parent row is not there yet, or children are \
+         still there; it passes once they have come",
+        Codes::Numbers(&[787]),
+    ),
+    CodeRule::own_message(
+        FailureKind::Rejected,
+        "a value, a constraint or a trigger (TOOBIG, CONSTRAINT, MISMATCH)",
+        Codes::Numbers(&[18, 19, 20]),
+    ),
+    CodeRule::own_message(
+        FailureKind::Misconfigured,
+        "the file cannot be written, or is no SQLite file (PERM, READONLY, CORRUPT, CANTOPEN, \
+         NOTADB)",
+        Codes::Numbers(&[3, 8, 11, 14, 26]),
+    ),
+    CodeRule::own_message(
+        FailureKind::Unavailable,
+        "another program writes to the file, the disk is full or fails, memory is short (BUSY, \
+         NOMEM, INTERRUPT, IOERR, FULL, PROTOCOL)",
+        Codes::Numbers(&[5, 7, 9, 10, 13, 15]),
+    ),
 ];
 
 fn failure(error: &rusqlite::Error) -> Failure {
@@ -387,18 +415,19 @@ fn failure(error: &rusqlite::Error) -> Failure {
     };
     let result = extended & 0xff;
     let told = SQL_ERRORS.iter().find(|(part, _)| text.contains(part)).map(|(_, code)| *code);
-    match told.filter(|_| SQL_ERROR_CODES.contains(&result)) {
-        Some(code) => {
-            Failure::new(rule_for(RULES, &[ErrorCode::State(code)]).kind, text).with_code(code)
+    let (kind, code) = match told.filter(|_| SQL_ERROR_CODES.contains(&result)) {
+        Some(code) => (rule_for(RULES, &[ErrorCode::State(code)]).kind, code.into()),
+        None => {
+            let codes = [extended, result].map(ErrorCode::Number);
+            (rule_for(RULES, &codes).kind, Cow::from(extended.to_string()))
         }
-        None => Failure::new(rule_for(RULES, &[ErrorCode::Number(result)]).kind, text)
-            .with_code(extended.to_string()),
-    }
+    };
+    Failure::new(kind, text).with_code(code)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::codes::assert_rules;
+    use super::super::codes::{assert_documented, assert_rules};
     use super::*;
 
     #[test]
@@ -408,7 +437,9 @@ mod tests {
             RULES,
             &[
                 (&[ErrorCode::State(MISSING)], FailureKind::SchemaMismatch),
-                (&[ErrorCode::State(DUPLICATE_COLUMN)], FailureKind::Unavailable),
+                (&[ErrorCode::State(DUPLICATE_COLUMN)], FailureKind::TableUnavailable),
+                (&[number(787), number(19)], FailureKind::TableUnavailable),
+                (&[number(1), number(1)], FailureKind::TableUnavailable),
                 (&[number(19)], FailureKind::Rejected),
                 (&[number(8)], FailureKind::Misconfigured),
                 (&[number(5)], FailureKind::Unavailable),
@@ -427,12 +458,24 @@ mod tests {
         let coded = |kind, code: &str| Some((kind, code.to_owned()));
         assert_eq!(
             failed("ALTER TABLE t ADD COLUMN id TEXT"),
-            coded(FailureKind::Unavailable, DUPLICATE_COLUMN)
+            coded(FailureKind::TableUnavailable, DUPLICATE_COLUMN)
         );
         for sql in ["INSERT INTO u VALUES (1)", "INSERT INTO t (x) VALUES (1)", "SELECT x FROM t"] {
             assert_eq!(failed(sql), coded(FailureKind::SchemaMismatch, MISSING), "{sql}");
         }
         assert_eq!(failed("INSERT INTO t VALUES (1)"), coded(FailureKind::Rejected, "1555"));
+        db.execute_batch(
+            "PRAGMA foreign_keys = ON; CREATE TABLE child (t INTEGER REFERENCES t (id))",
+        )?;
+        assert_eq!(
+            failed("INSERT INTO child VALUES (2)"),
+            coded(FailureKind::TableUnavailable, "787")
+        );
         Ok(())
+    }
+
+    #[test]
+    fn the_codes_are_documented() -> std::io::Result<()> {
+        assert_documented(RULES, "sqlite")
     }
 }

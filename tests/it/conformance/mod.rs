@@ -5,6 +5,7 @@ mod databases;
 mod promises;
 mod shapes;
 mod texts;
+mod troubles;
 mod values;
 
 use std::path::Path;

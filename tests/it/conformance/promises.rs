@@ -15,17 +15,17 @@ use super::{Database, WAYS, replayed};
 use crate::services::eds::{schema, upsert};
 
 /// A process: its connections share an epoch.
-struct Process {
+pub struct Process {
     url: String,
     epoch: Epoch,
 }
 
 impl Process {
-    fn new(database: &dyn Database) -> Process {
+    pub fn new(database: &dyn Database) -> Process {
         Process { url: database.url(), epoch: Epoch::default() }
     }
 
-    async fn connect(&self) -> Box<dyn Destination> {
+    pub async fn connect(&self) -> Box<dyn Destination> {
         let (settings, driver) =
             Settings::parse(&self.url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
         let target = Target {
@@ -39,15 +39,15 @@ impl Process {
     }
 }
 
-fn parse(schema: &Value) -> Arc<TableSchema> {
+pub fn parse(schema: &Value) -> Arc<TableSchema> {
     Arc::new(TableSchema::parse(&schema.to_string()).unwrap_or_else(|e| panic!("{e}")))
 }
 
-fn at(sequence: u64) -> Position {
+pub fn at(sequence: u64) -> Position {
     Position { sequence, time_ns: 1_700_000_000_000_000_000 + sequence as i64 }
 }
 
-fn batch(
+pub fn batch(
     schema: &Arc<TableSchema>,
     events: &[Value],
     after: Option<Position>,
@@ -75,7 +75,7 @@ fn batch(
     Arc::new(Batch::new(Arc::new(changes), groups, Vec::new(), after, through))
 }
 
-fn ok<T>(done: Result<T, Failure>) -> T {
+pub fn ok<T>(done: Result<T, Failure>) -> T {
     done.unwrap_or_else(|e| panic!("{:?}: {e}", e.kind))
 }
 

@@ -3,7 +3,9 @@
 use mysql_async::{DriverError, Error, IoError, ServerError};
 
 use crate::cause::chain;
-use crate::destination::FailureKind::{Misconfigured, Rejected, SchemaMismatch, Unavailable};
+use crate::destination::FailureKind::{
+    Misconfigured, Rejected, SchemaMismatch, TableUnavailable, Unavailable,
+};
 use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, ShownMessage, rule_for};
 use crate::destination::{Failure, Settings};
 
@@ -19,19 +21,75 @@ const PACKET_TOO_LARGE: u16 = 1153;
 /// What the server's numbers and, behind them, its SQLSTATEs mean. Messages about data quote values
 /// of rows.
 const RULES: &[CodeRule] = &[
-    // Missing table or column; a statement prepared before a table changed.
-    CodeRule::own_message(SchemaMismatch, Codes::Numbers(&[1146, 1054, 1051, 1615, 1243, 1136])),
-    // A column has become NOT NULL.
-    CodeRule::own_message(SchemaMismatch, Codes::Numbers(&[1048, 1364])),
-    // Refused login or right, unknown database.
+    CodeRule::own_message(
+        SchemaMismatch,
+        "a table or column is missing, or has changed since a statement was prepared",
+        Codes::Numbers(&[1146, 1054, 1051, 1136, 1243, 1412, 1615]),
+    ),
+    CodeRule::own_message(
+        SchemaMismatch,
+        "a column does not take NULL; EDS drops NOT NULL where the source allows null",
+        Codes::Numbers(&[1048, 1364]),
+    ),
     CodeRule::own_message(
         Misconfigured,
+        "a right is missing; GRANT it",
+        Codes::Numbers(&[1044, 1142, 1143, 1227, 1370, 1410]),
+    ),
+    CodeRule::own_message(Misconfigured, "no such database", Codes::Numbers(&[1049])),
+    CodeRule::own_message(
+        Misconfigured,
+        "the login is refused",
+        Codes::Numbers(&[1045, 1130, 1251, 1698, 1820, 3118]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "a lock of another session, a deadlock, or a conflict with another transaction; it passes",
+        Codes::Numbers(&[1205, 1213, 3101, 3572]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "the table cannot be written to as it is: a view, a generated column, a broken or \
+         read-only table",
+        Codes::Numbers(&[1034, 1036, 1194, 1195, 1288, 1348, 1356, 1442, 1471, 1906, 3105]),
+    ),
+    CodeRule::with_reason(
+        TableUnavailable,
+        "more columns than a table takes: InnoDB has 1,017, text and JSON columns fewer",
+        Codes::Numbers(&[1117]),
+    ),
+    CodeRule::with_reason(
+        TableUnavailable,
+        "a key that is too long, or too many keys: InnoDB has 3,072 bytes for a key, four for each \
+         character, and 64 keys a table",
+        Codes::Numbers(&[1069, 1070, 1071, 1074]),
+    ),
+    CodeRule::with_reason(
+        TableUnavailable,
+        "a foreign key: the parent row is not there yet, or children are still there; it passes \
+         once they have come",
+        Codes::Numbers(&[1216, 1217, 1451, 1452]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "no room for the table: its disk is full, or a quota is used up; make room",
+        Codes::Numbers(&[1030, 1114]),
+    ),
+    CodeRule::own_message(
+        Unavailable,
+        "the server only reads: a replica, or read_only is on",
+        Codes::Numbers(&[1290, 1792, 1836, 1874]),
+    ),
+    CodeRule::own_message(
+        Unavailable,
+        "the session or the server ends, or lacks disk, memory or connections; EDS connects until \
+         it works",
         Codes::Numbers(&[
-            1044, 1045, 1049, 1142, 1143, 1227, 1370, 1410, 1698, 1130, 1251, 1820, 3118,
+            1021, 1037, 1038, 1040, 1041, 1047, 1053, 1079, 1080, 1129, 1135, 1152, 1158, 1159,
+            1160, 1161, 1180, 1184, 1203, 1206, 1226, 1317, 1461, 1637, 1927, 3032, 3100, 3168,
+            3169, 4031,
         ]),
     ),
-    // Lock wait and deadlock.
-    CodeRule::own_message(Unavailable, Codes::Numbers(&[1205, 1213])),
     CodeRule::with_reason(
         Rejected,
         "too long for its column; ALTER TABLE … MODIFY COLUMN … LONGTEXT, or for a key \
@@ -55,13 +113,14 @@ const RULES: &[CodeRule] = &[
         "another row has the same value in a unique index",
         Codes::Numbers(&[1062, 1586]),
     ),
+    CodeRule::with_reason(Rejected, "a check of the table fails", Codes::Numbers(&[3819, 4025])),
     CodeRule::with_reason(
         Rejected,
-        "a foreign key points nowhere",
-        Codes::Numbers(&[1451, 1452, 1216, 1217]),
+        "the row is too large for InnoDB, which has 8,126 bytes for it in a page and 65,535 for \
+         all columns but long texts; where it is the table that is refused, shorter VARCHARs or \
+         fewer columns cure it",
+        Codes::Numbers(&[1118, 1713]),
     ),
-    CodeRule::with_reason(Rejected, "a check of the table fails", Codes::Numbers(&[3819, 4025])),
-    CodeRule::with_reason(Rejected, "the row is too large for InnoDB", Codes::Numbers(&[1118])),
     CodeRule::with_reason(
         Rejected,
         "larger than the server's max_allowed_packet; raise it",
@@ -77,12 +136,16 @@ const RULES: &[CodeRule] = &[
         "JSON nested deeper than this server takes",
         Codes::Numbers(&[3157]),
     ),
-    CodeRule::with_reason(Rejected, "refused by a trigger", Codes::Numbers(&[1644])),
-    // Data exceptions and broken constraints.
+    CodeRule::with_reason(Rejected, "a trigger of yours raises it", Codes::Numbers(&[1644])),
+    CodeRule::own_message(
+        Unavailable,
+        "the connection; EDS connects until it works",
+        Codes::Classes(&["08"]),
+    ),
     CodeRule::with_reason(
         Rejected,
-        "see the server's list of errors",
-        Codes::Classes(&["22", "23"]),
+        "a value, a constraint or a trigger; see the server's list of errors",
+        Codes::Classes(&["22", "23", "45"]),
     ),
 ];
 
@@ -106,14 +169,11 @@ fn column(message: &str) -> Option<&str> {
 
 /// What a user reads of the error: its number and names, never values.
 fn shown(error: &ServerError) -> String {
-    let code = error.code;
-    match rule(code, &error.state).shown {
-        ShownMessage::Own => format!("MySQL: {} ({code})", error.message),
-        ShownMessage::Reason(reason) => {
-            let column =
-                column(&error.message).map(|name| format!(", column {name:?}")).unwrap_or_default();
-            format!("MySQL refuses a value ({code}, {reason}){column}")
-        }
+    let rule = rule(error.code, &error.state);
+    let text = rule.text("MySQL", error.code, &error.message);
+    match column(&error.message).filter(|_| rule.shown == ShownMessage::Meaning) {
+        Some(name) => format!("{text}, column {name:?}"),
+        None => text,
     }
 }
 
@@ -156,7 +216,10 @@ pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Fail
                 ),
                 _ => format!("MySQL at {place}: {}", shown(server)),
             };
-            with_text(server, text)
+            match with_text(server, text) {
+                refused if refused.kind == Misconfigured => refused,
+                other => Failure { kind: Unavailable, ..other },
+            }
         }
         Error::Io(IoError::Tls(tls)) => Failure::misconfigured(format!(
             "no encrypted connection to MySQL at {place}: {}; see tls and ssl-ca in `eds \
@@ -198,7 +261,7 @@ fn database(settings: &Settings) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::sql::codes::assert_rules;
+    use crate::destination::sql::codes::{assert_documented, assert_rules};
 
     #[test]
     fn each_rule_decides() {
@@ -209,16 +272,26 @@ mod tests {
                 (&[number(1146), state("42S02")], SchemaMismatch),
                 (&[number(1054), state("42S22")], SchemaMismatch),
                 (&[number(1048), state("23000")], SchemaMismatch),
-                (&[number(1045), state("28000")], Misconfigured),
                 (&[number(1142), state("42000")], Misconfigured),
-                (&[number(1213), state("40001")], Unavailable),
-                (&[number(1205), state("HY000")], Unavailable),
+                (&[number(1049), state("42000")], Misconfigured),
+                (&[number(1045), state("28000")], Misconfigured),
+                (&[number(1213), state("40001")], TableUnavailable),
+                (&[number(1205), state("HY000")], TableUnavailable),
+                (&[number(1288), state("HY000")], TableUnavailable),
+                (&[number(1117), state("HY000")], TableUnavailable),
+                (&[number(1071), state("42000")], TableUnavailable),
+                (&[number(1452), state("23000")], TableUnavailable),
+                (&[number(1114), state("HY000")], TableUnavailable),
+                (&[number(1105), state("HY000")], TableUnavailable),
+                (&[number(1290), state("HY000")], Unavailable),
+                (&[number(1053), state("08S01")], Unavailable),
+                (&[number(1317), state("70100")], Unavailable),
+                (&[number(1043), state("08S01")], Unavailable),
                 (&[number(1406), state("22001")], Rejected),
                 (&[number(1264), state("22003")], Rejected),
                 (&[number(1292), state("22007")], Rejected),
                 (&[number(1366), state("HY000")], Rejected),
                 (&[number(1062), state("23000")], Rejected),
-                (&[number(1452), state("23000")], Rejected),
                 (&[number(3819), state("HY000")], Rejected),
                 (&[number(1118), state("42000")], Rejected),
                 (&[number(1153), state("08S01")], Rejected),
@@ -227,10 +300,14 @@ mod tests {
                 (&[number(1644), state("45000")], Rejected),
                 (&[number(1365), state("22012")], Rejected),
                 (&[number(1022), state("23000")], Rejected),
-                (&[number(1290), state("HY000")], Unavailable),
-                (&[number(1114), state("HY000")], Unavailable),
+                (&[number(5000), state("45000")], Rejected),
             ],
         );
+    }
+
+    #[test]
+    fn the_codes_are_documented() -> std::io::Result<()> {
+        assert_documented(RULES, "mysql")
     }
 
     #[test]

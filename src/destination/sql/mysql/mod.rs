@@ -21,7 +21,7 @@ use super::lent::Lent;
 use super::render::{Namespace, Renderer};
 use super::{
     ABILITIES, ANSWER_WAIT_MAX, DDL_WAIT_MAX, GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter,
-    SessionTag, SqlDestination, SqlSession, form,
+    STREAM_LOCK_WAIT_MAX, SessionTag, SqlDestination, SqlSession, form,
 };
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
@@ -164,23 +164,62 @@ impl MySqlConnection {
             );
             return Err(Failure::misconfigured(text));
         }
-        let (mode, more) = match dialect.name == MARIADB.name {
-            true => ("", format!(", idle_transaction_timeout = {SILENCE_MAX_SECONDS}")),
-            // MariaDB cuts finer times off by itself; MySQL would round them.
-            false => (",TIME_TRUNCATE_FRACTIONAL", String::new()),
-        };
-        let lock_wait = LOCK_WAIT_MAX.as_secs();
-        let sql = format!(
-            "SET SESSION autocommit = 1, \
-             time_zone = '+00:00', \
-             sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', \
-             lock_wait_timeout = {lock_wait}, \
-             innodb_lock_wait_timeout = {lock_wait}, \
-             wait_timeout = {IDLE_MAX_SECONDS}{more}"
-        );
-        self.query(&sql).await?;
+        // Values are sent in UTF-8, whatever the server sets for its clients.
+        self.query("SET NAMES utf8mb4").await?;
+        self.query(&session_settings(dialect)).await?;
+        self.query(&lock_wait(LOCK_WAIT_MAX)).await?;
+        self.set_isolation().await?;
+        if self.one("SELECT @@explicit_defaults_for_timestamp", &[]).await? == 0 {
+            // A TIMESTAMP that is altered would become NOT NULL. Where the setting is the server's
+            // alone, EDS writes NULL where it means it.
+            let _ = self.query("SET SESSION explicit_defaults_for_timestamp = 1").await;
+        }
         Ok(dialect)
     }
+
+    /// READ COMMITTED locks the rows that are written and no gaps between them; a log of statements
+    /// does not go with it.
+    async fn set_isolation(&mut self) -> Result<(), Failure> {
+        let logged = self
+            .texts_of("SHOW VARIABLES WHERE variable_name IN ('log_bin', 'binlog_format')", &[])
+            .await?;
+        let is = |name: &str, value: &str| {
+            logged.iter().any(|line| line[0] == name && line[1].eq_ignore_ascii_case(value))
+        };
+        let level = match is("log_bin", "ON") && is("binlog_format", "STATEMENT") {
+            true => "REPEATABLE READ",
+            false => "READ COMMITTED",
+        };
+        self.query(&format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await
+    }
+}
+
+/// How a session is set, whatever the server's defaults are: strict, in UTC, without limits that
+/// are meant for people.
+fn session_settings(dialect: &Dialect) -> String {
+    let (mode, more) = match dialect.name == MARIADB.name {
+        true => (
+            "",
+            format!("idle_transaction_timeout = {SILENCE_MAX_SECONDS}, max_statement_time = 0"),
+        ),
+        // MariaDB cuts finer times off by itself; MySQL would round them.
+        false => (",TIME_TRUNCATE_FRACTIONAL", "max_execution_time = 0".to_owned()),
+    };
+    format!(
+        "SET SESSION autocommit = 1, \
+         time_zone = '+00:00', \
+         sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', \
+         sql_safe_updates = 0, \
+         wait_timeout = {IDLE_MAX_SECONDS}, \
+         {more}"
+    )
+}
+
+/// How long statements wait for a lock of a table or a row; the server's smallest limit is a
+/// second.
+fn lock_wait(limit: Duration) -> String {
+    let seconds = limit.as_secs().max(1);
+    format!("SET SESSION lock_wait_timeout = {seconds}, innodb_lock_wait_timeout = {seconds}")
 }
 
 impl From<&Parameter> for Value {
@@ -253,7 +292,8 @@ impl SqlSession for MySqlConnection {
     }
 
     async fn tag_session(&mut self, tag: SessionTag) -> Result<(), Failure> {
-        self.rows("SELECT GET_LOCK(?, 5)", &[lock_name(tag).as_str().into()]).await.map(drop)
+        self.rows("SELECT GET_LOCK(?, 5)", &[lock_name(tag).as_str().into()]).await?;
+        self.query(&lock_wait(STREAM_LOCK_WAIT_MAX)).await
     }
 
     /// Told only where performance_schema is on and the user may read it.

@@ -1,29 +1,94 @@
 //! What PostgreSQL's errors mean for EDS, and what of them may be shown.
 
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, Severity};
 
 use crate::cause::chain;
-use crate::destination::FailureKind::{Misconfigured, Rejected, SchemaMismatch, Unavailable};
-use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, ShownMessage, rule_for};
+use crate::destination::FailureKind::{
+    Misconfigured, Rejected, SchemaMismatch, TableUnavailable, Unavailable,
+};
+use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, listed_rule};
 use crate::destination::{Failure, Settings};
 
 /// Two rows have the same value in a unique index.
 pub const UNIQUE_VIOLATION: &str = "23505";
-
-const SEE_CODES: &str = "see PostgreSQL's error codes";
+/// RAISE without a code of its own.
+const RAISED: &str = "P0001";
+/// The function of the server that RAISE runs, whatever code it was given.
+const RAISE_ROUTINE: &str = "exec_stmt_raise";
 
 /// What SQLSTATEs mean. The messages of classes 22, 23, 54 and P0 may quote values of rows.
 const RULES: &[CodeRule] = &[
-    // Missing table or column; a statement prepared before a table changed.
-    CodeRule::own_message(SchemaMismatch, Codes::States(&["42P01", "42703", "0A000"])),
-    // A column has become NOT NULL.
-    CodeRule::with_reason(SchemaMismatch, SEE_CODES, Codes::States(&["23502"])),
-    // Missing right, database or schema.
-    CodeRule::own_message(Misconfigured, Codes::States(&["42501", "3D000", "3F000"])),
-    // No unique index for ON CONFLICT; wrong kind of object; wrong type of column.
-    CodeRule::own_message(Misconfigured, Codes::States(&["42P10", "42809", "42804"])),
-    // Refused logins.
-    CodeRule::own_message(Misconfigured, Codes::Classes(&["28"])),
+    CodeRule::own_message(
+        SchemaMismatch,
+        "a table or column is missing, or has changed since a statement was prepared",
+        Codes::States(&["42P01", "42703", "0A000"]),
+    ),
+    CodeRule::with_reason(
+        SchemaMismatch,
+        "a column does not take NULL; EDS drops NOT NULL where the source allows null",
+        Codes::States(&["23502"]),
+    ),
+    CodeRule::own_message(
+        Misconfigured,
+        "a right is missing (GRANT it), or a row level security policy hides rows from EDS (ALTER \
+         ROLE … BYPASSRLS)",
+        Codes::States(&["42501"]),
+    ),
+    CodeRule::own_message(
+        Misconfigured,
+        "no such database or schema",
+        Codes::States(&["3D000", "3F000"]),
+    ),
+    CodeRule::own_message(Misconfigured, "the login is refused", Codes::Classes(&["28"])),
+    CodeRule::own_message(
+        TableUnavailable,
+        "a lock of another session, a deadlock, or a conflict with another transaction; it passes",
+        Codes::States(&["55P03", "40P01", "40001"]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "the table is not of the shape that EDS needs: no unique index on the key, a column of \
+         another type, no table at all; ALTER it, or let EDS make it under another name (?prefix=)",
+        Codes::States(&["42P10", "42809", "42804", "42846", "42883", "428C9"]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "more columns than a table takes (1,600, wide ones fewer)",
+        Codes::States(&["54011", "54023"]),
+    ),
+    CodeRule::with_reason(
+        TableUnavailable,
+        "a foreign key: the parent row is not there yet, or children are still there; it passes \
+         once they have come",
+        Codes::States(&["23503", "23001"]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "the disk of the table is full, or a quota is used up; make room",
+        Codes::States(&["53100", "53400"]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "somebody has cancelled the statement",
+        Codes::States(&["57014"]),
+    ),
+    CodeRule::own_message(
+        Unavailable,
+        "the server only reads: a standby, or default_transaction_read_only is on",
+        Codes::States(&["25006"]),
+    ),
+    CodeRule::with_reason(
+        Unavailable,
+        "a pooler in transaction mode shares the session with others; connect to the server \
+         itself, or to a pool in session mode",
+        Codes::States(&["26000", "42P05"]),
+    ),
+    CodeRule::own_message(
+        Unavailable,
+        "the session or the server ends, or lacks memory or connections; EDS connects until it \
+         works",
+        Codes::Classes(&["08", "25", "40003", "53", "57", "F0"]),
+    ),
     CodeRule::with_reason(
         Rejected,
         "too long for its column; ALTER TABLE … ALTER COLUMN … TYPE text cures it",
@@ -45,34 +110,54 @@ const RULES: &[CodeRule] = &[
         "not of the column's type",
         Codes::States(&["22P02", "22P03", "22032"]),
     ),
-    CodeRule::with_reason(Rejected, "a foreign key points nowhere", Codes::States(&["23503"])),
     CodeRule::with_reason(
         Rejected,
         "another row has the same value in a unique column",
         Codes::States(&[UNIQUE_VIOLATION]),
     ),
     CodeRule::with_reason(Rejected, "a check of the table fails", Codes::States(&["23514"])),
+    CodeRule::with_reason(
+        Rejected,
+        "two keys that the table's index does not tell apart",
+        Codes::States(&["21000"]),
+    ),
     CodeRule::with_reason(Rejected, "too large for an index or a row", Codes::States(&["54000"])),
-    // Data exceptions, broken constraints, program limits.
-    CodeRule::with_reason(Rejected, SEE_CODES, Codes::Classes(&["22", "23", "54"])),
-    // A trigger's own error, which may pass.
-    CodeRule::with_reason(Unavailable, SEE_CODES, Codes::Classes(&["P0"])),
+    CodeRule::with_reason(
+        Rejected,
+        "a trigger or function of yours raises it",
+        Codes::Classes(&["09", "20", "27", "2F", "38", "39", "P0"]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "a value, a constraint or a limit; see PostgreSQL's error codes",
+        Codes::Classes(&["22", "23", "44", "54"]),
+    ),
 ];
+
+/// The rule for an error of this code. `ends_session`: the server ends the session with it. `raised`:
+/// PL/pgSQL's RAISE has made it, so that the code may be any.
+fn rule(code: &str, ends_session: bool, raised: bool) -> &'static CodeRule {
+    let codes = [ErrorCode::State(code), ErrorCode::State(RAISED)];
+    match listed_rule(RULES, &codes[..1 + usize::from(raised)]) {
+        Some(rule) => rule,
+        None if ends_session => &CodeRule::OTHER_OF_SERVER,
+        None => &CodeRule::OTHER,
+    }
+}
+
+fn rule_of(error: &DbError) -> &'static CodeRule {
+    let ends_session = matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
+    rule(error.code().code(), ends_session, error.routine() == Some(RAISE_ROUTINE))
+}
 
 /// The failure with this text, of the kind that the rules give the error.
 fn with_text(error: &DbError, text: String) -> Failure {
-    let code = error.code().code();
-    let rule = rule_for(RULES, &[ErrorCode::State(code)]);
-    Failure::new(rule.kind, text).with_code(code.to_owned())
+    Failure::new(rule_of(error).kind, text).with_code(error.code().code().to_owned())
 }
 
 /// What a user reads of the error: names of columns and constraints, never values.
 fn shown(error: &DbError) -> String {
-    let code = error.code().code();
-    let mut text = match rule_for(RULES, &[ErrorCode::State(code)]).shown {
-        ShownMessage::Own => format!("PostgreSQL: {} ({code})", error.message()),
-        ShownMessage::Reason(reason) => format!("PostgreSQL refuses a value ({code}, {reason})"),
-    };
+    let mut text = rule_of(error).text("PostgreSQL", error.code().code(), error.message());
     for (what, name) in [("column", error.column()), ("constraint", error.constraint())] {
         if let Some(name) = name {
             text += &format!(", {what} {name:?}");
@@ -131,13 +216,16 @@ pub fn refused_connection(
         ),
         _ => format!("PostgreSQL at {place}: {}", shown(db)),
     };
-    with_text(db, text)
+    match with_text(db, text) {
+        refused if refused.kind == Misconfigured => refused,
+        other => Failure { kind: Unavailable, ..other },
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::sql::codes::assert_rules;
+    use crate::destination::sql::codes::{assert_documented, assert_rules};
 
     #[test]
     fn each_rule_decides() {
@@ -148,27 +236,54 @@ mod tests {
                 (&[state("42P01")], SchemaMismatch),
                 (&[state("23502")], SchemaMismatch),
                 (&[state("42501")], Misconfigured),
-                (&[state("42P10")], Misconfigured),
+                (&[state("3F000")], Misconfigured),
                 (&[state("28P01")], Misconfigured),
+                (&[state("55P03")], TableUnavailable),
+                (&[state("40P01")], TableUnavailable),
+                (&[state("42P10")], TableUnavailable),
+                (&[state("42804")], TableUnavailable),
+                (&[state("54011")], TableUnavailable),
+                (&[state("23503")], TableUnavailable),
+                (&[state("53100")], TableUnavailable),
+                (&[state("57014")], TableUnavailable),
+                (&[state("55000")], TableUnavailable),
+                (&[state("XX000")], TableUnavailable),
+                (&[state("25006")], Unavailable),
+                (&[state("26000")], Unavailable),
+                (&[state("08006")], Unavailable),
+                (&[state("25P04")], Unavailable),
+                (&[state("40003")], Unavailable),
+                (&[state("53300")], Unavailable),
+                (&[state("57P01")], Unavailable),
                 (&[state("22001")], Rejected),
                 (&[state("22003")], Rejected),
                 (&[state("22008")], Rejected),
                 (&[state("22021")], Rejected),
                 (&[state("22P02")], Rejected),
-                (&[state("23503")], Rejected),
                 (&[state("23505")], Rejected),
                 (&[state("23514")], Rejected),
+                (&[state("21000")], Rejected),
                 (&[state("54000")], Rejected),
+                (&[state("P0001")], Rejected),
+                (&[state("38000")], Rejected),
                 (&[state("22012")], Rejected),
                 (&[state("23P01")], Rejected),
                 (&[state("54001")], Rejected),
-                (&[state("P0001")], Unavailable),
-                (&[state("53100")], Unavailable),
-                (&[state("55P03")], Unavailable),
-                (&[state("40P01")], Unavailable),
-                (&[state("57P01")], Unavailable),
-                (&[state("XX000")], Unavailable),
             ],
         );
+    }
+
+    #[test]
+    fn who_raised_it_and_what_it_ends_tell_what_the_code_does_not() {
+        let kind = |code, ends_session, raised| rule(code, ends_session, raised).kind;
+        assert_eq!(kind("XX000", false, false), TableUnavailable);
+        assert_eq!(kind("XX000", true, false), Unavailable);
+        assert_eq!(kind("ZZ001", false, true), Rejected);
+        assert_eq!(kind("40001", false, true), TableUnavailable);
+    }
+
+    #[test]
+    fn the_codes_are_documented() -> std::io::Result<()> {
+        assert_documented(RULES, "postgres")
     }
 }

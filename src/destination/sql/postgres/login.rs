@@ -69,15 +69,30 @@ fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
     Ok(config)
 }
 
+/// Settings that not every version has: what an administrator has set for the role is meant for
+/// people, and policies that hide rows make statements fail instead of skipping these rows.
+const OWN_SETTINGS: &str = "\
+    SELECT set_config(own.name, own.value, false) \
+    FROM (VALUES ('transaction_timeout', '0'), ('idle_session_timeout', '0'), \
+    ('row_security', 'off'), ('standard_conforming_strings', 'on')) AS own (name, value) \
+    JOIN pg_catalog.pg_settings USING (name)";
+
+/// How long statements wait for a lock.
+pub fn lock_wait(limit: Duration) -> String {
+    format!("SET lock_timeout = '{}ms'", limit.as_millis())
+}
+
 /// A commit has to survive a power cut; the server's own stricter choice is kept.
 async fn set_up(client: &Client) -> Result<(), Failure> {
-    let lock_wait = LOCK_WAIT_MAX.as_secs();
+    let lock_wait = lock_wait(LOCK_WAIT_MAX);
     let sql = format!(
-        "SET client_min_messages = warning; \
-         SET lock_timeout = '{lock_wait}s'; \
+        "SET statement_timeout = 0; \
+         SET client_min_messages = warning; \
+         {lock_wait}; \
          SET idle_in_transaction_session_timeout = '{SILENCE_MAX}'; \
          SET TIME ZONE 'UTC'; \
          SET default_transaction_isolation = 'read committed'; \
+         {OWN_SETTINGS}; \
          SELECT set_config('synchronous_commit', 'on', false) \
          WHERE current_setting('synchronous_commit') IN ('off', 'local')"
     );

@@ -19,8 +19,8 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::render::{Namespace, Renderer};
 use super::{
-    ABILITIES, GOODBYE_WAIT_MAX, Parameter, SessionTag, SqlDestination, SqlSession, TableVersion,
-    form,
+    ABILITIES, GOODBYE_WAIT_MAX, Parameter, STREAM_LOCK_WAIT_MAX, SessionTag, SqlDestination,
+    SqlSession, TableVersion, form,
 };
 use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
@@ -65,6 +65,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let connection = PostgresConnection {
         client,
         wire: Wire(wire),
+        namespace: namespace.clone(),
         statements: HashMap::new(),
         stages: HashMap::new(),
     };
@@ -76,6 +77,8 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
 struct PostgresConnection {
     client: Client,
     wire: Wire,
+    /// Where the tables are that failures may name.
+    namespace: Namespace,
     /// Prepared statements by their text.
     statements: HashMap<String, Statement>,
     /// Temporary tables that exist in this session, by what they are for.
@@ -101,6 +104,18 @@ impl PostgresConnection {
         Ok(statement)
     }
 
+    /// The failure of a statement that may be about any table, as a COMMIT that checks deferred
+    /// constraints: the server names the table.
+    fn failure_of_commit(&self, error: &tokio_postgres::Error) -> Failure {
+        let named =
+            error.as_db_error().filter(|db| db.schema() == self.namespace.schema.as_deref());
+        let table = named.and_then(|db| db.table()).and_then(|name| self.namespace.source_of(name));
+        match table {
+            Some(table) => failure(error).of_table(&table),
+            None => failure(error),
+        }
+    }
+
     async fn query(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Row>, Failure> {
         let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
         let statement = self.prepared(sql.to_owned(), &types).await?;
@@ -113,7 +128,7 @@ impl PostgresConnection {
 #[async_trait]
 impl SqlSession for PostgresConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
-        self.client.batch_execute(sql).await.map_err(|e| failure(&e))
+        self.client.batch_execute(sql).await.map_err(|e| self.failure_of_commit(&e))
     }
 
     async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure> {
@@ -161,7 +176,7 @@ impl SqlSession for PostgresConnection {
             .execute("SELECT pg_advisory_lock_shared($1)", &[&(tag.0 as i64)])
             .await
             .map_err(|e| failure(&e))?;
-        Ok(())
+        self.execute(&login::lock_wait(STREAM_LOCK_WAIT_MAX)).await
     }
 
     async fn lock_holders(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::try_join_all;
-use futures::{SinkExt, pin_mut};
+use futures::{SinkExt, TryFutureExt, pin_mut};
 use tokio_postgres::Statement;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -275,13 +275,13 @@ impl RowWriter for PostgresConnection {
             try_join_all(rows.iter().map(|row| {
                 client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
             }));
+        // Only the rows are the table's: a lock on the checkpoint is none of its own.
         let done = futures::try_join!(
-            client.batch_execute(renderer.dialect.begin),
-            sent,
-            client.execute(&advance, &parameters)
+            client.batch_execute(renderer.dialect.begin).map_err(|e| failure(&e)),
+            sent.map_err(|e| failure(&e).of_table(&group.schema.table)),
+            client.execute(&advance, &parameters).map_err(|e| failure(&e))
         );
         done.map(|(_, _, advanced)| Some(advanced))
-            .map_err(|e| failure(&e).of_table(&group.schema.table))
     }
 
     async fn write(

@@ -1,32 +1,67 @@
 //! What Snowflake's errors mean for EDS, and what of them may be shown.
 
 use crate::destination::Failure;
-use crate::destination::FailureKind::{Misconfigured, Rejected, SchemaMismatch, Unavailable};
-use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, ShownMessage, rule_for};
+use crate::destination::FailureKind::{
+    Misconfigured, Rejected, SchemaMismatch, TableUnavailable, Unavailable,
+};
+use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, listed_rule};
 
 /// The answer's code where the session's token is to be renewed.
 pub const TOKEN_EXPIRED: &str = "390112";
 /// The answer's codes where a statement still runs.
 pub const IN_PROGRESS: [&str; 2] = ["333333", "333334"];
 
-const SEE_LIST: &str = "see Snowflake's list of errors";
+const LOGIN: &str = "the login is refused: wrong password, key or token, locked or disabled user, \
+                     unknown role or database, network policy";
 
 /// What Snowflake's numbers mean. Messages about data quote values of rows.
 const RULES: &[CodeRule] = &[
-    // Missing table, column or stage; a column has become NOT NULL.
-    CodeRule::own_message(SchemaMismatch, Codes::Numbers(&[2003, 2043, 904, 100_072])),
-    // Missing right, warehouse, database or schema.
-    CodeRule::own_message(Misconfigured, Codes::Numbers(&[3001, 606, 90_105, 90_106])),
-    // Refused logins: wrong password, locked or disabled user, unknown role or database, network
-    // policy, bad key or token.
-    CodeRule::own_message(Misconfigured, Codes::Range(390_100, 390_103)),
-    CodeRule::own_message(Misconfigured, Codes::Range(390_106, 390_109)),
+    CodeRule::own_message(
+        SchemaMismatch,
+        "a table, column or stage is missing",
+        Codes::Numbers(&[904, 2003, 2043]),
+    ),
+    CodeRule::own_message(
+        SchemaMismatch,
+        "a column does not take NULL; EDS drops NOT NULL where the source allows null",
+        Codes::Numbers(&[100_072]),
+    ),
+    CodeRule::own_message(Misconfigured, "a right is missing; GRANT it", Codes::Numbers(&[3001])),
     CodeRule::own_message(
         Misconfigured,
+        "no warehouse, database or schema; name it in the URL, or GRANT USAGE on it",
+        Codes::Numbers(&[606, 90_105, 90_106]),
+    ),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_100, 390_103)),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_106, 390_109)),
+    CodeRule::own_message(
+        Misconfigured,
+        LOGIN,
         Codes::Numbers(&[390_144, 390_186, 390_189, 390_190, 390_191, 390_201, 390_303, 390_318]),
     ),
-    CodeRule::own_message(Misconfigured, Codes::Range(390_420, 390_432)),
-    CodeRule::own_message(Misconfigured, Codes::Range(394_300, 394_599)),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_420, 390_432)),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(394_300, 394_599)),
+    CodeRule::own_message(
+        TableUnavailable,
+        "a lock of another transaction; it passes",
+        Codes::Numbers(&[625]),
+    ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "the table is not of the shape that EDS needs: a column of another type; ALTER it, or let \
+         EDS make it under another name (?prefix=)",
+        Codes::Numbers(&[2023]),
+    ),
+    CodeRule::own_message(
+        Unavailable,
+        "the warehouse cannot resume: its resource monitor's quota is used up",
+        Codes::Numbers(&[90_073]),
+    ),
+    CodeRule::own_message(
+        Unavailable,
+        "the session ends; EDS logs in again",
+        Codes::Range(390_000, 394_999),
+    ),
     CodeRule::with_reason(
         Rejected,
         "number out of range",
@@ -47,30 +82,36 @@ const RULES: &[CodeRule] = &[
     CodeRule::with_reason(Rejected, "too long for its column", Codes::Numbers(&[100_078])),
     CodeRule::with_reason(Rejected, "too large for Snowflake", Codes::Numbers(&[100_082])),
     CodeRule::with_reason(Rejected, "the same key twice", Codes::Numbers(&[100_090])),
-    CodeRule::with_reason(Rejected, SEE_LIST, Codes::Range(100_033, 100_099)),
-    CodeRule::with_reason(Rejected, SEE_LIST, Codes::Numbers(&[100_316])),
-    // Other errors about data, which may pass.
-    CodeRule::with_reason(Unavailable, SEE_LIST, Codes::Range(100_000, 100_999)),
+    CodeRule::with_reason(
+        Rejected,
+        "a value; see Snowflake's list of errors",
+        Codes::Range(100_033, 100_099),
+    ),
+    CodeRule::with_reason(
+        Rejected,
+        "a value; see Snowflake's list of errors",
+        Codes::Numbers(&[100_316]),
+    ),
+    CodeRule::with_reason(
+        TableUnavailable,
+        "another error about data; see Snowflake's list of errors",
+        Codes::Range(100_000, 100_999),
+    ),
 ];
 
+/// The rule for an error of this code. An answer without a number is none about a table.
 fn rule(code: &str) -> &'static CodeRule {
-    let number = code.trim_start_matches('0').parse().unwrap_or_default();
-    rule_for(RULES, &[ErrorCode::Number(number)])
+    match code.trim_start_matches('0').parse() {
+        Ok(number) => listed_rule(RULES, &[ErrorCode::Number(number)]).unwrap_or(&CodeRule::OTHER),
+        Err(_) => &CodeRule::OTHER_OF_SERVER,
+    }
 }
 
 /// The failure of a statement. `code` and `message` are as Snowflake answers them; the code has its
 /// leading zeros.
 pub fn failure(code: &str, message: &str) -> Failure {
     let rule = rule(code);
-    let text = match (rule.shown, rule.kind) {
-        (ShownMessage::Own, _) => {
-            format!("Snowflake: {} ({code})", message.replace('\n', " "))
-        }
-        (ShownMessage::Reason(reason), Rejected) => {
-            format!("Snowflake refuses a value ({code}, {reason})")
-        }
-        (ShownMessage::Reason(_), _) => format!("Snowflake could not do it ({code})"),
-    };
+    let text = rule.text("Snowflake", code, &message.replace('\n', " "));
     coded(Failure::new(rule.kind, text), code)
 }
 
@@ -111,7 +152,7 @@ pub fn refused_login(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::sql::codes::assert_rules;
+    use crate::destination::sql::codes::{assert_documented, assert_rules};
 
     #[test]
     fn each_rule_decides() {
@@ -120,7 +161,9 @@ mod tests {
             RULES,
             &[
                 (&[number(2003)], SchemaMismatch),
+                (&[number(100_072)], SchemaMismatch),
                 (&[number(3001)], Misconfigured),
+                (&[number(606)], Misconfigured),
                 (&[number(390_100)], Misconfigured),
                 (&[number(390_106)], Misconfigured),
                 (&[number(390_144)], Misconfigured),
@@ -134,12 +177,19 @@ mod tests {
                 (&[number(100_090)], Rejected),
                 (&[number(100_097)], Rejected),
                 (&[number(100_316)], Rejected),
-                (&[number(100_999)], Unavailable),
-                (&[number(625)], Unavailable),
+                (&[number(100_999)], TableUnavailable),
+                (&[number(625)], TableUnavailable),
+                (&[number(2023)], TableUnavailable),
+                (&[number(603)], TableUnavailable),
                 (&[number(390_112)], Unavailable),
                 (&[number(90_073)], Unavailable),
             ],
         );
+    }
+
+    #[test]
+    fn the_codes_are_documented() -> std::io::Result<()> {
+        assert_documented(RULES, "snowflake")
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use socket2::{SockRef, TcpKeepalive};
 use tiberius::error::Error;
 use tiberius::{AuthMethod, Config};
 use tokio::net::TcpStream;
@@ -15,6 +16,9 @@ use crate::destination::{Failure, Settings};
 
 /// How long a connection is waited for, unless the URL says otherwise.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(15);
+/// A connection that went silent is asked after so long whether it is alive, and then so often.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
 /// How often a gateway may redirect the connection to another server.
 const ROUTES_MAX: usize = 3;
 /// The largest packet of the protocol: fewer of them are faster.
@@ -30,6 +34,7 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
         let connecting = async {
             let stream = TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
             Box::pin(Client::connect(config, stream.compat_write())).await
         };
         match tokio::time::timeout(limit, connecting).await {

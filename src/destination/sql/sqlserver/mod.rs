@@ -23,10 +23,10 @@ use super::lent::Lent;
 use super::render::{Namespace, Renderer};
 use super::{
     ABILITIES, ANSWER_WAIT_MAX, DDL_WAIT_MAX, GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter,
-    SqlDestination, SqlSession, form,
+    STREAM_LOCK_WAIT_MAX, SessionTag, SqlDestination, SqlSession, form,
 };
 use crate::destination::settings::server_url;
-use crate::destination::{Destination, Driver, Failure, Target};
+use crate::destination::{Abilities, Destination, Driver, Failure, Target};
 use dialect::SQLSERVER;
 use failure::failure;
 use rows::StageKey;
@@ -62,25 +62,40 @@ pub const DRIVER: Driver = Driver {
         ("connection timeout", "seconds to wait for a connection (15)"),
     ],
     read_url: server_url,
-    abilities: |_| ABILITIES,
+    abilities: |_| Abilities { batch_changes_max: BATCH_CHANGES_MAX, ..ABILITIES },
     open: |target| Box::pin(open(target)),
 };
 
-/// How a session of EDS is set: any error ends the transaction, and a lock of another session is
-/// waited for only so long.
+/// A statement that locks 5,000 rows of a table locks all of it, and its readers wait.
+const BATCH_CHANGES_MAX: usize = 4_000;
+
+/// How a session of EDS is set, whatever the server's and the login's defaults are: any error ends
+/// the transaction, a lock of another session is waited for only so long, and of two sessions that
+/// wait for each other EDS's is the one that gives way.
 pub fn session_settings() -> String {
-    let lock_wait = LOCK_WAIT_MAX.as_millis();
+    let lock_wait = lock_wait(LOCK_WAIT_MAX);
     format!(
         "SET XACT_ABORT ON; \
          SET NOCOUNT OFF; \
+         SET IMPLICIT_TRANSACTIONS OFF; \
          SET ANSI_NULLS ON; \
+         SET ANSI_NULL_DFLT_ON ON; \
          SET QUOTED_IDENTIFIER ON; \
          SET ANSI_WARNINGS ON; \
          SET ANSI_PADDING ON; \
          SET ARITHABORT ON; \
-         SET LOCK_TIMEOUT {lock_wait}; \
+         SET CONCAT_NULL_YIELDS_NULL ON; \
+         SET NUMERIC_ROUNDABORT OFF; \
+         SET DATEFORMAT ymd; \
+         SET DEADLOCK_PRIORITY LOW; \
+         {lock_wait}; \
          SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
     )
+}
+
+/// How long statements wait for a lock.
+pub fn lock_wait(limit: Duration) -> String {
+    format!("SET LOCK_TIMEOUT {}", limit.as_millis())
 }
 
 /// The user's schema, the database's compatibility level, the server's version.
@@ -228,6 +243,11 @@ impl SqlSession for SqlServerConnection {
         let rows = self.rows(sql, parameters).await?;
         let text = |row: &Row, i: usize| row.get::<&str, _>(i).unwrap_or_default().to_owned();
         Ok(rows.iter().map(|row| (0..row.len()).map(|i| text(row, i)).collect()).collect())
+    }
+
+    /// No other session can end this one: that takes rights that EDS does not ask for.
+    async fn tag_session(&mut self, _tag: SessionTag) -> Result<(), Failure> {
+        self.batch(ANSWER_WAIT_MAX, lock_wait(STREAM_LOCK_WAIT_MAX)).await
     }
 
     async fn close(self) -> Result<(), Failure> {
