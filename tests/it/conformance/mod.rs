@@ -1,7 +1,7 @@
 //! What every keeper of tables promises, asked of each on a real server, and read back with a
 //! client of its own.
 
-mod databases;
+pub mod databases;
 mod promises;
 mod shapes;
 mod texts;
