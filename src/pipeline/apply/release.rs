@@ -56,6 +56,18 @@ impl Applier {
         self.report_held();
     }
 
+    /// What waits at the end of a run, for people.
+    pub fn warn_of_held(&self) {
+        for (name, table) in self.held.iter() {
+            warn!(
+                "table {name:?} could not be written, and {} of its changes wait at the destination \
+                 for the next run: {}",
+                table.changes(),
+                table.reason.text
+            );
+        }
+    }
+
     /// Tells what is held to whoever wants to know.
     pub(super) fn report_held(&self) {
         let counts = self.held.iter().map(|(name, table)| {

@@ -345,11 +345,13 @@ impl Engine {
                  read from the checkpoint"
             );
         }
-        if let Some(applier) = self.apply.applier()
-            && let Ok(Err(failure)) = timeout(SHUTDOWN_WAIT_MAX, applier.close()).await
-            && failure.kind != FailureKind::Unavailable
-        {
-            warn!("{failure}");
+        if let Some(applier) = self.apply.applier() {
+            applier.warn_of_held();
+            if let Ok(Err(failure)) = timeout(SHUTDOWN_WAIT_MAX, applier.close()).await
+                && failure.kind != FailureKind::Unavailable
+            {
+                warn!("{failure}");
+            }
         }
         self.progress.phase(Phase::Stopped(None));
         Ok(end)

@@ -56,6 +56,11 @@ impl PostgresCase {
         PostgresCase { name, url }
     }
 
+    /// A session of a person's.
+    pub async fn session(&self) -> tokio_postgres::Client {
+        postgres::shared().connect(&self.name).await
+    }
+
     /// EDS is a role of the database's name, which owns it and is no superuser.
     pub async fn owned() -> PostgresCase {
         let (name, url) = postgres::shared().database().await;
@@ -120,6 +125,11 @@ impl MySqlCase {
     pub async fn fresh(flavour: mysql::Flavour) -> MySqlCase {
         let (name, url) = mysql::shared(flavour).database().await;
         MySqlCase { flavour, name, url }
+    }
+
+    /// A session of a person's.
+    pub async fn session(&self) -> mysql_async::Conn {
+        mysql::shared(self.flavour).connect(&self.name).await
     }
 }
 

@@ -9,8 +9,6 @@ pub struct Trouble {
     end: &'static [&'static str],
     /// The table has to wait, and cannot be mended by EDS itself.
     pub holds: bool,
-    /// It is there for a process that starts anew, too.
-    pub survives_crash: bool,
 }
 
 impl Trouble {
@@ -19,12 +17,12 @@ impl Trouble {
         begin: &'static [&'static str],
         end: &'static [&'static str],
     ) -> Trouble {
-        Trouble { name, begin, end, holds: true, survives_crash: true }
+        Trouble { name, begin, end, holds: true }
     }
 
     /// EDS takes it away by itself.
     const fn mended(name: &'static str, begin: &'static [&'static str]) -> Trouble {
-        Trouble { name, begin, end: &[], holds: false, survives_crash: true }
+        Trouble { name, begin, end: &[], holds: false }
     }
 
     pub async fn begin(&self, database: &dyn Database) {
@@ -60,6 +58,11 @@ pub const POSTGRES: &[Trouble] = &[
             "CREATE TRIGGER busy BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION busy()",
         ],
         &["DROP TRIGGER busy ON t"],
+    ),
+    Trouble::new(
+        "a column of another type",
+        &["ALTER TABLE t RENAME COLUMN n TO old", "ALTER TABLE t ADD COLUMN n uuid"],
+        &["ALTER TABLE t DROP COLUMN n", "ALTER TABLE t RENAME COLUMN old TO n"],
     ),
     Trouble::mended(
         "not null added",

@@ -6,6 +6,7 @@ mod kinds;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mysql_async::prelude::Queryable;
 use serde_json::{Value, json};
 
 use crate::conformance::{Database, databases};
@@ -100,40 +101,107 @@ impl Source {
     }
 }
 
+/// A process that streams both tables.
+struct Life {
+    source: Source,
+    eds: Eds,
+    running: Running,
+    round: u64,
+}
+
+impl Life {
+    /// It has written both tables.
+    async fn begin(database: &dyn Database) -> Life {
+        let source = Source::new().await;
+        let eds = source.eds(database);
+        eds.begin();
+        let running = eds.start(&[]);
+        let mut life = Life { source, eds, running, round: 0 };
+        life.change().await;
+        life.until_equal(database, &["t", "u"]).await;
+        life
+    }
+
+    async fn change(&mut self) {
+        self.source.change(self.round).await;
+        self.round += 1;
+    }
+
+    async fn until_equal(&self, database: &dyn Database, tables: &[&str]) {
+        for table in tables {
+            self.source.until_equal(database, table, &self.running).await;
+        }
+    }
+
+    /// While `t` is in trouble, what comes for `u` arrives.
+    async fn goes_on(&mut self, database: &dyn Database) {
+        for _ in 0..2 {
+            self.change().await;
+            self.until_equal(database, &["u"]).await;
+        }
+    }
+
+    async fn is_held(&self) {
+        self.running.until_log("table \"t\" is held", PATIENCE).await;
+    }
+
+    fn crash(mut self) -> Life {
+        self.running.kill();
+        self.running = self.eds.start(&[]);
+        self
+    }
+
+    /// The trouble is over.
+    async fn ends_equal(mut self, database: &dyn Database) {
+        self.change().await;
+        self.until_equal(database, &["t", "u"]).await;
+        let kept = async || database.read("_eds_held", &["consumer"]).await.is_empty();
+        eventually("nothing is kept any more", PATIENCE, kept).await;
+        let ended = self.running.stop();
+        assert!(ended.status.success() && !ended.log.contains("dead letter"), "{}", ended.log);
+    }
+}
+
 /// Table `t` meets the trouble, in the life of one process and over a crash of it.
 async fn waits_alone(database: &dyn Database, trouble: &Trouble) {
-    let mut source = Source::new().await;
-    let eds = source.eds(database);
-    eds.begin();
-    let running = eds.start(&[]);
-    source.change(0).await;
-    source.until_equal(database, "t", &running).await;
-    source.until_equal(database, "u", &running).await;
+    let mut life = Life::begin(database).await;
     trouble.begin(database).await;
-    source.change(1).await;
-    source.until_equal(database, "u", &running).await;
-    source.change(2).await;
-    source.until_equal(database, "u", &running).await;
+    life.goes_on(database).await;
     if trouble.holds {
-        running.until_log("table \"t\" is held", PATIENCE).await;
+        life.is_held().await;
     }
-    let running = match trouble.survives_crash {
-        true => {
-            running.kill();
-            eds.start(&[])
-        }
-        false => running,
-    };
-    source.change(3).await;
-    source.until_equal(database, "u", &running).await;
+    let mut life = life.crash();
+    life.goes_on(database).await;
     trouble.end(database).await;
-    source.change(4).await;
-    source.until_equal(database, "t", &running).await;
-    source.until_equal(database, "u", &running).await;
-    let kept = async || database.read("_eds_held", &["consumer"]).await.is_empty();
-    eventually("nothing is kept any more", PATIENCE, kept).await;
-    let ended = running.stop();
-    assert!(ended.status.success() && !ended.log.contains("dead letter"), "{}", ended.log);
+    life.ends_equal(database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_one_table_keeps_up_no_other() {
+    let database = databases::PostgresCase::fresh().await;
+    let mut life = Life::begin(&database).await;
+    let client = database.session().await;
+    let run = async |sql: &str| client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{e}"));
+    run("BEGIN; LOCK TABLE t IN SHARE MODE").await;
+    life.goes_on(&database).await;
+    life.is_held().await;
+    run("COMMIT").await;
+    life.ends_equal(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_somebody_changes_keeps_up_no_other_table() {
+    for flavour in [Flavour::MySql, Flavour::MariaDb] {
+        let database = databases::MySqlCase::fresh(flavour).await;
+        let mut life = Life::begin(&database).await;
+        let mut session = database.session().await;
+        let lock = "BEGIN; SELECT * FROM t FOR UPDATE";
+        session.query_drop(lock).await.unwrap_or_else(|e| panic!("{e}"));
+        life.goes_on(&database).await;
+        life.is_held().await;
+        session.query_drop("COMMIT").await.unwrap_or_else(|e| panic!("{e}"));
+        life.ends_equal(&database).await;
+    }
 }
 
 macro_rules! matrix {

@@ -229,6 +229,7 @@ impl TdsEngine {
     fn record(&mut self, statement: &TdsStatement<'_>) -> TdsAttempt {
         let integers = TdsKind::Integer;
         let texts = TdsKind::Wide(Some(2000));
+        let long_texts = TdsKind::Wide(None);
         let (names, kind): (&[&str], TdsKind) = match statement.words[..] {
             ["SELECT", "epoch,", ..] => (&["epoch", "sequence", "time", "format"], integers),
             ["SELECT", "lines_done,", ..] => (&["lines", "rows", "skipped", "done"], integers),
@@ -236,6 +237,9 @@ impl TdsEngine {
             ["SELECT", "consumer,", ..] => (&["consumer", "table", "cutover"], texts),
             ["SELECT", "consumer", "FROM"] => (&["consumer"], texts),
             ["SELECT", "job,", ..] => (&["job", "file"], texts),
+            ["SELECT", "chunk,", ..] => (&["chunk", "applied"], integers),
+            ["SELECT", "label", ..] => (&["label"], long_texts),
+            ["SELECT", "body", ..] => (&["body"], long_texts),
             _ => return Ok(None),
         };
         let cell = |row: &rusqlite::Row<'_>, i: usize| match kind {
