@@ -67,7 +67,7 @@ struct ChangeText {
     subject: String,
     sequence: u64,
     time_ns: i64,
-    part: Part,
+    part: EventPart,
     /// The event as it came.
     event: String,
 }
@@ -75,7 +75,7 @@ struct ChangeText {
 /// Which of the two changes that an update of a primary key is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Part {
+enum EventPart {
     /// The row that is left is deleted, and the other written.
     Both,
     /// The row that is left is deleted.
@@ -131,7 +131,7 @@ fn texts(changes: &[Change], indices: &[usize]) -> Vec<ChangeText> {
         let change = &changes[*index];
         if at > 0 && changes[indices[at - 1]].is_of_same_event(change) {
             if let Some(last) = texts.last_mut() {
-                last.part = Part::Both;
+                last.part = EventPart::Both;
             }
             continue;
         }
@@ -139,7 +139,7 @@ fn texts(changes: &[Change], indices: &[usize]) -> Vec<ChangeText> {
             subject: change.subject.to_string(),
             sequence: change.position.sequence,
             time_ns: change.position.time_ns,
-            part: if change.event.leaves_row() { Part::Left } else { Part::Own },
+            part: if change.event.leaves_row() { EventPart::Left } else { EventPart::Own },
             event: change.event.payload().to_owned(),
         });
     }
@@ -160,8 +160,8 @@ pub fn read(body: &str) -> Result<Vec<Change>, String> {
         event.published_at(position.time_ns);
         let (row, key) = decoder.row(&event, &schema, &mut order).map_err(|e| e.to_string())?;
         let left = match text.part {
-            Part::Own => None,
-            Part::Left | Part::Both => {
+            EventPart::Own => None,
+            EventPart::Left | EventPart::Both => {
                 decoder.row_left(&event, &schema, &order, &key).map_err(|e| e.to_string())?
             }
         };
@@ -174,7 +174,7 @@ pub fn read(body: &str) -> Result<Vec<Change>, String> {
             key,
         };
         changes.extend(left.map(|RowLeft { row, key }| change(event.as_delete(), row, key)));
-        if text.part != Part::Left {
+        if text.part != EventPart::Left {
             changes.push(change(event, row, key));
         }
     }
@@ -196,7 +196,7 @@ mod tests {
                 subject: format!("s{sequence}"),
                 sequence,
                 time_ns: 5,
-                part: Part::Both,
+                part: EventPart::Both,
                 event: payload.to_owned(),
             }],
         };

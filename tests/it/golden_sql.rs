@@ -3,6 +3,7 @@
 use eds::change::TableSchema;
 use eds::destination::import::staged;
 use eds::destination::sql::dialect::{Dialect, Rename};
+use eds::destination::sql::held::HELD;
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
 use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{self, Action};
@@ -48,6 +49,14 @@ fn common(renderer: &Renderer) -> Vec<String> {
         renderer.take_checkpoint(),
         renderer.read_checkpoint(),
         renderer.read_records(),
+        renderer.create_held(HELD),
+        renderer.insert_held(),
+        renderer.read_held(),
+        renderer.read_held_labels(),
+        renderer.read_held_body(),
+        renderer.advance_held(),
+        renderer.delete_held(),
+        renderer.adopt_held(),
         renderer.advance_checkpoint(),
     ]
 }

@@ -141,7 +141,7 @@ impl HeldTables {
             held.chunks.push_back(chunk);
         }
         // What is not kept any more was released, and nothing follows it.
-        self.tables.retain(|_, held| !held.chunks.is_empty() || held.is_tried);
+        self.tables.retain(|_, held| !held.chunks.is_empty() || held.schema.is_some());
     }
 
     /// Chunks of a held table's changes, to be kept with the next batch.

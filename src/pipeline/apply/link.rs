@@ -68,8 +68,8 @@ impl OpenDestination {
         Ok(())
     }
 
-    /// Creates and alters tables so that rows of `schemas` can be written. A table that is not known
-    /// to be ours is checked first. A failure that is about one table names it.
+    /// Creates and alters tables so that rows of `schemas` can be written. A table that is not
+    /// known to be ours is checked first. A failure that is about one table names it.
     pub async fn shape(
         &mut self,
         known: &mut KnownTables,

@@ -14,7 +14,7 @@ use super::states::{ApplyState, FeedState, Lifecycle};
 use super::{Engine, EngineDeps, Halt, SAVE_INTERVAL};
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Cutover, Position, Version};
-use crate::destination::CheckpointIn;
+use crate::destination::{CheckpointIn, Recorded};
 use crate::feed::Acknowledged;
 use crate::pipeline::EngineOptions;
 use crate::pipeline::apply::Applier;
@@ -52,12 +52,7 @@ impl Engine {
             records: &records,
             adoption: &options.adoption,
         })?;
-        for company in new_companies(&records, consumer, &options.companies) {
-            warn!(
-                "company {company} is new to this destination: its changes are streamed from now \
-                 on, and its earlier rows need an import"
-            );
-        }
+        warn_of_new_companies(&records, &options);
         record_start(&start, &state, &options).map_err(unusable)?;
         if let StartPosition::After { source: PositionSource::Adopted(name), .. } = &start {
             applier.adopt_kept(name).await?;
@@ -143,6 +138,15 @@ impl Engine {
             true => Ok(()),
             false => self.open_feed().await,
         }
+    }
+}
+
+fn warn_of_new_companies(records: &[Recorded], options: &EngineOptions) {
+    for company in new_companies(records, &options.consumer, &options.companies) {
+        warn!(
+            "company {company} is new to this destination: its changes are streamed from now on, \
+             and its earlier rows need an import"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::conformance::Database;
 
 /// Something that keeps table `t` from being written, or from taking a change.
-pub struct Trouble {
+pub struct TableTrouble {
     pub name: &'static str,
     begin: &'static [&'static str],
     end: &'static [&'static str],
@@ -11,18 +11,18 @@ pub struct Trouble {
     pub holds: bool,
 }
 
-impl Trouble {
+impl TableTrouble {
     const fn new(
         name: &'static str,
         begin: &'static [&'static str],
         end: &'static [&'static str],
-    ) -> Trouble {
-        Trouble { name, begin, end, holds: true }
+    ) -> TableTrouble {
+        TableTrouble { name, begin, end, holds: true }
     }
 
     /// EDS takes it away by itself.
-    const fn mended(name: &'static str, begin: &'static [&'static str]) -> Trouble {
-        Trouble { name, begin, end: &[], holds: false }
+    const fn mended(name: &'static str, begin: &'static [&'static str]) -> TableTrouble {
+        TableTrouble { name, begin, end: &[], holds: false }
     }
 
     pub async fn begin(&self, database: &dyn Database) {
@@ -38,19 +38,19 @@ impl Trouble {
     }
 }
 
-pub const POSTGRES: &[Trouble] = &[
-    Trouble::new(
+pub const POSTGRES: &[TableTrouble] = &[
+    TableTrouble::new(
         "renamed away",
         &["ALTER TABLE t RENAME TO elsewhere"],
         &["ALTER TABLE elsewhere RENAME TO t"],
     ),
-    Trouble::new(
+    TableTrouble::new(
         "a right revoked",
         &["ALTER TABLE t OWNER TO postgres"],
         // The role has the name of the database.
         &["DO $$ BEGIN EXECUTE format('ALTER TABLE t OWNER TO %I', current_database()); END $$"],
     ),
-    Trouble::new(
+    TableTrouble::new(
         "every row refused by a trigger that says it is busy",
         &[
             "CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS \
@@ -59,12 +59,12 @@ pub const POSTGRES: &[Trouble] = &[
         ],
         &["DROP TRIGGER busy ON t"],
     ),
-    Trouble::new(
+    TableTrouble::new(
         "a column of another type",
         &["ALTER TABLE t RENAME COLUMN n TO old", "ALTER TABLE t ADD COLUMN n uuid"],
         &["ALTER TABLE t DROP COLUMN n", "ALTER TABLE t RENAME COLUMN old TO n"],
     ),
-    Trouble::mended(
+    TableTrouble::mended(
         "not null added",
         &[
             "ALTER TABLE t ADD COLUMN o text NOT NULL DEFAULT ''",
@@ -77,31 +77,32 @@ pub const POSTGRES_TRIGGER: &str = "CREATE FUNCTION no_x() RETURNS trigger LANGU
     'BEGIN IF NEW.id = ''x'' THEN RAISE EXCEPTION ''no''; END IF; RETURN NEW; END'; \
     CREATE TRIGGER no_x BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION no_x()";
 
-pub const MYSQL: &[Trouble] = &[
-    Trouble::new(
+pub const MYSQL: &[TableTrouble] = &[
+    TableTrouble::new(
         "renamed away",
         &["RENAME TABLE t TO elsewhere"],
         &["RENAME TABLE elsewhere TO t"],
     ),
-    Trouble::mended("not null added", &["ALTER TABLE t ADD COLUMN o int NOT NULL"]),
+    TableTrouble::mended("not null added", &["ALTER TABLE t ADD COLUMN o int NOT NULL"]),
 ];
 
 pub const MYSQL_TRIGGER: &str = "CREATE TRIGGER no_x BEFORE INSERT ON t FOR EACH ROW \
     BEGIN IF NEW.id = 'x' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF; END";
 
-pub const SQLITE: &[Trouble] = &[Trouble::new(
+pub const SQLITE: &[TableTrouble] = &[TableTrouble::new(
     "renamed away",
     &["ALTER TABLE t RENAME TO elsewhere"],
     &["ALTER TABLE elsewhere RENAME TO t"],
 )];
 
-pub const SQLSERVER: &[Trouble] = &[Trouble::new(
+pub const SQLSERVER: &[TableTrouble] = &[TableTrouble::new(
     "renamed away",
-    &["EXEC sp_rename 't', 'elsewhere'"],
-    &["EXEC sp_rename 'elsewhere', 't'"],
+    // The stand-in's file is SQLite's.
+    &["ALTER TABLE t RENAME TO elsewhere"],
+    &["ALTER TABLE elsewhere RENAME TO t"],
 )];
 
-pub const SNOWFLAKE: &[Trouble] = &[Trouble::new(
+pub const SNOWFLAKE: &[TableTrouble] = &[TableTrouble::new(
     "renamed away",
     &["ALTER TABLE \"t\" RENAME TO \"elsewhere\""],
     &["ALTER TABLE \"elsewhere\" RENAME TO \"t\""],

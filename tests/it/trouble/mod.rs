@@ -14,7 +14,7 @@ use crate::services::eds::{Eds, Running, schema, upsert};
 use crate::services::eventually;
 use crate::services::mysql::Flavour;
 use crate::services::nats::Nats;
-use kinds::{MYSQL, POSTGRES, SNOWFLAKE, SQLITE, SQLSERVER, Trouble};
+use kinds::{MYSQL, POSTGRES, SNOWFLAKE, SQLITE, SQLSERVER, TableTrouble};
 
 /// The companies of the events.
 const COMPANY: &str = "c1";
@@ -102,21 +102,21 @@ impl Source {
 }
 
 /// A process that streams both tables.
-struct Life {
+struct TwoTables {
     source: Source,
     eds: Eds,
     running: Running,
     round: u64,
 }
 
-impl Life {
+impl TwoTables {
     /// It has written both tables.
-    async fn begin(database: &dyn Database) -> Life {
+    async fn begin(database: &dyn Database) -> TwoTables {
         let source = Source::new().await;
         let eds = source.eds(database);
         eds.begin();
         let running = eds.start(&[]);
-        let mut life = Life { source, eds, running, round: 0 };
+        let mut life = TwoTables { source, eds, running, round: 0 };
         life.change().await;
         life.until_equal(database, &["t", "u"]).await;
         life
@@ -145,7 +145,7 @@ impl Life {
         self.running.until_log("table \"t\" is held", PATIENCE).await;
     }
 
-    fn crash(mut self) -> Life {
+    fn crash(mut self) -> TwoTables {
         self.running.kill();
         self.running = self.eds.start(&[]);
         self
@@ -163,8 +163,8 @@ impl Life {
 }
 
 /// Table `t` meets the trouble, in the life of one process and over a crash of it.
-async fn waits_alone(database: &dyn Database, trouble: &Trouble) {
-    let mut life = Life::begin(database).await;
+async fn waits_alone(database: &dyn Database, trouble: &TableTrouble) {
+    let mut life = TwoTables::begin(database).await;
     trouble.begin(database).await;
     life.goes_on(database).await;
     if trouble.holds {
@@ -179,7 +179,7 @@ async fn waits_alone(database: &dyn Database, trouble: &Trouble) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_on_one_table_keeps_up_no_other() {
     let database = databases::PostgresCase::fresh().await;
-    let mut life = Life::begin(&database).await;
+    let mut life = TwoTables::begin(&database).await;
     let client = database.session().await;
     let run = async |sql: &str| client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{e}"));
     run("BEGIN; LOCK TABLE t IN SHARE MODE").await;
@@ -193,7 +193,7 @@ async fn a_lock_on_one_table_keeps_up_no_other() {
 async fn a_row_that_somebody_changes_keeps_up_no_other_table() {
     for flavour in [Flavour::MySql, Flavour::MariaDb] {
         let database = databases::MySqlCase::fresh(flavour).await;
-        let mut life = Life::begin(&database).await;
+        let mut life = TwoTables::begin(&database).await;
         let mut session = database.session().await;
         let lock = "BEGIN; SELECT * FROM t FOR UPDATE";
         session.query_drop(lock).await.unwrap_or_else(|e| panic!("{e}"));
