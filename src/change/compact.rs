@@ -46,8 +46,11 @@ struct Last {
     recreated: bool,
 }
 
-/// The last change of each row, by table and key.
-type LastOfRow<'c> = HashMap<(&'c str, Cow<'c, [u8]>), Last, BuildHasherDefault<KeyHasher>>;
+/// A row by its table and key; last, whether the same event has left a row whose key is alike.
+type RowName<'c> = (&'c str, Cow<'c, [u8]>, bool);
+
+/// The last change of each row.
+type LastOfRow<'c> = HashMap<RowName<'c>, Last, BuildHasherDefault<KeyHasher>>;
 
 /// Groups `changes[from..]`, less those in `skipped` (sorted), by table and version. Stops before a
 /// change whose row has an earlier change under a version with columns that the new one lacks:
@@ -69,15 +72,10 @@ pub fn compact(
         }
         let before = (index > from).then(|| &changes[index - 1]);
         let pair = before.filter(|before| before.is_of_same_event(change));
-        let key = match pair {
-            // Deletions come before what is written: a row that is left and written under a key
-            // that is alike is right in one batch, and never torn apart.
-            Some(before) if alike(&before.key) == alike(&change.key) => {
-                Cow::Borrowed(&change.key[..])
-            }
-            _ => alike(&change.key),
-        };
-        match rows.entry((&schema.table, key)) {
+        // Deletions come before what is written: a row that is left and written under a key that is
+        // alike is right in one batch, and never torn apart.
+        let is_alike = pair.is_some_and(|before| alike(&before.key) == alike(&change.key));
+        match rows.entry((&schema.table, alike(&change.key), is_alike)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Last { index: index as u32, recreated: false });
             }
@@ -255,10 +253,17 @@ mod tests {
             let key = from.as_bytes().to_vec().into();
             [Change { event: written.event.as_delete(), key, ..written.clone() }, written]
         };
-        let [left, written] = pair("abc", "ABC");
-        assert!(left.is_of_same_event(&written));
-        let (groups, end) = compact(&[left, written], 0, 2, &[]);
-        assert_eq!((&groups[0].deletes[..], &groups[0].upserts[..], end), (&[0][..], &[1][..], 2));
+        for (from, to) in [("abc", "ABC"), ("ABC", "abc"), ("ab ", "ab")] {
+            let [left, written] = pair(from, to);
+            assert!(left.is_of_same_event(&written));
+            let (groups, end) = compact(&[left, written], 0, 2, &[]);
+            let found = (&groups[0].deletes[..], &groups[0].upserts[..], end);
+            assert_eq!(found, (&[0][..], &[1][..], 2), "{from:?} {to:?}");
+        }
+        // A row whose key is alike, too, is for the next batch.
+        let [left, written] = pair("ABC", "abc");
+        let [_, other] = pair("x", "Abc");
+        assert_eq!(compact(&[left, written, other], 0, 3, &[]).1, 2);
         // The second would hide columns of an earlier change of its row: both wait.
         let mut wide = change(&schemas[1], false, 0, 0);
         wide.key = b"b".to_vec().into();

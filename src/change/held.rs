@@ -31,9 +31,9 @@ pub struct HeldLabel {
     pub table: String,
     /// Why the table could not be written, for people.
     pub reason: String,
-    /// Whether the table was there before, and was missing: it must not be created anew, as its
-    /// rows are elsewhere.
-    pub is_gone: bool,
+    /// Whether the table was there when it was held: if it is missing later it must not be created
+    /// anew, as its rows are elsewhere.
+    pub was_there: bool,
     /// Since when the table waits, Unix seconds.
     pub since_unix: u64,
     /// How many changes the chunk has.
@@ -103,10 +103,28 @@ pub fn bodies(changes: &[Change], indices: &[usize]) -> Vec<Body> {
         let text = BodyText { schema: schema.to_json(), changes: texts(changes, chunk) };
         // It has only keys that are texts.
         let text = serde_json::to_string(&text).unwrap_or_default();
-        bodies.push(Body { changes: taken as u64, text });
+        bodies.push(Body { changes: taken as u64, text: in_ascii(text) });
         rest = others;
     }
     bodies
+}
+
+/// The same JSON in characters that every database can store.
+fn in_ascii(json: String) -> String {
+    if json.is_ascii() {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() * 2);
+    for c in json.chars() {
+        match c.is_ascii() {
+            true => out.push(c),
+            false => {
+                let units = c.encode_utf16(&mut [0; 2]).to_vec();
+                units.iter().for_each(|unit| out += &format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out
 }
 
 /// How many of the first changes at `indices` make one chunk: they have the same schema, and two
@@ -229,10 +247,11 @@ mod tests {
         all.extend(changes_of(&schema, 4, moved).into_iter().skip(1));
         all.extend(changes_of(&schema, 5, &insert(&large)));
         all.extend(changes_of(&schema, 6, delete));
-        all.extend(changes_of(&wider, 7, &insert(r#"\u0000\n\""#)));
+        all.extend(changes_of(&wider, 7, &insert(r#"\u0000\n\"ä💡"#)));
         let indices: Vec<usize> = (0..all.len()).collect();
         let kept = bodies(&all, &indices);
         assert_eq!(kept.iter().map(|body| body.changes).collect::<Vec<_>>(), [6, 1, 1]);
+        assert!(kept.iter().all(|body| body.text.is_ascii()));
         let mut found = Vec::new();
         for body in &kept {
             found.extend(read(&body.text)?);

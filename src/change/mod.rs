@@ -50,7 +50,7 @@ impl Operation {
 
 /// A place in the stream. Sequences start at 1; a stream that was recreated starts at 1 again,
 /// with later times.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Position {
     /// The number that the stream gave the event.
     pub sequence: u64,

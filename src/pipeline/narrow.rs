@@ -69,6 +69,25 @@ impl Narrowing {
         }
     }
 
+    /// `piece` was not written, for a reason that may concern a part of it: its halves are to be
+    /// written next, where it can be cut.
+    pub fn halve(&mut self, piece: Piece) {
+        let left: Vec<usize> = self.remaining_in(piece).collect();
+        match self.middle(&left) {
+            Some(middle) => {
+                self.todo.push(Piece { from: middle, ..piece });
+                self.todo.push(Piece { to: middle, ..piece });
+            }
+            None => self.todo.push(piece),
+        }
+    }
+
+    /// Whether `piece` can be cut.
+    pub fn can_halve(&self, piece: Piece) -> bool {
+        let left: Vec<usize> = self.remaining_in(piece).collect();
+        self.middle(&left).is_some()
+    }
+
     /// Where to cut the changes that are left; `None` where they belong together.
     fn middle(&self, left: &[usize]) -> Option<usize> {
         let half = left.len() / 2;

@@ -6,6 +6,14 @@ INSERT INTO `pub"l``i]c`.`p__eds_checkpoint` (consumer, lane, epoch, stream_sequ
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET epoch = ?, companies = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 SELECT epoch, stream_sequence, stream_time_ns, format FROM `pub"l``i]c`.`p__eds_checkpoint` WHERE consumer = ? AND lane = 0;
 SELECT consumer, companies FROM `pub"l``i]c`.`p__eds_checkpoint` WHERE lane = 0 ORDER BY consumer;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_held` (consumer VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL, chunk BIGINT NOT NULL, applied BIGINT NOT NULL, label LONGTEXT NOT NULL, body LONGTEXT NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, chunk)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+INSERT INTO `pub"l``i]c`.`p__eds_held` (consumer, chunk, applied, label, body, format) VALUES (?, ?, 0, ?, ?, 1);
+SELECT chunk, applied FROM `pub"l``i]c`.`p__eds_held` WHERE consumer = ? ORDER BY chunk;
+SELECT label FROM `pub"l``i]c`.`p__eds_held` WHERE consumer = ? ORDER BY chunk;
+SELECT body FROM `pub"l``i]c`.`p__eds_held` WHERE consumer = ? AND chunk = ?;
+UPDATE `pub"l``i]c`.`p__eds_held` SET applied = ? WHERE consumer = ? AND chunk = ? AND applied = ?;
+DELETE FROM `pub"l``i]c`.`p__eds_held` WHERE consumer = ? AND chunk = ? AND applied = ?;
+UPDATE `pub"l``i]c`.`p__eds_held` SET consumer = ? WHERE consumer = ?;
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET stream_sequence = ?, stream_time_ns = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `total` bigint NULL DEFAULT 5;
 INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) VALUES (?,?,?,?,?,?,?,?,?,?),(?,?,?,?,?,?,?,?,?,?) ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`);

@@ -6,6 +6,14 @@ MERGE INTO "pub""l`i]c"."p__eds_checkpoint" AS t USING (SELECT CAST(? AS STRING)
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET epoch = ?, companies = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 SELECT epoch, stream_sequence, stream_time_ns, format FROM "pub""l`i]c"."p__eds_checkpoint" WHERE consumer = ? AND lane = 0;
 SELECT consumer, companies FROM "pub""l`i]c"."p__eds_checkpoint" WHERE lane = 0 ORDER BY consumer;
+CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_held" (consumer STRING NOT NULL, chunk INTEGER NOT NULL, applied INTEGER NOT NULL, label STRING NOT NULL, body STRING NOT NULL, format INTEGER NOT NULL, PRIMARY KEY (consumer, chunk));
+INSERT INTO "pub""l`i]c"."p__eds_held" (consumer, chunk, applied, label, body, format) VALUES (?, ?, 0, ?, ?, 1);
+SELECT chunk, applied FROM "pub""l`i]c"."p__eds_held" WHERE consumer = ? ORDER BY chunk;
+SELECT label FROM "pub""l`i]c"."p__eds_held" WHERE consumer = ? ORDER BY chunk;
+SELECT body FROM "pub""l`i]c"."p__eds_held" WHERE consumer = ? AND chunk = ?;
+UPDATE "pub""l`i]c"."p__eds_held" SET applied = ? WHERE consumer = ? AND chunk = ? AND applied = ?;
+DELETE FROM "pub""l`i]c"."p__eds_held" WHERE consumer = ? AND chunk = ? AND applied = ?;
+UPDATE "pub""l`i]c"."p__eds_held" SET consumer = ? WHERE consumer = ?;
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET stream_sequence = ?, stream_time_ns = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 CREATE TEMPORARY STAGE IF NOT EXISTS "_eds_stage" ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE');
 CREATE OR REPLACE TEMPORARY TABLE "_eds_batch" ("v" VARIANT);

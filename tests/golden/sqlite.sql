@@ -6,6 +6,14 @@ INSERT INTO "p__eds_checkpoint" (consumer, lane, epoch, stream_sequence, stream_
 UPDATE "p__eds_checkpoint" SET epoch = ?1, companies = ?2 WHERE consumer = ?3 AND lane = 0 AND epoch = ?4 AND stream_sequence = ?5;
 SELECT epoch, stream_sequence, stream_time_ns, format FROM "p__eds_checkpoint" WHERE consumer = ?1 AND lane = 0;
 SELECT consumer, companies FROM "p__eds_checkpoint" WHERE lane = 0 ORDER BY consumer;
+CREATE TABLE IF NOT EXISTS "p__eds_held" (consumer TEXT NOT NULL, chunk INTEGER NOT NULL, applied INTEGER NOT NULL, label TEXT NOT NULL, body TEXT NOT NULL, format INTEGER NOT NULL, PRIMARY KEY (consumer, chunk));
+INSERT INTO "p__eds_held" (consumer, chunk, applied, label, body, format) VALUES (?1, ?2, 0, ?3, ?4, 1);
+SELECT chunk, applied FROM "p__eds_held" WHERE consumer = ?1 ORDER BY chunk;
+SELECT label FROM "p__eds_held" WHERE consumer = ?1 ORDER BY chunk;
+SELECT body FROM "p__eds_held" WHERE consumer = ?1 AND chunk = ?2;
+UPDATE "p__eds_held" SET applied = ?1 WHERE consumer = ?2 AND chunk = ?3 AND applied = ?4;
+DELETE FROM "p__eds_held" WHERE consumer = ?1 AND chunk = ?2 AND applied = ?3;
+UPDATE "p__eds_held" SET consumer = ?1 WHERE consumer = ?2;
 UPDATE "p__eds_checkpoint" SET stream_sequence = ?1, stream_time_ns = ?2 WHERE consumer = ?3 AND lane = 0 AND epoch = ?4 AND stream_sequence = ?5;
 INSERT INTO "p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
 INSERT INTO "p_Only" ("id") VALUES (?1) ON CONFLICT ("id") DO NOTHING;

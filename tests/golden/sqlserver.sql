@@ -6,8 +6,16 @@ INSERT INTO [pub"l`i]]c].[p__eds_checkpoint] (consumer, lane, epoch, stream_sequ
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET epoch = @P1, companies = @P2 WHERE consumer = @P3 AND lane = 0 AND epoch = @P4 AND stream_sequence = @P5;
 SELECT epoch, stream_sequence, stream_time_ns, format FROM [pub"l`i]]c].[p__eds_checkpoint] WHERE consumer = @P1 AND lane = 0;
 SELECT consumer, companies FROM [pub"l`i]]c].[p__eds_checkpoint] WHERE lane = 0 ORDER BY consumer;
+IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_held]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_held] (consumer NVARCHAR(255) COLLATE Latin1_General_100_BIN2 NOT NULL, chunk BIGINT NOT NULL, applied BIGINT NOT NULL, label NVARCHAR(MAX) NOT NULL, body NVARCHAR(MAX) NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, chunk));
+INSERT INTO [pub"l`i]]c].[p__eds_held] (consumer, chunk, applied, label, body, format) VALUES (@P1, @P2, 0, @P3, @P4, 1);
+SELECT chunk, applied FROM [pub"l`i]]c].[p__eds_held] WHERE consumer = @P1 ORDER BY chunk;
+SELECT label FROM [pub"l`i]]c].[p__eds_held] WHERE consumer = @P1 ORDER BY chunk;
+SELECT body FROM [pub"l`i]]c].[p__eds_held] WHERE consumer = @P1 AND chunk = @P2;
+UPDATE [pub"l`i]]c].[p__eds_held] SET applied = @P1 WHERE consumer = @P2 AND chunk = @P3 AND applied = @P4;
+DELETE FROM [pub"l`i]]c].[p__eds_held] WHERE consumer = @P1 AND chunk = @P2 AND applied = @P3;
+UPDATE [pub"l`i]]c].[p__eds_held] SET consumer = @P1 WHERE consumer = @P2;
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET stream_sequence = @P1, stream_time_ns = @P2 WHERE consumer = @P3 AND lane = 0 AND epoch = @P4 AND stream_sequence = @P5;
-SET XACT_ABORT ON; SET NOCOUNT OFF; SET ANSI_NULLS ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; SET ARITHABORT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+SET XACT_ABORT ON; SET NOCOUNT OFF; SET IMPLICIT_TRANSACTIONS OFF; SET ANSI_NULLS ON; SET ANSI_NULL_DFLT_ON ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; SET ARITHABORT ON; SET CONCAT_NULL_YIELDS_NULL ON; SET NUMERIC_ROUNDABORT OFF; SET DATEFORMAT ymd; SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION FROM sys.databases AS d WHERE d.name = DB_NAME();
 IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION;
 BEGIN TRANSACTION;

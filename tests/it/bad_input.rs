@@ -7,8 +7,8 @@ use eds::sandbox::shop::Shop;
 use serde_json::{Value, json};
 
 use crate::services::eds::{binary, replay, schema, upsert};
+use crate::services::postgres;
 use crate::services::scene::Scene;
-use crate::services::{eventually, postgres};
 
 /// Bad messages, and what the reason of the dead letter of each says.
 fn bad_messages(shop: &Shop) -> Vec<(Vec<u8>, &'static str)> {

@@ -98,7 +98,7 @@ async fn a_readers_lock_is_waited_for_and_named() {
     assert!(
         output.status.success()
             && said.contains("table \"t\" is held")
-            && said.contains("1 of its changes wait")
+            && said.contains("of its changes wait at the destination")
             && said.contains("locks are held by session")
             && said.contains("a report, idle in transaction"),
         "{said}"

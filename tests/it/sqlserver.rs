@@ -43,7 +43,7 @@ fn is_survived(fault: Fault) {
     assert!(!said.contains("dead letter"), "{fault:?}: {said}");
 
     let found = rows(&server, "test", "SELECT id, text FROM t ORDER BY id");
-    assert_eq!(found.len(), 2_999, "{fault:?}");
+    assert_eq!(found.len(), 2_999, "{fault:?}: {said}");
     for (n, (id, text)) in found.iter().enumerate() {
         let n = if n < 19 { n } else { n + 1 };
         let wanted = if n < 19 { format!("second {n}") } else { format!("first {n}") };

@@ -200,15 +200,19 @@ impl<C: Connection> SqlDestination<C> {
         Fence { sql: self.renderer.advance_checkpoint(), parameters }
     }
 
-    /// After a COMMIT that may be void: whether the checkpoint has moved to `through`.
-    pub(super) async fn confirm(&mut self, through: Position) -> Result<(), Failure> {
-        if !self.renderer.dialect.commit_may_be_void
-            || self.read_checkpoint().await?.and_then(|row| row.position).unwrap_or_default()
-                == through
-        {
+    /// After a COMMIT that may be void: whether the checkpoint is where the batch ends, and what it
+    /// released is not kept any more.
+    pub(super) async fn confirm(&mut self, batch: &Batch) -> Result<(), Failure> {
+        if !self.renderer.dialect.commit_may_be_void {
             return Ok(());
         }
-        Err(void_commit())
+        if let Some(release) = batch.release {
+            return self.confirm_release(release).await;
+        }
+        match self.read_checkpoint().await?.and_then(|row| row.position) {
+            found if found.unwrap_or_default() == batch.through => Ok(()),
+            _ => Err(void_commit()),
+        }
     }
 
     fn session_tag(&self, epoch: i64) -> SessionTag {

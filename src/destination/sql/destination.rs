@@ -191,7 +191,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
         self.roll_back_pending().await?;
         let written = self.write(batch).await;
         match self.end(written).await {
-            Ok(()) => self.confirm(batch.through).await,
+            Ok(()) => self.confirm(batch).await,
             Err(failure) => {
                 let tables = batch.groups.iter().map(|g| g.schema.table.to_string()).collect();
                 Err(self.with_lock_holders(failure, tables).await)

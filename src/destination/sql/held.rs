@@ -1,6 +1,7 @@
 //! The changes of tables that cannot be written, in a table of EDS's own: kept and released in the
 //! transactions that move the checkpoint.
 
+use super::checkpoint::void_commit;
 use super::connection::{Connection, Parameter};
 use super::destination::SqlDestination;
 use super::dialect::Dialect;
@@ -100,10 +101,16 @@ impl Renderer {
     }
 }
 
-/// A failure of a statement about EDS's own table says nothing about any change.
+/// The codes of two rows with one key: another process has written the chunk.
+const TAKEN_CODES: [&str; 6] = ["23505", "1062", "2627", "2601", "1555", "2067"];
+
+/// A failure of a statement about EDS's own table says nothing about any other table, and about a
+/// change only where what is kept of it cannot be stored: it is too large.
 fn of_own_table(failure: Failure) -> Failure {
+    let is_taken = failure.code.as_deref().is_some_and(|code| TAKEN_CODES.contains(&code));
     let kind = match failure.kind {
         FailureKind::Fenced => FailureKind::Fenced,
+        FailureKind::Rejected if !is_taken => FailureKind::Rejected,
         _ => FailureKind::Unavailable,
     };
     Failure { kind, table: None, text: format!("{HELD}: {}", failure.text), ..failure }
@@ -149,7 +156,15 @@ impl<C: Connection> SqlDestination<C> {
     /// All chunks of this consumer.
     pub(super) async fn kept_chunks(&mut self) -> Result<Vec<KeptChunk>, Failure> {
         let consumer = [self.consumer.as_str().into()];
-        let numbers = self.connection.integers(&self.renderer.read_held(), &consumer).await?;
+        let read = self.renderer.read_held();
+        let numbers = match self.connection.integers(&read, &consumer).await {
+            Err(failure) if failure.kind == FailureKind::SchemaMismatch => {
+                // Somebody has dropped it.
+                self.make_own_tables().await?;
+                self.connection.integers(&read, &consumer).await?
+            }
+            numbers => numbers?,
+        };
         let labels = self.connection.texts(&self.renderer.read_held_labels(), &consumer).await?;
         let chunks = numbers.iter().zip(&labels).map(|(numbers, label)| {
             let label = serde_json::from_str(label.first()?).ok()?;
@@ -162,6 +177,17 @@ impl<C: Connection> SqlDestination<C> {
                 "the table {HELD} in the destination was written by another version of EDS, which \
                  has to be installed again"
             ))),
+        }
+    }
+
+    /// After a COMMIT that may be void: whether the chunk is as the release left it.
+    pub(super) async fn confirm_release(&mut self, release: Release) -> Result<(), Failure> {
+        let kept = self.kept_chunks().await?;
+        let found = kept.iter().find(|chunk| chunk.number == release.chunk);
+        match found.map(|chunk| chunk.applied) {
+            None if release.is_last => Ok(()),
+            Some(applied) if !release.is_last && applied == release.to => Ok(()),
+            _ => Err(void_commit()),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backoff::{Backoff, Waits};
+use crate::change::filter::TableFilter;
 use crate::change::held::{Body, HeldLabel};
 use crate::change::{HeldChunk, Release, TableSchema};
 use crate::destination::KeptChunk;
@@ -21,8 +22,8 @@ const HELD_WAITS: Waits =
 pub struct HoldReason {
     /// For people.
     pub text: String,
-    /// The table was there before, and is missing.
-    pub is_gone: bool,
+    /// The table was there when it was held.
+    pub was_there: bool,
 }
 
 /// One table that is held.
@@ -88,10 +89,10 @@ impl HeldTables {
         self.tables.iter().map(|(name, table)| (&**name, table))
     }
 
-    /// Those that were there before, and were missing when they were held.
-    pub fn gone(&self) -> HashSet<String> {
-        let gone = self.tables.iter().filter(|(_, held)| held.reason.is_gone);
-        gone.map(|(name, _)| name.clone()).collect()
+    /// Those of which changes are kept, and that were there when they were held.
+    pub fn were_there(&self) -> HashSet<String> {
+        let kept = self.tables.iter().filter(|(_, held)| !held.chunks.is_empty());
+        kept.filter(|(_, held)| held.reason.was_there).map(|(name, _)| name.clone()).collect()
     }
 
     /// The bytes that the destination keeps for all of them.
@@ -110,7 +111,8 @@ impl HeldTables {
             try_at: now,
             is_tried: false,
         });
-        held.reason = reason;
+        let was_there = held.reason.was_there || reason.was_there;
+        held.reason = HoldReason { was_there, ..reason };
         held.is_tried = true;
         held.try_at = now + held.backoff.next(table);
     }
@@ -123,13 +125,14 @@ impl HeldTables {
     }
 
     /// What the destination keeps, by its own record: tables of which it keeps changes are held.
-    pub fn take_stock(&mut self, kept: Vec<KeptChunk>, now: Instant) {
+    /// Tables that `filter` does not take are left as they are.
+    pub fn take_stock(&mut self, kept: Vec<KeptChunk>, filter: &TableFilter, now: Instant) {
         self.next_number = kept.iter().map(|chunk| chunk.number + 1).max().unwrap_or(0);
         self.tables.values_mut().for_each(|held| held.chunks.clear());
-        for chunk in kept {
+        for chunk in kept.into_iter().filter(|chunk| filter.takes(&chunk.label.table)) {
             let label = &chunk.label;
             let held = self.tables.entry(label.table.clone()).or_insert_with(|| HeldTable {
-                reason: HoldReason { text: label.reason.clone(), is_gone: label.is_gone },
+                reason: HoldReason { text: label.reason.clone(), was_there: label.was_there },
                 since_unix: label.since_unix,
                 schema: None,
                 chunks: VecDeque::new(),
@@ -150,7 +153,7 @@ impl HeldTables {
         let label = |body: &Body| HeldLabel {
             table: table.to_owned(),
             reason: held.reason.text.clone(),
-            is_gone: held.reason.is_gone,
+            was_there: held.reason.was_there,
             since_unix: held.since_unix,
             changes: body.changes,
             bytes: body.text.len() as u64,
@@ -209,6 +212,7 @@ impl HeldTables {
     /// The table is tried again later, for no reason of its own.
     pub fn postpone(&mut self, table: &str, now: Instant) {
         if let Some(held) = self.tables.get_mut(table) {
+            held.is_tried = true;
             held.try_at = now + held.backoff.next(table);
         }
     }

@@ -124,11 +124,6 @@ impl OpenDestination {
         self.destination.kept_body(number).await
     }
 
-    /// Whether the table was missing when the tables were last read.
-    pub fn lacks(&self, table: &str) -> bool {
-        self.tables.get(table).is_none()
-    }
-
     /// Before the batch is written: its intent, then its tables. That may take as long as the
     /// database needs to change a large table.
     pub async fn prepare(

@@ -38,8 +38,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// resumed and for statements that wait for a lock.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// The least time between two looks for room for changes of tables that are held.
-const ROOM_WAIT_MIN: Duration = Duration::from_millis(200);
+/// Between two looks for room for changes of tables that are held, where none is to be tried.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
 
 /// Connects to the destination; called again after each failure.
 pub type Open = Box<dyn Fn() -> OpenFuture<'static> + Send>;
@@ -133,9 +133,10 @@ impl Applier {
     async fn bring_up(&mut self, schemas: &[Arc<TableSchema>]) -> Result<(), Failure> {
         let open = self.link.get()?;
         self.checkpoint.read_cutover(&mut *open.destination).await?;
-        self.held.take_stock(open.destination.kept().await?, Instant::now());
+        let kept = open.destination.kept().await?;
+        self.held.take_stock(kept, &self.options.filter, Instant::now());
         open.read_tables().await?;
-        self.known.there = self.held.gone();
+        self.known.there = self.held.were_there();
         let mut refused = Vec::new();
         for schema in schemas {
             let shaped = self.link.get()?.shape(&mut self.known, std::iter::once(schema)).await;
@@ -165,7 +166,9 @@ impl Applier {
     pub async fn adopt_kept(&mut self, of: &str) -> Result<(), Failure> {
         let open = self.link.get()?;
         open.destination.adopt_kept(of).await?;
-        self.held.take_stock(open.destination.kept().await?, Instant::now());
+        let kept = open.destination.kept().await?;
+        self.held.take_stock(kept, &self.options.filter, Instant::now());
+        self.known.there = self.held.were_there();
         self.report_held();
         Ok(())
     }
@@ -199,6 +202,7 @@ impl Applier {
         self.rejects.write(&pending.dead_letters, "").await;
         let mut attempt = Attempt::new(pending.changes, end);
         let mode = self.options.abilities.write_mode;
+        let mut kept = 0;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held) {
             let tried = match self.has_room(&next.batch) {
                 true => self.try_once(&mut attempt, &next).await?,
@@ -214,6 +218,7 @@ impl Applier {
                 WriteAttempt::Done => {
                     attempt.succeeded();
                     self.done(&next.batch);
+                    kept += next.batch.held.len();
                 }
                 WriteAttempt::Again | WriteAttempt::Abandoned => {}
                 WriteAttempt::DestinationRewound(position) => {
@@ -222,11 +227,17 @@ impl Applier {
             }
         }
         self.progress.applied(pending.events, end, started.elapsed());
-        // A stream that never pauses must not keep a held table waiting.
-        match self.release(false).await? {
-            Released::Rewound(position) => Ok(ApplyOutcome::DestinationRewound(position)),
-            Released::Tried | Released::Nothing => Ok(ApplyOutcome::Applied(end)),
+        // A stream that never pauses must not keep a held table waiting: more is released than kept.
+        for _ in 0..=2 * kept {
+            match self.release(false).await? {
+                Released::Rewound(position) => {
+                    return Ok(ApplyOutcome::DestinationRewound(position));
+                }
+                Released::Tried => {}
+                Released::Nothing => break,
+            }
         }
+        Ok(ApplyOutcome::Applied(end))
     }
 
     /// Tries a table that is held, if it is time. `is_end`: nothing else is left to do.
@@ -238,10 +249,12 @@ impl Applier {
     }
 
     /// Whether the destination may keep what the batch holds.
-    fn has_room(&self, batch: &Batch) -> bool {
+    fn has_room(&mut self, batch: &Batch) -> bool {
         let more: u64 = batch.held.iter().map(|chunk| chunk.label.bytes).sum();
         let kept = self.held.bytes();
-        more == 0 || kept == 0 || kept + more <= self.options.held_bytes_max
+        let has_room = more == 0 || kept == 0 || kept + more <= self.options.held_bytes_max;
+        self.is_full &= !has_room;
+        has_room
     }
 
     async fn try_once(
@@ -251,7 +264,7 @@ impl Applier {
     ) -> Result<WriteAttempt, Failure> {
         let Err(failure) = self.write(&next.batch).await else { return Ok(WriteAttempt::Done) };
         let tried = Tried {
-            may_hold: self.may_hold(),
+            may_hold: self.may_hold() && !next.batch.groups.is_empty(),
             reshaped: attempt.reshaped,
             changes: attempt.narrowing.remaining(next.piece),
         };
@@ -266,9 +279,14 @@ impl Applier {
                 }
             }
             Remedy::Narrow => Ok(self.narrow(attempt, next, failure).await),
+            Remedy::Hold if attempt.is_release() && attempt.narrowing.can_halve(next.piece) => {
+                // What a part of them waits for may be in another table, which waits, too.
+                attempt.narrowing.halve(next.piece);
+                Ok(WriteAttempt::Again)
+            }
             Remedy::Hold => {
                 attempt.narrowing.put_back(next.piece);
-                Ok(self.hold_and_go_on(&failure, attempt))
+                Ok(self.hold_and_go_on(&failure, attempt, next))
             }
             Remedy::Reconnect => {
                 attempt.narrowing.put_back(next.piece);
@@ -277,9 +295,23 @@ impl Applier {
         }
     }
 
-    /// Holds the table that the failure names. What is kept already stays where it is.
-    fn hold_and_go_on(&mut self, failure: &Failure, attempt: &mut Attempt) -> WriteAttempt {
-        self.hold(failure);
+    /// Holds the table that the failure names; where the batch does not write that one, those that
+    /// it writes: a foreign key that is checked at COMMIT names the other table. What is kept
+    /// already stays where it is.
+    fn hold_and_go_on(
+        &mut self,
+        failure: &Failure,
+        attempt: &mut Attempt,
+        next: &Writable,
+    ) -> WriteAttempt {
+        let written = next.batch.groups.iter().map(|group| &*group.schema.table);
+        let is_written = written.clone().any(|table| Some(table) == failure.table.as_deref());
+        match is_written {
+            true => self.hold(failure),
+            false => written.for_each(|table| {
+                self.hold(&Failure { table: Some(table.into()), ..failure.clone() });
+            }),
+        }
         attempt.reshaped = false;
         match attempt.is_release() {
             true => WriteAttempt::Abandoned,
@@ -346,7 +378,7 @@ impl Applier {
             match self.rejects.reject(change, reason).await {
                 Rejected::DeadLetter => attempt.narrowing.exclude(index as usize),
                 Rejected::TooMany(failure) if self.may_hold() => {
-                    return self.hold_and_go_on(&failure, attempt);
+                    return self.hold_and_go_on(&failure, attempt, next);
                 }
                 Rejected::TooMany(failure) => {
                     self.progress.waiting(&failure.text);
@@ -374,6 +406,9 @@ impl Applier {
         let found = self.reconnect(&mut attempt.backoff).await?;
         if attempt.is_release() && found == self.checkpoint.recorded() {
             // What the destination keeps was read again: that says how far the try came.
+            if let Some(table) = next.batch.groups.first().map(|group| &*group.schema.table) {
+                self.held.postpone(table, Instant::now());
+            }
             return Ok(WriteAttempt::Abandoned);
         }
         Ok(match self.checkpoint.compare(found, next.batch.through) {
@@ -413,11 +448,12 @@ impl Applier {
     async fn connect(&mut self) -> Result<Option<Position>, Failure> {
         let mut destination = (self.open)().await?;
         let found = self.checkpoint.verify_connected(&mut *destination).await?;
-        self.held.take_stock(destination.kept().await?, Instant::now());
+        let kept = destination.kept().await?;
+        self.held.take_stock(kept, &self.options.filter, Instant::now());
         let mut opened = OpenDestination::new(destination, self.options.abilities.schema_mode);
         opened.read_tables().await?;
         // A destination that was restored may lack a table for good reasons.
-        self.known.there = self.held.gone();
+        self.known.there = self.held.were_there();
         self.link = DestinationLink::Up(Box::new(opened));
         Ok(found)
     }
@@ -433,7 +469,9 @@ impl Applier {
             Err(failure) => Err(failure),
         };
         let found = match asked {
-            Ok(found) => found,
+            Ok(found) if found == self.checkpoint.recorded() => found,
+            // What else was read of it is not true any more either.
+            Ok(_) => self.reconnect(&mut Backoff::default()).await?,
             Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
             Err(_) => self.reconnect(&mut Backoff::default()).await?,
         };

@@ -1,6 +1,6 @@
 //! Changes that become dead letters, and how many of a table in a row may.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::time::sleep;
@@ -22,6 +22,8 @@ struct RejectedRun {
     count: u32,
     /// Where the last of them is.
     last: Position,
+    /// Where all of them are.
+    letters: HashSet<Position>,
 }
 
 /// What became of a rejected change.
@@ -65,6 +67,10 @@ impl Rejects {
     pub async fn reject(&mut self, change: &Change, reason: String) -> Rejected {
         let table = change.event.table().into_owned();
         let run = self.runs.entry(table.clone()).or_default();
+        // Of a table that is held the same changes are tried again and again.
+        if run.letters.contains(&change.position) {
+            return Rejected::DeadLetter;
+        }
         if run.count >= REFUSED_RUN_MAX {
             let why = format!(
                 "{REFUSED_RUN_MAX} changes of table {table:?} in a row were refused, the last \
@@ -76,6 +82,7 @@ impl Rejects {
             });
         }
         (run.count, run.last) = (run.count + 1, change.position);
+        run.letters.insert(change.position);
         let dead_letter = DeadLetter {
             position: change.position,
             subject: change.subject.to_string(),

@@ -41,11 +41,8 @@ impl Applier {
     /// Holds the table that the failure names.
     pub(super) fn hold(&mut self, failure: &Failure) {
         let Some(table) = failure.table.as_deref() else { return };
-        let is_missing = self.link.get().is_ok_and(|open| open.lacks(table));
-        let reason = HoldReason {
-            text: failure.text.clone(),
-            is_gone: is_missing && self.known.there.contains(table),
-        };
+        let was_there = self.known.there.contains(table);
+        let reason = HoldReason { text: failure.text.clone(), was_there };
         if !self.held.contains(table) {
             warn!(
                 "table {table:?} is held: its changes are kept and applied later, others go on: \
@@ -205,7 +202,7 @@ impl Applier {
             Err(failure) => Err(failure),
         };
         match kept {
-            Ok(kept) => self.held.take_stock(kept, Instant::now()),
+            Ok(kept) => self.held.take_stock(kept, &self.options.filter, Instant::now()),
             Err(failure) => return self.not_released(table, &failure).await,
         }
         self.report_held();
@@ -235,7 +232,7 @@ impl Applier {
         self.is_full = true;
         self.progress.waiting(&why);
         let wait = self.held.due().map(|due| due.saturating_duration_since(Instant::now()));
-        sleep(wait.unwrap_or_default().max(super::ROOM_WAIT_MIN)).await;
+        sleep(wait.unwrap_or(super::ROOM_WAIT)).await;
         self.release(false).await
     }
 }

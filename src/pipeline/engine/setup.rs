@@ -53,10 +53,11 @@ impl Engine {
             adoption: &options.adoption,
         })?;
         warn_of_new_companies(&records, &options);
-        record_start(&start, &state, &options).map_err(unusable)?;
+        // Before the position is recorded, after which nobody would think of it any more.
         if let StartPosition::After { source: PositionSource::Adopted(name), .. } = &start {
             applier.adopt_kept(name).await?;
         }
+        record_start(&start, &state, &options).map_err(unusable)?;
         if let StartPosition::Since { source: TimeSource::Predecessor, .. } = start {
             cutover = take_over(&predecessor, &state, &options).map_err(unusable)?;
         }

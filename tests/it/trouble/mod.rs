@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::conformance::{Database, databases};
 use crate::services::eds::{Eds, Running, schema, upsert};
-use crate::services::eventually;
 use crate::services::mysql::Flavour;
 use crate::services::nats::Nats;
+use crate::services::{eventually, eventually_ok};
 use kinds::{MYSQL, POSTGRES, SNOWFLAKE, SQLITE, SQLSERVER, TableTrouble};
 
 /// The companies of the events.
@@ -89,8 +89,11 @@ impl Source {
     /// Waits until `table` holds that.
     async fn until_equal(&self, database: &dyn Database, table: &str, running: &Running) {
         let expected = self.model(table);
-        eventually(&format!("{table} is equal\n{}", running.log()), PATIENCE, async || {
-            database.read(table, &["id", "n"]).await == expected
+        eventually_ok(PATIENCE, async || {
+            match database.read(table, &["id", "n"]).await == expected {
+                true => Ok(()),
+                false => Err(format!("{table} is not equal:\n{}", running.log())),
+            }
         })
         .await;
     }
