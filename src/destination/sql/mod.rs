@@ -27,6 +27,8 @@ pub mod snowflake;
 pub mod sqlite;
 #[cfg(feature = "sqlserver")]
 pub mod sqlserver;
+pub mod types;
+pub mod widen;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ pub use connection::{
     SqlSession,
 };
 pub use destination::SqlDestination;
+pub use widen::reject_rounded;
 
 /// What every SQL destination can do.
 pub const ABILITIES: Abilities = Abilities {

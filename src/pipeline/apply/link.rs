@@ -68,7 +68,10 @@ impl OpenDestination {
             return Ok(());
         }
         let mut changed = false;
-        for schema in schemas {
+        let schemas: Vec<&Arc<TableSchema>> = schemas.collect();
+        for schema in &schemas {
+            let others = ours.iter().map(String::as_str).chain(schemas.iter().map(|s| &*s.table));
+            migrate::check_names(&self.tables, &schema.table, others)?;
             if !ours.iter().any(|table| *table == *schema.table) {
                 migrate::check_ours(&self.tables, schema)?;
                 // Checked once: the customer may add columns of their own later.
