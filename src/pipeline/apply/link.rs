@@ -70,9 +70,10 @@ impl OpenDestination {
         let mut changed = false;
         let schemas: Vec<&Arc<TableSchema>> = schemas.collect();
         for schema in &schemas {
-            let others = ours.iter().map(String::as_str).chain(schemas.iter().map(|s| &*s.table));
-            migrate::check_names(&self.tables, &schema.table, others)?;
             if !ours.iter().any(|table| *table == *schema.table) {
+                let others =
+                    ours.iter().map(String::as_str).chain(schemas.iter().map(|s| &*s.table));
+                migrate::check_names(&self.tables, &schema.table, others)?;
                 migrate::check_ours(&self.tables, schema)?;
                 // Checked once: the customer may add columns of their own later.
                 ours.push(schema.table.to_string());
