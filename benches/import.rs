@@ -232,12 +232,12 @@ impl Bench {
             )
             .await
             .unwrap_or_else(|e| panic!("{e}"));
-        let renderer = Renderer { dialect: &POSTGRES, namespace: Namespace::default() };
+        let renderer = Renderer::new(&POSTGRES, Namespace::default());
         let mut own = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, &POSTGRES);
             client
-                .batch_execute(&renderer.create_staged(schema))
+                .batch_execute(&renderer.create_staged(schema, schema))
                 .await
                 .unwrap_or_else(|e| panic!("{e}"));
             let columns = renderer.list(&schema.columns);
@@ -276,7 +276,7 @@ impl Bench {
         }
         self.assert_equal(&found);
         let dialect = if flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-        let renderer = Renderer { dialect, namespace: Namespace::default() };
+        let renderer = Renderer::new(dialect, Namespace::default());
         let mut own = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, dialect);
@@ -324,7 +324,7 @@ impl Bench {
         }
         self.assert_equal(&found);
         let own = self.dir.path().join("own.db");
-        let renderer = Renderer { dialect: &SQLITE, namespace: Namespace::default() };
+        let renderer = Renderer::new(&SQLITE, Namespace::default());
         let mut seconds = 0.0;
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, &SQLITE);

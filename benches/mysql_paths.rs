@@ -12,6 +12,7 @@ use bytes::Bytes;
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
+use eds::destination::Holds;
 use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::encode::bind;
 use eds::destination::sql::mysql::rows::{Action, sql};
@@ -110,10 +111,8 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
     let (database, _) = server.database().await;
     let mut conn = server.connect(&database).await;
     let dialect = if server.flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-    let renderer = Renderer {
-        dialect,
-        namespace: Namespace { schema: Some(database), ..Namespace::default() },
-    };
+    let renderer =
+        Renderer::new(dialect, Namespace { schema: Some(database), ..Namespace::default() });
     conn.query_drop(renderer.create_table(&schema)).await?;
     let columns: Vec<String> = schema
         .columns
@@ -151,8 +150,9 @@ async fn measure(server: &MySql, way: Way, columns: usize) -> Result<[f64; 2], E
 
 fn values(changes: &[Change], schema: &TableSchema) -> Vec<Wire> {
     let mut out = Vec::new();
+    let held = vec![Holds::Anything; schema.columns.len()];
     changes.iter().for_each(|change| {
-        bind(change, &schema.columns, &mut out).unwrap_or_else(|e| panic!("{e}"));
+        bind(change, &schema.columns, &held, &mut out).unwrap_or_else(|e| panic!("{e}"));
     });
     out
 }

@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Change, Decoder, Position, TableSchema};
+use eds::destination::Holds;
 use eds::destination::sql::postgres::dialect::POSTGRES;
 use eds::destination::sql::postgres::encode::{
     BoundArray, BoundValue, COPY_HEADER, COPY_TRAILER, put_field, wire_array_type, wire_type,
@@ -100,14 +101,10 @@ async fn measure(
     let (schema, changes) = rows(columns, count);
     let (database, _) = server.database().await;
     let client = server.connect(&database).await;
-    let renderer = Renderer {
-        dialect: &POSTGRES,
-        namespace: Namespace {
-            schema: Some("public".into()),
-            prefix: String::new(),
-            lower_case: false,
-        },
-    };
+    let renderer = Renderer::new(
+        &POSTGRES,
+        Namespace { schema: Some("public".into()), prefix: String::new(), lower_case: false },
+    );
     client.batch_execute(&renderer.create_table(&schema)).await?;
     client
         .batch_execute(&format!(
@@ -144,11 +141,13 @@ async fn prepared(
 ) -> Result<Statement, Error> {
     match way {
         WritePath::Single => {
-            let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
+            let types: Vec<Type> =
+                schema.columns.iter().map(|c| wire_type(c.kind, Holds::Anything)).collect();
             client.prepare_typed(&renderer.upsert_one(schema), &types).await
         }
         WritePath::Unnest => {
-            let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
+            let types: Vec<Type> =
+                schema.columns.iter().map(|c| wire_array_type(c.kind, Holds::Anything)).collect();
             let arrays: Vec<String> = (1..=types.len()).map(|n| format!("${n}")).collect();
             client
                 .prepare_typed(
@@ -178,8 +177,10 @@ async fn single(
     schema: &TableSchema,
     piece: &[Change],
 ) -> Result<(), Error> {
-    let rows: Vec<Vec<BoundValue<'_>>> =
-        piece.iter().map(|change| read(change, schema).map(BoundValue).collect()).collect();
+    let rows: Vec<Vec<BoundValue<'_>>> = piece
+        .iter()
+        .map(|change| read(change, schema).map(|v| BoundValue(v, Holds::Anything)).collect())
+        .collect();
     try_join_all(
         rows.iter()
             .map(|row| client.execute_raw(statement, row.iter().map(|f| f as &(dyn ToSql + Sync)))),
@@ -194,8 +195,11 @@ async fn unnest(
     schema: &TableSchema,
     piece: &[Change],
 ) -> Result<(), Error> {
-    let mut columns: Vec<BoundArray<'_>> =
-        schema.columns.iter().map(|_| BoundArray(Vec::with_capacity(piece.len()))).collect();
+    let mut columns: Vec<BoundArray<'_>> = schema
+        .columns
+        .iter()
+        .map(|_| BoundArray(Vec::with_capacity(piece.len()), Holds::Anything))
+        .collect();
     for change in piece {
         read(change, schema).zip(&mut columns).for_each(|(value, column)| column.0.push(value));
     }
@@ -224,7 +228,7 @@ async fn copy(
         match way {
             WritePath::Binary => {
                 buffer.put_i16(schema.columns.len() as i16);
-                read(change, schema).for_each(|v| put_field(&v, &mut buffer));
+                read(change, schema).for_each(|v| put_field(&v, Holds::Anything, &mut buffer));
             }
             _ => put_line(read(change, schema), &mut buffer),
         }

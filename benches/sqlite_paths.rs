@@ -72,7 +72,7 @@ fn measure(
     let db = Connection::open(dir.path().join("bench.db"))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    let renderer = Renderer { dialect: &SQLITE, namespace: Namespace::default() };
+    let renderer = Renderer::new(&SQLITE, Namespace::default());
     db.execute_batch(&renderer.create_table(schema))?;
     let row = format!("({})", vec!["?"; schema.columns.len()].join(","));
     let source = match at_once {

@@ -15,6 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use cost::{events_of, run};
 use eds::change::decode::ColumnOrder;
 use eds::change::{Change, Decoder, Position, TableSchema, value};
+use eds::destination::Holds;
 use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::encode::bind;
 use eds::destination::sql::mysql::rows::{Action, sql};
@@ -96,12 +97,11 @@ async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, Strin
     let (database, _) = server.database().await;
     let mut conn = server.connect(&database).await;
     let dialect = if server.flavour == Flavour::MySql { &MYSQL } else { &MARIADB };
-    let renderer = Renderer {
-        dialect,
-        namespace: Namespace { schema: Some(database), ..Namespace::default() },
-    };
+    let renderer =
+        Renderer::new(dialect, Namespace { schema: Some(database), ..Namespace::default() });
     conn.query_drop(renderer.create_table(schema)).await.unwrap_or_else(|e| panic!("{e}"));
     let mut seconds = 0.0;
+    let held = vec![Holds::Anything; schema.columns.len()];
     for piece in made.chunks(ROWS_PER_UPSERT) {
         let statements: Vec<(usize, Vec<mysql_async::Value>)> = piece
             .chunks(256)
@@ -121,7 +121,8 @@ async fn bare_mysql(server: &MySql, schema: &TableSchema, made: &[(String, Strin
                         row,
                         key,
                     };
-                    bind(&change, &schema.columns, &mut values).unwrap_or_else(|e| panic!("{e}"));
+                    bind(&change, &schema.columns, &held, &mut values)
+                        .unwrap_or_else(|e| panic!("{e}"));
                 }
                 (rows.len(), values)
             })
@@ -206,6 +207,7 @@ fn encoded(schema: &Arc<TableSchema>, payloads: &[String]) -> Vec<Vec<Bytes>> {
                 put_field(
                     &value::read(slot.present(event.payload()), column)
                         .unwrap_or_else(|e| panic!("{e}")),
+                    Holds::Anything,
                     &mut buffer,
                 );
             }
@@ -238,14 +240,10 @@ async fn bare(
     );
     let pieces = encoded(&json_schema, payloads);
     let (database, _) = server.database().await;
-    let renderer = Renderer {
-        dialect: &POSTGRES,
-        namespace: Namespace {
-            schema: Some("public".into()),
-            prefix: String::new(),
-            lower_case: false,
-        },
-    };
+    let renderer = Renderer::new(
+        &POSTGRES,
+        Namespace { schema: Some("public".into()), prefix: String::new(), lower_case: false },
+    );
     server
         .connect(&database)
         .await

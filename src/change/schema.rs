@@ -55,6 +55,21 @@ impl ColumnType {
     }
 }
 
+impl std::fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ColumnType::Text => "text",
+            ColumnType::Time => "times",
+            ColumnType::Integer => "integers",
+            ColumnType::Number => "numbers",
+            ColumnType::Boolean => "booleans",
+            ColumnType::Object => "objects",
+            ColumnType::Array => "arrays",
+            ColumnType::Enum => "enumerations",
+        })
+    }
+}
+
 /// A column of a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Column {

@@ -25,6 +25,27 @@ pub enum Value<'a> {
     Json(&'a str),
 }
 
+impl<'a> Value<'a> {
+    /// The value for a column that has become text since: numbers with all their digits, booleans
+    /// as 1 and 0, as databases without booleans convert them.
+    pub fn as_text(self) -> Value<'a> {
+        let text = match self {
+            Value::Integer(n) => n.to_string(),
+            Value::Boolean(b) => u8::from(b).to_string(),
+            Value::Number(n) => number_text(n),
+            other => return other,
+        };
+        Value::Text(Cow::Owned(text))
+    }
+}
+
+/// The shortest text that is read as the same number: `1`, `1.5`, `1e300`.
+fn number_text(n: f64) -> String {
+    let plain = n.to_string();
+    let scientific = format!("{n:e}");
+    if scientific.len() < plain.len() { scientific } else { plain }
+}
+
 /// What a column would have taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wanted {
@@ -218,6 +239,17 @@ mod tests {
         for (token, expected) in cases {
             assert_eq!(integer(token), expected, "{token}");
         }
+    }
+
+    #[test]
+    fn numbers_are_text_of_every_digit() {
+        for (n, text) in [(1.0, "1"), (-1.5, "-1.5"), (0.1 + 0.2, "0.30000000000000004")] {
+            assert_eq!(Value::Number(n).as_text(), Value::Text(text.into()));
+        }
+        assert_eq!(Value::Number(1e300).as_text(), Value::Text("1e300".into()));
+        assert_eq!(Value::Integer(i64::MIN).as_text(), Value::Text(i64::MIN.to_string().into()));
+        assert_eq!(Value::Boolean(true).as_text(), Value::Text("1".into()));
+        assert_eq!(Value::Null.as_text(), Value::Null);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::import::{FilePiece, JobStatus, Placement};
+use super::import::{FilePiece, JobStatus, LoadedTable, Placement};
 use super::{Claim, Destination, Failure, Loader, Migration, Tables};
 use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, Position, TableSchema};
@@ -64,8 +64,7 @@ impl Loader for DryRun {
     async fn begin(
         &mut self,
         _job: &str,
-        _schemas: &[Arc<TableSchema>],
-        _files: &[String],
+        _tables: &[LoadedTable],
         _restart: bool,
     ) -> Result<JobStatus, Failure> {
         Ok(JobStatus::Loading(Vec::new()))

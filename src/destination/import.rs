@@ -26,6 +26,15 @@ pub fn staged(schema: &TableSchema) -> TableSchema {
     }
 }
 
+/// A table that an import loads.
+#[derive(Clone, Debug)]
+pub struct LoadedTable {
+    /// The table, under its own name.
+    pub schema: Arc<TableSchema>,
+    /// The names of its files.
+    pub files: Vec<String>,
+}
+
 /// A piece of a file: what is recorded together with its rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilePiece {
@@ -86,17 +95,16 @@ pub struct Placement {
 /// commit.
 #[async_trait]
 pub trait Loader: Send {
-    /// Gets ready for `job`, which loads `files`: creates empty tables for `schemas`, or keeps
-    /// those that the job has filled so far. Removes what another job has left, and with `restart`
-    /// what this one has left, too.
+    /// Gets ready for `job`, which loads `tables`: creates empty ones, or keeps those that the job
+    /// has filled so far, where their schema is still the same. Removes what another job has left,
+    /// and with `restart` what this one has left, too.
     ///
     /// Called once for each run of an import, on the main connection, before anything is loaded;
     /// the whole import waits for it.
     async fn begin(
         &mut self,
         job: &str,
-        schemas: &[Arc<TableSchema>],
-        files: &[String],
+        tables: &[LoadedTable],
         restart: bool,
     ) -> Result<JobStatus, Failure>;
 

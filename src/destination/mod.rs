@@ -9,9 +9,9 @@ pub mod memory;
 pub mod messages;
 pub mod objects;
 pub mod settings;
+pub mod shape;
 pub mod sql;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,12 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use crate::change::held::HeldLabel;
-use crate::change::{Batch, Cutover, Position, TableSchema};
+use crate::change::{Batch, Cutover, Position};
 use crate::validator::Validator;
 pub use failure::{Failure, FailureKind};
 pub use import::Loader;
 pub use settings::Settings;
+pub use shape::{ColumnShape, Holds, Migration, TableShape, Tables};
 
 /// An open connection to a system that receives changes.
 ///
@@ -324,99 +325,4 @@ pub enum SchemaMode {
     Typed,
     /// It has none, and changes come as they are.
     Schemaless,
-}
-
-/// The tables of a destination.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tables {
-    /// By the name that the source gives them; in lower case where the destination knows no other.
-    pub shapes: BTreeMap<String, TableShape>,
-    /// Whether the destination stores names of tables in lower case.
-    pub lower_case: bool,
-}
-
-impl Tables {
-    /// Brings the list up to date with `step`, which the destination has made.
-    pub fn take(&mut self, step: &Migration) {
-        let name =
-            if self.lower_case { step.table().to_lowercase() } else { step.table().to_owned() };
-        let shape = self.shapes.entry(name).or_default();
-        match step {
-            Migration::CreateTable(schema) => {
-                shape.keys = schema.key_columns().iter().map(|c| c.name.to_string()).collect();
-                shape
-                    .columns
-                    .extend(schema.columns.iter().map(|c| (c.name.to_string(), c.nullable)));
-            }
-            Migration::AddColumns(schema, columns) => shape
-                .columns
-                .extend(columns.iter().map(|i| (schema.columns[*i].name.to_string(), true))),
-            Migration::DropNotNull { columns, .. } => {
-                shape.columns.extend(columns.iter().map(|name| (name.clone(), true)));
-            }
-        }
-    }
-
-    /// The table that keeps the rows of the source's `table`.
-    pub fn get(&self, table: &str) -> Option<&TableShape> {
-        if self.lower_case {
-            self.shapes.get(&table.to_lowercase())
-        } else {
-            self.shapes.get(table)
-        }
-    }
-}
-
-/// A table of a destination.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableShape {
-    /// Column name → whether an insert may leave it out: it takes NULL or has a default.
-    pub columns: BTreeMap<String, bool>,
-    /// Columns of the primary key, in its order.
-    pub keys: Vec<String>,
-    /// Why rows must not be written to it, with the cure.
-    pub write_blocker: Option<String>,
-}
-
-/// One schema change. Repeating it changes nothing.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Migration {
-    /// Creates the table with all columns of the schema; a table that exists stays as it is.
-    CreateTable(Arc<TableSchema>),
-    /// Columns of the schema by index; added as nullable.
-    AddColumns(Arc<TableSchema>, Vec<usize>),
-    /// Lets columns be null that the source no longer requires.
-    DropNotNull {
-        /// The table, as the source calls it.
-        table: String,
-        /// Columns by name.
-        columns: Vec<String>,
-    },
-}
-
-impl Migration {
-    /// The table that it changes, as the source calls it.
-    pub fn table(&self) -> &str {
-        match self {
-            Migration::CreateTable(schema) | Migration::AddColumns(schema, _) => &schema.table,
-            Migration::DropNotNull { table, .. } => table,
-        }
-    }
-}
-
-impl std::fmt::Display for Migration {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Migration::CreateTable(schema) => {
-                write!(f, "create table {:?} with {} columns", schema.table, schema.columns.len())
-            }
-            Migration::AddColumns(schema, columns) => {
-                let names: Vec<&str> = columns.iter().map(|i| &*schema.columns[*i].name).collect();
-                write!(f, "add to table {:?}: {}", schema.table, names.join(", "))
-            }
-            Migration::DropNotNull { table, columns } => {
-                write!(f, "let columns of table {table:?} be null: {}", columns.join(", "))
-            }
-        }
-    }
 }

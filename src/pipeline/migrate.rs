@@ -5,89 +5,74 @@ use std::sync::Arc;
 
 use tracing::info;
 
+use super::refused::check_key;
+pub use super::refused::{TableRefused, check_limits, check_names, check_ours};
 use crate::change::TableSchema;
-use crate::destination::{Destination, Failure, Migration, TableShape, Tables};
-
-/// A table of that name is there, and rows are not written to it.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum TableRefused {
-    /// Made neither by EDS nor by its predecessor.
-    #[error(
-        "the destination already has a table {table:?} that EDS did not make ({why}); it is left \
-         alone. Choose another schema with ?schema=, leave this table out with --tables, \
-         or let EDS write to it with --adopt {table}"
-    )]
-    NotOurs {
-        /// Its name.
-        table: String,
-        /// What is different.
-        why: String,
-    },
-    /// Rows would be lost or changed in it.
-    #[error("rows would not be safe in the destination's table {table:?}: {why}")]
-    Unsafe {
-        /// Its name.
-        table: String,
-        /// The reason, with the cure.
-        why: String,
-    },
-}
+use crate::destination::{ColumnShape, Destination, Failure, Migration, TableShape, Tables};
 
 /// What has to be done before rows of `schema` can be written; nothing where the table fits.
-pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Vec<Migration> {
+pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Result<Vec<Migration>, TableRefused> {
+    check_limits(tables, schema)?;
     let Some(shape) = tables.get(&schema.table) else {
-        return vec![Migration::CreateTable(schema.clone())];
+        return Ok(vec![Migration::CreateTable(schema.clone())]);
     };
-    let missing: Vec<usize> = (0..schema.columns.len())
-        .filter(|i| !shape.columns.contains_key(&*schema.columns[*i].name))
-        .collect();
+    check_key(shape, schema)?;
+    let names = tables.limits.names;
+    let there = |i: usize| shape.columns.get(&*names.stored(&schema.columns[i].name));
+    let missing: Vec<usize> = (0..schema.columns.len()).filter(|i| there(*i).is_none()).collect();
     let mut steps = Vec::new();
     if !missing.is_empty() {
         steps.push(Migration::AddColumns(schema.clone(), missing));
     }
-    // Columns that may be null by now, and those that this version does not have any more, which
-    // would stay empty.
-    let takes_null = |name: &str| schema.column(name).is_none_or(|i| schema.columns[i].nullable);
-    let strict: Vec<String> = shape
-        .columns
-        .iter()
-        .filter(|(name, nullable)| !**nullable && !shape.keys.contains(name) && takes_null(name))
-        .map(|(name, _)| name.clone())
-        .collect();
+    let found = (0..schema.columns.len()).filter_map(|i| there(i).map(|column| (i, column)));
+    steps.extend(found.filter_map(|(i, column)| widened(tables, schema, i, column)));
+    let strict = strict_columns(tables, shape, schema);
     if !strict.is_empty() {
         steps.push(Migration::DropNotNull { table: schema.table.to_string(), columns: strict });
     }
-    steps
+    Ok(steps)
 }
 
-/// Refuses a table of a foreign shape: one with another primary key, or with fewer than half of the
-/// schema's columns.
-pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), TableRefused> {
-    let Some(shape) = tables.get(&schema.table) else { return Ok(()) };
-    let foreign = |why: String| Err(TableRefused::NotOurs { table: schema.table.to_string(), why });
-    if let Some(write_blocker) = &shape.write_blocker {
-        return Err(TableRefused::Unsafe {
-            table: schema.table.to_string(),
-            why: write_blocker.clone(),
-        });
-    }
-    let keys: Vec<&str> = schema.key_columns().iter().map(|c| &*c.name).collect();
-    if !same_set(shape, &keys) {
-        return foreign(format!(
-            "its primary key is ({}), not ({})",
-            shape.keys.join(", "),
-            keys.join(", ")
-        ));
-    }
-    let there = schema.columns.iter().filter(|c| shape.columns.contains_key(&*c.name)).count();
-    if there * 2 < schema.columns.len() {
-        return foreign(format!("it has {there} of the {} columns", schema.columns.len()));
-    }
-    Ok(())
+/// The step that makes a column wide enough for what the schema has in it, if it is not.
+fn widened(
+    tables: &Tables,
+    schema: &TableSchema,
+    index: usize,
+    there: &ColumnShape,
+) -> Option<Migration> {
+    let column = &schema.columns[index];
+    let misfit = tables.limits.misfit(there.holds, column.kind)?;
+    let is_key = index < schema.keys;
+    let to = if is_key { misfit.key_becomes? } else { misfit.becomes };
+    Some(Migration::WidenColumn {
+        table: schema.table.to_string(),
+        column: column.name.to_string(),
+        from: there.declared.clone(),
+        kind: column.kind,
+        to,
+    })
 }
 
-fn same_set(shape: &TableShape, keys: &[&str]) -> bool {
-    shape.keys.len() == keys.len() && keys.iter().all(|key| shape.keys.iter().any(|k| k == key))
+/// Columns that have to take NULL from now on: those of the schema that may be null by now, as EDS
+/// writes every column of the schema; and those that this version does not have any more, which
+/// stay empty.
+fn strict_columns(tables: &Tables, shape: &TableShape, schema: &TableSchema) -> Vec<String> {
+    let names = tables.limits.names;
+    let nullable = |name: &str| {
+        let written = schema.columns.iter().find(|c| *names.stored(&c.name) == *name);
+        written.map(|column| column.nullable)
+    };
+    shape
+        .columns
+        .iter()
+        .filter(|(name, there)| {
+            tables.limits.drops_not_null
+                && !there.takes_null
+                && !shape.keys.contains(name)
+                && nullable(name).unwrap_or(!there.has_default)
+        })
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// Makes the steps that [`plan`] finds, one after the other. Returns whether there were any.
@@ -96,7 +81,7 @@ pub async fn bring_up(
     tables: &Tables,
     schema: &Arc<TableSchema>,
 ) -> Result<bool, Failure> {
-    let steps = plan(tables, schema);
+    let steps = plan(tables, schema)?;
     for step in &steps {
         info!("schema: {step}");
         destination.migrate(step).await?;
@@ -104,48 +89,141 @@ pub async fn bring_up(
     Ok(!steps.is_empty())
 }
 
-impl From<TableRefused> for Failure {
-    fn from(refused: TableRefused) -> Failure {
-        Failure::misconfigured(refused.to_string())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::ColumnType;
+    use crate::destination::Holds;
+    use crate::destination::shape::{Misfit, NameLimit, NameUnit, TableLimits};
 
-    fn schema(columns: &str) -> Arc<TableSchema> {
+    const LIMITS: TableLimits = TableLimits {
+        database: "Base",
+        names: NameLimit {
+            max: 8,
+            unit: NameUnit::Bytes,
+            cuts: true,
+            folds_tables: false,
+            folds_columns: false,
+        },
+        columns_max: Some(4),
+        misfits: &[Misfit {
+            holds: Holds::Integer,
+            kinds: &[ColumnType::Number],
+            becomes: "NUMERIC",
+            key_becomes: None,
+        }],
+        ..TableLimits::NONE
+    };
+    const FOLDS: TableLimits = TableLimits {
+        names: NameLimit { folds_tables: true, folds_columns: true, ..NameLimit::NONE },
+        ..LIMITS
+    };
+    const REFUSES: TableLimits =
+        TableLimits { names: NameLimit { cuts: false, ..LIMITS.names }, ..LIMITS };
+
+    fn keyed(keys: &str, columns: &str) -> Arc<TableSchema> {
         let json = format!(
-            r#"{{"table":"t","modelVersion":"1","primaryKeys":["id"],"required":["id","n"],"properties":{{"id":{{"type":"string"}},{columns}}}}}"#
+            r#"{{"table":"t","modelVersion":"1","primaryKeys":[{keys}],"required":["id","n"],"properties":{{"id":{{"type":"string"}},{columns}}}}}"#
         );
         Arc::new(TableSchema::parse(&json).unwrap_or_else(|e| panic!("{e}")))
     }
 
+    fn schema(columns: &str) -> Arc<TableSchema> {
+        keyed(r#""id""#, columns)
+    }
+
+    /// Columns with whether they take NULL.
     fn tables(columns: &[(&str, bool)], keys: &[&str]) -> Tables {
+        let column = |takes_null| ColumnShape { takes_null, ..ColumnShape::default() };
         let shape = TableShape {
-            columns: columns.iter().map(|(n, nullable)| ((*n).into(), *nullable)).collect(),
+            columns: columns.iter().map(|(n, nulls)| ((*n).into(), column(*nulls))).collect(),
             keys: keys.iter().map(|k| (*k).into()).collect(),
             write_blocker: None,
         };
-        Tables { shapes: [("t".to_owned(), shape)].into(), lower_case: false }
+        Tables { shapes: [("t".to_owned(), shape)].into(), ..Tables::default() }
+    }
+
+    fn limited(limits: &'static TableLimits, tables: Tables) -> Tables {
+        Tables { limits, ..tables }
+    }
+
+    fn why(refused: Result<impl std::fmt::Debug, TableRefused>) -> String {
+        refused.err().map(|e| e.to_string()).unwrap_or_default()
     }
 
     #[test]
     fn creates_adds_and_loosens_but_never_drops() {
         let wanted = schema(r#""n":{"type":"integer"},"a":{"type":"string"}"#);
-        assert_eq!(plan(&Tables::default(), &wanted), [Migration::CreateTable(wanted.clone())]);
+        let created = Ok(vec![Migration::CreateTable(wanted.clone())]);
+        assert_eq!(plan(&Tables::default(), &wanted), created);
         let there =
             tables(&[("id", false), ("n", false), ("gone", false), ("extra", true)], &["id"]);
         let a = wanted.column("a").into_iter().collect();
-        assert_eq!(
-            plan(&there, &wanted),
-            [
-                Migration::AddColumns(wanted.clone(), a),
-                Migration::DropNotNull { table: "t".into(), columns: vec!["gone".into()] }
-            ]
-        );
+        let steps = vec![
+            Migration::AddColumns(wanted.clone(), a),
+            Migration::DropNotNull { table: "t".into(), columns: vec!["gone".into()] },
+        ];
+        assert_eq!(plan(&there, &wanted), Ok(steps));
         let fits = tables(&[("id", false), ("n", false), ("a", true)], &["id"]);
-        assert_eq!(plan(&fits, &wanted), []);
+        assert_eq!(plan(&fits, &wanted), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_default_excuses_only_a_column_that_is_left_out() {
+        let wanted = schema(r#""n":{"type":"integer"},"a":{"type":"string"}"#);
+        let mut there =
+            tables(&[("id", false), ("n", false), ("a", false), ("own", false)], &["id"]);
+        for column in there.shapes.values_mut().flat_map(|shape| shape.columns.values_mut()) {
+            column.has_default = true;
+        }
+        let loosened = Migration::DropNotNull { table: "t".into(), columns: vec!["a".into()] };
+        assert_eq!(plan(&there, &wanted), Ok(vec![loosened]));
+        let never = TableLimits { drops_not_null: false, ..TableLimits::NONE };
+        let never: &'static TableLimits = Box::leak(Box::new(never));
+        assert_eq!(plan(&limited(never, there), &wanted), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_column_becomes_wide_enough_and_stays_so() {
+        let number = schema(r#""n":{"type":"number"}"#);
+        let mut there = limited(&LIMITS, tables(&[("id", false), ("n", false)], &["id"]));
+        let mut hold = |holds| {
+            for shape in there.shapes.values_mut() {
+                let n = shape.columns.entry("n".into()).or_default();
+                (n.holds, n.declared) = (holds, "bigint".to_owned());
+            }
+            there.clone()
+        };
+        let step = Migration::WidenColumn {
+            table: "t".into(),
+            column: "n".into(),
+            from: "bigint".into(),
+            kind: ColumnType::Number,
+            to: "NUMERIC",
+        };
+        assert_eq!(plan(&hold(Holds::Integer), &number), Ok(vec![step]));
+        for holds in [Holds::Decimal, Holds::Anything] {
+            assert_eq!(plan(&hold(holds), &number), Ok(vec![]));
+            assert_eq!(plan(&hold(holds), &schema(r#""n":{"type":"integer"}"#)), Ok(vec![]));
+        }
+        // The key has no wider type here, and stays.
+        let key = keyed(r#""n""#, r#""n":{"type":"number"}"#);
+        let mut keyed_by_n = hold(Holds::Integer);
+        keyed_by_n.shapes.values_mut().for_each(|shape| shape.keys = vec!["n".into()]);
+        assert_eq!(plan(&keyed_by_n, &key), Ok(vec![]));
+    }
+
+    #[test]
+    fn another_key_refuses_the_table() {
+        let wanted = keyed(r#""id","c""#, r#""c":{"type":"string"}"#);
+        let there = tables(&[("id", false), ("c", true)], &["id"]);
+        for said in [why(plan(&there, &wanted)), why(check_ours(&there, &wanted))] {
+            assert!(said.contains("(id)") && said.contains("(id, c) now"), "{said}");
+        }
+        // A key of the customer's own beside a unique index: the schema does not know it.
+        let own = tables(&[("pk", false), ("id", false), ("c", true)], &["pk"]);
+        assert!(why(plan(&own, &wanted)).is_empty());
+        assert!(why(check_ours(&own, &wanted)).contains("did not make"));
     }
 
     #[test]
@@ -175,12 +253,43 @@ mod tests {
         there.shapes.insert(
             "orderitem".into(),
             TableShape {
-                columns: [("id".to_owned(), false)].into(),
+                columns: [("id".to_owned(), ColumnShape::default())].into(),
                 keys: vec!["id".into()],
                 write_blocker: None,
             },
         );
-        assert_eq!(plan(&there, &wanted), []);
-        assert_eq!(plan(&Tables { lower_case: false, ..there }, &wanted).len(), 1);
+        assert_eq!(plan(&there, &wanted), Ok(vec![]));
+        assert_eq!(plan(&Tables { lower_case: false, ..there }, &wanted).map(|s| s.len()), Ok(1));
+    }
+
+    #[test]
+    fn what_the_destination_would_not_tell_apart_is_refused() {
+        let cut = limited(&LIMITS, Tables { prefix: "p_".into(), ..Tables::default() });
+        let said = why(check_names(&cut, "abcdef1", ["abcdef1", "abcdef2"]));
+        assert!(said.contains("\"abcdef1\" and \"abcdef2\"") && said.contains("8 bytes"), "{said}");
+        assert!(why(check_names(&cut, "abcdef1", ["abcdeg1", "abcdef1"])).is_empty());
+        let folds = limited(&FOLDS, Tables::default());
+        assert!(why(check_names(&folds, "Users", ["users"])).contains("upper case"));
+        let two = schema(r#""amount_in_x":{"type":"string"},"amount_in_y":{"type":"string"}"#);
+        assert!(why(plan(&cut, &two)).contains("\"amount_in_x\" and \"amount_in_y\""));
+        assert!(why(plan(&limited(&REFUSES, Tables::default()), &two)).contains("too long"));
+        let cases = schema(r#""name":{"type":"string"},"Name":{"type":"string"}"#);
+        assert!(why(plan(&folds, &cases)).contains("\"Name\" and \"name\""));
+        assert!(why(plan(&limited(&LIMITS, Tables::default()), &cases)).is_empty());
+    }
+
+    #[test]
+    fn a_long_name_that_is_cut_off_is_found_again() {
+        let wanted = schema(r#""amount_in_x":{"type":"string"}"#);
+        let there = tables(&[("id", false), ("amount_i", true)], &["id"]);
+        assert_eq!(plan(&limited(&LIMITS, there), &wanted), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_table_has_no_more_columns_than_the_destination_takes() {
+        let wanted = schema(r#""a":{"type":"string"},"b":{"type":"string"}"#);
+        let there = tables(&[("id", false), ("c", true), ("d", true)], &["id"]);
+        let said = why(plan(&limited(&LIMITS, there), &wanted));
+        assert!(said.contains("5 columns") && said.contains("at most 4"), "{said}");
     }
 }

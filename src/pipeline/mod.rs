@@ -10,6 +10,7 @@ pub mod migrate;
 pub mod narrow;
 pub mod progress;
 pub mod recent;
+mod refused;
 pub mod resolve;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p_or"der` (`id` VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, `region` BIGINT NOT NULL, `meta` JSON NOT NULL, `paid` BOOLEAN, `rate` DOUBLE, `select` LONGTEXT, `status` VARCHAR(64), `tags` JSON, `total` BIGINT NOT NULL, `when` DATETIME(6), PRIMARY KEY (`id`, `region`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
-CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p_only` (`id` VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, PRIMARY KEY (`id`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p_or"der` (`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, `region` BIGINT NOT NULL, `meta` JSON NOT NULL, `paid` BOOLEAN, `rate` DOUBLE, `select` LONGTEXT, `status` VARCHAR(64), `tags` JSON, `total` BIGINT NOT NULL, `when` DATETIME(6), PRIMARY KEY (`id`, `region`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p_only` (`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, PRIMARY KEY (`id`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 ALTER TABLE `pub"l``i]c`.`p_or"der` ADD COLUMN IF NOT EXISTS `paid` BOOLEAN NULL;
 CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_checkpoint` (consumer VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, lane BIGINT NOT NULL, epoch BIGINT NOT NULL, stream_sequence BIGINT NOT NULL, stream_time_ns BIGINT NOT NULL, format BIGINT NOT NULL, companies LONGTEXT NOT NULL, PRIMARY KEY (consumer, lane)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 INSERT INTO `pub"l``i]c`.`p__eds_checkpoint` (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) VALUES (?, 0, ?, 0, 0, ?, 1);
@@ -15,6 +15,8 @@ UPDATE `pub"l``i]c`.`p__eds_held` SET applied = ? WHERE consumer = ? AND chunk =
 DELETE FROM `pub"l``i]c`.`p__eds_held` WHERE consumer = ? AND chunk = ? AND applied = ?;
 UPDATE `pub"l``i]c`.`p__eds_held` SET consumer = ? WHERE consumer = ?;
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET stream_sequence = ?, stream_time_ns = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
+ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `to'tal` LONGTEXT NULL;
+ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `to'tal` LONGTEXT NULL;
 ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `total` bigint NULL DEFAULT 5;
 INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) VALUES (?,?,?,?,?,?,?,?,?,?),(?,?,?,?,?,?,?,?,?,?) ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`);
 INSERT INTO `pub"l``i]c`.`p_only` (`id`) VALUES (?) ON DUPLICATE KEY UPDATE `id` = `id`;
@@ -22,8 +24,8 @@ DELETE FROM `pub"l``i]c`.`p_or"der` WHERE (`id`, `region`) IN ((?,?),(?,?));
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET epoch = epoch + 1;
 INSERT INTO `pub"l``i]c`.`p__eds_new__eds_checkpoint` (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) SELECT consumer, lane, epoch, 0, 0, companies, format FROM `pub"l``i]c`.`p__eds_checkpoint`;
 RENAME TABLE `pub"l``i]c`.`p__eds_new_a` TO `pub"l``i]c`.`p_a`, `pub"l``i]c`.`p__eds_new_b` TO `pub"l``i]c`.`p_b`;
-CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_import` (consumer VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, cutover LONGTEXT NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, table_name)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
-CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_import_progress` (job VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, file_name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, lines_done BIGINT NOT NULL, rows_loaded BIGINT NOT NULL, rows_skipped BIGINT NOT NULL, is_done BIGINT NOT NULL, PRIMARY KEY (job, file_name)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_import` (consumer VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, table_name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, cutover LONGTEXT NOT NULL, format BIGINT NOT NULL, PRIMARY KEY (consumer, table_name)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_import_progress` (job VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, file_name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, lines_done BIGINT NOT NULL, rows_loaded BIGINT NOT NULL, rows_skipped BIGINT NOT NULL, is_done BIGINT NOT NULL, PRIMARY KEY (job, file_name)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 SELECT consumer, table_name, cutover FROM `pub"l``i]c`.`p__eds_import`;
 INSERT INTO `pub"l``i]c`.`p__eds_import` (consumer, table_name, cutover, format) VALUES (?, ?, ?, 1);
 SELECT job, file_name FROM `pub"l``i]c`.`p__eds_import_progress` ORDER BY job, file_name;
@@ -32,7 +34,8 @@ INSERT INTO `pub"l``i]c`.`p__eds_import_progress` (job, file_name, lines_done, r
 UPDATE `pub"l``i]c`.`p__eds_import_progress` SET lines_done = ?, rows_loaded = ?, rows_skipped = ?, is_done = ? WHERE job = ? AND file_name = ? AND lines_done = ? AND is_done = 0;
 DELETE FROM `pub"l``i]c`.`p__eds_import_progress`;
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
-CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_new_or"der` (`id` VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, `region` BIGINT NOT NULL, `meta` JSON NOT NULL, `paid` BOOLEAN, `rate` DOUBLE, `select` LONGTEXT, `status` VARCHAR(64), `tags` JSON, `total` BIGINT NOT NULL, `when` DATETIME(6), PRIMARY KEY (`id`, `region`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS `pub"l``i]c`.`p__eds_new_or"der` (`id` VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, `region` BIGINT NOT NULL, `meta` JSON NOT NULL, `paid` BOOLEAN, `rate` DOUBLE, `select` LONGTEXT, `status` VARCHAR(64), `tags` JSON, `total` BIGINT NOT NULL, `when` DATETIME(6), PRIMARY KEY (`id`, `region`)) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
+UPDATE `pub"l``i]c`.`p__eds_import_progress` SET lines_done = 0, rows_loaded = 0, rows_skipped = 0, is_done = 0 WHERE job = ? AND file_name = ?;
 DROP TABLE IF EXISTS `pub"l``i]c`.`p_or"der`;
 DELETE FROM `pub"l``i]c`.`p_or"der` WHERE NOT EXISTS (SELECT 1 FROM `pub"l``i]c`.`p__eds_new_or"der` AS s WHERE s.`id` = `pub"l``i]c`.`p_or"der`.`id` AND s.`region` = `pub"l``i]c`.`p_or"der`.`region`);
 RENAME TABLE `pub"l``i]c`.`p__eds_new_or"der` TO `pub"l``i]c`.`p_or"der`;

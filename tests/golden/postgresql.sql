@@ -15,6 +15,8 @@ UPDATE "pub""l`i]c"."p__eds_held" SET applied = $1 WHERE consumer = $2 AND chunk
 DELETE FROM "pub""l`i]c"."p__eds_held" WHERE consumer = $1 AND chunk = $2 AND applied = $3;
 UPDATE "pub""l`i]c"."p__eds_held" SET consumer = $1 WHERE consumer = $2;
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET stream_sequence = $1, stream_time_ns = $2 WHERE consumer = $3 AND lane = 0 AND epoch = $4 AND stream_sequence = $5;
+ALTER TABLE "pub""l`i]c"."p_or""der" ALTER COLUMN "to'tal" TYPE TEXT USING CAST("to'tal" AS TEXT);
+ALTER TABLE "pub""l`i]c"."p_or""der" ALTER COLUMN "to'tal" TYPE TEXT USING CAST("to'tal" AS TEXT);
 INSERT INTO "pub""l`i]c"."p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
 INSERT INTO "pub""l`i]c"."p_Only" ("id") VALUES ($1) ON CONFLICT ("id") DO NOTHING;
 ALTER TABLE "pub""l`i]c"."p_or""der" ALTER COLUMN "total" DROP NOT NULL;
@@ -33,6 +35,7 @@ UPDATE "pub""l`i]c"."p__eds_import_progress" SET lines_done = $1, rows_loaded = 
 DELETE FROM "pub""l`i]c"."p__eds_import_progress";
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = $1 AND lane = 0 AND epoch = $2 AND stream_sequence = $3;
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_new_or""der" ("id" TEXT NOT NULL, "region" BIGINT NOT NULL, "meta" JSONB NOT NULL, "paid" BOOLEAN, "rate" DOUBLE PRECISION, "select" TEXT, "status" VARCHAR(64), "tags" JSONB, "total" BIGINT NOT NULL, "when" TIMESTAMP WITH TIME ZONE);
+UPDATE "pub""l`i]c"."p__eds_import_progress" SET lines_done = 0, rows_loaded = 0, rows_skipped = 0, is_done = 0 WHERE job = $1 AND file_name = $2;
 DROP TABLE IF EXISTS "pub""l`i]c"."p_or""der";
 DELETE FROM "pub""l`i]c"."p_or""der" WHERE NOT EXISTS (SELECT 1 FROM "pub""l`i]c"."p__eds_new_or""der" AS s WHERE s."id" = "pub""l`i]c"."p_or""der"."id" AND s."region" = "pub""l`i]c"."p_or""der"."region");
 ALTER TABLE "pub""l`i]c"."p__eds_new_or""der" RENAME TO "p_or""der";

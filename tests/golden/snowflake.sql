@@ -15,11 +15,19 @@ UPDATE "pub""l`i]c"."p__eds_held" SET applied = ? WHERE consumer = ? AND chunk =
 DELETE FROM "pub""l`i]c"."p__eds_held" WHERE consumer = ? AND chunk = ? AND applied = ?;
 UPDATE "pub""l`i]c"."p__eds_held" SET consumer = ? WHERE consumer = ?;
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET stream_sequence = ?, stream_time_ns = ? WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
+ALTER TABLE "pub""l`i]c"."p_or""der" ADD COLUMN "_eds_wider" STRING;
+UPDATE "pub""l`i]c"."p_or""der" SET "_eds_wider" = CAST("to'tal" AS STRING);
+ALTER TABLE "pub""l`i]c"."p_or""der" DROP COLUMN "to'tal";
+ALTER TABLE "pub""l`i]c"."p_or""der" RENAME COLUMN "_eds_wider" TO "to'tal";
+ALTER TABLE "pub""l`i]c"."p_or""der" ADD COLUMN "_eds_wider" STRING;
+UPDATE "pub""l`i]c"."p_or""der" SET "_eds_wider" = CAST("to'tal" AS STRING);
+ALTER TABLE "pub""l`i]c"."p_or""der" DROP COLUMN "to'tal";
+ALTER TABLE "pub""l`i]c"."p_or""der" RENAME COLUMN "_eds_wider" TO "to'tal";
 CREATE TEMPORARY STAGE IF NOT EXISTS "_eds_stage" ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE');
 CREATE OR REPLACE TEMPORARY TABLE "_eds_batch" ("v" VARIANT);
 PUT 'file:///eds/3f.json.gz' @"_eds_stage" AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = GZIP OVERWRITE = TRUE;
 COPY INTO "_eds_batch" FROM @"_eds_stage"/3f.json.gz FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP NULL_IF = ()) ON_ERROR = ABORT_STATEMENT PURGE = TRUE;
-SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, t.table_type FROM information_schema.columns AS c INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position;
+SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, t.table_type, c.data_type, c.numeric_scale FROM information_schema.columns AS c INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position;
 SHOW PRIMARY KEYS IN SCHEMA "pub""l`i]c";
 SHOW TRANSACTIONS;
 SELECT SYSTEM$ABORT_TRANSACTION(7);
@@ -51,6 +59,7 @@ UPDATE "pub""l`i]c"."p__eds_import_progress" SET lines_done = ?, rows_loaded = ?
 DELETE FROM "pub""l`i]c"."p__eds_import_progress";
 UPDATE "pub""l`i]c"."p__eds_checkpoint" SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = ? AND lane = 0 AND epoch = ? AND stream_sequence = ?;
 CREATE TABLE IF NOT EXISTS "pub""l`i]c"."p__eds_new_or""der" ("id" STRING NOT NULL, "region" INTEGER NOT NULL, "meta" STRING NOT NULL, "paid" BOOLEAN, "rate" FLOAT, "select" STRING, "status" STRING, "tags" VARIANT, "total" INTEGER NOT NULL, "when" TIMESTAMP_NTZ);
+UPDATE "pub""l`i]c"."p__eds_import_progress" SET lines_done = 0, rows_loaded = 0, rows_skipped = 0, is_done = 0 WHERE job = ? AND file_name = ?;
 DROP TABLE IF EXISTS "pub""l`i]c"."p_or""der";
 DELETE FROM "pub""l`i]c"."p_or""der" WHERE NOT EXISTS (SELECT 1 FROM "pub""l`i]c"."p__eds_new_or""der" AS s WHERE s."id" = "pub""l`i]c"."p_or""der"."id" AND s."region" = "pub""l`i]c"."p_or""der"."region");
 MERGE INTO "pub""l`i]c"."p_or""der" AS t USING "pub""l`i]c"."p__eds_new_or""der" AS s ON t."id" = s."id" AND t."region" = s."region" WHEN MATCHED THEN UPDATE SET "meta" = s."meta", "paid" = s."paid", "rate" = s."rate", "select" = s."select", "status" = s."status", "tags" = s."tags", "total" = s."total", "when" = s."when" WHEN NOT MATCHED THEN INSERT ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") VALUES (s."id", s."region", s."meta", s."paid", s."rate", s."select", s."status", s."tags", s."total", s."when");

@@ -15,6 +15,14 @@ UPDATE "p__eds_held" SET applied = ?1 WHERE consumer = ?2 AND chunk = ?3 AND app
 DELETE FROM "p__eds_held" WHERE consumer = ?1 AND chunk = ?2 AND applied = ?3;
 UPDATE "p__eds_held" SET consumer = ?1 WHERE consumer = ?2;
 UPDATE "p__eds_checkpoint" SET stream_sequence = ?1, stream_time_ns = ?2 WHERE consumer = ?3 AND lane = 0 AND epoch = ?4 AND stream_sequence = ?5;
+ALTER TABLE "p_or""der" ADD COLUMN "_eds_wider" TEXT;
+UPDATE "p_or""der" SET "_eds_wider" = CASE WHEN typeof("to'tal") = 'real' AND CAST(CAST("to'tal" AS TEXT) AS REAL) <> "to'tal" THEN printf('%!.17g', "to'tal") ELSE "to'tal" END;
+ALTER TABLE "p_or""der" DROP COLUMN "to'tal";
+ALTER TABLE "p_or""der" RENAME COLUMN "_eds_wider" TO "to'tal";
+ALTER TABLE "p_or""der" ADD COLUMN "_eds_wider" TEXT;
+UPDATE "p_or""der" SET "_eds_wider" = CASE WHEN typeof("to'tal") = 'real' AND CAST(CAST("to'tal" AS TEXT) AS REAL) <> "to'tal" THEN printf('%!.17g', "to'tal") ELSE "to'tal" END;
+ALTER TABLE "p_or""der" DROP COLUMN "to'tal";
+ALTER TABLE "p_or""der" RENAME COLUMN "_eds_wider" TO "to'tal";
 INSERT INTO "p_or""der" ("id", "region", "meta", "paid", "rate", "select", "status", "tags", "total", "when") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT ("id", "region") DO UPDATE SET "meta" = EXCLUDED."meta", "paid" = EXCLUDED."paid", "rate" = EXCLUDED."rate", "select" = EXCLUDED."select", "status" = EXCLUDED."status", "tags" = EXCLUDED."tags", "total" = EXCLUDED."total", "when" = EXCLUDED."when";
 INSERT INTO "p_Only" ("id") VALUES (?1) ON CONFLICT ("id") DO NOTHING;
 DELETE FROM "p_or""der" WHERE "id" = ?1 AND "region" = ?2;
@@ -29,6 +37,7 @@ UPDATE "p__eds_import_progress" SET lines_done = ?1, rows_loaded = ?2, rows_skip
 DELETE FROM "p__eds_import_progress";
 UPDATE "p__eds_checkpoint" SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = ?1 AND lane = 0 AND epoch = ?2 AND stream_sequence = ?3;
 CREATE TABLE IF NOT EXISTS "p__eds_new_or""der" ("id" TEXT NOT NULL, "region" INTEGER NOT NULL, "meta" TEXT, "paid" INTEGER, "rate" REAL, "select" TEXT, "status" TEXT, "tags" TEXT, "total" INTEGER, "when" TEXT, PRIMARY KEY ("id", "region"));
+UPDATE "p__eds_import_progress" SET lines_done = 0, rows_loaded = 0, rows_skipped = 0, is_done = 0 WHERE job = ?1 AND file_name = ?2;
 DROP TABLE IF EXISTS "p_or""der";
 DELETE FROM "p_or""der" WHERE NOT EXISTS (SELECT 1 FROM "p__eds_new_or""der" AS s WHERE s."id" = "p_or""der"."id" AND s."region" = "p_or""der"."region");
 ALTER TABLE "p__eds_new_or""der" RENAME TO "p_or""der";

@@ -16,6 +16,11 @@ DELETE FROM [pub"l`i]]c].[p__eds_held] WHERE consumer = @P1 AND chunk = @P2 AND 
 UPDATE [pub"l`i]]c].[p__eds_held] SET consumer = @P1 WHERE consumer = @P2;
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET stream_sequence = @P1, stream_time_ns = @P2 WHERE consumer = @P3 AND lane = 0 AND epoch = @P4 AND stream_sequence = @P5;
 SET XACT_ABORT ON; SET NOCOUNT OFF; SET IMPLICIT_TRANSACTIONS OFF; SET ANSI_NULLS ON; SET ANSI_NULL_DFLT_ON ON; SET QUOTED_IDENTIFIER ON; SET ANSI_WARNINGS ON; SET ANSI_PADDING ON; SET ARITHABORT ON; SET CONCAT_NULL_YIELDS_NULL ON; SET NUMERIC_ROUNDABORT OFF; SET DATEFORMAT ymd; SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+ALTER TABLE [pub"l`i]]c].[p_or"der] ALTER COLUMN [to'tal] NVARCHAR(MAX) NULL;
+ALTER TABLE [pub"l`i]]c].[p_or"der] ADD [_eds_wider] NVARCHAR(MAX) NULL;
+UPDATE [pub"l`i]]c].[p_or"der] SET [_eds_wider] = CONVERT(NVARCHAR(MAX), [to'tal], 3);
+ALTER TABLE [pub"l`i]]c].[p_or"der] DROP COLUMN [to'tal];
+EXEC sp_rename N'[pub"l`i]]c].[p_or"der].[_eds_wider]', N'to''tal', 'COLUMN';
 SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION FROM sys.databases AS d WHERE d.name = DB_NAME();
 IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION;
 BEGIN TRANSACTION;
@@ -45,6 +50,7 @@ UPDATE [pub"l`i]]c].[p__eds_import_progress] SET lines_done = @P1, rows_loaded =
 DELETE FROM [pub"l`i]]c].[p__eds_import_progress];
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET epoch = epoch + 1, stream_sequence = 0, stream_time_ns = 0 WHERE consumer = @P1 AND lane = 0 AND epoch = @P2 AND stream_sequence = @P3;
 IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_new_or"der]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_new_or"der] ([id] NVARCHAR(64) COLLATE Latin1_General_100_BIN2 NOT NULL, [region] BIGINT NOT NULL, [meta] NVARCHAR(MAX) NOT NULL, [paid] BIT, [rate] FLOAT, [select] NVARCHAR(MAX), [status] VARCHAR(64), [tags] NVARCHAR(MAX), [total] BIGINT NOT NULL, [when] NVARCHAR(MAX), PRIMARY KEY ([id], [region]));
+UPDATE [pub"l`i]]c].[p__eds_import_progress] SET lines_done = 0, rows_loaded = 0, rows_skipped = 0, is_done = 0 WHERE job = @P1 AND file_name = @P2;
 DROP TABLE IF EXISTS [pub"l`i]]c].[p_or"der];
 DELETE FROM [pub"l`i]]c].[p_or"der] WHERE NOT EXISTS (SELECT 1 FROM [pub"l`i]]c].[p__eds_new_or"der] AS s WHERE s.[id] = [pub"l`i]]c].[p_or"der].[id] AND s.[region] = [pub"l`i]]c].[p_or"der].[region]);
 EXEC sp_rename N'[pub"l`i]]c].[p__eds_new_or"der]', N'p_or"der';

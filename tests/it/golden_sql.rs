@@ -5,6 +5,7 @@ use eds::destination::import::staged;
 use eds::destination::sql::dialect::{Dialect, Rename};
 use eds::destination::sql::held::HELD;
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
+use eds::destination::sql::json_rows::HeldColumns;
 use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::dialect::POSTGRES;
@@ -19,6 +20,7 @@ use eds::destination::sql::sqlserver::dialect::SQLSERVER;
 use eds::destination::sql::sqlserver::rows::{
     delete_from, fill, insert_from, make_stage, update_from,
 };
+use eds::destination::sql::widen::Widened;
 use eds::destination::sql::{snowflake, sqlserver};
 
 const SCHEMA: &str = r#"{"table":"or\"der","modelVersion":"1","primaryKeys":["id","region"],"required":["id","region","total","meta"],"properties":{
@@ -58,7 +60,18 @@ fn common(renderer: &Renderer) -> Vec<String> {
         renderer.delete_held(),
         renderer.adopt_held(),
         renderer.advance_checkpoint(),
+        widened(renderer),
     ]
+}
+
+/// A column that is made wider, by whichever way the dialect has.
+fn widened(renderer: &Renderer) -> String {
+    let to = renderer.dialect.types[0];
+    let made = ["BIGINT", "FLOAT"].map(|from| {
+        let widened = Widened { table: "or\"der", column: "to'tal", from, to, rest: " NULL" };
+        renderer.widen(&widened).join(";\n")
+    });
+    made.join(";\n")
 }
 
 /// What imports say in every dialect.
@@ -78,7 +91,8 @@ fn imports(renderer: &Renderer) -> Vec<String> {
         renderer.advance_progress(),
         renderer.clear(PROGRESS),
         renderer.set_back_checkpoint(),
-        renderer.create_staged(&new),
+        renderer.create_staged(&schema, &new),
+        renderer.reset_progress(),
         renderer.drop_table(&schema.table),
         renderer.delete_missing(&schema, &new),
     ];
@@ -129,9 +143,10 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
     ]
     .map(on_one_line);
     let stage = |schema: &TableSchema, columns: usize| {
+        let held = renderer.held(schema, &schema.columns[..columns]);
         [
             make_stage(renderer, schema, columns, "#eds_1"),
-            fill("#eds_1", &schema.columns[..columns]),
+            fill("#eds_1", HeldColumns { columns: &schema.columns[..columns], held: &held }),
             "TRUNCATE TABLE #eds_1".into(),
         ]
     };
@@ -202,7 +217,7 @@ fn sql_is_as_written_down() {
         Namespace { schema: Some("pub\"l`i]c".into()), prefix: "p_".into(), lower_case: false };
     let golden =
         |dialect: &'static Dialect, namespace: &Namespace, more: fn(&Renderer) -> Vec<String>| {
-            let renderer = Renderer { dialect, namespace: namespace.clone() };
+            let renderer = Renderer::new(dialect, namespace.clone());
             let all = [common(&renderer), more(&renderer), imports(&renderer)].concat();
             crate::cli::golden(
                 &format!("{}.sql", dialect.name.to_lowercase().replace(' ', "")),

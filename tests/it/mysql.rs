@@ -364,3 +364,88 @@ async fn a_session_that_a_predecessor_left_hanging_is_ended() {
         assert!(older.is_running() || older.log().contains("another EDS"));
     }
 }
+
+/// Keys of 255 characters are stored, however many texts a key has; a longer one is a dead letter
+/// that names the column and its cure.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_keys_are_stored() {
+    for flavour in BOTH {
+        let server = shared(flavour);
+        let (name, url) = server.database().await;
+        let text = || json!({"type": "string"});
+        let many = json!({"table": "many", "modelVersion": "1",
+            "primaryKeys": ["a", "b", "c", "d", "n"], "required": [],
+            "properties": {"a": text(), "b": text(), "c": text(), "d": text(), "n": {"type": "integer"}}});
+        let schemas = json!({"t": schema("t", "1", json!({})), "many": many});
+        let (fits, long) = ("ü".repeat(255), "ü".repeat(256));
+        let part = "x".repeat(191);
+        let after = json!({"a": part, "b": part, "c": part, "d": part, "n": 1});
+        let events = [
+            upsert("t", "1", json!({"id": fits})),
+            upsert("t", "1", json!({"id": long})),
+            json!({"operation": "UPDATE", "table": "many", "modelVersion": "1",
+                "key": [part, part, part, part, 1], "after": after}),
+        ];
+        let output = replay(&url, &schemas, &events, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("1 dead letters"), "{said}");
+        assert!(said.contains("column \"id\"") && said.contains("VARCHAR("), "{said}");
+        let mut conn = server.connect(&name).await;
+        let lengths = "SELECT CHAR_LENGTH(id) FROM t UNION ALL SELECT CHAR_LENGTH(d) FROM many";
+        let lengths = texts(&mut conn, lengths).await;
+        assert_eq!(lengths, [[Some("255".to_owned())], [Some("191".to_owned())]]);
+    }
+}
+
+/// Where the server keeps names of tables in lower case, two that differ in nothing else are
+/// refused, both by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_one_in_lower_case_are_refused() {
+    let server = MySql::start_with(Flavour::MariaDb, &["lower-case-table-names=1"]).await;
+    let (name, url) = server.database().await;
+    let schemas =
+        json!({"1": schema("users", "1", json!({})), "2": schema("Users", "1", json!({}))});
+    let output = replay(&url, &schemas, &[], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("\"users\"") && said.contains("\"Users\""), "{said}");
+    let mut conn = server.connect(&name).await;
+    assert_eq!(texts(&mut conn, "SHOW TABLES LIKE 'users'").await.len(), 0);
+}
+
+/// Numbers of a column that has become text keep every digit, those that were there and those that
+/// come; so do whole numbers in a column of doubles, or they are named.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_keep_their_digits_as_text_and_as_doubles() {
+    for flavour in BOTH {
+        let server = shared(flavour);
+        let (name, url) = server.database().await;
+        let of = |version: &str, kind: &str| schema("t", version, json!({"f": {"type": kind}}));
+        let schemas = json!({"1": of("1", "number"), "2": of("2", "integer")});
+        let row =
+            |version: &str, id: &str, f: Value| upsert("t", version, json!({"id": id, "f": f}));
+        let sum = 0.1 + 0.2;
+        let events = [
+            row("1", "a", json!(sum)),
+            row("1", "b", json!(1e300)),
+            row("2", "c", json!(9_007_199_254_740_992_i64)),
+            row("2", "d", json!(9_007_199_254_740_993_i64)),
+        ];
+        let output = replay(&url, &schemas, &events, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("1 dead letters"), "{said}");
+        assert!(said.contains("more digits than its floating-point column"), "{said}");
+        let schemas = json!({"1": of("1", "number"), "3": of("3", "string")});
+        let events =
+            [row("3", "e", json!("x")), row("1", "f", json!(sum)), row("1", "g", json!(1))];
+        let output = replay(&url, &schemas, &events, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("dead letter"), "{said}");
+        let mut conn = server.connect(&name).await;
+        let read = texts(&mut conn, "SELECT f FROM t ORDER BY id").await;
+        let read: Vec<String> = read.into_iter().flatten().flatten().collect();
+        let parsed: Vec<f64> = read.iter().filter_map(|text| text.parse().ok()).collect();
+        assert_eq!(parsed, [sum, 1e300, 9_007_199_254_740_992.0, sum, 1.0], "{read:?}");
+        assert_eq!(read.len(), 6);
+    }
+}

@@ -126,3 +126,96 @@ async fn a_view_is_not_taken_for_a_table() {
         "{said}"
     );
 }
+
+/// Columns of other types that take what the schema has stay as they are, whoever made them.
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_customers_keep_their_types() {
+    let (name, url) = postgres::shared().database().await;
+    let client = postgres::shared().connect(&name).await;
+    let made = "CREATE TABLE t (id varchar(255) PRIMARY KEY, n numeric, i int, price numeric(10,2), \
+                at timestamp, doc json, name varchar(20), word char(3), num int GENERATED ALWAYS AS \
+                IDENTITY, text_of_n text)";
+    client.batch_execute(made).await.unwrap_or_else(|e| panic!("{e}"));
+    let types = async || -> String {
+        let sql = "SELECT string_agg(format_type(atttypid, atttypmod), ',' ORDER BY attnum) \
+                   FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0";
+        client.query_one(sql, &[]).await.unwrap_or_else(|e| panic!("{e}")).get(0)
+    };
+    let before = types().await;
+    let number = || json!({"type": "number"});
+    let properties = json!({"n": number(), "i": {"type": "integer"}, "price": number(),
+        "at": {"type": "string", "format": "date-time"}, "doc": {"type": "object"},
+        "name": {"type": "string"}, "word": {"type": "string"}, "text_of_n": number()});
+    let schemas = json!({"t": schema("t", "1", properties)});
+    let row = |id: String| {
+        upsert(
+            "t",
+            "1",
+            json!({"id": id, "n": 0.1 + 0.2, "i": 5, "price": 1.25,
+            "at": "2024-02-03T04:05:06Z", "doc": {"a": 1}, "name": "x", "word": "abc", "text_of_n": 1.5}),
+        )
+    };
+    for (way, rows) in [("1ns", 1), ("1s", 9), ("1s", 500)] {
+        let events: Vec<_> = (0..rows).map(|n| row(format!("{way}-{rows}-{n}"))).collect();
+        let output = replay(&url, &schemas, &events, &["--minPendingLatency", way]);
+        assert_success(&output);
+    }
+    assert_eq!(types().await, before);
+    let sql = "SELECT count(*), count(DISTINCT (n::text, i, price::text, at, name, word, text_of_n)), \
+               min(n)::text, min(text_of_n) FROM t";
+    let row = client.query_one(sql, &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    let texts: [String; 2] = [2, 3].map(|i| row.get(i));
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (510, 1));
+    assert_eq!(texts, ["0.30000000000000004", "1.5"]);
+}
+
+/// Where the database does not let a column be widened, the table is named, with the column, both
+/// types and the statement; it goes on once that is possible.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_a_view_shows_is_named() {
+    let (name, url) = postgres::shared().database().await;
+    let client = postgres::shared().connect(&name).await;
+    let run = async |sql: &str| client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{e}"));
+    let of = |version: &str, kind: &str| schema("t", version, json!({"n": {"type": kind}}));
+    let first = [upsert("t", "1", json!({"id": "a", "n": 1}))];
+    assert_success(&replay(&url, &json!({"1": of("1", "integer")}), &first, &[]));
+    run("CREATE VIEW shown AS SELECT n FROM t").await;
+    let second = [upsert("t", "2", json!({"id": "b", "n": 1.5}))];
+    let schemas = json!({"2": of("2", "number")});
+    let output = replay(&url, &schemas, &second, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let alter = "ALTER TABLE \"public\".\"t\" ALTER COLUMN \"n\" TYPE NUMERIC USING \
+                 CAST(CAST(\"n\" AS TEXT) AS NUMERIC)";
+    assert!(!output.status.success(), "{said}");
+    for part in ["table \"t\"", "column \"n\" is bigint", "numbers", alter] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    run("DROP VIEW shown").await;
+    assert_success(&replay(&url, &schemas, &second, &[]));
+    let rows = client.query("SELECT n::text FROM t ORDER BY id", &[]).await;
+    let rows = rows.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(rows.iter().map(|r| r.get::<_, String>(0)).collect::<Vec<_>>(), ["1", "1.5"]);
+}
+
+/// Names that are cut off at 63 bytes but stay apart are found again, and nothing is altered twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_names_are_found_again() {
+    let (name, url) = postgres::shared().database().await;
+    let (table, column) = ("t".repeat(80), format!("{}é", "c".repeat(62)));
+    let mut properties = json!({});
+    properties[&column] = json!({"type": "integer"});
+    let schemas = json!({"t": schema(&table, "1", properties)});
+    let mut after = json!({"id": "a"});
+    after[&column] = json!(7);
+    for (n, latency) in ["1ns", "1s"].into_iter().enumerate() {
+        let event = upsert(&table, "1", after.clone());
+        let output = replay(&url, &schemas, &[event], &["--minPendingLatency", latency]);
+        assert_success(&output);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("schema: "), n == 0, "{said}");
+    }
+    let client = postgres::shared().connect(&name).await;
+    let sql = format!("SELECT {} FROM {}", "c".repeat(62), "t".repeat(63));
+    let rows = client.query(&sql, &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(rows.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>(), [7]);
+}

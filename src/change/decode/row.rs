@@ -18,21 +18,23 @@ pub struct RowLeft {
 }
 
 impl Decoder {
-    /// The first column of the last event's row that `schema` lacks and that is not null.
-    pub fn unknown_column(
+    /// The columns of the last event's row that `schema` lacks and that are not null.
+    pub fn unknown_columns<'e>(
         &self,
-        event: &Event,
+        event: &'e Event,
         schema: &TableSchema,
         order: &mut ColumnOrder,
-    ) -> Option<String> {
-        let unknown = self.members.iter().enumerate().find(|(place, (key, value))| {
-            let is_known =
-                order.column(schema, *place, key.of(event.payload()).unwrap_or_default()).is_some();
-            !is_known && value.present(event.payload()).is_some()
-        });
+    ) -> Vec<Cow<'e, str>> {
+        let mut unknown = Vec::new();
+        for (place, (key, value)) in self.members.iter().enumerate() {
+            let token = key.of(event.payload()).unwrap_or_default();
+            if order.column(schema, place, token).is_none()
+                && value.present(event.payload()).is_some()
+            {
+                unknown.push(json::text(token));
+            }
+        }
         unknown
-            .and_then(|(_, (key, _))| key.of(event.payload()))
-            .map(|token| json::text(token).into_owned())
     }
 
     /// The columns of the last event's row in the order of `schema`, and the canonical form of its

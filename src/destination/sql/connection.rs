@@ -37,8 +37,12 @@ pub struct ListedColumn {
     pub table: String,
     /// The column's name.
     pub column: String,
-    /// Whether an insert may leave it out: it takes NULL or has a default.
-    pub nullable: bool,
+    /// Its type, as the database writes it.
+    pub declared: String,
+    /// Whether NULL can be written to it. One of which that cannot be changed counts as such.
+    pub takes_null: bool,
+    /// Whether an insert may leave it out: it has a default, or the database makes its values.
+    pub has_default: bool,
     /// Its place in the primary key, from 1; 0 where it is not part of it.
     pub key: i64,
     /// Why rows must not be written to the table, with the cure.

@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use super::codes::of_schema_step;
 use super::connection::{Connection, Fence};
 use super::dialect::{FenceOrder, NotNull};
+use super::reject_rounded;
 use super::render::{CHECKPOINT, Renderer};
 use crate::change::{Batch, Cutover, Position, TableGroup, TableSchema};
 use crate::destination::{
-    Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, Loader, Migration, Recorded,
-    TableShape, Tables, Target,
+    Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, KeptChunk, Loader, Migration,
+    Recorded, TableShape, Tables, Target,
 };
 
 /// A SQL database as a destination.
@@ -139,13 +140,14 @@ impl<C: Connection> SqlDestination<C> {
         Ok(())
     }
 
-    async fn make_step(&mut self, step: &Migration) -> Result<(), Failure> {
+    pub(super) async fn make_step(&mut self, step: &Migration) -> Result<(), Failure> {
         match step {
             Migration::CreateTable(schema) => {
                 self.connection.execute(&self.renderer.create_table(schema)).await
             }
             Migration::AddColumns(schema, columns) => self.add_columns(schema, columns).await,
             Migration::DropNotNull { table, columns } => self.drop_not_null(table, columns).await,
+            Migration::WidenColumn { .. } => self.widen(step).await,
         }
     }
 
@@ -184,6 +186,7 @@ impl<C: Connection> SqlDestination<C> {
 #[async_trait]
 impl<C: Connection> Destination for SqlDestination<C> {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        reject_rounded(&self.renderer, batch)?;
         for (group, TableGroup { schema, .. }) in batch.groups.iter().enumerate() {
             let prepared = self.connection.prepare(&self.renderer, batch, group).await;
             prepared.map_err(|failure| failure.of_table(&schema.table))?;
@@ -236,16 +239,26 @@ impl<C: Connection> Destination for SqlDestination<C> {
             if listed.key > 0 {
                 keys.insert(listed.key, listed.column.clone());
             }
-            shape.columns.insert(listed.column, listed.nullable);
+            let column = ColumnShape {
+                holds: (self.renderer.dialect.holds)(&listed.declared),
+                declared: listed.declared,
+                takes_null: listed.takes_null,
+                has_default: listed.has_default,
+            };
+            shape.columns.insert(listed.column, column);
             shape.write_blocker = shape.write_blocker.take().or(listed.write_blocker);
         }
         let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| {
             (table, TableShape { keys: keys.into_values().collect(), ..shape })
         };
-        Ok(Tables {
+        let tables = Tables {
             shapes: tables.into_iter().map(shaped).collect(),
+            prefix: self.renderer.namespace.prefix.clone(),
+            limits: &self.renderer.dialect.limits,
             lower_case: self.renderer.namespace.lower_case,
-        })
+        };
+        self.renderer.known = Arc::new(tables.clone());
+        Ok(tables)
     }
 
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {

@@ -1,6 +1,8 @@
 //! What differs between SQL databases, as data: its types. Each database has its own constant.
 
 use crate::change::ColumnType;
+use crate::destination::Holds;
+use crate::destination::shape::TableLimits;
 
 /// How one database differs from the others: its SQL, its transactions, its error codes. What is
 /// not here is the same for all.
@@ -17,6 +19,16 @@ pub struct Dialect {
     /// The type of a text column of the primary key. Its collation must tell apart any two keys
     /// that differ in a byte.
     pub text_key: &'static str,
+    /// The most bytes of a key, where a key of long texts could be longer; `None` where it cannot.
+    pub key_bytes_max: Option<usize>,
+    /// What can be in a column of this declared type.
+    pub holds: fn(&str) -> Holds,
+    /// What the database takes of names, columns and types.
+    pub limits: TableLimits,
+    /// How a column gets a wider type.
+    pub widen: Widen,
+    /// Answers how many bytes a table has, where the database tells. Parameters: schema, table.
+    pub table_bytes: Option<&'static str>,
     /// The type of the name under which a checkpoint is kept.
     pub consumer: &'static str,
     /// The statement that begins a transaction.
@@ -81,6 +93,19 @@ pub enum NotNull {
     Never,
 }
 
+/// How a column gets a wider type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Widen {
+    /// ALTER COLUMN … TYPE … USING, by way of text, which loses no digit.
+    Using,
+    /// By these words and the column's new definition.
+    Restate(&'static str),
+    /// By a new column that takes the place of the old one, in one transaction.
+    Replace,
+    /// Not at all: a person has to.
+    ByHand,
+}
+
 /// How rows are inserted or, where their key exists, updated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Merge {
@@ -122,5 +147,10 @@ impl Dialect {
     pub fn type_of(&self, kind: ColumnType) -> &'static str {
         let at = ColumnType::ALL.iter().position(|k| *k == kind).unwrap_or(0);
         self.types[at]
+    }
+
+    /// Whether columns of numbers become NUMERIC, which holds them all.
+    pub fn widens_to_decimals(&self) -> bool {
+        self.limits.misfits.iter().any(|misfit| misfit.becomes == "NUMERIC")
     }
 }

@@ -3,26 +3,51 @@
 use super::reject_mismatch;
 use crate::change::value::{self, TypeMismatch, Value};
 use crate::change::{Batch, Change, Column, json};
-use crate::destination::Failure;
+use crate::destination::{Failure, Holds};
 
-/// Reads the value of the n-th column of a change, as a database is to keep it.
-pub type ReadValue = for<'a> fn(&'a Change, usize, &Column) -> Result<Value<'a>, TypeMismatch>;
+/// Reads the value of the n-th column of a change, as a database is to keep it in a column that
+/// holds this.
+pub type ReadValue =
+    for<'a> fn(&'a Change, usize, &Column, Holds) -> Result<Value<'a>, TypeMismatch>;
 
-/// The value of the n-th column of a change, as the event has it.
-pub fn plain<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, TypeMismatch> {
-    value::read(change.token(i), column)
+/// Columns of a schema, and what each holds in the destination.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldColumns<'c> {
+    /// The columns.
+    pub columns: &'c [Column],
+    /// What each holds.
+    pub held: &'c [Holds],
 }
 
-/// The value of column `i` of the change at `index`; rejected where the column cannot hold it.
+impl<'c> HeldColumns<'c> {
+    /// Each with its place.
+    pub fn each(self) -> impl Iterator<Item = (usize, &'c Column, Holds)> {
+        self.columns.iter().zip(self.held).enumerate().map(|(i, (c, held))| (i, c, *held))
+    }
+}
+
+/// The value of the n-th column of a change, as the event has it; a number as text for a column of
+/// texts.
+pub fn plain<'a>(
+    change: &'a Change,
+    i: usize,
+    column: &Column,
+    held: Holds,
+) -> Result<Value<'a>, TypeMismatch> {
+    let value = value::read(change.token(i), column)?;
+    Ok(if held == Holds::Text { value.as_text() } else { value })
+}
+
+/// The value of a column, with its place, of the change at `index`; rejected where the column
+/// cannot hold it.
 pub fn value_of<'b>(
     batch: &'b Batch,
     index: u32,
-    i: usize,
-    column: &Column,
+    (i, column, held): (usize, &Column, Holds),
     read: ReadValue,
 ) -> Result<Value<'b>, Failure> {
     let change = batch.change(index);
-    read(change, i, column)
+    read(change, i, column, held)
         .map_err(|why| reject_mismatch(batch, &change.event.table(), index, &why))
 }
 
@@ -30,10 +55,10 @@ pub fn value_of<'b>(
 pub fn json_rows(
     batch: &Batch,
     indices: &[u32],
-    columns: &[Column],
+    columns: HeldColumns<'_>,
     read: ReadValue,
 ) -> Result<String, Failure> {
-    let mut out = Vec::with_capacity(indices.len() * columns.len() * 12);
+    let mut out = Vec::with_capacity(indices.len() * columns.columns.len() * 12);
     out.push(b'[');
     for (n, index) in indices.iter().enumerate() {
         if n > 0 {
@@ -49,16 +74,16 @@ pub fn json_rows(
 pub fn write_row(
     batch: &Batch,
     index: u32,
-    columns: &[Column],
+    columns: HeldColumns<'_>,
     read: ReadValue,
     out: &mut Vec<u8>,
 ) -> Result<(), Failure> {
     out.push(b'[');
-    for (i, column) in columns.iter().enumerate() {
-        if i > 0 {
+    for column in columns.each() {
+        if column.0 > 0 {
             out.push(b',');
         }
-        write(&value_of(batch, index, i, column, read)?, out);
+        write(&value_of(batch, index, column, read)?, out);
     }
     out.push(b']');
     Ok(())

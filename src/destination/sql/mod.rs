@@ -28,6 +28,8 @@ pub mod snowflake;
 pub mod sqlite;
 #[cfg(feature = "sqlserver")]
 pub mod sqlserver;
+pub mod types;
+pub mod widen;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,7 @@ pub use connection::{
     SqlSession,
 };
 pub use destination::SqlDestination;
+pub use widen::reject_rounded;
 
 /// What every SQL destination can do.
 pub const ABILITIES: Abilities = Abilities {

@@ -1,14 +1,23 @@
 //! The SQL that EDS writes, made from a dialect and a schema. Pure; golden files keep every
 //! statement.
 
+use std::sync::Arc;
+
 use super::dialect::{Create, Dialect, Merge, NotNull};
-use crate::change::{Column, TableSchema};
-use crate::destination::Settings;
+use crate::change::{Column, ColumnType, TableSchema};
+use crate::destination::{Holds, Settings, Tables};
 
 /// The name of the table that holds the checkpoint.
 pub const CHECKPOINT: &str = "_eds_checkpoint";
 /// The version of the layout of EDS's own tables.
 pub const FORMAT: i64 = 1;
+
+/// Characters of a text column of the key, where its length is limited by the key's bytes.
+const KEY_CHARACTERS: usize = 255;
+/// Characters of a column for an enumeration.
+const ENUM_CHARACTERS: usize = 64;
+/// The most bytes of a character in utf8mb4.
+const CHARACTER_BYTES_MAX: usize = 4;
 
 /// Where tables are: a schema, where the database has schemas, and a prefix of their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,9 +57,21 @@ pub struct Renderer {
     pub dialect: &'static Dialect,
     /// Where the tables are.
     pub namespace: Namespace,
+    /// The tables as they were last read.
+    pub known: Arc<Tables>,
 }
 
 impl Renderer {
+    /// Renders for tables of which nothing is known yet.
+    pub fn new(dialect: &'static Dialect, namespace: Namespace) -> Renderer {
+        Renderer { dialect, namespace, known: Arc::default() }
+    }
+
+    /// What can be in each of the columns, which are the table's of `schema`.
+    pub fn held(&self, schema: &TableSchema, columns: &[Column]) -> Vec<Holds> {
+        self.known.held(&schema.table, columns)
+    }
+
     /// The name as a quoted identifier.
     pub fn quoted(&self, name: &str) -> String {
         let (open, close) = self.dialect.quotes;
@@ -82,14 +103,48 @@ impl Renderer {
 
     /// Name, type and NOT NULL of a column, as CREATE TABLE has them.
     pub fn definition(&self, schema: &TableSchema, index: usize) -> String {
+        self.definition_holding(schema, index, Holds::Anything)
+    }
+
+    /// The same for a table that is to take the rows of one whose column holds `held`.
+    pub fn definition_holding(&self, schema: &TableSchema, index: usize, held: Holds) -> String {
         let column = &schema.columns[index];
-        let is_key = index < schema.keys;
-        let kind = match self.dialect.type_of(column.kind) {
-            text if is_key && text == self.dialect.types[0] => self.dialect.text_key,
-            other => other,
-        };
-        let strict = is_key || (!column.nullable && self.dialect.not_null != NotNull::Never);
+        let kind = self.type_holding(schema, index, held);
+        let strict =
+            index < schema.keys || (!column.nullable && self.dialect.not_null != NotNull::Never);
         format!("{} {kind}{}", self.quoted(&column.name), if strict { " NOT NULL" } else { "" })
+    }
+
+    /// The type of a column of the schema, or the wider one that it has got since.
+    pub fn type_holding(&self, schema: &TableSchema, index: usize, held: Holds) -> String {
+        let (own, text) = (self.dialect.type_of(schema.columns[index].kind), self.dialect.types[0]);
+        let own_holds = (self.dialect.holds)(own);
+        let kind = match held {
+            Holds::Text if ![Holds::Text, Holds::Word].contains(&own_holds) => text,
+            Holds::Decimal if self.dialect.widens_to_decimals() && own_holds != held => "NUMERIC",
+            _ => own,
+        };
+        match kind == text && index < schema.keys {
+            true => self.text_key(schema),
+            false => kind.to_owned(),
+        }
+    }
+
+    /// The type of a text column of the key: as long as the whole key may be.
+    fn text_key(&self, schema: &TableSchema) -> String {
+        let longest = self.dialect.text_key;
+        let Some(key_bytes_max) = self.dialect.key_bytes_max else { return longest.to_owned() };
+        let (texts, others): (Vec<&Column>, Vec<&Column>) = schema
+            .key_columns()
+            .iter()
+            .partition(|c| self.dialect.type_of(c.kind) == self.dialect.types[0]);
+        let bytes = |column: &&Column| match column.kind {
+            ColumnType::Enum => ENUM_CHARACTERS * CHARACTER_BYTES_MAX,
+            _ => size_of::<i64>(),
+        };
+        let room = key_bytes_max.saturating_sub(others.iter().map(bytes).sum());
+        let characters = (room / CHARACTER_BYTES_MAX / texts.len().max(1)).min(KEY_CHARACTERS);
+        longest.replacen(&format!("({KEY_CHARACTERS})"), &format!("({characters})"), 1)
     }
 
     /// Creates the table with its key, unless it exists.

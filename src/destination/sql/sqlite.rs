@@ -9,18 +9,19 @@ use rusqlite::params_from_iter;
 use rusqlite::types::ToSqlOutput;
 
 use super::codes::{CodeRule, Codes, ErrorCode, rule_for};
-use super::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+use super::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen};
 use super::lent::Lent;
 use super::render::{Namespace, Renderer};
 use super::{
     ABILITIES, BulkLoader, LOCK_WAIT_MAX, ListedColumn, Parameter, RowWriter, SqlCatalog,
-    SqlDestination, SqlSession, reject_mismatches,
+    SqlDestination, SqlSession, reject_mismatches, types,
 };
 use crate::change::value::{self, Value};
 use crate::change::{Batch, Change, Column, TableSchema};
 use crate::destination::form::{FormField, encoded_path};
 use crate::destination::settings::path_url;
-use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Target};
+use crate::destination::shape::{NameLimit, TableLimits};
+use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Holds, Target};
 
 /// `sqlite://…`: a file on this machine.
 pub const DRIVER: Driver = Driver {
@@ -52,6 +53,17 @@ pub const SQLITE: Dialect = Dialect {
     types: ["TEXT", "TEXT", "INTEGER", "REAL", "INTEGER", "TEXT", "TEXT", "TEXT"],
     integer: "INTEGER",
     text_key: "TEXT",
+    key_bytes_max: None,
+    holds: types::sqlite_holds,
+    limits: TableLimits {
+        database: "SQLite",
+        names: NameLimit { folds_tables: true, folds_columns: true, ..NameLimit::NONE },
+        columns_max: Some(2_000),
+        drops_not_null: false,
+        misfits: types::SQLITE_MISFITS,
+    },
+    widen: Widen::Replace,
+    table_bytes: None,
     consumer: "TEXT",
     begin: "BEGIN IMMEDIATE",
     parameter: |n| format!("?{n}"),
@@ -77,7 +89,7 @@ const STATEMENTS_MAX: usize = 128;
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let path = target.settings.path.clone();
     let connection = blocking(move || connect(Path::new(&path))).await?;
-    let renderer = Renderer { dialect: &SQLITE, namespace: Namespace::new(&target.settings, None) };
+    let renderer = Renderer::new(&SQLITE, Namespace::new(&target.settings, None));
     Ok(Box::new(SqlDestination::new(
         SqliteConnection { connection: Lent::new(connection, "SQLite") },
         renderer,
@@ -107,6 +119,8 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    // A table that is dropped would delete the rows that refer to it; the source sends deletions.
+    connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
     // Views name tables: they go on with whatever table has the name.
     connection.pragma_update(None, "legacy_alter_table", true).map_err(failed)?;
     Ok(connection)
@@ -218,8 +232,8 @@ impl SqlCatalog for SqliteConnection {
         let place = renderer.namespace.clone();
         self.with(move |db| {
             let sql = "\
-                SELECT m.name, c.name, c.\"notnull\" = 0 OR c.dflt_value IS NOT NULL, c.pk, \
-                m.type = 'view' \
+                SELECT m.name, c.name, c.\"notnull\" = 0, c.pk, m.type = 'view', \
+                c.dflt_value IS NOT NULL, c.type \
                 FROM sqlite_schema m, pragma_table_info(m.name) c \
                 WHERE m.type IN ('table', 'view')";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
@@ -233,7 +247,9 @@ impl SqlCatalog for SqliteConnection {
                     Ok(ListedColumn {
                         table,
                         column: row.get(1)?,
-                        nullable: row.get(2)?,
+                        declared: row.get(6)?,
+                        takes_null: row.get(2)?,
+                        has_default: row.get(5)?,
                         key: row.get(3)?,
                         write_blocker,
                     })
@@ -266,9 +282,11 @@ impl RowWriter for SqliteConnection {
                 if indices.is_empty() {
                     continue;
                 }
+                let columns = &schema.columns[..width];
+                let held = renderer.held(schema, columns);
                 let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
                 for index in indices {
-                    bind(&mut statement, batch.change(*index), &schema.columns[..width], &batch)?;
+                    bind(&mut statement, batch.change(*index), columns, &held, &batch)?;
                     statement.raw_execute().map_err(|e| failure_of_row(&e, *index))?;
                 }
             }
@@ -319,10 +337,13 @@ fn bind(
     statement: &mut rusqlite::CachedStatement<'_>,
     change: &Change,
     columns: &[Column],
+    held: &[Holds],
     batch: &Batch,
 ) -> Result<(), Failure> {
     for (i, column) in columns.iter().enumerate() {
         let value = value::read(change.token(i), column).map_err(|_| reject_mismatches(batch))?;
+        // Where it becomes text, SQLite cuts a number off after fifteen digits.
+        let value = if held[i] == Holds::Text { value.as_text() } else { value };
         statement.raw_bind_parameter(i + 1, Bound(value)).map_err(|e| failure(&e))?;
     }
     Ok(())

@@ -13,6 +13,8 @@ use crate::pipeline::migrate;
 pub struct KnownTables {
     /// They may be written to: they were checked, or the user allows it.
     pub ours: HashSet<String>,
+    /// The source has them: two whose names fall together at the destination are told apart.
+    pub wanted: HashSet<String>,
     /// They were there since the connection was made, or when they were held: one that is missing
     /// now was renamed or dropped by somebody, and is not created anew.
     pub there: HashSet<String>,
@@ -79,6 +81,8 @@ impl OpenDestination {
             return Ok(());
         }
         let mut changed = false;
+        let schemas: Vec<&Arc<TableSchema>> = schemas.collect();
+        known.wanted.extend(schemas.iter().map(|schema| schema.table.to_string()));
         for schema in schemas {
             let shaped = self.shape_one(known, schema).await;
             changed |= shaped.map_err(|failure| match failure.table {
@@ -102,6 +106,8 @@ impl OpenDestination {
             return Err(gone(table));
         }
         if !known.ours.contains(table) {
+            let others = known.ours.iter().chain(&known.wanted).map(String::as_str);
+            migrate::check_names(&self.tables, table, others)?;
             migrate::check_ours(&self.tables, schema)?;
             // Checked once: the customer may add columns of their own later.
             known.ours.insert(table.to_owned());

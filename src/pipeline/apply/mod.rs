@@ -137,6 +137,7 @@ impl Applier {
         self.held.take_stock(kept, &self.options.filter, Instant::now());
         open.read_tables().await?;
         self.known.there = self.held.were_there();
+        self.known.wanted = schemas.iter().map(|schema| schema.table.to_string()).collect();
         let mut refused = Vec::new();
         for schema in schemas {
             let shaped = self.link.get()?.shape(&mut self.known, std::iter::once(schema)).await;

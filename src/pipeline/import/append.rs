@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, Position, TableSchema};
-use crate::destination::import::{FilePiece, JobStatus, Loader, Placement};
+use crate::destination::import::{FilePiece, JobStatus, LoadedTable, Loader, Placement};
 use crate::destination::{Claim, Destination, Failure, Migration, Tables};
 use crate::state::{State, StateError};
 
@@ -55,8 +55,7 @@ impl Loader for AppendLoader {
     async fn begin(
         &mut self,
         job: &str,
-        _schemas: &[Arc<TableSchema>],
-        _files: &[String],
+        _tables: &[LoadedTable],
         restart: bool,
     ) -> Result<JobStatus, Failure> {
         let known = self.job_status(job).await?;

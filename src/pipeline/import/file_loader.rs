@@ -203,6 +203,7 @@ impl FileLoader {
         for bad in &chunk.bad {
             self.leave_out(bad.clone(), &mut bad_lines)?;
         }
+        self.shared.leave_out_columns(&table.schema.table, &chunk.unknown_columns);
         let end = chunk.changes.len();
         let mut narrowing = Narrowing::new(end, Vec::new());
         let mut bytes = chunk.bytes;

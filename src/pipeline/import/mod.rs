@@ -7,7 +7,7 @@ mod file_loader;
 mod rows;
 mod swap;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::{migrate, stopped};
 use crate::change::cutover::TableSnapshot;
 use crate::change::{TableSchema, Version};
-use crate::destination::import::{FileProgress, JobStatus};
+use crate::destination::import::{FileProgress, JobStatus, LoadedTable};
 use crate::destination::{Abilities, Destination, Failure, Loader};
 use crate::export::ExportFile;
 use crate::validator::Validator;
@@ -177,6 +177,8 @@ struct ImportContext {
     bad: AtomicU64,
     bad_rows: Mutex<Vec<BadRow>>,
     notices: Mutex<Vec<String>>,
+    /// Columns of the export by table that are left out, because the schemas lack them.
+    unknown_columns: Mutex<BTreeMap<String, BTreeSet<String>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -186,6 +188,26 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl ImportContext {
     fn table(&self, name: &str) -> Option<&TablePlan> {
         self.plan.tables.iter().find(|t| *t.schema.table == *name)
+    }
+
+    fn leave_out_columns(&self, table: &str, columns: &BTreeSet<String>) {
+        if !columns.is_empty() {
+            let mut all = locked(&self.unknown_columns);
+            all.entry(table.to_owned()).or_default().extend(columns.iter().cloned());
+        }
+    }
+
+    /// One notice for each table with columns that are left out.
+    fn notices(&self) -> Vec<String> {
+        let left_out = locked(&self.unknown_columns);
+        let notice = |(table, columns): (&String, &BTreeSet<String>)| {
+            let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            format!(
+                "table {table:?}: columns of the export are left out that its schema lacks: {}",
+                columns.join(", ")
+            )
+        };
+        locked(&self.notices).iter().cloned().chain(left_out.iter().map(notice)).collect()
     }
 
     fn is_stopped(&self) -> bool {
@@ -218,6 +240,11 @@ pub async fn check_ours(
     plan: &ImportPlan,
 ) -> Result<(), Failure> {
     let tables = destination.tables().await?;
+    for TablePlan { schema, .. } in &plan.tables {
+        let others = plan.tables.iter().map(|t| &*t.schema.table);
+        migrate::check_names(&tables, &schema.table, others)?;
+        migrate::check_limits(&tables, schema)?;
+    }
     for table in
         plan.tables.iter().filter(|t| !plan.adopt.iter().any(|name| *name == *t.schema.table))
     {
@@ -247,7 +274,7 @@ pub async fn shape(
     let tables = destination.tables().await?;
     let mut done = Vec::new();
     for table in &plan.tables {
-        for step in migrate::plan(&tables, &table.schema) {
+        for step in migrate::plan(&tables, &table.schema)? {
             destination.migrate(&step).await?;
             done.push(step.to_string());
         }
@@ -261,9 +288,12 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
     let ImportDeps { plan, connect, abilities, source, counts, stop } = parts;
     let mut main = connect().await?;
     check_ours(&mut *main, &plan).await?;
-    let schemas: Vec<Arc<TableSchema>> = plan.tables.iter().map(|t| t.schema.clone()).collect();
-    let files: Vec<String> = plan.tables.iter().flat_map(|t| t.files.iter().cloned()).collect();
-    let begun = match loader(&mut *main)?.begin(&plan.job, &schemas, &files, plan.restart).await? {
+    let tables: Vec<LoadedTable> = plan
+        .tables
+        .iter()
+        .map(|t| LoadedTable { schema: t.schema.clone(), files: t.files.clone() })
+        .collect();
+    let begun = match loader(&mut *main)?.begin(&plan.job, &tables, plan.restart).await? {
         JobStatus::Done => return Ok(Report { was_done: true, ..Report::default() }),
         JobStatus::Loading(files) => files,
     };
@@ -292,11 +322,12 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
         bad: AtomicU64::new(skipped),
         bad_rows: Mutex::default(),
         notices: Mutex::default(),
+        unknown_columns: Mutex::default(),
     });
     load_all(&shared, source(done, sender)).await?;
     swap::finish(&shared, main).await?;
     let report = Report {
-        notices: locked(&shared.notices).clone(),
+        notices: shared.notices(),
         bad_rows: locked(&shared.bad_rows).clone(),
         was_done: false,
     };

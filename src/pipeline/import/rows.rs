@@ -29,6 +29,8 @@ pub struct RowChunk {
     pub bad: Vec<BadRow>,
     /// Lines that the user's rules do not want.
     pub unwanted: Vec<u64>,
+    /// Columns of the file up to its end that are left out, because the schema lacks them.
+    pub unknown_columns: BTreeSet<String>,
     pub is_last: bool,
     /// Stored bytes that were read for it.
     pub bytes: u64,
@@ -49,6 +51,7 @@ pub fn read(
         schema: table.schema.clone(),
         abilities,
         ignored: plan.ignored_columns.clone(),
+        unknown: BTreeSet::new(),
         rules: plan.rules.clone(),
         name: file.name.clone(),
     };
@@ -101,6 +104,8 @@ struct Maker {
     schema: Arc<TableSchema>,
     abilities: Abilities,
     ignored: BTreeSet<String>,
+    /// Columns of the file so far that the schema lacks.
+    unknown: BTreeSet<String>,
     rules: Option<Arc<Validator>>,
     name: FileName,
 }
@@ -125,6 +130,7 @@ impl Maker {
             changes: Arc::new(changes),
             bad,
             unwanted,
+            unknown_columns: self.unknown.clone(),
             is_last: block.is_last,
             bytes,
         }
@@ -136,16 +142,10 @@ impl Maker {
             e.to_string().replacen("the message", "the line", 1).replacen("the event", "the row", 1)
         };
         let event = self.decoder.decode_row(line).map_err(row)?;
-        if let Some(unknown) = self
-            .decoder
-            .unknown_column(&event, &self.schema, &mut self.order)
-            .filter(|name| !self.ignored.contains(name))
-        {
-            return Err(format!(
-                "the row has the column {unknown:?}, which the schema of table {:?} lacks; \
-                 --ignore-columns {unknown} leaves it out",
-                self.schema.table
-            ));
+        for unknown in self.decoder.unknown_columns(&event, &self.schema, &mut self.order) {
+            if !self.ignored.contains(&*unknown) && !self.unknown.contains(&*unknown) {
+                self.unknown.insert(unknown.into_owned());
+            }
         }
         let (slots, key) = self.decoder.row(&event, &self.schema, &mut self.order).map_err(row)?;
         let position = Position { sequence: number, time_ns: 0 };
@@ -235,6 +235,7 @@ mod tests {
             schema,
             abilities,
             ignored: BTreeSet::from(["x".to_owned()]),
+            unknown: BTreeSet::new(),
             rules: None,
             name,
         }
@@ -264,6 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn columns_that_the_schema_lacks_are_noted() -> Result<(), String> {
+        let mut maker = maker(sql::ABILITIES);
+        for line in [r#"{"id":1,"y":2,"x":1}"#, r#"{"id":2,"z":null}"#, r#"{"y":1,"a":2,"id":3}"#] {
+            assert!(maker.change(Bytes::copy_from_slice(line.as_bytes()), 1)?.is_some());
+        }
+        assert_eq!(maker.unknown, BTreeSet::from(["a".to_owned(), "y".to_owned()]));
+        Ok(())
+    }
+
+    #[test]
     fn what_is_no_row_of_the_table_is_said() {
         let why = |line: &str| {
             maker(sql::ABILITIES)
@@ -274,10 +285,6 @@ mod tests {
         assert!(why("{\"id\":").starts_with("the line is not JSON at byte "));
         assert_eq!(why("[1]"), "the line is not a JSON object");
         assert_eq!(why(r#"{"companyId":"c"}"#), "the row has no primary key");
-        assert!(
-            why(r#"{"id":1,"y":2}"#).contains("\"y\"")
-                && why(r#"{"id":1,"y":2}"#).contains("--ignore-columns y")
-        );
         assert_eq!(why(r#"{"id":1,"y":null,"x":3}"#), "");
         assert!(why(r#"{"id":"a"}"#).contains("\"id\""));
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use mysql_async::prelude::Queryable;
 use tempfile::TempDir;
 
-use super::{Database, DatabaseLimits};
+use super::{Database, DatabaseLimits, Widens};
 use crate::services::{mysql, postgres, snowflake, tds};
 
 fn cast(columns: &[String], table: &str) -> String {
@@ -111,6 +111,12 @@ impl Database for PostgresCase {
             pads_keys: false,
             key_characters_max: 1_000,
             bounds_enumerations: true,
+            drops_not_null: true,
+            widens: Widens::Any,
+            folds_tables: false,
+            folds_columns: false,
+            takes_long_names: false,
+            columns_max: Some(1_600),
         }
     }
 }
@@ -175,8 +181,14 @@ impl Database for MySqlCase {
             without_nul: false,
             short_json_numbers,
             pads_keys: false,
-            key_characters_max: 64,
+            key_characters_max: 255,
             bounds_enumerations: true,
+            drops_not_null: true,
+            widens: Widens::Any,
+            folds_tables: false,
+            folds_columns: true,
+            takes_long_names: false,
+            columns_max: Some(1_017),
         }
     }
 }
@@ -222,6 +234,12 @@ impl Database for SqlServerCase {
             pads_keys: true,
             key_characters_max: 64,
             bounds_enumerations: true,
+            drops_not_null: true,
+            widens: Widens::AnyButKeys,
+            folds_tables: true,
+            folds_columns: true,
+            takes_long_names: false,
+            columns_max: Some(1_024),
         }
     }
 }
@@ -269,6 +287,12 @@ impl Database for SnowflakeCase {
             pads_keys: false,
             key_characters_max: 1_000,
             bounds_enumerations: false,
+            drops_not_null: true,
+            widens: Widens::Never,
+            folds_tables: false,
+            folds_columns: false,
+            takes_long_names: false,
+            columns_max: None,
         }
     }
 }
@@ -313,6 +337,12 @@ impl Database for SqliteCase {
             pads_keys: false,
             key_characters_max: 1_000,
             bounds_enumerations: false,
+            drops_not_null: false,
+            widens: Widens::AnyButKeys,
+            folds_tables: true,
+            folds_columns: true,
+            takes_long_names: true,
+            columns_max: Some(2_000),
         }
     }
 }

@@ -7,6 +7,7 @@ mod shapes;
 mod texts;
 mod troubles;
 mod values;
+mod widening;
 
 use std::path::Path;
 use std::process::Output;
@@ -45,6 +46,29 @@ pub struct DatabaseLimits {
     pub key_characters_max: usize,
     /// Enumerations longer than 64 characters are refused.
     pub bounds_enumerations: bool,
+    /// NOT NULL can be taken back.
+    pub drops_not_null: bool,
+    /// What can become of the type of a column.
+    pub widens: Widens,
+    /// Names of tables that differ only in case are one.
+    pub folds_tables: bool,
+    /// Names of columns that differ only in case are one.
+    pub folds_columns: bool,
+    /// Names of 300 characters are names as others.
+    pub takes_long_names: bool,
+    /// The most columns of a table.
+    pub columns_max: Option<usize>,
+}
+
+/// What can become of the type of a column.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Widens {
+    /// Any column gets a wider type.
+    Any,
+    /// Any but those of the key.
+    AnyButKeys,
+    /// None does.
+    Never,
 }
 
 /// Once row by row, once in bulk.
@@ -98,7 +122,7 @@ fn instant(text: &str) -> String {
 macro_rules! conformance {
     ($($name:ident => $fresh:expr;)*) => {
         $(mod $name {
-            use super::{databases, promises, shapes, texts, values};
+            use super::{databases, promises, shapes, texts, values, widening};
             conformance!(@cases $fresh;
                 texts_of_every_kind_arrive_unchanged => texts::arrive_unchanged,
                 keys_are_told_apart => texts::keys_are_told_apart,
@@ -118,6 +142,12 @@ macro_rules! conformance {
                 steps_can_be_repeated => promises::steps_can_be_repeated,
                 a_prefix_keeps_apart => promises::a_prefix_keeps_apart,
                 a_dry_run_writes_nothing => promises::a_dry_run_writes_nothing,
+                a_default_does_not_stop_the_table => widening::a_default_does_not_stop_the_table,
+                another_key_is_named => widening::another_key_is_named,
+                names_that_fall_together_are_named =>
+                    widening::names_that_fall_together_are_named,
+                too_many_columns_are_counted => widening::too_many_columns_are_counted,
+                columns_change_their_types => widening::columns_change_their_types,
             );
         })*
     };

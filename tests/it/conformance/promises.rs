@@ -247,7 +247,7 @@ pub async fn steps_can_be_repeated(database: &dyn Database) {
     let tables = ok(destination.tables().await);
     let shape = tables.get("t").cloned().unwrap_or_default();
     let nullable: Vec<(&str, bool)> =
-        shape.columns.iter().map(|(name, nullable)| (name.as_str(), *nullable)).collect();
+        shape.columns.iter().map(|(name, column)| (name.as_str(), column.takes_null)).collect();
     assert_eq!(
         nullable,
         [

@@ -1,6 +1,7 @@
 //! Imports into a SQL database: whole tables are loaded beside the old ones, and swapped in
 //! together with the cutovers and every consumer's checkpoint.
 
+mod begin;
 pub mod statements;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::{Connection, Parameter, SqlDestination};
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Position, TableSchema};
 use crate::destination::import::{
-    FilePiece, FileProgress, JobStatus, Loader, Placement, STAGED_PREFIX, SwapMethod,
+    FilePiece, FileProgress, JobStatus, LoadedTable, Loader, Placement, STAGED_PREFIX, SwapMethod,
     another_import, staged,
 };
 use crate::destination::{Destination, Failure, FailureKind, Recorded, Tables};
@@ -79,13 +80,13 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     /// Rolls back what is pending, and begins a transaction.
-    async fn begin_transaction(&mut self) -> Result<(), Failure> {
+    pub(super) async fn begin_transaction(&mut self) -> Result<(), Failure> {
         self.roll_back_pending().await?;
         self.connection.execute(self.renderer.dialect.begin).await
     }
 
     /// Drops what an import has left: tables that it loaded, and old tables that it has replaced.
-    async fn remove_leftovers(&mut self, existing: &Tables) -> Result<(), Failure> {
+    pub(super) async fn remove_leftovers(&mut self, existing: &Tables) -> Result<(), Failure> {
         for name in existing
             .shapes
             .keys()
@@ -115,31 +116,6 @@ impl<C: Connection> SqlDestination<C> {
             }),
             _ => None,
         })
-    }
-
-    async fn begin_afresh(
-        &mut self,
-        job: &str,
-        schemas: &[Arc<TableSchema>],
-        files: &[String],
-        existing: &Tables,
-    ) -> Result<(), Failure> {
-        self.connection.change(&self.renderer.clear(PROGRESS), &[]).await?;
-        self.remove_leftovers(existing).await?;
-        for schema in schemas {
-            self.connection.execute(&self.renderer.create_staged(&staged(schema))).await?;
-        }
-        self.begin_transaction().await?;
-        let recorded = self.record_files(job, files).await;
-        self.end(recorded).await
-    }
-
-    async fn record_files(&mut self, job: &str, files: &[String]) -> Result<(), Failure> {
-        let insert = self.renderer.insert_progress(PROGRESS);
-        for file in files.iter().map(String::as_str).chain([WHOLE_JOB]) {
-            self.connection.change(&insert, &[job.into(), file.into(), 0.into()]).await?;
-        }
-        Ok(())
     }
 
     async fn load_within(&mut self, batch: &Arc<Batch>, piece: &FilePiece) -> Result<(), Failure> {
@@ -310,6 +286,15 @@ impl<C: Connection> SqlDestination<C> {
     }
 }
 
+/// Why the loaded table must not take the place of the old one: a column has another type there.
+fn other_type(tables: &Tables, schema: &TableSchema) -> Option<String> {
+    let (old, new) = (tables.get(&schema.table)?, tables.get(&staged(schema).table)?);
+    old.columns.iter().find_map(|(name, column)| {
+        let wanted = new.columns.get(name).filter(|new| new.declared != column.declared)?;
+        Some(format!("its column {name:?} is {}, not {}", column.declared, wanted.declared))
+    })
+}
+
 /// The renames that put the loaded tables, and EDS's own new ones, in the place of the old ones.
 fn exchange_renames(exchanged: &[Placement], existing: &Tables) -> Vec<(String, String)> {
     let pairs =
@@ -334,8 +319,7 @@ impl<C: Connection> Loader for SqlDestination<C> {
     async fn begin(
         &mut self,
         job: &str,
-        schemas: &[Arc<TableSchema>],
-        files: &[String],
+        tables: &[LoadedTable],
         restart: bool,
     ) -> Result<JobStatus, Failure> {
         self.connection.terminate_loads().await?;
@@ -351,9 +335,14 @@ impl<C: Connection> Loader for SqlDestination<C> {
                 self.remove_leftovers(&existing).await?;
                 Ok(JobStatus::Done)
             }
-            Some(status) if !restart => Ok(status),
+            Some(_) if !restart => {
+                for table in tables {
+                    self.resume(job, table, &existing).await?;
+                }
+                self.job_status(job).await?.ok_or_else(another_import)
+            }
             _ => {
-                self.begin_afresh(job, schemas, files, &existing).await?;
+                self.begin_afresh(job, tables, &existing).await?;
                 self.job_status(job).await?.ok_or_else(void_commit)
             }
         }
@@ -378,6 +367,8 @@ impl<C: Connection> Loader for SqlDestination<C> {
     }
 
     async fn enter_load_mode(&mut self) -> Result<(), Failure> {
+        // What is loaded is encoded as the columns take it.
+        self.tables().await?;
         self.connection.enter_load_mode().await
     }
 
@@ -414,6 +405,9 @@ impl<C: Connection> Loader for SqlDestination<C> {
             .collect();
         if !own.is_empty() {
             return Ok(Some(format!("it has columns that the source lacks ({})", own.join(", "))));
+        }
+        if let Some(blocker) = other_type(&tables, schema) {
+            return Ok(Some(blocker));
         }
         self.connection.swap_blocker(&self.renderer, schema).await
     }

@@ -1,6 +1,9 @@
 //! The SQL of imports. Golden files keep every statement.
 
-use crate::change::TableSchema;
+use std::collections::BTreeSet;
+
+use crate::change::{Column, TableSchema};
+use crate::destination::TableShape;
 use crate::destination::sql::dialect::{Dialect, Keys, Merge, Rename};
 use crate::destination::sql::render::{CHECKPOINT, FORMAT, Renderer};
 
@@ -146,16 +149,48 @@ impl Renderer {
         )
     }
 
-    /// Creates the table that rows are loaded into, without its key where that is created later.
-    pub fn create_staged(&self, schema: &TableSchema) -> String {
-        match self.dialect.keys {
-            Keys::BeforeLoad => self.create_table(schema),
-            Keys::AfterLoad => {
-                let columns: Vec<String> =
-                    (0..schema.columns.len()).map(|i| self.definition(schema, i)).collect();
-                self.create(&self.table(&schema.table), &columns.join(", "))
-            }
-        }
+    /// Sets the progress of a file to its start. Parameters: job, file.
+    pub fn reset_progress(&self) -> String {
+        let p = self.dialect.parameter;
+        format!(
+            "UPDATE {} SET lines_done = 0, rows_loaded = 0, rows_skipped = 0, is_done = 0 \
+             WHERE job = {} AND file_name = {}",
+            self.table(PROGRESS),
+            p(1),
+            p(2)
+        )
+    }
+
+    /// Creates the table `staged` that the rows of `schema` are loaded into, without its key where
+    /// that is created later.
+    pub fn create_staged(&self, schema: &TableSchema, staged: &TableSchema) -> String {
+        let held = self.held(schema, &schema.columns);
+        let columns: Vec<String> = (0..schema.columns.len())
+            .map(|i| self.definition_holding(schema, i, held[i]))
+            .collect();
+        let key = match self.dialect.keys {
+            Keys::BeforeLoad => format!(", PRIMARY KEY ({})", self.list(schema.key_columns())),
+            Keys::AfterLoad => String::new(),
+        };
+        self.create(&self.table(&staged.table), &format!("{}{key}", columns.join(", ")))
+    }
+
+    /// Whether `shape` is what `create_staged` makes, as far as types are known.
+    pub fn is_staged(&self, schema: &TableSchema, shape: &TableShape) -> bool {
+        let held = self.held(schema, &schema.columns);
+        let is_made = |(i, column): (usize, &Column)| {
+            let (made, is_key) = (self.type_holding(schema, i, held[i]), i < schema.keys);
+            let there = shape.columns.get(&*self.dialect.limits.names.stored(&column.name));
+            there.is_some_and(|there| {
+                there.holds == (self.dialect.holds)(&made)
+                    && (is_key || there.takes_null || !column.nullable)
+            })
+        };
+        let keys: BTreeSet<&str> = schema.key_columns().iter().map(|c| &*c.name).collect();
+        shape.columns.len() == schema.columns.len()
+            && schema.columns.iter().enumerate().all(is_made)
+            && (shape.keys.is_empty()
+                || shape.keys.iter().map(String::as_str).collect::<BTreeSet<&str>>() == keys)
     }
 
     /// Creates the primary key of a table that has none.

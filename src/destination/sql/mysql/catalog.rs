@@ -1,17 +1,27 @@
 //! What the catalog of MySQL and MariaDB knows of tables and columns.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 
 use super::MySqlConnection;
+use super::dialect::MARIADB;
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, Parameter, SqlCatalog};
 
-/// Columns: table, column, whether it takes NULL or has a default, place in the key, the table's
-/// engine or type, a unique index beside the key. Parameters: schema, schema.
+/// Columns: table, column, whether it takes NULL (what the server makes the values of cannot be
+/// made to), whether it has a default, place in the key, the table's engine or type, a unique index
+/// beside the key, type. Parameters: schema, schema.
 const COLUMNS: &str = include_str!("columns.sql");
+
+/// The columns that MariaDB checks to be JSON; it has no other sign of that type. Columns: table,
+/// column. Parameter: schema.
+const JSON_COLUMNS: &str = "\
+    SELECT table_name, constraint_name FROM information_schema.check_constraints \
+    WHERE constraint_schema = ? AND level = 'Column' AND check_clause LIKE 'json_valid(%'";
 
 impl MySqlConnection {
     /// The text of SHOW CREATE TABLE.
@@ -35,13 +45,30 @@ impl SqlCatalog for MySqlConnection {
         }
         let place = &renderer.namespace;
         let schema = Parameter::from(place.schema.as_deref().unwrap_or_default());
+        let json: HashSet<Vec<String>> = match renderer.dialect.name == MARIADB.name {
+            true => self
+                .texts_of(JSON_COLUMNS, std::slice::from_ref(&schema))
+                .await?
+                .into_iter()
+                .collect(),
+            false => HashSet::new(),
+        };
         let rows = self.rows(COLUMNS, &[schema.clone(), schema]).await?;
         let text = |row: &Row, i: usize| row.get::<Option<String>, _>(i).flatten();
         let listed = rows.iter().filter_map(|row| {
-            let table = place.source_of(&text(row, 0)?)?;
-            let (nullable, key) = (row.get::<i64, _>(2)? != 0, row.get::<i64, _>(3)?);
-            let write_blocker = write_blocker(&text(row, 4)?, text(row, 5).as_deref());
-            Some(ListedColumn { table, column: text(row, 1)?, nullable, key, write_blocker })
+            let (name, column) = (text(row, 0)?, text(row, 1)?);
+            let table = place.source_of(&name)?;
+            let is_json = json.contains(&vec![name, column.clone()]);
+            let fact = |i: usize| row.get::<i64, _>(i).map(|n| n != 0);
+            Some(ListedColumn {
+                table,
+                column,
+                declared: if is_json { "json".to_owned() } else { text(row, 7)? },
+                takes_null: fact(2)?,
+                has_default: fact(3)?,
+                key: row.get::<i64, _>(4)?,
+                write_blocker: write_blocker(&text(row, 5)?, text(row, 6).as_deref()),
+            })
         });
         Ok(listed.collect())
     }

@@ -1,9 +1,11 @@
 SELECT c.table_name,
   c.column_name,
-  c.is_nullable = 'YES' OR c.column_default IS NOT NULL OR c.extra <> '',
+  c.is_nullable = 'YES' OR c.extra LIKE '%auto_increment%' OR c.extra LIKE '% GENERATED',
+  c.column_default IS NOT NULL OR c.extra <> '',
   COALESCE(k.seq_in_index, 0),
   COALESCE(t.engine, t.table_type),
-  u.name
+  u.name,
+  c.column_type
 FROM information_schema.columns c
 JOIN information_schema.tables t
   ON t.table_schema = c.table_schema AND t.table_name = c.table_name

@@ -1,6 +1,10 @@
 //! How MySQL and MariaDB write SQL.
 
-use crate::destination::sql::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+use crate::destination::shape::{NameLimit, NameUnit, TableLimits};
+use crate::destination::sql::dialect::{
+    Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen,
+};
+use crate::destination::sql::types;
 
 /// MySQL 8.0.17 or later. LONGTEXT, because TEXT ends at 65,535 bytes
 /// (docs/decisions/0005-mysql-types.md).
@@ -18,7 +22,27 @@ pub const MYSQL: Dialect = Dialect {
         "VARCHAR(64)",
     ],
     integer: "BIGINT",
-    text_key: "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+    text_key: "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+    key_bytes_max: Some(3_072),
+    holds: |declared| types::holds(types::MYSQL_TYPES, declared),
+    limits: TableLimits {
+        database: "MySQL",
+        names: NameLimit {
+            max: 64,
+            unit: NameUnit::Characters,
+            cuts: false,
+            folds_tables: false,
+            folds_columns: true,
+        },
+        columns_max: Some(1_017),
+        drops_not_null: true,
+        misfits: types::MYSQL_MISFITS,
+    },
+    widen: Widen::Restate("MODIFY COLUMN"),
+    table_bytes: Some(
+        "SELECT CAST(COALESCE(MAX(data_length), 0) AS SIGNED) FROM information_schema.tables \
+         WHERE table_schema = ? AND table_name = ?",
+    ),
     consumer: "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
     begin: "START TRANSACTION",
     parameter: |_| "?".to_owned(),
@@ -39,8 +63,9 @@ pub const MYSQL: Dialect = Dialect {
 /// MariaDB 10.6 or later: MySQL but for collations, and it can skip a column that exists.
 pub const MARIADB: Dialect = Dialect {
     name: "MariaDB",
-    text_key: "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+    text_key: "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
     consumer: "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+    limits: TableLimits { database: "MariaDB", misfits: types::MARIADB_MISFITS, ..MYSQL.limits },
     add_column: "ADD COLUMN IF NOT EXISTS",
     ..MYSQL
 };

@@ -102,7 +102,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         )));
     }
     let namespace = Namespace { lower_case, ..Namespace::new(settings, Some(schema)) };
-    Ok(Box::new(SqlDestination::new(connection, Renderer { dialect, namespace }, target)))
+    Ok(Box::new(SqlDestination::new(connection, Renderer::new(dialect, namespace), target)))
 }
 
 struct MySqlConnection {

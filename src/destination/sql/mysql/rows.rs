@@ -11,10 +11,10 @@ use super::encode::{bind, wire_bytes};
 use super::failure::{REPEATED_KEY, failure};
 use super::{MySqlConnection, SERVER};
 use crate::change::{Batch, Column, TableSchema};
-use crate::destination::Failure;
 use crate::destination::sql::lent::within;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{ANSWER_WAIT_MAX, RowWriter, TableVersion, reject_mismatch};
+use crate::destination::{Failure, Holds};
 
 /// Rows of one statement, largest first. Whatever there is to write is cut into these sizes, so
 /// that few statements have to be prepared (docs/decisions/0006-mysql-bulk-path.md).
@@ -112,14 +112,15 @@ impl Statements {
             let bytes_max = STATEMENT_BYTES_MAX.min(self.packet_bytes_max / 2);
             let (now, later) = rest.split_at(rows_at_once(batch, rest, columns.len(), bytes_max));
             rest = later;
-            let values = self.values(batch, schema, columns, now)?;
+            let held = renderer.held(schema, columns);
+            let values = self.values(batch, schema, columns, &held, now)?;
             let mut done = self.execute(conn, renderer, schema, action, now.len(), values).await;
             // The export has two rows of one key. The INSERT did nothing, so its rows are upserted
             // instead and the later one stays.
             if action == Action::Insert
                 && done.as_ref().is_err_and(|failure| failure.has_code(REPEATED_KEY))
             {
-                let values = self.values(batch, schema, columns, now)?;
+                let values = self.values(batch, schema, columns, &held, now)?;
                 done =
                     self.execute(conn, renderer, schema, Action::Upsert, now.len(), values).await;
             }
@@ -133,11 +134,12 @@ impl Statements {
         batch: &Batch,
         schema: &TableSchema,
         columns: &[Column],
+        held: &[Holds],
         indices: &[u32],
     ) -> Result<Vec<Wire>, Failure> {
         let mut values = Vec::with_capacity(indices.len() * columns.len());
         for index in indices {
-            bind(batch.change(*index), columns, &mut values)
+            bind(batch.change(*index), columns, held, &mut values)
                 .map_err(|why| reject_mismatch(batch, &schema.table, *index, &why))?;
         }
         // A packet that is too large would cost the connection, again and again.

@@ -1,6 +1,10 @@
 //! How PostgreSQL writes SQL.
 
-use crate::destination::sql::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+use crate::destination::shape::{NameLimit, NameUnit, TableLimits};
+use crate::destination::sql::dialect::{
+    Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen,
+};
+use crate::destination::sql::types;
 
 /// PostgreSQL 12 or later.
 pub const POSTGRES: Dialect = Dialect {
@@ -18,6 +22,27 @@ pub const POSTGRES: Dialect = Dialect {
     ],
     integer: "BIGINT",
     text_key: "TEXT",
+    key_bytes_max: None,
+    holds: |declared| types::holds(types::POSTGRES_TYPES, declared),
+    limits: TableLimits {
+        database: "PostgreSQL",
+        names: NameLimit {
+            max: 63,
+            unit: NameUnit::Bytes,
+            cuts: true,
+            folds_tables: false,
+            folds_columns: false,
+        },
+        columns_max: Some(1_600),
+        drops_not_null: true,
+        misfits: types::POSTGRES_MISFITS,
+    },
+    widen: Widen::Using,
+    table_bytes: Some(
+        "SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::int8 \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = $1 AND c.relname = $2",
+    ),
     consumer: "TEXT",
     begin: "BEGIN",
     parameter: |n| format!("${n}"),

@@ -88,7 +88,7 @@ impl BulkLoader for PostgresConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        self.copy_into(&renderer.table(&group.schema.table), batch, group).await
+        self.copy_into(renderer, &renderer.table(&group.schema.table), batch, group).await
     }
 
     async fn finish_load(

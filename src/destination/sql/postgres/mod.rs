@@ -69,8 +69,16 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         statements: HashMap::new(),
         stages: HashMap::new(),
     };
-    let renderer = Renderer { dialect: &POSTGRES, namespace };
+    let renderer = Renderer::new(&POSTGRES, namespace);
     Ok(Box::new(SqlDestination::new(connection, renderer, target)))
+}
+
+/// A prepared statement's text and the types of its parameters: two versions of a table may differ
+/// in nothing else.
+#[derive(PartialEq, Eq, Hash)]
+struct StatementKey {
+    sql: String,
+    types: Vec<u32>,
 }
 
 /// The client, and the task that moves its bytes.
@@ -79,8 +87,8 @@ struct PostgresConnection {
     wire: Wire,
     /// Where the tables are that failures may name.
     namespace: Namespace,
-    /// Prepared statements by their text.
-    statements: HashMap<String, Statement>,
+    /// Prepared statements.
+    statements: HashMap<StatementKey, Statement>,
     /// Temporary tables that exist in this session, by what they are for.
     stages: HashMap<TableVersion, String>,
 }
@@ -96,11 +104,13 @@ impl Drop for Wire {
 
 impl PostgresConnection {
     async fn prepared(&mut self, sql: String, types: &[Type]) -> Result<Statement, Failure> {
-        if let Some(statement) = self.statements.get(&sql) {
+        let key = StatementKey { sql, types: types.iter().map(Type::oid).collect() };
+        if let Some(statement) = self.statements.get(&key) {
             return Ok(statement.clone());
         }
-        let statement = self.client.prepare_typed(&sql, types).await.map_err(|e| failure(&e))?;
-        self.statements.insert(sql, statement.clone());
+        let statement =
+            self.client.prepare_typed(&key.sql, types).await.map_err(|e| failure(&e))?;
+        self.statements.insert(key, statement.clone());
         Ok(statement)
     }
 

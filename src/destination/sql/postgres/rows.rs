@@ -12,15 +12,16 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::PostgresConnection;
 use super::encode::{
-    BoundArray, BoundValue, COPY_HEADER, COPY_TRAILER, put_field, wire_array_type, wire_type,
+    BoundArray, BoundValue, COPY_HEADER, COPY_TRAILER, put_field, stage_type, wire_array_type,
+    wire_type,
 };
 use super::failure::failure;
 use crate::change::{Batch, Column, TableGroup, TableSchema, value};
-use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{
     Fence, Parameter, RowWriter, SqlSession, TableVersion, reject_mismatches,
 };
+use crate::destination::{Failure, Holds};
 
 /// From so many rows of one table on, one statement over array parameters is faster than single
 /// ones (docs/decisions/0003-postgres-bulk-path.md).
@@ -39,8 +40,9 @@ impl PostgresConnection {
         group: &TableGroup,
     ) -> Result<(), Failure> {
         let keys = group.schema.key_columns();
-        let columns = arrays(batch, &group.deletes, keys)?;
-        let types: Vec<Type> = keys.iter().map(|c| wire_array_type(c.kind)).collect();
+        let held = renderer.held(&group.schema, keys);
+        let columns = arrays(batch, &group.deletes, keys, &held)?;
+        let types = array_types(keys, &held);
         let statement = self.prepared(delete_many(renderer, &group.schema), &types).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
         self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
@@ -77,7 +79,9 @@ impl PostgresConnection {
         group: &'b TableGroup,
     ) -> Result<(Statement, Vec<Vec<BoundValue<'b>>>), Failure> {
         let schema = &group.schema;
-        let types: Vec<Type> = schema.columns.iter().map(|c| wire_type(c.kind)).collect();
+        let held = renderer.held(schema, &schema.columns);
+        let types: Vec<Type> =
+            schema.columns.iter().zip(&held).map(|(c, held)| wire_type(c.kind, *held)).collect();
         let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
         let mut rows = Vec::with_capacity(group.upserts.len());
         for index in &group.upserts {
@@ -86,7 +90,7 @@ impl PostgresConnection {
                 .columns
                 .iter()
                 .enumerate()
-                .map(|(i, c)| value::read(change.token(i), c).map(BoundValue))
+                .map(|(i, c)| value::read(change.token(i), c).map(|v| BoundValue(v, held[i])))
                 .collect();
             rows.push(row.map_err(|_| reject_mismatches(batch))?);
         }
@@ -117,8 +121,9 @@ impl PostgresConnection {
         group: &TableGroup,
     ) -> Result<(), Failure> {
         let schema = &group.schema;
-        let columns = arrays(batch, &group.upserts, &schema.columns)?;
-        let types: Vec<Type> = schema.columns.iter().map(|c| wire_array_type(c.kind)).collect();
+        let held = renderer.held(schema, &schema.columns);
+        let columns = arrays(batch, &group.upserts, &schema.columns, &held)?;
+        let types = array_types(&schema.columns, &held);
         let source = format!("SELECT * FROM unnest({})", numbered(types.len()));
         let statement = self.prepared(renderer.upsert(schema, &source), &types).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
@@ -133,21 +138,25 @@ impl PostgresConnection {
         group: &TableGroup,
         stage: &str,
     ) -> Result<(), Failure> {
-        self.copy_into(stage, batch, group).await?;
+        self.copy_into(renderer, stage, batch, group).await?;
         let upsert = self.prepared(upsert_from(renderer, &group.schema, stage), &[]).await?;
         self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
 
-    /// The rows to write, into a table that has the schema's columns in its order.
+    /// The rows to write, into a table that has the schema's columns.
     pub(super) async fn copy_into(
         &mut self,
+        renderer: &Renderer,
         table: &str,
         batch: &Batch,
         group: &TableGroup,
     ) -> Result<(), Failure> {
         let schema = &group.schema;
-        let copy = self.prepared(format!("COPY {table} FROM STDIN (FORMAT binary)"), &[]).await?;
+        let held = renderer.held(schema, &schema.columns);
+        let columns = renderer.list(&schema.columns);
+        let sql = format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)");
+        let copy = self.prepared(sql, &[]).await?;
         let sink = self.client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failure(&e))?;
         pin_mut!(sink);
         let mut buffer = BytesMut::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
@@ -158,7 +167,7 @@ impl PostgresConnection {
             for (i, column) in schema.columns.iter().enumerate() {
                 let value =
                     value::read(change.token(i), column).map_err(|_| reject_mismatches(batch))?;
-                put_field(&value, &mut buffer);
+                put_field(&value, held[i], &mut buffer);
             }
             if buffer.len() >= CHUNK_BYTES {
                 sink.send(buffer.split().freeze()).await.map_err(|e| failure(&e))?;
@@ -172,23 +181,26 @@ impl PostgresConnection {
     }
 }
 
-/// The values of `columns`, an array for each, of the changes at `indices`.
+/// The values of `columns`, which hold `held`, an array for each, of the changes at `indices`.
 fn arrays<'b>(
     batch: &'b Batch,
     indices: &[u32],
     columns: &[Column],
+    held: &[Holds],
 ) -> Result<Vec<BoundArray<'b>>, Failure> {
     let array = |(i, column): (usize, &Column)| {
-        indices
-            .iter()
-            .map(|index| value::read(batch.change(*index).token(i), column))
-            .collect::<Result<Vec<_>, _>>()
+        let values = indices.iter().map(|index| value::read(batch.change(*index).token(i), column));
+        values.collect::<Result<Vec<_>, _>>().map(|values| BoundArray(values, held[i]))
     };
     columns
         .iter()
         .enumerate()
-        .map(|numbered| array(numbered).map(BoundArray).map_err(|_| reject_mismatches(batch)))
+        .map(|numbered| array(numbered).map_err(|_| reject_mismatches(batch)))
         .collect()
+}
+
+fn array_types(columns: &[Column], held: &[Holds]) -> Vec<Type> {
+    columns.iter().zip(held).map(|(c, held)| wire_array_type(c.kind, *held)).collect()
 }
 
 /// `$1, $2, …`
@@ -201,7 +213,8 @@ pub fn stage_columns(renderer: &Renderer, schema: &TableSchema) -> String {
     let columns: Vec<String> = schema
         .columns
         .iter()
-        .map(|c| format!("{} {}", renderer.quoted(&c.name), renderer.dialect.type_of(c.kind)))
+        .zip(renderer.held(schema, &schema.columns))
+        .map(|(c, held)| format!("{} {}", renderer.quoted(&c.name), stage_type(c.kind, held)))
         .collect();
     columns.join(", ")
 }
@@ -215,10 +228,17 @@ pub fn upsert_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> St
 fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
     let keys = schema.key_columns();
     let names: Vec<String> = (1..=keys.len()).map(|n| format!("k{n}")).collect();
+    // A column that has become text since holds them as PostgreSQL writes them.
+    let held = renderer.held(schema, keys);
+    let value = |k: &String, held: &Holds| match held {
+        Holds::Text | Holds::Word => format!("CAST(d.{k} AS TEXT)"),
+        _ => format!("d.{k}"),
+    };
     let equal: Vec<String> = keys
         .iter()
         .zip(&names)
-        .map(|(c, k)| format!("t.{} = d.{k}", renderer.quoted(&c.name)))
+        .zip(&held)
+        .map(|((c, k), held)| format!("t.{} = {}", renderer.quoted(&c.name), value(k, held)))
         .collect();
     format!(
         "DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}",

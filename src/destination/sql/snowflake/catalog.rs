@@ -9,7 +9,7 @@ use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{ListedColumn, SqlCatalog};
 
-/// Columns: table, column, IS_NULLABLE, default, type of the table. Parameter: schema.
+/// Columns: table, column, IS_NULLABLE, default, type of the table, type, scale. Parameter: schema.
 pub const COLUMNS: &str = include_str!("columns.sql");
 
 /// Lists the columns of all primary keys of the schema.
@@ -42,6 +42,14 @@ impl SnowflakeConnection {
     }
 }
 
+/// A NUMBER with its scale, by which it holds whole numbers or others.
+fn declared_type(kind: String, scale: Option<&str>) -> String {
+    match scale.filter(|_| kind == "NUMBER") {
+        Some(scale) => format!("{kind}({scale})"),
+        None => kind,
+    }
+}
+
 #[async_trait]
 impl SqlCatalog for SnowflakeConnection {
     async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
@@ -51,8 +59,8 @@ impl SqlCatalog for SnowflakeConnection {
             self.run(COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?.rows;
         let mut listed = Vec::with_capacity(rows.len());
         for row in rows {
-            let [Some(name), Some(column), nullable, default, kind] =
-                <[Option<String>; 5]>::try_from(row).unwrap_or_default()
+            let [Some(name), Some(column), nullable, default, kind, declared, scale] =
+                <[Option<String>; 7]>::try_from(row).unwrap_or_default()
             else {
                 continue;
             };
@@ -66,7 +74,9 @@ impl SqlCatalog for SnowflakeConnection {
             listed.push(ListedColumn {
                 table,
                 column,
-                nullable: nullable.as_deref() == Some("YES") || default.is_some(),
+                declared: declared_type(declared.unwrap_or_default(), scale.as_deref()),
+                takes_null: nullable.as_deref() == Some("YES"),
+                has_default: default.is_some(),
                 key,
                 write_blocker,
             });

@@ -1,6 +1,10 @@
 //! How Snowflake writes SQL.
 
-use crate::destination::sql::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename};
+use crate::destination::shape::{NameLimit, NameUnit, TableLimits};
+use crate::destination::sql::dialect::{
+    Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen,
+};
+use crate::destination::sql::types;
 
 /// Snowflake, with the types that the predecessor of EDS created. Primary keys are declared, but
 /// Snowflake does not enforce them.
@@ -19,6 +23,23 @@ pub const SNOWFLAKE: Dialect = Dialect {
     ],
     integer: "INTEGER",
     text_key: "STRING",
+    key_bytes_max: None,
+    holds: |declared| types::holds(types::SNOWFLAKE_TYPES, declared),
+    limits: TableLimits {
+        database: "Snowflake",
+        names: NameLimit {
+            max: 255,
+            unit: NameUnit::Characters,
+            cuts: false,
+            folds_tables: false,
+            folds_columns: false,
+        },
+        columns_max: None,
+        drops_not_null: true,
+        misfits: types::SNOWFLAKE_MISFITS,
+    },
+    widen: Widen::ByHand,
+    table_bytes: None,
     consumer: "STRING",
     begin: "BEGIN TRANSACTION",
     parameter: |_| "?".to_owned(),

@@ -8,15 +8,18 @@ use flate2::write::GzEncoder;
 use crate::change::Batch;
 use crate::destination::Failure;
 use crate::destination::sql::RowSet;
-use crate::destination::sql::json_rows::{plain, write_row};
+use crate::destination::sql::json_rows::{HeldColumns, plain, write_row};
+use crate::destination::sql::render::Renderer;
 
 /// All rows of the batch as a file packed by gzip, one JSON document a line; and how many rows.
-pub fn packed_file(batch: &Batch) -> Result<(Vec<u8>, u64), Failure> {
+pub fn packed_file(renderer: &Renderer, batch: &Batch) -> Result<(Vec<u8>, u64), Failure> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     let (mut line, mut count) = (Vec::new(), 0);
     for (at, group) in batch.groups.iter().enumerate() {
         for rows in [RowSet::Deletes, RowSet::Upserts] {
             let (deletes, columns) = (rows == RowSet::Deletes, rows.columns(&group.schema));
+            let held = renderer.held(&group.schema, columns);
+            let columns = HeldColumns { columns, held: &held };
             for index in rows.indices(group) {
                 line.clear();
                 line.extend_from_slice(format!("{{\"g\":{at},\"d\":{deletes},\"r\":").as_bytes());

@@ -39,6 +39,7 @@ impl BulkLoader for SnowflakeConnection {
         group: usize,
     ) -> Result<(), Failure> {
         self.run_over(
+            renderer,
             &rows::insert(renderer, &batch.groups[group].schema, self.row_source(group)),
             batch,
             RowSet::Upserts,

@@ -121,7 +121,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         epoch: target.epoch.clone(),
         query_tag: String::new(),
     };
-    let renderer = Renderer { dialect: &SNOWFLAKE, namespace };
+    let renderer = Renderer::new(&SNOWFLAKE, namespace);
     Ok(Box::new(SqlDestination::new(connection, renderer, target)))
 }
 

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::SnowflakeConnection;
 use super::encode::packed_file;
 use crate::change::{Batch, ColumnType, TableSchema};
-use crate::destination::Failure;
-use crate::destination::sql::json_rows::{json_rows, plain};
+use crate::destination::sql::json_rows::{HeldColumns, json_rows, plain};
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{Parameter, RowSet, RowWriter, SqlSession};
+use crate::destination::{Failure, Holds};
 
 /// Up to so many bytes of events a batch is a parameter of its statements: a file costs three
 /// requests more.
@@ -64,7 +64,7 @@ pub enum RowSource {
 }
 
 /// A query that yields the columns c0, c1, … of these rows.
-pub fn source(from: RowSource, schema: &TableSchema, rows: RowSet) -> String {
+pub fn source(renderer: &Renderer, from: RowSource, schema: &TableSchema, rows: RowSet) -> String {
     let value = |i: usize| match from {
         RowSource::Bound => format!("value[{i}]"),
         RowSource::Staged(_) => format!("\"v\":r[{i}]"),
@@ -72,8 +72,9 @@ pub fn source(from: RowSource, schema: &TableSchema, rows: RowSet) -> String {
     let typed: Vec<String> = rows
         .columns(schema)
         .iter()
+        .zip(renderer.held(schema, rows.columns(schema)))
         .enumerate()
-        .map(|(i, column)| format!("{} AS c{i}", typed(&value(i), column.kind)))
+        .map(|(i, (column, held))| format!("{} AS c{i}", typed(&value(i), column.kind, held)))
         .collect();
     let place = match from {
         RowSource::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
@@ -87,8 +88,11 @@ pub fn source(from: RowSource, schema: &TableSchema, rows: RowSet) -> String {
 
 /// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's
 /// null and a missing value stay apart, and the last of two equal keys counts.
-fn typed(value: &str, kind: ColumnType) -> String {
+fn typed(value: &str, kind: ColumnType, held: Holds) -> String {
     match kind {
+        ColumnType::Integer | ColumnType::Number | ColumnType::Boolean if held == Holds::Text => {
+            format!("{value}::STRING")
+        }
         ColumnType::Text | ColumnType::Enum | ColumnType::Object => format!("{value}::STRING"),
         ColumnType::Time => format!("TO_TIMESTAMP_NTZ({value}::NUMBER(38, 0), 6)"),
         ColumnType::Integer => format!("{value}::NUMBER(38, 0)"),
@@ -111,7 +115,12 @@ pub fn merge(
     let condition = newer.map(|at| {
         format!("(t.{0} IS NULL OR s.c{at} IS NULL OR s.c{at} >= t.{0})", renderer.quoted(UPDATED))
     });
-    renderer.merge(schema, &source(from, schema, RowSet::Upserts), column, condition.as_deref())
+    renderer.merge(
+        schema,
+        &source(renderer, from, schema, RowSet::Upserts),
+        column,
+        condition.as_deref(),
+    )
 }
 
 /// The column that tells which row is newer, with `update-strategy=after`.
@@ -122,14 +131,17 @@ pub fn delete(renderer: &Renderer, schema: &TableSchema, from: RowSource) -> Str
     format!(
         "DELETE FROM {} AS t USING {} AS s WHERE {}",
         renderer.table(&schema.table),
-        source(from, schema, RowSet::Deletes),
+        source(renderer, from, schema, RowSet::Deletes),
         renderer.same_key(schema, |i| format!("c{i}"))
     )
 }
 
 /// Adds rows to a table that only this import knows.
 pub fn insert(renderer: &Renderer, schema: &TableSchema, from: RowSource) -> String {
-    renderer.insert(schema, &format!("SELECT * FROM {}", source(from, schema, RowSet::Upserts)))
+    renderer.insert(
+        schema,
+        &format!("SELECT * FROM {}", source(renderer, from, schema, RowSet::Upserts)),
+    )
 }
 
 impl SnowflakeConnection {
@@ -148,13 +160,13 @@ impl SnowflakeConnection {
     }
 
     /// Puts the batch on the stage and reads it into the temporary table.
-    async fn stage(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+    async fn stage(&mut self, renderer: &Renderer, batch: &Arc<Batch>) -> Result<(), Failure> {
         if !self.has_stage {
             self.run(CREATE_STAGE, &[]).await?;
             self.has_stage = true;
         }
-        let whole = batch.clone();
-        let packed = tokio::task::spawn_blocking(move || packed_file(&whole)).await;
+        let (whole, renderer) = (batch.clone(), renderer.clone());
+        let packed = tokio::task::spawn_blocking(move || packed_file(&renderer, &whole)).await;
         let (content, count) = packed
             .map_err(|e| Failure::unavailable(format!("rows could not be packed: {e}")))??;
         let file = format!("{}.json.gz", Uuid::new_v4());
@@ -182,6 +194,7 @@ impl SnowflakeConnection {
     /// Runs a statement over the rows of a group.
     pub(super) async fn run_over(
         &mut self,
+        renderer: &Renderer,
         sql: &str,
         batch: &Batch,
         rows: RowSet,
@@ -192,6 +205,8 @@ impl SnowflakeConnection {
             RowSource::Staged(_) => Vec::new(),
             RowSource::Bound => {
                 let (indices, columns) = (rows.indices(found), rows.columns(&found.schema));
+                let held = renderer.held(&found.schema, columns);
+                let columns = HeldColumns { columns, held: &held };
                 vec![Parameter::Text(json_rows(batch, indices, columns, plain)?)]
             }
         };
@@ -204,7 +219,7 @@ impl RowWriter for SnowflakeConnection {
     /// Prepares all groups with the first one.
     async fn prepare(
         &mut self,
-        _renderer: &Renderer,
+        renderer: &Renderer,
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure> {
@@ -226,7 +241,7 @@ impl RowWriter for SnowflakeConnection {
             .flat_map(|g| g.deletes.iter().chain(&g.upserts))
             .map(|index| batch.change(*index).size())
             .sum();
-        if size > BOUND_BYTES_MAX { self.stage(batch).await } else { Ok(()) }
+        if size > BOUND_BYTES_MAX { self.stage(renderer, batch).await } else { Ok(()) }
     }
 
     async fn begin_batch(&mut self, renderer: &Renderer, batch: &Batch) -> Result<(), Failure> {
@@ -250,11 +265,18 @@ impl RowWriter for SnowflakeConnection {
     ) -> Result<(), Failure> {
         let (found, from) = (&batch.groups[group], self.row_source(group));
         if !found.deletes.is_empty() {
-            self.run_over(&delete(renderer, &found.schema, from), batch, RowSet::Deletes, group)
-                .await?;
+            self.run_over(
+                renderer,
+                &delete(renderer, &found.schema, from),
+                batch,
+                RowSet::Deletes,
+                group,
+            )
+            .await?;
         }
         if !found.upserts.is_empty() {
             self.run_over(
+                renderer,
                 &merge(renderer, &found.schema, from, self.newer_only),
                 batch,
                 RowSet::Upserts,

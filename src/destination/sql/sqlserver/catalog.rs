@@ -59,11 +59,12 @@ impl SqlCatalog for SqlServerConnection {
             let write_blocker = (text(6) == "VIEW").then(|| {
                 "it is a view; choose another schema with ?schema=, or rename it".to_owned()
             });
-            let nullable = text(2) == "YES" || row.get::<&str, _>(3).is_some();
             listed.push(ListedColumn {
                 table,
                 column: text(1).to_owned(),
-                nullable,
+                declared: text(4).to_owned(),
+                takes_null: text(2) == "YES",
+                has_default: row.get::<&str, _>(3).is_some(),
                 key: row.get::<i64, _>(5).unwrap_or(0),
                 write_blocker,
             });

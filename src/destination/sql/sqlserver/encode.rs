@@ -6,12 +6,22 @@ use tiberius::{ColumnData, TokenRow};
 
 use crate::change::value::{self, TypeMismatch, Value, Wanted};
 use crate::change::{Batch, Change, Column, ColumnType, json};
-use crate::destination::Failure;
-use crate::destination::sql::json_rows::value_of;
+use crate::destination::sql::json_rows::{HeldColumns, value_of};
+use crate::destination::{Failure, Holds};
 
 /// The value of a column as SQL Server is to keep it.
-pub fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'a>, TypeMismatch> {
+pub fn read<'a>(
+    change: &'a Change,
+    i: usize,
+    column: &Column,
+    held: Holds,
+) -> Result<Value<'a>, TypeMismatch> {
     match value::read(change.token(i), column)? {
+        number @ (Value::Integer(_) | Value::Number(_) | Value::Boolean(_))
+            if held == Holds::Text =>
+        {
+            Ok(number.as_text())
+        }
         // An instant in UTC stays as it was written, as the predecessor of EDS stored it.
         Value::Time(micros) => {
             let written = change
@@ -32,17 +42,22 @@ pub fn read<'a>(change: &'a Change, i: usize, column: &Column) -> Result<Value<'
 pub fn token_rows(
     batch: &Batch,
     indices: &[u32],
-    columns: &[Column],
+    columns: HeldColumns<'_>,
 ) -> Result<Vec<TokenRow<'static>>, Failure> {
     let mut rows = Vec::with_capacity(indices.len());
     for index in indices {
-        let mut row = TokenRow::with_capacity(columns.len());
-        for (i, column) in columns.iter().enumerate() {
-            row.push(token(&value_of(batch, *index, i, column, read)?, column.kind));
+        let mut row = TokenRow::with_capacity(columns.columns.len());
+        for column in columns.each() {
+            row.push(token(&value_of(batch, *index, column, read)?, travelling(column)));
         }
         rows.push(row);
     }
     Ok(rows)
+}
+
+/// The kind in which the values of a column travel: as text to a column of texts.
+pub fn travelling((_, column, held): (usize, &Column, Holds)) -> ColumnType {
+    if held == Holds::Text { ColumnType::Text } else { column.kind }
 }
 
 fn token(value: &Value<'_>, kind: ColumnType) -> ColumnData<'static> {

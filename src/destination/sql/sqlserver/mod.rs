@@ -128,11 +128,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         )));
     }
     let namespace = Namespace::new(settings, Some(schema));
-    Ok(Box::new(SqlDestination::new(
-        connection,
-        Renderer { dialect: &SQLSERVER, namespace },
-        target,
-    )))
+    Ok(Box::new(SqlDestination::new(connection, Renderer::new(&SQLSERVER, namespace), target)))
 }
 
 struct SqlServerConnection {

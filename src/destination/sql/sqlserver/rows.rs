@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use tiberius::TokenRow;
 
 use super::dialect::SQLSERVER;
-use super::encode::{read, token_rows};
+use super::encode::{read, token_rows, travelling};
 use super::{Client, SqlServerConnection};
 use crate::change::{Batch, Column, ColumnType, TableSchema, json};
 use crate::destination::Failure;
-use crate::destination::sql::json_rows::json_rows;
+use crate::destination::sql::json_rows::{HeldColumns, json_rows};
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{
     ANSWER_WAIT_MAX, Parameter, RowSet, RowWriter, SqlSession, TableVersion,
@@ -56,6 +56,7 @@ impl SqlServerConnection {
     /// the group has none of them.
     async fn fill(
         &mut self,
+        renderer: &Renderer,
         batch: &Arc<Batch>,
         group: usize,
         rows: RowSet,
@@ -70,6 +71,8 @@ impl SqlServerConnection {
         }
         let narrow = self.narrow.get(&*schema.table).cloned().unwrap_or_default();
         reject_lossy(batch, group, indices, columns, &narrow)?;
+        let held = renderer.held(schema, columns);
+        let columns = HeldColumns { columns, held: &held };
         self.batch(ANSWER_WAIT_MAX, format!("TRUNCATE TABLE {stage}")).await?;
         if takes_bulk(batch, indices) {
             let (rows, name) = (token_rows(batch, indices, columns)?, stage.clone());
@@ -111,12 +114,16 @@ impl RowWriter for SqlServerConnection {
             failure.text = with_column(&failure.text, &schema);
             failure.of_table(&schema.table)
         };
-        if let Some(stage) = self.fill(batch, group, RowSet::Deletes).await.map_err(named)? {
+        if let Some(stage) =
+            self.fill(renderer, batch, group, RowSet::Deletes).await.map_err(named)?
+        {
             self.batch(ANSWER_WAIT_MAX, delete_from(renderer, &schema, &stage))
                 .await
                 .map_err(named)?;
         }
-        if let Some(stage) = self.fill(batch, group, RowSet::Upserts).await.map_err(named)? {
+        if let Some(stage) =
+            self.fill(renderer, batch, group, RowSet::Upserts).await.map_err(named)?
+        {
             let statements = update_from(renderer, &schema, &stage)
                 .into_iter()
                 .chain([insert_from(renderer, &schema, &stage)]);
@@ -149,12 +156,11 @@ pub fn make_stage(
 }
 
 /// Fills a temporary table from the rows of a JSON parameter, each an array.
-pub fn fill(stage: &str, columns: &[Column]) -> String {
-    let names: Vec<String> = (0..columns.len()).map(|i| format!("c{i}")).collect();
+pub fn fill(stage: &str, columns: HeldColumns<'_>) -> String {
+    let names: Vec<String> = (0..columns.columns.len()).map(|i| format!("c{i}")).collect();
     let typed: Vec<String> = columns
-        .iter()
-        .enumerate()
-        .map(|(i, c)| format!("c{i} {} '$[{i}]'", travelling(c.kind)))
+        .each()
+        .map(|column| format!("c{0} {1} '$[{0}]'", column.0, wire_type(travelling(column))))
         .collect();
     let names = names.join(", ");
     format!(
@@ -195,7 +201,7 @@ fn with_column(text: &str, schema: &TableSchema) -> String {
 }
 
 /// The type in which a value travels: text of any length, whatever the column takes of it.
-fn travelling(kind: ColumnType) -> &'static str {
+fn wire_type(kind: ColumnType) -> &'static str {
     match SQLSERVER.type_of(kind) {
         "VARCHAR(64)" => "NVARCHAR(MAX)",
         other => other,

@@ -24,6 +24,12 @@ impl TdsEngine {
         Ok(TdsAnswer::Done(0))
     }
 
+    /// Whether the column has a default.
+    fn has_default(&self, table: &str, column: &str) -> Result<bool, Refused> {
+        let sql = "SELECT dflt_value IS NOT NULL FROM pragma_table_info(?, 'dbo') WHERE name = ?";
+        Ok(self.db.query_row(sql, [table, column], |row| row.get(0))?)
+    }
+
     /// Name, declared type, NOT NULL, place in the key, of each column of a table.
     pub(super) fn described(
         &self,
@@ -69,7 +75,7 @@ impl TdsEngine {
                     text(&table),
                     text(&name),
                     text(if strict || key > 0 { "NO" } else { "YES" }),
-                    TdsCell::Null,
+                    if self.has_default(&table, &name)? { text("((0))") } else { TdsCell::Null },
                     text(&base),
                     TdsCell::Integer(key),
                     text(what),
@@ -146,28 +152,45 @@ impl TdsEngine {
     }
 
     /// ALTER TABLE "dbo"."t" ALTER COLUMN "c" TYPE NULL
+    /// Gives a column another definition; what is in it is converted.
     pub(super) fn alter_column(&self, sql: &str) -> TdsOutcome {
-        let (table, column) = sql["ALTER TABLE \"dbo\".".len()..]
+        let (table, definition) = sql["ALTER TABLE \"dbo\".".len()..]
             .split_once(" ALTER COLUMN ")
             .ok_or_else(|| unknown(sql))?;
-        let loose = column.strip_suffix(" NULL").ok_or_else(|| unknown(sql))?;
+        let loose = definition.strip_suffix(" NULL").ok_or_else(|| unknown(sql))?;
+        let (column, _) = loose.split_once("\" ").ok_or_else(|| unknown(sql))?;
         let table = table.trim_matches('"');
         let made: String = self.db.query_row(
             "SELECT sql FROM dbo.sqlite_schema WHERE name = ?",
             [table],
             |row| row.get(0),
         )?;
+        let begin = made.find(&format!("{column}\" ")).ok_or_else(|| unknown(sql))?;
+        let altered = format!("{}{loose}{}", &made[..begin], &made[end_of_column(&made, begin)..]);
         let version: i64 =
             self.db.pragma_query_value(Some("dbo"), "schema_version", |row| row.get(0))?;
         self.db.execute_batch("PRAGMA writable_schema = ON")?;
-        self.db.execute(
-            "UPDATE dbo.sqlite_schema SET sql = ? WHERE name = ?",
-            [&made.replace(&format!("{loose} NOT NULL"), loose), table],
-        )?;
+        self.db
+            .execute("UPDATE dbo.sqlite_schema SET sql = ? WHERE name = ?", [&altered, table])?;
         self.db.execute_batch(&format!(
-            "PRAGMA dbo.schema_version = {}; PRAGMA writable_schema = RESET",
+            "PRAGMA dbo.schema_version = {}; PRAGMA writable_schema = RESET; \
+             UPDATE dbo.\"{table}\" SET {column}\" = {column}\"",
             version + 1
         ))?;
         Ok(TdsAnswer::Done(0))
     }
+}
+
+/// Where the definition that begins at `begin` ends: before a comma or the last bracket.
+fn end_of_column(made: &str, begin: usize) -> usize {
+    let mut depth = 0;
+    let end = made[begin..].find(|c| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        depth < 0 || (depth == 0 && c == ',')
+    });
+    end.map_or(made.len(), |at| begin + at)
 }
