@@ -377,12 +377,16 @@ impl rusqlite::ToSql for Parameter {
 
 /// SQLite has one code for all errors in SQL, so EDS gives those that it has to tell apart codes of
 /// its own, by a part of their message.
-const SQL_ERRORS: [(&str, &str); 3] =
-    [("no such", MISSING), ("has no column", MISSING), ("duplicate column name", DUPLICATE_COLUMN)];
+const SQL_ERRORS: [(&str, &str); 4] = [
+    ("no such", MISSING),
+    ("has no column", MISSING),
+    ("cannot modify", MISSING),
+    ("duplicate column name", DUPLICATE_COLUMN),
+];
 /// The code that EDS gives an SQLite error about a column that exists: SQLite itself has one code
 /// for all errors in SQL.
 const DUPLICATE_COLUMN: &str = "duplicate column";
-/// A table or column that does not exist.
+/// A table or column that does not exist, or a view in a table's place.
 const MISSING: &str = "missing";
 /// `SQLITE_ERROR` and `SQLITE_SCHEMA`: the codes of errors in SQL.
 const SQL_ERROR_CODES: [u32; 2] = [1, 17];
@@ -391,7 +395,7 @@ const SQL_ERROR_CODES: [u32; 2] = [1, 17];
 const RULES: &[CodeRule] = &[
     CodeRule::own_message(
         FailureKind::SchemaMismatch,
-        "a table or column is missing; EDS makes it again",
+        "a table or column is missing, or a view has its name; EDS makes what is missing again",
         Codes::States(&[MISSING]),
     ),
     CodeRule::own_message(

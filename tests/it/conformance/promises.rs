@@ -16,7 +16,7 @@ use crate::services::eds::{schema, upsert};
 
 /// A process: its connections share an epoch.
 pub struct Process {
-    url: String,
+    pub url: String,
     epoch: Epoch,
 }
 

@@ -34,9 +34,23 @@ fn former_cutovers(table: &str, failure: &Failure) -> Failure {
 impl<C: Connection> SqlDestination<C> {
     /// Creates EDS's own tables that every destination has.
     pub(super) async fn make_own_tables(&mut self) -> Result<(), Failure> {
-        self.connection.execute(&self.renderer.create_checkpoint(CHECKPOINT)).await?;
-        self.connection.execute(&self.renderer.create_cutovers(CUTOVERS)).await?;
-        self.connection.execute(&self.renderer.create_held(HELD)).await
+        self.create_own(CHECKPOINT, &self.renderer.create_checkpoint(CHECKPOINT)).await?;
+        self.create_own(CUTOVERS, &self.renderer.create_cutovers(CUTOVERS)).await?;
+        self.create_own(HELD, &self.renderer.create_held(HELD)).await
+    }
+
+    /// Creates one of EDS's own tables. A user who must not create any needs not to where it
+    /// exists.
+    async fn create_own(&mut self, name: &str, sql: &str) -> Result<(), Failure> {
+        match self.connection.execute(sql).await {
+            Err(failure) if failure.kind == FailureKind::Misconfigured => {
+                match self.tables().await?.get(name) {
+                    Some(_) => Ok(()),
+                    None => Err(failure),
+                }
+            }
+            created => created,
+        }
     }
 
     pub(super) async fn cutovers(&mut self) -> Result<Cutovers, Failure> {

@@ -134,8 +134,8 @@ const RULES: &[CodeRule] = &[
     ),
 ];
 
-/// The rule for an error of this code. `ends_session`: the server ends the session with it. `raised`:
-/// PL/pgSQL's RAISE has made it, so that the code may be any.
+/// The rule for an error of this code. `ends_session`: the server ends the session with it.
+/// `raised`: PL/pgSQL's RAISE has made it, so that the code may be any.
 fn rule(code: &str, ends_session: bool, raised: bool) -> &'static CodeRule {
     let codes = [ErrorCode::State(code), ErrorCode::State(RAISED)];
     match listed_rule(RULES, &codes[..1 + usize::from(raised)]) {

@@ -289,7 +289,8 @@ impl RowWriter for PostgresConnection {
         let advance = self.prepared(fence.sql.clone(), &types).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> =
             fence.parameters.iter().map(Parameter::to_wire).collect();
-        let (upsert, rows) = self.single_upserts(renderer, batch, group).await?;
+        let of_table = |failure: Failure| failure.of_table(&group.schema.table);
+        let (upsert, rows) = self.single_upserts(renderer, batch, group).await.map_err(of_table)?;
         let client = &self.client;
         let sent =
             try_join_all(rows.iter().map(|row| {
@@ -298,7 +299,7 @@ impl RowWriter for PostgresConnection {
         // Only the rows are the table's: a lock on the checkpoint is none of its own.
         let done = futures::try_join!(
             client.batch_execute(renderer.dialect.begin).map_err(|e| failure(&e)),
-            sent.map_err(|e| failure(&e).of_table(&group.schema.table)),
+            sent.map_err(|e| of_table(failure(&e))),
             client.execute(&advance, &parameters).map_err(|e| failure(&e))
         );
         done.map(|(_, _, advanced)| Some(advanced))

@@ -114,6 +114,11 @@ const RULES: &[CodeRule] = &[
         "a trigger of yours raises it, or rolls back",
         Codes::Numbers(&[3609, 3616, 6522]),
     ),
+    CodeRule::own_message(
+        TableUnavailable,
+        "what Babelfish has no number for; the message says more",
+        Codes::Numbers(&[33_557_097]),
+    ),
     CodeRule::with_reason(
         Rejected,
         "a trigger of yours raises it (RAISERROR, THROW)",
@@ -257,6 +262,7 @@ mod tests {
                 (&[number(2627)], Rejected),
                 (&[number(511)], Rejected),
                 (&[number(3609)], Rejected),
+                (&[number(33_557_097)], TableUnavailable),
                 (&[number(50_000)], Rejected),
                 (&[number(50_001)], Rejected),
                 (&[number(2_147_483_647)], Rejected),
