@@ -77,6 +77,7 @@ pub const SQLITE: Dialect = Dialect {
     fence: FenceOrder::CheckpointLast,
     commit_may_be_void: false,
     lock_wait_code: None,
+    unindexable_code: None,
     duplicate_column_code: DUPLICATE_COLUMN,
 };
 
