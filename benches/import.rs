@@ -237,7 +237,7 @@ impl Bench {
         for (index, schema) in self.schemas.iter().enumerate() {
             let text = self.text(index, &POSTGRES);
             client
-                .batch_execute(&renderer.create_staged(schema))
+                .batch_execute(&renderer.create_staged(schema, schema))
                 .await
                 .unwrap_or_else(|e| panic!("{e}"));
             let columns = renderer.list(&schema.columns);
