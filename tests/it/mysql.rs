@@ -449,3 +449,28 @@ async fn numbers_keep_their_digits_as_text_and_as_doubles() {
         assert_eq!(read.len(), 6);
     }
 }
+
+/// A column that is in an index and becomes text stays in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_in_an_index_is_widened() {
+    for flavour in BOTH {
+        let server = shared(flavour);
+        let (name, url) = server.database().await;
+        let of = |version: &str, kind: &str| schema("t", version, json!({"n": {"type": kind}}));
+        let first = upsert("t", "1", json!({"id": "a", "n": 1}));
+        let second = upsert("t", "2", json!({"id": "b", "n": 1.5}));
+        let mut conn = server.connect(&name).await;
+        for (schemas, event) in
+            [(json!({"1": of("1", "integer")}), first), (json!({"2": of("2", "number")}), second)]
+        {
+            let output = replay(&url, &schemas, &[event], &[]);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let _ = conn.query_drop("CREATE INDEX by_n ON t (n)").await;
+        }
+        let made = texts(&mut conn, "SHOW CREATE TABLE t").await[0][1].clone().unwrap_or_default();
+        // MariaDB shortens what is in the index by itself.
+        assert!(made.contains("KEY `by_n` (`n`"), "{made}");
+        let rows = texts(&mut conn, "SELECT n FROM t ORDER BY id").await;
+        assert_eq!(rows, [[Some("1".to_owned())], [Some("1.5".to_owned())]]);
+    }
+}

@@ -219,3 +219,31 @@ async fn long_names_are_found_again() {
     let rows = client.query(&sql, &[]).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(rows.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>(), [7]);
 }
+
+/// A column of short texts that cannot be widened stays, as it takes most of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_short_texts_that_a_view_shows_stays() {
+    let (name, url) = postgres::shared().database().await;
+    let client = postgres::shared().connect(&name).await;
+    let words = json!({"w": {"type": "array", "items": {"enum": ["A"]}}});
+    let schemas = json!({"1": schema("t", "1", words)});
+    assert_success(&replay(&url, &schemas, &[upsert("t", "1", json!({"id": "a", "w": "A"}))], &[]));
+    let view = "CREATE VIEW shown AS SELECT w FROM t";
+    client.batch_execute(view).await.unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"2": schema("t", "2", json!({"w": {"type": "string"}}))});
+    let rows = [
+        upsert("t", "2", json!({"id": "b", "w": "short"})),
+        upsert("t", "2", json!({"id": "c", "w": "x".repeat(65)})),
+    ];
+    let output = replay(&url, &schemas, &rows, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 dead letters"), "{said}");
+    assert!(said.contains("longer texts are dead letters") && said.contains("TYPE TEXT"), "{said}");
+    client.batch_execute("DROP VIEW shown").await.unwrap_or_else(|e| panic!("{e}"));
+    let output = replay(&url, &schemas, &rows, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("dead letter"), "{said}");
+    let rows = client.query("SELECT length(w)::int8 FROM t ORDER BY id", &[]).await;
+    let rows = rows.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(rows.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>(), [1, 5, 65]);
+}

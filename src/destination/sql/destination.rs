@@ -1,6 +1,6 @@
 //! A SQL database as a destination: a batch is one transaction, a schema change one statement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,8 +12,8 @@ use super::reject_rounded;
 use super::render::{CHECKPOINT, Renderer};
 use crate::change::{Batch, Cutover, Position, TableGroup, TableSchema};
 use crate::destination::{
-    Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, KeptChunk, Loader, Migration,
-    Recorded, TableShape, Tables, Target,
+    Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, Holds, KeptChunk, Loader,
+    Migration, Recorded, TableShape, Tables, Target,
 };
 
 /// A SQL database as a destination.
@@ -23,6 +23,8 @@ pub struct SqlDestination<C> {
     pub(super) consumer: String,
     pub(super) companies: String,
     pub(super) epoch: Epoch,
+    /// Columns of short texts, with their tables, that could not be widened.
+    pub(super) words: BTreeSet<(String, String)>,
     /// A transaction was begun and neither committed nor known to be rolled back.
     pub(super) dirty: bool,
 }
@@ -36,6 +38,7 @@ impl<C: Connection> SqlDestination<C> {
             consumer: target.consumer.clone(),
             companies: target.companies.clone(),
             epoch: target.epoch.clone(),
+            words: BTreeSet::new(),
             dirty: false,
         }
     }
@@ -235,12 +238,16 @@ impl<C: Connection> Destination for SqlDestination<C> {
     async fn tables(&mut self) -> Result<Tables, Failure> {
         let mut tables: BTreeMap<String, (TableShape, BTreeMap<i64, String>)> = BTreeMap::new();
         for listed in self.connection.columns(&self.renderer).await? {
+            let stays = self.words.contains(&(listed.table.clone(), listed.column.clone()));
             let (shape, keys) = tables.entry(listed.table).or_default();
             if listed.key > 0 {
                 keys.insert(listed.key, listed.column.clone());
             }
             let column = ColumnShape {
-                holds: (self.renderer.dialect.holds)(&listed.declared),
+                holds: match stays {
+                    true => Holds::Text,
+                    false => (self.renderer.dialect.holds)(&listed.declared),
+                },
                 declared: listed.declared,
                 takes_null: listed.takes_null,
                 has_default: listed.has_default,

@@ -58,6 +58,9 @@ pub struct Dialect {
     pub commit_may_be_void: bool,
     /// The error code of a lock that another session held for too long; `None` where no code tells.
     pub lock_wait_code: Option<&'static str>,
+    /// The error code of a column that cannot have a type because it is in an index; `None` where
+    /// all types can be.
+    pub unindexable_code: Option<&'static str>,
     /// The error code of ADD COLUMN where the column exists already.
     pub duplicate_column_code: &'static str,
 }

@@ -5,7 +5,8 @@
 //! `failure` (what its error codes mean), `catalog` (what it knows of its tables), `rows` (the
 //! upsert), `encode` (values in the form of the wire), `import` (bulk loads). Snowflake, which is
 //! reached over HTTP, has more: `form` (HQ's), `key` (logins by key pair), `session` and `answer`
-//! (requests and what comes back), `stage` (files on their way). SQLite needs one file only.
+//! (requests and what comes back), `stage` (files on their way). SQLite, which
+//! is a library, has two.
 
 pub mod checkpoint;
 pub mod codes;

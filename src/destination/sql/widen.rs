@@ -1,6 +1,8 @@
 //! Gives columns wider types, where that is cheap enough to be done while changes wait; else says
 //! what a person has to do (docs/decisions/0016-column-types-that-change.md).
 
+use tracing::warn;
+
 use super::dialect::Widen;
 use super::render::Renderer;
 use super::{Connection, Parameter, SqlDestination, types};
@@ -141,22 +143,51 @@ impl<C: Connection> SqlDestination<C> {
                 bytes >> 20
             )));
         }
-        self.run_widening(&statements).await.map_err(|failure| match failure.code {
-            Some(_) if !self.is_lock_wait(&failure) => {
-                Failure { code: failure.code.clone(), ..refused(&failure.text) }
+        match self.run_widening(&statements, &widened).await {
+            Err(failure) if failure.code.is_some() && !self.is_lock_wait(&failure) => {
+                let refusal = refused(&failure.text);
+                self.leave_word(table, column, from, Failure { code: failure.code, ..refusal })
             }
-            _ => failure,
-        })
+            done => done,
+        }
+    }
+
+    /// A column of short texts takes most texts, so it stays where it cannot be widened.
+    fn leave_word(
+        &mut self,
+        table: &str,
+        column: &str,
+        from: &str,
+        refusal: Failure,
+    ) -> Result<(), Failure> {
+        if (self.renderer.dialect.holds)(from) != Holds::Word {
+            return Err(refusal);
+        }
+        warn!("table {table:?}: {refusal}; until then longer texts are dead letters");
+        self.words.insert((table.to_owned(), column.to_owned()));
+        Ok(())
     }
 
     fn is_lock_wait(&self, failure: &Failure) -> bool {
         self.renderer.dialect.lock_wait_code.is_some_and(|code| failure.has_code(code))
     }
 
-    /// Several statements are one transaction.
-    async fn run_widening(&mut self, statements: &[String]) -> Result<(), Failure> {
+    /// Several statements are one transaction. Where the wider type cannot be in an index and the
+    /// column is in one, it becomes a text as keys are.
+    async fn run_widening(
+        &mut self,
+        statements: &[String],
+        widened: &Widened<'_>,
+    ) -> Result<(), Failure> {
         if let [statement] = statements {
-            return self.connection.execute(statement).await;
+            let done = self.connection.execute(statement).await;
+            let code = self.renderer.dialect.unindexable_code;
+            if !done.as_ref().is_err_and(|failure| code.is_some_and(|code| failure.has_code(code)))
+            {
+                return done;
+            }
+            let short = Widened { to: self.renderer.dialect.text_key, ..*widened };
+            return self.connection.execute(&self.renderer.widen(&short).concat()).await;
         }
         self.roll_back_pending().await?;
         self.connection.execute(self.renderer.dialect.begin).await?;

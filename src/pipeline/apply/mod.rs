@@ -4,6 +4,7 @@
 mod attempt;
 mod held;
 mod link;
+mod reconnect;
 mod rejects;
 mod release;
 mod remedy;
@@ -17,10 +18,10 @@ use tracing::warn;
 
 use super::EngineOptions;
 use super::batcher::PendingBatch;
-use super::checkpoint::{CheckpointFound, CheckpointStore};
+use super::checkpoint::CheckpointStore;
 use super::dead_letter::DeadLetters;
 use super::progress::Progress;
-use crate::backoff::{Backoff, RETRY_WAITS};
+use crate::backoff::RETRY_WAITS;
 use crate::change::{Batch, Cutover, Position, TableSchema};
 use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
 use crate::state::{State, StateError};
@@ -228,7 +229,8 @@ impl Applier {
             }
         }
         self.progress.applied(pending.events, end, started.elapsed());
-        // A stream that never pauses must not keep a held table waiting: more is released than kept.
+        // A stream that never pauses must not keep a held table waiting: more is released than is
+        // kept.
         for _ in 0..=2 * kept {
             match self.release(false).await? {
                 Released::Rewound(position) => {
@@ -390,96 +392,6 @@ impl Applier {
             }
         }
         WriteAttempt::Again
-    }
-
-    /// After a failure that says nothing about the data: reconnects, and looks how far the
-    /// destination came.
-    async fn recover(
-        &mut self,
-        failure: &Failure,
-        attempt: &mut Attempt,
-        next: &Writable,
-    ) -> Result<WriteAttempt, Failure> {
-        if attempt.backoff.tries().is_multiple_of(20) {
-            warn!("the destination failed: {failure}; trying again");
-        }
-        self.progress.waiting(&failure.to_string());
-        let found = self.reconnect(&mut attempt.backoff).await?;
-        if attempt.is_release() && found == self.checkpoint.recorded() {
-            // What the destination keeps was read again: that says how far the try came.
-            if let Some(table) = next.batch.groups.first().map(|group| &*group.schema.table) {
-                self.held.postpone(table, Instant::now());
-            }
-            return Ok(WriteAttempt::Abandoned);
-        }
-        Ok(match self.checkpoint.compare(found, next.batch.through) {
-            CheckpointFound::Unchanged => WriteAttempt::Again,
-            CheckpointFound::Committed => {
-                attempt.narrowing.take();
-                WriteAttempt::Done
-            }
-            CheckpointFound::Rewound => {
-                self.checkpoint.reset(found);
-                WriteAttempt::DestinationRewound(found)
-            }
-        })
-    }
-
-    /// Connects until it works. Fails only where another process has taken over.
-    async fn reconnect(&mut self, backoff: &mut Backoff) -> Result<Option<Position>, Failure> {
-        // What the old connection says no longer matters, but it ends before its successor begins.
-        let _ = self.link.close().await;
-        loop {
-            sleep(backoff.next(&self.options.consumer)).await;
-            let progress = self.progress.clone();
-            match answered(&progress, self.connect()).await {
-                Ok(found) => return Ok(found),
-                Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
-                Err(failure) => {
-                    self.progress.waiting(&failure.to_string());
-                    if backoff.tries() < 4 || backoff.tries().is_multiple_of(20) {
-                        warn!("no connection to the destination: {failure}; trying again");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Connects once; the checkpoint as it is found there.
-    async fn connect(&mut self) -> Result<Option<Position>, Failure> {
-        let mut destination = (self.open)().await?;
-        let found = self.checkpoint.verify_connected(&mut *destination).await?;
-        let kept = destination.kept().await?;
-        self.held.take_stock(kept, &self.options.filter, Instant::now());
-        let mut opened = OpenDestination::new(destination, self.options.abilities.schema_mode);
-        opened.read_tables().await?;
-        // A destination that was restored may lack a table for good reasons.
-        self.known.there = self.held.were_there();
-        self.link = DestinationLink::Up(Box::new(opened));
-        Ok(found)
-    }
-
-    /// Asks the destination how far it came and whether it is still ours, before the feed is opened
-    /// again. Fails only where another process has taken over. May be dropped half way; it then
-    /// has to be called again before anything is applied.
-    pub async fn confirm(&mut self) -> Result<Confirmed, Failure> {
-        let asked = match self.link.get() {
-            Ok(open) => {
-                answered(&self.progress, self.checkpoint.verify(&mut *open.destination)).await
-            }
-            Err(failure) => Err(failure),
-        };
-        let found = match asked {
-            Ok(found) if found == self.checkpoint.recorded() => found,
-            // What else was read of it is not true any more either.
-            Ok(_) => self.reconnect(&mut Backoff::default()).await?,
-            Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
-            Err(_) => self.reconnect(&mut Backoff::default()).await?,
-        };
-        Ok(match self.checkpoint.reset(found) {
-            true => Confirmed::Rewound(found),
-            false => Confirmed::AsLeft,
-        })
     }
 
     /// Ends the connection.

@@ -71,7 +71,8 @@ const POSTGRES: &[Trouble] = &[
         codes: &["42P10"],
     },
     Trouble {
-        made: "ALTER TABLE t DROP CONSTRAINT f; ALTER TABLE t ALTER COLUMN ref TYPE uuid USING NULL",
+        made: "ALTER TABLE t DROP CONSTRAINT f; \
+               ALTER TABLE t ALTER COLUMN ref TYPE uuid USING NULL",
         cured: "ALTER TABLE t ALTER COLUMN ref TYPE text",
         kind: FailureKind::TableUnavailable,
         codes: &["42804"],

@@ -57,6 +57,7 @@ pub const MYSQL: Dialect = Dialect {
     fence: FenceOrder::CheckpointLast,
     commit_may_be_void: false,
     lock_wait_code: Some("1205"),
+    unindexable_code: Some("1170"),
     duplicate_column_code: "1060",
 };
 

@@ -57,5 +57,6 @@ pub const POSTGRES: Dialect = Dialect {
     fence: FenceOrder::CheckpointLast,
     commit_may_be_void: false,
     lock_wait_code: Some("55P03"),
+    unindexable_code: None,
     duplicate_column_code: "42701",
 };

@@ -8,12 +8,13 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Error};
 
 use super::PostgresConnection;
+use super::encode::stage_type;
 use super::failure::{UNIQUE_VIOLATION, failure};
 use crate::change::{Batch, TableSchema};
-use crate::destination::Failure;
 use crate::destination::sql::BulkLoader;
 use crate::destination::sql::import::statements::key_name;
 use crate::destination::sql::render::Renderer;
+use crate::destination::{Failure, Holds};
 
 /// What depends on a table and would be lost if the table were replaced. Parameters: schema, table.
 const SWAP_BLOCKERS: &str = include_str!("swap_blockers.sql");
@@ -59,6 +60,14 @@ pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {
     )
 }
 
+/// Whether the columns of the table take the values of the schema in the form in which they travel.
+fn copies_straight(renderer: &Renderer, schema: &TableSchema) -> bool {
+    let held = renderer.held(schema, &schema.columns);
+    schema.columns.iter().zip(held).all(|(column, held)| {
+        held == Holds::Anything || (renderer.dialect.holds)(stage_type(column.kind, held)) == held
+    })
+}
+
 /// Schema and name of the table.
 fn schema_and_name<'r>(renderer: &'r Renderer, table: &str) -> (&'r str, String) {
     (renderer.namespace.schema.as_deref().unwrap_or_default(), renderer.namespace.name_of(table))
@@ -71,14 +80,18 @@ impl BulkLoader for PostgresConnection {
         self.client.batch_execute("SET synchronous_commit = off").await.map_err(|e| failure(&e))
     }
 
-    /// COPY goes straight into the table.
+    /// COPY goes straight into the table, where that has the types of the schema.
     async fn prepare_load(
         &mut self,
-        _renderer: &Renderer,
-        _batch: &Arc<Batch>,
-        _group: usize,
+        renderer: &Renderer,
+        batch: &Arc<Batch>,
+        group: usize,
     ) -> Result<(), Failure> {
-        Ok(())
+        let schema = &batch.groups[group].schema;
+        match copies_straight(renderer, schema) {
+            true => Ok(()),
+            false => self.make_stage(renderer, schema).await,
+        }
     }
 
     async fn load(
@@ -88,7 +101,13 @@ impl BulkLoader for PostgresConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        self.copy_into(renderer, &renderer.table(&group.schema.table), batch, group).await
+        match copies_straight(renderer, &group.schema) {
+            true => {
+                let table = renderer.table(&group.schema.table);
+                self.copy_into(renderer, &table, batch, group).await
+            }
+            false => self.insert_by_stage(renderer, batch, group).await,
+        }
     }
 
     async fn finish_load(

@@ -144,6 +144,45 @@ impl PostgresConnection {
         Ok(())
     }
 
+    /// Makes the temporary table for rows of this schema, unless it is there.
+    pub(super) async fn make_stage(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+    ) -> Result<(), Failure> {
+        let table = TableVersion::of(schema);
+        if self.stages.contains_key(&table) {
+            return Ok(());
+        }
+        let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
+        let sql = format!(
+            "CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS",
+            stage.trim_start_matches("pg_temp."),
+            stage_columns(renderer, schema)
+        );
+        self.execute(&sql).await?;
+        self.stages.insert(table, stage);
+        Ok(())
+    }
+
+    /// Adds the rows of the group to a table by way of the temporary one, so that PostgreSQL
+    /// converts them to what the columns take.
+    pub(super) async fn insert_by_stage(
+        &mut self,
+        renderer: &Renderer,
+        batch: &Batch,
+        group: &TableGroup,
+    ) -> Result<(), Failure> {
+        let schema = &group.schema;
+        let stage = self.stages.get(&TableVersion::of(schema)).cloned();
+        let stage = stage.ok_or_else(|| Failure::unavailable("a temporary table was not made"))?;
+        self.copy_into(renderer, &stage, batch, group).await?;
+        let rows = format!("SELECT {} FROM {stage}", renderer.list(&schema.columns));
+        let insert = self.prepared(renderer.insert(schema, &rows), &[]).await?;
+        self.client.execute(&insert, &[]).await.map_err(|e| failure(&e))?;
+        Ok(())
+    }
+
     /// The rows to write, into a table that has the schema's columns.
     pub(super) async fn copy_into(
         &mut self,
@@ -258,19 +297,10 @@ impl RowWriter for PostgresConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        let table = TableVersion::of(&group.schema);
-        if group.upserts.len() < COPY_ROWS_MIN || self.stages.contains_key(&table) {
-            return Ok(());
+        match group.upserts.len() >= COPY_ROWS_MIN {
+            true => self.make_stage(renderer, &group.schema).await,
+            false => Ok(()),
         }
-        let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
-        let sql = format!(
-            "CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS",
-            stage.trim_start_matches("pg_temp."),
-            stage_columns(renderer, &group.schema)
-        );
-        self.execute(&sql).await?;
-        self.stages.insert(table, stage);
-        Ok(())
     }
 
     /// A few upserts of one table: everything but the commit is sent at once, and the answers are

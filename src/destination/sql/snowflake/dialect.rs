@@ -54,5 +54,6 @@ pub const SNOWFLAKE: Dialect = Dialect {
     fence: FenceOrder::CheckpointFirst,
     commit_may_be_void: true,
     lock_wait_code: Some("000625"),
+    unindexable_code: None,
     duplicate_column_code: "001430",
 };

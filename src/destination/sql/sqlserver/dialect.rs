@@ -53,5 +53,6 @@ pub const SQLSERVER: Dialect = Dialect {
     fence: FenceOrder::CheckpointFirst,
     commit_may_be_void: false,
     lock_wait_code: Some("1222"),
+    unindexable_code: None,
     duplicate_column_code: "2705",
 };
