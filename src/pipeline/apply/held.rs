@@ -169,12 +169,10 @@ impl HeldTables {
     pub fn kept(&mut self, chunks: &[HeldChunk]) {
         for chunk in chunks {
             self.next_number = self.next_number.max(chunk.number + 1);
+            let Some(held) = self.tables.get_mut(&chunk.label.table) else { continue };
+            held.is_tried = false;
             // After a reconnect the destination may have told of it already.
-            let is_new =
-                |held: &HeldTable| held.chunks.back().is_none_or(|last| last.number < chunk.number);
-            if let Some(held) = self.tables.get_mut(&chunk.label.table)
-                && is_new(held)
-            {
+            if held.chunks.back().is_none_or(|last| last.number < chunk.number) {
                 held.chunks.push_back(KeptChunk {
                     number: chunk.number,
                     applied: 0,
@@ -242,5 +240,80 @@ impl HeldTables {
             (None, None) => HeldWork::Nothing,
         };
         Some((name.clone(), work))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(text: &str) -> HoldReason {
+        HoldReason { text: text.into(), was_there: true }
+    }
+
+    fn body(changes: u64) -> Body {
+        Body { changes, text: "{}".into() }
+    }
+
+    fn chunk_of(work: Option<(String, HeldWork)>) -> Option<u64> {
+        match work {
+            Some((_, HeldWork::Chunk(chunk))) => Some(chunk.number),
+            _ => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_tried_in_its_time_and_once_at_the_end() {
+        let mut held = HeldTables::default();
+        let now = Instant::now();
+        assert!(held.chunks_of("t", vec![body(1)], 0).is_empty(), "it is not held");
+        held.hold("t", reason("a lock"), (now, 7));
+        let chunks = held.chunks_of("t", vec![body(2), body(3)], 0);
+        held.kept(&chunks);
+        // A reconnect tells of the same once more.
+        held.kept(&chunks);
+        let numbers: Vec<u64> = chunks.iter().map(|chunk| chunk.number).collect();
+        assert_eq!((numbers, held.bytes()), (vec![0, 1], 4));
+        assert_eq!(held.next(now, false), None);
+        assert_eq!(chunk_of(held.next(now, true)), Some(0));
+        held.hold("t", reason("a lock"), (now, 8));
+        assert_eq!(held.next(now, true), None, "it was tried");
+        let due = held.due().unwrap_or(now);
+        assert_eq!(chunk_of(held.next(due, false)), Some(0));
+        let part = Release { chunk: 0, from: 0, to: 1, is_last: false };
+        held.released("t", part, now);
+        let waiting = held.iter().map(|(_, table)| (table.changes(), table.since_unix));
+        assert_eq!(waiting.collect::<Vec<_>>(), [(4, 7)]);
+        held.released("t", Release { from: 1, to: 2, is_last: true, ..part }, now);
+        assert_eq!(chunk_of(held.next(now, false)), Some(1));
+        let last = Release { chunk: 1, from: 0, to: 3, is_last: true };
+        held.released("t", last, now);
+        assert!(held.is_empty_of("t") && held.free("t").is_some() && held.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_destinations_record_counts() {
+        let mut held = HeldTables::default();
+        let now = Instant::now();
+        held.hold("forgotten", reason("a lock"), (now, 7));
+        let kept = |number, table: &str| {
+            let label = HeldLabel {
+                table: table.into(),
+                reason: "a right".into(),
+                was_there: table == "t",
+                since_unix: number,
+                changes: 5,
+                bytes: 10,
+            };
+            KeptChunk { number, applied: 2, label }
+        };
+        let stock = vec![kept(3, "t"), kept(4, "left out"), kept(8, "u")];
+        held.take_stock(stock, &TableFilter::parse("t,u"), now);
+        let tables: Vec<_> = held.iter().map(|(name, table)| (name, table.changes())).collect();
+        assert_eq!(tables, [("t", 3), ("u", 3)]);
+        assert_eq!(held.were_there(), HashSet::from(["t".to_owned()]));
+        held.hold("t", reason("a lock"), (now, 9));
+        let next = held.chunks_of("t", vec![body(1)], 0);
+        assert_eq!(next.first().map(|chunk| (chunk.number, chunk.label.since_unix)), Some((9, 3)));
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::future::try_join_all;
-use futures::{SinkExt, TryFutureExt, pin_mut};
+use futures::future::join_all;
+use futures::{SinkExt, pin_mut};
 use tokio_postgres::Statement;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -109,7 +109,9 @@ impl PostgresConnection {
         let sent = rows.iter().map(|row| {
             client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync)))
         });
-        try_join_all(sent).await.map_err(|e| failure(&e))?;
+        for done in join_all(sent).await {
+            done.map_err(|e| failure(&e))?;
+        }
         Ok(())
     }
 
@@ -322,17 +324,21 @@ impl RowWriter for PostgresConnection {
         let of_table = |failure: Failure| failure.of_table(&group.schema.table);
         let (upsert, rows) = self.single_upserts(renderer, batch, group).await.map_err(of_table)?;
         let client = &self.client;
-        let sent =
-            try_join_all(rows.iter().map(|row| {
-                client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
-            }));
-        // Only the rows are the table's: a lock on the checkpoint is none of its own.
-        let done = futures::try_join!(
-            client.batch_execute(renderer.dialect.begin).map_err(|e| failure(&e)),
-            sent.map_err(|e| of_table(failure(&e))),
-            client.execute(&advance, &parameters).map_err(|e| failure(&e))
+        let sent = join_all(rows.iter().map(|row| {
+            client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
+        }));
+        let (begun, sent, advanced) = futures::join!(
+            client.batch_execute(renderer.dialect.begin),
+            sent,
+            client.execute(&advance, &parameters)
         );
-        done.map(|(_, _, advanced)| Some(advanced))
+        // What follows the statement that failed fails, too, and says nothing. Only the rows are
+        // the table's: a lock on the checkpoint is none of its own.
+        begun.map_err(|e| failure(&e))?;
+        for done in sent {
+            done.map_err(|e| of_table(failure(&e)))?;
+        }
+        advanced.map(Some).map_err(|e| failure(&e))
     }
 
     async fn write(

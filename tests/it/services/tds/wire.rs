@@ -333,18 +333,30 @@ fn put_rows(out: &mut Vec<u8>, columns: &Columns, rows: &[TdsRow]) {
     }
 }
 
-/// Results of queries have integers and text of limited length only.
+/// Results of queries have integers and text only; text without limit comes as one piece.
 fn put_cell(out: &mut Vec<u8>, cell: &TdsCell, kind: TdsKind) {
     match (cell, kind) {
         (TdsCell::Integer(n), _) => {
             out.push(8);
             out.extend_from_slice(&n.to_le_bytes());
         }
+        (TdsCell::Text(text), TdsKind::Wide(None)) => {
+            let bytes = (text.encode_utf16().count() * 2) as u32;
+            out.extend_from_slice(&u64::from(bytes).to_le_bytes());
+            if bytes > 0 {
+                out.extend_from_slice(&bytes.to_le_bytes());
+                put_text(out, text);
+            }
+            out.extend_from_slice(&0_u32.to_le_bytes());
+        }
         (TdsCell::Text(text), _) => {
             out.extend_from_slice(&((text.encode_utf16().count() * 2) as u16).to_le_bytes());
             put_text(out, text);
         }
-        (_, TdsKind::Wide(_) | TdsKind::Narrow(_)) => out.extend_from_slice(&[0xFF, 0xFF]),
+        (_, TdsKind::Wide(None)) => out.extend_from_slice(&[0xFF; 8]),
+        (_, TdsKind::Wide(Some(_)) | TdsKind::Narrow(_)) => {
+            out.extend_from_slice(&[0xFF, 0xFF]);
+        }
         _ => out.push(0),
     }
 }
