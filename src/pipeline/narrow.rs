@@ -69,23 +69,13 @@ impl Narrowing {
         }
     }
 
-    /// `piece` was not written, for a reason that may concern a part of it: its halves are to be
-    /// written next, where it can be cut.
-    pub fn halve(&mut self, piece: Piece) {
-        let left: Vec<usize> = self.remaining_in(piece).collect();
-        match self.middle(&left) {
-            Some(middle) => {
-                self.todo.push(Piece { from: middle, ..piece });
-                self.todo.push(Piece { to: middle, ..piece });
-            }
-            None => self.todo.push(piece),
-        }
-    }
-
-    /// Whether `piece` can be cut.
-    pub fn can_halve(&self, piece: Piece) -> bool {
-        let left: Vec<usize> = self.remaining_in(piece).collect();
-        self.middle(&left).is_some()
+    /// Nothing was taken yet: about `len` changes are to be written first, the others after them.
+    pub fn begin_with(&mut self, len: usize) {
+        let Some(whole) = self.todo.pop() else { return };
+        let may_begin = |at: &usize| self.joined.binary_search(at).is_err();
+        let cut = (whole.from.saturating_add(len.max(1))..whole.to).find(may_begin);
+        self.todo.extend(cut.map(|cut| Piece { from: cut, ..whole }));
+        self.todo.push(Piece { to: cut.unwrap_or(whole.to), ..whole });
     }
 
     /// Where to cut the changes that are left; `None` where they belong together.
@@ -234,6 +224,18 @@ mod tests {
         assert_eq!(halves, [Some(Piece { from: 0, to: 1 }), Some(Piece { from: 1, to: 2 }), None]);
         let found = narrowing.reject(Piece { from: 0, to: 1 }, Vec::new(), "bad");
         assert_eq!(found, BTreeMap::from([(0, "bad".to_owned())]));
+    }
+
+    #[test]
+    fn the_first_may_be_written_before_the_others() {
+        let mut narrowing = Narrowing::new(5, vec![2]);
+        narrowing.begin_with(2);
+        let pieces = [narrowing.take(), narrowing.take(), narrowing.take()];
+        let expected = [Some(Piece { from: 0, to: 3 }), Some(Piece { from: 3, to: 5 }), None];
+        assert_eq!(pieces, expected);
+        let mut narrowing = Narrowing::new(2, Vec::new());
+        narrowing.begin_with(9);
+        assert_eq!([narrowing.take(), narrowing.take()], [Some(Piece { from: 0, to: 2 }), None]);
     }
 
     #[test]

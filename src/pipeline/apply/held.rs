@@ -24,6 +24,8 @@ pub struct HoldReason {
     pub text: String,
     /// The table was there when it was held.
     pub was_there: bool,
+    /// It waits for rows of another table.
+    pub waits_for_rows: bool,
 }
 
 /// One table that is held.
@@ -40,6 +42,8 @@ pub struct HeldTable {
     try_at: Instant,
     /// It was tried, and nothing has changed anywhere since.
     is_tried: bool,
+    /// How many of the kept changes are tried at once.
+    tried_max: usize,
 }
 
 impl HeldTable {
@@ -110,6 +114,7 @@ impl HeldTables {
             backoff: Backoff::new(HELD_WAITS),
             try_at: now,
             is_tried: false,
+            tried_max: usize::MAX,
         });
         let was_there = held.reason.was_there || reason.was_there;
         held.reason = HoldReason { was_there, ..reason };
@@ -132,13 +137,18 @@ impl HeldTables {
         for chunk in kept.into_iter().filter(|chunk| filter.takes(&chunk.label.table)) {
             let label = &chunk.label;
             let held = self.tables.entry(label.table.clone()).or_insert_with(|| HeldTable {
-                reason: HoldReason { text: label.reason.clone(), was_there: label.was_there },
+                reason: HoldReason {
+                    text: label.reason.clone(),
+                    was_there: label.was_there,
+                    waits_for_rows: false,
+                },
                 since_unix: label.since_unix,
                 schema: None,
                 chunks: VecDeque::new(),
                 backoff: Backoff::new(HELD_WAITS),
                 try_at: now,
                 is_tried: false,
+                tried_max: usize::MAX,
             });
             held.since_unix = held.since_unix.min(label.since_unix);
             held.chunks.push_back(chunk);
@@ -187,14 +197,34 @@ impl HeldTables {
         if let Some(held) = self.tables.get_mut(table) {
             held.backoff.reset();
             held.try_at = now;
+            held.tried_max = held.tried_max.saturating_mul(2);
             match held.chunks.front_mut().filter(|chunk| chunk.number == release.chunk) {
                 Some(_) if release.is_last => drop(held.chunks.pop_front()),
                 Some(chunk) => chunk.applied = release.to,
                 None => {}
             }
         }
-        // What one table has may be what another waits for: a foreign key.
-        self.tables.values_mut().for_each(|held| held.is_tried = false);
+        // What one table has may be what another waits for.
+        for held in self.tables.values_mut() {
+            held.is_tried = false;
+            if held.reason.waits_for_rows {
+                held.try_at = now;
+            }
+        }
+    }
+
+    /// How many of the table's kept changes are tried at once.
+    pub fn tried_max(&self, table: &str) -> usize {
+        self.tables.get(table).map_or(usize::MAX, |held| held.tried_max)
+    }
+
+    /// So many kept changes of the table could not be written together. The next try is about half
+    /// of them: what the later ones wait for may be kept for another table.
+    pub fn not_released(&mut self, table: &str, tried: usize) {
+        if let Some(held) = self.tables.get_mut(table) {
+            held.tried_max = (tried / 2).max(1);
+            held.is_tried = tried <= 1;
+        }
     }
 
     /// Whether the destination keeps nothing of the table any more.
@@ -248,7 +278,7 @@ mod tests {
     use super::*;
 
     fn reason(text: &str) -> HoldReason {
-        HoldReason { text: text.into(), was_there: true }
+        HoldReason { text: text.into(), was_there: true, waits_for_rows: false }
     }
 
     fn body(changes: u64) -> Body {
@@ -277,6 +307,9 @@ mod tests {
         assert_eq!(held.next(now, false), None);
         assert_eq!(chunk_of(held.next(now, true)), Some(0));
         held.hold("t", reason("a lock"), (now, 8));
+        held.not_released("t", 3);
+        assert_eq!((held.tried_max("t"), chunk_of(held.next(now, true))), (1, Some(0)));
+        held.not_released("t", 1);
         assert_eq!(held.next(now, true), None, "it was tried");
         let due = held.due().unwrap_or(now);
         assert_eq!(chunk_of(held.next(due, false)), Some(0));

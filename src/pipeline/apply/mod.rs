@@ -282,11 +282,6 @@ impl Applier {
                 }
             }
             Remedy::Narrow => Ok(self.narrow(attempt, next, failure).await),
-            Remedy::Hold if attempt.is_release() && attempt.narrowing.can_halve(next.piece) => {
-                // What a part of them waits for may be in another table, which waits, too.
-                attempt.narrowing.halve(next.piece);
-                Ok(WriteAttempt::Again)
-            }
             Remedy::Hold => {
                 attempt.narrowing.put_back(next.piece);
                 Ok(self.hold_and_go_on(&failure, attempt, next))
@@ -317,7 +312,13 @@ impl Applier {
         }
         attempt.reshaped = false;
         match attempt.is_release() {
-            true => WriteAttempt::Abandoned,
+            true => {
+                let tried = attempt.narrowing.remaining(next.piece);
+                for group in &next.batch.groups {
+                    self.held.not_released(&group.schema.table, tried);
+                }
+                WriteAttempt::Abandoned
+            }
             false => WriteAttempt::Again,
         }
     }

@@ -42,7 +42,8 @@ impl Applier {
     pub(super) fn hold(&mut self, failure: &Failure) {
         let Some(table) = failure.table.as_deref() else { return };
         let was_there = self.known.there.contains(table);
-        let reason = HoldReason { text: failure.text.clone(), was_there };
+        let waits_for_rows = failure.is_of_foreign_key();
+        let reason = HoldReason { text: failure.text.clone(), was_there, waits_for_rows };
         if !self.held.contains(table) {
             warn!(
                 "table {table:?} is held: its changes are kept and applied later, others go on: \
@@ -124,13 +125,13 @@ impl Applier {
                 return self.not_released(table, &failure).await;
             }
         };
-        let attempt = self.attempt_of(&chunk, changes);
+        let attempt = self.attempt_of(table, &chunk, changes);
         self.write_released(table, attempt).await
     }
 
     /// What is still to be applied of the changes of the chunk: what an import of the table
     /// contains is not.
-    fn attempt_of(&self, chunk: &KeptChunk, changes: Vec<Change>) -> Attempt {
+    fn attempt_of(&self, table: &str, chunk: &KeptChunk, changes: Vec<Change>) -> Attempt {
         let cutover = self.cutover(false).unwrap_or_default();
         let applied = usize::try_from(chunk.applied).unwrap_or(usize::MAX);
         let rest: Vec<Change> = changes.into_iter().skip(applied).collect();
@@ -138,6 +139,7 @@ impl Applier {
         let imported: Vec<usize> = (0..rest.len()).filter(is_in_snapshot).collect();
         let place = (chunk.number, chunk.applied);
         let mut attempt = Attempt::releasing(rest, place, self.checkpoint.recorded());
+        attempt.narrowing.begin_with(self.held.tried_max(table));
         imported.into_iter().for_each(|index| attempt.narrowing.exclude(index));
         attempt
     }

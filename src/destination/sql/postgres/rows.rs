@@ -324,9 +324,10 @@ impl RowWriter for PostgresConnection {
         let of_table = |failure: Failure| failure.of_table(&group.schema.table);
         let (upsert, rows) = self.single_upserts(renderer, batch, group).await.map_err(of_table)?;
         let client = &self.client;
-        let sent = join_all(rows.iter().map(|row| {
-            client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
-        }));
+        let sent =
+            join_all(rows.iter().map(|row| {
+                client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
+            }));
         let (begun, sent, advanced) = futures::join!(
             client.batch_execute(renderer.dialect.begin),
             sent,
