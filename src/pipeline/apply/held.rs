@@ -219,11 +219,16 @@ impl HeldTables {
     }
 
     /// So many kept changes of the table could not be written together. The next try is about half
-    /// of them: what the later ones wait for may be kept for another table.
-    pub fn not_released(&mut self, table: &str, tried: usize) {
+    /// of them: what the later ones wait for may be kept for another table. Where that is known to
+    /// be the reason, which costs no wait for a lock, it follows at once.
+    pub fn not_released(&mut self, table: &str, tried: usize, now: Instant) {
         if let Some(held) = self.tables.get_mut(table) {
             held.tried_max = (tried / 2).max(1);
             held.is_tried = tried <= 1;
+            if held.reason.waits_for_rows && tried > 1 {
+                held.backoff.reset();
+                held.try_at = now;
+            }
         }
     }
 
@@ -307,9 +312,9 @@ mod tests {
         assert_eq!(held.next(now, false), None);
         assert_eq!(chunk_of(held.next(now, true)), Some(0));
         held.hold("t", reason("a lock"), (now, 8));
-        held.not_released("t", 3);
+        held.not_released("t", 3, now);
         assert_eq!((held.tried_max("t"), chunk_of(held.next(now, true))), (1, Some(0)));
-        held.not_released("t", 1);
+        held.not_released("t", 1, now);
         assert_eq!(held.next(now, true), None, "it was tried");
         let due = held.due().unwrap_or(now);
         assert_eq!(chunk_of(held.next(due, false)), Some(0));

@@ -315,7 +315,7 @@ impl Applier {
             true => {
                 let tried = attempt.narrowing.remaining(next.piece);
                 for group in &next.batch.groups {
-                    self.held.not_released(&group.schema.table, tried);
+                    self.held.not_released(&group.schema.table, tried, Instant::now());
                 }
                 WriteAttempt::Abandoned
             }
