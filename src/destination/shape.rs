@@ -57,13 +57,13 @@ impl Tables {
 
     /// What can be in each of the columns of the source's `table`; `Anything` where it is not
     /// known.
-    pub fn held(&self, table: &str, columns: &[Column]) -> Vec<Holds> {
+    pub fn contents(&self, table: &str, columns: &[Column]) -> Vec<Holds> {
         let shape = self.get(table);
-        let held = |column: &Column| {
+        let contents = |column: &Column| {
             let found = shape?.columns.get(&*self.limits.names.stored(&column.name))?;
             Some(found.holds)
         };
-        columns.iter().map(|column| held(column).unwrap_or(Holds::Anything)).collect()
+        columns.iter().map(|column| contents(column).unwrap_or(Holds::Anything)).collect()
     }
 
     fn name_of(&self, table: &str) -> String {

@@ -5,7 +5,7 @@ use eds::destination::import::staged;
 use eds::destination::sql::dialect::{Dialect, Rename};
 use eds::destination::sql::held::HELD;
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
-use eds::destination::sql::json_rows::HeldColumns;
+use eds::destination::sql::json_rows::ColumnsOfTable;
 use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::dialect::POSTGRES;
@@ -143,10 +143,13 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
     ]
     .map(on_one_line);
     let stage = |schema: &TableSchema, columns: usize| {
-        let held = renderer.held(schema, &schema.columns[..columns]);
+        let contents = renderer.contents(schema, &schema.columns[..columns]);
         [
             make_stage(renderer, schema, columns, "#eds_1"),
-            fill("#eds_1", HeldColumns { columns: &schema.columns[..columns], held: &held }),
+            fill(
+                "#eds_1",
+                ColumnsOfTable { columns: &schema.columns[..columns], contents: &contents },
+            ),
             "TRUNCATE TABLE #eds_1".into(),
         ]
     };

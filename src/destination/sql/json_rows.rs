@@ -12,17 +12,21 @@ pub type ReadValue =
 
 /// Columns of a schema, and what each holds in the destination.
 #[derive(Clone, Copy, Debug)]
-pub struct HeldColumns<'c> {
+pub struct ColumnsOfTable<'c> {
     /// The columns.
     pub columns: &'c [Column],
     /// What each holds.
-    pub held: &'c [Holds],
+    pub contents: &'c [Holds],
 }
 
-impl<'c> HeldColumns<'c> {
+impl<'c> ColumnsOfTable<'c> {
     /// Each with its place.
     pub fn each(self) -> impl Iterator<Item = (usize, &'c Column, Holds)> {
-        self.columns.iter().zip(self.held).enumerate().map(|(i, (c, held))| (i, c, *held))
+        self.columns
+            .iter()
+            .zip(self.contents)
+            .enumerate()
+            .map(|(i, (c, contents))| (i, c, *contents))
     }
 }
 
@@ -32,10 +36,10 @@ pub fn plain<'a>(
     change: &'a Change,
     i: usize,
     column: &Column,
-    held: Holds,
+    contents: Holds,
 ) -> Result<Value<'a>, TypeMismatch> {
     let value = value::read(change.token(i), column)?;
-    Ok(if held == Holds::Text { value.as_text() } else { value })
+    Ok(if contents == Holds::Text { value.as_text() } else { value })
 }
 
 /// The value of a column, with its place, of the change at `index`; rejected where the column
@@ -43,11 +47,11 @@ pub fn plain<'a>(
 pub fn value_of<'b>(
     batch: &'b Batch,
     index: u32,
-    (i, column, held): (usize, &Column, Holds),
+    (i, column, contents): (usize, &Column, Holds),
     read: ReadValue,
 ) -> Result<Value<'b>, Failure> {
     let change = batch.change(index);
-    read(change, i, column, held)
+    read(change, i, column, contents)
         .map_err(|why| reject_mismatch(batch, &change.event.table(), index, &why))
 }
 
@@ -55,7 +59,7 @@ pub fn value_of<'b>(
 pub fn json_rows(
     batch: &Batch,
     indices: &[u32],
-    columns: HeldColumns<'_>,
+    columns: ColumnsOfTable<'_>,
     read: ReadValue,
 ) -> Result<String, Failure> {
     let mut out = Vec::with_capacity(indices.len() * columns.columns.len() * 12);
@@ -74,7 +78,7 @@ pub fn json_rows(
 pub fn write_row(
     batch: &Batch,
     index: u32,
-    columns: HeldColumns<'_>,
+    columns: ColumnsOfTable<'_>,
     read: ReadValue,
     out: &mut Vec<u8>,
 ) -> Result<(), Failure> {

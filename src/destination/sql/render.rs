@@ -68,8 +68,8 @@ impl Renderer {
     }
 
     /// What can be in each of the columns, which are the table's of `schema`.
-    pub fn held(&self, schema: &TableSchema, columns: &[Column]) -> Vec<Holds> {
-        self.known.held(&schema.table, columns)
+    pub fn contents(&self, schema: &TableSchema, columns: &[Column]) -> Vec<Holds> {
+        self.known.contents(&schema.table, columns)
     }
 
     /// The name as a quoted identifier.
@@ -106,22 +106,29 @@ impl Renderer {
         self.definition_holding(schema, index, Holds::Anything)
     }
 
-    /// The same for a table that is to take the rows of one whose column holds `held`.
-    pub fn definition_holding(&self, schema: &TableSchema, index: usize, held: Holds) -> String {
+    /// The same for a table that is to take the rows of one whose column holds `contents`.
+    pub fn definition_holding(
+        &self,
+        schema: &TableSchema,
+        index: usize,
+        contents: Holds,
+    ) -> String {
         let column = &schema.columns[index];
-        let kind = self.type_holding(schema, index, held);
+        let kind = self.type_holding(schema, index, contents);
         let strict =
             index < schema.keys || (!column.nullable && self.dialect.not_null != NotNull::Never);
         format!("{} {kind}{}", self.quoted(&column.name), if strict { " NOT NULL" } else { "" })
     }
 
     /// The type of a column of the schema, or the wider one that it has got since.
-    pub fn type_holding(&self, schema: &TableSchema, index: usize, held: Holds) -> String {
+    pub fn type_holding(&self, schema: &TableSchema, index: usize, contents: Holds) -> String {
         let (own, text) = (self.dialect.type_of(schema.columns[index].kind), self.dialect.types[0]);
         let own_holds = (self.dialect.holds)(own);
-        let kind = match held {
+        let kind = match contents {
             Holds::Text if ![Holds::Text, Holds::Word].contains(&own_holds) => text,
-            Holds::Decimal if self.dialect.widens_to_decimals() && own_holds != held => "NUMERIC",
+            Holds::Decimal if self.dialect.widens_to_decimals() && own_holds != contents => {
+                "NUMERIC"
+            }
             _ => own,
         };
         match kind == text && index < schema.keys {

@@ -250,8 +250,8 @@ mod tests {
     #[test]
     fn a_widened_column_takes_both_and_is_not_made_narrow_again() {
         for (holds, misfits) in databases() {
-            let fits = |held: Holds, kind: ColumnType| {
-                !misfits.iter().any(|m| m.holds == held && m.kinds.contains(&kind))
+            let fits = |contents: Holds, kind: ColumnType| {
+                !misfits.iter().any(|m| m.holds == contents && m.kinds.contains(&kind))
             };
             for misfit in misfits {
                 for to in [Some(misfit.becomes), misfit.key_becomes].into_iter().flatten() {

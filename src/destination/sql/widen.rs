@@ -245,9 +245,9 @@ fn rounding_columns(renderer: &Renderer, schema: &TableSchema) -> Vec<usize> {
     if limits.misfit(Holds::Float, ColumnType::Integer).is_some() {
         return Vec::new();
     }
-    let held = renderer.held(schema, &schema.columns);
-    (0..held.len())
-        .filter(|i| schema.columns[*i].kind == ColumnType::Integer && held[*i] == Holds::Float)
+    let contents = renderer.contents(schema, &schema.columns);
+    (0..contents.len())
+        .filter(|i| schema.columns[*i].kind == ColumnType::Integer && contents[*i] == Holds::Float)
         .collect()
 }
 

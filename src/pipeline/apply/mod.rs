@@ -138,6 +138,7 @@ impl Applier {
         self.held.take_stock(kept, &self.options.filter, Instant::now());
         open.read_tables().await?;
         self.known.there = self.held.were_there();
+        self.warn_of_waiting();
         self.known.wanted = schemas.iter().map(|schema| schema.table.to_string()).collect();
         let mut refused = Vec::new();
         for schema in schemas {

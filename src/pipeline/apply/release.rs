@@ -7,6 +7,7 @@ use super::attempt::Attempt;
 use super::held::{HeldWork, HoldReason};
 use super::{Applier, WriteAttempt, answered};
 use crate::backoff::Backoff;
+use crate::change::value::rfc3339;
 use crate::change::{Change, Position, held};
 use crate::destination::{CheckpointIn, Failure, KeptChunk};
 use crate::pipeline::progress::HeldCounts;
@@ -52,6 +53,19 @@ impl Applier {
         }
         self.held.hold(table, reason, (Instant::now(), crate::clock::now_s()));
         self.report_held();
+    }
+
+    /// What waits when a run begins, for people.
+    pub(super) fn warn_of_waiting(&self) {
+        for (name, table) in self.held.iter() {
+            let since = rfc3339(i64::try_from(table.since_unix).unwrap_or(0) * 1_000_000);
+            warn!(
+                "table {name:?} is held since {since}: {} of its changes wait at the destination \
+                 and are tried now; {}",
+                table.changes(),
+                table.reason.text
+            );
+        }
     }
 
     /// What waits at the end of a run, for people.

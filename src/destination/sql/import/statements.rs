@@ -164,9 +164,9 @@ impl Renderer {
     /// Creates the table `staged` that the rows of `schema` are loaded into, without its key where
     /// that is created later.
     pub fn create_staged(&self, schema: &TableSchema, staged: &TableSchema) -> String {
-        let held = self.held(schema, &schema.columns);
+        let contents = self.contents(schema, &schema.columns);
         let columns: Vec<String> = (0..schema.columns.len())
-            .map(|i| self.definition_holding(schema, i, held[i]))
+            .map(|i| self.definition_holding(schema, i, contents[i]))
             .collect();
         let key = match self.dialect.keys {
             Keys::BeforeLoad => format!(", PRIMARY KEY ({})", self.list(schema.key_columns())),
@@ -177,9 +177,9 @@ impl Renderer {
 
     /// Whether `shape` is what `create_staged` makes, as far as types are known.
     pub fn is_staged(&self, schema: &TableSchema, shape: &TableShape) -> bool {
-        let held = self.held(schema, &schema.columns);
+        let contents = self.contents(schema, &schema.columns);
         let is_made = |(i, column): (usize, &Column)| {
-            let (made, is_key) = (self.type_holding(schema, i, held[i]), i < schema.keys);
+            let (made, is_key) = (self.type_holding(schema, i, contents[i]), i < schema.keys);
             let there = shape.columns.get(&*self.dialect.limits.names.stored(&column.name));
             there.is_some_and(|there| {
                 there.holds == (self.dialect.holds)(&made)

@@ -6,18 +6,18 @@ use crate::change::value::{self, TypeMismatch, Value, Wanted};
 use crate::change::{Change, Column, json};
 use crate::destination::Holds;
 
-/// Appends the values of `columns` of a change, which hold `held`, to `out`. The error is the first
-/// value that does not fit its column.
+/// Appends the values of `columns` of a change, which hold `contents`, to `out`. The error is the
+/// first value that does not fit its column.
 pub fn bind(
     change: &Change,
     columns: &[Column],
-    held: &[Holds],
+    contents: &[Holds],
     out: &mut Vec<Wire>,
 ) -> Result<(), TypeMismatch> {
     for (i, column) in columns.iter().enumerate() {
         let value = value::read(change.token(i), column)?;
         // Against a text, the server compares numbers as doubles.
-        let value = if held[i] == Holds::Text { value.as_text() } else { value };
+        let value = if contents[i] == Holds::Text { value.as_text() } else { value };
         out.push(match value {
             Value::Null => Wire::NULL,
             Value::Boolean(b) => Wire::Int(i64::from(b)),
@@ -25,7 +25,7 @@ pub fn bind(
             Value::Number(n) => Wire::Double(n),
             Value::Text(text) => Wire::Bytes(text.into_owned().into_bytes()),
             // Where it becomes text, MySQL leaves out what is finer than a second.
-            Value::Time(micros) if held[i] == Holds::Text => {
+            Value::Time(micros) if contents[i] == Holds::Text => {
                 let at = value::utc(micros).map(|at| format!("{at:.6}").replace('T', " "));
                 let at = at.ok_or_else(|| TypeMismatch::of(column, Wanted::Time))?;
                 Wire::Bytes(at.into_bytes())

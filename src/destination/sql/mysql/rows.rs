@@ -112,15 +112,15 @@ impl Statements {
             let bytes_max = STATEMENT_BYTES_MAX.min(self.packet_bytes_max / 2);
             let (now, later) = rest.split_at(rows_at_once(batch, rest, columns.len(), bytes_max));
             rest = later;
-            let held = renderer.held(schema, columns);
-            let values = self.values(batch, schema, columns, &held, now)?;
+            let contents = renderer.contents(schema, columns);
+            let values = self.values(batch, schema, columns, &contents, now)?;
             let mut done = self.execute(conn, renderer, schema, action, now.len(), values).await;
             // The export has two rows of one key. The INSERT did nothing, so its rows are upserted
             // instead and the later one stays.
             if action == Action::Insert
                 && done.as_ref().is_err_and(|failure| failure.has_code(REPEATED_KEY))
             {
-                let values = self.values(batch, schema, columns, &held, now)?;
+                let values = self.values(batch, schema, columns, &contents, now)?;
                 done =
                     self.execute(conn, renderer, schema, Action::Upsert, now.len(), values).await;
             }
@@ -134,12 +134,12 @@ impl Statements {
         batch: &Batch,
         schema: &TableSchema,
         columns: &[Column],
-        held: &[Holds],
+        contents: &[Holds],
         indices: &[u32],
     ) -> Result<Vec<Wire>, Failure> {
         let mut values = Vec::with_capacity(indices.len() * columns.len());
         for index in indices {
-            bind(batch.change(*index), columns, held, &mut values)
+            bind(batch.change(*index), columns, contents, &mut values)
                 .map_err(|why| reject_mismatch(batch, &schema.table, *index, &why))?;
         }
         // A packet that is too large would cost the connection, again and again.

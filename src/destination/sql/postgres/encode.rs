@@ -18,10 +18,11 @@ pub const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// What ends a binary COPY.
 pub const COPY_TRAILER: i16 = -1;
 
-/// The type in which values of this kind travel to a column that holds `held`. Numbers for a column
-/// of decimal numbers travel as such: PostgreSQL rounds a double to fifteen digits on that way.
-pub fn wire_type(kind: ColumnType, held: Holds) -> Type {
-    match (kind, held) {
+/// The type in which values of this kind travel to a column that holds `contents`. Numbers for a
+/// column of decimal numbers travel as such: PostgreSQL rounds a double to fifteen digits on that
+/// way.
+pub fn wire_type(kind: ColumnType, contents: Holds) -> Type {
+    match (kind, contents) {
         (ColumnType::Number, Holds::Decimal) => Type::NUMERIC,
         (ColumnType::Text | ColumnType::Enum, _) => Type::TEXT,
         (ColumnType::Time, _) => Type::TIMESTAMPTZ,
@@ -33,8 +34,8 @@ pub fn wire_type(kind: ColumnType, held: Holds) -> Type {
 }
 
 /// The type of an array of such values.
-pub fn wire_array_type(kind: ColumnType, held: Holds) -> Type {
-    match (kind, held) {
+pub fn wire_array_type(kind: ColumnType, contents: Holds) -> Type {
+    match (kind, contents) {
         (ColumnType::Number, Holds::Decimal) => Type::NUMERIC_ARRAY,
         (ColumnType::Text | ColumnType::Enum, _) => Type::TEXT_ARRAY,
         (ColumnType::Time, _) => Type::TIMESTAMPTZ_ARRAY,
@@ -46,8 +47,8 @@ pub fn wire_array_type(kind: ColumnType, held: Holds) -> Type {
 }
 
 /// The name of the type in which such values wait in a temporary table.
-pub fn stage_type(kind: ColumnType, held: Holds) -> &'static str {
-    match (kind, held) {
+pub fn stage_type(kind: ColumnType, contents: Holds) -> &'static str {
+    match (kind, contents) {
         (ColumnType::Number, Holds::Decimal) => "NUMERIC",
         _ => POSTGRES.type_of(kind),
     }
@@ -78,9 +79,9 @@ fn put_numeric(n: f64, out: &mut BytesMut) {
 }
 
 /// Writes the bytes of a value, without length; `false` for NULL, which has none.
-fn put(value: &Value<'_>, held: Holds, out: &mut BytesMut) -> bool {
+fn put(value: &Value<'_>, contents: Holds, out: &mut BytesMut) -> bool {
     match value {
-        Value::Number(n) if held == Holds::Decimal => put_numeric(*n, out),
+        Value::Number(n) if contents == Holds::Decimal => put_numeric(*n, out),
         Value::Null => return false,
         Value::Boolean(b) => out.put_u8(u8::from(*b)),
         Value::Integer(n) => out.put_i64(*n),
@@ -104,10 +105,10 @@ fn put(value: &Value<'_>, held: Holds, out: &mut BytesMut) -> bool {
 }
 
 /// Writes one field of a binary COPY or array: length, then bytes.
-pub fn put_field(value: &Value<'_>, held: Holds, out: &mut BytesMut) {
+pub fn put_field(value: &Value<'_>, contents: Holds, out: &mut BytesMut) {
     let at = out.len();
     out.put_i32(-1);
-    if put(value, held, out) {
+    if put(value, contents, out) {
         let length = (out.len() - at - 4) as i32;
         out[at..at + 4].copy_from_slice(&length.to_be_bytes());
     }

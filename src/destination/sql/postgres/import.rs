@@ -62,9 +62,10 @@ pub fn delete_repeats(renderer: &Renderer, staged: &TableSchema) -> String {
 
 /// Whether the columns of the table take the values of the schema in the form in which they travel.
 fn copies_straight(renderer: &Renderer, schema: &TableSchema) -> bool {
-    let held = renderer.held(schema, &schema.columns);
-    schema.columns.iter().zip(held).all(|(column, held)| {
-        held == Holds::Anything || (renderer.dialect.holds)(stage_type(column.kind, held)) == held
+    let contents = renderer.contents(schema, &schema.columns);
+    schema.columns.iter().zip(contents).all(|(column, contents)| {
+        contents == Holds::Anything
+            || (renderer.dialect.holds)(stage_type(column.kind, contents)) == contents
     })
 }
 

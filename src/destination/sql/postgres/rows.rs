@@ -40,9 +40,9 @@ impl PostgresConnection {
         group: &TableGroup,
     ) -> Result<(), Failure> {
         let keys = group.schema.key_columns();
-        let held = renderer.held(&group.schema, keys);
-        let columns = arrays(batch, &group.deletes, keys, &held)?;
-        let types = array_types(keys, &held);
+        let contents = renderer.contents(&group.schema, keys);
+        let columns = arrays(batch, &group.deletes, keys, &contents)?;
+        let types = array_types(keys, &contents);
         let statement = self.prepared(delete_many(renderer, &group.schema), &types).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
         self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
@@ -79,9 +79,13 @@ impl PostgresConnection {
         group: &'b TableGroup,
     ) -> Result<(Statement, Vec<Vec<BoundValue<'b>>>), Failure> {
         let schema = &group.schema;
-        let held = renderer.held(schema, &schema.columns);
-        let types: Vec<Type> =
-            schema.columns.iter().zip(&held).map(|(c, held)| wire_type(c.kind, *held)).collect();
+        let contents = renderer.contents(schema, &schema.columns);
+        let types: Vec<Type> = schema
+            .columns
+            .iter()
+            .zip(&contents)
+            .map(|(c, contents)| wire_type(c.kind, *contents))
+            .collect();
         let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
         let mut rows = Vec::with_capacity(group.upserts.len());
         for index in &group.upserts {
@@ -90,7 +94,7 @@ impl PostgresConnection {
                 .columns
                 .iter()
                 .enumerate()
-                .map(|(i, c)| value::read(change.token(i), c).map(|v| BoundValue(v, held[i])))
+                .map(|(i, c)| value::read(change.token(i), c).map(|v| BoundValue(v, contents[i])))
                 .collect();
             rows.push(row.map_err(|_| reject_mismatches(batch))?);
         }
@@ -123,9 +127,9 @@ impl PostgresConnection {
         group: &TableGroup,
     ) -> Result<(), Failure> {
         let schema = &group.schema;
-        let held = renderer.held(schema, &schema.columns);
-        let columns = arrays(batch, &group.upserts, &schema.columns, &held)?;
-        let types = array_types(&schema.columns, &held);
+        let contents = renderer.contents(schema, &schema.columns);
+        let columns = arrays(batch, &group.upserts, &schema.columns, &contents)?;
+        let types = array_types(&schema.columns, &contents);
         let source = format!("SELECT * FROM unnest({})", numbered(types.len()));
         let statement = self.prepared(renderer.upsert(schema, &source), &types).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
@@ -194,7 +198,7 @@ impl PostgresConnection {
         group: &TableGroup,
     ) -> Result<(), Failure> {
         let schema = &group.schema;
-        let held = renderer.held(schema, &schema.columns);
+        let contents = renderer.contents(schema, &schema.columns);
         let columns = renderer.list(&schema.columns);
         let sql = format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)");
         let copy = self.prepared(sql, &[]).await?;
@@ -208,7 +212,7 @@ impl PostgresConnection {
             for (i, column) in schema.columns.iter().enumerate() {
                 let value =
                     value::read(change.token(i), column).map_err(|_| reject_mismatches(batch))?;
-                put_field(&value, held[i], &mut buffer);
+                put_field(&value, contents[i], &mut buffer);
             }
             if buffer.len() >= CHUNK_BYTES {
                 sink.send(buffer.split().freeze()).await.map_err(|e| failure(&e))?;
@@ -222,16 +226,16 @@ impl PostgresConnection {
     }
 }
 
-/// The values of `columns`, which hold `held`, an array for each, of the changes at `indices`.
+/// The values of `columns`, which hold `contents`, an array for each, of the changes at `indices`.
 fn arrays<'b>(
     batch: &'b Batch,
     indices: &[u32],
     columns: &[Column],
-    held: &[Holds],
+    contents: &[Holds],
 ) -> Result<Vec<BoundArray<'b>>, Failure> {
     let array = |(i, column): (usize, &Column)| {
         let values = indices.iter().map(|index| value::read(batch.change(*index).token(i), column));
-        values.collect::<Result<Vec<_>, _>>().map(|values| BoundArray(values, held[i]))
+        values.collect::<Result<Vec<_>, _>>().map(|values| BoundArray(values, contents[i]))
     };
     columns
         .iter()
@@ -240,8 +244,8 @@ fn arrays<'b>(
         .collect()
 }
 
-fn array_types(columns: &[Column], held: &[Holds]) -> Vec<Type> {
-    columns.iter().zip(held).map(|(c, held)| wire_array_type(c.kind, *held)).collect()
+fn array_types(columns: &[Column], contents: &[Holds]) -> Vec<Type> {
+    columns.iter().zip(contents).map(|(c, contents)| wire_array_type(c.kind, *contents)).collect()
 }
 
 /// `$1, $2, …`
@@ -254,8 +258,10 @@ pub fn stage_columns(renderer: &Renderer, schema: &TableSchema) -> String {
     let columns: Vec<String> = schema
         .columns
         .iter()
-        .zip(renderer.held(schema, &schema.columns))
-        .map(|(c, held)| format!("{} {}", renderer.quoted(&c.name), stage_type(c.kind, held)))
+        .zip(renderer.contents(schema, &schema.columns))
+        .map(|(c, contents)| {
+            format!("{} {}", renderer.quoted(&c.name), stage_type(c.kind, contents))
+        })
         .collect();
     columns.join(", ")
 }
@@ -270,16 +276,18 @@ fn delete_many(renderer: &Renderer, schema: &TableSchema) -> String {
     let keys = schema.key_columns();
     let names: Vec<String> = (1..=keys.len()).map(|n| format!("k{n}")).collect();
     // A column that has become text since holds them as PostgreSQL writes them.
-    let held = renderer.held(schema, keys);
-    let value = |k: &String, held: &Holds| match held {
+    let contents = renderer.contents(schema, keys);
+    let value = |k: &String, contents: &Holds| match contents {
         Holds::Text | Holds::Word => format!("CAST(d.{k} AS TEXT)"),
         _ => format!("d.{k}"),
     };
     let equal: Vec<String> = keys
         .iter()
         .zip(&names)
-        .zip(&held)
-        .map(|((c, k), held)| format!("t.{} = {}", renderer.quoted(&c.name), value(k, held)))
+        .zip(&contents)
+        .map(|((c, k), contents)| {
+            format!("t.{} = {}", renderer.quoted(&c.name), value(k, contents))
+        })
         .collect();
     format!(
         "DELETE FROM {} AS t USING unnest({}) AS d({}) WHERE {}",

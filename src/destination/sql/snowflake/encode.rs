@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use crate::change::Batch;
 use crate::destination::Failure;
 use crate::destination::sql::RowSet;
-use crate::destination::sql::json_rows::{HeldColumns, plain, write_row};
+use crate::destination::sql::json_rows::{ColumnsOfTable, plain, write_row};
 use crate::destination::sql::render::Renderer;
 
 /// All rows of the batch as a file packed by gzip, one JSON document a line; and how many rows.
@@ -18,8 +18,8 @@ pub fn packed_file(renderer: &Renderer, batch: &Batch) -> Result<(Vec<u8>, u64),
     for (at, group) in batch.groups.iter().enumerate() {
         for rows in [RowSet::Deletes, RowSet::Upserts] {
             let (deletes, columns) = (rows == RowSet::Deletes, rows.columns(&group.schema));
-            let held = renderer.held(&group.schema, columns);
-            let columns = HeldColumns { columns, held: &held };
+            let contents = renderer.contents(&group.schema, columns);
+            let columns = ColumnsOfTable { columns, contents: &contents };
             for index in rows.indices(group) {
                 line.clear();
                 line.extend_from_slice(format!("{{\"g\":{at},\"d\":{deletes},\"r\":").as_bytes());

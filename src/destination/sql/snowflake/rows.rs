@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::SnowflakeConnection;
 use super::encode::packed_file;
 use crate::change::{Batch, ColumnType, TableSchema};
-use crate::destination::sql::json_rows::{HeldColumns, json_rows, plain};
+use crate::destination::sql::json_rows::{ColumnsOfTable, json_rows, plain};
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{Parameter, RowSet, RowWriter, SqlSession};
 use crate::destination::{Failure, Holds};
@@ -72,9 +72,11 @@ pub fn source(renderer: &Renderer, from: RowSource, schema: &TableSchema, rows: 
     let typed: Vec<String> = rows
         .columns(schema)
         .iter()
-        .zip(renderer.held(schema, rows.columns(schema)))
+        .zip(renderer.contents(schema, rows.columns(schema)))
         .enumerate()
-        .map(|(i, (column, held))| format!("{} AS c{i}", typed(&value(i), column.kind, held)))
+        .map(|(i, (column, contents))| {
+            format!("{} AS c{i}", typed(&value(i), column.kind, contents))
+        })
         .collect();
     let place = match from {
         RowSource::Bound => "TABLE(FLATTEN(INPUT => PARSE_JSON(?)))".to_owned(),
@@ -88,9 +90,11 @@ pub fn source(renderer: &Renderer, from: RowSource, schema: &TableSchema, rows: 
 
 /// A value that travelled as JSON, in the type of its column. Arrays travel as text, so that JSON's
 /// null and a missing value stay apart, and the last of two equal keys counts.
-fn typed(value: &str, kind: ColumnType, held: Holds) -> String {
+fn typed(value: &str, kind: ColumnType, contents: Holds) -> String {
     match kind {
-        ColumnType::Integer | ColumnType::Number | ColumnType::Boolean if held == Holds::Text => {
+        ColumnType::Integer | ColumnType::Number | ColumnType::Boolean
+            if contents == Holds::Text =>
+        {
             format!("{value}::STRING")
         }
         ColumnType::Text | ColumnType::Enum | ColumnType::Object => format!("{value}::STRING"),
@@ -205,8 +209,8 @@ impl SnowflakeConnection {
             RowSource::Staged(_) => Vec::new(),
             RowSource::Bound => {
                 let (indices, columns) = (rows.indices(found), rows.columns(&found.schema));
-                let held = renderer.held(&found.schema, columns);
-                let columns = HeldColumns { columns, held: &held };
+                let contents = renderer.contents(&found.schema, columns);
+                let columns = ColumnsOfTable { columns, contents: &contents };
                 vec![Parameter::Text(json_rows(batch, indices, columns, plain)?)]
             }
         };

@@ -286,10 +286,10 @@ impl RowWriter for SqliteConnection {
                     continue;
                 }
                 let columns = &schema.columns[..width];
-                let held = renderer.held(schema, columns);
+                let contents = renderer.contents(schema, columns);
                 let mut statement = db.prepare_cached(&sql).map_err(|e| failure(&e))?;
                 for index in indices {
-                    bind(&mut statement, batch.change(*index), columns, &held, &batch)?;
+                    bind(&mut statement, batch.change(*index), columns, &contents, &batch)?;
                     statement.raw_execute().map_err(|e| failure_of_row(&e, *index))?;
                 }
             }
@@ -329,13 +329,13 @@ fn bind(
     statement: &mut rusqlite::CachedStatement<'_>,
     change: &Change,
     columns: &[Column],
-    held: &[Holds],
+    contents: &[Holds],
     batch: &Batch,
 ) -> Result<(), Failure> {
     for (i, column) in columns.iter().enumerate() {
         let value = value::read(change.token(i), column).map_err(|_| reject_mismatches(batch))?;
         // Where it becomes text, SQLite cuts a number off after fifteen digits.
-        let value = if held[i] == Holds::Text { value.as_text() } else { value };
+        let value = if contents[i] == Holds::Text { value.as_text() } else { value };
         statement.raw_bind_parameter(i + 1, Bound(value)).map_err(|e| failure(&e))?;
     }
     Ok(())

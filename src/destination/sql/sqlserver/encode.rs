@@ -6,7 +6,7 @@ use tiberius::{ColumnData, TokenRow};
 
 use crate::change::value::{self, TypeMismatch, Value, Wanted};
 use crate::change::{Batch, Change, Column, ColumnType, json};
-use crate::destination::sql::json_rows::{HeldColumns, value_of};
+use crate::destination::sql::json_rows::{ColumnsOfTable, value_of};
 use crate::destination::{Failure, Holds};
 
 /// The value of a column as SQL Server is to keep it.
@@ -14,11 +14,11 @@ pub fn read<'a>(
     change: &'a Change,
     i: usize,
     column: &Column,
-    held: Holds,
+    contents: Holds,
 ) -> Result<Value<'a>, TypeMismatch> {
     match value::read(change.token(i), column)? {
         number @ (Value::Integer(_) | Value::Number(_) | Value::Boolean(_))
-            if held == Holds::Text =>
+            if contents == Holds::Text =>
         {
             Ok(number.as_text())
         }
@@ -42,7 +42,7 @@ pub fn read<'a>(
 pub fn token_rows(
     batch: &Batch,
     indices: &[u32],
-    columns: HeldColumns<'_>,
+    columns: ColumnsOfTable<'_>,
 ) -> Result<Vec<TokenRow<'static>>, Failure> {
     let mut rows = Vec::with_capacity(indices.len());
     for index in indices {
@@ -56,8 +56,8 @@ pub fn token_rows(
 }
 
 /// The kind in which the values of a column travel: as text to a column of texts.
-pub fn travelling((_, column, held): (usize, &Column, Holds)) -> ColumnType {
-    if held == Holds::Text { ColumnType::Text } else { column.kind }
+pub fn travelling((_, column, contents): (usize, &Column, Holds)) -> ColumnType {
+    if contents == Holds::Text { ColumnType::Text } else { column.kind }
 }
 
 fn token(value: &Value<'_>, kind: ColumnType) -> ColumnData<'static> {

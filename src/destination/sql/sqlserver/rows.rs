@@ -11,7 +11,7 @@ use super::encode::{read, token_rows, travelling};
 use super::{Client, SqlServerConnection};
 use crate::change::{Batch, Column, ColumnType, TableSchema, json};
 use crate::destination::Failure;
-use crate::destination::sql::json_rows::{HeldColumns, json_rows};
+use crate::destination::sql::json_rows::{ColumnsOfTable, json_rows};
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{
     ANSWER_WAIT_MAX, Parameter, RowSet, RowWriter, SqlSession, TableVersion,
@@ -71,8 +71,8 @@ impl SqlServerConnection {
         }
         let narrow = self.narrow.get(&*schema.table).cloned().unwrap_or_default();
         reject_lossy(batch, group, indices, columns, &narrow)?;
-        let held = renderer.held(schema, columns);
-        let columns = HeldColumns { columns, held: &held };
+        let contents = renderer.contents(schema, columns);
+        let columns = ColumnsOfTable { columns, contents: &contents };
         self.batch(ANSWER_WAIT_MAX, format!("TRUNCATE TABLE {stage}")).await?;
         if takes_bulk(batch, indices) {
             let (rows, name) = (token_rows(batch, indices, columns)?, stage.clone());
@@ -156,7 +156,7 @@ pub fn make_stage(
 }
 
 /// Fills a temporary table from the rows of a JSON parameter, each an array.
-pub fn fill(stage: &str, columns: HeldColumns<'_>) -> String {
+pub fn fill(stage: &str, columns: ColumnsOfTable<'_>) -> String {
     let names: Vec<String> = (0..columns.columns.len()).map(|i| format!("c{i}")).collect();
     let typed: Vec<String> = columns
         .each()
