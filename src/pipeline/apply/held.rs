@@ -47,6 +47,20 @@ pub struct HeldTable {
 }
 
 impl HeldTable {
+    /// It can be tried from `now` on.
+    fn new(reason: HoldReason, since_unix: u64, now: Instant) -> HeldTable {
+        HeldTable {
+            reason,
+            since_unix,
+            schema: None,
+            chunks: VecDeque::new(),
+            backoff: Backoff::new(HELD_WAITS),
+            try_at: now,
+            is_tried: false,
+            tried_max: usize::MAX,
+        }
+    }
+
     /// How many changes wait.
     pub fn changes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.label.changes.saturating_sub(chunk.applied)).sum()
@@ -106,16 +120,10 @@ impl HeldTables {
 
     /// Holds the table from now on, or for another while.
     pub fn hold(&mut self, table: &str, reason: HoldReason, (now, now_unix): (Instant, u64)) {
-        let held = self.tables.entry(table.to_owned()).or_insert_with(|| HeldTable {
-            reason: reason.clone(),
-            since_unix: now_unix,
-            schema: None,
-            chunks: VecDeque::new(),
-            backoff: Backoff::new(HELD_WAITS),
-            try_at: now,
-            is_tried: false,
-            tried_max: usize::MAX,
-        });
+        let held = self
+            .tables
+            .entry(table.to_owned())
+            .or_insert_with(|| HeldTable::new(reason.clone(), now_unix, now));
         let was_there = held.reason.was_there || reason.was_there;
         held.reason = HoldReason { was_there, ..reason };
         held.is_tried = true;
@@ -136,19 +144,10 @@ impl HeldTables {
         self.tables.values_mut().for_each(|held| held.chunks.clear());
         for chunk in kept.into_iter().filter(|chunk| filter.takes(&chunk.label.table)) {
             let label = &chunk.label;
-            let held = self.tables.entry(label.table.clone()).or_insert_with(|| HeldTable {
-                reason: HoldReason {
-                    text: label.reason.clone(),
-                    was_there: label.was_there,
-                    waits_for_rows: false,
-                },
-                since_unix: label.since_unix,
-                schema: None,
-                chunks: VecDeque::new(),
-                backoff: Backoff::new(HELD_WAITS),
-                try_at: now,
-                is_tried: false,
-                tried_max: usize::MAX,
+            let held = self.tables.entry(label.table.clone()).or_insert_with(|| {
+                let (text, was_there) = (label.reason.clone(), label.was_there);
+                let reason = HoldReason { text, was_there, waits_for_rows: false };
+                HeldTable::new(reason, label.since_unix, now)
             });
             held.since_unix = held.since_unix.min(label.since_unix);
             held.chunks.push_back(chunk);

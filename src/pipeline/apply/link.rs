@@ -82,7 +82,9 @@ impl OpenDestination {
         }
         let mut changed = false;
         let schemas: Vec<&Arc<TableSchema>> = schemas.collect();
-        known.wanted.extend(schemas.iter().map(|schema| schema.table.to_string()));
+        for schema in &schemas {
+            insert(&mut known.wanted, &schema.table);
+        }
         for schema in schemas {
             let shaped = self.shape_one(known, schema).await;
             changed |= shaped.map_err(|failure| match failure.table {
@@ -113,8 +115,18 @@ impl OpenDestination {
             known.ours.insert(table.to_owned());
         }
         let changed = migrate::bring_up(&mut *self.destination, &self.tables, schema).await?;
-        known.there.insert(table.to_owned());
+        insert(&mut known.there, table);
         Ok(changed)
+    }
+
+    /// The same for one schema, whose table may have changed since the tables were read.
+    pub async fn shape_again(
+        &mut self,
+        known: &mut KnownTables,
+        schema: &Arc<TableSchema>,
+    ) -> Result<(), Failure> {
+        self.read_tables().await?;
+        self.shape(known, std::iter::once(schema)).await
     }
 
     /// The body of a chunk of changes that the destination keeps. `is_again`: their table may have
@@ -140,6 +152,13 @@ impl OpenDestination {
     ) -> Result<(), Failure> {
         checkpoint.before_write(batch.through)?;
         self.shape(known, batch.groups.iter().map(|group| &group.schema)).await
+    }
+}
+
+/// Adds the table: most are there already, in each batch.
+fn insert(tables: &mut HashSet<String>, table: &str) {
+    if !tables.contains(table) {
+        tables.insert(table.to_owned());
     }
 }
 

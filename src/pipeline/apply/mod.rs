@@ -135,8 +135,8 @@ impl Applier {
         let open = self.link.get()?;
         self.checkpoint.read_cutover(&mut *open.destination).await?;
         let kept = open.destination.kept().await?;
-        self.held.take_stock(kept, &self.options.filter, Instant::now());
         open.read_tables().await?;
+        self.take_stock(kept);
         self.known.there = self.held.were_there();
         self.warn_of_waiting();
         self.known.wanted = schemas.iter().map(|schema| schema.table.to_string()).collect();
@@ -161,7 +161,6 @@ impl Applier {
             self.hold(&failure);
             self.held.wants(schema);
         }
-        self.report_held();
         Ok(())
     }
 
@@ -170,9 +169,8 @@ impl Applier {
         let open = self.link.get()?;
         open.destination.adopt_kept(of).await?;
         let kept = open.destination.kept().await?;
-        self.held.take_stock(kept, &self.options.filter, Instant::now());
+        self.take_stock(kept);
         self.known.there = self.held.were_there();
-        self.report_held();
         Ok(())
     }
 
@@ -254,9 +252,13 @@ impl Applier {
 
     /// Whether the destination may keep what the batch holds.
     fn has_room(&mut self, batch: &Batch) -> bool {
+        if batch.held.is_empty() {
+            self.is_full = false;
+            return true;
+        }
         let more: u64 = batch.held.iter().map(|chunk| chunk.label.bytes).sum();
         let kept = self.held.bytes();
-        let has_room = more == 0 || kept == 0 || kept + more <= self.options.held_bytes_max;
+        let has_room = kept == 0 || kept + more <= self.options.held_bytes_max;
         self.is_full &= !has_room;
         has_room
     }

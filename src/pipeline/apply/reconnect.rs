@@ -73,7 +73,7 @@ impl Applier {
         let mut destination = (self.open)().await?;
         let found = self.checkpoint.verify_connected(&mut *destination).await?;
         let kept = destination.kept().await?;
-        self.held.take_stock(kept, &self.options.filter, Instant::now());
+        self.take_stock(kept);
         let mut opened = OpenDestination::new(destination, self.options.abilities.schema_mode);
         opened.read_tables().await?;
         // A destination that was restored may lack a table for good reasons.

@@ -55,6 +55,12 @@ impl Applier {
         self.report_held();
     }
 
+    /// Takes what the destination keeps as known.
+    pub(super) fn take_stock(&mut self, kept: Vec<KeptChunk>) {
+        self.held.take_stock(kept, &self.options.filter, Instant::now());
+        self.report_held();
+    }
+
     /// What waits when a run begins, for people.
     pub(super) fn warn_of_waiting(&self) {
         for (name, table) in self.held.iter() {
@@ -103,10 +109,7 @@ impl Applier {
             HeldWork::Nothing => self.free(&table),
             HeldWork::Shape(schema) => {
                 let shaped = match self.link.get() {
-                    Ok(open) => {
-                        let wanted = std::iter::once(&schema);
-                        open.read_tables().await.and(open.shape(&mut self.known, wanted).await)
-                    }
+                    Ok(open) => open.shape_again(&mut self.known, &schema).await,
                     Err(failure) => Err(failure),
                 };
                 match shaped {
@@ -128,7 +131,7 @@ impl Applier {
         };
         let body = match read {
             Ok(Some(body)) => body,
-            Ok(None) => return self.take_stock(table).await,
+            Ok(None) => return self.look_again(table).await,
             Err(failure) => return self.not_released(table, &failure).await,
         };
         let changes = match held::read(&body) {
@@ -212,16 +215,15 @@ impl Applier {
     }
 
     /// Looks again what the destination keeps: it is not what was known.
-    async fn take_stock(&mut self, table: &str) -> Result<Released, Failure> {
+    async fn look_again(&mut self, table: &str) -> Result<Released, Failure> {
         let kept = match self.link.get() {
             Ok(open) => answered(&self.progress, open.destination.kept()).await,
             Err(failure) => Err(failure),
         };
         match kept {
-            Ok(kept) => self.held.take_stock(kept, &self.options.filter, Instant::now()),
+            Ok(kept) => self.take_stock(kept),
             Err(failure) => return self.not_released(table, &failure).await,
         }
-        self.report_held();
         Ok(Released::Tried)
     }
 
