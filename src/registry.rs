@@ -217,18 +217,20 @@ impl Registry {
         })
     }
 
-    /// Keeps the answer of a [`Lookup`] for `table` and `version`, also in the state file.
-    pub fn store(&mut self, table: &str, version: &str, found: SchemaAnswer) {
+    /// Asks for one version once, whoever was asked before.
+    pub fn ask_now(&self, table: &str, version: &str) -> Lookup {
+        self.lookup(table.to_owned(), version.to_owned(), Duration::ZERO)
+    }
+
+    /// Keeps the answer of a [`Lookup`] for `table` and `version`, also in the state file. Returns
+    /// whether the version is known now and was unknown before.
+    pub fn store(&mut self, table: &str, version: &str, found: SchemaAnswer) -> bool {
         let name = (table.to_owned(), version.to_owned());
         match found {
             SchemaAnswer::Schemas(map) => {
-                if self.unknown.remove(&name).is_some() {
-                    warn!(
-                        "the schema of table {table:?}, version {version:?}, is known now: changes \
-                         of it that came before are among the dead letters"
-                    );
-                }
+                let was_unknown = self.unknown.remove(&name).is_some();
                 self.keep(map);
+                was_unknown
             }
             SchemaAnswer::Unknown(why) => {
                 let recheck_wait = self
@@ -237,6 +239,7 @@ impl Registry {
                     .map_or(RECHECK_WAIT_MIN, |u| (u.recheck_wait * 2).min(RECHECK_WAIT_MAX));
                 let recheck_at = Instant::now() + recheck_wait;
                 self.unknown.insert(name, UnknownVersion { why, recheck_at, recheck_wait });
+                false
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Column, HeldChunk, Position, Release, TableSchema, value};
+use super::{Change, Column, HeldChunk, NumberedLetter, Position, Release, TableSchema, value};
 
 /// Rows of one table at one model version: each row once. Indices point into the batch's changes.
 #[derive(Clone, Debug)]
@@ -36,6 +36,26 @@ pub struct Batch {
     pub held: Vec<HeldChunk>,
     /// The kept changes that the batch consists of, which the destination then keeps no longer.
     pub release: Option<Release>,
+    /// What becomes of dead letters with the batch (`CheckpointIn::Destination`).
+    pub letters: LetterChanges,
+}
+
+/// What becomes of dead letters in one transaction.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LetterChanges {
+    /// They are kept from now on.
+    pub added: Vec<NumberedLetter>,
+    /// These are of no more use: a later change of the row, with this sequence, is applied.
+    pub superseded: Vec<(u64, u64)>,
+    /// The batch consists of what this letter says: it is kept no longer.
+    pub retried: Option<u64>,
+}
+
+impl LetterChanges {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.superseded.is_empty() && self.retried.is_none()
+    }
 }
 
 impl Batch {
@@ -56,6 +76,7 @@ impl Batch {
             unconfirmed_through: None,
             held: Vec::new(),
             release: None,
+            letters: LetterChanges::default(),
         }
     }
 
@@ -67,6 +88,16 @@ impl Batch {
     /// The same batch, whose changes were kept.
     pub fn releasing(self, release: Option<Release>) -> Batch {
         Batch { release, ..self }
+    }
+
+    /// The same batch, with which this becomes of dead letters.
+    pub fn with_letters(self, letters: LetterChanges) -> Batch {
+        Batch { letters, ..self }
+    }
+
+    /// Whether the destination writes nothing but rows and the checkpoint.
+    pub fn is_plain(&self) -> bool {
+        self.held.is_empty() && self.release.is_none() && self.letters.is_empty()
     }
 
     /// The same batch after a try whose outcome is unknown.

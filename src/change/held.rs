@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decode::{ColumnOrder, RowLeft};
 use super::json::Slot;
-use super::{Change, Decoder, Event, Position, TableSchema};
+use super::{Change, Decoder, Event, EventPart, Position, TableSchema};
 
 /// A chunk ends with the change that brings it to so many bytes of events.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -72,18 +72,6 @@ struct ChangeText {
     event: String,
 }
 
-/// Which of the two changes that an update of a primary key is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum EventPart {
-    /// The row that is left is deleted, and the other written.
-    Both,
-    /// The row that is left is deleted.
-    Left,
-    /// The event's own row is written or deleted.
-    Own,
-}
-
 /// The changes of one chunk, as text.
 pub struct Body {
     /// How many changes it has.
@@ -110,7 +98,7 @@ pub fn bodies(changes: &[Change], indices: &[usize]) -> Vec<Body> {
 }
 
 /// The same JSON in characters that every database can store.
-fn in_ascii(json: String) -> String {
+pub(super) fn in_ascii(json: String) -> String {
     if json.is_ascii() {
         return json;
     }
@@ -157,7 +145,7 @@ fn texts(changes: &[Change], indices: &[usize]) -> Vec<ChangeText> {
             subject: change.subject.to_string(),
             sequence: change.position.sequence,
             time_ns: change.position.time_ns,
-            part: if change.event.leaves_row() { EventPart::Left } else { EventPart::Own },
+            part: EventPart::of(change),
             event: change.event.payload().to_owned(),
         });
     }

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod compact;
 pub mod cutover;
+pub mod dead_letter;
 pub mod decode;
 pub mod filter;
 pub mod held;
@@ -16,9 +17,11 @@ pub mod version;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, TableGroup};
 pub use cutover::Cutover;
+pub use dead_letter::{DeadLetter, NumberedLetter};
 pub use decode::{Decoder, Event, Malformed};
 pub use held::{HeldChunk, Release};
 pub use schema::{Column, ColumnType, TableSchema};
@@ -73,6 +76,25 @@ impl Position {
     }
 }
 
+/// Which of the two changes that an update of a primary key is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventPart {
+    /// The row that is left is deleted, and the other written.
+    Both,
+    /// The row that is left is deleted.
+    Left,
+    /// The event's own row is written or deleted.
+    Own,
+}
+
+impl EventPart {
+    /// Which of them a change is.
+    pub fn of(change: &Change) -> EventPart {
+        if change.event.leaves_row() { EventPart::Left } else { EventPart::Own }
+    }
+}
+
 /// One change of one row: the event, and where in its payload each column of its table's schema
 /// stands.
 #[derive(Clone, Debug)]
@@ -101,6 +123,12 @@ impl Change {
     /// writes another.
     pub fn is_of_same_event(&self, next: &Change) -> bool {
         std::ptr::eq(self.event.payload(), next.event.payload())
+    }
+
+    /// Tells its row from others; 0 where it has no schema.
+    pub fn row_hash(&self) -> u64 {
+        let schema = self.schema.as_ref();
+        schema.map_or(0, |schema| dead_letter::row_hash(&schema.table, &self.key))
     }
 
     /// Whether it takes the row away.

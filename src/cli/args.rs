@@ -8,11 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
-#[cfg(feature = "jetstream")]
-use clap::ValueEnum;
 #[cfg(feature = "server")]
 use clap::{ArgMatches, Command};
+use clap::{Args, ValueEnum};
 #[cfg(feature = "http")]
 use secrecy::SecretString;
 use tracing::warn;
@@ -30,7 +28,7 @@ use crate::feed::jetstream::api::AckPolicy;
 use crate::hq::{Hq, api_of};
 #[cfg(feature = "http")]
 use crate::http::Http;
-use crate::pipeline::Adoption;
+use crate::pipeline::{Adoption, LetterOptions, OnRejected, WhenFull};
 use crate::registry::SchemaSource;
 #[cfg(feature = "server")]
 use crate::release::ReleaseSource;
@@ -87,6 +85,24 @@ pub struct To {
     /// Start at the beginning of the stream, not at the checkpoint
     #[arg(long)]
     pub restart: bool,
+    /// Keep a change that cannot be applied as a dead letter and go on, or stop before it
+    #[arg(long, value_name = "WHAT", default_value = "dead-letter")]
+    on_rejected: Reject,
+    /// When 100,000 dead letters or 1 GiB of them are kept: wait, or drop the oldest
+    #[arg(long, value_name = "WHAT", default_value = "wait")]
+    dead_letters_full: LettersFull,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Reject {
+    DeadLetter,
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum LettersFull {
+    Wait,
+    DropOldest,
 }
 
 impl DestinationArgs {
@@ -146,6 +162,17 @@ impl To {
             pending_latency_max: self.pending_latency_max,
             restart: self.restart,
             rules: global.rules()?,
+            letters: LetterOptions {
+                on_rejected: match self.on_rejected {
+                    Reject::DeadLetter => OnRejected::DeadLetter,
+                    Reject::Stop => OnRejected::Stop,
+                },
+                when_full: match self.dead_letters_full {
+                    LettersFull::Wait => WhenFull::Wait,
+                    LettersFull::DropOldest => WhenFull::DropOldest,
+                },
+                ..LetterOptions::default()
+            },
         })
     }
 

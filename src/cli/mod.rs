@@ -5,6 +5,7 @@ mod args;
 mod consumer;
 #[cfg(feature = "sandbox")]
 mod demo;
+mod dlq;
 #[cfg(feature = "server")]
 mod download;
 mod drivers;
@@ -113,6 +114,8 @@ enum Command {
     /// Run a local HQ for trying out a server: NATS, a generated shop, and a prompt
     #[cfg(all(feature = "sandbox", feature = "server"))]
     Sandbox(sandbox::Sandbox),
+    /// Look at the changes that could not be applied, retry or drop them
+    Dlq(dlq::Dlq),
     /// List the destinations, or describe one
     Drivers(drivers::Drivers),
     /// Show what EDS stores in its data directory
@@ -184,6 +187,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Exit> {
         }
         Command::Drivers(drivers) => drivers.run(),
         Command::State(state) => state.run(&global),
+        Command::Dlq(dlq) => block_on(dlq.run(global)),
         #[cfg(feature = "jetstream")]
         Command::Stream(stream) => block_on(stream.run(global)),
         #[cfg(feature = "server")]

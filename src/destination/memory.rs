@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
-    Abilities, Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, Migration, Tables,
+    Abilities, Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, KeptLetter, LetterBox,
+    Migration, Tables,
 };
 use crate::change::cutover::{Cutovers, TableSnapshot};
-use crate::change::{Batch, Cutover, HeldChunk, Position, TableGroup, value};
+use crate::change::dead_letter::{LetterEntry, LetterLabel};
+use crate::change::{Batch, Cutover, HeldChunk, NumberedLetter, Position, TableGroup, value};
 
 /// What every SQL destination can do, with one loader.
 pub const ABILITIES: Abilities = Abilities { loaders_max: 1, ..super::sql::ABILITIES };
@@ -33,6 +36,8 @@ pub struct Store {
     pub cutovers: Cutovers,
     /// The kept changes of tables that could not be written, with their bodies.
     pub kept: BTreeMap<u64, (KeptChunk, String)>,
+    /// The dead letters, by number.
+    pub letters: BTreeMap<u64, NumberedLetter>,
 }
 
 /// The one consumer that a store has a checkpoint of.
@@ -116,7 +121,25 @@ impl Store {
             let chunk = KeptChunk { number: *number, applied: 0, label: label.clone() };
             self.kept.insert(*number, (chunk, body.clone()));
         }
-        Ok(())
+        self.keep_letters(batch)
+    }
+
+    fn keep_letters(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let gone = || Failure::unavailable("the dead letter is not kept any more");
+        for numbered in &batch.letters.added {
+            if self.letters.insert(numbered.number, numbered.clone()).is_some() {
+                return Err(Failure::unavailable("the dead letters are not as they were left"));
+            }
+        }
+        for (number, sequence) in &batch.letters.superseded {
+            if let Some(numbered) = self.letters.get_mut(number) {
+                numbered.superseded_by = Some(*sequence);
+            }
+        }
+        match batch.letters.retried {
+            Some(number) => self.letters.remove(&number).map(drop).ok_or_else(gone),
+            None => Ok(()),
+        }
     }
 
     /// Swaps imported rows in. A consumer that streams is fenced, and its position is reset.
@@ -193,6 +216,10 @@ impl Destination for MemoryDestination {
         Ok(self.store.lock().kept.get(&number).map(|(_, body)| body.clone()))
     }
 
+    fn letter_box(&mut self) -> Option<&mut dyn LetterBox> {
+        Some(self)
+    }
+
     async fn tables(&mut self) -> Result<Tables, Failure> {
         Ok(self.store.lock().tables.clone())
     }
@@ -200,6 +227,42 @@ impl Destination for MemoryDestination {
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
         let mut store = self.store.lock();
         store.tables.take(step);
+        Ok(())
+    }
+}
+
+fn kept(numbered: &NumberedLetter) -> KeptLetter {
+    KeptLetter {
+        consumer: CONSUMER.to_owned(),
+        superseded_by: numbered.superseded_by,
+        label: LetterLabel::of(numbered),
+    }
+}
+
+/// The letters of the one consumer, whatever its name.
+#[async_trait]
+impl LetterBox for MemoryDestination {
+    async fn entries(&mut self, _consumer: &str) -> Result<Vec<LetterEntry>, Failure> {
+        Ok(self.store.lock().letters.values().map(LetterEntry::of).collect())
+    }
+
+    async fn letters(&mut self) -> Result<Vec<KeptLetter>, Failure> {
+        Ok(self.store.lock().letters.values().map(kept).collect())
+    }
+
+    async fn letter(
+        &mut self,
+        _consumer: &str,
+        number: u64,
+    ) -> Result<Option<(KeptLetter, Bytes)>, Failure> {
+        let store = self.store.lock();
+        let found = store.letters.get(&number);
+        Ok(found.map(|numbered| (kept(numbered), numbered.letter.payload.clone())))
+    }
+
+    async fn drop_letters(&mut self, _consumer: &str, numbers: &[u64]) -> Result<(), Failure> {
+        let mut store = self.store.lock();
+        numbers.iter().for_each(|number| drop(store.letters.remove(number)));
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ pub mod dry_run;
 mod failure;
 pub mod form;
 pub mod import;
+pub mod letters;
 pub mod memory;
 pub mod messages;
 pub mod objects;
@@ -23,6 +24,7 @@ use crate::change::{Batch, Cutover, Position};
 use crate::validator::Validator;
 pub use failure::{Failure, FailureKind};
 pub use import::Loader;
+pub use letters::{KeptLetter, LetterBox};
 pub use settings::Settings;
 pub use shape::{ColumnShape, Holds, Migration, TableShape, Tables};
 
@@ -90,7 +92,16 @@ pub trait Destination: Send {
         Ok(None)
     }
 
-    /// Hands what is kept for consumer `of` to this one, which goes on where that one ended.
+    /// Where dead letters are kept (`CheckpointIn::Destination`).
+    ///
+    /// Called at the start, after each reconnect, and when a letter is tried again; answers at
+    /// once.
+    fn letter_box(&mut self) -> Option<&mut dyn LetterBox> {
+        None
+    }
+
+    /// Hands what is kept for consumer `of` to this one, dead letters included, which goes on where
+    /// that one ended.
     ///
     /// Called once at most, at the start, after `checkpoint`.
     async fn adopt_kept(&mut self, _of: &str) -> Result<(), Failure> {

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dead_letter::DeadLetter;
 use super::resolve::Moved;
-use crate::change::{Change, Position};
+use crate::change::{Change, DeadLetter, Position};
 
 /// A contiguous piece of the stream: what is to be applied, the dead letters, and how far it goes.
 pub struct PendingBatch {
@@ -176,11 +175,9 @@ mod tests {
     fn is_due_at_once_unless_the_user_asked_to_wait() {
         let now = Instant::now();
         let at = |sequence| Position { sequence, time_ns: 0 };
-        let dead_letter = |sequence| DeadLetter {
-            position: at(sequence),
-            subject: String::new(),
-            reason: String::new(),
-            payload: bytes::Bytes::new(),
+        let dead_letter = |sequence| {
+            let place = ("s", Position { sequence, time_ns: 0 });
+            DeadLetter::of_message("r".into(), place, bytes::Bytes::from_static(b"p"))
         };
         let mut free = batcher(None, None);
         assert_eq!(free.due(), None);

@@ -1,182 +1,315 @@
-//! Dead letters: changes that cannot be applied go to a file, never dropped: one JSON object a
-//! line.
+//! What a worker knows of the dead letters that are kept: which of them a later change of their row
+//! makes useless, and how much room they take. Pure.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bytes::Bytes;
+use crate::change::batch::LetterChanges;
+use crate::change::dead_letter::{LetterEntry, RowMark};
+use crate::change::{Change, DeadLetter, NumberedLetter, Position};
 
-use crate::change::Position;
-
-/// The name of the file in the data directory; the one before it has `.1` appended.
-pub const FILE_NAME: &str = "dead-letters.jsonl";
-/// What these files were called before 0.1.0.
-const FORMER_NAMES: [(&str, &str); 2] =
-    [("set-aside.jsonl", FILE_NAME), ("set-aside.jsonl.1", "dead-letters.jsonl.1")];
-/// Bytes after which a new file is begun. Two are kept.
-const FILE_BYTES_MAX: u64 = 128 << 20;
-
-/// A message that was not applied, and why.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Where it is in the stream.
-    pub position: Position,
-    /// Where it came from, for people: a NATS subject, or file and line.
-    pub subject: String,
-    /// Why it cannot be applied, for people.
-    pub reason: String,
-    /// The message as it came, packed or not.
-    pub payload: Bytes,
+/// What becomes of a change that cannot be applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnRejected {
+    /// It is kept as a dead letter, and others go on.
+    #[default]
+    DeadLetter,
+    /// The run ends before it.
+    Stop,
 }
 
-/// Where they go.
-pub enum DeadLetters {
-    /// A file of JSON lines.
-    File(PathBuf),
-    /// Nowhere: a dry run writes nothing.
-    Nowhere,
-    /// Memory, for simulations.
-    Memory(std::sync::Arc<std::sync::Mutex<Vec<DeadLetter>>>),
+/// What happens when no more dead letters may be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WhenFull {
+    /// The stream waits until some are retried or dropped.
+    #[default]
+    Wait,
+    /// The oldest are dropped, and the log says which.
+    DropOldest,
 }
 
-impl DeadLetters {
-    /// The file in `data_dir`. One of an EDS before 0.1.0, which had another name, is taken over.
-    pub fn in_directory(data_dir: &Path) -> DeadLetters {
-        let path = data_dir.join(FILE_NAME);
-        for (old, new) in FORMER_NAMES.map(|(old, new)| (data_dir.join(old), data_dir.join(new))) {
-            if old.exists()
-                && !new.exists()
-                && let Err(e) = std::fs::rename(&old, &new)
-            {
-                tracing::warn!("{} cannot be renamed to {}: {e}", old.display(), new.display());
+/// How many dead letters are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LetterLimits {
+    /// The most letters.
+    pub letters_max: usize,
+    /// The most bytes of their payloads.
+    pub bytes_max: u64,
+}
+
+/// What a user may choose about dead letters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LetterOptions {
+    /// What becomes of changes that cannot be applied.
+    pub on_rejected: OnRejected,
+    /// What happens when no more letters may be kept.
+    pub when_full: WhenFull,
+    /// How many are kept.
+    pub limits: LetterLimits,
+}
+
+impl Default for LetterOptions {
+    fn default() -> LetterOptions {
+        LetterOptions {
+            on_rejected: OnRejected::default(),
+            when_full: WhenFull::default(),
+            limits: LetterLimits { letters_max: 100_000, bytes_max: 1 << 30 },
+        }
+    }
+}
+
+/// The dead letters of one consumer.
+#[derive(Default)]
+pub struct LetterBook {
+    entries: BTreeMap<u64, LetterEntry>,
+    /// Which of them are about a row, by both hashes of it.
+    by_row: HashMap<u64, Vec<u64>>,
+    /// Where they are in the stream, and which row they are about: the same change is kept once.
+    known: HashSet<(Position, RowMark)>,
+    bytes: u64,
+    next_number: u64,
+}
+
+impl LetterBook {
+    /// A book of what is kept.
+    pub fn of(entries: Vec<LetterEntry>) -> LetterBook {
+        let mut book = LetterBook::default();
+        entries.into_iter().for_each(|entry| book.add(entry));
+        book
+    }
+
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many are kept that are still of use.
+    pub fn waiting(&self) -> usize {
+        self.entries.values().filter(|entry| entry.superseded_by.is_none()).count()
+    }
+
+    /// The bytes of their payloads.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn add(&mut self, entry: LetterEntry) {
+        self.remove(entry.number);
+        self.next_number = self.next_number.max(entry.number + 1);
+        self.bytes += entry.bytes;
+        self.known.insert((entry.position, entry.mark));
+        if entry.superseded_by.is_none() {
+            for hash in hashes(entry.mark) {
+                self.by_row.entry(hash).or_default().push(entry.number);
             }
         }
-        DeadLetters::File(path)
+        self.entries.insert(entry.number, entry);
     }
 
-    /// Writes and syncs; afterwards the changes may be acknowledged.
-    pub fn write(&mut self, dead_letters: &[DeadLetter]) -> std::io::Result<()> {
-        if dead_letters.is_empty() {
-            return Ok(());
-        }
-        match self {
-            DeadLetters::Memory(all) => {
-                all.lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .extend_from_slice(dead_letters);
-                Ok(())
+    /// The letter is kept no longer.
+    pub fn remove(&mut self, number: u64) {
+        let Some(entry) = self.entries.remove(&number) else { return };
+        self.bytes -= entry.bytes;
+        self.known.remove(&(entry.position, entry.mark));
+        self.forget_row(&entry);
+    }
+
+    fn forget_row(&mut self, entry: &LetterEntry) {
+        for hash in hashes(entry.mark) {
+            if let Some(numbers) = self.by_row.get_mut(&hash) {
+                numbers.retain(|number| *number != entry.number);
+                if numbers.is_empty() {
+                    self.by_row.remove(&hash);
+                }
             }
-            DeadLetters::Nowhere => Ok(()),
-            DeadLetters::File(path) => append(path, dead_letters),
         }
     }
 
-    /// Where a user finds them.
-    pub fn place(&self) -> String {
-        match self {
-            DeadLetters::File(path) => path.display().to_string(),
-            DeadLetters::Nowhere => "nothing, as this is a dry run".into(),
-            DeadLetters::Memory(_) => "memory".into(),
+    /// What becomes of letters with a batch that makes `letters` and applies `applied` (each with
+    /// its index among the changes). The index of a letter is that of its change; one of an event
+    /// that never became a change has none, and nothing of the same batch supersedes it.
+    pub fn changes<'a>(
+        &self,
+        letters: Vec<(Option<usize>, DeadLetter)>,
+        applied: impl Iterator<Item = (usize, &'a Change)>,
+    ) -> LetterChanges {
+        if letters.is_empty() && self.by_row.is_empty() {
+            return LetterChanges::default();
+        }
+        let mut superseded = BTreeMap::new();
+        let mut latest: HashMap<u64, (usize, u64)> = HashMap::new();
+        for (index, change) in applied {
+            for hash in hashes(RowMark::of_change(change)) {
+                for number in self.by_row.get(&hash).into_iter().flatten() {
+                    let is_later = !self.entries[number].position.contains(change.position);
+                    if is_later {
+                        superseded.insert(*number, change.position.sequence);
+                    }
+                }
+                if !letters.is_empty() {
+                    let last = latest.entry(hash).or_default();
+                    *last = (*last).max((index, change.position.sequence));
+                }
+            }
+        }
+        let superseder = |index: usize, letter: &DeadLetter| {
+            let found = hashes(letter.mark).filter_map(|hash| latest.get(&hash)).copied();
+            found.filter(|(later, _)| *later > index).map(|(_, sequence)| sequence).max()
+        };
+        let is_new = |(_, letter): &(Option<usize>, DeadLetter)| {
+            !self.known.contains(&(letter.position, letter.mark))
+        };
+        let added = letters.into_iter().filter(is_new).zip(self.next_number..);
+        let added = added.map(|((index, letter), number)| NumberedLetter {
+            number,
+            superseded_by: index.and_then(|index| superseder(index, &letter)),
+            letter,
+        });
+        LetterChanges {
+            added: added.collect(),
+            superseded: superseded.into_iter().collect(),
+            retried: None,
+        }
+    }
+
+    /// The changes are durable.
+    pub fn committed(&mut self, changes: &LetterChanges) {
+        for numbered in &changes.added {
+            self.add(LetterEntry::of(numbered));
+        }
+        for (number, sequence) in &changes.superseded {
+            if let Some(mut entry) = self.entries.get(number).copied() {
+                entry.superseded_by = Some(*sequence);
+                self.forget_row(&entry);
+                self.entries.insert(*number, entry);
+            }
+        }
+        if let Some(number) = changes.retried {
+            self.remove(number);
+        }
+    }
+
+    /// Whether so much more may be kept.
+    pub fn has_room(&self, added: &[NumberedLetter], limits: LetterLimits) -> bool {
+        let more: u64 = added.iter().map(|numbered| numbered.letter.payload.len() as u64).sum();
+        let is_alone = self.is_empty();
+        added.is_empty()
+            || is_alone
+            || (self.len() + added.len() <= limits.letters_max
+                && self.bytes + more <= limits.bytes_max)
+    }
+
+    /// The letters that are dropped to make room, oldest first: those of no more use, at most a
+    /// tenth of all; where there are none and `when_full` says so, others.
+    pub fn to_drop(&self, when_full: WhenFull) -> Vec<u64> {
+        let tenth = self.len() / 10 + 1;
+        let is_useless = |entry: &&LetterEntry| entry.superseded_by.is_some();
+        let useless: Vec<u64> =
+            self.entries.values().filter(is_useless).take(tenth).map(|e| e.number).collect();
+        match useless.is_empty() && when_full == WhenFull::DropOldest {
+            true => self.entries.keys().take(tenth).copied().collect(),
+            false => useless,
         }
     }
 }
 
-fn append(path: &Path, dead_letters: &[DeadLetter]) -> std::io::Result<()> {
-    let mut file = open(path)?;
-    if file.metadata()?.len() >= FILE_BYTES_MAX {
-        let previous = path.with_extension("jsonl.1");
-        if previous.exists() {
-            tracing::warn!(
-                "the oldest dead letters are deleted: {} is replaced",
-                previous.display()
-            );
-        }
-        std::fs::rename(path, previous)?;
-        file = open(path)?;
-    }
-    let mut lines = Vec::new();
-    for dead_letter in dead_letters {
-        serde_json::to_writer(&mut lines, &line(dead_letter))?;
-        lines.push(b'\n');
-    }
-    let written = file.metadata()?.len();
-    let done = file.write_all(&lines).and_then(|()| file.sync_data());
-    if done.is_err() {
-        // Of a disk that is full: half a line would become one with the first of the next try.
-        let _ = file.set_len(written);
-    }
-    done
-}
-
-/// Opens the file for more lines. Half a line that a crash has left gets an end.
-fn open(path: &Path) -> std::io::Result<File> {
-    let mut file = crate::private::options().create(true).read(true).append(true).open(path)?;
-    let mut last = [b'\n'];
-    if file.metadata()?.len() > 0 {
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-    }
-    if last != [b'\n'] {
-        file.write_all(b"\n")?;
-    }
-    Ok(file)
-}
-
-fn line(dead_letter: &DeadLetter) -> serde_json::Value {
-    let mut line = serde_json::json!({
-        "at": crate::change::value::rfc3339(crate::clock::now_ms() * 1000),
-        "subject": dead_letter.subject,
-        "sequence": dead_letter.position.sequence,
-        "reason": dead_letter.reason,
-    });
-    // What is not text is kept as its bytes in hexadecimal.
-    match std::str::from_utf8(&dead_letter.payload) {
-        Ok(text) => line["payload"] = text.into(),
-        Err(_) => {
-            line["payload_hex"] =
-                dead_letter.payload.iter().map(|b| format!("{b:02x}")).collect::<String>().into();
-        }
-    }
-    line
+/// The hashes that are known of a row.
+fn hashes(mark: RowMark) -> impl Iterator<Item = u64> {
+    [mark.row, mark.spelled].into_iter().filter(|hash| *hash != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::held;
 
-    #[test]
-    fn half_a_line_stands_alone() {
-        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let path = dir.path().join(FILE_NAME);
-        std::fs::write(&path, "{}\n{\"cut\":").unwrap_or_else(|e| panic!("{e}"));
-        let letter = DeadLetter {
-            position: Position::default(),
-            subject: "s".into(),
-            reason: "r".into(),
-            payload: Bytes::from_static(b"p"),
+    /// Inserts of these rows, one after the other.
+    fn changes_of_rows(ids: &[&str]) -> Vec<Change> {
+        let schema = r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
+        let change = |(i, id): (usize, &&str)| {
+            let event = format!(
+                r#"{{"operation":"INSERT","table":"t","key":["{id}"],"after":{{"id":"{id}"}}}}"#
+            );
+            let (subject, part, sequence) = ("s", "own", i as u64 + 2);
+            serde_json::json!({"subject": subject, "sequence": sequence, "time_ns": 0, "part": part, "event": event})
         };
-        append(&path, &[letter]).unwrap_or_else(|e| panic!("{e}"));
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{e}"));
-        let whole = text.lines().filter(|l| serde_json::from_str::<serde_json::Value>(l).is_ok());
-        assert_eq!((text.lines().count(), whole.count()), (3, 2), "{text}");
+        let changes: Vec<_> = ids.iter().enumerate().map(change).collect();
+        let schema: serde_json::Value = serde_json::from_str(schema).unwrap_or_default();
+        let body = serde_json::json!({"schema": schema, "changes": changes}).to_string();
+        held::read(&body).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn letter(change: &Change) -> DeadLetter {
+        DeadLetter::of_change("why".into(), change)
+    }
+
+    fn applied<'a>(
+        changes: &'a [Change],
+        indices: &'a [usize],
+    ) -> impl Iterator<Item = (usize, &'a Change)> {
+        indices.iter().map(|index| (*index, &changes[*index]))
     }
 
     #[test]
-    fn files_of_their_former_name_are_taken_over_and_none_is_overwritten() {
-        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let write = |name: &str, text: &str| {
-            std::fs::write(dir.path().join(name), text).unwrap_or_else(|e| panic!("{e}"));
-        };
-        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
-        write("set-aside.jsonl", "old");
-        write("set-aside.jsonl.1", "older");
-        DeadLetters::in_directory(dir.path());
-        assert_eq!(read(FILE_NAME).as_deref(), Some("old"));
-        assert_eq!(read("dead-letters.jsonl.1").as_deref(), Some("older"));
-        write("set-aside.jsonl", "from a downgrade");
-        DeadLetters::in_directory(dir.path());
-        assert_eq!(read(FILE_NAME).as_deref(), Some("old"));
-        assert_eq!(read("set-aside.jsonl").as_deref(), Some("from a downgrade"));
+    fn a_later_change_of_the_row_supersedes_its_letter() {
+        // Rows a, b, a, a.
+        let changes = changes_of_rows(&["a", "b", "a", "a"]);
+        let mut book = LetterBook::default();
+        let letters = vec![(Some(2), letter(&changes[2]))];
+        let first = book.changes(letters.clone(), applied(&changes, &[0, 1]));
+        assert_eq!(first.added.len(), 1);
+        assert_eq!(first.added[0].superseded_by, None, "what came before does not count");
+        book.committed(&first);
+        assert!(book.changes(letters, applied(&changes, &[1])).is_empty(), "it is kept already");
+        let later = book.changes(Vec::new(), applied(&changes, &[1, 3]));
+        assert_eq!(later.superseded, [(0, 5)]);
+        book.committed(&later);
+        assert_eq!((book.len(), book.waiting()), (1, 0));
+        assert!(book.changes(Vec::new(), applied(&changes, &[3])).is_empty());
+    }
+
+    #[test]
+    fn a_letter_may_be_of_no_use_when_it_is_made() {
+        let changes = changes_of_rows(&["a", "b", "a"]);
+        let letters = vec![(Some(0), letter(&changes[0])), (Some(1), letter(&changes[1]))];
+        let made = LetterBook::default().changes(letters, applied(&changes, &[2]));
+        let superseded: Vec<_> = made.added.iter().map(|n| (n.number, n.superseded_by)).collect();
+        assert_eq!(superseded, [(0, Some(4)), (1, None)]);
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_schema_is_known_by_its_spelled_key() {
+        let changes = changes_of_rows(&["a", "a"]);
+        let unknown =
+            DeadLetter { mark: RowMark::of_event(&changes[0].event), ..letter(&changes[0]) };
+        let mut book = LetterBook::default();
+        let made = book.changes(vec![(None, unknown)], std::iter::empty());
+        book.committed(&made);
+        let later = book.changes(Vec::new(), applied(&changes, &[1]));
+        assert_eq!(later.superseded, [(0, 3)]);
+    }
+
+    #[test]
+    fn what_is_of_no_use_makes_room_first() {
+        let changes = changes_of_rows(&["a", "b", "c", "b"]);
+        let mut book = LetterBook::default();
+        let letters = (0..3).map(|i| (Some(i), letter(&changes[i]))).collect();
+        let made = book.changes(letters, std::iter::empty());
+        book.committed(&made);
+        let limits = LetterLimits { letters_max: 3, bytes_max: 1 << 20 };
+        assert!(!book.has_room(&made.added[..1], limits));
+        assert!(book.has_room(&[], limits));
+        assert!(book.to_drop(WhenFull::Wait).is_empty());
+        assert_eq!(book.to_drop(WhenFull::DropOldest), [0]);
+        let later = book.changes(Vec::new(), applied(&changes, &[3]));
+        book.committed(&later);
+        assert_eq!(book.to_drop(WhenFull::DropOldest), [1]);
+        book.remove(1);
+        assert!(book.has_room(&made.added[..1], limits));
+        assert_eq!(book.bytes(), LetterBook::of(book.entries.values().copied().collect()).bytes());
     }
 }

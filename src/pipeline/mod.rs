@@ -12,6 +12,7 @@ pub mod progress;
 pub mod recent;
 mod refused;
 pub mod resolve;
+pub mod state_letters;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::change::filter::TableFilter;
 use crate::destination::Abilities;
 use crate::validator::Validator;
 
-pub use dead_letter::DeadLetters;
+pub use dead_letter::{LetterOptions, OnRejected, WhenFull};
 pub use engine::{End, Engine, EngineDeps, Halt};
 pub use progress::Progress;
 
@@ -69,6 +70,8 @@ pub struct EngineOptions {
     /// The most bytes of changes of tables that cannot be written that the destination keeps;
     /// beyond them the stream waits.
     pub held_bytes_max: u64,
+    /// What becomes of changes that cannot be applied.
+    pub letters: LetterOptions,
     /// How many events the feed delivers before it waits to be told of some.
     pub events_max: usize,
 }

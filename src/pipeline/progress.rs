@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use serde::Serialize;
 
+use crate::change::dead_letter::RejectKind;
 use crate::clock::{now_ns, now_s};
 
 /// What the engine is doing.
@@ -75,6 +78,8 @@ pub struct Snapshot {
     pub imported: u64,
     /// Events that could not be applied.
     pub dead_letters: u64,
+    /// Dead letters that are kept and that no later change of their row has superseded.
+    pub dead_letters_waiting: u64,
     /// Sets of pending changes that were applied.
     pub batches: u64,
     /// Events that are known to wait at the source or in EDS.
@@ -123,7 +128,9 @@ pub struct Progress {
     registry: Registry,
     pending: IntGauge,
     events: IntCounter,
-    dead_letters: IntCounter,
+    dead_letters: IntCounterVec,
+    letters_waiting: IntGauge,
+    letters_bytes: IntGauge,
     held_changes: IntGaugeVec,
     held_bytes: IntGaugeVec,
     flush_seconds: Histogram,
@@ -138,24 +145,33 @@ impl Progress {
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
         };
+        let gauge = |name: &str, help: &str| IntGauge::with_opts(Opts::new(name, help));
         let by_table = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["table"]);
         let flush = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         let counts = [1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0];
         let processing = [1.0, 2.0, 3.0, 5.0, 10.0, 60.0, 300.0, 600.0, 1800.0, 3600.0];
         let progress = Progress {
             inner: Mutex::default(),
-            pending: IntGauge::with_opts(Opts::new(
-                "eds_pending_events",
-                "Events that wait to be applied",
-            ))?,
+            pending: gauge("eds_pending_events", "Events that wait to be applied")?,
             events: IntCounter::with_opts(Opts::new(
                 "eds_total_events",
                 "Events that were received",
             ))?,
-            dead_letters: IntCounter::with_opts(Opts::new(
-                "eds_dead_letters_total",
-                "Events that could not be applied and became dead letters",
-            ))?,
+            dead_letters: IntCounterVec::new(
+                Opts::new(
+                    "eds_dead_letters_total",
+                    "Events that could not be applied and became dead letters",
+                ),
+                &["table", "kind"],
+            )?,
+            letters_waiting: gauge(
+                "eds_dead_letters",
+                "Dead letters that are kept and that no later change of their row has superseded",
+            )?,
+            letters_bytes: gauge(
+                "eds_dead_letters_bytes",
+                "The bytes of all dead letters that are kept",
+            )?,
             held_changes: by_table(
                 "eds_held_changes",
                 "Changes that wait because their table cannot be written",
@@ -174,17 +190,24 @@ impl Progress {
             )?,
             registry,
         };
-        progress.registry.register(Box::new(progress.pending.clone()))?;
-        progress.registry.register(Box::new(progress.events.clone()))?;
-        progress.registry.register(Box::new(progress.dead_letters.clone()))?;
-        progress.registry.register(Box::new(progress.held_changes.clone()))?;
-        progress.registry.register(Box::new(progress.held_bytes.clone()))?;
-        for histogram in
-            [&progress.flush_seconds, &progress.flush_count, &progress.processing_seconds]
-        {
-            progress.registry.register(Box::new(histogram.clone()))?;
-        }
+        progress.register()?;
         Ok(progress)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let metrics: [Box<dyn Collector>; 10] = [
+            Box::new(self.pending.clone()),
+            Box::new(self.events.clone()),
+            Box::new(self.dead_letters.clone()),
+            Box::new(self.letters_waiting.clone()),
+            Box::new(self.letters_bytes.clone()),
+            Box::new(self.held_changes.clone()),
+            Box::new(self.held_bytes.clone()),
+            Box::new(self.flush_seconds.clone()),
+            Box::new(self.flush_count.clone()),
+            Box::new(self.processing_seconds.clone()),
+        ];
+        metrics.into_iter().try_for_each(|metric| self.registry.register(metric))
     }
 
     fn inner(&self) -> MutexGuard<'_, Snapshot> {
@@ -244,8 +267,8 @@ impl Progress {
     }
 
     /// An event of `table` (empty where it is not known) became a dead letter.
-    pub fn dead_letters(&self, table: &str, reason: &str) {
-        self.dead_letters.inc();
+    pub fn dead_letter(&self, table: &str, kind: RejectKind, reason: &str) {
+        self.dead_letters.with_label_values(&[table, kind.as_str()]).inc();
         let mut inner = self.inner();
         inner.dead_letters += 1;
         inner.last_error =
@@ -253,6 +276,14 @@ impl Progress {
         if !table.is_empty() {
             inner.tables.entry(table.to_owned()).or_default().dead_letters += 1;
         }
+    }
+
+    /// So many dead letters are kept that no later change has superseded; all take so many bytes.
+    pub fn letters(&self, waiting: u64, bytes: u64) {
+        let gauge = |of: u64| i64::try_from(of).unwrap_or(i64::MAX);
+        self.letters_waiting.set(gauge(waiting));
+        self.letters_bytes.set(gauge(bytes));
+        self.inner().dead_letters_waiting = waiting;
     }
 
     /// These tables cannot be written now.

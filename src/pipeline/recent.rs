@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::change::dead_letter::row_hash;
 use crate::change::{Change, Position, Version};
 use crate::state::{RECENT_ROW_BYTES, RecentChunk};
 
@@ -72,7 +73,7 @@ impl Recent {
     /// applied.
     pub fn is_stale(&mut self, change: &Change) -> bool {
         let Some(schema) = &change.schema else { return false };
-        let hash = hash(&schema.table, &change.key);
+        let hash = row_hash(&schema.table, &change.key);
         let Some(version) = change.event.version() else {
             // It says nothing about its age, so what was known about the row's age is void.
             self.forget(hash, change.position.sequence);
@@ -146,14 +147,6 @@ impl Recent {
         let surplus = self.unsaved.len().saturating_sub(ROWS_MAX);
         self.unsaved.drain(..surplus);
     }
-}
-
-fn hash(table: &str, key: &[u8]) -> u64 {
-    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-    hasher.update(table.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(key);
-    hasher.digest()
 }
 
 fn pack(hash: u64, entry: RecentRow) -> [u8; RECENT_ROW_BYTES] {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracing::warn;
 
-use super::dead_letter::DeadLetter;
 use super::recent::Recent;
+use crate::change::dead_letter::RejectKind;
 use crate::change::decode::{ColumnOrder, RowLeft};
 use crate::change::filter::TableFilter;
 use crate::change::json::Slot;
-use crate::change::{Change, Cutover, Decoder, Event, Malformed, Position, TableSchema};
+use crate::change::{
+    Change, Cutover, DeadLetter, Decoder, Event, Malformed, Position, TableSchema,
+};
 use crate::clock::now_ns;
 use crate::destination::{Abilities, WriteMode};
 use crate::feed::{Delivery, Encoding};
@@ -135,25 +137,38 @@ impl Resolver {
             Ok(Step::Imported) => Resolved::Passed(Pass::Imported),
             Ok(Step::Filtered) => Resolved::Passed(Pass::Filtered),
             Ok(Step::Wanted { table, version }) => Resolved::Wanted { table, version },
-            Err(reason) => Resolved::DeadLetter(DeadLetter {
-                position: delivery.position,
-                subject: delivery.subject.clone(),
-                reason,
-                payload: delivery.payload.clone(),
-            }),
+            Err(letter) => Resolved::DeadLetter(*letter),
         }
     }
 
-    fn change(&mut self, delivery: &Delivery, registry: &mut Registry) -> Result<Step, String> {
-        let payload = unpack(delivery).map_err(|e| e.to_string())?;
-        let mut event = self.decoder.decode(payload).map_err(|e| e.to_string())?;
+    /// What the delivery is that a dead letter is made of: it was seen before, and where the stream
+    /// came past it before an import it was not applied.
+    pub fn resolve_again(&mut self, delivery: &Delivery, registry: &mut Registry) -> Resolved {
+        let (seen, applied) = (self.seen.take(), std::mem::take(&mut self.cutover.applied));
+        let resolved = self.resolve(delivery, registry);
+        (self.seen, self.cutover.applied) = (seen, applied);
+        resolved
+    }
+
+    fn change(
+        &mut self,
+        delivery: &Delivery,
+        registry: &mut Registry,
+    ) -> Result<Step, Box<DeadLetter>> {
+        let place = (&*delivery.subject, delivery.position);
+        let malformed = |e: Malformed, payload: Bytes| {
+            Box::new(DeadLetter::of_message(e.to_string(), place, payload))
+        };
+        let payload = unpack(delivery).map_err(|e| malformed(e, delivery.payload.clone()))?;
+        let mut event = self.decoder.decode(payload.clone()).map_err(|e| malformed(e, payload))?;
         self.date(&mut event, delivery);
         let wanted = |rules: &Arc<Validator>| rules.wants(&event.table(), event.payload());
         if !self.filter.takes(&event.table()) || !self.rules.as_ref().is_none_or(wanted) {
             return Ok(Step::Filtered);
         }
         if !self.abilities.needs_schemas() {
-            let key = Bytes::from(event.record_key().map_err(|e| e.to_string())?);
+            let key = event.record_key().map_err(|e| invalid(&e, place, &event))?;
+            let key = Bytes::from(key);
             let change = change_of(delivery, event, None, Box::default(), key);
             return Ok(Step::Change { left: None, change });
         }
@@ -165,12 +180,14 @@ impl Resolver {
                 return Ok(Step::Imported);
             }
             if version.is_empty() {
-                return Err(Malformed::Missing("modelVersion").to_string());
+                return Err(invalid(&Malformed::Missing("modelVersion"), place, &event));
             }
             if let Some(why) = registry.unknown(&table, &version) {
-                return Err(format!(
+                let reason = format!(
                     "the schema of table {table:?}, version {version:?}, is unknown: {why}"
-                ));
+                );
+                let why = (RejectKind::UnknownSchema, reason);
+                return Err(Box::new(DeadLetter::of_event(why, place, &event)));
             }
             return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });
         };
@@ -178,14 +195,14 @@ impl Resolver {
             Err(_) if self.cutover.contains(&event, delivery.position) => {
                 return Ok(Step::Imported);
             }
-            row => row.map_err(|e| e.to_string())?,
+            row => row.map_err(|e| invalid(&e, place, &event))?,
         };
         // Who keeps every change keeps it as it is.
         let left = match self.abilities.write_mode {
             WriteMode::Upsert => self.decoder.row_left(&event, schema, order, &key),
             WriteMode::Append => Ok(None),
         };
-        let left = left.map_err(|e| e.to_string())?;
+        let left = left.map_err(|e| invalid(&e, place, &event))?;
         let change = change_of(delivery, event, Some(schema.clone()), row, key);
         let left = left.map(|RowLeft { row, key }| {
             Box::new(Change { event: change.event.as_delete(), row, key, ..change.clone() })
@@ -211,6 +228,11 @@ impl Resolver {
             );
         }
     }
+}
+
+fn invalid(e: &Malformed, place: (&str, Position), event: &Event) -> Box<DeadLetter> {
+    let why = (RejectKind::InvalidRow, e.to_string());
+    Box::new(DeadLetter::of_event(why, place, event))
 }
 
 fn change_of(

@@ -2,6 +2,7 @@
 
 mod data_dir;
 pub mod imports;
+pub mod letters;
 mod lock;
 pub mod predecessor;
 
@@ -106,8 +107,7 @@ pub struct RecentChunk {
 }
 
 impl State {
-    /// Opens the state file in `data_dir`; creates both if they do not exist. Only the owner can
-    /// read the file.
+    /// Opens the state file in `data_dir`, which only the owner can read; creates what is missing.
     pub fn open(data_dir: &Path) -> Result<State, StateError> {
         let shown = data_dir.display().to_string();
         std::fs::create_dir_all(data_dir)
@@ -116,13 +116,12 @@ impl State {
         let shown = path.display().to_string();
         let failed = |source| StateError::Open { path: shown.clone(), source };
         let connection = Connection::open(&path).map_err(failed)?;
-        // The file may come to hold rows. A file system without modes is no reason not to run.
+        // It may hold rows. A file system without modes is no reason not to run.
         let _ = private::restrict(&path);
-        let state = Self::prepare(connection, &shown).map_err(|e| match e {
+        Self::prepare(connection, &shown).map_err(|e| match e {
             StateError::Sql(source) => StateError::Open { path: shown.clone(), source },
             other => other,
-        })?;
-        Ok(state)
+        })
     }
 
     /// A state in memory, which ends with its last handle.
@@ -139,12 +138,13 @@ impl State {
                 return Err(StateError::Newer { path: path.to_owned(), found });
             }
             Some(1) => connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {FROM_FORMAT_1} UPDATE \
-                meta SET value = {FORMAT} WHERE key = 'format'; COMMIT;"
+                "BEGIN IMMEDIATE; {FROM_FORMAT_1} UPDATE meta SET value = {FORMAT} WHERE key = \
+                 'format'; COMMIT;"
             ))?,
             _ => {}
         }
         connection.execute_batch(TABLES)?;
+        connection.execute_batch(letters::TABLES)?;
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1)", [FORMAT])?;
         Ok(State(Arc::new(Mutex::new(connection))))
     }
@@ -350,7 +350,7 @@ impl State {
         Ok(())
     }
 
-    /// Every entry's name and a summary of it, for people.
+    /// Every entry's name and a summary, for people.
     pub fn list(&self) -> Result<Vec<(String, String)>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
@@ -368,7 +368,7 @@ impl State {
              FROM schema ORDER BY 1",
         )?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        rows.collect::<Result<_, _>>().map_err(StateError::from)
     }
 
     /// One entry of [`State::list`] in full, as JSON; `None` if there is none of that name.

@@ -2,6 +2,7 @@
 //! supervisor of a server.
 
 pub mod exit_codes;
+pub mod letters;
 #[cfg(feature = "jetstream")]
 pub mod nats_login;
 #[cfg(feature = "server")]

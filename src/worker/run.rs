@@ -12,7 +12,7 @@ use crate::destination::dry_run::DryRun;
 use crate::destination::{Destination, Driver, Epoch, Failure, FailureKind, Settings, Target};
 use crate::feed::{Feed, FeedError};
 use crate::pipeline::{
-    Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, HELD_BYTES_MAX, Halt, Progress,
+    Adoption, End, Engine, EngineDeps, EngineOptions, HELD_BYTES_MAX, Halt, LetterOptions, Progress,
 };
 use crate::registry::{Registry, SchemaSource};
 use crate::state::predecessor::Predecessor;
@@ -43,6 +43,8 @@ pub struct ApplyRequest {
     pub restart: bool,
     /// Events that they do not want are passed over.
     pub rules: Option<Arc<Validator>>,
+    /// What becomes of changes that cannot be applied.
+    pub letters: LetterOptions,
 }
 
 /// Where changes come from in one run, and when it ends.
@@ -156,6 +158,7 @@ pub async fn start(
         abilities,
         events_max: spec.events_max,
         held_bytes_max: HELD_BYTES_MAX,
+        letters: request.letters,
     };
     if let Predecessor::Known { schemas, .. } = &spec.predecessor {
         data.state.adopt_schemas(schemas).map_err(RunError::setup)?;
@@ -167,10 +170,6 @@ pub async fn start(
         registry: Registry::new(request.schemas, data.state.clone()),
         state: data.state.clone(),
         predecessor: spec.predecessor,
-        dead_letters: match dry_run {
-            true => DeadLetters::Nowhere,
-            false => DeadLetters::in_directory(data.path()),
-        },
         progress: spec.progress,
         options,
         stop: spec.stop,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use eds::sandbox::shop::Shop;
 use serde_json::{Value, json};
 
-use crate::services::eds::{binary, replay, schema, upsert};
+use crate::services::eds::{binary, dead_letters, replay, schema, upsert};
 use crate::services::postgres;
 use crate::services::scene::Scene;
 
@@ -69,18 +69,13 @@ async fn bad_messages_become_dead_letters_and_harm_nobody() {
         ended.log
     };
     scene.assert_equal().await;
-    let file = std::fs::read_to_string(scene.eds.data_dir().join("dead-letters.jsonl"))
-        .unwrap_or_else(|e| panic!("{e}"));
-    let lines: Vec<Value> = file
-        .lines()
-        .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
-        .collect();
+    let lines = scene.eds.dead_letters();
     for (_, reason) in bad {
         let found: Vec<&Value> = lines
             .iter()
             .filter(|l| l["reason"].as_str().is_some_and(|r| r.contains(reason)))
             .collect();
-        assert_eq!(found.len(), 2, "{reason}: {file}");
+        assert_eq!(found.len(), 2, "{reason}: {lines:?}");
         assert!(found.iter().all(|l| {
             l["sequence"].as_u64() > Some(0)
                 && l["subject"]
@@ -134,9 +129,8 @@ async fn refusals_without_end_are_an_outage() {
         .await
         .map(|row| row.get(0))
         .unwrap_or_else(|e| panic!("{e}"));
-    let letters =
-        std::fs::read_to_string(dir.path().join("data/dead-letters.jsonl")).unwrap_or_default();
-    assert_eq!((kept, letters.lines().count()), (100, 1_000), "{said}");
+    let letters = dead_letters(&url, &dir.path().join("data"));
+    assert_eq!((kept, letters.len()), (100, 1_000), "{said}");
 }
 
 /// However many do not fit, the others among them show that it is not an outage: everything goes

@@ -6,6 +6,7 @@ use eds::destination::sql::dialect::{Dialect, Rename};
 use eds::destination::sql::held::HELD;
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
 use eds::destination::sql::json_rows::ColumnsOfTable;
+use eds::destination::sql::letters::DEAD_LETTERS;
 use eds::destination::sql::mysql::dialect::{MARIADB, MYSQL};
 use eds::destination::sql::mysql::rows::{self, Action};
 use eds::destination::sql::postgres::dialect::POSTGRES;
@@ -59,6 +60,14 @@ fn common(renderer: &Renderer) -> Vec<String> {
         renderer.advance_held(),
         renderer.delete_held(),
         renderer.adopt_held(),
+        renderer.create_dead_letters(DEAD_LETTERS),
+        renderer.insert_dead_letters(2),
+        renderer.read_dead_letter_entries(),
+        renderer.read_dead_letter_labels(),
+        renderer.read_dead_letter(),
+        renderer.supersede_dead_letter(),
+        renderer.delete_dead_letter(),
+        renderer.adopt_dead_letters(),
         renderer.advance_checkpoint(),
         widened(renderer),
     ]

@@ -5,6 +5,7 @@ mod bad_input;
 mod chaos;
 mod cli;
 mod conformance;
+mod dlq;
 mod eventhubs;
 mod feeds;
 mod fence;

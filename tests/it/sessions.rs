@@ -61,7 +61,7 @@ async fn is_waited_for(server: &impl Demoted, seed: u64, code: &str) {
     })
     .await;
     let ended = running.stop();
-    assert!(!eds.data_dir().join("dead-letters.jsonl").exists(), "{}", ended.log);
+    assert!(eds.dead_letters().is_empty(), "{}", ended.log);
     assert_equal(&shop, server, &database).await;
 }
 

@@ -120,7 +120,7 @@ impl Event {
     }
 
     /// A part of the payload that shares its memory.
-    pub(super) fn shared(&self, part: &str) -> bytes::Bytes {
+    pub(in crate::change) fn shared(&self, part: &str) -> bytes::Bytes {
         self.payload.as_bytes().slice_ref(part.as_bytes())
     }
 
@@ -214,6 +214,11 @@ impl Event {
     /// The token of a column of `after` that no schema is asked for.
     pub fn member_of_row(&self, name: &str) -> Option<&str> {
         self.token(Field::After).and_then(|row| member(row, name))
+    }
+
+    /// `key` as the event spells it; `None` where it has none.
+    pub fn spelled_key(&self) -> Option<&str> {
+        self.token(Field::Key)
     }
 
     /// The elements of `key`, as tokens.

@@ -209,6 +209,9 @@ impl<C: Connection> SqlDestination<C> {
         if let Some(release) = batch.release {
             return self.confirm_release(release).await;
         }
+        if let Some(letter) = batch.letters.retried {
+            return self.confirm_retried(letter).await;
+        }
         match self.read_checkpoint().await?.and_then(|row| row.position) {
             found if found.unwrap_or_default() == batch.through => Ok(()),
             _ => Err(void_commit()),

@@ -12,8 +12,8 @@ use super::reject_rounded;
 use super::render::{CHECKPOINT, Renderer};
 use crate::change::{Batch, Cutover, Position, TableGroup, TableSchema};
 use crate::destination::{
-    Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, Holds, KeptChunk, Loader,
-    Migration, Recorded, TableShape, Tables, Target,
+    Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, Holds, KeptChunk, LetterBox,
+    Loader, Migration, Recorded, TableShape, Tables, Target,
 };
 
 /// A SQL database as a destination.
@@ -110,8 +110,7 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Answers how many checkpoints the fence has changed: 1 where this process may commit.
     async fn transact(&mut self, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
-        let is_plain = batch.held.is_empty() && batch.release.is_none();
-        if is_plain
+        if batch.is_plain()
             && let Some(advanced) =
                 self.connection.write_at_once(&self.renderer, batch, fence).await?
         {
@@ -121,18 +120,24 @@ impl<C: Connection> SqlDestination<C> {
         match self.renderer.dialect.fence {
             FenceOrder::CheckpointLast => {
                 self.write_groups(batch).await?;
-                self.write_held(batch).await?;
+                self.write_kept(batch).await?;
                 self.connection.change(&fence.sql, &fence.parameters).await
             }
             FenceOrder::CheckpointFirst => {
                 let advanced = self.connection.change(&fence.sql, &fence.parameters).await?;
                 if advanced == 1 {
                     self.write_groups(batch).await?;
-                    self.write_held(batch).await?;
+                    self.write_kept(batch).await?;
                 }
                 Ok(advanced)
             }
         }
+    }
+
+    /// What is kept beside the rows.
+    async fn write_kept(&mut self, batch: &Batch) -> Result<(), Failure> {
+        self.write_held(batch).await?;
+        self.write_letters(&batch.letters).await
     }
 
     async fn write_groups(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
@@ -228,7 +233,13 @@ impl<C: Connection> Destination for SqlDestination<C> {
 
     async fn adopt_kept(&mut self, of: &str) -> Result<(), Failure> {
         let parameters = [self.consumer.as_str().into(), of.into()];
-        self.connection.change(&self.renderer.adopt_held(), &parameters).await.map(drop)
+        self.connection.change(&self.renderer.adopt_held(), &parameters).await?;
+        let letters = self.renderer.adopt_dead_letters();
+        self.connection.change(&letters, &parameters).await.map(drop)
+    }
+
+    fn letter_box(&mut self) -> Option<&mut dyn LetterBox> {
+        Some(self)
     }
 
     fn loader(&mut self) -> Option<&mut dyn Loader> {

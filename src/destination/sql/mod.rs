@@ -18,6 +18,7 @@ pub mod held;
 pub mod import;
 pub mod json_rows;
 pub mod lent;
+pub mod letters;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::held::HeldTables;
 use crate::backoff::Backoff;
-use crate::change::{Batch, Change, HeldChunk, Position, Release, compact, held};
+use crate::change::batch::LetterChanges;
+use crate::change::{Batch, Change, DeadLetter, HeldChunk, Position, Release, compact, held};
 use crate::destination::WriteMode;
 use crate::pipeline::checkpoint::CheckpointStore;
+use crate::pipeline::dead_letter::LetterBook;
 use crate::pipeline::narrow::{Narrowing, Piece};
 
 /// The state of applying one set of pending changes.
@@ -22,8 +24,22 @@ pub struct Attempt {
     pub backoff: Backoff,
     /// The tables were read again for the piece that is being tried: once is enough.
     pub reshaped: bool,
-    /// The changes are of this chunk that the destination keeps, less so many of its first.
-    release: Option<(u64, u64)>,
+    source: ChangeSource,
+    /// The changes that cannot be written, by index, and are not committed as dead letters yet.
+    letters: BTreeMap<usize, DeadLetter>,
+    /// Messages between the changes that never became changes, in their order.
+    messages: Vec<DeadLetter>,
+}
+
+/// Where the changes come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ChangeSource {
+    /// The stream: the checkpoint moves past them.
+    Stream,
+    /// A chunk of this number that the destination keeps, less so many of its first.
+    Held(u64, u64),
+    /// The dead letter of this number.
+    Letter(u64),
 }
 
 /// The part of a piece that can be written at once.
@@ -32,18 +48,23 @@ pub struct Writable {
     pub batch: Arc<Batch>,
     /// The indices that it covers.
     pub piece: Piece,
+    /// How many of the messages that never became changes are committed with it.
+    messages: usize,
 }
 
 impl Attempt {
-    /// All of `changes` are to be written; afterwards the checkpoint is at `end`.
-    pub fn new(changes: Vec<Change>, end: Position) -> Attempt {
+    /// All of `changes` are to be written, and `messages` between them are dead letters; afterwards
+    /// the checkpoint is at `end`.
+    pub fn new(changes: Vec<Change>, messages: Vec<DeadLetter>, end: Position) -> Attempt {
         Attempt {
             narrowing: Narrowing::new(changes.len(), joined(&changes)),
             changes: Arc::new(changes),
             end,
             backoff: Backoff::default(),
             reshaped: false,
-            release: None,
+            source: ChangeSource::Stream,
+            letters: BTreeMap::new(),
+            messages,
         }
     }
 
@@ -55,12 +76,32 @@ impl Attempt {
         recorded: Option<Position>,
     ) -> Attempt {
         let end = recorded.unwrap_or_default();
-        Attempt { release: Some((number, applied)), ..Attempt::new(changes, end) }
+        let source = ChangeSource::Held(number, applied);
+        Attempt { source, ..Attempt::new(changes, Vec::new(), end) }
     }
 
-    /// Whether the changes are kept by the destination already.
-    pub fn is_release(&self) -> bool {
-        self.release.is_some()
+    /// `changes`, which dead letter `number` says, are to be written; the checkpoint stays at
+    /// `recorded`.
+    pub fn retrying(changes: Vec<Change>, number: u64, recorded: Option<Position>) -> Attempt {
+        let end = recorded.unwrap_or_default();
+        let source = ChangeSource::Letter(number);
+        Attempt { source, ..Attempt::new(changes, Vec::new(), end) }
+    }
+
+    /// Whether the changes are kept already, so that the checkpoint does not move.
+    pub fn is_of_kept(&self) -> bool {
+        self.source != ChangeSource::Stream
+    }
+
+    /// Whether the changes are those of a dead letter.
+    pub fn is_of_letter(&self) -> bool {
+        matches!(self.source, ChangeSource::Letter(_))
+    }
+
+    /// The change is not to be written but to be kept as a dead letter.
+    pub fn dead_letter(&mut self, index: usize, letter: DeadLetter) {
+        self.narrowing.exclude(index);
+        self.letters.insert(index, letter);
     }
 
     /// What is to be written next; `None` once everything is. What does not fit into one batch
@@ -70,6 +111,7 @@ impl Attempt {
         mode: WriteMode,
         checkpoint: &CheckpointStore,
         held: &HeldTables,
+        book: &LetterBook,
     ) -> Option<Writable> {
         let Piece { from, to } = self.narrowing.take()?;
         let waiting = self.waiting_in(Piece { from, to }, held);
@@ -90,21 +132,54 @@ impl Attempt {
         }
         let recorded = checkpoint.recorded();
         let through = match self.changes.get(stop) {
-            Some(_) if !self.is_release() => checkpoint.end_of(end_of(&self.changes[..stop])),
+            Some(_) if !self.is_of_kept() => checkpoint.end_of(end_of(&self.changes[..stop])),
             _ => self.end,
         };
         let kept = waiting.into_iter().filter(|index| *index < stop).collect();
+        let unconfirmed = checkpoint.unconfirmed_through().filter(|_| !self.is_of_letter());
         let batch = Batch::new(self.changes.clone(), groups, order, recorded, through)
-            .unconfirmed_through(checkpoint.unconfirmed_through())
+            .unconfirmed_through(unconfirmed)
             .holding(self.chunks(kept, held))
             .releasing(self.release_of(from, stop));
-        Some(Writable { batch: Arc::new(batch), piece: Piece { from, to: stop } })
+        let (messages, letters) = self.letters_with(&batch, (from, stop), book);
+        let (batch, piece) = (Arc::new(batch.with_letters(letters)), Piece { from, to: stop });
+        Some(Writable { batch, piece, messages })
+    }
+
+    /// What becomes of dead letters with the batch, which is the piece up to `stop`; also how many
+    /// of the messages are among them.
+    fn letters_with(
+        &self,
+        batch: &Batch,
+        (from, stop): (usize, usize),
+        book: &LetterBook,
+    ) -> (usize, LetterChanges) {
+        let messages = match self.changes.get(stop) {
+            Some(next) => {
+                let is_before =
+                    |letter: &DeadLetter| letter.position.sequence < next.position.sequence;
+                self.messages.iter().take_while(|letter| is_before(letter)).count()
+            }
+            None => self.messages.len(),
+        };
+        let mut letters: Vec<(Option<usize>, DeadLetter)> =
+            self.letters.range(from..stop).map(|(i, l)| (Some(*i), l.clone())).collect();
+        letters.extend(self.messages[..messages].iter().map(|letter| (None, letter.clone())));
+        letters.sort_by_key(|(_, letter)| letter.position.sequence);
+        let offered =
+            batch.offered().filter_map(|i| batch.get(i).map(|change| (i as usize, change)));
+        let mut changes = book.changes(letters, offered);
+        if let ChangeSource::Letter(number) = self.source {
+            changes.superseded.retain(|(superseded, _)| *superseded != number);
+            changes.retried = Some(number);
+        }
+        (messages, changes)
     }
 
     /// The changes of the piece whose tables are held. What the destination keeps already is not
     /// kept once more.
     fn waiting_in(&self, piece: Piece, held: &HeldTables) -> Vec<usize> {
-        if held.is_empty() || self.is_release() {
+        if held.is_empty() || self.is_of_kept() {
             return Vec::new();
         }
         let is_held = |index: &usize| {
@@ -130,7 +205,7 @@ impl Attempt {
     }
 
     fn release_of(&self, from: usize, to: usize) -> Option<Release> {
-        let (chunk, applied) = self.release?;
+        let ChangeSource::Held(chunk, applied) = self.source else { return None };
         Some(Release {
             chunk,
             from: applied + from as u64,
@@ -139,8 +214,10 @@ impl Attempt {
         })
     }
 
-    /// The last piece is written: the next one starts afresh.
-    pub fn succeeded(&mut self) {
+    /// The piece is written: the next one starts afresh.
+    pub fn succeeded(&mut self, written: &Writable) {
+        self.letters = self.letters.split_off(&written.piece.to);
+        self.messages.drain(..written.messages);
         (self.backoff, self.reshaped) = (Backoff::default(), false);
     }
 }

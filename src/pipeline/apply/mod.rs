@@ -3,6 +3,7 @@
 
 mod attempt;
 mod held;
+mod letters;
 mod link;
 mod reconnect;
 mod rejects;
@@ -19,14 +20,16 @@ use tracing::warn;
 use super::EngineOptions;
 use super::batcher::PendingBatch;
 use super::checkpoint::CheckpointStore;
-use super::dead_letter::DeadLetters;
+use super::dead_letter::LetterBook;
 use super::progress::Progress;
+use super::state_letters::StateLetters;
 use crate::backoff::RETRY_WAITS;
 use crate::change::{Batch, Cutover, Position, TableSchema};
-use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
+use crate::destination::{CheckpointIn, Failure, FailureKind, KeptLetter, OpenFuture, Recorded};
 use crate::state::{State, StateError};
 use attempt::{Attempt, Writable};
 use held::HeldTables;
+pub use letters::{LetterOutcome, WholeLetter};
 use link::{DestinationLink, KnownTables, OpenDestination};
 pub use rejects::REFUSED_RUN_MAX;
 use rejects::{Rejected, Rejects};
@@ -52,6 +55,12 @@ pub enum ApplyOutcome {
     Applied(Position),
     /// Nothing of the stream: a table that is held was tried.
     Released,
+    /// Nothing: the dead letter of this number is this; `None` where it is not kept any more.
+    Letter(u64, Option<Box<WholeLetter>>),
+    /// Nothing: these dead letters are kept.
+    Letters(Vec<KeptLetter>),
+    /// Nothing of the stream: the dead letter of this number was tried again.
+    Retried(u64, LetterOutcome),
     /// The destination is not where it was left (restored, failed over) but here: open the feed
     /// there. Of the pending changes nothing more may be applied, as they do not follow it.
     DestinationRewound(Option<Position>),
@@ -75,8 +84,11 @@ pub struct Applier {
     known: KnownTables,
     /// The tables that cannot be written now.
     held: HeldTables,
-    /// The destination keeps as much of them as it may.
+    /// As much of their changes is kept as may be, or of dead letters.
     is_full: bool,
+    /// The dead letters that are kept.
+    book: LetterBook,
+    state_letters: StateLetters,
     rejects: Rejects,
     progress: Arc<Progress>,
 }
@@ -86,8 +98,10 @@ enum WriteAttempt {
     Done,
     /// Try what is to be written next again.
     Again,
-    /// What was tried are changes that the destination keeps, and it keeps them on.
+    /// What was tried are changes that are kept, and are kept on.
     Abandoned,
+    /// What was tried is a dead letter, and refused again; why.
+    Refused(String),
     DestinationRewound(Option<Position>),
 }
 
@@ -98,7 +112,6 @@ impl Applier {
     pub async fn start(
         open: Open,
         options: EngineOptions,
-        dead_letters: DeadLetters,
         state: &State,
         progress: Arc<Progress>,
         schemas: &[Arc<TableSchema>],
@@ -118,7 +131,9 @@ impl Applier {
             known: KnownTables { ours, ..KnownTables::default() },
             held: HeldTables::default(),
             is_full: false,
-            rejects: Rejects::new(dead_letters, &options.consumer, progress.clone()),
+            book: LetterBook::default(),
+            state_letters: StateLetters::new(state.clone()),
+            rejects: Rejects::default(),
             options,
             progress,
         };
@@ -137,6 +152,7 @@ impl Applier {
         let kept = open.destination.kept().await?;
         open.read_tables().await?;
         self.take_stock(kept);
+        self.read_book_again().await?;
         self.known.there = self.held.were_there();
         self.warn_of_waiting();
         self.known.wanted = schemas.iter().map(|schema| schema.table.to_string()).collect();
@@ -170,6 +186,7 @@ impl Applier {
         open.destination.adopt_kept(of).await?;
         let kept = open.destination.kept().await?;
         self.take_stock(kept);
+        self.read_book_again().await?;
         self.known.there = self.held.were_there();
         Ok(())
     }
@@ -200,16 +217,22 @@ impl Applier {
     pub async fn apply(&mut self, pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
         let end = self.checkpoint.end_of(pending.through);
         let started = Instant::now();
-        self.rejects.write(&pending.dead_letters, "").await;
-        let mut attempt = Attempt::new(pending.changes, end);
+        self.may_reject(pending.dead_letters.iter())?;
+        let mut attempt = Attempt::new(pending.changes, pending.dead_letters, end);
         let mode = self.options.abilities.write_mode;
         let mut kept = 0;
-        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held) {
-            let tried = match self.has_room(&next.batch) {
+        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
+            let has_letter_room =
+                self.book.has_room(&next.batch.letters.added, self.options.letters.limits);
+            let tried = match self.has_room(&next.batch) && has_letter_room {
                 true => self.try_once(&mut attempt, &next).await?,
                 false => {
                     attempt.narrowing.put_back(next.piece);
-                    match self.make_room().await? {
+                    let made = match has_letter_room {
+                        true => self.make_room().await?,
+                        false => self.make_letter_room().await?,
+                    };
+                    match made {
                         Released::Rewound(position) => WriteAttempt::DestinationRewound(position),
                         Released::Tried | Released::Nothing => WriteAttempt::Again,
                     }
@@ -217,11 +240,11 @@ impl Applier {
             };
             match tried {
                 WriteAttempt::Done => {
-                    attempt.succeeded();
+                    attempt.succeeded(&next);
                     self.done(&next.batch);
                     kept += next.batch.held.len();
                 }
-                WriteAttempt::Again | WriteAttempt::Abandoned => {}
+                WriteAttempt::Again | WriteAttempt::Abandoned | WriteAttempt::Refused(_) => {}
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(ApplyOutcome::DestinationRewound(position));
                 }
@@ -284,7 +307,7 @@ impl Applier {
                     Err(failure) => self.recover(&failure, attempt, next).await,
                 }
             }
-            Remedy::Narrow => Ok(self.narrow(attempt, next, failure).await),
+            Remedy::Narrow => self.narrow(attempt, next, failure).await,
             Remedy::Hold => {
                 attempt.narrowing.put_back(next.piece);
                 Ok(self.hold_and_go_on(&failure, attempt, next))
@@ -314,7 +337,7 @@ impl Applier {
             }),
         }
         attempt.reshaped = false;
-        match attempt.is_release() {
+        match attempt.is_of_kept() {
             true => {
                 let tried = attempt.narrowing.remaining(next.piece);
                 for group in &next.batch.groups {
@@ -329,7 +352,13 @@ impl Applier {
     async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let open = self.link.get()?;
         open.prepare(&mut self.checkpoint, &mut self.known, batch).await?;
-        answered(&self.progress, open.destination.apply(batch)).await
+        let is_in_state = self.options.abilities.checkpoint_in == CheckpointIn::StateFile;
+        if is_in_state {
+            self.save_letters(batch)?;
+        }
+        let open = self.link.get()?;
+        answered(&self.progress, open.destination.apply(batch)).await?;
+        if is_in_state { self.forget_retried(batch) } else { Ok(()) }
     }
 
     async fn read_tables(&mut self) -> Result<(), Failure> {
@@ -338,13 +367,14 @@ impl Applier {
 
     /// The piece is durable.
     fn done(&mut self, batch: &Batch) {
-        if batch.release.is_none() {
+        if batch.release.is_none() && batch.letters.retried.is_none() {
             self.checkpoint.after_commit(batch.through);
         }
         if !batch.held.is_empty() {
             self.held.kept(&batch.held);
             self.report_held();
         }
+        self.letters_committed(&batch.letters);
         self.progress.update(|snapshot| {
             for group in &batch.groups {
                 self.rejects.stored(&group.schema.table);
@@ -369,10 +399,14 @@ impl Applier {
         attempt: &mut Attempt,
         next: &Writable,
         failure: Failure,
-    ) -> WriteAttempt {
+    ) -> Result<WriteAttempt, Failure> {
         let mut known = attempt.narrowing.reject(next.piece, failure.culprits, &failure.text);
         if known.is_empty() {
-            return WriteAttempt::Again;
+            return Ok(WriteAttempt::Again);
+        }
+        if attempt.is_of_letter() {
+            let why = known.into_values().next().unwrap_or_default();
+            return Ok(WriteAttempt::Refused(why));
         }
         let rejected: Vec<u32> = known.keys().map(|index| *index as u32).collect();
         let all: BTreeSet<u32> = next.batch.offered().chain(rejected).collect();
@@ -382,20 +416,23 @@ impl Applier {
                 self.rejects.not_rejected(change);
                 continue;
             };
-            match self.rejects.reject(change, reason).await {
-                Rejected::DeadLetter => attempt.narrowing.exclude(index as usize),
+            match self.rejects.reject(change, reason) {
+                Rejected::DeadLetter(letter) => {
+                    self.may_reject(std::iter::once(&letter))?;
+                    attempt.dead_letter(index as usize, letter);
+                }
                 Rejected::TooMany(failure) if self.may_hold() => {
-                    return self.hold_and_go_on(&failure, attempt, next);
+                    return Ok(self.hold_and_go_on(&failure, attempt, next));
                 }
                 Rejected::TooMany(failure) => {
                     self.progress.waiting(&failure.text);
                     warn!("{failure}");
                     sleep(RETRY_WAITS.longest).await;
-                    return WriteAttempt::Again;
+                    return Ok(WriteAttempt::Again);
                 }
             }
         }
-        WriteAttempt::Again
+        Ok(WriteAttempt::Again)
     }
 
     /// Ends the connection.

@@ -25,7 +25,7 @@ impl Applier {
         }
         self.progress.waiting(&failure.to_string());
         let found = self.reconnect(&mut attempt.backoff).await?;
-        if attempt.is_release() && found == self.checkpoint.recorded() {
+        if attempt.is_of_kept() && found == self.checkpoint.recorded() {
             // What the destination keeps was read again: that says how far the try came.
             if let Some(table) = next.batch.groups.first().map(|group| &*group.schema.table) {
                 self.held.postpone(table, Instant::now());
@@ -74,6 +74,7 @@ impl Applier {
         let found = self.checkpoint.verify_connected(&mut *destination).await?;
         let kept = destination.kept().await?;
         self.take_stock(kept);
+        self.read_book(&mut *destination).await?;
         let mut opened = OpenDestination::new(destination, self.options.abilities.schema_mode);
         opened.read_tables().await?;
         // A destination that was restored may lack a table for good reasons.

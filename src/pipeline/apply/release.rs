@@ -167,17 +167,17 @@ impl Applier {
         mut attempt: Attempt,
     ) -> Result<Released, Failure> {
         let mode = self.options.abilities.write_mode;
-        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held) {
+        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
             match self.try_once(&mut attempt, &next).await? {
                 WriteAttempt::Done => {
-                    attempt.succeeded();
+                    attempt.succeeded(&next);
                     self.done(&next.batch);
                     if let Some(release) = next.batch.release {
                         self.held.released(table, release, Instant::now());
                     }
                     self.report_held();
                 }
-                WriteAttempt::Again => {}
+                WriteAttempt::Again | WriteAttempt::Refused(_) => {}
                 WriteAttempt::Abandoned => return Ok(Released::Tried),
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(Released::Rewound(position));
@@ -228,7 +228,7 @@ impl Applier {
     }
 
     /// Whether the destination is where it was left.
-    fn compared(&mut self, found: Option<Position>) -> Released {
+    pub(super) fn compared(&mut self, found: Option<Position>) -> Released {
         match self.checkpoint.reset(found) {
             true => Released::Rewound(found),
             false => Released::Tried,

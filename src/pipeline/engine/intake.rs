@@ -7,8 +7,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::positions::Positions;
+use super::retries::{LetterStep, part_of};
 use crate::change::Position;
-use crate::feed::Delivery;
+use crate::change::dead_letter::RejectKind;
+use crate::feed::{Delivery, Encoding};
+use crate::pipeline::apply::WholeLetter;
 use crate::pipeline::batcher::{Batcher, PendingBatch};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::resolve::{Pass, Resolved, Resolver};
@@ -163,15 +166,64 @@ impl Intake {
         self.lookup = Some(self.registry.ask(&table, &version));
     }
 
+    /// What a dead letter is that is tried again. Where nobody knows its schema it is asked for, if
+    /// it `may_ask`; nobody waits for the answer.
+    pub fn resolve_letter(&mut self, (letter, payload): &WholeLetter, may_ask: bool) -> LetterStep {
+        let label = &letter.label;
+        let delivery = Delivery {
+            position: label.position(),
+            subject: label.subject.clone(),
+            payload: payload.clone(),
+            encoding: Encoding::Json,
+            pending: None,
+        };
+        let changes = match self.resolver.resolve_again(&delivery, &mut self.registry) {
+            Resolved::Change(change) => vec![change],
+            Resolved::Moved(moved) => vec![moved.left, moved.change],
+            Resolved::Passed(Pass::Filtered) => {
+                return LetterStep::Refused("its table is left out, or the rules refuse it".into());
+            }
+            Resolved::Passed(Pass::Imported) => {
+                return LetterStep::Refused("superseded: an import contains it".into());
+            }
+            Resolved::Passed(Pass::Stale | Pass::Seen) => Vec::new(),
+            Resolved::Wanted { table, version } => return self.ask_for(&table, &version),
+            Resolved::DeadLetter(again) => {
+                return match again.kind == RejectKind::UnknownSchema && may_ask {
+                    true => self.ask_for(&label.table, &label.model_version),
+                    false => LetterStep::Refused(again.reason),
+                };
+            }
+        };
+        match part_of(changes, label.part) {
+            changes if changes.is_empty() => {
+                LetterStep::Refused("superseded: its row has a newer version already".into())
+            }
+            changes => LetterStep::Apply(changes),
+        }
+    }
+
+    fn ask_for(&mut self, table: &str, version: &str) -> LetterStep {
+        if self.recheck.is_none() {
+            self.recheck = Some(self.registry.ask_now(table, version));
+        }
+        LetterStep::Later
+    }
+
+    /// Whether the schema is known; asks nobody.
+    pub fn knows(&self, table: &str, version: &str) -> bool {
+        self.registry.cached(table, version).is_some()
+    }
+
     /// Waits for a schema that is being asked for; for ever where none is. May be dropped while it
-    /// waits.
-    pub async fn finish_lookup(&mut self) {
+    /// waits. Returns whether it is known now and was unknown before.
+    pub async fn finish_lookup(&mut self) -> bool {
         let (table, version, found) = tokio::select! {
             biased;
             found = answer(&mut self.lookup) => found,
             found = answer(&mut self.recheck) => found,
         };
-        self.registry.store(&table, &version, found);
+        self.registry.store(&table, &version, found)
     }
 }
 

@@ -4,6 +4,7 @@
 mod intake;
 mod positions;
 mod reopen;
+mod retries;
 mod saved_recent;
 mod setup;
 mod start;
@@ -20,7 +21,6 @@ use tracing::{info, warn};
 
 use super::apply::{Applier, ApplyOutcome, Open};
 use super::batcher::PendingBatch;
-use super::dead_letter::DeadLetters;
 use super::progress::{Phase, Progress};
 use super::{EngineOptions, stopped};
 use crate::change::Position;
@@ -32,6 +32,7 @@ use crate::state::predecessor::Predecessor;
 use intake::Intake;
 use positions::Positions;
 use reopen::Reopenings;
+use retries::{Retries, RetryStep};
 use saved_recent::SavedRecent;
 use states::{ApplyState, FeedState, Lifecycle, NextStep, TryHeld, next_step};
 
@@ -54,8 +55,6 @@ pub struct EngineDeps {
     pub state: State,
     /// What the Go program has left in the data directory.
     pub predecessor: Predecessor,
-    /// Where changes go that cannot be applied.
-    pub dead_letters: DeadLetters,
     /// Where the run reports how it is going.
     pub progress: Arc<Progress>,
     /// What the user chose.
@@ -98,6 +97,7 @@ pub struct Engine {
     lifecycle: Lifecycle,
     positions: Positions,
     saved_recent: SavedRecent,
+    retries: Retries,
     save_at: Instant,
     state: State,
     progress: Arc<Progress>,
@@ -118,9 +118,9 @@ impl Engine {
         loop {
             self.intake.absorb(self.feed_state.is_caught_up(), &mut self.positions);
             self.acknowledge_seen().await;
-            let (is_last, held) = (self.is_last(), self.try_held());
+            let work = self.next_work();
             self.apply = match self.apply {
-                ApplyState::Idle(applier) => launch(applier, self.intake.take(is_last), held),
+                ApplyState::Idle(applier) => launch(applier, work),
                 other => other,
             };
             match self.next_step() {
@@ -139,6 +139,28 @@ impl Engine {
                     return Ok(End::Stopped);
                 }
             }
+        }
+    }
+
+    /// What the applier is to do, if it is idle: changes and dead letters in turn, else a table
+    /// that is held.
+    fn next_work(&mut self) -> Work {
+        let (is_last, held) = (self.is_last(), self.try_held());
+        let ApplyState::Idle(applier) = &self.apply else { return Work::Nothing };
+        let may_retry =
+            self.lifecycle == Lifecycle::Running && !matches!(self.feed_state, FeedState::Lost(_));
+        if may_retry {
+            let is_due = is_last || self.intake.due().is_some_and(|due| due <= Instant::now());
+            self.retries.look(applier.has_letters());
+            if let Some(step) = self.retries.next(is_due && !self.intake.is_empty()) {
+                return Work::Retry(step);
+            }
+        }
+        let is_end = held == TryHeld::Once;
+        match self.intake.take(is_last) {
+            Some(pending) => Work::Batch(pending),
+            None if held != TryHeld::No && applier.has_release(is_end) => Work::Release { is_end },
+            None => Work::Nothing,
         }
     }
 
@@ -164,6 +186,16 @@ impl Engine {
         }
     }
 
+    /// When to look for dead letters that are to be tried again.
+    fn letters_due(&self) -> Option<Instant> {
+        match (&self.apply, self.lifecycle) {
+            (ApplyState::Idle(applier), Lifecycle::Running) => {
+                self.retries.due(applier.has_letters())
+            }
+            _ => None,
+        }
+    }
+
     fn next_step(&self) -> NextStep {
         let is_pending = !self.intake.is_empty();
         let until_caught_up = self.options.until_caught_up;
@@ -178,17 +210,22 @@ impl Engine {
             && matches!(self.feed_state, FeedState::Open { .. })
             && self.intake.has_room();
         let due = self.intake.due().filter(|_| self.apply.is_idle());
-        let held_due = self.held_due();
+        let (held_due, letters_due) = (self.held_due(), self.letters_due());
         tokio::select! {
             biased;
             () = stopped(&mut self.stop), if is_running => self.begin_stop(),
             (applier, outcome) = self.apply.outcome() => self.on_applied(applier, outcome?).await,
-            () = self.intake.finish_lookup() => {}
+            is_known_again = self.intake.finish_lookup() => {
+                if is_known_again {
+                    self.retries.schema_known();
+                }
+            }
             signal = self.feed.next(arrivals, ARRIVALS_MAX), if is_fetching => {
                 self.on_signal(signal, arrivals)?;
             }
             () = until(due) => {}
             () = until(held_due) => {}
+            () = until(letters_due) => {}
             () = sleep_until(self.save_at) => self.save().await,
             () = until(self.lifecycle.deadline()) => {}
         }
@@ -284,6 +321,19 @@ impl Engine {
                 self.saved_recent.save_if_due(&mut self.intake.resolver.recent, through);
             }
             ApplyOutcome::Released => self.apply = ApplyState::Idle(applier),
+            ApplyOutcome::Letter(number, letter) => {
+                self.apply = ApplyState::Idle(applier);
+                let intake = &mut self.intake;
+                self.retries.read(number, letter, |letter, ask| intake.resolve_letter(letter, ask));
+            }
+            ApplyOutcome::Letters(letters) => {
+                self.apply = ApplyState::Idle(applier);
+                self.retries.listed(&letters, |table, version| self.intake.knows(table, version));
+            }
+            ApplyOutcome::Retried(number, outcome) => {
+                self.apply = ApplyState::Idle(applier);
+                self.retries.tried(number, &outcome);
+            }
             ApplyOutcome::DestinationRewound(position) => {
                 self.apply = ApplyState::Rewound(applier);
                 self.rewind(position);
@@ -358,25 +408,33 @@ impl Engine {
     }
 }
 
-/// Gives what is due to the idle applier: changes, else a table that is held.
-fn launch(
-    mut applier: Box<Applier>,
-    due: Option<PendingBatch>,
-    held: TryHeld,
-) -> ApplyState<Applier> {
-    let is_end = held == TryHeld::Once;
-    let has_release = held != TryHeld::No && applier.has_release(is_end);
-    match due {
-        Some(pending) => ApplyState::Running(Box::pin(async move {
-            let outcome = applier.apply(pending).await;
-            (applier, outcome)
-        })),
-        None if has_release => ApplyState::Running(Box::pin(async move {
-            let outcome = applier.try_held(is_end).await;
-            (applier, outcome)
-        })),
-        None => ApplyState::Idle(applier),
+/// What an idle applier is to do.
+enum Work {
+    Nothing,
+    Batch(PendingBatch),
+    Retry(RetryStep),
+    /// A table that is held is tried. `is_end`: nothing else is left to do.
+    Release {
+        is_end: bool,
+    },
+}
+
+/// Gives the applier its work.
+fn launch(mut applier: Box<Applier>, work: Work) -> ApplyState<Applier> {
+    if matches!(work, Work::Nothing) {
+        return ApplyState::Idle(applier);
     }
+    ApplyState::Running(Box::pin(async move {
+        let outcome = match work {
+            Work::Nothing => Ok(ApplyOutcome::Released),
+            Work::Batch(pending) => applier.apply(pending).await,
+            Work::Release { is_end } => applier.try_held(is_end).await,
+            Work::Retry(RetryStep::List) => applier.list_letters().await,
+            Work::Retry(RetryStep::Read(number)) => applier.read_letter(number).await,
+            Work::Retry(RetryStep::Apply(number, changes)) => applier.retry(number, changes).await,
+        };
+        (applier, outcome)
+    }))
 }
 
 async fn until(instant: Option<Instant>) {

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 use super::intake::Intake;
 use super::positions::Positions;
 use super::reopen::Reopenings;
+use super::retries::Retries;
 use super::saved_recent::SavedRecent;
 use super::start::{
     PositionSource, StartInputs, StartPosition, TimeSource, new_companies, start_position,
@@ -33,11 +34,10 @@ impl Engine {
             true => deps.registry.current().await.map_err(Halt::Setup)?,
             false => Vec::new(),
         };
-        let EngineDeps { feed, open, registry, state, predecessor, dead_letters, .. } = deps;
+        let EngineDeps { feed, open, registry, state, predecessor, .. } = deps;
         let (progress, options, stop) = (deps.progress, deps.options, deps.stop);
         let (mut applier, records) =
-            Applier::start(open, options.clone(), dead_letters, &state, progress.clone(), &schemas)
-                .await?;
+            Applier::start(open, options.clone(), &state, progress.clone(), &schemas).await?;
         let mut cutover = applier.cutover(options.restart).map_err(unusable)?;
         let consumer = &*options.consumer;
         let start = start_position(&StartInputs {
@@ -73,10 +73,11 @@ impl Engine {
             feed_state: FeedState::Lost("it was not opened yet".into()),
             reopenings: Reopenings::new(),
             intake: Intake::new(resolver, batcher, registry, progress.clone()),
-            apply: ApplyState::Idle(Box::new(applier)),
             lifecycle: Lifecycle::Running,
             positions,
             saved_recent: SavedRecent::new(state.clone(), &options.consumer),
+            retries: Retries::new(state.clone(), &options.consumer, applier.has_letters()),
+            apply: ApplyState::Idle(Box::new(applier)),
             save_at: Instant::now() + SAVE_INTERVAL,
             state,
             progress,

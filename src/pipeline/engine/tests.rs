@@ -18,7 +18,7 @@ use crate::destination::{
 };
 use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::pipeline::progress::Phase;
-use crate::pipeline::{Adoption, DeadLetters, EngineOptions, HELD_BYTES_MAX, Progress};
+use crate::pipeline::{Adoption, EngineOptions, HELD_BYTES_MAX, LetterOptions, Progress};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::State;
 use crate::state::predecessor::Predecessor;
@@ -116,7 +116,6 @@ impl EngineScene {
             registry: Registry::new(schemas, self.state.clone()),
             state: self.state.clone(),
             predecessor: Predecessor::Nobody,
-            dead_letters: DeadLetters::Nowhere,
             progress: self.progress.clone(),
             options: options(abilities, after_last == AfterLast::Idles),
             stop,
@@ -148,6 +147,7 @@ fn options(abilities: Abilities, until_caught_up: bool) -> EngineOptions {
         abilities,
         events_max: usize::MAX,
         held_bytes_max: HELD_BYTES_MAX,
+        letters: LetterOptions::default(),
     }
 }
 

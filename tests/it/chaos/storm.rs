@@ -1,7 +1,6 @@
 //! One storm: faults one after the other, while events go on being published.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use eds::sandbox::shop::{Shop, ShopOptions};
@@ -92,14 +91,7 @@ impl ChaosScene {
 
     /// How many dead letters there are.
     pub fn dead_letters(&self) -> usize {
-        let path: PathBuf = self.eds.data_dir().join("dead-letters.jsonl");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let subjects = text.lines().filter_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            line["sequence"].as_u64()
-        });
-        // After a crash one may be written again.
-        subjects.collect::<BTreeSet<u64>>().len()
+        self.eds.dead_letters().len()
     }
 
     async fn publish(&mut self) {

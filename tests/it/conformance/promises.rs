@@ -318,8 +318,6 @@ pub async fn a_dry_run_writes_nothing(database: &dyn Database) {
         database.read("_eds_checkpoint", &["consumer", "epoch", "stream_sequence"]).await,
         checkpoint
     );
-    assert!(
-        !fresh.path().join("data/dead-letters.jsonl").exists(),
-        "the data directory is not written to either"
-    );
+    assert!(!fresh.path().join("data").exists(), "the data directory is not written to either");
+    assert!(database.read("_eds_dead_letter", &["letter"]).await.is_empty());
 }

@@ -7,7 +7,7 @@ use eds::sandbox::check::TableReport;
 use serde_json::{Value, json};
 
 use super::releases::Publisher;
-use crate::services::eds::{Running, binary};
+use crate::services::eds::{Running, binary, dead_letters};
 use crate::services::hq::said;
 use crate::services::postgres::{self, PASSWORD};
 use crate::services::scene::Keeper;
@@ -221,9 +221,10 @@ impl ServerLife {
             let subject = format!("dbchange.order.INSERT.c0.lc0.PUBLIC.{name}");
             self.site.nats.publish(std::iter::once((subject, text.into_bytes()))).await;
         }
-        let letters = self.site.data_dir().join("dead-letters.jsonl");
+        let data_dir = self.site.data_dir();
         eventually("both become dead letters", Duration::from_secs(30), async || {
-            std::fs::read_to_string(&letters).is_ok_and(|text| text.matches(ROW).count() == 2)
+            let letters = dead_letters(&self.url, &data_dir);
+            letters.len() == 2 && letters.iter().all(|l| l["payload"].to_string().contains(ROW))
         })
         .await;
     }
@@ -262,10 +263,7 @@ fn assert_uploads_are_clean(site: &Site, secrets: &Secrets) {
 
 /// No credentials are left behind, and no secret is in a file that is not meant for it.
 fn assert_files_are_clean(site: &Site, secrets: &Secrets) {
-    for file in files(&site.data_dir())
-        .iter()
-        .filter(|file| !file.ends_with("config.toml") && !file.ends_with("dead-letters.jsonl"))
-    {
+    for file in files(&site.data_dir()).iter().filter(|file| !file.ends_with("config.toml")) {
         assert!(!file.ends_with("nats.creds"), "credentials are left behind");
         let bytes = std::fs::read(file).unwrap_or_default();
         secrets.assert_absent(&file.display().to_string(), &String::from_utf8_lossy(&bytes));

@@ -68,7 +68,27 @@ pub fn upsert(table: &str, version: &str, after: Value) -> Value {
     json!({"operation": "UPDATE", "table": table, "modelVersion": version, "key": [after["id"]], "after": after})
 }
 
+/// The dead letters of a destination, superseded ones included, as `eds dlq` exports them.
+pub fn dead_letters(url: &str, data_dir: &Path) -> Vec<Value> {
+    let said = dlq(url, data_dir, &["export", "--superseded"]);
+    assert!(said.status.success(), "{said:?}");
+    let lines = String::from_utf8_lossy(&said.stdout);
+    lines.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+}
+
+/// Runs `eds dlq`.
+pub fn dlq(url: &str, data_dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.env("EDS_URL", url).arg("dlq").args(args).arg("--data-dir").arg(data_dir);
+    command.output().unwrap_or_else(|e| panic!("{e}"))
+}
+
 impl Eds {
+    /// Its dead letters.
+    pub fn dead_letters(&self) -> Vec<Value> {
+        dead_letters(&self.url, &self.data_dir())
+    }
+
     /// Streams from `nats` as `creds` into `url`; the schemas come from a file.
     pub fn stream(nats: &Nats, creds: &Path, url: &str, schemas: &str) -> Eds {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));

@@ -9,14 +9,19 @@ use async_trait::async_trait;
 use eds::change::Position;
 use eds::feed::jetstream::look::{StreamFound, StreamLook};
 use eds::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::world::{Bug, World};
+
+/// How long nothing has come when it says so.
+const IDLE_WAIT: Duration = Duration::from_secs(5);
 
 pub struct SimFeed {
     world: Arc<World>,
     opening: u64,
     next: u64,
+    /// When it says that nothing comes: a wait for it may be given up and begun again.
+    idle_at: Option<Instant>,
 }
 
 impl SimFeed {
@@ -56,7 +61,7 @@ impl SimFeed {
 
     /// It is not open yet.
     pub fn new(world: &Arc<World>) -> SimFeed {
-        SimFeed { world: world.clone(), opening: 0, next: 1 }
+        SimFeed { world: world.clone(), opening: 0, next: 1, idle_at: None }
     }
 }
 
@@ -111,9 +116,12 @@ impl Feed for SimFeed {
         }
         let total = self.world.total();
         if self.next > total {
-            sleep(Duration::from_secs(5)).await;
+            let idle_at = *self.idle_at.get_or_insert(Instant::now() + IDLE_WAIT);
+            sleep_until(idle_at).await;
+            self.idle_at = None;
             return Ok(Signal::Idle);
         }
+        self.idle_at = None;
         for _ in 0..=self.world.draw(12).min(max as u64 - 1).min(total - self.next) {
             let sequence = self.next;
             self.next += 1;

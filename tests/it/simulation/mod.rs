@@ -113,6 +113,8 @@ fn planted_bugs_are_caught() {
         (WriteMode::Upsert, Bug::GapsUnreported),
         (WriteMode::Upsert, Bug::HeldLost),
         (WriteMode::Upsert, Bug::ReleasedKept),
+        (WriteMode::Upsert, Bug::RetriedKept),
+        (WriteMode::Upsert, Bug::SupersededRetried),
         (WriteMode::Append, Bug::UnknownPendingIsNone),
         (WriteMode::Append, Bug::AcknowledgesBeforeApply),
         (WriteMode::Append, Bug::IntentNotRecorded),

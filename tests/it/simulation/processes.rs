@@ -13,7 +13,7 @@ use eds::destination::{
 };
 use eds::feed::FeedError;
 use eds::pipeline::{
-    Adoption, DeadLetters, End, Engine, EngineDeps, EngineOptions, Halt, Progress,
+    Adoption, End, Engine, EngineDeps, EngineOptions, Halt, LetterOptions, Progress,
 };
 use eds::registry::{Registry, SchemaSource};
 use eds::state::predecessor::Predecessor;
@@ -75,6 +75,7 @@ fn options(mode: WriteMode, until_caught_up: bool) -> EngineOptions {
         adopt: Vec::new(),
         events_max: usize::MAX,
         held_bytes_max: 4_000,
+        letters: LetterOptions::default(),
         abilities: Abilities { batch_changes_max: 30, ..abilities },
     }
 }
@@ -116,7 +117,6 @@ async fn process(world: &Arc<World>, life: Life) -> Option<Result<End, Halt>> {
         registry: Registry::new(schemas, world.state.clone()),
         state: world.state.clone(),
         predecessor: Predecessor::Nobody,
-        dead_letters: DeadLetters::Memory(world.dead_letters.clone()),
         progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
         options: options(world.mode, life == Life::CaughtUp),
         stop,
@@ -129,9 +129,6 @@ async fn process(world: &Arc<World>, life: Life) -> Option<Result<End, Halt>> {
         () = end_of(life, &stopper) => None,
     };
     world.note(|| format!("the process ends: {ended:?}"));
-    if ended.is_none() && world.bug == Bug::DeadLettersLost {
-        locked(&world.dead_letters).clear();
-    }
     ended
 }
 
@@ -253,9 +250,36 @@ async fn troubles(world: &Arc<World>) {
     }
 }
 
+/// A row cannot be written at times: a trigger that raises. A person orders what was refused to be
+/// tried again, now and then.
+async fn refusals(world: &Arc<World>) {
+    if !world.has_refusals {
+        return;
+    }
+    loop {
+        sleep(Duration::from_millis(world.draw(3_000))).await;
+        let row = world.draw(6);
+        world.note(|| format!("row {row} of table b is refused"));
+        *locked(&world.refused) = Some(row);
+        sleep(Duration::from_millis(world.draw(6_000))).await;
+        *locked(&world.refused) = None;
+        if world.draw(2) == 0 {
+            order_letters(world);
+        }
+    }
+}
+
+/// All letters are to be tried again, superseded or not.
+fn order_letters(world: &World) {
+    let numbers: Vec<u64> = world.store.lock().letters.keys().copied().collect();
+    world.note(|| format!("letters {numbers:?} are ordered"));
+    // A disk that is full is tried again by a person, too.
+    let _ = world.state.order_letters(CONSUMER, &numbers);
+}
+
 /// Lets the world's weather and its troubles happen.
 async fn blow(world: &Arc<World>) {
-    tokio::join!(weather(world), troubles(world));
+    tokio::join!(weather(world), troubles(world), refusals(world));
     std::future::pending::<()>().await;
 }
 
@@ -325,6 +349,7 @@ pub async fn simulate(world: &Arc<World>) -> Result<(), String> {
     // What was reported as failed and is still under way lands.
     sleep(Duration::from_secs(1)).await;
     world.calm_down();
+    order_letters(world);
     // A crash that nobody was there to suffer.
     let _ = timeout(Duration::ZERO, world.crash.notified()).await;
     match timeout(Duration::from_secs(3600), process(world, Life::CaughtUp)).await {

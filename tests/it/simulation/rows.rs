@@ -5,14 +5,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use eds::change::dead_letter::LetterEntry;
 use eds::change::{Batch, Cutover, Position};
 use eds::destination::memory::MemoryDestination;
 use eds::destination::{
-    Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, Migration, Tables,
+    Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, KeptLetter, LetterBox, Migration,
+    Tables,
 };
 use tokio::time::sleep;
 
-use super::world::{Bug, World, locked};
+use super::history::key;
+use super::world::{Bug, CONSUMER, World, locked};
 
 /// One connection.
 pub struct FaultyRows {
@@ -54,6 +58,20 @@ impl FaultyRows {
         *locked(&self.world.troubled) == Some(table)
     }
 
+    /// Refuses the row that is refused now: by name, or all of the batch.
+    fn refusal(&self, batch: &Batch) -> Option<Failure> {
+        let refused = key("b", (*locked(&self.world.refused))?);
+        let is_refused = |i: &u32| {
+            let change = batch.change(*i);
+            &*change.event.table() == "b" && change.key[..] == refused[..]
+        };
+        let culprit = batch.offered().find(is_refused)?;
+        Some(match self.world.draw(2) {
+            0 => Failure::rejected(vec![(culprit, "a trigger raises".into())]),
+            _ => Failure::new(FailureKind::Rejected, "a trigger raises"),
+        })
+    }
+
     /// The batch as one transaction, or as the planted bug would have it.
     async fn commit(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         match self.world.bug {
@@ -86,10 +104,17 @@ impl FaultyRows {
                 kept.groups.iter_mut().for_each(|group| group.deletes.clear());
                 self.inner.apply(&Arc::new(kept)).await
             }
-            Bug::HeldLost | Bug::ReleasedKept => {
+            Bug::HeldLost
+            | Bug::ReleasedKept
+            | Bug::DeadLettersLost
+            | Bug::RetriedKept
+            | Bug::SupersededRetried => {
                 let mut kept = Batch::clone(batch);
                 match self.world.bug {
                     Bug::HeldLost => kept.held.clear(),
+                    Bug::DeadLettersLost => kept.letters.added.clear(),
+                    Bug::RetriedKept => kept.letters.retried = None,
+                    Bug::SupersededRetried => kept.letters.superseded.clear(),
                     _ => kept.release = None,
                 }
                 self.inner.apply(&Arc::new(kept)).await
@@ -130,6 +155,9 @@ impl Destination for FaultyRows {
         if let Some(group) = batch.groups.iter().find(|g| self.is_troubled(&g.schema.table)) {
             return Err(Failure::new(FailureKind::TableUnavailable, "a lock is held")
                 .of_table(&group.schema.table));
+        }
+        if let Some(failure) = self.refusal(batch) {
+            return Err(failure);
         }
         let done = self.commit(batch).await;
         self.world.step("rows: applied").await;
@@ -176,6 +204,10 @@ impl Destination for FaultyRows {
         self.inner.kept_body(number).await
     }
 
+    fn letter_box(&mut self) -> Option<&mut dyn LetterBox> {
+        Some(self)
+    }
+
     async fn tables(&mut self) -> Result<Tables, Failure> {
         self.world.step("rows: tables").await;
         self.alive()?;
@@ -195,5 +227,41 @@ impl Destination for FaultyRows {
     async fn close(self: Box<Self>) -> Result<(), Failure> {
         self.world.step("rows: close").await;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl LetterBox for FaultyRows {
+    async fn entries(&mut self, consumer: &str) -> Result<Vec<LetterEntry>, Failure> {
+        self.world.step("rows: letter entries").await;
+        self.alive()?;
+        self.inner.entries(consumer).await
+    }
+
+    async fn letters(&mut self) -> Result<Vec<KeptLetter>, Failure> {
+        self.world.step("rows: letters").await;
+        self.alive()?;
+        let mut letters = self.inner.letters().await?;
+        letters.iter_mut().for_each(|letter| letter.consumer = CONSUMER.into());
+        Ok(letters)
+    }
+
+    async fn letter(
+        &mut self,
+        consumer: &str,
+        number: u64,
+    ) -> Result<Option<(KeptLetter, Bytes)>, Failure> {
+        self.world.step("rows: letter").await;
+        self.alive()?;
+        if self.world.chance(12) {
+            return Err(broken());
+        }
+        self.inner.letter(consumer, number).await
+    }
+
+    async fn drop_letters(&mut self, consumer: &str, numbers: &[u64]) -> Result<(), Failure> {
+        self.world.step("rows: drop letters").await;
+        self.alive()?;
+        self.inner.drop_letters(consumer, numbers).await
     }
 }

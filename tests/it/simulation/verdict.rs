@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
+use eds::change::dead_letter::LetterLabel;
 use eds::destination::WriteMode;
 use eds::destination::memory::MemoryRow;
 
@@ -77,25 +78,42 @@ fn every_change_is_kept(world: &World) -> Result<(), String> {
 /// All bad messages became dead letters, and nothing else did. What lies before an import is not
 /// read, bad or not.
 fn dead_letters_are_the_bad(world: &World) -> Result<(), String> {
-    let dead: BTreeSet<u64> =
-        locked(&world.dead_letters).iter().map(|letter| letter.position.sequence).collect();
+    let letters = letters(world)?;
+    let dead: BTreeSet<u64> = letters.iter().map(|label| label.sequence).collect();
     let bad = &world.history.bad;
     if world.stream().recreations > 0 {
         return bad_payloads_are_dead_letters(world);
     }
     let is_imported = world.imports.load(Ordering::Relaxed) > 0;
+    // What was refused and is contained in an import is kept, too.
+    if is_imported && world.has_refusals {
+        return Ok(());
+    }
     match dead.is_subset(bad) && (dead.len() == bad.len() || is_imported) {
         true => Ok(()),
         false => Err(format!("{dead:?} became dead letters instead of {bad:?}")),
     }
 }
 
+/// The dead letters that no later change has superseded.
+fn letters(world: &World) -> Result<Vec<LetterLabel>, String> {
+    if world.mode == WriteMode::Append {
+        let stored = world.state.letters().map_err(|e| e.to_string())?;
+        return Ok(stored.into_iter().map(|(_, _, label)| label).collect());
+    }
+    let store = world.store.lock();
+    let waiting = store.letters.values().filter(|letter| letter.superseded_by.is_none());
+    Ok(waiting.map(LetterLabel::of).collect())
+}
+
 /// The same where sequences mean nothing any more.
 fn bad_payloads_are_dead_letters(world: &World) -> Result<(), String> {
-    let letters = locked(&world.dead_letters);
-    let dead: BTreeSet<&[u8]> = letters.iter().map(|letter| &letter.payload[..]).collect();
-    let payload = |sequence: &u64| world.history.messages[*sequence as usize - 1].as_bytes();
-    let bad: BTreeSet<&[u8]> = world.history.bad.iter().map(payload).collect();
+    let letters = letters(world)?;
+    let store = world.store.lock();
+    let payload = |label: &LetterLabel| store.letters[&label.letter].letter.payload.clone();
+    let dead: BTreeSet<_> = letters.iter().map(payload).collect();
+    let payload = |sequence: &u64| world.history.messages[*sequence as usize - 1].clone().into();
+    let bad: BTreeSet<bytes::Bytes> = world.history.bad.iter().map(payload).collect();
     match dead == bad {
         true => Ok(()),
         false => Err(format!("{} dead letters instead of {}", dead.len(), bad.len())),

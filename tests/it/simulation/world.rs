@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use eds::destination::WriteMode;
 use eds::destination::memory::{SharedStore, Store};
-use eds::pipeline::dead_letter::DeadLetter;
 use eds::state::State;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -46,7 +45,7 @@ pub enum Bug {
     BeforeLost,
     /// Deletions are acknowledged and not written.
     DeletesLost,
-    /// Dead letters do not survive a crash.
+    /// Dead letters are not kept.
     DeadLettersLost,
     /// What was removed before it was read is not reported.
     GapsUnreported,
@@ -54,6 +53,10 @@ pub enum Bug {
     HeldLost,
     /// They are kept on when they are applied.
     ReleasedKept,
+    /// Dead letters are kept on when they are applied.
+    RetriedKept,
+    /// A letter is applied whatever has become of its row.
+    SupersededRetried,
 }
 
 /// The stream, which may be recreated with what was not acknowledged, and more.
@@ -117,7 +120,10 @@ pub struct World {
     /// What was written of changes.
     pub objects: Mutex<Objects>,
     pub state: State,
-    pub dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
+    /// Whether rows of table b are refused at times.
+    pub has_refusals: bool,
+    /// Which of them is refused now.
+    pub refused: Mutex<Option<u64>>,
     pub acknowledged: AtomicU64,
     stream: Mutex<SimStream>,
     /// Whether the feed knows how much is pending.
@@ -158,6 +164,11 @@ impl World {
                 Bug::None => rng.bool(),
                 bug => matches!(bug, Bug::HeldLost | Bug::ReleasedKept),
             };
+        let has_refusals = mode == WriteMode::Upsert
+            && match bug {
+                Bug::None => rng.bool(),
+                bug => matches!(bug, Bug::RetriedKept | Bug::SupersededRetried),
+            };
         Arc::new(World {
             rng: Mutex::new(rng),
             bug,
@@ -169,7 +180,8 @@ impl World {
             store: SharedStore::default(),
             objects: Mutex::new(BTreeMap::new()),
             state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
-            dead_letters: Arc::default(),
+            has_refusals,
+            refused: Mutex::new(None),
             acknowledged: AtomicU64::new(0),
             stream: Mutex::new(SimStream { first: 1, shift_ns: 0, removed: 0, recreations: 0 }),
             knows_pending,
@@ -215,6 +227,7 @@ impl World {
     pub fn calm_down(&self) {
         self.calm.store(true, Ordering::Relaxed);
         *locked(&self.troubled) = None;
+        *locked(&self.refused) = None;
         self.state.refuse_writes(false).unwrap_or_else(|e| panic!("{e}"));
     }
 

@@ -272,12 +272,11 @@ async fn one_row_is_refused(database: &dyn Database, trigger: &str) {
     events.insert(1, refused);
     source.send(&events).await;
     source.until_equal(database, "t", &running).await;
-    running.until_log("dead letter in", PATIENCE).await;
+    running.until_log("dead letter (refused)", PATIENCE).await;
     let ended = running.stop();
     assert!(ended.status.success() && !ended.log.contains("is held"), "{}", ended.log);
-    let letters = std::fs::read_to_string(eds.data_dir().join("dead-letters.jsonl"))
-        .unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(letters.lines().count(), 1, "{letters}");
+    let letters = eds.dead_letters();
+    assert_eq!(letters.len(), 1, "{letters:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use super::checkpoint::{Takeover, void_commit};
 use super::dialect::Rename;
 use super::held::HELD;
+use super::letters::DEAD_LETTERS;
 use super::render::CHECKPOINT;
 use super::{Connection, Parameter, SqlDestination};
 use crate::change::cutover::{Cutovers, TableSnapshot};
@@ -36,7 +37,9 @@ impl<C: Connection> SqlDestination<C> {
     pub(super) async fn make_own_tables(&mut self) -> Result<(), Failure> {
         self.create_own(CHECKPOINT, &self.renderer.create_checkpoint(CHECKPOINT)).await?;
         self.create_own(CUTOVERS, &self.renderer.create_cutovers(CUTOVERS)).await?;
-        self.create_own(HELD, &self.renderer.create_held(HELD)).await
+        self.create_own(HELD, &self.renderer.create_held(HELD)).await?;
+        let letters = self.renderer.create_dead_letters(DEAD_LETTERS);
+        self.create_own(DEAD_LETTERS, &letters).await
     }
 
     /// Creates one of EDS's own tables. A user who must not create any needs not to where it

@@ -1,0 +1,275 @@
+//! Dead letters on the destination's side: where they are kept, room for them, and trying one
+//! again.
+
+use bytes::Bytes;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::attempt::Attempt;
+use super::release::Released;
+use super::{Applier, ApplyOutcome, WriteAttempt, answered};
+use crate::backoff::Backoff;
+use crate::change::batch::LetterChanges;
+use crate::change::{Batch, Change, DeadLetter};
+use crate::destination::{CheckpointIn, Destination, Failure, KeptLetter, LetterBox};
+use crate::pipeline::dead_letter::{LetterBook, OnRejected, WhenFull};
+
+/// What came of trying a dead letter again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LetterOutcome {
+    /// It is applied, and kept no longer.
+    Applied,
+    /// It is refused again, or its table cannot be written now; why.
+    Refused(String),
+}
+
+impl Applier {
+    /// Whether dead letters are kept.
+    pub fn has_letters(&self) -> bool {
+        !self.book.is_empty()
+    }
+
+    /// Where dead letters are kept; `None` where nothing is written.
+    fn letter_box(&mut self) -> Result<Option<&mut dyn LetterBox>, Failure> {
+        match self.options.abilities.checkpoint_in {
+            CheckpointIn::Destination => Ok(self.link.get()?.destination.letter_box()),
+            CheckpointIn::StateFile => Ok(Some(&mut self.state_letters)),
+        }
+    }
+
+    /// Reads which letters are kept, through a connection that is not the link yet.
+    pub(super) async fn read_book(
+        &mut self,
+        destination: &mut dyn Destination,
+    ) -> Result<(), Failure> {
+        let consumer = &*self.options.consumer;
+        let kept: Option<&mut dyn LetterBox> = match self.options.abilities.checkpoint_in {
+            CheckpointIn::Destination => destination.letter_box(),
+            CheckpointIn::StateFile => Some(&mut self.state_letters),
+        };
+        if let Some(kept) = kept {
+            self.book = LetterBook::of(kept.entries(consumer).await?);
+            self.report_letters();
+        }
+        Ok(())
+    }
+
+    /// The same through the link.
+    pub(super) async fn read_book_again(&mut self) -> Result<(), Failure> {
+        let consumer = self.options.consumer.clone();
+        let Some(kept) = self.letter_box()? else { return Ok(()) };
+        let entries = kept.entries(&consumer).await?;
+        self.book = LetterBook::of(entries);
+        self.report_letters();
+        Ok(())
+    }
+
+    fn report_letters(&self) {
+        self.progress.letters(self.book.waiting() as u64, self.book.bytes());
+    }
+
+    /// Where the state file keeps letters: before the batch is written, as what it makes dead
+    /// letters of is never offered again. Repeating it does nothing.
+    pub(super) fn save_letters(&self, batch: &Batch) -> Result<(), Failure> {
+        let changes = LetterChanges { retried: None, ..batch.letters.clone() };
+        self.state_letters.change(&self.options, &changes)
+    }
+
+    /// The letter that the batch consists of is applied.
+    pub(super) fn forget_retried(&self, batch: &Batch) -> Result<(), Failure> {
+        let retried = batch.letters.retried;
+        self.state_letters
+            .change(&self.options, &LetterChanges { retried, ..LetterChanges::default() })
+    }
+
+    /// What the batch makes of letters is durable.
+    pub(super) fn letters_committed(&mut self, changes: &LetterChanges) {
+        if changes.is_empty() {
+            return;
+        }
+        for numbered in &changes.added {
+            let DeadLetter { table, kind, reason, subject, position, .. } = &numbered.letter;
+            warn!(
+                subject,
+                sequence = position.sequence,
+                letter = numbered.number,
+                "dead letter ({}): {reason}",
+                kind.as_str()
+            );
+            self.progress.dead_letter(table, *kind, reason);
+        }
+        self.book.committed(changes);
+        self.report_letters();
+    }
+
+    /// Fails where the user wants no dead letters and there are some.
+    pub(super) fn may_reject<'a>(
+        &self,
+        mut letters: impl Iterator<Item = &'a DeadLetter>,
+    ) -> Result<(), Failure> {
+        match letters.next() {
+            Some(letter) if self.options.letters.on_rejected == OnRejected::Stop => {
+                Err(Failure::misconfigured(format!(
+                    "a change cannot be applied, and --on-rejected stop ends the run before it: \
+                     {} (subject {}, sequence {}); it is read again at the next start",
+                    letter.reason, letter.subject, letter.position.sequence
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops letters that are of no more use, or as the user has chosen; else waits for a person to
+    /// do so. Until there is room nothing is written at all.
+    pub(super) async fn make_letter_room(&mut self) -> Result<Released, Failure> {
+        let numbers = self.book.to_drop(self.options.letters.when_full);
+        let changed = match numbers.is_empty() {
+            true => self.wait_for_letter_room().await,
+            false => self.drop_letters(&numbers).await,
+        };
+        match changed {
+            Ok(()) => Ok(Released::Tried),
+            Err(failure) => {
+                self.progress.waiting(&failure.to_string());
+                let found = self.reconnect(&mut Backoff::default()).await?;
+                Ok(self.compared(found))
+            }
+        }
+    }
+
+    async fn wait_for_letter_room(&mut self) -> Result<(), Failure> {
+        let why = format!(
+            "{} dead letters of {} bytes are kept, and no more than {} of {} bytes may be: the \
+             stream waits until some are dropped with `eds dlq drop` (`eds dlq export` saves them \
+             first)",
+            self.book.len(),
+            self.book.bytes(),
+            self.options.letters.limits.letters_max,
+            self.options.letters.limits.bytes_max,
+        );
+        if !self.is_full {
+            warn!("{why}");
+        }
+        self.is_full = true;
+        self.progress.waiting(&why);
+        sleep(super::ROOM_WAIT).await;
+        self.read_book_again().await
+    }
+
+    async fn drop_letters(&mut self, numbers: &[u64]) -> Result<(), Failure> {
+        let consumer = self.options.consumer.clone();
+        if let Some(kept) = self.letter_box()? {
+            kept.drop_letters(&consumer, numbers).await?;
+        }
+        let (first, last) = (numbers.first().copied(), numbers.last().copied());
+        let which = match self.options.letters.when_full {
+            WhenFull::Wait => "which later changes of their rows had superseded",
+            WhenFull::DropOldest => "the oldest, as --dead-letters-full drop-oldest says",
+        };
+        warn!(
+            "{} dead letters from {} to {} are dropped to make room, {which}",
+            numbers.len(),
+            first.unwrap_or_default(),
+            last.unwrap_or_default()
+        );
+        numbers.iter().for_each(|number| self.book.remove(*number));
+        self.report_letters();
+        Ok(())
+    }
+
+    /// Reads a letter that is to be tried again.
+    pub async fn read_letter(&mut self, number: u64) -> Result<ApplyOutcome, Failure> {
+        let (consumer, progress) = (self.options.consumer.clone(), self.progress.clone());
+        let read = match self.letter_box() {
+            Ok(Some(kept)) => answered(&progress, kept.letter(&consumer, number)).await,
+            Ok(None) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        match read {
+            Ok(letter) => {
+                if letter.is_none() {
+                    self.book.remove(number);
+                }
+                Ok(ApplyOutcome::Letter(number, letter.map(Box::new)))
+            }
+            Err(failure) => self.letter_failed(failure).await,
+        }
+    }
+
+    /// All letters of this consumer that wait for a schema.
+    pub async fn list_letters(&mut self) -> Result<ApplyOutcome, Failure> {
+        let progress = self.progress.clone();
+        let read = match self.letter_box() {
+            Ok(Some(kept)) => answered(&progress, kept.letters()).await,
+            Ok(None) => Ok(Vec::new()),
+            Err(failure) => Err(failure),
+        };
+        match read {
+            Ok(letters) => {
+                let consumer = &self.options.consumer;
+                let own = letters.into_iter().filter(|letter| letter.consumer == *consumer);
+                Ok(ApplyOutcome::Letters(own.collect()))
+            }
+            Err(failure) => self.letter_failed(failure).await,
+        }
+    }
+
+    async fn letter_failed(&mut self, failure: Failure) -> Result<ApplyOutcome, Failure> {
+        warn!("dead letters cannot be read: {failure}; trying again");
+        self.progress.waiting(&failure.to_string());
+        let found = self.reconnect(&mut Backoff::default()).await?;
+        Ok(match self.compared(found) {
+            Released::Rewound(position) => ApplyOutcome::DestinationRewound(position),
+            Released::Tried | Released::Nothing => ApplyOutcome::Released,
+        })
+    }
+
+    /// Applies what letter `number` says.
+    pub async fn retry(
+        &mut self,
+        number: u64,
+        changes: Vec<Change>,
+    ) -> Result<ApplyOutcome, Failure> {
+        let refused = |why| Ok(ApplyOutcome::Retried(number, LetterOutcome::Refused(why)));
+        let schema = changes.first().and_then(|change| change.schema.clone());
+        let table = schema.map(|schema| schema.table.to_string()).unwrap_or_default();
+        if let Some(why) = self.why_held(&table) {
+            return refused(why);
+        }
+        let mut attempt = Attempt::retrying(changes, number, self.checkpoint.recorded());
+        let mode = self.options.abilities.write_mode;
+        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
+            match self.try_once(&mut attempt, &next).await? {
+                WriteAttempt::Done => {
+                    attempt.succeeded(&next);
+                    self.done(&next.batch);
+                }
+                WriteAttempt::Again => {}
+                WriteAttempt::Refused(why) => return refused(why),
+                WriteAttempt::Abandoned => {
+                    return match self.why_held(&table) {
+                        Some(why) => refused(why),
+                        // The connection was replaced: whether it is applied is looked up.
+                        None => Ok(ApplyOutcome::Released),
+                    };
+                }
+                WriteAttempt::DestinationRewound(position) => {
+                    return Ok(ApplyOutcome::DestinationRewound(position));
+                }
+            }
+        }
+        info!("dead letter {number} of table {table:?} is applied");
+        Ok(ApplyOutcome::Retried(number, LetterOutcome::Applied))
+    }
+
+    fn why_held(&self, table: &str) -> Option<String> {
+        let (_, held) = self.held.iter().find(|(name, _)| *name == table)?;
+        Some(format!(
+            "table {table:?} cannot be written now ({}): try again when it is",
+            held.reason.text
+        ))
+    }
+}
+
+/// A letter with its payload.
+pub type WholeLetter = (KeptLetter, Bytes);
