@@ -125,6 +125,14 @@ impl Change {
         std::ptr::eq(self.event.payload(), next.event.payload())
     }
 
+    /// The same change with a schema that lacks some columns of its own one.
+    pub fn with_schema(self, schema: &Arc<TableSchema>) -> Change {
+        let Some(own) = &self.schema else { return self };
+        let slot = |column: &Column| own.column(&column.name).and_then(|i| self.row.get(i));
+        let row = schema.columns.iter().map_while(|column| slot(column).copied()).collect();
+        Change { row, schema: Some(schema.clone()), ..self }
+    }
+
     /// Tells its row from others; 0 where it has no schema.
     pub fn row_hash(&self) -> u64 {
         let schema = self.schema.as_ref();

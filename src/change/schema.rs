@@ -201,6 +201,16 @@ pub enum BadSchema {
 }
 
 impl TableSchema {
+    /// The same schema without some of its columns, by index; the primary key stays whole.
+    pub fn without(&self, left_out: &[usize]) -> TableSchema {
+        let stays = |(i, _): &(usize, &Column)| *i < self.keys || !left_out.contains(i);
+        let columns: Box<[Column]> =
+            self.columns.iter().enumerate().filter(stays).map(|(_, c)| c.clone()).collect();
+        let index = columns.iter().zip(0..).map(|(column, i)| (column.name.clone(), i)).collect();
+        let (table, version) = (self.table.clone(), self.version.clone());
+        TableSchema { table, version, columns, keys: self.keys, index }
+    }
+
     /// Reads one schema of HQ's form.
     pub fn parse(json: &str) -> Result<TableSchema, BadSchema> {
         Self::from_wire(serde_json::from_str(json)?)

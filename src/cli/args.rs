@@ -28,7 +28,7 @@ use crate::feed::jetstream::api::AckPolicy;
 use crate::hq::{Hq, api_of};
 #[cfg(feature = "http")]
 use crate::http::Http;
-use crate::pipeline::{Adoption, LetterOptions, OnRejected, WhenFull};
+use crate::pipeline::{Adoption, LetterOptions, OnRejected, SchemaChange, WhenFull};
 use crate::registry::SchemaSource;
 #[cfg(feature = "server")]
 use crate::release::ReleaseSource;
@@ -85,12 +85,24 @@ pub struct To {
     /// Start at the beginning of the stream, not at the checkpoint
     #[arg(long)]
     pub restart: bool,
+    /// When a table's schema changes: add columns and widen others, only add them, leave values of
+    /// new columns out, or let the table wait for you
+    #[arg(long, value_name = "WHAT", default_value = "widen")]
+    schema_change: ChangePolicy,
     /// Keep a change that cannot be applied as a dead letter and go on, or stop before it
     #[arg(long, value_name = "WHAT", default_value = "dead-letter")]
     on_rejected: Reject,
     /// When 100,000 dead letters or 1 GiB of them are kept: wait, or drop the oldest
     #[arg(long, value_name = "WHAT", default_value = "wait")]
     dead_letters_full: LettersFull,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum ChangePolicy {
+    Widen,
+    Add,
+    Ignore,
+    Hold,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -162,6 +174,12 @@ impl To {
             pending_latency_max: self.pending_latency_max,
             restart: self.restart,
             rules: global.rules()?,
+            schema_change: match self.schema_change {
+                ChangePolicy::Widen => SchemaChange::Widen,
+                ChangePolicy::Add => SchemaChange::Add,
+                ChangePolicy::Ignore => SchemaChange::Ignore,
+                ChangePolicy::Hold => SchemaChange::Hold,
+            },
             letters: LetterOptions {
                 on_rejected: match self.on_rejected {
                     Reject::DeadLetter => OnRejected::DeadLetter,

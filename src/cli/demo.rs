@@ -15,7 +15,7 @@ use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::destination::Settings;
 use crate::pipeline::progress::Snapshot;
-use crate::pipeline::{Adoption, LetterOptions, Progress};
+use crate::pipeline::{Adoption, LetterOptions, Progress, SchemaChange};
 use crate::registry::SchemaSource;
 use crate::sandbox::check;
 use crate::sandbox::feed::pace;
@@ -161,6 +161,7 @@ impl Demo {
             pending_latency_max: None,
             restart: !self.imports(),
             rules: None,
+            schema_change: SchemaChange::default(),
             letters: LetterOptions::default(),
         };
         Ok(DemoTarget { data_dir: folder.join("data"), folder, url, apply })

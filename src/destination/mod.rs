@@ -126,6 +126,14 @@ pub trait Destination: Send {
         Ok(())
     }
 
+    /// The statements that a schema change consists of, for a person who makes it; none where they
+    /// are not known.
+    ///
+    /// Called where the user makes schema changes; answers at once.
+    fn statements(&self, _step: &Migration) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What loads whole tables, where the destination can be imported into.
     ///
     /// Called by imports before each of their calls; answers at once.

@@ -131,7 +131,7 @@ impl LetterBook {
 
     /// What becomes of letters with a batch that makes `letters` and applies `applied` (each with
     /// its index among the changes). The index of a letter is that of its change; one of an event
-    /// that never became a change has none, and nothing of the same batch supersedes it.
+    /// that never became a change has none, and its place in the stream says what is later.
     pub fn changes<'a>(
         &self,
         letters: Vec<(Option<usize>, DeadLetter)>,
@@ -141,7 +141,7 @@ impl LetterBook {
             return LetterChanges::default();
         }
         let mut superseded = BTreeMap::new();
-        let mut latest: HashMap<u64, (usize, u64)> = HashMap::new();
+        let mut latest: HashMap<u64, (usize, Position)> = HashMap::new();
         for (index, change) in applied {
             for hash in hashes(RowMark::of_change(change)) {
                 for number in self.by_row.get(&hash).into_iter().flatten() {
@@ -151,14 +151,20 @@ impl LetterBook {
                     }
                 }
                 if !letters.is_empty() {
-                    let last = latest.entry(hash).or_default();
-                    *last = (*last).max((index, change.position.sequence));
+                    let last = latest.entry(hash).or_insert((index, change.position));
+                    if last.0 <= index {
+                        *last = (index, change.position);
+                    }
                 }
             }
         }
-        let superseder = |index: usize, letter: &DeadLetter| {
-            let found = hashes(letter.mark).filter_map(|hash| latest.get(&hash)).copied();
-            found.filter(|(later, _)| *later > index).map(|(_, sequence)| sequence).max()
+        let superseder = |index: Option<usize>, letter: &DeadLetter| {
+            let found = hashes(letter.mark).filter_map(|hash| latest.get(&hash));
+            let is_later = |(at, position): &&(usize, Position)| match index {
+                Some(index) => *at > index,
+                None => !letter.position.contains(*position),
+            };
+            found.filter(is_later).map(|(_, position)| position.sequence).max()
         };
         let is_new = |(_, letter): &(Option<usize>, DeadLetter)| {
             !self.known.contains(&(letter.position, letter.mark))
@@ -166,7 +172,7 @@ impl LetterBook {
         let added = letters.into_iter().filter(is_new).zip(self.next_number..);
         let added = added.map(|((index, letter), number)| NumberedLetter {
             number,
-            superseded_by: index.and_then(|index| superseder(index, &letter)),
+            superseded_by: superseder(index, &letter),
             letter,
         });
         LetterChanges {
@@ -287,6 +293,8 @@ mod tests {
         let unknown =
             DeadLetter { mark: RowMark::of_event(&changes[0].event), ..letter(&changes[0]) };
         let mut book = LetterBook::default();
+        let with_later = book.changes(vec![(None, unknown.clone())], applied(&changes, &[1]));
+        assert_eq!(with_later.added[0].superseded_by, Some(3));
         let made = book.changes(vec![(None, unknown)], std::iter::empty());
         book.committed(&made);
         let later = book.changes(Vec::new(), applied(&changes, &[1]));

@@ -8,7 +8,9 @@ use tracing::info;
 use super::refused::check_key;
 pub use super::refused::{TableRefused, check_limits, check_names, check_ours};
 use crate::change::TableSchema;
-use crate::destination::{ColumnShape, Destination, Failure, Migration, TableShape, Tables};
+use crate::destination::{
+    ColumnShape, Destination, Failure, FailureKind, Migration, TableShape, Tables,
+};
 
 /// What has to be done before rows of `schema` can be written; nothing where the table fits.
 pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Result<Vec<Migration>, TableRefused> {
@@ -75,14 +77,75 @@ fn strict_columns(tables: &Tables, shape: &TableShape, schema: &TableSchema) -> 
         .collect()
 }
 
-/// Makes the steps that [`plan`] finds, one after the other. Returns whether there were any.
+/// What EDS does to a table that exists when its schema changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SchemaChange {
+    /// Adds columns, and gives others wider types.
+    #[default]
+    Widen,
+    /// Adds columns. A column whose type does not fit makes the table wait for a person.
+    Add,
+    /// Adds nothing: values of columns that the table lacks are left out.
+    Ignore,
+    /// Changes nothing: the table waits for a person.
+    Hold,
+}
+
+impl SchemaChange {
+    /// Whether EDS may make the change. Tables that do not exist are made in any case.
+    fn permits(self, step: &Migration) -> bool {
+        match (self, step) {
+            (SchemaChange::Widen, _) | (_, Migration::CreateTable(_)) => true,
+            (SchemaChange::Add, Migration::WidenColumn { .. }) => false,
+            (SchemaChange::Add, _) => true,
+            // Without it a row that lacks a value could not be written.
+            (SchemaChange::Ignore, step) => matches!(step, Migration::DropNotNull { .. }),
+            (SchemaChange::Hold, _) => false,
+        }
+    }
+
+    /// The word of the command line.
+    fn as_str(self) -> &'static str {
+        match self {
+            SchemaChange::Widen => "widen",
+            SchemaChange::Add => "add",
+            SchemaChange::Ignore => "ignore",
+            SchemaChange::Hold => "hold",
+        }
+    }
+}
+
+/// The schema without the columns that its table lacks; `None` where it lacks none, or there is no
+/// table.
+pub fn reduced(tables: &Tables, schema: &TableSchema) -> Option<TableSchema> {
+    let shape = tables.get(&schema.table)?;
+    let names = tables.limits.names;
+    let is_missing =
+        |i: &usize| !shape.columns.contains_key(&*names.stored(&schema.columns[*i].name));
+    let missing: Vec<usize> = (schema.keys..schema.columns.len()).filter(is_missing).collect();
+    (!missing.is_empty()).then(|| schema.without(&missing))
+}
+
+/// Makes the steps that [`plan`] finds, one after the other. Returns whether there were any. Fails
+/// at the first that `policy` leaves to a person.
 pub async fn bring_up(
     destination: &mut dyn Destination,
     tables: &Tables,
     schema: &Arc<TableSchema>,
+    policy: SchemaChange,
 ) -> Result<bool, Failure> {
     let steps = plan(tables, schema)?;
     for step in &steps {
+        if !policy.permits(step) {
+            let cure = destination.statements(step).join("; ");
+            let text = format!(
+                "its schema has changed ({step}), and --schema-change {} leaves that to you; this \
+                 does it: {cure}",
+                policy.as_str()
+            );
+            let failure = Failure::new(FailureKind::TableUnavailable, text);
+            return Err(failure.of_table(&schema.table));
+        }
         info!("schema: {step}");
         destination.migrate(step).await?;
     }
@@ -166,6 +229,43 @@ mod tests {
         assert_eq!(plan(&there, &wanted), Ok(steps));
         let fits = tables(&[("id", false), ("n", false), ("a", true)], &["id"]);
         assert_eq!(plan(&fits, &wanted), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_policy_says_which_changes_eds_makes() {
+        let wanted = schema(r#""n":{"type":"integer"}"#);
+        let steps = [
+            Migration::CreateTable(wanted.clone()),
+            Migration::AddColumns(wanted, vec![1]),
+            Migration::DropNotNull { table: "t".into(), columns: Vec::new() },
+            Migration::WidenColumn {
+                table: "t".into(),
+                column: "n".into(),
+                from: "bigint".into(),
+                kind: ColumnType::Number,
+                to: "NUMERIC",
+            },
+        ];
+        let permitted = |policy: SchemaChange| steps.each_ref().map(|step| policy.permits(step));
+        assert_eq!(permitted(SchemaChange::Widen), [true, true, true, true]);
+        assert_eq!(permitted(SchemaChange::Add), [true, true, true, false]);
+        assert_eq!(permitted(SchemaChange::Ignore), [true, false, true, false]);
+        assert_eq!(permitted(SchemaChange::Hold), [true, false, false, false]);
+    }
+
+    #[test]
+    fn what_a_table_lacks_can_be_left_out() {
+        let wanted = schema(r#""n":{"type":"integer"},"a":{"type":"string"}"#);
+        let names = |schema: &TableSchema| -> Vec<String> {
+            schema.columns.iter().map(|column| column.name.to_string()).collect()
+        };
+        let there = tables(&[("id", false), ("n", false)], &["id"]);
+        let left = reduced(&there, &wanted);
+        assert_eq!(left.as_ref().map(names), Some(vec!["id".to_owned(), "n".to_owned()]));
+        assert_eq!(left.and_then(|schema| schema.column("n")), Some(1));
+        assert_eq!(reduced(&Tables::default(), &wanted), None);
+        let whole = tables(&[("id", false), ("n", false), ("a", true)], &["id"]);
+        assert_eq!(reduced(&whole, &wanted), None);
     }
 
     #[test]

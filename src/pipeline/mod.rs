@@ -25,6 +25,7 @@ use crate::validator::Validator;
 
 pub use dead_letter::{LetterOptions, OnRejected, WhenFull};
 pub use engine::{End, Engine, EngineDeps, Halt};
+pub use migrate::SchemaChange;
 pub use progress::Progress;
 
 /// What [`EngineOptions::held_bytes_max`] is for users.
@@ -70,6 +71,8 @@ pub struct EngineOptions {
     /// The most bytes of changes of tables that cannot be written that the destination keeps;
     /// beyond them the stream waits.
     pub held_bytes_max: u64,
+    /// What is done to tables whose schema changes.
+    pub schema_change: SchemaChange,
     /// What becomes of changes that cannot be applied.
     pub letters: LetterOptions,
     /// How many events the feed delivers before it waits to be told of some.

@@ -12,7 +12,8 @@ use crate::destination::dry_run::DryRun;
 use crate::destination::{Destination, Driver, Epoch, Failure, FailureKind, Settings, Target};
 use crate::feed::{Feed, FeedError};
 use crate::pipeline::{
-    Adoption, End, Engine, EngineDeps, EngineOptions, HELD_BYTES_MAX, Halt, LetterOptions, Progress,
+    Adoption, End, Engine, EngineDeps, EngineOptions, HELD_BYTES_MAX, Halt, LetterOptions,
+    Progress, SchemaChange,
 };
 use crate::registry::{Registry, SchemaSource};
 use crate::state::predecessor::Predecessor;
@@ -43,6 +44,8 @@ pub struct ApplyRequest {
     pub restart: bool,
     /// Events that they do not want are passed over.
     pub rules: Option<Arc<Validator>>,
+    /// What is done to tables whose schema changes.
+    pub schema_change: SchemaChange,
     /// What becomes of changes that cannot be applied.
     pub letters: LetterOptions,
 }
@@ -158,6 +161,7 @@ pub async fn start(
         abilities,
         events_max: spec.events_max,
         held_bytes_max: HELD_BYTES_MAX,
+        schema_change: request.schema_change,
         letters: request.letters,
     };
     if let Predecessor::Known { schemas, .. } = &spec.predecessor {

@@ -10,6 +10,7 @@ use super::connection::{Connection, Fence};
 use super::dialect::{FenceOrder, NotNull};
 use super::reject_rounded;
 use super::render::{CHECKPOINT, Renderer};
+use super::widen::Widened;
 use crate::change::{Batch, Cutover, Position, TableGroup, TableSchema};
 use crate::destination::{
     Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, Holds, KeptChunk, LetterBox,
@@ -289,6 +290,20 @@ impl<C: Connection> Destination for SqlDestination<C> {
             Err(failure) => {
                 let failure = of_schema_step(failure).of_table(step.table());
                 Err(self.with_lock_holders(failure, vec![step.table().to_owned()]).await)
+            }
+        }
+    }
+
+    fn statements(&self, step: &Migration) -> Vec<String> {
+        let renderer = &self.renderer;
+        match step {
+            Migration::CreateTable(schema) => vec![renderer.create_table(schema)],
+            Migration::AddColumns(schema, columns) => {
+                columns.iter().map(|index| renderer.add_column(schema, *index)).collect()
+            }
+            Migration::DropNotNull { .. } => Vec::new(),
+            Migration::WidenColumn { table, column, from, to, .. } => {
+                renderer.widen(&Widened { table, column, from, to, rest: "" })
             }
         }
     }

@@ -19,8 +19,10 @@ use crate::pipeline::dead_letter::{LetterBook, OnRejected, WhenFull};
 pub enum LetterOutcome {
     /// It is applied, and kept no longer.
     Applied,
-    /// It is refused again, or its table cannot be written now; why.
+    /// It is refused again; why.
     Refused(String),
+    /// Its table cannot be written now: it is to be tried when it can.
+    TableHeld,
 }
 
 impl Applier {
@@ -230,12 +232,13 @@ impl Applier {
         number: u64,
         changes: Vec<Change>,
     ) -> Result<ApplyOutcome, Failure> {
-        let refused = |why| Ok(ApplyOutcome::Retried(number, LetterOutcome::Refused(why)));
+        let tried = |outcome| Ok(ApplyOutcome::Retried(number, outcome));
         let schema = changes.first().and_then(|change| change.schema.clone());
         let table = schema.map(|schema| schema.table.to_string()).unwrap_or_default();
-        if let Some(why) = self.why_held(&table) {
-            return refused(why);
+        if self.held.contains(&table) {
+            return tried(LetterOutcome::TableHeld);
         }
+        let changes = self.fit(changes);
         let mut attempt = Attempt::retrying(changes, number, self.checkpoint.recorded());
         let mode = self.options.abilities.write_mode;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
@@ -245,12 +248,12 @@ impl Applier {
                     self.done(&next.batch);
                 }
                 WriteAttempt::Again => {}
-                WriteAttempt::Refused(why) => return refused(why),
+                WriteAttempt::Refused(why) => return tried(LetterOutcome::Refused(why)),
                 WriteAttempt::Abandoned => {
-                    return match self.why_held(&table) {
-                        Some(why) => refused(why),
+                    return match self.held.contains(&table) {
+                        true => tried(LetterOutcome::TableHeld),
                         // The connection was replaced: whether it is applied is looked up.
-                        None => Ok(ApplyOutcome::Released),
+                        false => Ok(ApplyOutcome::Released),
                     };
                 }
                 WriteAttempt::DestinationRewound(position) => {
@@ -259,15 +262,7 @@ impl Applier {
             }
         }
         info!("dead letter {number} of table {table:?} is applied");
-        Ok(ApplyOutcome::Retried(number, LetterOutcome::Applied))
-    }
-
-    fn why_held(&self, table: &str) -> Option<String> {
-        let (_, held) = self.held.iter().find(|(name, _)| *name == table)?;
-        Some(format!(
-            "table {table:?} cannot be written now ({}): try again when it is",
-            held.reason.text
-        ))
+        tried(LetterOutcome::Applied)
     }
 }
 

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::change::{Batch, TableSchema};
+use tracing::warn;
+
+use crate::change::{Batch, Change, TableSchema};
 use crate::destination::{Destination, Failure, FailureKind, SchemaMode, Tables};
+use crate::pipeline::EngineOptions;
 use crate::pipeline::checkpoint::CheckpointStore;
-use crate::pipeline::migrate;
+use crate::pipeline::migrate::{self, SchemaChange};
 
 /// What a process knows of tables beyond what one connection has read of them.
 #[derive(Default)]
@@ -51,6 +54,9 @@ pub struct OpenDestination {
     /// The connection itself.
     pub destination: Box<dyn Destination>,
     schema_mode: SchemaMode,
+    schema_change: SchemaChange,
+    /// Columns that tables lack and that were reported, with their tables.
+    ignored: HashSet<(String, String)>,
     /// The tables as they were when they were last read; none where the destination has no tables
     /// that follow the source's.
     tables: Tables,
@@ -58,8 +64,50 @@ pub struct OpenDestination {
 
 impl OpenDestination {
     /// A new connection; its tables are not read yet.
-    pub fn new(destination: Box<dyn Destination>, schema_mode: SchemaMode) -> OpenDestination {
-        OpenDestination { destination, schema_mode, tables: Tables::default() }
+    pub fn new(destination: Box<dyn Destination>, options: &EngineOptions) -> OpenDestination {
+        OpenDestination {
+            destination,
+            schema_mode: options.abilities.schema_mode,
+            schema_change: options.schema_change,
+            ignored: HashSet::new(),
+            tables: Tables::default(),
+        }
+    }
+
+    /// Takes the values out of `changes` that have no column, where the user wants that.
+    pub fn fit(&mut self, changes: Vec<Change>) -> Vec<Change> {
+        if self.schema_change != SchemaChange::Ignore {
+            return changes;
+        }
+        let mut fitting: Vec<(Arc<TableSchema>, Option<Arc<TableSchema>>)> = Vec::new();
+        let fit = |change: Change| {
+            let Some(schema) = &change.schema else { return change };
+            let known = fitting.iter().position(|(of, _)| Arc::ptr_eq(of, schema));
+            let at = known.unwrap_or_else(|| {
+                fitting.push((schema.clone(), self.reduced(schema)));
+                fitting.len() - 1
+            });
+            match &fitting[at].1 {
+                Some(reduced) => change.with_schema(reduced),
+                None => change,
+            }
+        };
+        changes.into_iter().map(fit).collect()
+    }
+
+    /// The schema without the columns that its table lacks; each of them is reported once.
+    fn reduced(&mut self, schema: &TableSchema) -> Option<Arc<TableSchema>> {
+        let reduced = migrate::reduced(&self.tables, schema)?;
+        for column in schema.columns.iter().filter(|c| reduced.column(&c.name).is_none()) {
+            if self.ignored.insert((schema.table.to_string(), column.name.to_string())) {
+                warn!(
+                    "column {:?} is new in table {:?} and is left out, as --schema-change ignore \
+                     says",
+                    column.name, schema.table
+                );
+            }
+        }
+        Some(Arc::new(reduced))
     }
 
     /// Reads which tables exist, where they follow the source's.
@@ -114,7 +162,14 @@ impl OpenDestination {
             // Checked once: the customer may add columns of their own later.
             known.ours.insert(table.to_owned());
         }
-        let changed = migrate::bring_up(&mut *self.destination, &self.tables, schema).await?;
+        let reduced = match self.schema_change {
+            SchemaChange::Ignore => self.reduced(schema),
+            SchemaChange::Widen | SchemaChange::Add | SchemaChange::Hold => None,
+        };
+        let wanted = reduced.as_ref().unwrap_or(schema);
+        let policy = self.schema_change;
+        let changed =
+            migrate::bring_up(&mut *self.destination, &self.tables, wanted, policy).await?;
         insert(&mut known.there, table);
         Ok(changed)
     }

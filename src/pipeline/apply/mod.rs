@@ -24,7 +24,7 @@ use super::dead_letter::LetterBook;
 use super::progress::Progress;
 use super::state_letters::StateLetters;
 use crate::backoff::RETRY_WAITS;
-use crate::change::{Batch, Cutover, Position, TableSchema};
+use crate::change::{Batch, Change, Cutover, Position, TableSchema};
 use crate::destination::{CheckpointIn, Failure, FailureKind, KeptLetter, OpenFuture, Recorded};
 use crate::state::{State, StateError};
 use attempt::{Attempt, Writable};
@@ -119,7 +119,7 @@ impl Applier {
         let mut destination = open().await?;
         let records = destination.records().await?;
         let checkpoint = CheckpointStore::acquire(&options, state, &mut *destination).await?;
-        let opened = OpenDestination::new(destination, options.abilities.schema_mode);
+        let opened = OpenDestination::new(destination, &options);
         let ours = options.adopt.iter().cloned().collect();
         let wanted: Vec<_> =
             schemas.iter().filter(|s| options.filter.takes(&s.table)).cloned().collect();
@@ -218,7 +218,8 @@ impl Applier {
         let end = self.checkpoint.end_of(pending.through);
         let started = Instant::now();
         self.may_reject(pending.dead_letters.iter())?;
-        let mut attempt = Attempt::new(pending.changes, pending.dead_letters, end);
+        let changes = self.fit(pending.changes);
+        let mut attempt = Attempt::new(changes, pending.dead_letters, end);
         let mode = self.options.abilities.write_mode;
         let mut kept = 0;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
@@ -271,6 +272,14 @@ impl Applier {
             Released::Rewound(position) => ApplyOutcome::DestinationRewound(position),
             Released::Tried | Released::Nothing => ApplyOutcome::Released,
         })
+    }
+
+    /// The changes without values that have no column, where the user wants that.
+    fn fit(&mut self, changes: Vec<Change>) -> Vec<Change> {
+        match self.link.get() {
+            Ok(open) => open.fit(changes),
+            Err(_) => changes,
+        }
     }
 
     /// Whether the destination may keep what the batch holds.

@@ -75,7 +75,7 @@ impl Applier {
         let kept = destination.kept().await?;
         self.take_stock(kept);
         self.read_book(&mut *destination).await?;
-        let mut opened = OpenDestination::new(destination, self.options.abilities.schema_mode);
+        let mut opened = OpenDestination::new(destination, &self.options);
         opened.read_tables().await?;
         // A destination that was restored may lack a table for good reasons.
         self.known.there = self.held.were_there();

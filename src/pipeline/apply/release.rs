@@ -142,6 +142,7 @@ impl Applier {
                 return self.not_released(table, &failure).await;
             }
         };
+        let changes = self.fit(changes);
         let attempt = self.attempt_of(table, &chunk, changes);
         self.write_released(table, attempt).await
     }

@@ -1,7 +1,7 @@
 //! Dead letters that are tried again: those that a person has ordered, and those whose schema has
 //! become known.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +15,8 @@ use crate::state::State;
 
 /// Between two looks for orders.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two tries of a letter whose table cannot be written now.
+const HELD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is to be done about letters next.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub struct Retries {
     ready: Option<(u64, Vec<Change>)>,
     /// Letters whose schema was asked for since they were ordered.
     asked: HashSet<u64>,
+    /// Letters whose table cannot be written, and when they are tried again.
+    postponed: HashMap<u64, Instant>,
     /// A schema has become known.
     list: bool,
     look_at: Instant,
@@ -62,6 +66,7 @@ impl Retries {
             queue: VecDeque::new(),
             ready: None,
             asked: HashSet::new(),
+            postponed: HashMap::new(),
             list: has_letters,
             look_at: Instant::now(),
             was_turn: false,
@@ -92,8 +97,11 @@ impl Retries {
             }
         };
         let ours = orders.iter().filter(|o| o.consumer == self.consumer && o.outcome.is_none());
+        let now = Instant::now();
+        self.postponed.retain(|_, until| *until > now);
         for order in ours {
-            if !self.queue.contains(&order.letter) {
+            let is_postponed = self.postponed.contains_key(&order.letter);
+            if !is_postponed && !self.queue.contains(&order.letter) {
                 self.queue.push_back(order.letter);
             }
         }
@@ -173,6 +181,9 @@ impl Retries {
         match outcome {
             LetterOutcome::Applied => self.finish(number, "applied"),
             LetterOutcome::Refused(why) => self.finish(number, why),
+            LetterOutcome::TableHeld => {
+                self.postponed.insert(number, Instant::now() + HELD_INTERVAL);
+            }
         }
     }
 

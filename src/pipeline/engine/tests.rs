@@ -18,7 +18,9 @@ use crate::destination::{
 };
 use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::pipeline::progress::Phase;
-use crate::pipeline::{Adoption, EngineOptions, HELD_BYTES_MAX, LetterOptions, Progress};
+use crate::pipeline::{
+    Adoption, EngineOptions, HELD_BYTES_MAX, LetterOptions, Progress, SchemaChange,
+};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::State;
 use crate::state::predecessor::Predecessor;
@@ -147,6 +149,7 @@ fn options(abilities: Abilities, until_caught_up: bool) -> EngineOptions {
         abilities,
         events_max: usize::MAX,
         held_bytes_max: HELD_BYTES_MAX,
+        schema_change: SchemaChange::default(),
         letters: LetterOptions::default(),
     }
 }

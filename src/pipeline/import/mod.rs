@@ -260,7 +260,7 @@ pub async fn create_missing(
 ) -> Result<(), Failure> {
     let tables = destination.tables().await?;
     for schema in schemas.iter().filter(|s| tables.get(&s.table).is_none()) {
-        migrate::bring_up(destination, &tables, schema).await?;
+        migrate::bring_up(destination, &tables, schema, migrate::SchemaChange::Widen).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::file_loader::{Outage, finish_load};
 use super::{ImportContext, ImportError, Mode, loader, locked, snapshots};
 use crate::destination::import::{JobStatus, Placement, SwapMethod, another_import};
 use crate::destination::{Destination, Failure, Tables};
-use crate::pipeline::migrate;
+use crate::pipeline::migrate::{self, SchemaChange};
 
 /// Finishes what is not finished yet, and puts the tables in their places; an outage, a lock among
 /// them, is waited for.
@@ -66,7 +66,8 @@ async fn swap_in(
             loader(&mut **destination)?.swap_blocker(&table.schema).await?,
         );
         if how != SwapMethod::Exchange {
-            migrate::bring_up(&mut **destination, &tables, &table.schema).await?;
+            migrate::bring_up(&mut **destination, &tables, &table.schema, SchemaChange::Widen)
+                .await?;
         }
         notices.extend(notice);
         placements.push(Placement { schema: table.schema.clone(), how, snapshot });

@@ -2,6 +2,7 @@
 //! client of its own.
 
 pub mod databases;
+mod letters;
 mod promises;
 mod shapes;
 mod texts;
@@ -148,6 +149,10 @@ macro_rules! conformance {
                     widening::names_that_fall_together_are_named,
                 too_many_columns_are_counted => widening::too_many_columns_are_counted,
                 columns_change_their_types => widening::columns_change_their_types,
+                a_user_says_what_becomes_of_changed_schemas =>
+                    widening::a_user_says_what_becomes_of_changed_schemas,
+                dead_letters_are_kept_shown_and_dropped =>
+                    letters::dead_letters_are_kept_shown_and_dropped,
             );
         })*
     };

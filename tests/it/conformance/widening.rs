@@ -239,3 +239,47 @@ pub async fn too_many_columns_are_counted(database: &dyn Database) {
     let counted = format!("table \"wide\" would have {} columns", max + 1);
     assert!(said.contains(&counted) && said.contains(&format!("at most {max}")), "{said}");
 }
+
+/// A user may say which changes of tables EDS makes.
+pub async fn a_user_says_what_becomes_of_changed_schemas(database: &dyn Database) {
+    let number = |kind: &str| json!({"type": kind});
+    let versions = [
+        json!({"n": number("integer")}),
+        json!({"n": number("integer"), "m": number("integer")}),
+        json!({"n": number("number"), "m": number("integer")}),
+    ];
+    let schemas = |version: usize| {
+        let columns = versions[version - 1].clone();
+        json!({"t": schema("policy", &version.to_string(), columns)})
+    };
+    let row = |version: usize, after: Value| upsert("policy", &version.to_string(), after);
+    let run = |version: usize, after: Value, policy: &str| {
+        let args = ["--schema-change", policy];
+        let output = replay(&database.url(), &schemas(version), &[row(version, after)], &args);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(run(1, json!({"id": "a", "n": 1}), "hold").0, "a new table is made");
+    let (is_ok, said) = run(2, json!({"id": "b", "n": 2, "m": 7}), "hold");
+    assert!(
+        !is_ok && said.contains("ALTER TABLE") && said.contains("--schema-change hold"),
+        "{said}"
+    );
+    let (is_ok, said) = run(2, json!({"id": "b", "n": 2, "m": 7}), "ignore");
+    assert!(is_ok && said.contains("column \"m\" is new in table \"policy\""), "{said}");
+    let (is_ok, said) = run(2, json!({"id": "c", "n": 3, "m": 8}), "add");
+    assert!(is_ok, "{said}");
+    let (is_ok, said) = run(2, json!({"id": "d", "n": 4, "m": 9}), "hold");
+    assert!(is_ok, "nothing has to be changed: {said}");
+    let text = |text: &str| Some(text.to_owned());
+    let expected = [
+        [text("a"), text("1"), None],
+        [text("b"), text("2"), None],
+        [text("c"), text("3"), text("8")],
+        [text("d"), text("4"), text("9")],
+    ];
+    assert_eq!(database.read("policy", &["id", "n", "m"]).await, expected);
+    if database.limits().widens != Widens::Never {
+        let (is_ok, said) = run(3, json!({"id": "e", "n": 1.5}), "add");
+        assert!(!is_ok && said.contains("--schema-change add leaves that to you"), "{said}");
+    }
+}

@@ -13,7 +13,7 @@ use eds::destination::{
 };
 use eds::feed::FeedError;
 use eds::pipeline::{
-    Adoption, End, Engine, EngineDeps, EngineOptions, Halt, LetterOptions, Progress,
+    Adoption, End, Engine, EngineDeps, EngineOptions, Halt, LetterOptions, Progress, SchemaChange,
 };
 use eds::registry::{Registry, SchemaSource};
 use eds::state::predecessor::Predecessor;
@@ -75,6 +75,7 @@ fn options(mode: WriteMode, until_caught_up: bool) -> EngineOptions {
         adopt: Vec::new(),
         events_max: usize::MAX,
         held_bytes_max: 4_000,
+        schema_change: SchemaChange::default(),
         letters: LetterOptions::default(),
         abilities: Abilities { batch_changes_max: 30, ..abilities },
     }
