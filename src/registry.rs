@@ -144,6 +144,11 @@ impl Registry {
         versions.push(schema);
     }
 
+    /// The schema of the version that became known last, whichever it is.
+    pub fn latest(&self, table: &str) -> Option<Arc<TableSchema>> {
+        self.known.get(table)?.last().cloned()
+    }
+
     /// The schema, if it is known; asks nobody.
     pub fn cached(&self, table: &str, version: &str) -> Option<Arc<TableSchema>> {
         self.known.get(table)?.iter().find(|s| *s.version == *version).cloned()
@@ -223,14 +228,15 @@ impl Registry {
     }
 
     /// Keeps the answer of a [`Lookup`] for `table` and `version`, also in the state file. Returns
-    /// whether the version is known now and was unknown before.
+    /// whether a version is known now that was not before.
     pub fn store(&mut self, table: &str, version: &str, found: SchemaAnswer) -> bool {
         let name = (table.to_owned(), version.to_owned());
         match found {
             SchemaAnswer::Schemas(map) => {
-                let was_unknown = self.unknown.remove(&name).is_some();
+                let was_known = self.cached(table, version).is_some();
+                self.unknown.remove(&name);
                 self.keep(map);
-                was_unknown
+                !was_known && self.cached(table, version).is_some()
             }
             SchemaAnswer::Unknown(why) => {
                 let recheck_wait = self

@@ -47,8 +47,8 @@ pub struct LetterChanges {
     pub added: Vec<NumberedLetter>,
     /// These are of no more use: a later change of the row, with this sequence, is applied.
     pub superseded: Vec<(u64, u64)>,
-    /// The batch consists of what this letter says: it is kept no longer.
-    pub retried: Option<u64>,
+    /// The batch consists of what the letter of this number and place says: it is kept no longer.
+    pub retried: Option<(u64, Position)>,
 }
 
 impl LetterChanges {

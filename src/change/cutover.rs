@@ -76,6 +76,13 @@ impl Cutover {
         })
     }
 
+    /// Whether an import has only added rows to the table after `time_ns`: what was published before
+    /// may be older than they are.
+    pub fn has_newer_rows(&self, table: &str, time_ns: i64) -> bool {
+        let imported = self.imported.get(table);
+        imported.is_some_and(|imported| imported.at.is_none() && time_ns <= imported.since_ns)
+    }
+
     /// Whether the consumer had applied anything when an import set it back.
     pub fn had_begun(&self) -> bool {
         self.applied.contains_key(OTHERS)

@@ -77,6 +77,11 @@ impl RowMark {
         RowMark { row: 0, spelled: spelled.unwrap_or(0) }
     }
 
+    /// That of a row of `table` with this key, as [`Change::key`] has it.
+    pub fn of_key(table: &str, key: &[u8]) -> RowMark {
+        RowMark { row: row_hash(table, key), spelled: 0 }
+    }
+
     /// That of a change.
     pub fn of_change(change: &Change) -> RowMark {
         let row = change.row_hash();
@@ -123,6 +128,8 @@ pub struct DeadLetter {
     pub subject: String,
     /// Where it is in the stream.
     pub position: Position,
+    /// The age of the row after the change: nanoseconds of its version; 0 where it is not known.
+    pub version_ns: u64,
     /// When it became a dead letter, Unix milliseconds.
     pub at_ms: i64,
     /// The message: unpacked, where it can be.
@@ -146,6 +153,7 @@ impl DeadLetter {
             reason: shortened(&reason),
             subject: subject.to_owned(),
             position,
+            version_ns: 0,
             at_ms: crate::clock::now_ms(),
             payload,
         }
@@ -162,6 +170,7 @@ impl DeadLetter {
             key: shortened(event.spelled_key().unwrap_or_default()),
             version: event.model_version().into_owned(),
             mark: RowMark::of_event(event),
+            version_ns: event.version().map_or(0, |version| version.nanos),
             kind,
             ..DeadLetter::of_message(reason, (subject, position), event.shared(event.payload()))
         }
@@ -181,6 +190,11 @@ fn shortened(text: &str) -> String {
         Some(end) if text.len() > TEXT_BYTES_MAX => format!("{}…", &text[..end]),
         _ => text.to_owned(),
     }
+}
+
+/// By which a message is known again.
+pub fn payload_hash(payload: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(payload)
 }
 
 /// A dead letter with what is kept beside it.
@@ -205,6 +219,10 @@ pub struct LetterEntry {
     pub mark: RowMark,
     /// Where it is in the stream.
     pub position: Position,
+    /// The age of the row after the change; 0 where it is not known.
+    pub version_ns: u64,
+    /// A hash of its payload: a place in the stream may be that of another message in another life.
+    pub payload_hash: u64,
     /// The bytes of its payload.
     pub bytes: u64,
 }
@@ -217,6 +235,8 @@ impl LetterEntry {
             superseded_by: numbered.superseded_by,
             mark: numbered.letter.mark,
             position: numbered.letter.position,
+            version_ns: numbered.letter.version_ns,
+            payload_hash: payload_hash(&numbered.letter.payload),
             bytes: numbered.letter.payload.len() as u64,
         }
     }
@@ -257,6 +277,8 @@ pub struct LetterLabel {
     pub at_ms: i64,
     /// What of the event cannot be applied.
     pub part: EventPart,
+    /// Whether it is known which row it is about.
+    pub is_of_known_row: bool,
     /// The bytes of its payload.
     pub bytes: u64,
     form: PayloadForm,
@@ -278,6 +300,7 @@ impl LetterLabel {
             time_ns: letter.position.time_ns,
             at_ms: letter.at_ms,
             part: letter.part,
+            is_of_known_row: letter.mark.is_known(),
             bytes: letter.payload.len() as u64,
             form: form_of(&letter.payload),
         }

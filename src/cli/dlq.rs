@@ -114,6 +114,16 @@ impl Which {
     /// The letters that are meant; it is an error where one that is named is not kept.
     async fn select(&self, access: &mut LetterAccess) -> Result<Vec<KeptLetter>, Exit> {
         let letters = access.select(&self.filter()).await?;
+        let has_other = |letter: &KeptLetter| {
+            let is_same = |l: &&KeptLetter| l.label.letter == letter.label.letter;
+            self.letters.contains(&letter.label.letter)
+                && letters.iter().filter(is_same).count() > 1
+        };
+        if letters.iter().any(has_other) {
+            return Err(Exit::Usage(
+                "several consumers have a letter of that number: say which with --consumer".into(),
+            ));
+        }
         let is_missing =
             |number: &&u64| !letters.iter().any(|letter| letter.label.letter == **number);
         match self.letters.iter().find(is_missing) {
@@ -160,10 +170,11 @@ impl DlqTask {
 }
 
 fn list(letters: &[KeptLetter]) {
-    if letters.is_empty() {
+    let Some(first) = letters.first() else {
         println!("There are no dead letters.");
         return;
-    }
+    };
+    let has_several = letters.iter().any(|letter| letter.consumer != first.consumer);
     let width = |of: fn(&KeptLetter) -> String, head: &str| {
         letters.iter().map(|l| of(l).chars().count()).max().unwrap_or(0).clamp(head.len(), 40)
     };
@@ -177,6 +188,10 @@ fn list(letters: &[KeptLetter]) {
         let reason = match letter.superseded_by {
             Some(sequence) => format!("superseded by sequence {sequence}; {}", label.reason),
             None => label.reason.clone(),
+        };
+        let reason = match has_several {
+            true => format!("[{}] {reason}", letter.consumer),
+            false => reason,
         };
         println!(
             "{:6}  {:20}  {:table$}  {:key$}  {:14}  {}",
@@ -259,12 +274,12 @@ async fn retry(
         println!("There is nothing to retry.");
         return Ok(());
     }
-    if !access.is_streaming() {
+    let Some(orders) = access.outcomes(&usable, wait_max).await? else {
         println!("EDS does not run: {} letters are tried when it streams next.", usable.len());
         return Ok(());
-    }
+    };
     let mut applied = 0;
-    for order in access.outcomes(wait_max).await? {
+    for order in orders {
         let outcome = order.outcome.as_deref().unwrap_or("not tried yet; it stays ordered");
         applied += usize::from(outcome == "applied");
         println!("{:6}  {outcome}", order.letter);

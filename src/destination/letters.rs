@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::Failure;
-use crate::change::dead_letter::{LetterEntry, LetterLabel};
+use crate::change::dead_letter::{LetterEntry, LetterLabel, RejectKind};
 
 /// A letter as a person sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,7 +28,14 @@ pub trait LetterBox: Send {
     /// All letters, by consumer and number; none where nothing was ever kept.
     async fn letters(&mut self) -> Result<Vec<KeptLetter>, Failure>;
 
-    /// A letter with its payload; `None` where it is not kept any more.
+    /// The letters of this kind that are of use, by number.
+    async fn of_kind(
+        &mut self,
+        consumer: &str,
+        kind: RejectKind,
+    ) -> Result<Vec<LetterLabel>, Failure>;
+
+    /// A letter with its payload; fails as misconfigured where it cannot be read; `None` where it is not kept any more.
     async fn letter(
         &mut self,
         consumer: &str,

@@ -12,7 +12,7 @@ use super::{
     Migration, Tables,
 };
 use crate::change::cutover::{Cutovers, TableSnapshot};
-use crate::change::dead_letter::{LetterEntry, LetterLabel};
+use crate::change::dead_letter::{LetterEntry, LetterLabel, RejectKind};
 use crate::change::{Batch, Cutover, HeldChunk, NumberedLetter, Position, TableGroup, value};
 
 /// What every SQL destination can do, with one loader.
@@ -137,7 +137,12 @@ impl Store {
             }
         }
         match batch.letters.retried {
-            Some(number) => self.letters.remove(&number).map(drop).ok_or_else(gone),
+            Some((number, position))
+                if self.letters.get(&number).is_none_or(|n| n.letter.position != position) =>
+            {
+                Err(gone())
+            }
+            Some((number, _)) => self.letters.remove(&number).map(drop).ok_or_else(gone),
             None => Ok(()),
         }
     }
@@ -248,6 +253,16 @@ impl LetterBox for MemoryDestination {
 
     async fn letters(&mut self) -> Result<Vec<KeptLetter>, Failure> {
         Ok(self.store.lock().letters.values().map(kept).collect())
+    }
+
+    async fn of_kind(
+        &mut self,
+        _consumer: &str,
+        kind: RejectKind,
+    ) -> Result<Vec<LetterLabel>, Failure> {
+        let store = self.store.lock();
+        let waiting = store.letters.values().filter(|n| n.superseded_by.is_none());
+        Ok(waiting.filter(|n| n.letter.kind == kind).map(LetterLabel::of).collect())
     }
 
     async fn letter(

@@ -8,6 +8,7 @@ use super::resolve::Moved;
 use crate::change::{Change, DeadLetter, Position};
 
 /// A contiguous piece of the stream: what is to be applied, the dead letters, and how far it goes.
+#[derive(Debug)]
 pub struct PendingBatch {
     /// What is to be applied, oldest first.
     pub changes: Vec<Change>,
@@ -94,11 +95,12 @@ impl Batcher {
         self.change(change, now);
     }
 
-    /// A change that cannot be applied, received at `now`.
-    pub fn dead_letter(&mut self, dead_letter: DeadLetter, now: Instant) {
-        self.bytes += dead_letter.payload.len() + dead_letter.reason.len();
-        self.passed(dead_letter.position, now);
-        self.dead_letters.push(dead_letter);
+    /// The letters of an event that cannot be applied, received at `now`.
+    pub fn dead_letters(&mut self, letters: Vec<DeadLetter>, now: Instant) {
+        let Some(position) = letters.first().map(|letter| letter.position) else { return };
+        self.bytes += letters.iter().map(|l| l.payload.len() + l.reason.len()).sum::<usize>();
+        self.passed(position, now);
+        self.dead_letters.extend(letters);
     }
 
     /// An event that needs nothing done, but must not be seen again.
@@ -186,8 +188,8 @@ mod tests {
         let mut held = batcher(Some(50), None);
         held.passed(at(1), now);
         assert_eq!(held.due(), Some(now + Duration::from_millis(50)));
-        held.dead_letter(dead_letter(2), now);
-        held.dead_letter(dead_letter(3), now);
+        held.dead_letters(vec![dead_letter(2)], now);
+        held.dead_letters(vec![dead_letter(3)], now);
         assert_eq!(held.due(), Some(now));
         assert_eq!(held.take().map(|g| (g.events, g.through)), Some((3, at(3))));
         assert!(held.is_empty());

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::change::batch::LetterChanges;
-use crate::change::dead_letter::{LetterEntry, RowMark};
+use crate::change::dead_letter::{LetterEntry, RowMark, payload_hash};
 use crate::change::{Change, DeadLetter, NumberedLetter, Position};
 
 /// What becomes of a change that cannot be applied.
@@ -57,14 +57,44 @@ impl Default for LetterOptions {
     }
 }
 
+/// Which letters of its row a change makes useless.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Supersedes {
+    /// All that are kept: it comes from the stream, and they came before. Where the stream is read
+    /// again, they are made anew.
+    All,
+    /// Those that were published before it: it was kept while its table was held.
+    Earlier,
+    /// Those of lower numbers: it is a letter itself.
+    Below(u64),
+    /// None: every change is kept.
+    Nothing,
+}
+
+impl Supersedes {
+    fn takes(self, entry: &LetterEntry, change: &Change) -> bool {
+        let age = change.event.version().map_or(0, |version| version.nanos);
+        if age > 0 && entry.version_ns > age {
+            return false;
+        }
+        let time = |position: Position| (position.time_ns, position.sequence);
+        match self {
+            Supersedes::All => true,
+            Supersedes::Earlier => time(entry.position) < time(change.position),
+            Supersedes::Below(number) => entry.number < number,
+            Supersedes::Nothing => false,
+        }
+    }
+}
+
 /// The dead letters of one consumer.
 #[derive(Default)]
 pub struct LetterBook {
     entries: BTreeMap<u64, LetterEntry>,
     /// Which of them are about a row, by both hashes of it.
     by_row: HashMap<u64, Vec<u64>>,
-    /// Where they are in the stream, and which row they are about: the same change is kept once.
-    known: HashSet<(Position, RowMark)>,
+    /// Those of use by place, row and message: the same change is kept once.
+    known: HashSet<(Position, RowMark, u64)>,
     bytes: u64,
     next_number: u64,
 }
@@ -75,6 +105,11 @@ impl LetterBook {
         let mut book = LetterBook::default();
         entries.into_iter().for_each(|entry| book.add(entry));
         book
+    }
+
+    /// The letter of this number, if it is kept and of use.
+    pub fn of_use(&self, number: u64) -> Option<&LetterEntry> {
+        self.entries.get(&number).filter(|entry| entry.superseded_by.is_none())
     }
 
     /// How many are kept.
@@ -101,8 +136,8 @@ impl LetterBook {
         self.remove(entry.number);
         self.next_number = self.next_number.max(entry.number + 1);
         self.bytes += entry.bytes;
-        self.known.insert((entry.position, entry.mark));
         if entry.superseded_by.is_none() {
+            self.known.insert((entry.position, entry.mark, entry.payload_hash));
             for hash in hashes(entry.mark) {
                 self.by_row.entry(hash).or_default().push(entry.number);
             }
@@ -114,11 +149,11 @@ impl LetterBook {
     pub fn remove(&mut self, number: u64) {
         let Some(entry) = self.entries.remove(&number) else { return };
         self.bytes -= entry.bytes;
-        self.known.remove(&(entry.position, entry.mark));
         self.forget_row(&entry);
     }
 
     fn forget_row(&mut self, entry: &LetterEntry) {
+        self.known.remove(&(entry.position, entry.mark, entry.payload_hash));
         for hash in hashes(entry.mark) {
             if let Some(numbers) = self.by_row.get_mut(&hash) {
                 numbers.retain(|number| *number != entry.number);
@@ -136,8 +171,9 @@ impl LetterBook {
         &self,
         letters: Vec<(Option<usize>, DeadLetter)>,
         applied: impl Iterator<Item = (usize, &'a Change)>,
+        supersedes: Supersedes,
     ) -> LetterChanges {
-        if letters.is_empty() && self.by_row.is_empty() {
+        if letters.is_empty() && (self.by_row.is_empty() || supersedes == Supersedes::Nothing) {
             return LetterChanges::default();
         }
         let mut superseded = BTreeMap::new();
@@ -145,12 +181,11 @@ impl LetterBook {
         for (index, change) in applied {
             for hash in hashes(RowMark::of_change(change)) {
                 for number in self.by_row.get(&hash).into_iter().flatten() {
-                    let is_later = !self.entries[number].position.contains(change.position);
-                    if is_later {
+                    if supersedes.takes(&self.entries[number], change) {
                         superseded.insert(*number, change.position.sequence);
                     }
                 }
-                if !letters.is_empty() {
+                if !letters.is_empty() && supersedes != Supersedes::Nothing {
                     let last = latest.entry(hash).or_insert((index, change.position));
                     if last.0 <= index {
                         *last = (index, change.position);
@@ -162,12 +197,13 @@ impl LetterBook {
             let found = hashes(letter.mark).filter_map(|hash| latest.get(&hash));
             let is_later = |(at, position): &&(usize, Position)| match index {
                 Some(index) => *at > index,
-                None => !letter.position.contains(*position),
+                None => letter.position.sequence < position.sequence,
             };
             found.filter(is_later).map(|(_, position)| position.sequence).max()
         };
         let is_new = |(_, letter): &(Option<usize>, DeadLetter)| {
-            !self.known.contains(&(letter.position, letter.mark))
+            let hash = payload_hash(&letter.payload);
+            !self.known.contains(&(letter.position, letter.mark, hash))
         };
         let added = letters.into_iter().filter(is_new).zip(self.next_number..);
         let added = added.map(|((index, letter), number)| NumberedLetter {
@@ -194,7 +230,7 @@ impl LetterBook {
                 self.entries.insert(*number, entry);
             }
         }
-        if let Some(number) = changes.retried {
+        if let Some((number, _)) = changes.retried {
             self.remove(number);
         }
     }
@@ -266,23 +302,26 @@ mod tests {
         let changes = changes_of_rows(&["a", "b", "a", "a"]);
         let mut book = LetterBook::default();
         let letters = vec![(Some(2), letter(&changes[2]))];
-        let first = book.changes(letters.clone(), applied(&changes, &[0, 1]));
+        let first = book.changes(letters.clone(), applied(&changes, &[0, 1]), Supersedes::All);
         assert_eq!(first.added.len(), 1);
         assert_eq!(first.added[0].superseded_by, None, "what came before does not count");
         book.committed(&first);
-        assert!(book.changes(letters, applied(&changes, &[1])).is_empty(), "it is kept already");
-        let later = book.changes(Vec::new(), applied(&changes, &[1, 3]));
+        assert!(
+            book.changes(letters, applied(&changes, &[1]), Supersedes::All).is_empty(),
+            "it is kept already"
+        );
+        let later = book.changes(Vec::new(), applied(&changes, &[1, 3]), Supersedes::All);
         assert_eq!(later.superseded, [(0, 5)]);
         book.committed(&later);
         assert_eq!((book.len(), book.waiting()), (1, 0));
-        assert!(book.changes(Vec::new(), applied(&changes, &[3])).is_empty());
+        assert!(book.changes(Vec::new(), applied(&changes, &[3]), Supersedes::All).is_empty());
     }
 
     #[test]
     fn a_letter_may_be_of_no_use_when_it_is_made() {
         let changes = changes_of_rows(&["a", "b", "a"]);
         let letters = vec![(Some(0), letter(&changes[0])), (Some(1), letter(&changes[1]))];
-        let made = LetterBook::default().changes(letters, applied(&changes, &[2]));
+        let made = LetterBook::default().changes(letters, applied(&changes, &[2]), Supersedes::All);
         let superseded: Vec<_> = made.added.iter().map(|n| (n.number, n.superseded_by)).collect();
         assert_eq!(superseded, [(0, Some(4)), (1, None)]);
     }
@@ -293,11 +332,12 @@ mod tests {
         let unknown =
             DeadLetter { mark: RowMark::of_event(&changes[0].event), ..letter(&changes[0]) };
         let mut book = LetterBook::default();
-        let with_later = book.changes(vec![(None, unknown.clone())], applied(&changes, &[1]));
+        let with_later =
+            book.changes(vec![(None, unknown.clone())], applied(&changes, &[1]), Supersedes::All);
         assert_eq!(with_later.added[0].superseded_by, Some(3));
-        let made = book.changes(vec![(None, unknown)], std::iter::empty());
+        let made = book.changes(vec![(None, unknown)], std::iter::empty(), Supersedes::All);
         book.committed(&made);
-        let later = book.changes(Vec::new(), applied(&changes, &[1]));
+        let later = book.changes(Vec::new(), applied(&changes, &[1]), Supersedes::All);
         assert_eq!(later.superseded, [(0, 3)]);
     }
 
@@ -306,14 +346,14 @@ mod tests {
         let changes = changes_of_rows(&["a", "b", "c", "b"]);
         let mut book = LetterBook::default();
         let letters = (0..3).map(|i| (Some(i), letter(&changes[i]))).collect();
-        let made = book.changes(letters, std::iter::empty());
+        let made = book.changes(letters, std::iter::empty(), Supersedes::All);
         book.committed(&made);
         let limits = LetterLimits { letters_max: 3, bytes_max: 1 << 20 };
         assert!(!book.has_room(&made.added[..1], limits));
         assert!(book.has_room(&[], limits));
         assert!(book.to_drop(WhenFull::Wait).is_empty());
         assert_eq!(book.to_drop(WhenFull::DropOldest), [0]);
-        let later = book.changes(Vec::new(), applied(&changes, &[3]));
+        let later = book.changes(Vec::new(), applied(&changes, &[3]), Supersedes::All);
         book.committed(&later);
         assert_eq!(book.to_drop(WhenFull::DropOldest), [1]);
         book.remove(1);

@@ -69,6 +69,16 @@ impl Narrowing {
         }
     }
 
+    /// Nothing from the change at `index` on is to be written, nor what belongs to the same event.
+    /// Returns where that begins.
+    pub fn end_before(&mut self, index: usize) -> usize {
+        let is_joined = self.joined.binary_search(&index).is_ok();
+        let end = if is_joined { index.saturating_sub(1) } else { index };
+        self.todo.retain(|piece| piece.from < end);
+        self.todo.iter_mut().for_each(|piece| piece.to = piece.to.min(end));
+        end
+    }
+
     /// Nothing was taken yet: about `len` changes are to be written first, the others after them.
     pub fn begin_with(&mut self, len: usize) {
         let Some(whole) = self.todo.pop() else { return };

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::recent::Recent;
-use crate::change::dead_letter::RejectKind;
+use crate::change::dead_letter::{RejectKind, RowMark};
 use crate::change::decode::{ColumnOrder, RowLeft};
 use crate::change::filter::TableFilter;
 use crate::change::json::Slot;
 use crate::change::{
-    Change, Cutover, DeadLetter, Decoder, Event, Malformed, Position, TableSchema,
+    Change, Cutover, DeadLetter, Decoder, Event, EventPart, Malformed, Position, TableSchema,
 };
 use crate::clock::now_ns;
 use crate::destination::{Abilities, WriteMode};
@@ -33,8 +33,8 @@ pub enum Resolved {
     Moved(Box<Moved>),
     /// Nothing is to be done.
     Passed(Pass),
-    /// It cannot be applied.
-    DeadLetter(DeadLetter),
+    /// It cannot be applied; an update of a primary key is two letters, where that can be known.
+    DeadLetters(Vec<DeadLetter>),
     /// The schema has to be asked for first; the delivery comes back.
     Wanted {
         /// The table's name.
@@ -137,7 +137,7 @@ impl Resolver {
             Ok(Step::Imported) => Resolved::Passed(Pass::Imported),
             Ok(Step::Filtered) => Resolved::Passed(Pass::Filtered),
             Ok(Step::Wanted { table, version }) => Resolved::Wanted { table, version },
-            Err(letter) => Resolved::DeadLetter(*letter),
+            Err(letters) => Resolved::DeadLetters(letters),
         }
     }
 
@@ -154,10 +154,10 @@ impl Resolver {
         &mut self,
         delivery: &Delivery,
         registry: &mut Registry,
-    ) -> Result<Step, Box<DeadLetter>> {
+    ) -> Result<Step, Vec<DeadLetter>> {
         let place = (&*delivery.subject, delivery.position);
         let malformed = |e: Malformed, payload: Bytes| {
-            Box::new(DeadLetter::of_message(e.to_string(), place, payload))
+            vec![DeadLetter::of_message(e.to_string(), place, payload)]
         };
         let payload = unpack(delivery).map_err(|e| malformed(e, delivery.payload.clone()))?;
         let mut event = self.decoder.decode(payload.clone()).map_err(|e| malformed(e, payload))?;
@@ -187,7 +187,8 @@ impl Resolver {
                     "the schema of table {table:?}, version {version:?}, is unknown: {why}"
                 );
                 let why = (RejectKind::UnknownSchema, reason);
-                return Err(Box::new(DeadLetter::of_event(why, place, &event)));
+                let letter = DeadLetter::of_event(why, place, &event);
+                return Err(self.told_apart(letter, &event, registry));
             }
             return Ok(Step::Wanted { table: table.into_owned(), version: version.into_owned() });
         };
@@ -210,6 +211,33 @@ impl Resolver {
         Ok(Step::Change { left, change })
     }
 
+    /// The letter of an event whose schema is not known, with the row that it is about, where a
+    /// version of the schema is known: their keys are mostly the same. An update of a primary key is
+    /// two letters, as each of its rows may change later.
+    fn told_apart(
+        &self,
+        letter: DeadLetter,
+        event: &Event,
+        registry: &Registry,
+    ) -> Vec<DeadLetter> {
+        let Some(schema) = registry.latest(&letter.table) else { return vec![letter] };
+        let mut order = ColumnOrder::default();
+        let Ok((_, key)) = self.decoder.row(event, &schema, &mut order) else {
+            return vec![letter];
+        };
+        let left = self.decoder.row_left(event, &schema, &order, &key).ok().flatten();
+        let row = RowMark::of_key(&letter.table, &key).row;
+        let own = DeadLetter { mark: RowMark { row, ..letter.mark }, ..letter };
+        match left {
+            Some(left) => {
+                let mark = RowMark::of_key(&own.table, &left.key);
+                let left = DeadLetter { mark, part: EventPart::Left, ..own.clone() };
+                vec![left, DeadLetter { part: EventPart::Own, ..own }]
+            }
+            None => vec![own],
+        }
+    }
+
     /// Lets the event's version count only where it can be true. A journal does not know when its
     /// events were published.
     fn date(&mut self, event: &mut Event, delivery: &Delivery) {
@@ -230,9 +258,9 @@ impl Resolver {
     }
 }
 
-fn invalid(e: &Malformed, place: (&str, Position), event: &Event) -> Box<DeadLetter> {
+fn invalid(e: &Malformed, place: (&str, Position), event: &Event) -> Vec<DeadLetter> {
     let why = (RejectKind::InvalidRow, e.to_string());
-    Box::new(DeadLetter::of_event(why, place, event))
+    vec![DeadLetter::of_event(why, place, event)]
 }
 
 fn change_of(

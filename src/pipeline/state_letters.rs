@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::EngineOptions;
 use crate::change::batch::LetterChanges;
-use crate::change::dead_letter::LetterEntry;
+use crate::change::dead_letter::{LetterEntry, LetterLabel, RejectKind};
 use crate::destination::{Failure, KeptLetter, LetterBox};
 use crate::state::letters::StoredLetter;
 use crate::state::{State, StateError};
@@ -45,6 +45,18 @@ impl LetterBox for StateLetters {
     async fn letters(&mut self) -> Result<Vec<KeptLetter>, Failure> {
         let stored = self.0.letters().map_err(unavailable)?;
         Ok(stored.into_iter().map(kept).collect())
+    }
+
+    async fn of_kind(
+        &mut self,
+        consumer: &str,
+        kind: RejectKind,
+    ) -> Result<Vec<LetterLabel>, Failure> {
+        let stored = self.0.letters().map_err(unavailable)?;
+        let own = stored.into_iter().filter(|(of, superseded_by, label)| {
+            *of == *consumer && superseded_by.is_none() && label.kind == kind
+        });
+        Ok(own.map(|(_, _, label)| label).collect())
     }
 
     async fn letter(

@@ -12,14 +12,16 @@ use crate::change::{NumberedLetter, Position};
 pub(super) const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS dead_letter (consumer TEXT, letter INTEGER, superseded_by INTEGER NOT \
                                  NULL, row_hash INTEGER NOT NULL, key_hash INTEGER NOT NULL,
+  payload_hash INTEGER NOT NULL, version_ns INTEGER NOT NULL,
   sequence INTEGER NOT NULL, time_ns INTEGER NOT NULL, bytes INTEGER NOT NULL, label TEXT NOT \
                                  NULL, payload BLOB NOT NULL, PRIMARY KEY (consumer, letter)) \
                                  STRICT;
-CREATE TABLE IF NOT EXISTS letter_order (consumer TEXT, letter INTEGER, outcome TEXT, PRIMARY KEY \
-                                 (consumer, letter)) STRICT;
+CREATE TABLE IF NOT EXISTS letter_order (consumer TEXT, letter INTEGER, sequence INTEGER NOT \
+                                 NULL, outcome TEXT, PRIMARY KEY (consumer, letter)) STRICT;
 ";
 
-const ENTRY: &str = "letter, superseded_by, row_hash, key_hash, sequence, time_ns, bytes";
+const ENTRY: &str = "letter, superseded_by, row_hash, key_hash, payload_hash, version_ns, \
+                     sequence, time_ns, bytes";
 
 /// A letter in the state file: its consumer, the sequence that superseded it, its label.
 pub type StoredLetter = (String, Option<u64>, LetterLabel);
@@ -31,6 +33,8 @@ pub struct LetterOrder {
     pub consumer: String,
     /// Its number.
     pub letter: u64,
+    /// Its place in the stream: another letter may get the number once it is gone.
+    pub sequence: u64,
     /// What came of it, for people; `None` while it was not tried.
     pub outcome: Option<String>,
 }
@@ -46,17 +50,19 @@ impl State {
         let transaction = db.transaction()?;
         for numbered in &changes.added {
             let NumberedLetter { letter, .. } = numbered;
-            let LetterEntry { number, superseded_by, mark, position, bytes } =
-                LetterEntry::of(numbered);
+            let entry = LetterEntry::of(numbered);
+            let LetterEntry { number, superseded_by, mark, position, bytes, .. } = entry;
             transaction.execute(
                 "INSERT OR REPLACE INTO dead_letter VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, \
-                 ?10)",
+                 ?10, ?11, ?12)",
                 params![
                     consumer,
                     number as i64,
                     superseded_by.unwrap_or(0) as i64,
                     mark.row as i64,
                     mark.spelled as i64,
+                    entry.payload_hash as i64,
+                    entry.version_ns as i64,
                     position.sequence as i64,
                     position.time_ns,
                     bytes as i64,
@@ -71,7 +77,7 @@ impl State {
                 params![*sequence as i64, consumer, *letter as i64],
             )?;
         }
-        if let Some(letter) = changes.retried {
+        if let Some((letter, _)) = changes.retried {
             transaction.execute(
                 "DELETE FROM dead_letter WHERE consumer = ?1 AND letter = ?2",
                 params![consumer, letter as i64],
@@ -142,14 +148,14 @@ impl State {
         Ok(transaction.commit()?)
     }
 
-    /// These letters are to be tried again.
-    pub fn order_letters(&self, consumer: &str, numbers: &[u64]) -> Result<(), StateError> {
+    /// These letters, by number and sequence, are to be tried again.
+    pub fn order_letters(&self, consumer: &str, letters: &[(u64, u64)]) -> Result<(), StateError> {
         let mut db = self.db();
         let transaction = db.transaction()?;
-        for number in numbers {
+        for (number, sequence) in letters {
             transaction.execute(
-                "INSERT OR REPLACE INTO letter_order VALUES (?1, ?2, NULL)",
-                params![consumer, *number as i64],
+                "INSERT OR REPLACE INTO letter_order VALUES (?1, ?2, ?3, NULL)",
+                params![consumer, *number as i64, *sequence as i64],
             )?;
         }
         Ok(transaction.commit()?)
@@ -159,11 +165,12 @@ impl State {
     pub fn letter_orders(&self) -> Result<Vec<LetterOrder>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
-            "SELECT consumer, letter, outcome FROM letter_order ORDER BY consumer, letter",
+            "SELECT consumer, letter, outcome, sequence FROM letter_order ORDER BY consumer, letter",
         )?;
         let rows = statement.query_map([], |row| {
-            let letter = row.get::<_, i64>(1)? as u64;
-            Ok(LetterOrder { consumer: row.get(0)?, letter, outcome: row.get(2)? })
+            let number = |at: usize| row.get::<_, i64>(at).map(|n| n as u64);
+            let (letter, sequence) = (number(1)?, number(3)?);
+            Ok(LetterOrder { consumer: row.get(0)?, letter, sequence, outcome: row.get(2)? })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -176,7 +183,8 @@ impl State {
         outcome: &str,
     ) -> Result<(), StateError> {
         self.db().execute(
-            "UPDATE letter_order SET outcome = ?3 WHERE consumer = ?1 AND letter = ?2",
+            "UPDATE letter_order SET outcome = ?3 WHERE consumer = ?1 AND letter = ?2 AND \
+             outcome IS NULL",
             params![consumer, letter as i64, outcome],
         )?;
         Ok(())
@@ -195,8 +203,10 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<LetterEntry> {
         number: number(0)?,
         superseded_by: sequence_of(row.get(1)?),
         mark: RowMark { row: number(2)?, spelled: number(3)? },
-        position: Position { sequence: number(4)?, time_ns: row.get(5)? },
-        bytes: number(6)?,
+        payload_hash: number(4)?,
+        version_ns: number(5)?,
+        position: Position { sequence: number(6)?, time_ns: row.get(7)? },
+        bytes: number(8)?,
     })
 }
 
@@ -227,8 +237,9 @@ mod tests {
         let changes = LetterChanges { added: added.clone(), ..LetterChanges::default() };
         state.change_letters("c", &changes)?;
         state.change_letters("c", &changes)?;
+        let retried = Some((2, added[2].letter.position));
         let later =
-            LetterChanges { added: Vec::new(), superseded: vec![(1, 99)], retried: Some(2) };
+            LetterChanges { superseded: vec![(1, 99)], retried, ..LetterChanges::default() };
         state.change_letters("c", &later)?;
         let mut expected = [LetterEntry::of(&added[0]), LetterEntry::of(&added[1])];
         expected[1].superseded_by = Some(99);
@@ -245,13 +256,13 @@ mod tests {
     #[test]
     fn an_order_is_tried_once() -> Result<(), StateError> {
         let state = State::in_memory()?;
-        state.order_letters("c", &[3, 4])?;
+        state.order_letters("c", &[(3, 13), (4, 14)])?;
         state.finish_letter_order("c", 3, "applied")?;
         let orders = state.letter_orders()?;
         let outcomes: Vec<_> = orders.iter().map(|o| (o.letter, o.outcome.as_deref())).collect();
         assert_eq!(outcomes, [(3, Some("applied")), (4, None)]);
         state.forget_letter_orders()?;
-        state.order_letters("c", &[4])?;
+        state.order_letters("c", &[(4, 14)])?;
         assert_eq!(state.letter_orders()?.len(), 1);
         Ok(())
     }

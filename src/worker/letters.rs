@@ -19,6 +19,8 @@ use crate::state::{Lock, LockError, State, StateError};
 
 /// Between two looks for what came of orders.
 const OUTCOME_INTERVAL: Duration = Duration::from_millis(100);
+/// A process that streams has carried out the first orders after so long.
+const PICK_UP_WAIT: Duration = Duration::from_millis(1_500);
 
 /// Which letters are meant. What is empty or `None` chooses none away.
 #[derive(Clone, Debug, Default)]
@@ -136,24 +138,44 @@ impl LetterAccess {
     pub fn order(&self, letters: &[KeptLetter]) -> Result<(), LetterError> {
         self.state.forget_letter_orders()?;
         for letter in letters {
-            self.state.order_letters(&letter.consumer, &[letter.label.letter])?;
+            let LetterLabel { letter: number, sequence, .. } = letter.label;
+            self.state.order_letters(&letter.consumer, &[(number, sequence)])?;
         }
         Ok(())
     }
 
     /// Whether a process streams with this data directory now.
-    pub fn is_streaming(&self) -> bool {
+    fn is_streaming(&self) -> bool {
         matches!(Lock::take(&self.data_dir), Err(LockError::InUse { .. }))
     }
 
-    /// What came of all orders, once something came of each or `wait_max` is over.
-    pub async fn outcomes(&self, wait_max: Duration) -> Result<Vec<LetterOrder>, LetterError> {
-        let until = Instant::now() + wait_max;
+    /// What came of the orders of these letters, once something came of each or `wait_max` is over.
+    /// `None` where no process is there to carry them out.
+    pub async fn outcomes(
+        &self,
+        letters: &[KeptLetter],
+        wait_max: Duration,
+    ) -> Result<Option<Vec<LetterOrder>>, LetterError> {
+        let begun = Instant::now();
+        let mut is_there = false;
         loop {
-            let orders = self.state.letter_orders()?;
+            let mut orders = self.state.letter_orders()?;
+            orders.retain(|order| {
+                letters.iter().any(|letter| {
+                    (letter.label.letter, &letter.consumer) == (order.letter, &order.consumer)
+                })
+            });
             let is_over = orders.iter().all(|order| order.outcome.is_some());
-            if is_over || Instant::now() >= until {
-                return Ok(orders);
+            if is_over || begun.elapsed() >= wait_max {
+                return Ok(Some(orders));
+            }
+            // Looking takes the lock for a moment, which must not get in the way of a start.
+            if !is_there && begun.elapsed() >= PICK_UP_WAIT {
+                is_there =
+                    orders.iter().any(|order| order.outcome.is_some()) || self.is_streaming();
+                if !is_there {
+                    return Ok(None);
+                }
             }
             sleep(OUTCOME_INTERVAL).await;
         }

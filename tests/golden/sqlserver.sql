@@ -14,6 +14,14 @@ SELECT body FROM [pub"l`i]]c].[p__eds_held] WHERE consumer = @P1 AND chunk = @P2
 UPDATE [pub"l`i]]c].[p__eds_held] SET applied = @P1 WHERE consumer = @P2 AND chunk = @P3 AND applied = @P4;
 DELETE FROM [pub"l`i]]c].[p__eds_held] WHERE consumer = @P1 AND chunk = @P2 AND applied = @P3;
 UPDATE [pub"l`i]]c].[p__eds_held] SET consumer = @P1 WHERE consumer = @P2;
+IF OBJECT_ID(N'[pub"l`i]]c].[p__eds_dead_letter]') IS NULL CREATE TABLE [pub"l`i]]c].[p__eds_dead_letter] (consumer NVARCHAR(255) COLLATE Latin1_General_100_BIN2 NOT NULL, letter BIGINT NOT NULL, part BIGINT NOT NULL, superseded_by BIGINT NOT NULL, row_hash BIGINT NOT NULL, key_hash BIGINT NOT NULL, payload_hash BIGINT NOT NULL, version_ns BIGINT NOT NULL, stream_sequence BIGINT NOT NULL, stream_time_ns BIGINT NOT NULL, bytes BIGINT NOT NULL, format BIGINT NOT NULL, table_name NVARCHAR(MAX) NOT NULL, kind NVARCHAR(MAX) NOT NULL, reason NVARCHAR(MAX) NOT NULL, label NVARCHAR(MAX) NOT NULL, body NVARCHAR(MAX) NOT NULL, PRIMARY KEY (consumer, letter, part));
+INSERT INTO [pub"l`i]]c].[p__eds_dead_letter] (consumer, letter, part, superseded_by, row_hash, key_hash, payload_hash, version_ns, stream_sequence, stream_time_ns, bytes, format, table_name, kind, reason, label, body) VALUES (@P1, @P2, @P3, @P4, @P5, @P6, @P7, @P8, @P9, @P10, @P11, @P12, @P13, @P14, @P15, @P16, @P17), (@P18, @P19, @P20, @P21, @P22, @P23, @P24, @P25, @P26, @P27, @P28, @P29, @P30, @P31, @P32, @P33, @P34);
+SELECT letter, superseded_by, row_hash, key_hash, payload_hash, version_ns, stream_sequence, stream_time_ns, bytes FROM [pub"l`i]]c].[p__eds_dead_letter] WHERE consumer = @P1 AND part = 0 ORDER BY letter;
+SELECT consumer, label FROM [pub"l`i]]c].[p__eds_dead_letter] WHERE part = 0 ORDER BY consumer, letter;
+SELECT label, body FROM [pub"l`i]]c].[p__eds_dead_letter] WHERE consumer = @P1 AND letter = @P2 ORDER BY part;
+UPDATE [pub"l`i]]c].[p__eds_dead_letter] SET superseded_by = @P1 WHERE consumer = @P2 AND letter = @P3 AND part = 0;
+DELETE FROM [pub"l`i]]c].[p__eds_dead_letter] WHERE consumer = @P1 AND letter = @P2;
+UPDATE [pub"l`i]]c].[p__eds_dead_letter] SET consumer = @P1 WHERE consumer = @P2;
 UPDATE [pub"l`i]]c].[p__eds_checkpoint] SET stream_sequence = @P1, stream_time_ns = @P2 WHERE consumer = @P3 AND lane = 0 AND epoch = @P4 AND stream_sequence = @P5;
 ALTER TABLE [pub"l`i]]c].[p_or"der] ALTER COLUMN [to'tal] NVARCHAR(MAX) NULL;
 ALTER TABLE [pub"l`i]]c].[p_or"der] ADD [_eds_wider] NVARCHAR(MAX) NULL;

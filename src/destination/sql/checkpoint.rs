@@ -209,7 +209,7 @@ impl<C: Connection> SqlDestination<C> {
         if let Some(release) = batch.release {
             return self.confirm_release(release).await;
         }
-        if let Some(letter) = batch.letters.retried {
+        if let Some((letter, _)) = batch.letters.retried {
             return self.confirm_retried(letter).await;
         }
         match self.read_checkpoint().await?.and_then(|row| row.position) {

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tracing::warn;
 
 use super::connection::{Connection, Parameter};
 use super::destination::SqlDestination;
 use super::dialect::Dialect;
 use super::render::{FORMAT, Renderer};
 use crate::change::batch::LetterChanges;
-use crate::change::dead_letter::{LetterEntry, LetterLabel, RowMark, parts};
+use crate::change::dead_letter::{LetterEntry, LetterLabel, RejectKind, RowMark, parts};
 use crate::change::{NumberedLetter, Position};
 use crate::destination::{Failure, FailureKind, KeptLetter, LetterBox};
 
@@ -19,12 +20,14 @@ use crate::destination::{Failure, FailureKind, KeptLetter, LetterBox};
 pub const DEAD_LETTERS: &str = "_eds_dead_letter";
 
 /// The columns of numbers, in their order, all of a letter's first part but the consumer.
-const NUMBERS: [&str; 9] = [
+const NUMBERS: [&str; 11] = [
     "letter",
     "part",
     "superseded_by",
     "row_hash",
     "key_hash",
+    "payload_hash",
+    "version_ns",
     "stream_sequence",
     "stream_time_ns",
     "bytes",
@@ -35,7 +38,7 @@ const TEXTS: [&str; 5] = ["table_name", "kind", "reason", "label", "body"];
 /// Rows that one statement inserts at most; SQL Server takes 2,100 parameters.
 const ROWS_MAX: usize = 64;
 /// Bytes of texts after which a statement takes no more rows.
-const STATEMENT_BYTES: usize = 1 << 20;
+const STATEMENT_BYTES: usize = 512 << 10;
 
 impl Renderer {
     /// Creates a table of dead letters under this name: a row for each part of a payload, of which
@@ -71,10 +74,34 @@ impl Renderer {
     /// Columns: those of numbers from `letter` to `bytes`, without `part`. Parameter: consumer.
     pub fn read_dead_letter_entries(&self) -> String {
         format!(
-            "SELECT letter, superseded_by, row_hash, key_hash, stream_sequence, stream_time_ns, \
-             bytes FROM {} WHERE consumer = {} AND part = 0 ORDER BY letter",
+            "SELECT {} FROM {} WHERE consumer = {} AND part = 0 ORDER BY letter",
+            entry_columns(),
             self.table(DEAD_LETTERS),
             (self.dialect.parameter)(1)
+        )
+    }
+
+    /// The same of one letter. Parameters: consumer, letter.
+    pub fn read_dead_letter_entry(&self) -> String {
+        let p = self.dialect.parameter;
+        format!(
+            "SELECT {} FROM {} WHERE consumer = {} AND letter = {} AND part = 0",
+            entry_columns(),
+            self.table(DEAD_LETTERS),
+            p(1),
+            p(2)
+        )
+    }
+
+    /// Columns: label. Of letters that are of use. Parameters: consumer, kind.
+    pub fn read_dead_letters_of_kind(&self) -> String {
+        let p = self.dialect.parameter;
+        format!(
+            "SELECT label FROM {} WHERE consumer = {} AND kind = {} AND part = 0 AND \
+             superseded_by = 0 ORDER BY letter",
+            self.table(DEAD_LETTERS),
+            p(1),
+            p(2)
         )
     }
 
@@ -109,6 +136,20 @@ impl Renderer {
         )
     }
 
+    /// One that is tried again, if it is still the same. Parameters: consumer, letter, sequence, time.
+    pub fn take_dead_letter(&self) -> String {
+        let p = self.dialect.parameter;
+        format!(
+            "DELETE FROM {} WHERE consumer = {} AND letter = {} AND stream_sequence = {} AND \
+             stream_time_ns = {}",
+            self.table(DEAD_LETTERS),
+            p(1),
+            p(2),
+            p(3),
+            p(4)
+        )
+    }
+
     /// Parameters: consumer, letter.
     pub fn delete_dead_letter(&self) -> String {
         let p = self.dialect.parameter;
@@ -128,10 +169,35 @@ impl Renderer {
     }
 }
 
+/// The columns of numbers without `part` and `format`.
+fn entry_columns() -> String {
+    let of_entry = NUMBERS.into_iter().filter(|name| !["part", "format"].contains(name));
+    of_entry.collect::<Vec<_>>().join(", ")
+}
+
+/// What a row of them says.
+fn entry(row: &[i64]) -> Option<LetterEntry> {
+    let [number, superseded_by, row, spelled, payload_hash, version_ns, sequence, time_ns, bytes] =
+        row[..]
+    else {
+        return None;
+    };
+    Some(LetterEntry {
+        number: number as u64,
+        superseded_by: (superseded_by != 0).then_some(superseded_by as u64),
+        mark: RowMark { row: row as u64, spelled: spelled as u64 },
+        position: Position { sequence: sequence as u64, time_ns },
+        version_ns: version_ns as u64,
+        payload_hash: payload_hash as u64,
+        bytes: bytes as u64,
+    })
+}
+
 /// The rows of a letter.
 fn rows_of(consumer: &str, numbered: &NumberedLetter) -> Vec<Vec<Parameter>> {
     let label = LetterLabel::of(numbered).to_text();
-    let LetterEntry { number, superseded_by, mark, position, bytes } = LetterEntry::of(numbered);
+    let entry = LetterEntry::of(numbered);
+    let LetterEntry { number, superseded_by, mark, position, bytes, .. } = entry;
     let letter = &numbered.letter;
     let row = |(part, body): (usize, String)| {
         let numbers = [
@@ -140,6 +206,8 @@ fn rows_of(consumer: &str, numbered: &NumberedLetter) -> Vec<Vec<Parameter>> {
             superseded_by.unwrap_or(0),
             mark.row,
             mark.spelled,
+            entry.payload_hash,
+            entry.version_ns,
             position.sequence,
             position.time_ns as u64,
             bytes,
@@ -215,9 +283,11 @@ impl<C: Connection> SqlDestination<C> {
                 .await
                 .map_err(of_letters)?;
         }
-        let Some(letter) = changes.retried else { return Ok(()) };
-        let sql = self.renderer.delete_dead_letter();
-        let parameters = [consumer, Parameter::Integer(letter as i64)];
+        let Some((letter, position)) = changes.retried else { return Ok(()) };
+        let sql = self.renderer.take_dead_letter();
+        let number = |n: u64| Parameter::Integer(n as i64);
+        let (sequence, time) = (number(position.sequence), Parameter::Integer(position.time_ns));
+        let parameters = [consumer, number(letter), sequence, time];
         match self.connection.change(&sql, &parameters).await.map_err(of_letters)? {
             // An earlier try has applied it and its answer was lost, or somebody has dropped it.
             0 => Err(Failure::unavailable(format!("dead letter {letter} is not kept any more"))),
@@ -228,11 +298,17 @@ impl<C: Connection> SqlDestination<C> {
     /// After a COMMIT that may be void: whether the letter is kept no longer.
     pub(super) async fn confirm_retried(&mut self, letter: u64) -> Result<(), Failure> {
         let consumer = self.consumer.clone();
-        let kept = self.entries(&consumer).await?;
-        match kept.iter().any(|entry| entry.number == letter) {
-            true => Err(super::checkpoint::void_commit()),
-            false => Ok(()),
+        match self.entry(&consumer, letter).await? {
+            Some(_) => Err(super::checkpoint::void_commit()),
+            None => Ok(()),
         }
+    }
+
+    async fn entry(&mut self, consumer: &str, number: u64) -> Result<Option<LetterEntry>, Failure> {
+        let parameters = [consumer.into(), Parameter::Integer(number as i64)];
+        let sql = self.renderer.read_dead_letter_entry();
+        let rows = Self::unless_missing(self.connection.integers(&sql, &parameters).await).await?;
+        Ok(rows.first().and_then(|row| entry(row)))
     }
 
     /// What a statement finds in the table; nothing where there is no table.
@@ -257,19 +333,7 @@ impl<C: Connection> LetterBox for SqlDestination<C> {
             }
             rows => rows?,
         };
-        let entry = |row: &Vec<i64>| {
-            let [number, superseded_by, row, spelled, sequence, time_ns, bytes] = row[..] else {
-                return None;
-            };
-            Some(LetterEntry {
-                number: number as u64,
-                superseded_by: (superseded_by != 0).then_some(superseded_by as u64),
-                mark: RowMark { row: row as u64, spelled: spelled as u64 },
-                position: Position { sequence: sequence as u64, time_ns },
-                bytes: bytes as u64,
-            })
-        };
-        Ok(rows.iter().filter_map(entry).collect())
+        Ok(rows.iter().filter_map(|row| entry(row)).collect())
     }
 
     async fn letters(&mut self) -> Result<Vec<KeptLetter>, Failure> {
@@ -283,11 +347,22 @@ impl<C: Connection> LetterBox for SqlDestination<C> {
                 let entries = self.entries(&consumer).await?;
                 superseded = entries.into_iter().map(|e| (e.number, e.superseded_by)).collect();
             }
-            let label = read_label(&label)?;
+            let Some(label) = read_label(&label) else { continue };
             let superseded_by = superseded.get(&label.letter).copied().flatten();
             letters.push(KeptLetter { consumer, superseded_by, label });
         }
         Ok(letters)
+    }
+
+    async fn of_kind(
+        &mut self,
+        consumer: &str,
+        kind: RejectKind,
+    ) -> Result<Vec<LetterLabel>, Failure> {
+        let parameters = [consumer.into(), kind.as_str().into()];
+        let sql = self.renderer.read_dead_letters_of_kind();
+        let rows = Self::unless_missing(self.connection.texts(&sql, &parameters).await).await?;
+        Ok(rows.into_iter().flatten().filter_map(|label| read_label(&label)).collect())
     }
 
     async fn letter(
@@ -299,11 +374,10 @@ impl<C: Connection> LetterBox for SqlDestination<C> {
         let sql = self.renderer.read_dead_letter();
         let rows = Self::unless_missing(self.connection.texts(&sql, &parameters).await).await?;
         let Some(label) = rows.first().and_then(|row| row.first()) else { return Ok(None) };
-        let label = read_label(label)?;
+        let label = read_label(label).ok_or_else(|| unreadable(number))?;
         let bodies: Vec<String> = rows.into_iter().filter_map(|mut row| row.pop()).collect();
-        let payload = label.payload(&bodies).ok_or_else(|| unreadable("its payload"))?;
-        let entries = self.entries(consumer).await?;
-        let entry = entries.iter().find(|entry| entry.number == number);
+        let payload = label.payload(&bodies).ok_or_else(|| unreadable(number))?;
+        let entry = self.entry(consumer, number).await?;
         let superseded_by = entry.and_then(|entry| entry.superseded_by);
         Ok(Some((KeptLetter { consumer: consumer.to_owned(), superseded_by, label }, payload)))
     }
@@ -318,14 +392,21 @@ impl<C: Connection> LetterBox for SqlDestination<C> {
     }
 }
 
-fn read_label(label: &str) -> Result<LetterLabel, Failure> {
-    LetterLabel::from_text(label).ok_or_else(|| unreadable("a label"))
+/// A label; what another version of EDS has written is left for that one.
+fn read_label(label: &str) -> Option<LetterLabel> {
+    let read = LetterLabel::from_text(label);
+    if read.is_none() {
+        warn!(
+            "a letter in {DEAD_LETTERS} was written by another version of EDS, and is left alone"
+        );
+    }
+    read
 }
 
-fn unreadable(what: &str) -> Failure {
+fn unreadable(letter: u64) -> Failure {
     Failure::misconfigured(format!(
-        "the table {DEAD_LETTERS} in the destination holds {what} that this version of EDS cannot \
-         read: install the version that wrote it again"
+        "dead letter {letter} cannot be read: another version of EDS has written it, or a part of \
+         it is missing"
     ))
 }
 
@@ -351,6 +432,6 @@ mod tests {
         };
         let small: Vec<_> = (0..130).map(|n| numbered(n, 10)).collect();
         assert_eq!(lens(&small), [64, 64, 2]);
-        assert_eq!(lens(&[numbered(1, 3 << 20), numbered(2, 10)]), [3, 3, 3, 4]);
+        assert_eq!(lens(&[numbered(1, 1 << 20), numbered(2, 10)]), [1, 1, 1, 2]);
     }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::held::HeldTables;
 use crate::backoff::Backoff;
 use crate::change::batch::LetterChanges;
+use crate::change::dead_letter::LetterEntry;
 use crate::change::{Batch, Change, DeadLetter, HeldChunk, Position, Release, compact, held};
-use crate::destination::WriteMode;
+use crate::destination::{Failure, WriteMode};
 use crate::pipeline::checkpoint::CheckpointStore;
-use crate::pipeline::dead_letter::LetterBook;
+use crate::pipeline::dead_letter::{LetterBook, Supersedes};
 use crate::pipeline::narrow::{Narrowing, Piece};
 
 /// The state of applying one set of pending changes.
@@ -29,6 +30,8 @@ pub struct Attempt {
     letters: BTreeMap<usize, DeadLetter>,
     /// Messages between the changes that never became changes, in their order.
     messages: Vec<DeadLetter>,
+    /// Why the run ends once all that is to be written is.
+    why_stopped: Option<Failure>,
 }
 
 /// Where the changes come from.
@@ -38,8 +41,8 @@ enum ChangeSource {
     Stream,
     /// A chunk of this number that the destination keeps, less so many of its first.
     Held(u64, u64),
-    /// The dead letter of this number.
-    Letter(u64),
+    /// The dead letter of this number, from this place in the stream.
+    Letter(u64, Position),
 }
 
 /// The part of a piece that can be written at once.
@@ -65,6 +68,7 @@ impl Attempt {
             source: ChangeSource::Stream,
             letters: BTreeMap::new(),
             messages,
+            why_stopped: None,
         }
     }
 
@@ -80,11 +84,15 @@ impl Attempt {
         Attempt { source, ..Attempt::new(changes, Vec::new(), end) }
     }
 
-    /// `changes`, which dead letter `number` says, are to be written; the checkpoint stays at
+    /// `changes`, which the dead letter says, are to be written; the checkpoint stays at
     /// `recorded`.
-    pub fn retrying(changes: Vec<Change>, number: u64, recorded: Option<Position>) -> Attempt {
+    pub fn retrying(
+        changes: Vec<Change>,
+        letter: &LetterEntry,
+        recorded: Option<Position>,
+    ) -> Attempt {
         let end = recorded.unwrap_or_default();
-        let source = ChangeSource::Letter(number);
+        let source = ChangeSource::Letter(letter.number, letter.position);
         Attempt { source, ..Attempt::new(changes, Vec::new(), end) }
     }
 
@@ -95,13 +103,46 @@ impl Attempt {
 
     /// Whether the changes are those of a dead letter.
     pub fn is_of_letter(&self) -> bool {
-        matches!(self.source, ChangeSource::Letter(_))
+        matches!(self.source, ChangeSource::Letter(..))
     }
 
     /// The change is not to be written but to be kept as a dead letter.
     pub fn dead_letter(&mut self, index: usize, letter: DeadLetter) {
         self.narrowing.exclude(index);
         self.letters.insert(index, letter);
+    }
+
+    /// Only what comes before the change is to be written; then the run ends.
+    pub fn end_before(&mut self, index: usize, why: Failure, checkpoint: &CheckpointStore) {
+        let index = self.narrowing.end_before(index);
+        let is_before = |letter: &DeadLetter| match self.changes.get(index) {
+            Some(change) => letter.position.sequence < change.position.sequence,
+            None => true,
+        };
+        self.messages.retain(is_before);
+        self.end = checkpoint.end_of(end_of(&self.changes[..index]));
+        self.why_stopped = Some(why);
+    }
+
+    /// The same for the first of the messages that never became changes.
+    pub fn end_before_message(&mut self, why: Failure, checkpoint: &CheckpointStore) {
+        let Some(first) = self.messages.first().map(|letter| letter.position.sequence) else {
+            return;
+        };
+        let index = self.changes.partition_point(|change| change.position.sequence < first);
+        self.end_before(index, why, checkpoint);
+        self.messages.clear();
+    }
+
+    /// Why the run ends now.
+    pub fn why_stopped(&mut self) -> Option<Failure> {
+        self.why_stopped.take()
+    }
+
+    /// What is not written yet.
+    pub fn into_rest(mut self) -> (Vec<Change>, Vec<DeadLetter>) {
+        let from = self.narrowing.take().map_or(self.changes.len(), |piece| piece.from);
+        (self.changes[from..].to_vec(), self.messages)
     }
 
     /// What is to be written next; `None` once everything is. What does not fit into one batch
@@ -141,7 +182,13 @@ impl Attempt {
             .unconfirmed_through(unconfirmed)
             .holding(self.chunks(kept, held))
             .releasing(self.release_of(from, stop));
-        let (messages, letters) = self.letters_with(&batch, (from, stop), book);
+        let supersedes = match (mode, self.source) {
+            (WriteMode::Append, _) => Supersedes::Nothing,
+            (WriteMode::Upsert, ChangeSource::Stream) => Supersedes::All,
+            (WriteMode::Upsert, ChangeSource::Held(..)) => Supersedes::Earlier,
+            (WriteMode::Upsert, ChangeSource::Letter(number, _)) => Supersedes::Below(number),
+        };
+        let (messages, letters) = self.letters_with(&batch, (from, stop), (book, supersedes));
         let (batch, piece) = (Arc::new(batch.with_letters(letters)), Piece { from, to: stop });
         Some(Writable { batch, piece, messages })
     }
@@ -152,7 +199,7 @@ impl Attempt {
         &self,
         batch: &Batch,
         (from, stop): (usize, usize),
-        book: &LetterBook,
+        (book, supersedes): (&LetterBook, Supersedes),
     ) -> (usize, LetterChanges) {
         let messages = match self.changes.get(stop) {
             Some(next) => {
@@ -168,10 +215,9 @@ impl Attempt {
         letters.sort_by_key(|(_, letter)| letter.position.sequence);
         let offered =
             batch.offered().filter_map(|i| batch.get(i).map(|change| (i as usize, change)));
-        let mut changes = book.changes(letters, offered);
-        if let ChangeSource::Letter(number) = self.source {
-            changes.superseded.retain(|(superseded, _)| *superseded != number);
-            changes.retried = Some(number);
+        let mut changes = book.changes(letters, offered, supersedes);
+        if let ChangeSource::Letter(number, position) = self.source {
+            changes.retried = Some((number, position));
         }
         (messages, changes)
     }

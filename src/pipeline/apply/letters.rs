@@ -1,8 +1,9 @@
 //! Dead letters on the destination's side: where they are kept, room for them, and trying one
 //! again.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::attempt::Attempt;
@@ -10,9 +11,20 @@ use super::release::Released;
 use super::{Applier, ApplyOutcome, WriteAttempt, answered};
 use crate::backoff::Backoff;
 use crate::change::batch::LetterChanges;
-use crate::change::{Batch, Change, DeadLetter};
-use crate::destination::{CheckpointIn, Destination, Failure, KeptLetter, LetterBox};
+use crate::change::dead_letter::RejectKind;
+use crate::change::{Batch, Change, DeadLetter, Position};
+use crate::destination::{CheckpointIn, Destination, Failure, FailureKind, KeptLetter, LetterBox};
 use crate::pipeline::dead_letter::{LetterBook, OnRejected, WhenFull};
+
+/// What came of looking for room for dead letters.
+pub(super) enum LetterRoom {
+    /// Some were dropped.
+    Made,
+    /// A person has to retry or drop some.
+    Wanting,
+    /// The destination is not where it was left.
+    Rewound(Option<Position>),
+}
 
 /// What came of trying a dead letter again.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,11 +89,20 @@ impl Applier {
         self.state_letters.change(&self.options, &changes)
     }
 
-    /// The letter that the batch consists of is applied.
-    pub(super) fn forget_retried(&self, batch: &Batch) -> Result<(), Failure> {
+    /// Where the state file keeps letters: writes the batch, unless it is a letter that an earlier
+    /// try has written and could not forget.
+    pub(super) async fn write_with_state(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let retried = batch.letters.retried;
-        self.state_letters
-            .change(&self.options, &LetterChanges { retried, ..LetterChanges::default() })
+        if retried.is_none_or(|(number, _)| self.unforgotten != Some(number)) {
+            let destination = &mut self.link.get()?.destination;
+            answered(&self.progress, destination.apply(batch)).await?;
+        }
+        let Some((number, _)) = retried else { return Ok(()) };
+        self.unforgotten = Some(number);
+        let changes = LetterChanges { retried, ..LetterChanges::default() };
+        self.state_letters.change(&self.options, &changes)?;
+        self.unforgotten = None;
+        Ok(())
     }
 
     /// What the batch makes of letters is durable.
@@ -104,58 +125,62 @@ impl Applier {
         self.report_letters();
     }
 
-    /// Fails where the user wants no dead letters and there are some.
-    pub(super) fn may_reject<'a>(
-        &self,
-        mut letters: impl Iterator<Item = &'a DeadLetter>,
-    ) -> Result<(), Failure> {
-        match letters.next() {
-            Some(letter) if self.options.letters.on_rejected == OnRejected::Stop => {
-                Err(Failure::misconfigured(format!(
-                    "a change cannot be applied, and --on-rejected stop ends the run before it: \
-                     {} (subject {}, sequence {}); it is read again at the next start",
-                    letter.reason, letter.subject, letter.position.sequence
-                )))
-            }
-            _ => Ok(()),
-        }
+    /// Why the run ends before the letter, where the user wants that.
+    pub(super) fn why_stop(&self, letter: &DeadLetter) -> Option<Failure> {
+        (self.options.letters.on_rejected == OnRejected::Stop).then(|| {
+            Failure::misconfigured(format!(
+                "a change cannot be applied, and --on-rejected stop ends the run before it: {} \
+                 (subject {}, sequence {}); it is read again at the next start",
+                letter.reason, letter.subject, letter.position.sequence
+            ))
+        })
     }
 
-    /// Drops letters that are of no more use, or as the user has chosen; else waits for a person to
-    /// do so. Until there is room nothing is written at all.
-    pub(super) async fn make_letter_room(&mut self) -> Result<Released, Failure> {
+    /// Drops letters that are of no more use, or as the user has chosen. Fails to where a person
+    /// has to make room: the batch waits.
+    pub(super) async fn make_letter_room(&mut self) -> Result<LetterRoom, Failure> {
         let numbers = self.book.to_drop(self.options.letters.when_full);
-        let changed = match numbers.is_empty() {
-            true => self.wait_for_letter_room().await,
-            false => self.drop_letters(&numbers).await,
-        };
-        match changed {
-            Ok(()) => Ok(Released::Tried),
+        if numbers.is_empty() {
+            self.report_full_letters();
+            return Ok(LetterRoom::Wanting);
+        }
+        match self.drop_letters(&numbers).await {
+            Ok(()) => Ok(LetterRoom::Made),
             Err(failure) => {
                 self.progress.waiting(&failure.to_string());
                 let found = self.reconnect(&mut Backoff::default()).await?;
-                Ok(self.compared(found))
+                Ok(match self.compared(found) {
+                    Released::Rewound(position) => LetterRoom::Rewound(position),
+                    Released::Tried | Released::Nothing => LetterRoom::Made,
+                })
             }
         }
     }
 
-    async fn wait_for_letter_room(&mut self) -> Result<(), Failure> {
+    fn report_full_letters(&mut self) {
         let why = format!(
             "{} dead letters of {} bytes are kept, and no more than {} of {} bytes may be: the \
-             stream waits until some are dropped with `eds dlq drop` (`eds dlq export` saves them \
-             first)",
+             stream waits until some are retried or dropped with `eds dlq`",
             self.book.len(),
             self.book.bytes(),
             self.options.letters.limits.letters_max,
             self.options.letters.limits.bytes_max,
         );
-        if !self.is_full {
+        if !self.is_full_of_letters {
             warn!("{why}");
         }
-        self.is_full = true;
+        self.is_full_of_letters = true;
         self.progress.waiting(&why);
-        sleep(super::ROOM_WAIT).await;
-        self.read_book_again().await
+    }
+
+    /// Reads again which letters are kept, after a person may have dropped some.
+    pub(super) async fn look_for_letter_room(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.is_full_of_letters)
+            && let Err(failure) = self.read_book_again().await
+        {
+            warn!("dead letters cannot be read: {failure}");
+        }
+        Ok(())
     }
 
     async fn drop_letters(&mut self, numbers: &[u64]) -> Result<(), Failure> {
@@ -194,24 +219,24 @@ impl Applier {
                 }
                 Ok(ApplyOutcome::Letter(number, letter.map(Box::new)))
             }
+            Err(failure) if failure.kind == FailureKind::Misconfigured => {
+                Ok(ApplyOutcome::Retried(number, LetterOutcome::Refused(failure.text)))
+            }
             Err(failure) => self.letter_failed(failure).await,
         }
     }
 
-    /// All letters of this consumer that wait for a schema.
+    /// All letters of this consumer whose schema was not known.
     pub async fn list_letters(&mut self) -> Result<ApplyOutcome, Failure> {
-        let progress = self.progress.clone();
+        let (consumer, progress) = (self.options.consumer.clone(), self.progress.clone());
+        let kind = RejectKind::UnknownSchema;
         let read = match self.letter_box() {
-            Ok(Some(kept)) => answered(&progress, kept.letters()).await,
+            Ok(Some(kept)) => answered(&progress, kept.of_kind(&consumer, kind)).await,
             Ok(None) => Ok(Vec::new()),
             Err(failure) => Err(failure),
         };
         match read {
-            Ok(letters) => {
-                let consumer = &self.options.consumer;
-                let own = letters.into_iter().filter(|letter| letter.consumer == *consumer);
-                Ok(ApplyOutcome::Letters(own.collect()))
-            }
+            Ok(letters) => Ok(ApplyOutcome::Letters(letters)),
             Err(failure) => self.letter_failed(failure).await,
         }
     }
@@ -226,20 +251,23 @@ impl Applier {
         })
     }
 
-    /// Applies what letter `number` says.
-    pub async fn retry(
-        &mut self,
-        number: u64,
-        changes: Vec<Change>,
-    ) -> Result<ApplyOutcome, Failure> {
+    /// Applies what the letter says, if it is still of use.
+    pub async fn retry(&mut self, letter: ReadyLetter) -> Result<ApplyOutcome, Failure> {
+        let ReadyLetter { number, position, changes } = letter;
         let tried = |outcome| Ok(ApplyOutcome::Retried(number, outcome));
+        let Some(entry) = self.book.of_use(number).filter(|entry| entry.position == position)
+        else {
+            let why = "superseded: a later change of its row was applied meanwhile";
+            return tried(LetterOutcome::Refused(why.to_owned()));
+        };
+        let entry = *entry;
         let schema = changes.first().and_then(|change| change.schema.clone());
         let table = schema.map(|schema| schema.table.to_string()).unwrap_or_default();
         if self.held.contains(&table) {
             return tried(LetterOutcome::TableHeld);
         }
         let changes = self.fit(changes);
-        let mut attempt = Attempt::retrying(changes, number, self.checkpoint.recorded());
+        let mut attempt = Attempt::retrying(changes, &entry, self.checkpoint.recorded());
         let mode = self.options.abilities.write_mode;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
             match self.try_once(&mut attempt, &next).await? {
@@ -268,3 +296,14 @@ impl Applier {
 
 /// A letter with its payload.
 pub type WholeLetter = (KeptLetter, Bytes);
+
+/// A letter that is to be tried again, as it was when it was read.
+#[derive(Clone, Debug)]
+pub struct ReadyLetter {
+    /// Its number.
+    pub number: u64,
+    /// Where it is in the stream.
+    pub position: Position,
+    /// What it says.
+    pub changes: Vec<Change>,
+}

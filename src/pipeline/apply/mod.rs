@@ -9,13 +9,12 @@ mod reconnect;
 mod rejects;
 mod release;
 mod remedy;
+mod write;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
-use tracing::warn;
+use tokio::time::{Instant, timeout};
 
 use super::EngineOptions;
 use super::batcher::PendingBatch;
@@ -23,18 +22,19 @@ use super::checkpoint::CheckpointStore;
 use super::dead_letter::LetterBook;
 use super::progress::Progress;
 use super::state_letters::StateLetters;
-use crate::backoff::RETRY_WAITS;
+use crate::change::dead_letter::LetterLabel;
 use crate::change::{Batch, Change, Cutover, Position, TableSchema};
-use crate::destination::{CheckpointIn, Failure, FailureKind, KeptLetter, OpenFuture, Recorded};
+use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
 use crate::state::{State, StateError};
-use attempt::{Attempt, Writable};
+use attempt::Attempt;
 use held::HeldTables;
-pub use letters::{LetterOutcome, WholeLetter};
+use letters::LetterRoom;
+pub use letters::{LetterOutcome, ReadyLetter, WholeLetter};
 use link::{DestinationLink, KnownTables, OpenDestination};
 pub use rejects::REFUSED_RUN_MAX;
-use rejects::{Rejected, Rejects};
+use rejects::Rejects;
 use release::Released;
-use remedy::{Remedy, Tried, is_of_one_table, remedy};
+use remedy::is_of_one_table;
 
 /// A destination that has given no answer for so long counts as away.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -57,8 +57,10 @@ pub enum ApplyOutcome {
     Released,
     /// Nothing: the dead letter of this number is this; `None` where it is not kept any more.
     Letter(u64, Option<Box<WholeLetter>>),
-    /// Nothing: these dead letters are kept.
-    Letters(Vec<KeptLetter>),
+    /// Nothing: the schemas of these dead letters were not known.
+    Letters(Vec<LetterLabel>),
+    /// A part of it, or nothing: for the dead letters of the rest there is no room.
+    NoRoom(PendingBatch),
     /// Nothing of the stream: the dead letter of this number was tried again.
     Retried(u64, LetterOutcome),
     /// The destination is not where it was left (restored, failed over) but here: open the feed
@@ -84,10 +86,14 @@ pub struct Applier {
     known: KnownTables,
     /// The tables that cannot be written now.
     held: HeldTables,
-    /// As much of their changes is kept as may be, or of dead letters.
+    /// As much of their changes is kept as may be.
     is_full: bool,
     /// The dead letters that are kept.
     book: LetterBook,
+    /// As many are kept as may be.
+    is_full_of_letters: bool,
+    /// A letter that is applied, where the state file could not forget it.
+    unforgotten: Option<u64>,
     state_letters: StateLetters,
     rejects: Rejects,
     progress: Arc<Progress>,
@@ -132,6 +138,8 @@ impl Applier {
             held: HeldTables::default(),
             is_full: false,
             book: LetterBook::default(),
+            is_full_of_letters: false,
+            unforgotten: None,
             state_letters: StateLetters::new(state.clone()),
             rejects: Rejects::default(),
             options,
@@ -214,26 +222,44 @@ impl Applier {
 
     /// Applies all of `pending`, whatever it takes, unless the destination is rewound or lost to
     /// another process.
-    pub async fn apply(&mut self, pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
+    pub async fn apply(&mut self, mut pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
         let end = self.checkpoint.end_of(pending.through);
         let started = Instant::now();
-        self.may_reject(pending.dead_letters.iter())?;
-        let changes = self.fit(pending.changes);
-        let mut attempt = Attempt::new(changes, pending.dead_letters, end);
+        self.look_for_letter_room().await?;
+        let changes = self.fit(std::mem::take(&mut pending.changes));
+        let stop = pending.dead_letters.first().and_then(|letter| self.why_stop(letter));
+        let messages = std::mem::take(&mut pending.dead_letters);
+        let mut attempt = Attempt::new(changes, messages, end);
+        if let Some(why) = stop {
+            attempt.end_before_message(why, &self.checkpoint);
+        }
         let mode = self.options.abilities.write_mode;
         let mut kept = 0;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
             let has_letter_room =
                 self.book.has_room(&next.batch.letters.added, self.options.letters.limits);
-            let tried = match self.has_room(&next.batch) && has_letter_room {
+            if !has_letter_room {
+                attempt.narrowing.put_back(next.piece);
+                match self.make_letter_room().await? {
+                    LetterRoom::Made => continue,
+                    LetterRoom::Wanting => {
+                        let (changes, dead_letters) = attempt.into_rest();
+                        return Ok(ApplyOutcome::NoRoom(PendingBatch {
+                            changes,
+                            dead_letters,
+                            ..pending
+                        }));
+                    }
+                    LetterRoom::Rewound(position) => {
+                        return Ok(ApplyOutcome::DestinationRewound(position));
+                    }
+                }
+            }
+            let tried = match self.has_room(&next.batch) {
                 true => self.try_once(&mut attempt, &next).await?,
                 false => {
                     attempt.narrowing.put_back(next.piece);
-                    let made = match has_letter_room {
-                        true => self.make_room().await?,
-                        false => self.make_letter_room().await?,
-                    };
-                    match made {
+                    match self.make_room().await? {
                         Released::Rewound(position) => WriteAttempt::DestinationRewound(position),
                         Released::Tried | Released::Nothing => WriteAttempt::Again,
                     }
@@ -250,6 +276,9 @@ impl Applier {
                     return Ok(ApplyOutcome::DestinationRewound(position));
                 }
             }
+        }
+        if let Some(why) = attempt.why_stopped() {
+            return Err(why);
         }
         self.progress.applied(pending.events, end, started.elapsed());
         // A stream that never pauses must not keep a held table waiting: more is released than is
@@ -293,155 +322,6 @@ impl Applier {
         let has_room = kept == 0 || kept + more <= self.options.held_bytes_max;
         self.is_full &= !has_room;
         has_room
-    }
-
-    async fn try_once(
-        &mut self,
-        attempt: &mut Attempt,
-        next: &Writable,
-    ) -> Result<WriteAttempt, Failure> {
-        let Err(failure) = self.write(&next.batch).await else { return Ok(WriteAttempt::Done) };
-        let tried = Tried {
-            may_hold: self.may_hold() && !next.batch.groups.is_empty(),
-            reshaped: attempt.reshaped,
-            changes: attempt.narrowing.remaining(next.piece),
-        };
-        match remedy(&failure, tried) {
-            Remedy::GiveUp => Err(failure),
-            Remedy::ReadTables => {
-                attempt.reshaped = true;
-                attempt.narrowing.put_back(next.piece);
-                match self.read_tables().await {
-                    Ok(()) => Ok(WriteAttempt::Again),
-                    Err(failure) => self.recover(&failure, attempt, next).await,
-                }
-            }
-            Remedy::Narrow => self.narrow(attempt, next, failure).await,
-            Remedy::Hold => {
-                attempt.narrowing.put_back(next.piece);
-                Ok(self.hold_and_go_on(&failure, attempt, next))
-            }
-            Remedy::Reconnect => {
-                attempt.narrowing.put_back(next.piece);
-                self.recover(&failure, attempt, next).await
-            }
-        }
-    }
-
-    /// Holds the table that the failure names; where the batch does not write that one, those that
-    /// it writes: a foreign key that is checked at COMMIT names the other table. What is kept
-    /// already stays where it is.
-    fn hold_and_go_on(
-        &mut self,
-        failure: &Failure,
-        attempt: &mut Attempt,
-        next: &Writable,
-    ) -> WriteAttempt {
-        let written = next.batch.groups.iter().map(|group| &*group.schema.table);
-        let is_written = written.clone().any(|table| Some(table) == failure.table.as_deref());
-        match is_written {
-            true => self.hold(failure),
-            false => written.for_each(|table| {
-                self.hold(&Failure { table: Some(table.into()), ..failure.clone() });
-            }),
-        }
-        attempt.reshaped = false;
-        match attempt.is_of_kept() {
-            true => {
-                let tried = attempt.narrowing.remaining(next.piece);
-                for group in &next.batch.groups {
-                    self.held.not_released(&group.schema.table, tried, Instant::now());
-                }
-                WriteAttempt::Abandoned
-            }
-            false => WriteAttempt::Again,
-        }
-    }
-
-    async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        let open = self.link.get()?;
-        open.prepare(&mut self.checkpoint, &mut self.known, batch).await?;
-        let is_in_state = self.options.abilities.checkpoint_in == CheckpointIn::StateFile;
-        if is_in_state {
-            self.save_letters(batch)?;
-        }
-        let open = self.link.get()?;
-        answered(&self.progress, open.destination.apply(batch)).await?;
-        if is_in_state { self.forget_retried(batch) } else { Ok(()) }
-    }
-
-    async fn read_tables(&mut self) -> Result<(), Failure> {
-        answered(&self.progress, self.link.get()?.read_tables()).await
-    }
-
-    /// The piece is durable.
-    fn done(&mut self, batch: &Batch) {
-        if batch.release.is_none() && batch.letters.retried.is_none() {
-            self.checkpoint.after_commit(batch.through);
-        }
-        if !batch.held.is_empty() {
-            self.held.kept(&batch.held);
-            self.report_held();
-        }
-        self.letters_committed(&batch.letters);
-        self.progress.update(|snapshot| {
-            for group in &batch.groups {
-                self.rejects.stored(&group.schema.table);
-                let counts = snapshot.tables.entry(group.schema.table.to_string()).or_default();
-                counts.upserts += group.upserts.len() as u64;
-                counts.deletes +=
-                    group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
-            }
-            for (_, change) in batch.ordered() {
-                let table = change.event.table();
-                self.rejects.stored(&table);
-                let counts = snapshot.tables.entry(table.into_owned()).or_default();
-                if change.is_delete() { counts.deletes += 1 } else { counts.upserts += 1 }
-            }
-        });
-    }
-
-    /// Makes dead letters of the rejected changes of the piece, or halves it where they are not
-    /// known yet. A table of which too many in a row are rejected is held.
-    async fn narrow(
-        &mut self,
-        attempt: &mut Attempt,
-        next: &Writable,
-        failure: Failure,
-    ) -> Result<WriteAttempt, Failure> {
-        let mut known = attempt.narrowing.reject(next.piece, failure.culprits, &failure.text);
-        if known.is_empty() {
-            return Ok(WriteAttempt::Again);
-        }
-        if attempt.is_of_letter() {
-            let why = known.into_values().next().unwrap_or_default();
-            return Ok(WriteAttempt::Refused(why));
-        }
-        let rejected: Vec<u32> = known.keys().map(|index| *index as u32).collect();
-        let all: BTreeSet<u32> = next.batch.offered().chain(rejected).collect();
-        for index in all {
-            let Some(change) = next.batch.get(index) else { continue };
-            let Some(reason) = known.remove(&(index as usize)) else {
-                self.rejects.not_rejected(change);
-                continue;
-            };
-            match self.rejects.reject(change, reason) {
-                Rejected::DeadLetter(letter) => {
-                    self.may_reject(std::iter::once(&letter))?;
-                    attempt.dead_letter(index as usize, letter);
-                }
-                Rejected::TooMany(failure) if self.may_hold() => {
-                    return Ok(self.hold_and_go_on(&failure, attempt, next));
-                }
-                Rejected::TooMany(failure) => {
-                    self.progress.waiting(&failure.text);
-                    warn!("{failure}");
-                    sleep(RETRY_WAITS.longest).await;
-                    return Ok(WriteAttempt::Again);
-                }
-            }
-        }
-        Ok(WriteAttempt::Again)
     }
 
     /// Ends the connection.

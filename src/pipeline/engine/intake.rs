@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -17,6 +18,9 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::resolve::{Pass, Resolved, Resolver};
 use crate::registry::{Lookup, Registry, SchemaAnswer};
 
+/// Between two looks for room for dead letters.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+
 /// Makes pending changes of deliveries.
 pub struct Intake {
     /// Delivered, not yet resolved.
@@ -27,6 +31,8 @@ pub struct Intake {
     recheck: Option<Lookup>,
     /// Resolved.
     batcher: Batcher,
+    /// It came back, as there was no room for its dead letters; when it is tried again.
+    put_back: Option<(PendingBatch, Instant)>,
     /// How deliveries are resolved.
     pub resolver: Resolver,
     registry: Registry,
@@ -46,6 +52,7 @@ impl Intake {
             lookup: None,
             recheck: None,
             batcher,
+            put_back: None,
             resolver,
             registry,
             progress,
@@ -64,17 +71,29 @@ impl Intake {
 
     /// Whether nothing waits for the destination.
     pub fn is_empty(&self) -> bool {
-        self.batcher.is_empty() && self.arrived.is_empty()
+        self.batcher.is_empty() && self.arrived.is_empty() && self.put_back.is_none()
     }
 
     /// When the free destination may take what is pending.
     pub fn due(&self) -> Option<Instant> {
-        self.batcher.due()
+        match &self.put_back {
+            Some((_, due)) => Some(*due),
+            None => self.batcher.due(),
+        }
+    }
+
+    /// There was no room for its dead letters: it is tried again a little later.
+    pub fn put_back(&mut self, pending: PendingBatch) {
+        self.put_back = Some((pending, Instant::now() + ROOM_WAIT));
     }
 
     /// What is pending, if it is due; `is_last`: whenever it is. A batch that has to end where it
     /// once ended, and has not come that far, is never due.
     pub fn take(&mut self, is_last: bool) -> Option<PendingBatch> {
+        if let Some((_, due)) = &self.put_back {
+            let is_due = *due <= Instant::now();
+            return self.put_back.take_if(|_| is_due).map(|(pending, _)| pending);
+        }
         match self.batcher.due() {
             Some(due) if is_last || due <= Instant::now() => self.batcher.take(),
             _ => None,
@@ -85,12 +104,16 @@ impl Intake {
     pub fn clear(&mut self) {
         self.arrived.clear();
         self.lookup = None;
+        self.put_back = None;
         self.batcher.take();
     }
 
     /// Nothing more is received. Keeps what can be written; a batch that has to end where it once
     /// ended, and has not come that far, comes again.
     pub fn stop(&mut self) {
+        if self.put_back.is_some() {
+            return self.clear();
+        }
         self.arrived.clear();
         self.lookup = None;
         if self.batcher.due().is_none() {
@@ -125,8 +148,8 @@ impl Intake {
             match resolved {
                 Resolved::Change(change) => self.batcher.change(change, now),
                 Resolved::Moved(moved) => self.batcher.moved(*moved, now),
-                Resolved::DeadLetter(dead_letter) => {
-                    self.batcher.dead_letter(dead_letter, now);
+                Resolved::DeadLetters(dead_letters) => {
+                    self.batcher.dead_letters(dead_letters, now);
                     if self.recheck.is_none() {
                         self.recheck = self.registry.recheck();
                     }
@@ -170,6 +193,10 @@ impl Intake {
     /// it `may_ask`; nobody waits for the answer.
     pub fn resolve_letter(&mut self, (letter, payload): &WholeLetter, may_ask: bool) -> LetterStep {
         let label = &letter.label;
+        if self.resolver.cutover.has_newer_rows(&label.table, label.time_ns) {
+            let why = "an import has added rows to its table since, which may be newer";
+            return LetterStep::Refused(why.into());
+        }
         let delivery = Delivery {
             position: label.position(),
             subject: label.subject.clone(),
@@ -188,10 +215,13 @@ impl Intake {
             }
             Resolved::Passed(Pass::Stale | Pass::Seen) => Vec::new(),
             Resolved::Wanted { table, version } => return self.ask_for(&table, &version),
-            Resolved::DeadLetter(again) => {
-                return match again.kind == RejectKind::UnknownSchema && may_ask {
-                    true => self.ask_for(&label.table, &label.model_version),
-                    false => LetterStep::Refused(again.reason),
+            Resolved::DeadLetters(again) => {
+                let again = again.into_iter().next();
+                return match again {
+                    Some(again) if again.kind != RejectKind::UnknownSchema || !may_ask => {
+                        LetterStep::Refused(again.reason)
+                    }
+                    _ => self.ask_for(&label.table, &label.model_version),
                 };
             }
         };
@@ -204,10 +234,11 @@ impl Intake {
     }
 
     fn ask_for(&mut self, table: &str, version: &str) -> LetterStep {
-        if self.recheck.is_none() {
+        let is_asked = self.recheck.is_none();
+        if is_asked {
             self.recheck = Some(self.registry.ask_now(table, version));
         }
-        LetterStep::Later
+        LetterStep::Later { is_asked }
     }
 
     /// Whether the schema is known; asks nobody.

@@ -98,6 +98,8 @@ pub struct Engine {
     positions: Positions,
     saved_recent: SavedRecent,
     retries: Retries,
+    /// A schema has become known since the last batch was applied.
+    is_schema_new: bool,
     save_at: Instant,
     state: State,
     progress: Arc<Progress>,
@@ -151,8 +153,9 @@ impl Engine {
             self.lifecycle == Lifecycle::Running && !matches!(self.feed_state, FeedState::Lost(_));
         if may_retry {
             let is_due = is_last || self.intake.due().is_some_and(|due| due <= Instant::now());
-            self.retries.look(applier.has_letters());
-            if let Some(step) = self.retries.next(is_due && !self.intake.is_empty()) {
+            let is_busy = (is_due && !self.intake.is_empty()) || applier.has_release(false);
+            self.retries.look();
+            if let Some(step) = self.retries.next(is_busy) {
                 return Work::Retry(step);
             }
         }
@@ -215,8 +218,10 @@ impl Engine {
             biased;
             () = stopped(&mut self.stop), if is_running => self.begin_stop(),
             (applier, outcome) = self.apply.outcome() => self.on_applied(applier, outcome?).await,
-            is_known_again = self.intake.finish_lookup() => {
-                if is_known_again {
+            is_new = self.intake.finish_lookup() => {
+                // Letters of it may be on their way yet.
+                self.is_schema_new |= is_new;
+                if is_new {
                     self.retries.schema_known();
                 }
             }
@@ -319,8 +324,18 @@ impl Engine {
                 }
                 let through = self.positions.savable_through();
                 self.saved_recent.save_if_due(&mut self.intake.resolver.recent, through);
+                if std::mem::take(&mut self.is_schema_new) {
+                    self.retries.schema_known();
+                }
             }
-            ApplyOutcome::Released => self.apply = ApplyState::Idle(applier),
+            ApplyOutcome::NoRoom(pending) => {
+                self.apply = ApplyState::Idle(applier);
+                self.intake.put_back(pending);
+            }
+            ApplyOutcome::Released => {
+                self.apply = ApplyState::Idle(applier);
+                self.retries.not_tried();
+            }
             ApplyOutcome::Letter(number, letter) => {
                 self.apply = ApplyState::Idle(applier);
                 let intake = &mut self.intake;
@@ -350,6 +365,7 @@ impl Engine {
              restored?): the stream is read again from there"
         );
         self.drop_pending();
+        self.retries.forget();
         // Without any record it is as it was before the first batch.
         let saved = || self.state.position(&self.options.consumer).ok().flatten();
         self.positions.rewind(position.or_else(saved).unwrap_or_default());
@@ -431,7 +447,7 @@ fn launch(mut applier: Box<Applier>, work: Work) -> ApplyState<Applier> {
             Work::Release { is_end } => applier.try_held(is_end).await,
             Work::Retry(RetryStep::List) => applier.list_letters().await,
             Work::Retry(RetryStep::Read(number)) => applier.read_letter(number).await,
-            Work::Retry(RetryStep::Apply(number, changes)) => applier.retry(number, changes).await,
+            Work::Retry(RetryStep::Apply(letter)) => applier.retry(letter).await,
         };
         (applier, outcome)
     }))

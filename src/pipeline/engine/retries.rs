@@ -1,32 +1,33 @@
 //! Dead letters that are tried again: those that a person has ordered, and those whose schema has
 //! become known.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::change::dead_letter::RejectKind;
+use crate::change::dead_letter::{LetterLabel, RejectKind};
 use crate::change::{Change, EventPart};
-use crate::destination::KeptLetter;
-use crate::pipeline::apply::{LetterOutcome, WholeLetter};
+use crate::pipeline::apply::{LetterOutcome, ReadyLetter, WholeLetter};
 use crate::state::State;
 
 /// Between two looks for orders.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two tries of a letter whose table cannot be written now.
-const HELD_INTERVAL: Duration = Duration::from_secs(2);
+/// Between two tries of a letter that could not be tried.
+const TRY_INTERVAL: Duration = Duration::from_secs(2);
+/// A letter that could not even be tried so often is given up: the connection breaks each time.
+const TRIES_MAX: u32 = 10;
 
 /// What is to be done about letters next.
 #[derive(Debug)]
 pub enum RetryStep {
-    /// All of them are listed, to find those whose schema is known.
+    /// Those whose schema was not known are listed.
     List,
     /// This one is read.
     Read(u64),
     /// What this one says is applied.
-    Apply(u64, Vec<Change>),
+    Apply(ReadyLetter),
 }
 
 /// What a letter is that is tried again.
@@ -35,24 +36,35 @@ pub enum LetterStep {
     Apply(Vec<Change>),
     /// It cannot be, or need not be; why.
     Refused(String),
-    /// Its schema is being asked for.
-    Later,
+    /// Its schema is asked for; `is_asked`: about this one, else about another before.
+    Later {
+        /// Whether its own schema is asked for.
+        is_asked: bool,
+    },
 }
 
 /// The letters that are to be tried again, in the order of their numbers.
 pub struct Retries {
     state: State,
     consumer: String,
-    queue: VecDeque<u64>,
-    ready: Option<(u64, Vec<Change>)>,
-    /// Letters whose schema was asked for since they were ordered.
-    asked: HashSet<u64>,
-    /// Letters whose table cannot be written, and when they are tried again.
-    postponed: HashMap<u64, Instant>,
+    /// To be read next.
+    queue: BTreeSet<u64>,
+    /// Read, and to be applied next.
+    ready: Option<ReadyLetter>,
+    /// Given to the applier.
+    in_flight: Option<u64>,
+    /// By number: the sequence that whoever ordered it saw.
+    ordered: BTreeMap<u64, u64>,
+    /// Those whose schema has become known, until they are done.
+    known_again: BTreeSet<u64>,
+    /// Those whose schema was asked for since they were ordered.
+    asked: BTreeSet<u64>,
+    /// Those that could not be tried: how often, and when they are tried again.
+    postponed: HashMap<u64, (u32, Instant)>,
     /// A schema has become known.
     list: bool,
     look_at: Instant,
-    /// The last thing that was done was a retry: a batch is next, if there is one.
+    /// The last thing that was done was a retry: something else is next, if there is any.
     was_turn: bool,
 }
 
@@ -63,9 +75,12 @@ impl Retries {
         Retries {
             state,
             consumer: consumer.to_owned(),
-            queue: VecDeque::new(),
+            queue: BTreeSet::new(),
             ready: None,
-            asked: HashSet::new(),
+            in_flight: None,
+            ordered: BTreeMap::new(),
+            known_again: BTreeSet::new(),
+            asked: BTreeSet::new(),
             postponed: HashMap::new(),
             list: has_letters,
             look_at: Instant::now(),
@@ -78,33 +93,34 @@ impl Retries {
         self.queue.is_empty() && self.ready.is_none() && !self.list
     }
 
-    /// When to look for orders, where letters are kept.
+    /// When to look for orders: where letters are kept, or some were ordered.
     pub fn due(&self, has_letters: bool) -> Option<Instant> {
-        has_letters.then_some(self.look_at)
+        (has_letters || !self.ordered.is_empty()).then_some(self.look_at)
     }
 
     /// Looks for orders, if it is time.
-    pub fn look(&mut self, has_letters: bool) {
-        if !has_letters || self.look_at > Instant::now() {
+    pub fn look(&mut self) {
+        let now = Instant::now();
+        if self.look_at > now {
             return;
         }
-        self.look_at = Instant::now() + LOOK_INTERVAL;
-        let orders = match self.state.letter_orders() {
-            Ok(orders) => orders,
-            Err(e) => {
-                warn!("orders to retry dead letters cannot be read: {e}");
-                return;
+        self.look_at = now + LOOK_INTERVAL;
+        match self.state.letter_orders() {
+            Ok(orders) => {
+                let ours =
+                    orders.iter().filter(|o| o.consumer == self.consumer && o.outcome.is_none());
+                self.ordered = ours.map(|order| (order.letter, order.sequence)).collect();
             }
-        };
-        let ours = orders.iter().filter(|o| o.consumer == self.consumer && o.outcome.is_none());
-        let now = Instant::now();
-        self.postponed.retain(|_, until| *until > now);
-        for order in ours {
-            let is_postponed = self.postponed.contains_key(&order.letter);
-            if !is_postponed && !self.queue.contains(&order.letter) {
-                self.queue.push_back(order.letter);
-            }
+            Err(e) => warn!("orders to retry dead letters cannot be read: {e}"),
         }
+        let busy = self.ready.as_ref().map(|ready| ready.number).or(self.in_flight);
+        let is_due = |number: &&u64| {
+            busy != Some(**number)
+                && self.postponed.get(number).is_none_or(|(_, until)| *until <= now)
+        };
+        let wanted = self.ordered.keys().chain(&self.known_again);
+        let due: Vec<u64> = wanted.filter(is_due).copied().collect();
+        self.queue.extend(due);
     }
 
     /// A schema has become known: its letters are looked for.
@@ -112,37 +128,45 @@ impl Retries {
         self.list = true;
     }
 
-    /// What is to be done next. `is_busy`: changes of the stream wait, too, so both take turns.
+    /// The destination is not where it was left: its letters may be others.
+    pub fn forget(&mut self) {
+        (self.ready, self.in_flight) = (None, None);
+        self.queue.clear();
+        self.known_again.clear();
+        self.list = true;
+    }
+
+    /// What is to be done next. `is_busy`: something else is to be done, too, so both take turns.
     pub fn next(&mut self, is_busy: bool) -> Option<RetryStep> {
+        self.in_flight = None;
         if self.is_empty() || (is_busy && self.was_turn) {
             self.was_turn = false;
             return None;
         }
         self.was_turn = true;
-        if let Some((number, changes)) = self.ready.take() {
-            return Some(RetryStep::Apply(number, changes));
+        if let Some(ready) = self.ready.take() {
+            self.in_flight = Some(ready.number);
+            return Some(RetryStep::Apply(ready));
         }
         if std::mem::take(&mut self.list) {
             return Some(RetryStep::List);
         }
-        self.queue.pop_front().map(RetryStep::Read)
+        self.in_flight = self.queue.pop_first();
+        self.in_flight.map(RetryStep::Read)
     }
 
-    /// All letters that are kept; those whose schema `is_known` are tried.
-    pub fn listed(&mut self, letters: &[KeptLetter], is_known: impl Fn(&str, &str) -> bool) {
-        let ready = letters.iter().filter(|letter| {
-            letter.label.kind == RejectKind::UnknownSchema
-                && letter.superseded_by.is_none()
-                && is_known(&letter.label.table, &letter.label.model_version)
-        });
-        let before = self.queue.len();
-        self.queue.extend(ready.map(|letter| letter.label.letter));
-        if self.queue.len() > before {
+    /// The letters whose schema was not known; those of which it `is_known` now are tried.
+    pub fn listed(&mut self, letters: &[LetterLabel], is_known: impl Fn(&str, &str) -> bool) {
+        let is_ready = |label: &&LetterLabel| is_known(&label.table, &label.model_version);
+        let ready: Vec<u64> = letters.iter().filter(is_ready).map(|l| l.letter).collect();
+        if !ready.is_empty() {
             info!(
                 "the schemas of {} dead letters are known now: they are tried again",
-                self.queue.len() - before
+                ready.len()
             );
         }
+        self.queue.extend(&ready);
+        self.known_again.extend(ready);
     }
 
     /// The letter was read; `None` where it is not kept any more. `resolve` says what it is, and
@@ -153,7 +177,11 @@ impl Retries {
         letter: Option<Box<WholeLetter>>,
         resolve: impl FnOnce(&WholeLetter, bool) -> LetterStep,
     ) {
-        let Some(letter) = letter else {
+        let ordered = self.ordered.get(&number).copied();
+        let is_same = |letter: &WholeLetter| {
+            ordered.is_none_or(|sequence| sequence == letter.0.label.sequence)
+        };
+        let Some(letter) = letter.filter(|letter| is_same(letter)) else {
             return self.finish(number, "it is not kept any more: it was applied or dropped");
         };
         if let Some(sequence) = letter.0.superseded_by {
@@ -162,17 +190,23 @@ impl Retries {
             );
             return self.finish(number, &why);
         }
-        if letter.0.label.kind == RejectKind::Malformed {
+        if letter.0.label.kind == RejectKind::Malformed || !letter.0.label.is_of_known_row {
             let why = "the message does not say which row it is about, so nobody can know whether \
                        that row has changed since";
             return self.finish(number, why);
         }
-        let may_ask = self.asked.insert(number);
-        match resolve(&letter, may_ask) {
-            LetterStep::Apply(changes) => self.ready = Some((number, changes)),
+        match resolve(&letter, !self.asked.contains(&number)) {
+            LetterStep::Apply(changes) => {
+                let position = letter.0.label.position();
+                self.ready = Some(ReadyLetter { number, position, changes });
+            }
             LetterStep::Refused(why) => self.finish(number, &why),
-            // It is ordered on, and read again with the next look.
-            LetterStep::Later => {}
+            LetterStep::Later { is_asked } => {
+                if is_asked {
+                    self.asked.insert(number);
+                }
+                self.known_again.insert(number);
+            }
         }
     }
 
@@ -181,14 +215,30 @@ impl Retries {
         match outcome {
             LetterOutcome::Applied => self.finish(number, "applied"),
             LetterOutcome::Refused(why) => self.finish(number, why),
-            LetterOutcome::TableHeld => {
-                self.postponed.insert(number, Instant::now() + HELD_INTERVAL);
-            }
+            LetterOutcome::TableHeld => self.postpone(number, 0),
         }
+    }
+
+    /// What was given to the applier could not be tried.
+    pub fn not_tried(&mut self) {
+        let Some(number) = self.in_flight else { return };
+        let tries = self.postponed.get(&number).map_or(0, |(tries, _)| *tries) + 1;
+        match tries >= TRIES_MAX {
+            true => self.finish(number, "the connection to the destination breaks at each try"),
+            false => self.postpone(number, tries),
+        }
+    }
+
+    fn postpone(&mut self, number: u64, tries: u32) {
+        self.postponed.insert(number, (tries, Instant::now() + TRY_INTERVAL));
+        self.known_again.insert(number);
     }
 
     fn finish(&mut self, number: u64, outcome: &str) {
         self.asked.remove(&number);
+        self.known_again.remove(&number);
+        self.postponed.remove(&number);
+        self.ordered.remove(&number);
         if outcome != "applied" {
             warn!("dead letter {number} was not applied: {outcome}");
         }

@@ -77,6 +77,7 @@ impl Engine {
             positions,
             saved_recent: SavedRecent::new(state.clone(), &options.consumer),
             retries: Retries::new(state.clone(), &options.consumer, applier.has_letters()),
+            is_schema_new: false,
             apply: ApplyState::Idle(Box::new(applier)),
             save_at: Instant::now() + SAVE_INTERVAL,
             state,

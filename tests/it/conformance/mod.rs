@@ -123,7 +123,7 @@ fn instant(text: &str) -> String {
 macro_rules! conformance {
     ($($name:ident => $fresh:expr;)*) => {
         $(mod $name {
-            use super::{databases, promises, shapes, texts, values, widening};
+            use super::{databases, letters, promises, shapes, texts, values, widening};
             conformance!(@cases $fresh;
                 texts_of_every_kind_arrive_unchanged => texts::arrive_unchanged,
                 keys_are_told_apart => texts::keys_are_told_apart,

@@ -272,10 +272,12 @@ async fn refusals(world: &Arc<World>) {
 
 /// All letters are to be tried again, superseded or not.
 fn order_letters(world: &World) {
-    let numbers: Vec<u64> = world.store.lock().letters.keys().copied().collect();
-    world.note(|| format!("letters {numbers:?} are ordered"));
+    let store = world.store.lock();
+    let letters: Vec<(u64, u64)> =
+        store.letters.values().map(|n| (n.number, n.letter.position.sequence)).collect();
+    world.note(|| format!("letters {letters:?} are ordered"));
     // A disk that is full is tried again by a person, too.
-    let _ = world.state.order_letters(CONSUMER, &numbers);
+    let _ = world.state.order_letters(CONSUMER, &letters);
 }
 
 /// Lets the world's weather and its troubles happen.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use eds::change::dead_letter::LetterEntry;
+use eds::change::dead_letter::{LetterEntry, LetterLabel, RejectKind};
 use eds::change::{Batch, Cutover, Position};
 use eds::destination::memory::MemoryDestination;
 use eds::destination::{
@@ -16,7 +16,7 @@ use eds::destination::{
 use tokio::time::sleep;
 
 use super::history::key;
-use super::world::{Bug, CONSUMER, World, locked};
+use super::world::{Bug, World, locked};
 
 /// One connection.
 pub struct FaultyRows {
@@ -241,9 +241,17 @@ impl LetterBox for FaultyRows {
     async fn letters(&mut self) -> Result<Vec<KeptLetter>, Failure> {
         self.world.step("rows: letters").await;
         self.alive()?;
-        let mut letters = self.inner.letters().await?;
-        letters.iter_mut().for_each(|letter| letter.consumer = CONSUMER.into());
-        Ok(letters)
+        self.inner.letters().await
+    }
+
+    async fn of_kind(
+        &mut self,
+        consumer: &str,
+        kind: RejectKind,
+    ) -> Result<Vec<LetterLabel>, Failure> {
+        self.world.step("rows: letters of a kind").await;
+        self.alive()?;
+        self.inner.of_kind(consumer, kind).await
     }
 
     async fn letter(

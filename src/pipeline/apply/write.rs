@@ -1,0 +1,173 @@
+//! One try to write a piece: what is done about its failure, and about its success.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::attempt::{Attempt, Writable};
+use super::rejects::Rejected;
+use super::remedy::{Remedy, Tried, remedy};
+use super::{Applier, WriteAttempt, answered};
+use crate::backoff::RETRY_WAITS;
+use crate::change::Batch;
+use crate::destination::{CheckpointIn, Failure};
+
+impl Applier {
+    /// Tries to write what is next, and does about a failure what [`remedy`] says.
+    pub(super) async fn try_once(
+        &mut self,
+        attempt: &mut Attempt,
+        next: &Writable,
+    ) -> Result<WriteAttempt, Failure> {
+        let Err(failure) = self.write(&next.batch).await else { return Ok(WriteAttempt::Done) };
+        let tried = Tried {
+            may_hold: self.may_hold() && !next.batch.groups.is_empty(),
+            reshaped: attempt.reshaped,
+            changes: attempt.narrowing.remaining(next.piece),
+        };
+        match remedy(&failure, tried) {
+            Remedy::GiveUp => Err(failure),
+            Remedy::ReadTables => {
+                attempt.reshaped = true;
+                attempt.narrowing.put_back(next.piece);
+                match self.read_tables().await {
+                    Ok(()) => Ok(WriteAttempt::Again),
+                    Err(failure) => self.recover(&failure, attempt, next).await,
+                }
+            }
+            Remedy::Narrow => self.narrow(attempt, next, failure).await,
+            Remedy::Hold => {
+                attempt.narrowing.put_back(next.piece);
+                Ok(self.hold_and_go_on(&failure, attempt, next))
+            }
+            Remedy::Reconnect => {
+                attempt.narrowing.put_back(next.piece);
+                self.recover(&failure, attempt, next).await
+            }
+        }
+    }
+
+    /// Holds the table that the failure names; where the batch does not write that one, those that
+    /// it writes: a foreign key that is checked at COMMIT names the other table. What is kept
+    /// already stays where it is.
+    fn hold_and_go_on(
+        &mut self,
+        failure: &Failure,
+        attempt: &mut Attempt,
+        next: &Writable,
+    ) -> WriteAttempt {
+        let written = next.batch.groups.iter().map(|group| &*group.schema.table);
+        let is_written = written.clone().any(|table| Some(table) == failure.table.as_deref());
+        match is_written {
+            true => self.hold(failure),
+            false => written.for_each(|table| {
+                self.hold(&Failure { table: Some(table.into()), ..failure.clone() });
+            }),
+        }
+        attempt.reshaped = false;
+        match attempt.is_of_kept() {
+            true => {
+                let tried = attempt.narrowing.remaining(next.piece);
+                for group in &next.batch.groups {
+                    self.held.not_released(&group.schema.table, tried, Instant::now());
+                }
+                WriteAttempt::Abandoned
+            }
+            false => WriteAttempt::Again,
+        }
+    }
+
+    async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        let open = self.link.get()?;
+        open.prepare(&mut self.checkpoint, &mut self.known, batch).await?;
+        match self.options.abilities.checkpoint_in {
+            CheckpointIn::Destination => {
+                answered(&self.progress, open.destination.apply(batch)).await
+            }
+            CheckpointIn::StateFile => {
+                self.save_letters(batch)?;
+                self.write_with_state(batch).await
+            }
+        }
+    }
+
+    async fn read_tables(&mut self) -> Result<(), Failure> {
+        answered(&self.progress, self.link.get()?.read_tables()).await
+    }
+
+    /// The piece is durable.
+    pub(super) fn done(&mut self, batch: &Batch) {
+        if batch.release.is_none() && batch.letters.retried.is_none() {
+            self.checkpoint.after_commit(batch.through);
+        }
+        if !batch.held.is_empty() {
+            self.held.kept(&batch.held);
+            self.report_held();
+        }
+        self.letters_committed(&batch.letters);
+        self.progress.update(|snapshot| {
+            for group in &batch.groups {
+                self.rejects.stored(&group.schema.table);
+                let counts = snapshot.tables.entry(group.schema.table.to_string()).or_default();
+                counts.upserts += group.upserts.len() as u64;
+                counts.deletes +=
+                    group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
+            }
+            for (_, change) in batch.ordered() {
+                let table = change.event.table();
+                self.rejects.stored(&table);
+                let counts = snapshot.tables.entry(table.into_owned()).or_default();
+                if change.is_delete() { counts.deletes += 1 } else { counts.upserts += 1 }
+            }
+        });
+    }
+
+    /// Makes dead letters of the rejected changes of the piece, or halves it where they are not
+    /// known yet. A table of which too many in a row are rejected is held.
+    async fn narrow(
+        &mut self,
+        attempt: &mut Attempt,
+        next: &Writable,
+        failure: Failure,
+    ) -> Result<WriteAttempt, Failure> {
+        let mut known = attempt.narrowing.reject(next.piece, failure.culprits, &failure.text);
+        if known.is_empty() {
+            return Ok(WriteAttempt::Again);
+        }
+        if attempt.is_of_letter() {
+            let why = known.into_values().next().unwrap_or_default();
+            return Ok(WriteAttempt::Refused(why));
+        }
+        let rejected: Vec<u32> = known.keys().map(|index| *index as u32).collect();
+        let all: BTreeSet<u32> = next.batch.offered().chain(rejected).collect();
+        for index in all {
+            let Some(change) = next.batch.get(index) else { continue };
+            let Some(reason) = known.remove(&(index as usize)) else {
+                self.rejects.not_rejected(change);
+                continue;
+            };
+            match self.rejects.reject(change, reason) {
+                Rejected::DeadLetter(letter) => match self.why_stop(&letter) {
+                    Some(why) if attempt.is_of_kept() => return Err(why),
+                    Some(why) => {
+                        attempt.end_before(index as usize, why, &self.checkpoint);
+                        return Ok(WriteAttempt::Again);
+                    }
+                    None => attempt.dead_letter(index as usize, letter),
+                },
+                Rejected::TooMany(failure) if self.may_hold() => {
+                    return Ok(self.hold_and_go_on(&failure, attempt, next));
+                }
+                Rejected::TooMany(failure) => {
+                    self.progress.waiting(&failure.text);
+                    warn!("{failure}");
+                    sleep(RETRY_WAITS.longest).await;
+                    return Ok(WriteAttempt::Again);
+                }
+            }
+        }
+        Ok(WriteAttempt::Again)
+    }
+}
