@@ -13,7 +13,7 @@ use super::{
     BAD_ROWS_LISTED_MAX, BadRow, ImportContext, ImportError, OUTAGE_WAIT_MAX, TablePlan, loader,
     locked,
 };
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, RETRY_WAITS, Waits};
 use crate::change::{Batch, Position, TableGroup};
 use crate::destination::import::{FilePiece, FileProgress, JobStatus, another_import, staged};
 use crate::destination::{Destination, Failure, FailureKind, WriteMode};
@@ -102,7 +102,11 @@ pub struct Outage {
 
 impl Outage {
     pub fn new(shared: &Arc<ImportContext>) -> Outage {
-        Outage { shared: shared.clone(), backoff: Backoff::default(), since: None }
+        Outage::with_waits(shared, RETRY_WAITS)
+    }
+
+    pub fn with_waits(shared: &Arc<ImportContext>, waits: Waits) -> Outage {
+        Outage { shared: shared.clone(), backoff: Backoff::new(waits), since: None }
     }
 
     /// Waits before another try, on a new connection; fails where that would not help, or no more.

@@ -2,8 +2,10 @@
 //! places at once.
 
 pub mod append;
+pub mod check;
 pub mod counts;
 mod file_loader;
+mod order;
 mod rows;
 mod swap;
 
@@ -16,6 +18,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use super::{migrate, stopped};
 use crate::change::cutover::TableSnapshot;
@@ -24,10 +27,12 @@ use crate::destination::import::{FileProgress, JobStatus, LoadedTable};
 use crate::destination::{Abilities, Destination, Failure, Loader};
 use crate::export::ExportFile;
 use crate::validator::Validator;
+pub use check::{TableCheck, TableFate};
 pub use counts::{Counts, TableCount};
 
-/// How long a destination that is away is waited for, in all of one outage, before an import gives
-/// up: what it has done by then is kept.
+/// How long an import waits for a destination that is away, or for a table that somebody has locked
+/// or that refuses its rows, in all of one outage, before it gives up: what it has done by then is
+/// kept.
 pub const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Files that are at hand and wait for a loader.
 const FILES_WAITING_MAX: usize = 64;
@@ -253,6 +258,19 @@ pub async fn check_ours(
     Ok(())
 }
 
+/// Refuses tables whose rows could not be replaced in any order, and warns of foreign keys that
+/// need rows of tables that are not imported.
+async fn check_references(
+    destination: &mut dyn Destination,
+    plan: &ImportPlan,
+) -> Result<(), Failure> {
+    let references = order::references(destination, plan).await?;
+    references.outside.iter().map(order::described).for_each(|key| {
+        warn!("{}", check::outside_warning(&key));
+    });
+    references.refuse_circle()
+}
+
 /// Creates those of the tables that are not there; what is there stays as it is.
 pub async fn create_missing(
     destination: &mut dyn Destination,
@@ -288,6 +306,7 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
     let ImportDeps { plan, connect, abilities, source, counts, stop } = parts;
     let mut main = connect().await?;
     check_ours(&mut *main, &plan).await?;
+    check_references(&mut *main, &plan).await?;
     let tables: Vec<LoadedTable> = plan
         .tables
         .iter()
