@@ -118,11 +118,11 @@ impl Outage {
         if self.shared.is_stopped() {
             return Err(ImportError::Stopped);
         }
-        // What a session remembers of tables may be out of date: a new one is worth a try.
-        let may_pass =
-            matches!(failure.kind, FailureKind::Unavailable | FailureKind::TableUnavailable)
-                || (failure.kind == FailureKind::SchemaMismatch
-                    && self.backoff.tries() < RESHAPES_MAX);
+        // Rows that others refer to come with no stream here. What a session remembers of tables
+        // may be out of date: a new one is worth a try.
+        let may_pass = failure.kind == FailureKind::Unavailable
+            || (failure.kind == FailureKind::TableUnavailable && !failure.is_of_foreign_key())
+            || (failure.kind == FailureKind::SchemaMismatch && self.backoff.tries() < RESHAPES_MAX);
         if !may_pass || self.since.get_or_insert_with(Instant::now).elapsed() > OUTAGE_WAIT_MAX {
             return match is_overtaken(&self.shared, destination).await {
                 true => Err(another_import().into()),

@@ -18,13 +18,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{migrate, stopped};
+use crate::backoff::Backoff;
 use crate::change::cutover::TableSnapshot;
 use crate::change::{TableSchema, Version};
 use crate::destination::import::{FileProgress, JobStatus, LoadedTable};
-use crate::destination::{Abilities, Destination, Failure, Loader};
+use crate::destination::{Abilities, Destination, Failure, FailureKind, Loader, Migration};
 use crate::export::ExportFile;
 use crate::validator::Validator;
 pub use check::{TableCheck, TableFate};
@@ -34,6 +36,8 @@ pub use counts::{Counts, TableCount};
 /// or that refuses its rows, in all of one outage, before it gives up: what it has done by then is
 /// kept.
 pub const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// How long a single change of a table that somebody has locked is tried.
+const STEP_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Files that are at hand and wait for a loader.
 const FILES_WAITING_MAX: usize = 64;
 /// Rows left out that are listed at the end.
@@ -289,16 +293,34 @@ pub async fn shape(
     plan: &ImportPlan,
 ) -> Result<Vec<String>, Failure> {
     check_ours(destination, plan).await?;
+    loader(destination)?.enter_swap_mode().await?;
     let tables = destination.tables().await?;
     let mut done = Vec::new();
     for table in &plan.tables {
         for step in migrate::plan(&tables, &table.schema)? {
-            destination.migrate(&step).await?;
+            make_step(destination, &step).await?;
             done.push(step.to_string());
         }
     }
     loader(destination)?.mark_current(&snapshots(plan)).await?;
     Ok(done)
+}
+
+/// Changes a table, and tries again after a pause while somebody has locked it.
+async fn make_step(destination: &mut dyn Destination, step: &Migration) -> Result<(), Failure> {
+    let (began, mut waits) = (Instant::now(), Backoff::new(swap::SWAP_WAITS));
+    loop {
+        match destination.migrate(step).await {
+            Err(failure)
+                if failure.kind == FailureKind::TableUnavailable
+                    && began.elapsed() < STEP_WAIT_MAX =>
+            {
+                warn!("{failure}; trying again");
+                sleep(waits.next_exact()).await;
+            }
+            made => return made,
+        }
+    }
 }
 
 /// Runs an import to its end.

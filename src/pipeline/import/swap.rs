@@ -12,7 +12,7 @@ use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
 
 /// Between two tries to swap: readers that have waited behind the first get their turn.
-const SWAP_WAITS: Waits =
+pub const SWAP_WAITS: Waits =
     Waits { at_once: false, first: Duration::from_secs(2), longest: Duration::from_secs(10) };
 
 /// Finishes what is not finished yet, and puts the tables in their places; an outage, a lock among

@@ -102,3 +102,14 @@ fn a_mark_in_the_middle_is_no_mark() {
     let output = file.export.run(&file.url(), &schemas(), &[]);
     assert!(said(&output).contains("line 1: the line is not UTF-8"), "{}", said(&output));
 }
+
+/// A destination that appends has no tables to check.
+#[test]
+fn each_row_becomes_an_event_where_there_are_no_tables() {
+    let file = OneFile::new("", ROWS.as_bytes());
+    let out = file.export.path().join("events");
+    let url = format!("file://{}", out.display());
+    let text = file.export.import(&url, &schemas(), &["--check"]);
+    assert!(text.contains("each row becomes an event"), "{text}");
+    assert!(!out.exists() || std::fs::read_dir(&out).is_ok_and(|mut all| all.next().is_none()));
+}
