@@ -227,3 +227,34 @@ async fn an_exchange_changes_no_column_in_mysql() {
         assert_eq!(lines.join("\n"), before, "{flavour:?}");
     }
 }
+
+/// A table that was made like the old one is known again when an import goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_loaded_beside_an_old_table_is_not_loaded_again() {
+    let export = ExportDir::new();
+    let row = json!({"id": "x", "s": "a", "i": 1, "f": 1.5, "b": true, "at": "2024-07-09T18:28:03Z",
+        "o": {"k": 1}, "e": "one", "l": ["a"]});
+    let columns = json!({"s": {"type": "string"}, "i": {"type": "integer"}, "f": {"type": "number"},
+        "b": {"type": "boolean"}, "at": {"type": "string", "format": "date-time"},
+        "o": {"type": "object"}, "l": {"type": "array", "items": {"type": "string"}},
+        "e": {"type": "array", "items": {"type": "enum", "enum": ["one", "two"]}}});
+    let schemas = json!({"t": schema("t", "1", columns.clone()), "v": schema("v", "1", columns)});
+    let file = format!("sqlite://{}", export.path().join("shop.db").display());
+    let mut urls = vec![postgres::shared().database().await.1, file];
+    for flavour in [Flavour::MySql, Flavour::MariaDb] {
+        let (database, url) = mysql::shared(flavour).fresh().await;
+        mysql::shared(flavour).allow_imports(&database).await;
+        urls.push(url);
+    }
+    for url in urls {
+        export.rows(1, "t", std::slice::from_ref(&row));
+        export.rows(2, "v", std::slice::from_ref(&row));
+        export.import(&url, &schemas, &[]);
+        export.file(2, "v", &["no row".into()]);
+        assert!(!export.run(&url, &schemas, &[]).status.success());
+        let text = export.import(&url, &schemas, &["--skip-bad-rows", "1"]);
+        assert!(text.contains("resuming") && !text.contains("from its start"), "{text}");
+        let checked = export.import(&url, &schemas, &["--check"]);
+        assert!(checked.contains("t  is exchanged"), "{checked}");
+    }
+}
