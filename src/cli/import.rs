@@ -12,8 +12,8 @@ use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::config::Config;
 use crate::import::{
-    FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput, TimeOffset,
-    UnfinishedImport,
+    CheckOutput, FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput,
+    TimeOffset, UnfinishedImport,
 };
 use crate::pipeline::import::Mode;
 use crate::signals::stop_on_signal;
@@ -55,6 +55,13 @@ pub struct Import {
     /// Test the destination, and do nothing else
     #[arg(long)]
     validate_only: bool,
+    /// Tell for each table whether it would be exchanged or stay, and why, and what is in the way;
+    /// load nothing, write nothing
+    #[arg(long)]
+    check: bool,
+    /// Tell it as JSON
+    #[arg(long, requires = "check")]
+    json: bool,
     /// Read and check everything, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -99,7 +106,7 @@ impl Import {
             return Ok(());
         }
         let request = self.request(request, &global, &config)?;
-        let data = DataDir::take(&global.data_dir, self.dry_run)?;
+        let data = DataDir::take(&global.data_dir, self.dry_run || self.check)?;
         let import = request.prepare(&data).await?;
         self.confirm(&import)?;
         Ok(import.run(stop_on_signal()).await?)
@@ -129,6 +136,10 @@ impl Import {
             rules: global.rules()?,
             schema_only: self.schema_only,
             dry_run: self.dry_run,
+            check: self.check.then_some(match self.json {
+                true => CheckOutput::Json,
+                false => CheckOutput::Text,
+            }),
             mode: if self.no_delete { Mode::Keep } else { Mode::Replace },
             keep_files: self.no_cleanup,
             loaders: if self.single { 1 } else { self.parallel },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::import::{FilePiece, JobStatus, LoadedTable, Placement};
+use super::import::{FilePiece, ForeignKey, JobStatus, LoadedTable, Placement};
 use super::{Claim, Destination, Failure, Loader, Migration, Tables};
 use crate::change::cutover::TableSnapshot;
 use crate::change::{Batch, Position, TableSchema};
@@ -86,6 +86,18 @@ impl Loader for DryRun {
             Some(loader) => loader.swap_blocker(schema).await,
             None => Ok(None),
         }
+    }
+    async fn foreign_keys(
+        &mut self,
+        schemas: &[Arc<TableSchema>],
+    ) -> Result<Vec<ForeignKey>, Failure> {
+        match self.inner.loader() {
+            Some(loader) => loader.foreign_keys(schemas).await,
+            None => Ok(Vec::new()),
+        }
+    }
+    fn keeps_tables(&mut self) -> bool {
+        self.inner.loader().is_some_and(Loader::keeps_tables)
     }
     async fn swap_in(&mut self, _job: &str, _placements: &[Placement]) -> Result<(), Failure> {
         Ok(())

@@ -74,6 +74,27 @@ pub enum SwapMethod {
     UpsertRows,
 }
 
+/// A foreign key that the destination enforces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForeignKey {
+    /// What the destination calls it.
+    pub name: String,
+    /// The table that has it.
+    pub table: String,
+    /// The table that has the rows it refers to.
+    pub refers_to: String,
+    /// Whether it can be checked at the end of a transaction.
+    pub is_deferrable: bool,
+}
+
+impl ForeignKey {
+    /// One that is checked by each statement: name, table, table that is referred to.
+    pub fn immediate(listed: Vec<String>) -> Option<ForeignKey> {
+        let [name, table, refers_to] = listed.try_into().ok()?;
+        Some(ForeignKey { name, table, refers_to, is_deferrable: false })
+    }
+}
+
 /// A loaded table that is to be swapped in.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -139,11 +160,40 @@ pub trait Loader: Send {
     /// Why the old table cannot be replaced: what depends on it and would be lost.
     ///
     /// Called once for each table before each try of `swap_in`, on the main connection, when
-    /// nothing is loaded any more.
+    /// nothing is loaded any more; and before anything is loaded, to tell the user. Changes
+    /// nothing.
     async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure>;
 
+    /// The foreign keys of these tables. A table of another name than these is called as the
+    /// destination has it.
+    ///
+    /// Called on the main connection before anything is loaded, and before each try of `swap_in`.
+    /// Changes nothing.
+    async fn foreign_keys(
+        &mut self,
+        _schemas: &[Arc<TableSchema>],
+    ) -> Result<Vec<ForeignKey>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// Gets this connection ready to change tables that people read: from now on it waits for their
+    /// locks so briefly that readers behind it hardly notice.
+    ///
+    /// Called on the main connection before each try of `swap_in`, before tables that stay get new
+    /// columns.
+    async fn enter_swap_mode(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Whether an old table always stays, and only its rows are replaced, also where nothing keeps
+    /// it from being replaced.
+    fn keeps_tables(&mut self) -> bool {
+        false
+    }
+
     /// Swaps the loaded tables in, records the cutovers and resets every consumer's checkpoint, at
-    /// once as far as the database can.
+    /// once as far as the database can. Rows of tables that stay are upserted in the order of
+    /// `placements`, and deleted in the opposite one.
     ///
     /// Called last, on the main connection, when nothing is loaded any more; streaming processes
     /// may still write, and are fenced by it.

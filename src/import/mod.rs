@@ -20,12 +20,15 @@ use crate::destination::{Destination, Target, WriteMode};
 use crate::hq::Hq;
 use crate::hq::export_job as job;
 use crate::pipeline::import::append::AppendLoader;
-use crate::pipeline::import::{self, Connect, Counts, ImportDeps, ImportError, Report, TablePlan};
+use crate::pipeline::import::{
+    self, Connect, Counts, ImportDeps, ImportError, Report, TableCheck, TablePlan,
+};
 use crate::registry::{Registry, SchemaSource};
 use crate::state::{DataDir, OpenImport, State};
 pub use failure::ImportFailure;
 pub use request::{
-    FilesFrom, ImportRequest, LOADERS_DEFAULT, ProgressOutput, TimeOffset, UnfinishedImport,
+    CheckOutput, FilesFrom, ImportRequest, LOADERS_DEFAULT, ProgressOutput, TimeOffset,
+    UnfinishedImport,
 };
 use source::{Export, JobError};
 
@@ -85,7 +88,7 @@ impl ImportRequest {
 
     fn connect(&self, state: &State) -> Connect {
         let target = Target { rules: self.rules.clone(), ..Target::unclaimed(&self.destination) };
-        let (driver, state, dry_run) = (self.driver, state.clone(), self.dry_run);
+        let (driver, state, dry_run) = (self.driver, state.clone(), self.writes_nothing());
         let write_mode = self.abilities().write_mode;
         Arc::new(move || {
             let (target, state) = (target.clone(), state.clone());
@@ -109,7 +112,54 @@ impl PreparedImport {
 
     /// Imports, or only creates the tables. Once `stop` is true it ends, and keeps what is loaded.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), ImportFailure> {
-        if self.request.schema_only { self.shape().await } else { self.load(stop).await }
+        match self.request.check {
+            Some(output) => self.check(output).await,
+            None if self.request.schema_only => self.shape().await,
+            None => self.load(stop).await,
+        }
+    }
+
+    /// Tells what would become of each table, on standard output; fails where an import would.
+    async fn check(&self, output: CheckOutput) -> Result<(), ImportFailure> {
+        let tables = self.tables_to_check()?;
+        let checks: Vec<TableCheck> = if self.request.abilities().write_mode == WriteMode::Append {
+            let appended = |t: TablePlan| TableCheck::appended(&t.schema.table);
+            tables.into_iter().map(appended).collect()
+        } else {
+            let mut destination = self.request.connect(&self.state)().await?;
+            let plan = self.request.plan(String::new(), tables, false);
+            let checks = import::check::check(&mut *destination, &plan).await?;
+            destination.close().await?;
+            checks
+        };
+        println!("{}", show::checked(&checks, output));
+        match checks.iter().filter(|check| !check.problems.is_empty()).count() {
+            0 => Ok(()),
+            count => Err(ImportFailure::Refused(format!(
+                "{count} tables cannot be imported as they are"
+            ))),
+        }
+    }
+
+    /// Those of the files, where files are at hand.
+    fn tables_to_check(&self) -> Result<Vec<TablePlan>, ImportFailure> {
+        if let FilesFrom::Directory(dir) = &self.request.files {
+            let only = self.request.tables.clone();
+            let export = source::directory(dir, move |table| only.takes(table), Arc::default());
+            return self.tables(&export.map_err(ImportFailure::Refused)?);
+        }
+        Ok(self.plans_without_files())
+    }
+
+    /// All tables, as if they had been exported now.
+    fn plans_without_files(&self) -> Vec<TablePlan> {
+        let now = Version { nanos: now_ns() as u64, logical: 0 };
+        let plan = |schema: &Arc<TableSchema>| TablePlan {
+            schema: schema.clone(),
+            files: Vec::new(),
+            at: now,
+        };
+        self.schemas.iter().map(plan).collect()
     }
 
     async fn shape(&self) -> Result<(), ImportFailure> {
@@ -118,12 +168,7 @@ impl PreparedImport {
             info!("{} has no tables: there is nothing to do", driver.title);
             return Ok(());
         }
-        let now = Version { nanos: now_ns() as u64, logical: 0 };
-        let tables = self
-            .schemas
-            .iter()
-            .map(|schema| TablePlan { schema: schema.clone(), files: Vec::new(), at: now })
-            .collect();
+        let tables = self.plans_without_files();
         let mut destination = self.request.connect(&self.state)().await?;
         let plan = self.request.plan(String::new(), tables, false);
         let done = import::shape(&mut *destination, &plan).await?;

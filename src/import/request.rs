@@ -53,6 +53,15 @@ pub enum ProgressOutput {
     Log,
 }
 
+/// In which form a check tells what it has found, on standard output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CheckOutput {
+    /// Lines for people.
+    Text,
+    /// An array of objects, one for each table.
+    Json,
+}
+
 /// Since when rows have to have changed to be exported, as the user wrote it (RFC 3339).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TimeOffset {
@@ -105,6 +114,8 @@ pub struct ImportRequest {
     pub schema_only: bool,
     /// Read and check everything, and write nothing.
     pub dry_run: bool,
+    /// Only tell what would become of each table, and in which form; write nothing.
+    pub check: Option<CheckOutput>,
     /// What becomes of rows that the export lacks.
     pub mode: Mode,
     /// Keep the downloaded files.
@@ -139,6 +150,7 @@ impl ImportRequest {
             rules: None,
             schema_only: false,
             dry_run: false,
+            check: None,
             mode: Mode::Replace,
             keep_files: false,
             loaders: LOADERS_DEFAULT,
@@ -155,12 +167,18 @@ impl ImportRequest {
         (self.driver.abilities)(&self.destination)
     }
 
+    /// Whether the destination only looks on.
+    pub(super) fn writes_nothing(&self) -> bool {
+        self.dry_run || self.check.is_some()
+    }
+
     /// What the user has to agree to first, where rows are going to be replaced: `tables` is how
     /// many tables at most.
     pub(super) fn warning(&self, tables: usize) -> Option<String> {
         if self.abilities().write_mode == WriteMode::Append
             || self.dry_run
             || self.schema_only
+            || self.check.is_some()
             || self.mode == Mode::Keep
         {
             return None;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
-use super::ProgressOutput;
-use crate::pipeline::import::{Counts, Report, TableCount};
+use super::{CheckOutput, ProgressOutput};
+use crate::pipeline::import::{Counts, Report, TableCheck, TableCount, TableFate};
 
 /// Between two drawings of the bars.
 const BARS_INTERVAL: Duration = Duration::from_millis(200);
@@ -144,4 +144,30 @@ pub fn closing(counts: &Counts, report: &Report, took: Duration) -> String {
         }
     }
     out
+}
+
+/// What would become of each table: a line for it, and one for whatever there is to say of it.
+pub fn checked(checks: &[TableCheck], output: CheckOutput) -> String {
+    if output == CheckOutput::Json {
+        return serde_json::to_string_pretty(checks).unwrap_or_default();
+    }
+    let width = checks.iter().map(|check| check.table.chars().count()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for check in checks {
+        let fate = match check.fate {
+            TableFate::Created => "is created",
+            TableFate::Exchanged => "is exchanged",
+            TableFate::Merged => "stays, and its rows are replaced",
+            TableFate::Upserted => "stays, and so do rows that the export lacks",
+            TableFate::Appended => "has no table: each row becomes an event",
+        };
+        let why = check.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        lines.push(format!("{:<width$}  {fate}{why}", check.table));
+        let notes =
+            [("first", &check.steps), ("warning", &check.warnings), ("problem", &check.problems)];
+        for (word, texts) in notes {
+            lines.extend(texts.iter().map(|text| format!("{:<width$}  {word}: {text}", "")));
+        }
+    }
+    lines.join("\n")
 }

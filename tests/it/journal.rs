@@ -125,3 +125,75 @@ async fn keys_are_compared_by_their_value() {
         assert_eq!(rows, ["2 2", "3 3"]);
     }
 }
+
+/// Names that a file system does not take, and those that fall together there, keep their events.
+#[test]
+fn every_event_has_a_file_whatever_its_key_is() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let out = dir.path().join("out");
+    let (long, wide) = ("t".repeat(300), "é".repeat(200));
+    let tables = ["t", long.as_str(), "../up", "."];
+    let schemas: Value = tables
+        .iter()
+        .map(|table| ((*table).to_owned(), schema(table, "1", json!({"n": {"type": "integer"}}))))
+        .collect();
+    let mut keys: Vec<String> =
+        [150, 185, 250, 255, 256, 3_000].iter().map(|length| "k".repeat(*length)).collect();
+    keys.extend([
+        format!("{}x", keys[5]),
+        wide,
+        "a/b".into(),
+        "..".into(),
+        "\0".into(),
+        "K".into(),
+    ]);
+    // Twice each, in one second.
+    let events: Vec<Value> = tables
+        .iter()
+        .flat_map(|table| keys.iter().map(move |key| (table, key)))
+        .flat_map(|(table, key)| {
+            [1, 2].map(|n| {
+                let mut event = upsert(table, "1", json!({"id": key, "n": n}));
+                event["timestamp"] = json!(1_720_732_611_708_u64);
+                event
+            })
+        })
+        .collect();
+    let url = format!("file://{}", out.display());
+    resume(dir.path(), &url, &schemas, &dir.path().join("j.jsonl"), &events);
+    let mut stored: Vec<Value> = files(&out)
+        .iter()
+        .map(|(_, content)| serde_json::from_slice(content).unwrap_or_else(|e| panic!("{e}")))
+        .map(|event: Value| json!([event["table"], event["after"]]))
+        .collect();
+    let mut sent: Vec<Value> =
+        events.iter().map(|event| json!([event["table"], event["after"]])).collect();
+    for all in [&mut stored, &mut sent] {
+        all.sort_by_key(Value::to_string);
+    }
+    assert_eq!(stored.len(), sent.len());
+    assert_eq!(stored, sent);
+}
+
+/// What has no schema is set aside, and the changes of other tables around it are applied.
+#[test]
+fn a_table_without_a_schema_stops_no_other() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let events: Vec<Value> = ["t", "ghost", "t", "ghost", "other", "t"]
+        .iter()
+        .zip(0..)
+        .map(|(table, n)| upsert(table, "1", json!({"id": n.to_string(), "n": n})))
+        .collect();
+    let url = format!("sqlite://{}", dir.path().join("out.db").display());
+    let log = resume(dir.path(), &url, &schemas, &dir.path().join("j.jsonl"), &events);
+    assert!(log.contains("ghost") && log.contains("other"), "{log}");
+    let db =
+        rusqlite::Connection::open(dir.path().join("out.db")).unwrap_or_else(|e| panic!("{e}"));
+    let ids: String = db
+        .query_row("SELECT group_concat(id) FROM (SELECT id FROM t ORDER BY id)", [], |row| {
+            row.get(0)
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(ids, "0,2,5");
+}

@@ -360,5 +360,7 @@ async fn an_import_goes_on_after_kills() {
         let _ = child.wait();
     }
     importing.import(&url, &[]).await;
+    let checked = importing.import(&url, &["--check"]).await;
+    assert!(checked.contains("stays, and its rows are replaced"), "{checked}");
     assert_equal(&importing.shop(), &server, &database).await;
 }

@@ -2,11 +2,13 @@
 //! whole tables.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::render::Renderer;
 use crate::change::{Batch, TableSchema};
+use crate::destination::import::ForeignKey;
 use crate::destination::{Failure, FailureKind};
 
 /// A parameter of one of EDS's own statements.
@@ -187,8 +189,8 @@ pub trait SqlCatalog: Send {
     }
 }
 
-/// Writes the rows of batches. The upsert lives here: each driver's `rows.rs`, SQLite's in its one
-/// file.
+/// Writes the rows of batches. The upsert lives here: each driver's `rows.rs`, SQLite's in its
+/// `mod.rs`.
 ///
 /// For each batch the caller calls `prepare` for every group; then `write_at_once`, and where that
 /// declines `begin_batch`, `write` for every group and [`SqlSession::change`] with the fence, in
@@ -241,7 +243,7 @@ pub trait RowWriter: SqlSession {
     ) -> Result<(), Failure>;
 }
 
-/// Loads whole tables for imports: each driver's `import.rs`, SQLite's in its one file.
+/// Loads whole tables for imports: each driver's `import.rs`.
 ///
 /// Several sessions of one process load at the same time, up to the driver's `loaders_max`; calls
 /// of one session never overlap. Each session loads pieces of files (`prepare_load`, BEGIN, `load`,
@@ -282,30 +284,87 @@ pub trait BulkLoader: RowWriter {
         self.write(renderer, batch, group).await
     }
 
-    /// Creates the key of `staged` where it is created after the load, and gives `staged` the
-    /// indexes and rights that people have added to the old table. Answers how many rows were
-    /// removed because another one has their key. Repeating it does nothing.
+    /// Creates `staged`, which is to take the place of the old table, with the columns of that one
+    /// as they are: their order, types, collations. Answers false, and creates nothing, where the
+    /// database cannot do that.
     ///
-    /// Called once for each table, when all its rows are loaded, outside a transaction; other
-    /// tables may still be loading. It may take hours, and the swap waits for it.
+    /// Called once for each table that has an old one with the columns that EDS would make, before
+    /// anything is loaded, outside a transaction.
+    async fn create_like(
+        &mut self,
+        _renderer: &Renderer,
+        _schema: &TableSchema,
+        _staged: &TableSchema,
+    ) -> Result<bool, Failure> {
+        Ok(false)
+    }
+
+    /// Creates the key of `staged` where it is created after the load. Where `staged` is to take
+    /// the place of the old table (`exchanges`), gives it the indexes and rights that people have
+    /// added to that one. Answers how many rows were removed because another one has their key.
+    /// Repeating it does what has become necessary since.
+    ///
+    /// Called once for each table, when all its rows are loaded, outside a transaction, while other
+    /// tables may still be loading; it may take hours, and the swap waits for it. Called again
+    /// before each try of the swap, for tables that take the place of an old one.
     async fn finish_load(
         &mut self,
         _renderer: &Renderer,
         _schema: &TableSchema,
         _staged: &TableSchema,
+        _exchanges: bool,
     ) -> Result<u64, Failure> {
         Ok(0)
     }
 
-    /// Why the old table cannot be replaced by another one: what depends on it and would be lost.
+    /// Why the old table cannot be replaced by the loaded one: what depends on it and would be
+    /// lost, or where they differ.
     ///
-    /// Called once for each table before the swap, outside a transaction; the swap waits for it.
+    /// Called once for each table before each try of the swap, outside a transaction; the swap
+    /// waits for it. Called before anything is loaded, too, when there is no loaded table yet.
     async fn swap_blocker(
         &mut self,
         _renderer: &Renderer,
         _schema: &TableSchema,
     ) -> Result<Option<String>, Failure> {
         Ok(None)
+    }
+
+    /// The foreign keys of the tables of the renderer's namespace that are enforced, under the
+    /// names that the database has for them; a table of another namespace is named with it.
+    ///
+    /// Called before anything is loaded and before each try of the swap, outside a transaction.
+    async fn foreign_keys(&mut self, _renderer: &Renderer) -> Result<Vec<ForeignKey>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// From now on statements of this session wait for a lock no longer than `limit`, as far as the
+    /// database can do that.
+    ///
+    /// Called several times for each swap, within its transaction too.
+    async fn limit_lock_wait(&mut self, _limit: Duration) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Constraints that can be are checked at the end of the transaction.
+    ///
+    /// Called within the swap's transaction, before the rows of tables that stay are replaced.
+    async fn defer_constraints(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Locks these tables until the transaction ends, so that they can be exchanged at once. Takes
+    /// no longer than [`STREAM_LOCK_WAIT_MAX`](super::STREAM_LOCK_WAIT_MAX); where that is not
+    /// enough it fails with the dialect's `lock_wait_code`, and the transaction goes on without the
+    /// locks. A database whose readers do not wait for a table to be exchanged does nothing.
+    ///
+    /// Called within the swap's transaction, several times where it fails.
+    async fn lock_tables(
+        &mut self,
+        _renderer: &Renderer,
+        _tables: &[String],
+    ) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// The statements that give `staged` what the old table has, to be run once `staged` has taken

@@ -6,7 +6,7 @@
 //! upsert), `encode` (values in the form of the wire), `import` (bulk loads). Snowflake, which is
 //! reached over HTTP, has more: `form` (HQ's), `key` (logins by key pair), `session` and `answer`
 //! (requests and what comes back), `stage` (files on their way). SQLite, which
-//! is a library, has two.
+//! is a library, has three.
 
 pub mod checkpoint;
 pub mod codes;

@@ -125,7 +125,7 @@ impl Renderer {
         let (own, text) = (self.dialect.type_of(schema.columns[index].kind), self.dialect.types[0]);
         let own_holds = (self.dialect.holds)(own);
         let kind = match contents {
-            Holds::Text if ![Holds::Text, Holds::Word].contains(&own_holds) => text,
+            Holds::Text if own_holds != Holds::Text => text,
             Holds::Decimal if self.dialect.widens_to_decimals() && own_holds != contents => {
                 "NUMERIC"
             }

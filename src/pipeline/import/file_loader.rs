@@ -13,7 +13,7 @@ use super::{
     BAD_ROWS_LISTED_MAX, BadRow, ImportContext, ImportError, OUTAGE_WAIT_MAX, TablePlan, loader,
     locked,
 };
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, RETRY_WAITS, Waits};
 use crate::change::{Batch, Position, TableGroup};
 use crate::destination::import::{FilePiece, FileProgress, JobStatus, another_import, staged};
 use crate::destination::{Destination, Failure, FailureKind, WriteMode};
@@ -102,7 +102,11 @@ pub struct Outage {
 
 impl Outage {
     pub fn new(shared: &Arc<ImportContext>) -> Outage {
-        Outage { shared: shared.clone(), backoff: Backoff::default(), since: None }
+        Outage::with_waits(shared, RETRY_WAITS)
+    }
+
+    pub fn with_waits(shared: &Arc<ImportContext>, waits: Waits) -> Outage {
+        Outage { shared: shared.clone(), backoff: Backoff::new(waits), since: None }
     }
 
     /// Waits before another try, on a new connection; fails where that would not help, or no more.
@@ -114,11 +118,11 @@ impl Outage {
         if self.shared.is_stopped() {
             return Err(ImportError::Stopped);
         }
-        // What a session remembers of tables may be out of date: a new one is worth a try.
-        let may_pass =
-            matches!(failure.kind, FailureKind::Unavailable | FailureKind::TableUnavailable)
-                || (failure.kind == FailureKind::SchemaMismatch
-                    && self.backoff.tries() < RESHAPES_MAX);
+        // Rows that others refer to come with no stream here. What a session remembers of tables
+        // may be out of date: a new one is worth a try.
+        let may_pass = failure.kind == FailureKind::Unavailable
+            || (failure.kind == FailureKind::TableUnavailable && !failure.is_of_foreign_key())
+            || (failure.kind == FailureKind::SchemaMismatch && self.backoff.tries() < RESHAPES_MAX);
         if !may_pass || self.since.get_or_insert_with(Instant::now).elapsed() > OUTAGE_WAIT_MAX {
             return match is_overtaken(&self.shared, destination).await {
                 true => Err(another_import().into()),

@@ -2,8 +2,10 @@
 //! places at once.
 
 pub mod append;
+pub mod check;
 pub mod counts;
 mod file_loader;
+mod order;
 mod rows;
 mod swap;
 
@@ -16,19 +18,26 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 use super::{migrate, stopped};
+use crate::backoff::Backoff;
 use crate::change::cutover::TableSnapshot;
 use crate::change::{TableSchema, Version};
 use crate::destination::import::{FileProgress, JobStatus, LoadedTable};
-use crate::destination::{Abilities, Destination, Failure, Loader};
+use crate::destination::{Abilities, Destination, Failure, FailureKind, Loader, Migration};
 use crate::export::ExportFile;
 use crate::validator::Validator;
+pub use check::{TableCheck, TableFate};
 pub use counts::{Counts, TableCount};
 
-/// How long a destination that is away is waited for, in all of one outage, before an import gives
-/// up: what it has done by then is kept.
+/// How long an import waits for a destination that is away, or for a table that somebody has locked
+/// or that refuses its rows, in all of one outage, before it gives up: what it has done by then is
+/// kept.
 pub const OUTAGE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// How long a single change of a table that somebody has locked is tried.
+const STEP_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Files that are at hand and wait for a loader.
 const FILES_WAITING_MAX: usize = 64;
 /// Rows left out that are listed at the end.
@@ -253,6 +262,19 @@ pub async fn check_ours(
     Ok(())
 }
 
+/// Refuses tables whose rows could not be replaced in any order, and warns of foreign keys that
+/// need rows of tables that are not imported.
+async fn check_references(
+    destination: &mut dyn Destination,
+    plan: &ImportPlan,
+) -> Result<(), Failure> {
+    let references = order::references(destination, plan).await?;
+    references.outside.iter().map(order::described).for_each(|key| {
+        warn!("{}", check::outside_warning(&key));
+    });
+    references.refuse_circle()
+}
+
 /// Creates those of the tables that are not there; what is there stays as it is.
 pub async fn create_missing(
     destination: &mut dyn Destination,
@@ -271,11 +293,12 @@ pub async fn shape(
     plan: &ImportPlan,
 ) -> Result<Vec<String>, Failure> {
     check_ours(destination, plan).await?;
+    loader(destination)?.enter_swap_mode().await?;
     let tables = destination.tables().await?;
     let mut done = Vec::new();
     for table in &plan.tables {
         for step in migrate::plan(&tables, &table.schema)? {
-            destination.migrate(&step).await?;
+            make_step(destination, &step).await?;
             done.push(step.to_string());
         }
     }
@@ -283,11 +306,29 @@ pub async fn shape(
     Ok(done)
 }
 
+/// Changes a table, and tries again after a pause while somebody has locked it.
+async fn make_step(destination: &mut dyn Destination, step: &Migration) -> Result<(), Failure> {
+    let (began, mut waits) = (Instant::now(), Backoff::new(swap::SWAP_WAITS));
+    loop {
+        match destination.migrate(step).await {
+            Err(failure)
+                if failure.kind == FailureKind::TableUnavailable
+                    && began.elapsed() < STEP_WAIT_MAX =>
+            {
+                warn!("{failure}; trying again");
+                sleep(waits.next_exact()).await;
+            }
+            made => return made,
+        }
+    }
+}
+
 /// Runs an import to its end.
 pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
     let ImportDeps { plan, connect, abilities, source, counts, stop } = parts;
     let mut main = connect().await?;
     check_ours(&mut *main, &plan).await?;
+    check_references(&mut *main, &plan).await?;
     let tables: Vec<LoadedTable> = plan
         .tables
         .iter()

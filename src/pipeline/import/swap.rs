@@ -1,12 +1,19 @@
 //! The last step: keys, then every table in its place.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::file_loader::{Outage, finish_load};
+use super::order::references;
 use super::{ImportContext, ImportError, Mode, loader, locked, snapshots};
+use crate::backoff::Waits;
 use crate::destination::import::{JobStatus, Placement, SwapMethod, another_import};
 use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate::{self, SchemaChange};
+
+/// Between two tries to swap: readers that have waited behind the first get their turn.
+pub const SWAP_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_secs(2), longest: Duration::from_secs(10) };
 
 /// Finishes what is not finished yet, and puts the tables in their places; an outage, a lock among
 /// them, is waited for.
@@ -22,7 +29,7 @@ pub async fn finish(
         let _ = destination.close().await;
     }
     let mut main = Some(main);
-    let mut outage = Outage::new(shared);
+    let mut outage = Outage::with_waits(shared, SWAP_WAITS);
     loop {
         match swap_in(shared, &mut main).await {
             Ok(()) => break,
@@ -55,10 +62,15 @@ async fn swap_in(
             }
         }
     };
+    loader(&mut **destination)?.enter_swap_mode().await?;
     let tables = destination.tables().await?;
+    let references = references(&mut **destination, &shared.plan).await?;
+    references.refuse_circle()?;
+    let snapshots = snapshots(&shared.plan);
     let mut placements = Vec::new();
     let mut notices = Vec::new();
-    for (table, snapshot) in shared.plan.tables.iter().zip(snapshots(&shared.plan)) {
+    for i in references.order {
+        let (table, snapshot) = (&shared.plan.tables[i], snapshots[i].clone());
         let (how, notice) = how(
             shared.plan.mode,
             &tables,
@@ -77,7 +89,8 @@ async fn swap_in(
     Ok(())
 }
 
-fn how(
+/// How a table gets its place, and what the user should know of that.
+pub fn how(
     mode: Mode,
     tables: &Tables,
     table: &str,

@@ -1,6 +1,7 @@
 //! Columns of an export that the schema lacks, schemas that change while an import is cut off, and
 //! what an import leaves alone.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -11,31 +12,35 @@ use crate::services::hq::said;
 use crate::services::postgres;
 
 /// Files of an export in a directory, and the data directory of the imports.
-struct ExportDir {
+pub struct ExportDir {
     dir: TempDir,
 }
 
 impl ExportDir {
-    fn new() -> ExportDir {
+    pub fn new() -> ExportDir {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         std::fs::create_dir(dir.path().join("export")).unwrap_or_else(|e| panic!("{e}"));
         ExportDir { dir }
     }
 
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Files are loaded in the order of their numbers.
-    fn file(&self, number: u32, table: &str, lines: &[String]) {
+    pub fn file(&self, number: u32, table: &str, lines: &[String]) {
         let name = format!("20240713165052280802464{number:010}-5-1-3-0-{table}-15.ndjson");
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let path = self.dir.path().join("export").join(name);
         std::fs::write(path, text).unwrap_or_else(|e| panic!("{e}"));
     }
 
-    fn rows(&self, number: u32, table: &str, rows: &[Value]) {
+    pub fn rows(&self, number: u32, table: &str, rows: &[Value]) {
         let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
         self.file(number, table, &lines);
     }
 
-    fn run(&self, url: &str, schemas: &Value, args: &[&str]) -> Output {
+    pub fn run(&self, url: &str, schemas: &Value, args: &[&str]) -> Output {
         let file = self.dir.path().join("schema.json");
         std::fs::write(&file, schemas.to_string()).unwrap_or_else(|e| panic!("{e}"));
         let mut command = Command::new(binary());
@@ -48,7 +53,7 @@ impl ExportDir {
         command.output().unwrap_or_else(|e| panic!("{e}"))
     }
 
-    fn import(&self, url: &str, schemas: &Value, args: &[&str]) -> String {
+    pub fn import(&self, url: &str, schemas: &Value, args: &[&str]) -> String {
         let output = self.run(url, schemas, args);
         let text = said(&output);
         assert!(output.status.success(), "{text}");

@@ -3,7 +3,11 @@
 mod columns;
 mod cutover;
 mod faults;
+mod files;
 mod flags;
+mod places;
+mod readers;
+mod references;
 mod tables;
 
 use std::path::{Path, PathBuf};

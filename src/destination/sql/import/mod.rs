@@ -2,6 +2,8 @@
 //! together with the cutovers and every consumer's checkpoint.
 
 mod begin;
+mod likeness;
+mod place;
 pub mod statements;
 
 use std::sync::Arc;
@@ -13,11 +15,11 @@ use super::dialect::Rename;
 use super::held::HELD;
 use super::letters::DEAD_LETTERS;
 use super::render::CHECKPOINT;
-use super::{Connection, Parameter, SqlDestination};
+use super::{Connection, Parameter, STREAM_LOCK_WAIT_MAX, SqlDestination};
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::{Batch, Position, TableSchema};
 use crate::destination::import::{
-    FilePiece, FileProgress, JobStatus, LoadedTable, Loader, Placement, STAGED_PREFIX, SwapMethod,
+    FilePiece, FileProgress, ForeignKey, JobStatus, LoadedTable, Loader, Placement, STAGED_PREFIX,
     another_import, staged,
 };
 use crate::destination::{Destination, Failure, FailureKind, Recorded, Tables};
@@ -75,7 +77,11 @@ impl<C: Connection> SqlDestination<C> {
         })
     }
 
-    async fn write_cutovers(&mut self, table: &str, cutovers: &Cutovers) -> Result<(), Failure> {
+    pub(super) async fn write_cutovers(
+        &mut self,
+        table: &str,
+        cutovers: &Cutovers,
+    ) -> Result<(), Failure> {
         self.connection.change(&self.renderer.clear(table), &[]).await?;
         for (consumer, table_name, cutover) in cutovers.lines() {
             let parameters = [consumer, table_name, cutover].map(Parameter::Text);
@@ -86,7 +92,7 @@ impl<C: Connection> SqlDestination<C> {
 
     /// Resets every checkpoint and raises its epoch, so that the process that held it can no longer
     /// commit. Answers the position that each had.
-    async fn set_back(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
+    pub(super) async fn set_back(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
         let mut stood = Vec::new();
         for Recorded { consumer, .. } in self.read_records().await? {
             if let Some(row) = self.take_over(&consumer, Takeover::SetBack).await? {
@@ -143,7 +149,7 @@ impl<C: Connection> SqlDestination<C> {
     }
 
     /// Records that the job is done, unless another one has begun.
-    async fn close_job(&mut self, job: &str) -> Result<(), Failure> {
+    pub(super) async fn close_job(&mut self, job: &str) -> Result<(), Failure> {
         let whole = FileProgress { file: WHOLE_JOB.into(), done: true, ..FileProgress::default() };
         self.advance_progress(job, 0, &whole).await
     }
@@ -166,169 +172,6 @@ impl<C: Connection> SqlDestination<C> {
             _ => Err(another_import()),
         }
     }
-
-    /// Everything in one transaction, where renames are part of a transaction.
-    async fn swap_in_transaction(
-        &mut self,
-        job: &str,
-        placements: &[Placement],
-        existing: &Tables,
-    ) -> Result<(), Failure> {
-        if self.renderer.dialect.rename == Rename::Never {
-            // CREATE TABLE would end the transaction, so missing tables are created before it.
-            for placement in placements.iter().filter(|p| existing.get(&p.schema.table).is_none()) {
-                self.connection.execute(&self.renderer.create_table(&placement.schema)).await?;
-            }
-        }
-        self.begin_transaction().await?;
-        let placed = self.swap_in_within(Some(job), placements, existing).await;
-        self.end(placed).await
-    }
-
-    async fn swap_in_within(
-        &mut self,
-        job: Option<&str>,
-        placements: &[Placement],
-        existing: &Tables,
-    ) -> Result<(), Failure> {
-        if let Some(job) = job {
-            self.close_job(job).await?;
-        }
-        // Streaming processes are fenced first: what they have not committed by now they read
-        // again after the import.
-        let stood = self.set_back().await?;
-        let snapshots: Vec<TableSnapshot> = placements.iter().map(|p| p.snapshot.clone()).collect();
-        let mut cutovers = self.cutovers().await?;
-        cutovers.import(&snapshots, &stood);
-        self.write_cutovers(CUTOVERS, &cutovers).await?;
-        for placement in placements {
-            self.place(placement, existing).await?;
-        }
-        Ok(())
-    }
-
-    /// Puts one loaded table in its place, within a transaction.
-    async fn place(&mut self, placement: &Placement, existing: &Tables) -> Result<(), Failure> {
-        let (schema, new) = (&placement.schema, staged(&placement.schema));
-        match (placement.how, self.renderer.dialect.rename) {
-            // The table stays, with all that depends on it, and its rows are replaced.
-            (SwapMethod::Exchange, Rename::Never) => {
-                self.connection.change(&self.renderer.clear(&schema.table), &[]).await?;
-                self.connection.execute(&self.renderer.insert_staged(schema, &new)).await?;
-            }
-            (SwapMethod::Exchange, _) => {
-                let copied = self.connection.copied_ddl(&self.renderer, schema, &new).await?;
-                if existing.get(&schema.table).is_some() {
-                    self.connection.execute(&self.renderer.drop_table(&schema.table)).await?;
-                }
-                let rename = self.renderer.rename(&new.table, &schema.table);
-                self.connection.execute(&rename).await?;
-                for statement in copied {
-                    self.connection.execute(&statement).await?;
-                }
-            }
-            (SwapMethod::ReplaceRows | SwapMethod::UpsertRows, _) => {
-                for statement in self.renderer.merge_staged(schema, &new) {
-                    self.connection.execute(&statement).await?;
-                }
-                if placement.how == SwapMethod::ReplaceRows {
-                    self.connection.execute(&self.renderer.delete_missing(schema, &new)).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Where a rename ends the transaction: first the tables that stay, in one transaction; then
-    /// one statement renames all others, EDS's own tables among them.
-    async fn swap_in_by_renames(
-        &mut self,
-        job: &str,
-        placements: &[Placement],
-        existing: &Tables,
-    ) -> Result<(), Failure> {
-        let (exchanged, others): (Vec<Placement>, Vec<Placement>) =
-            placements.iter().cloned().partition(|p| p.how == SwapMethod::Exchange);
-        if !others.is_empty() {
-            self.begin_transaction().await?;
-            let placed = self.swap_in_within(None, &others, existing).await;
-            self.end(placed).await?;
-        }
-        if exchanged.is_empty() {
-            return self.close_job(job).await;
-        }
-        if self.job_status(job).await?.is_none() {
-            return Err(another_import());
-        }
-        self.connection.change(&self.renderer.raise_epochs(), &[]).await?;
-        let snapshots: Vec<TableSnapshot> = exchanged.iter().map(|p| p.snapshot.clone()).collect();
-        let mut cutovers = self.cutovers().await?;
-        let stood = self.positions().await?;
-        cutovers.import(&snapshots, &stood);
-        for placement in &exchanged {
-            // Copies the indexes that were created since the load was finished, too.
-            self.connection
-                .finish_load(&self.renderer, &placement.schema, &staged(&placement.schema))
-                .await?;
-        }
-        self.stage_own_tables(job, &cutovers).await?;
-        let renames = exchange_renames(&exchanged, existing);
-        self.connection.execute(&self.renderer.rename_all(&renames)).await
-    }
-
-    /// The position of each consumer.
-    async fn positions(&mut self) -> Result<Vec<(String, Option<Position>)>, Failure> {
-        let records = self.read_records().await?;
-        Ok(records.into_iter().map(|record| (record.consumer, record.position)).collect())
-    }
-
-    /// EDS's own tables as they are to be after the import, under other names.
-    async fn stage_own_tables(&mut self, job: &str, cutovers: &Cutovers) -> Result<(), Failure> {
-        let [cutover, checkpoint, progress] =
-            [CUTOVERS, CHECKPOINT, PROGRESS].map(|name| format!("{STAGED_PREFIX}{name}"));
-        let created = [
-            (&cutover, self.renderer.create_cutovers(&cutover)),
-            (&checkpoint, self.renderer.create_checkpoint(&checkpoint)),
-            (&progress, self.renderer.create_progress(&progress)),
-        ];
-        for (name, create) in created {
-            self.connection.execute(&self.renderer.drop_table(name)).await?;
-            self.connection.execute(&create).await?;
-        }
-        self.write_cutovers(&cutover, cutovers).await?;
-        self.connection.change(&self.renderer.copy_checkpoints(&checkpoint), &[]).await?;
-        let parameters = [job.into(), WHOLE_JOB.into(), 1.into()];
-        self.connection.change(&self.renderer.insert_progress(&progress), &parameters).await?;
-        Ok(())
-    }
-}
-
-/// Why the loaded table must not take the place of the old one: a column has another type there.
-fn other_type(tables: &Tables, schema: &TableSchema) -> Option<String> {
-    let (old, new) = (tables.get(&schema.table)?, tables.get(&staged(schema).table)?);
-    old.columns.iter().find_map(|(name, column)| {
-        let wanted = new.columns.get(name).filter(|new| new.declared != column.declared)?;
-        Some(format!("its column {name:?} is {}, not {}", column.declared, wanted.declared))
-    })
-}
-
-/// The renames that put the loaded tables, and EDS's own new ones, in the place of the old ones.
-fn exchange_renames(exchanged: &[Placement], existing: &Tables) -> Vec<(String, String)> {
-    let pairs =
-        exchanged.iter().map(|p| (staged(&p.schema).table.to_string(), p.schema.table.to_string()));
-    let own = [CUTOVERS, CHECKPOINT, PROGRESS]
-        .map(|name| (format!("{STAGED_PREFIX}{name}"), name.to_owned()));
-    let mut renames = Vec::new();
-    for (new, name) in pairs.chain(own) {
-        if existing.get(&name).is_some() {
-            renames.push((
-                name.clone(),
-                format!("{REPLACED_PREFIX}{}", new.trim_start_matches(STAGED_PREFIX)),
-            ));
-        }
-        renames.push((new, name));
-    }
-    renames
 }
 
 #[async_trait]
@@ -408,25 +251,42 @@ impl<C: Connection> Loader for SqlDestination<C> {
     async fn finish_load(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure> {
         self.roll_back_pending().await?;
         self.dirty = false;
-        self.connection.finish_load(&self.renderer, schema, &staged(schema)).await
+        let exchanges = self.swap_blocker(schema).await?.is_none();
+        self.connection.finish_load(&self.renderer, schema, &staged(schema), exchanges).await
     }
 
     async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
         let tables = self.tables().await?;
         let Some(shape) = tables.get(&schema.table) else { return Ok(None) };
-        let own: Vec<&str> = shape
-            .columns
-            .keys()
-            .map(String::as_str)
-            .filter(|name| schema.column(name).is_none())
-            .collect();
-        if !own.is_empty() {
-            return Ok(Some(format!("it has columns that the source lacks ({})", own.join(", "))));
+        match self.renderer.difference(schema, shape) {
+            Some(difference) => Ok(Some(difference)),
+            None => self.connection.swap_blocker(&self.renderer, schema).await,
         }
-        if let Some(blocker) = other_type(&tables, schema) {
-            return Ok(Some(blocker));
-        }
-        self.connection.swap_blocker(&self.renderer, schema).await
+    }
+
+    async fn foreign_keys(
+        &mut self,
+        schemas: &[Arc<TableSchema>],
+    ) -> Result<Vec<ForeignKey>, Failure> {
+        let listed = self.connection.foreign_keys(&self.renderer).await?;
+        let source_of = |name: &str| {
+            let stored = |s: &&Arc<TableSchema>| self.renderer.namespace.name_of(&s.table) == name;
+            schemas.iter().find(stored).map(|schema| schema.table.to_string())
+        };
+        let ours = |key: ForeignKey| {
+            let table = source_of(&key.table)?;
+            let refers_to = source_of(&key.refers_to).unwrap_or(key.refers_to);
+            Some(ForeignKey { table, refers_to, ..key })
+        };
+        Ok(listed.into_iter().filter_map(ours).collect())
+    }
+
+    fn keeps_tables(&mut self) -> bool {
+        self.renderer.dialect.rename == Rename::Never
+    }
+
+    async fn enter_swap_mode(&mut self) -> Result<(), Failure> {
+        self.connection.limit_lock_wait(STREAM_LOCK_WAIT_MAX).await
     }
 
     async fn swap_in(&mut self, job: &str, placements: &[Placement]) -> Result<(), Failure> {

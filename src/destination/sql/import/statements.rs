@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::change::{Column, TableSchema};
 use crate::destination::TableShape;
-use crate::destination::sql::dialect::{Dialect, Keys, Merge, Rename};
+use crate::destination::sql::dialect::{Dialect, Keys, Merge, NotNull, Rename};
 use crate::destination::sql::render::{CHECKPOINT, FORMAT, Renderer};
 
 /// The name of the table that holds the cutover.
@@ -178,12 +178,13 @@ impl Renderer {
     /// Whether `shape` is what `create_staged` makes, as far as types are known.
     pub fn is_staged(&self, schema: &TableSchema, shape: &TableShape) -> bool {
         let contents = self.contents(schema, &schema.columns);
+        let stays = self.dialect.not_null == NotNull::Never;
         let is_made = |(i, column): (usize, &Column)| {
             let (made, is_key) = (self.type_holding(schema, i, contents[i]), i < schema.keys);
             let there = shape.columns.get(&*self.dialect.limits.names.stored(&column.name));
             there.is_some_and(|there| {
                 there.holds == (self.dialect.holds)(&made)
-                    && (is_key || there.takes_null || !column.nullable)
+                    && (is_key || stays || there.takes_null || !column.nullable)
             })
         };
         let keys: BTreeSet<&str> = schema.key_columns().iter().map(|c| &*c.name).collect();

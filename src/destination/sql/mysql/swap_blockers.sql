@@ -10,6 +10,10 @@ SELECT what FROM (
   FROM information_schema.triggers
   WHERE event_object_schema = ? AND event_object_table = ?
   UNION ALL
+  SELECT 'it keeps the history of its rows'
+  FROM information_schema.tables
+  WHERE table_type = 'SYSTEM VERSIONED' AND table_schema = ? AND table_name = ?
+  UNION ALL
   SELECT 'it has partitions'
   FROM information_schema.partitions
   WHERE partition_name IS NOT NULL AND table_schema = ? AND table_name = ?

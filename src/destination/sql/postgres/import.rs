@@ -2,31 +2,48 @@
 //! given to the old one.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio_postgres::error::DbError;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, Row};
 
-use super::PostgresConnection;
 use super::encode::stage_type;
 use super::failure::{UNIQUE_VIOLATION, failure};
+use super::{PostgresConnection, login};
 use crate::change::{Batch, TableSchema};
-use crate::destination::sql::BulkLoader;
+use crate::destination::import::{ForeignKey, staged};
 use crate::destination::sql::import::statements::key_name;
 use crate::destination::sql::render::Renderer;
+use crate::destination::sql::{BulkLoader, STREAM_LOCK_WAIT_MAX};
 use crate::destination::{Failure, Holds};
 
-/// What depends on a table and would be lost if the table were replaced. Parameters: schema, table.
+/// What depends on a table and would be lost if the new table, if there is one, took its place; and
+/// where the two differ. Parameters: schema, table, new table, columns of the source that take
+/// NULL.
 const SWAP_BLOCKERS: &str = include_str!("swap_blockers.sql");
 
 /// The statements that give the new table what the old one has: indexes (under temporary names),
-/// rights, comments, storage options. PostgreSQL writes them itself, names and texts quoted.
-/// Parameters: schema, old table, new table.
+/// rights, comments, storage options. PostgreSQL writes them itself, names and texts quoted. Rights
+/// that the new table has by default and the old one has not are revoked. Parameters: schema, old
+/// table, new table.
 const COPIED_DDL: &str = include_str!("copied_ddl.sql");
 
 /// Once the new table is in its place, its indexes get the names of the old ones; one that was made
 /// since the load was finished is created again. Parameters: schema, old table.
 const NAMES: &str = include_str!("index_names.sql");
+
+/// Columns: name, table, table that is referred to, whether it can be deferred. Keys within one
+/// table are no trouble, as a statement is checked as a whole. Parameter: schema.
+const FOREIGN_KEYS: &str = "\
+    SELECT k.conname::text, c.relname::text, \
+    CASE WHEN p.relnamespace = c.relnamespace THEN p.relname::text ELSE p.oid::regclass::text END, \
+    k.condeferrable::text \
+    FROM pg_catalog.pg_constraint k \
+    JOIN pg_catalog.pg_class c ON c.oid = k.conrelid \
+    JOIN pg_catalog.pg_class p ON p.oid = k.confrelid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> k.confrelid AND n.nspname = $1";
 
 /// How fine the statistics of a new table are at first: autovacuum makes finer ones within minutes,
 /// and without any its readers would have bad plans until then.
@@ -38,6 +55,9 @@ const HAS_KEY: &str = "\
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
     WHERE n.nspname = $1 AND c.relname = $2)";
+
+/// The shortest wait for a lock; none at all would be one without limit.
+const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// Whether a name is free. Parameters: schema, name.
 const IS_FREE: &str = "\
@@ -116,8 +136,13 @@ impl BulkLoader for PostgresConnection {
         renderer: &Renderer,
         schema: &TableSchema,
         staged: &TableSchema,
+        exchanges: bool,
     ) -> Result<u64, Failure> {
-        finish_load(&self.client, renderer, schema, staged).await
+        let copied = match exchanges {
+            true => copied_ddl(&self.client, renderer, schema, staged).await?,
+            false => Vec::new(),
+        };
+        finish_load(&self.client, renderer, schema, staged, copied).await
     }
 
     async fn swap_blocker(
@@ -126,8 +151,68 @@ impl BulkLoader for PostgresConnection {
         schema: &TableSchema,
     ) -> Result<Option<String>, Failure> {
         let (schema_name, table) = schema_and_name(renderer, &schema.table);
-        let found = self.client.query_opt(SWAP_BLOCKERS, &[&schema_name, &table]).await;
+        let new = renderer.namespace.name_of(&staged(schema).table);
+        let nullable: Vec<&str> =
+            schema.columns.iter().filter(|c| c.nullable).map(|c| &*c.name).collect();
+        let found =
+            self.client.query_opt(SWAP_BLOCKERS, &[&schema_name, &table, &new, &nullable]).await;
         Ok(found.map_err(|e| failure(&e))?.map(|row| row.get(0)))
+    }
+
+    async fn foreign_keys(&mut self, renderer: &Renderer) -> Result<Vec<ForeignKey>, Failure> {
+        let schema = renderer.namespace.schema.as_deref().unwrap_or_default();
+        let rows = self.client.query(FOREIGN_KEYS, &[&schema]).await.map_err(|e| failure(&e))?;
+        let listed = |row: &Row| ForeignKey {
+            name: row.get(0),
+            table: row.get(1),
+            refers_to: row.get(2),
+            is_deferrable: row.get::<_, String>(3) == "true",
+        };
+        Ok(rows.iter().map(listed).collect())
+    }
+
+    /// Order, types, collations and storage; what else belongs to a column keeps it from being
+    /// exchanged, or is copied when the load is finished.
+    async fn create_like(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+        staged: &TableSchema,
+    ) -> Result<bool, Failure> {
+        let (old, new) = (renderer.table(&schema.table), renderer.table(&staged.table));
+        let like = format!(
+            "CREATE TABLE {new} (LIKE {old} INCLUDING ALL EXCLUDING COMMENTS EXCLUDING CONSTRAINTS \
+             EXCLUDING DEFAULTS EXCLUDING GENERATED EXCLUDING IDENTITY EXCLUDING INDEXES EXCLUDING \
+             STATISTICS)"
+        );
+        self.client.batch_execute(&like).await.map_err(|e| failure(&e).of_table(&schema.table))?;
+        Ok(true)
+    }
+
+    async fn limit_lock_wait(&mut self, limit: Duration) -> Result<(), Failure> {
+        self.client.batch_execute(&login::lock_wait(limit)).await.map_err(|e| failure(&e))
+    }
+
+    async fn defer_constraints(&mut self) -> Result<(), Failure> {
+        self.client.batch_execute("SET CONSTRAINTS ALL DEFERRED").await.map_err(|e| failure(&e))
+    }
+
+    async fn lock_tables(&mut self, renderer: &Renderer, tables: &[String]) -> Result<(), Failure> {
+        let run = async |sql: &str| self.client.batch_execute(sql).await.map_err(|e| failure(&e));
+        run("SAVEPOINT eds_locks").await?;
+        let began = Instant::now();
+        for table in tables {
+            // Whoever waits behind the first lock waits for all of them.
+            let left = STREAM_LOCK_WAIT_MAX.saturating_sub(began.elapsed()).max(LOCK_WAIT_MIN);
+            let limit = login::lock_wait(left);
+            let lock =
+                format!("{limit}; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", renderer.table(table));
+            if let Err(failure) = run(&lock).await {
+                run("ROLLBACK TO SAVEPOINT eds_locks").await?;
+                return Err(failure);
+            }
+        }
+        run(&login::lock_wait(STREAM_LOCK_WAIT_MAX)).await
     }
 
     async fn copied_ddl(
@@ -140,6 +225,20 @@ impl BulkLoader for PostgresConnection {
     }
 }
 
+/// What the old table has and the new one lacks.
+async fn copied_ddl(
+    client: &Client,
+    renderer: &Renderer,
+    schema: &TableSchema,
+    staged: &TableSchema,
+) -> Result<Vec<String>, Failure> {
+    let (schema_name, new) = schema_and_name(renderer, &staged.table);
+    let old = renderer.namespace.name_of(&schema.table);
+    let rows =
+        client.query(COPIED_DDL, &[&schema_name, &old, &new]).await.map_err(|e| failure(&e))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// The key, then what the old table has, all in one transaction: a table with a key is a finished
 /// one.
 async fn finish_load(
@@ -147,16 +246,15 @@ async fn finish_load(
     renderer: &Renderer,
     schema: &TableSchema,
     staged: &TableSchema,
+    copied: Vec<String>,
 ) -> Result<u64, Failure> {
     let (schema_name, new) = schema_and_name(renderer, &staged.table);
-    let old = renderer.namespace.name_of(&schema.table);
     let row = client.query_one(HAS_KEY, &[&schema_name, &new]).await.map_err(|e| failure(&e))?;
     if row.get(0) {
+        // Statements that are sent together are one transaction.
+        client.batch_execute(&copied.join(";\n")).await.map_err(|e| failure(&e))?;
         return Ok(0);
     }
-    let rows =
-        client.query(COPIED_DDL, &[&schema_name, &old, &new]).await.map_err(|e| failure(&e))?;
-    let copied: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let mut repeats = 0;
     loop {
         let statements = [

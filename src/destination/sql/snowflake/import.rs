@@ -54,6 +54,7 @@ impl BulkLoader for SnowflakeConnection {
         renderer: &Renderer,
         _schema: &TableSchema,
         staged: &TableSchema,
+        _exchanges: bool,
     ) -> Result<u64, Failure> {
         let repeats = self.integers(&count_repeats(renderer, staged), &[]).await?;
         let repeats = repeats.first().and_then(|row| row.first()).copied().unwrap_or(0);

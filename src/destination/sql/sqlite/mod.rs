@@ -1,6 +1,7 @@
 //! SQLite: a file on this machine.
 
 mod failure;
+mod import;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use super::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, 
 use super::lent::Lent;
 use super::render::{Namespace, Renderer};
 use super::{
-    ABILITIES, BulkLoader, LOCK_WAIT_MAX, ListedColumn, Parameter, RowWriter, SqlCatalog,
-    SqlDestination, SqlSession, reject_mismatches, types,
+    ABILITIES, LOCK_WAIT_MAX, ListedColumn, Parameter, RowWriter, SqlCatalog, SqlDestination,
+    SqlSession, reject_mismatches, types,
 };
 use crate::change::value::{self, Value};
-use crate::change::{Batch, Change, Column, TableSchema};
+use crate::change::{Batch, Change, Column};
 use crate::destination::form::{FormField, encoded_path};
 use crate::destination::settings::path_url;
 use crate::destination::shape::{NameLimit, TableLimits};
@@ -84,8 +85,6 @@ pub const SQLITE: Dialect = Dialect {
     duplicate_column_code: DUPLICATE_COLUMN,
 };
 
-/// Memory for pages while whole tables are loaded: keys come in any order.
-const LOAD_CACHE_KIB: u32 = 32 << 10;
 /// Prepared statements that are kept.
 const STATEMENTS_MAX: usize = 128;
 
@@ -236,9 +235,9 @@ impl SqlCatalog for SqliteConnection {
         self.with(move |db| {
             let sql = "\
                 SELECT m.name, c.name, c.\"notnull\" = 0, c.pk, m.type = 'view', \
-                c.dflt_value IS NOT NULL, c.type \
-                FROM sqlite_schema m, pragma_table_info(m.name) c \
-                WHERE m.type IN ('table', 'view')";
+                c.dflt_value IS NOT NULL OR c.hidden <> 0, c.type \
+                FROM sqlite_schema m, pragma_table_xinfo(m.name) c \
+                WHERE m.type IN ('table', 'view') AND c.hidden <> 1";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
             let read = |row: &rusqlite::Row<'_>| {
                 let write_blocker = row.get::<_, bool>(4)?.then(|| {
@@ -296,32 +295,6 @@ impl RowWriter for SqliteConnection {
             Ok(())
         })
         .await
-    }
-}
-
-#[async_trait]
-impl BulkLoader for SqliteConnection {
-    /// In WAL mode a power cut cannot tear the file by that, and the swap at the end syncs
-    /// everything before it.
-    async fn enter_load_mode(&mut self) -> Result<(), Failure> {
-        self.execute(&format!("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{LOAD_CACHE_KIB}"))
-            .await
-    }
-
-    /// The indexes and triggers of the old table, as they were written.
-    async fn copied_ddl(
-        &mut self,
-        renderer: &Renderer,
-        schema: &TableSchema,
-        _staged: &TableSchema,
-    ) -> Result<Vec<String>, Failure> {
-        let sql = "\
-            SELECT sql FROM sqlite_schema \
-            WHERE tbl_name = ?1 AND type IN ('index', 'trigger') AND sql IS NOT NULL \
-            ORDER BY type, name";
-        let rows =
-            self.texts(sql, &[renderer.namespace.name_of(&schema.table).as_str().into()]).await?;
-        Ok(rows.into_iter().flatten().collect())
     }
 }
 

@@ -24,6 +24,21 @@ impl TdsEngine {
         Ok(TdsAnswer::Done(0))
     }
 
+    /// Name, table and table that is referred to, of each foreign key.
+    pub(super) fn foreign_keys(&self) -> TdsOutcome {
+        let mut statement = self.db.prepare(
+            "SELECT 'fk_' || m.name, m.name, f.\"table\" FROM dbo.sqlite_schema m, \
+             pragma_foreign_key_list(m.name, 'dbo') f WHERE m.type = 'table'",
+        )?;
+        let cell = |row: &rusqlite::Row<'_>, i: usize| row.get(i).map(TdsCell::Text);
+        let rows = statement
+            .query_map([], |row| (0..3).map(|i| cell(row, i)).collect())?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let names = ["name", "table", "refers_to"];
+        let columns = names.map(|name| (name.to_owned(), TdsKind::Wide(Some(128)))).to_vec();
+        Ok(TdsAnswer::Rows(columns, rows))
+    }
+
     /// Whether the column has a default.
     fn has_default(&self, table: &str, column: &str) -> Result<bool, Refused> {
         let sql = "SELECT dflt_value IS NOT NULL FROM pragma_table_info(?, 'dbo') WHERE name = ?";

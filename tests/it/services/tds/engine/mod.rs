@@ -153,6 +153,7 @@ impl TdsEngine {
                 count(self.tables_named(table)?)
             }
             ["SELECT", "c.TABLE_NAME,", ..] => self.columns()?,
+            ["SELECT", "f.name,", ..] => self.foreign_keys()?,
             ["SELECT", "DATA_TYPE,", ..] => self.declared(parameters)?,
             ["SELECT", "TOP", "0"] => {
                 let (_, table) = sql.rsplit_once(" FROM ").ok_or_else(|| unknown(sql))?;
