@@ -154,6 +154,13 @@ impl Renderer {
         longest.replacen(&format!("({KEY_CHARACTERS})"), &format!("({characters})"), 1)
     }
 
+    /// What to know of the key of a new table; `None` where it has no texts, or is as any other.
+    pub fn key_note(&self, schema: &TableSchema) -> Option<&'static str> {
+        let is_text =
+            |i: usize| self.dialect.types[0] == self.dialect.type_of(schema.columns[i].kind);
+        self.dialect.key_note.filter(|_| (0..schema.keys).any(is_text))
+    }
+
     /// Creates the table with its key, unless it exists.
     pub fn create_table(&self, schema: &TableSchema) -> String {
         let columns: Vec<String> =
@@ -272,12 +279,13 @@ impl Renderer {
             .join(" AND ")
     }
 
-    /// Updates the rows whose keys the table `from` has; `name` says what `from` calls a column.
-    /// `None` where every column is part of the key.
+    /// Updates the rows `t` to which `same` finds a row `s` of the table `from`; `name` says what
+    /// `from` calls a column. `None` where every column is part of the key.
     pub fn update_by(
         &self,
         schema: &TableSchema,
         from: &str,
+        same: &str,
         name: impl Fn(usize) -> String,
     ) -> Option<String> {
         let set: Vec<String> = (schema.keys..schema.columns.len())
@@ -286,19 +294,19 @@ impl Renderer {
         let table = self.table(&schema.table);
         (!set.is_empty()).then(|| {
             format!(
-                "UPDATE t SET {} FROM {table} AS t INNER JOIN {from} AS s ON {}",
-                set.join(", "),
-                self.same_key(schema, &name)
+                "UPDATE t SET {} FROM {table} AS t INNER JOIN {from} AS s ON {same}",
+                set.join(", ")
             )
         })
     }
 
-    /// Inserts the rows of the table `from` whose keys do not exist yet; `name` says what `from`
-    /// calls a column.
+    /// Inserts the rows `s` of the table `from` to which `same` finds no row `t`; `name` says what
+    /// `from` calls a column.
     pub fn insert_by(
         &self,
         schema: &TableSchema,
         from: &str,
+        same: &str,
         name: impl Fn(usize) -> String,
     ) -> String {
         let (table, columns) = (self.table(&schema.table), self.list(&schema.columns));
@@ -306,9 +314,8 @@ impl Renderer {
             (0..schema.columns.len()).map(|i| format!("s.{}", name(i))).collect();
         format!(
             "INSERT INTO {table} ({columns}) SELECT {} FROM {from} AS s WHERE NOT EXISTS (SELECT 1 \
-             FROM {table} AS t WHERE {})",
-            values.join(", "),
-            self.same_key(schema, &name)
+             FROM {table} AS t WHERE {same})",
+            values.join(", ")
         )
     }
 

@@ -1,6 +1,8 @@
 //! What is SQL Server's own: its errors, its logins, tables that the predecessor of EDS made;
 //! against the stand-in.
 
+mod texts;
+
 use serde_json::{Value, json};
 
 use crate::services::eds::{replay, replay_in, schema, upsert};
