@@ -109,6 +109,25 @@ async fn a_change_that_breaks_a_unique_index_becomes_a_dead_letter() {
     assert_eq!(rows(server, "unique", "SELECT id, text FROM t").len(), 99);
 }
 
+/// SQL Server locks a whole table once one statement holds 5,000 locks on it; a row and its page
+/// are two. Inserts, updates and deletes stay below, however many changes wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_of_a_stream_locks_a_whole_table() {
+    let server = FakeSqlServer::start();
+    let schemas = json!({"t": schema("t", "1", json!({"text": {"type": "string"}}))});
+    let delete = |n: usize| json!({"operation": "DELETE", "table": "t", "modelVersion": "1", "key": [format!("{n:04}")]});
+    let mut all = events(9_000, "first ");
+    all.extend(events(9_000, "second "));
+    all.extend((0..9_000).map(delete));
+    for part in all.chunks(9_000) {
+        let args = ["--minPendingLatency", "300ms"];
+        let output = replay(&server.url("locks"), &schemas, part, &args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!((1_000..2_500).contains(&server.rows_max()), "{}", server.rows_max());
+    }
+    assert!(rows(&server, "locks", "SELECT id, text FROM t").is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_logins_and_places_are_named() {
     let server = shared();

@@ -72,8 +72,9 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// A statement that locks 5,000 rows of a table locks all of it, and its readers wait.
-const BATCH_CHANGES_MAX: usize = 4_000;
+/// A statement that holds 5,000 locks on a table locks all of it, and its readers wait. Each row
+/// may be one, and its page another.
+const BATCH_CHANGES_MAX: usize = 2_000;
 
 /// How a session of EDS is set, whatever the server's and the login's defaults are: any error ends
 /// the transaction, a lock of another session is waited for only so long, and of two sessions that

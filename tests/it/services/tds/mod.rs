@@ -7,6 +7,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tempfile::TempDir;
@@ -34,6 +35,8 @@ struct TdsShared {
     dir: PathBuf,
     statements: Mutex<Vec<String>>,
     faults: Mutex<Vec<Fault>>,
+    /// The most rows of a customer's table that one statement of a stream has changed.
+    rows_max: AtomicU64,
     /// Of the databases that have another one than the product's first.
     collations: Mutex<HashMap<String, String>>,
 }
@@ -89,6 +92,11 @@ impl FakeSqlServer {
         lock(&self.shared.statements).clone()
     }
 
+    /// The most rows that one statement has changed which reads from a temporary table.
+    pub fn rows_max(&self) -> u64 {
+        self.shared.rows_max.load(Ordering::Relaxed)
+    }
+
     /// Gives a database its collation, before anything is in it.
     pub fn collate(&self, database: &str, collation: &str) {
         lock(&self.shared.collations).insert(database.to_owned(), collation.to_owned());
@@ -131,6 +139,15 @@ impl TdsShared {
     fn engine(&self, database: &str) -> TdsEngine {
         let collation = lock(&self.collations).get(database).cloned();
         TdsEngine::open(&self.dir, database, collation.unwrap_or_else(|| DEFAULT.to_owned()))
+    }
+
+    fn count_rows(&self, sql: &str, answers: &[TdsOutcome]) {
+        for (statement, answer) in sql.split(";\n").zip(answers) {
+            let changes = !statement.starts_with("INSERT INTO #") && statement.contains(" AS s ");
+            if let (true, Ok(TdsAnswer::Done(rows))) = (changes, answer) {
+                self.rows_max.fetch_max(*rows, Ordering::Relaxed);
+            }
+        }
     }
 
     /// The first fault that the statement meets.
@@ -194,6 +211,7 @@ async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
             }
             _ => engine.run(&sql, &parameters),
         });
+        shared.count_rows(&sql, &answers);
         if let Some(Fault::CutAfter(_)) = fault {
             return Ok(());
         }
