@@ -18,8 +18,8 @@ UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET stream_sequence = ?, stream_time_ns 
 ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `to'tal` LONGTEXT NULL;
 ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `to'tal` LONGTEXT NULL;
 ALTER TABLE `pub"l``i]c`.`p_or"der` MODIFY COLUMN `total` bigint NULL DEFAULT 5;
-INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) VALUES (?,?,?,?,?,?,?,?,?,?),(?,?,?,?,?,?,?,?,?,?) ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`);
-INSERT INTO `pub"l``i]c`.`p_only` (`id`) VALUES (?) ON DUPLICATE KEY UPDATE `id` = `id`;
+INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) VALUES (?,?,?,?,?,?,?,?,?,?),(?,?,?,?,?,?,?,?,?,?) ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`), `id` = IF(`id` = VALUES(`id`), `id`, NULL), `region` = IF(`region` = VALUES(`region`), `region`, NULL);
+INSERT INTO `pub"l``i]c`.`p_only` (`id`) VALUES (?) ON DUPLICATE KEY UPDATE `id` = IF(`id` = VALUES(`id`), `id`, NULL);
 DELETE FROM `pub"l``i]c`.`p_or"der` WHERE (`id`, `region`) IN ((?,?),(?,?));
 UPDATE `pub"l``i]c`.`p__eds_checkpoint` SET epoch = epoch + 1;
 INSERT INTO `pub"l``i]c`.`p__eds_new__eds_checkpoint` (consumer, lane, epoch, stream_sequence, stream_time_ns, companies, format) SELECT consumer, lane, epoch, 0, 0, companies, format FROM `pub"l``i]c`.`p__eds_checkpoint`;
@@ -39,5 +39,5 @@ UPDATE `pub"l``i]c`.`p__eds_import_progress` SET lines_done = 0, rows_loaded = 0
 DROP TABLE IF EXISTS `pub"l``i]c`.`p_or"der`;
 DELETE FROM `pub"l``i]c`.`p_or"der` WHERE NOT EXISTS (SELECT 1 FROM `pub"l``i]c`.`p__eds_new_or"der` AS s WHERE s.`id` = `pub"l``i]c`.`p_or"der`.`id` AND s.`region` = `pub"l``i]c`.`p_or"der`.`region`);
 RENAME TABLE `pub"l``i]c`.`p__eds_new_or"der` TO `pub"l``i]c`.`p_or"der`;
-INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) SELECT `id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when` FROM `pub"l``i]c`.`p__eds_new_or"der` WHERE 1 = 1 ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`);
-INSERT INTO `pub"l``i]c`.`p_only` (`id`) SELECT `id` FROM `pub"l``i]c`.`p__eds_new_only` WHERE 1 = 1 ON DUPLICATE KEY UPDATE `id` = `id`;
+INSERT INTO `pub"l``i]c`.`p_or"der` (`id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when`) SELECT `id`, `region`, `meta`, `paid`, `rate`, `select`, `status`, `tags`, `total`, `when` FROM `pub"l``i]c`.`p__eds_new_or"der` WHERE 1 = 1 ON DUPLICATE KEY UPDATE `meta` = VALUES(`meta`), `paid` = VALUES(`paid`), `rate` = VALUES(`rate`), `select` = VALUES(`select`), `status` = VALUES(`status`), `tags` = VALUES(`tags`), `total` = VALUES(`total`), `when` = VALUES(`when`), `id` = IF(`id` = VALUES(`id`), `id`, NULL), `region` = IF(`region` = VALUES(`region`), `region`, NULL);
+INSERT INTO `pub"l``i]c`.`p_only` (`id`) SELECT `id` FROM `pub"l``i]c`.`p__eds_new_only` WHERE 1 = 1 ON DUPLICATE KEY UPDATE `id` = IF(`id` = VALUES(`id`), `id`, NULL);

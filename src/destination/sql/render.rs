@@ -221,11 +221,13 @@ impl Renderer {
         };
         let is_key_only = schema.columns.len() == schema.keys;
         let action = match (self.dialect.merge, is_key_only) {
-            (Merge::OnDuplicateKey, true) => {
-                format!("ON DUPLICATE KEY UPDATE {0} = {0}", self.quoted(&schema.columns[0].name))
-            }
-            (Merge::OnDuplicateKey, false) => {
-                format!("ON DUPLICATE KEY UPDATE {}", set(&|c| format!("{c} = VALUES({c})")))
+            (Merge::OnDuplicateKey, _) => {
+                let values = set(&|c| format!("{c} = VALUES({c})"));
+                let separator = if is_key_only { "" } else { ", " };
+                format!(
+                    "ON DUPLICATE KEY UPDATE {values}{separator}{}",
+                    self.same_key_or_null(schema)
+                )
             }
             // The drivers of the latter two have upserts of their own and do not ask for this one.
             (Merge::OnConflict | Merge::UpdateThenInsert | Merge::MergeInto, true) => {
@@ -238,6 +240,17 @@ impl Renderer {
             ),
         };
         format!("{} {action}", self.insert(schema, source))
+    }
+
+    /// The assignments of an upsert that leave the key as it is. Where another unique index than
+    /// the key's has found the row, it is another row: then the key would become NULL, which is an
+    /// error. Without that the other row would be overwritten.
+    fn same_key_or_null(&self, schema: &TableSchema) -> String {
+        let guard = |column: &Column| {
+            let c = self.quoted(&column.name);
+            format!("{c} = IF({c} = VALUES({c}), {c}, NULL)")
+        };
+        schema.key_columns().iter().map(guard).collect::<Vec<_>>().join(", ")
     }
 
     /// Inserts the rows of `source`, whose keys do not exist yet.
