@@ -45,15 +45,23 @@ fn sorted(mut rows: Vec<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
     rows
 }
 
-pub struct PostgresCase {
+pub struct PostgresCase<'s> {
+    server: &'s postgres::Postgres,
     name: String,
     url: String,
 }
 
-impl PostgresCase {
-    pub async fn fresh() -> PostgresCase {
-        let (name, url) = postgres::shared().database().await;
-        PostgresCase { name, url }
+impl<'s> PostgresCase<'s> {
+    /// A database of a server of one's own.
+    pub async fn of(server: &'s postgres::Postgres) -> PostgresCase<'s> {
+        let (name, url) = server.database().await;
+        PostgresCase { server, name, url }
+    }
+}
+
+impl PostgresCase<'static> {
+    pub async fn fresh() -> PostgresCase<'static> {
+        PostgresCase::of(postgres::shared()).await
     }
 
     /// A session of a person's.
@@ -62,20 +70,21 @@ impl PostgresCase {
     }
 
     /// EDS is a role of the database's name, which owns it and is no superuser.
-    pub async fn owned() -> PostgresCase {
-        let (name, url) = postgres::shared().database().await;
+    pub async fn owned() -> PostgresCase<'static> {
+        let server = postgres::shared();
+        let (name, url) = server.database().await;
         let admin = postgres::shared().connect(&name).await;
         let sql = format!(
             "CREATE ROLE {name} LOGIN PASSWORD 's3cret/p@ss:w%rd'; ALTER DATABASE {name} OWNER TO \
              {name}; ALTER SCHEMA public OWNER TO {name}"
         );
         admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{e}"));
-        PostgresCase { url: url.replace("//postgres:", &format!("//{name}:")), name }
+        PostgresCase { server, url: url.replace("//postgres:", &format!("//{name}:")), name }
     }
 }
 
 #[async_trait]
-impl Database for PostgresCase {
+impl Database for PostgresCase<'_> {
     fn url(&self) -> String {
         self.url.clone()
     }
@@ -87,7 +96,7 @@ impl Database for PostgresCase {
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
         let columns: Vec<String> =
             columns.iter().map(|c| format!("{}::text", self.quoted(c))).collect();
-        let client = postgres::shared().connect(&self.name).await;
+        let client = self.server.connect(&self.name).await;
         let rows = client
             .query(&cast(&columns, &self.quoted(table)), &[])
             .await
@@ -96,7 +105,7 @@ impl Database for PostgresCase {
     }
 
     async fn run(&self, sql: &str) {
-        postgres::shared()
+        self.server
             .connect(&self.name)
             .await
             .batch_execute(sql)

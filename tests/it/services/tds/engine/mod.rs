@@ -31,6 +31,12 @@ impl Refused {
 impl From<rusqlite::Error> for Refused {
     fn from(error: rusqlite::Error) -> Refused {
         let message = error.to_string();
+        // What a trigger of a test's raises: `1222: Lock request time out period exceeded.`
+        if let Some((code, told)) = message.split_once(": ")
+            && let Ok(code) = code.parse()
+        {
+            return Refused::new(code, told);
+        }
         let code = match error.sqlite_error_code() {
             Some(ErrorCode::ConstraintViolation) if message.contains("NOT NULL") => 515,
             Some(ErrorCode::ConstraintViolation) => 2627,
