@@ -130,26 +130,33 @@ impl Database for PostgresCase<'_> {
     }
 }
 
-pub struct MySqlCase {
-    flavour: mysql::Flavour,
+pub struct MySqlCase<'s> {
+    server: &'s mysql::MySql,
     name: String,
     url: String,
 }
 
-impl MySqlCase {
-    pub async fn fresh(flavour: mysql::Flavour) -> MySqlCase {
-        let (name, url) = mysql::shared(flavour).database().await;
-        MySqlCase { flavour, name, url }
+impl<'s> MySqlCase<'s> {
+    /// A database of a server of one's own.
+    pub async fn of(server: &'s mysql::MySql) -> MySqlCase<'s> {
+        let (name, url) = server.database().await;
+        MySqlCase { server, name, url }
     }
 
     /// A session of a person's.
     pub async fn session(&self) -> mysql_async::Conn {
-        mysql::shared(self.flavour).connect(&self.name).await
+        self.server.connect(&self.name).await
+    }
+}
+
+impl MySqlCase<'static> {
+    pub async fn fresh(flavour: mysql::Flavour) -> MySqlCase<'static> {
+        MySqlCase::of(mysql::shared(flavour)).await
     }
 }
 
 #[async_trait]
-impl Database for MySqlCase {
+impl Database for MySqlCase<'_> {
     fn url(&self) -> String {
         self.url.clone()
     }
@@ -160,7 +167,7 @@ impl Database for MySqlCase {
 
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
         let columns: Vec<String> = columns.iter().map(|c| self.quoted(c)).collect();
-        let mut conn = mysql::shared(self.flavour).connect(&self.name).await;
+        let mut conn = self.server.connect(&self.name).await;
         let rows: Vec<mysql_async::Row> = conn
             .query(cast(&columns, &self.quoted(table)))
             .await
@@ -176,7 +183,7 @@ impl Database for MySqlCase {
     }
 
     async fn run(&self, sql: &str) {
-        mysql::shared(self.flavour)
+        self.server
             .connect(&self.name)
             .await
             .query_drop(sql)
@@ -185,7 +192,7 @@ impl Database for MySqlCase {
     }
 
     fn limits(&self) -> DatabaseLimits {
-        let short_json_numbers = self.flavour == mysql::Flavour::MySql;
+        let short_json_numbers = self.server.flavour == mysql::Flavour::MySql;
         DatabaseLimits {
             without_nul: false,
             short_json_numbers,

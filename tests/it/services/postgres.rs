@@ -8,7 +8,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use super::{Server, block_on, eventually, free_port, fresh};
+use super::{
+    Server, block_on, eventually, free_port, fresh, on_small_disk, small_disks_can_be_made,
+};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 
@@ -55,21 +57,11 @@ pub fn as_postgres() -> Command {
     command
 }
 
-/// Runs what follows in a place of its own, where `directory` is a small disk.
-fn on_small_disk(directory: &Path) -> Command {
-    let mut command = Command::new("unshare");
-    let mount = "mount -t tmpfs -o size=8m,uid=$(id -u postgres) tmpfs \"$0\" && exec \"$@\"";
-    command.args(["-m", "sh", "-c", mount]).arg(directory).current_dir("/");
-    command
-}
-
 impl Postgres {
     /// A server with a small disk, and the directory of that; `None` where the system lets nobody
     /// make one.
     pub async fn with_small_disk() -> Option<(Postgres, String)> {
-        let disk = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let tried = on_small_disk(disk.path()).arg("true").status();
-        if !tried.is_ok_and(|status| status.success()) {
+        if !small_disks_can_be_made() {
             return None;
         }
         let mut postgres = Postgres::made();
@@ -128,7 +120,7 @@ impl Postgres {
         let wrapper = match &self.small_disk {
             None => as_postgres(),
             Some(disk) => {
-                let mut command = on_small_disk(disk);
+                let mut command = on_small_disk(disk, "postgres");
                 let user = as_postgres();
                 command.arg(user.get_program()).args(user.get_args());
                 command

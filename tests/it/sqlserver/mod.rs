@@ -101,7 +101,7 @@ async fn a_change_that_breaks_a_unique_index_becomes_a_dead_letter() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success()
-            && said.contains("(2627, another row has the same value in a unique index)")
+            && said.contains("(2627, another row has the same value in a unique index")
             && said.contains("1 dead letters"),
         "{said}"
     );
