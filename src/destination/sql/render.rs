@@ -248,7 +248,9 @@ impl Renderer {
     fn same_key_or_null(&self, schema: &TableSchema) -> String {
         let guard = |column: &Column| {
             let c = self.quoted(&column.name);
-            format!("{c} = IF({c} = VALUES({c}), {c}, NULL)")
+            // A table that the rows come from may have a column of this name, too.
+            let own = format!("{}.{c}", self.table(&schema.table));
+            format!("{c} = IF({own} = VALUES({c}), {own}, NULL)")
         };
         schema.key_columns().iter().map(guard).collect::<Vec<_>>().join(", ")
     }
