@@ -125,8 +125,10 @@ pub fn fingerprint(table: &ShopTable, row: &Map<String, Value>) -> u64 {
     xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
+/// Without offset it is UTC, as SQL Server's texts of instants are.
 fn micros(text: &str) -> Option<i64> {
-    let instant: jiff::Timestamp = text.parse().ok()?;
+    let parsed = text.parse::<jiff::Timestamp>().or_else(|_| format!("{text}Z").parse());
+    let instant = parsed.ok()?;
     i64::try_from(instant.as_nanosecond().div_euclid(1000)).ok()
 }
 

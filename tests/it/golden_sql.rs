@@ -17,7 +17,7 @@ use eds::destination::sql::snowflake::dialect::SNOWFLAKE;
 use eds::destination::sql::snowflake::rows::{self as lines, RowSource};
 use eds::destination::sql::sqlite::SQLITE;
 use eds::destination::sql::sqlserver::catalog::{COLUMNS, DECLARED, nullable_definition};
-use eds::destination::sql::sqlserver::dialect::SQLSERVER;
+use eds::destination::sql::sqlserver::dialect::{SQLSERVER, SQLSERVER_DATABASE_KEYS};
 use eds::destination::sql::sqlserver::rows::{
     delete_from, fill, insert_from, make_stage, update_from,
 };
@@ -140,6 +140,9 @@ fn mysql(renderer: &Renderer) -> Vec<String> {
 
 fn sqlserver(renderer: &Renderer) -> Vec<String> {
     let (schema, key_only) = (parsed(SCHEMA), parsed(KEY_ONLY));
+    let loose = ["id".to_owned()];
+    let comparing_as_the_database =
+        Renderer::new(&SQLSERVER_DATABASE_KEYS, renderer.namespace.clone());
     let settings = sqlserver::session_settings();
     let session = [
         settings.as_str(),
@@ -168,14 +171,17 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
             "total",
             &nullable_definition("nvarchar", Some(-1), Some("Latin1_General_CI_AS"), None, None),
         ),
-        delete_from(renderer, &schema, "#eds_1"),
-        insert_from(renderer, &schema, "#eds_1"),
-        insert_from(renderer, &key_only, "#eds_1"),
+        delete_from(renderer, &schema, "#eds_1", &[]),
+        insert_from(renderer, &schema, "#eds_1", &[]),
+        insert_from(renderer, &key_only, "#eds_1", &[]),
+        delete_from(renderer, &schema, "#eds_1", &loose),
+        insert_from(renderer, &schema, "#eds_1", &loose),
+        comparing_as_the_database.create_table(&key_only),
         "DROP TABLE #eds_1".into(),
     ];
     let updates = [&schema, &key_only]
         .into_iter()
-        .filter_map(|s| update_from(renderer, s, "#eds_1"))
+        .filter_map(|s| update_from(renderer, s, "#eds_1", &loose))
         .collect();
     [
         session.to_vec(),

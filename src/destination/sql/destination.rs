@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tracing::info;
 
 use super::codes::of_schema_step;
 use super::connection::{Connection, Fence};
@@ -152,7 +153,11 @@ impl<C: Connection> SqlDestination<C> {
     pub(super) async fn make_step(&mut self, step: &Migration) -> Result<(), Failure> {
         match step {
             Migration::CreateTable(schema) => {
-                self.connection.execute(&self.renderer.create_table(schema)).await
+                self.connection.execute(&self.renderer.create_table(schema)).await?;
+                if let Some(note) = self.renderer.key_note(schema) {
+                    info!("the key of table {:?}: {note}", schema.table);
+                }
+                Ok(())
             }
             Migration::AddColumns(schema, columns) => self.add_columns(schema, columns).await,
             Migration::DropNotNull { table, columns } => self.drop_not_null(table, columns).await,

@@ -16,9 +16,14 @@ pub struct Dialect {
     pub types: [&'static str; 8],
     /// The type of EDS's own numbers: 64 bits, signed.
     pub integer: &'static str,
-    /// The type of a text column of the primary key. Its collation must tell apart any two keys
-    /// that differ in a byte.
+    /// The type of a text column of the primary key. Its collation tells apart any two keys that
+    /// differ in a byte, or the driver refuses what it would take for one.
     pub text_key: &'static str,
+    /// What to know of the text columns of a new key; `None` where they are as any other.
+    pub key_note: Option<&'static str>,
+    /// Writes a text of a key as `text_key` so that comparing it tells apart any two that differ,
+    /// whatever the collations of the tables; `None` where all keys are compared so anyway.
+    pub exact_text: Option<fn(&str) -> String>,
     /// The most bytes of a key, where a key of long texts could be longer; `None` where it cannot.
     pub key_bytes_max: Option<usize>,
     /// What can be in a column of this declared type.

@@ -154,6 +154,13 @@ impl Renderer {
         longest.replacen(&format!("({KEY_CHARACTERS})"), &format!("({characters})"), 1)
     }
 
+    /// What to know of the key of a new table; `None` where it has no texts, or is as any other.
+    pub fn key_note(&self, schema: &TableSchema) -> Option<&'static str> {
+        let is_text =
+            |i: usize| self.dialect.types[0] == self.dialect.type_of(schema.columns[i].kind);
+        self.dialect.key_note.filter(|_| (0..schema.keys).any(is_text))
+    }
+
     /// Creates the table with its key, unless it exists.
     pub fn create_table(&self, schema: &TableSchema) -> String {
         let columns: Vec<String> =
@@ -214,11 +221,13 @@ impl Renderer {
         };
         let is_key_only = schema.columns.len() == schema.keys;
         let action = match (self.dialect.merge, is_key_only) {
-            (Merge::OnDuplicateKey, true) => {
-                format!("ON DUPLICATE KEY UPDATE {0} = {0}", self.quoted(&schema.columns[0].name))
-            }
-            (Merge::OnDuplicateKey, false) => {
-                format!("ON DUPLICATE KEY UPDATE {}", set(&|c| format!("{c} = VALUES({c})")))
+            (Merge::OnDuplicateKey, _) => {
+                let values = set(&|c| format!("{c} = VALUES({c})"));
+                let separator = if is_key_only { "" } else { ", " };
+                format!(
+                    "ON DUPLICATE KEY UPDATE {values}{separator}{}",
+                    self.same_key_or_null(schema)
+                )
             }
             // The drivers of the latter two have upserts of their own and do not ask for this one.
             (Merge::OnConflict | Merge::UpdateThenInsert | Merge::MergeInto, true) => {
@@ -231,6 +240,19 @@ impl Renderer {
             ),
         };
         format!("{} {action}", self.insert(schema, source))
+    }
+
+    /// The assignments of an upsert that leave the key as it is. Where another unique index than
+    /// the key's has found the row, it is another row: then the key would become NULL, which is an
+    /// error. Without that the other row would be overwritten.
+    fn same_key_or_null(&self, schema: &TableSchema) -> String {
+        let guard = |column: &Column| {
+            let c = self.quoted(&column.name);
+            // A table that the rows come from may have a column of this name, too.
+            let own = format!("{}.{c}", self.table(&schema.table));
+            format!("{c} = IF({own} = VALUES({c}), {own}, NULL)")
+        };
+        schema.key_columns().iter().map(guard).collect::<Vec<_>>().join(", ")
     }
 
     /// Inserts the rows of `source`, whose keys do not exist yet.
@@ -272,12 +294,13 @@ impl Renderer {
             .join(" AND ")
     }
 
-    /// Updates the rows whose keys the table `from` has; `name` says what `from` calls a column.
-    /// `None` where every column is part of the key.
+    /// Updates the rows `t` to which `same` finds a row `s` of the table `from`; `name` says what
+    /// `from` calls a column. `None` where every column is part of the key.
     pub fn update_by(
         &self,
         schema: &TableSchema,
         from: &str,
+        same: &str,
         name: impl Fn(usize) -> String,
     ) -> Option<String> {
         let set: Vec<String> = (schema.keys..schema.columns.len())
@@ -286,19 +309,19 @@ impl Renderer {
         let table = self.table(&schema.table);
         (!set.is_empty()).then(|| {
             format!(
-                "UPDATE t SET {} FROM {table} AS t INNER JOIN {from} AS s ON {}",
-                set.join(", "),
-                self.same_key(schema, &name)
+                "UPDATE t SET {} FROM {table} AS t INNER JOIN {from} AS s ON {same}",
+                set.join(", ")
             )
         })
     }
 
-    /// Inserts the rows of the table `from` whose keys do not exist yet; `name` says what `from`
-    /// calls a column.
+    /// Inserts the rows `s` of the table `from` to which `same` finds no row `t`; `name` says what
+    /// `from` calls a column.
     pub fn insert_by(
         &self,
         schema: &TableSchema,
         from: &str,
+        same: &str,
         name: impl Fn(usize) -> String,
     ) -> String {
         let (table, columns) = (self.table(&schema.table), self.list(&schema.columns));
@@ -306,9 +329,8 @@ impl Renderer {
             (0..schema.columns.len()).map(|i| format!("s.{}", name(i))).collect();
         format!(
             "INSERT INTO {table} ({columns}) SELECT {} FROM {from} AS s WHERE NOT EXISTS (SELECT 1 \
-             FROM {table} AS t WHERE {})",
-            values.join(", "),
-            self.same_key(schema, &name)
+             FROM {table} AS t WHERE {same})",
+            values.join(", ")
         )
     }
 

@@ -142,20 +142,20 @@ pub const SQLSERVER_TYPES: TypeNames = &[
 ];
 
 const NVARCHAR: &str = "NVARCHAR(MAX)";
-const SQLSERVER_KEY: &str = "NVARCHAR(64) COLLATE Latin1_General_100_BIN2";
-
 /// SQL Server's: no type holds every integer of 64 bits and every double but text.
-pub const SQLSERVER_MISFITS: &[Misfit] = &[
-    misfit(Holds::SmallInteger, NUMBERS, "FLOAT", "FLOAT"),
-    misfit(Holds::SmallInteger, WORDS, NVARCHAR, SQLSERVER_KEY),
-    misfit(Holds::Integer, NUMBERS, NVARCHAR, SQLSERVER_KEY),
-    misfit(Holds::Integer, WORDS, NVARCHAR, SQLSERVER_KEY),
-    misfit(Holds::Decimal, WORDS, NVARCHAR, SQLSERVER_KEY),
-    misfit(Holds::Float, WORDS, NVARCHAR, SQLSERVER_KEY),
-    misfit(Holds::Boolean, INTEGERS, "BIGINT", "BIGINT"),
-    misfit(Holds::Boolean, NUMBERS, "FLOAT", "FLOAT"),
-    misfit(Holds::Boolean, WORDS, NVARCHAR, SQLSERVER_KEY),
-];
+pub const fn sqlserver_misfits(key: &'static str) -> [Misfit; 9] {
+    [
+        misfit(Holds::SmallInteger, NUMBERS, "FLOAT", "FLOAT"),
+        misfit(Holds::SmallInteger, WORDS, NVARCHAR, key),
+        misfit(Holds::Integer, NUMBERS, NVARCHAR, key),
+        misfit(Holds::Integer, WORDS, NVARCHAR, key),
+        misfit(Holds::Decimal, WORDS, NVARCHAR, key),
+        misfit(Holds::Float, WORDS, NVARCHAR, key),
+        misfit(Holds::Boolean, INTEGERS, "BIGINT", "BIGINT"),
+        misfit(Holds::Boolean, NUMBERS, "FLOAT", "FLOAT"),
+        misfit(Holds::Boolean, WORDS, NVARCHAR, key),
+    ]
+}
 
 /// As `data_type` of information_schema has them, a NUMBER with its scale, and as EDS writes them.
 pub const SNOWFLAKE_TYPES: TypeNames = &[
@@ -220,7 +220,7 @@ mod tests {
             (|t| holds(POSTGRES_TYPES, t), POSTGRES_MISFITS),
             (|t| holds(MYSQL_TYPES, t), MYSQL_MISFITS),
             (|t| holds(MYSQL_TYPES, t), MARIADB_MISFITS),
-            (|t| holds(SQLSERVER_TYPES, t), SQLSERVER_MISFITS),
+            (|t| holds(SQLSERVER_TYPES, t), &const { sqlserver_misfits("NVARCHAR(64)") }),
             (|t| holds(SNOWFLAKE_TYPES, t), SNOWFLAKE_MISFITS),
             (sqlite_holds, SQLITE_MISFITS),
         ]

@@ -45,15 +45,23 @@ fn sorted(mut rows: Vec<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
     rows
 }
 
-pub struct PostgresCase {
+pub struct PostgresCase<'s> {
+    server: &'s postgres::Postgres,
     name: String,
     url: String,
 }
 
-impl PostgresCase {
-    pub async fn fresh() -> PostgresCase {
-        let (name, url) = postgres::shared().database().await;
-        PostgresCase { name, url }
+impl<'s> PostgresCase<'s> {
+    /// A database of a server of one's own.
+    pub async fn of(server: &'s postgres::Postgres) -> PostgresCase<'s> {
+        let (name, url) = server.database().await;
+        PostgresCase { server, name, url }
+    }
+}
+
+impl PostgresCase<'static> {
+    pub async fn fresh() -> PostgresCase<'static> {
+        PostgresCase::of(postgres::shared()).await
     }
 
     /// A session of a person's.
@@ -62,20 +70,21 @@ impl PostgresCase {
     }
 
     /// EDS is a role of the database's name, which owns it and is no superuser.
-    pub async fn owned() -> PostgresCase {
-        let (name, url) = postgres::shared().database().await;
+    pub async fn owned() -> PostgresCase<'static> {
+        let server = postgres::shared();
+        let (name, url) = server.database().await;
         let admin = postgres::shared().connect(&name).await;
         let sql = format!(
             "CREATE ROLE {name} LOGIN PASSWORD 's3cret/p@ss:w%rd'; ALTER DATABASE {name} OWNER TO \
              {name}; ALTER SCHEMA public OWNER TO {name}"
         );
         admin.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{e}"));
-        PostgresCase { url: url.replace("//postgres:", &format!("//{name}:")), name }
+        PostgresCase { server, url: url.replace("//postgres:", &format!("//{name}:")), name }
     }
 }
 
 #[async_trait]
-impl Database for PostgresCase {
+impl Database for PostgresCase<'_> {
     fn url(&self) -> String {
         self.url.clone()
     }
@@ -87,7 +96,7 @@ impl Database for PostgresCase {
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
         let columns: Vec<String> =
             columns.iter().map(|c| format!("{}::text", self.quoted(c))).collect();
-        let client = postgres::shared().connect(&self.name).await;
+        let client = self.server.connect(&self.name).await;
         let rows = client
             .query(&cast(&columns, &self.quoted(table)), &[])
             .await
@@ -96,7 +105,7 @@ impl Database for PostgresCase {
     }
 
     async fn run(&self, sql: &str) {
-        postgres::shared()
+        self.server
             .connect(&self.name)
             .await
             .batch_execute(sql)
@@ -121,26 +130,33 @@ impl Database for PostgresCase {
     }
 }
 
-pub struct MySqlCase {
-    flavour: mysql::Flavour,
+pub struct MySqlCase<'s> {
+    server: &'s mysql::MySql,
     name: String,
     url: String,
 }
 
-impl MySqlCase {
-    pub async fn fresh(flavour: mysql::Flavour) -> MySqlCase {
-        let (name, url) = mysql::shared(flavour).database().await;
-        MySqlCase { flavour, name, url }
+impl<'s> MySqlCase<'s> {
+    /// A database of a server of one's own.
+    pub async fn of(server: &'s mysql::MySql) -> MySqlCase<'s> {
+        let (name, url) = server.database().await;
+        MySqlCase { server, name, url }
     }
 
     /// A session of a person's.
     pub async fn session(&self) -> mysql_async::Conn {
-        mysql::shared(self.flavour).connect(&self.name).await
+        self.server.connect(&self.name).await
+    }
+}
+
+impl MySqlCase<'static> {
+    pub async fn fresh(flavour: mysql::Flavour) -> MySqlCase<'static> {
+        MySqlCase::of(mysql::shared(flavour)).await
     }
 }
 
 #[async_trait]
-impl Database for MySqlCase {
+impl Database for MySqlCase<'_> {
     fn url(&self) -> String {
         self.url.clone()
     }
@@ -151,7 +167,7 @@ impl Database for MySqlCase {
 
     async fn read(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
         let columns: Vec<String> = columns.iter().map(|c| self.quoted(c)).collect();
-        let mut conn = mysql::shared(self.flavour).connect(&self.name).await;
+        let mut conn = self.server.connect(&self.name).await;
         let rows: Vec<mysql_async::Row> = conn
             .query(cast(&columns, &self.quoted(table)))
             .await
@@ -167,7 +183,7 @@ impl Database for MySqlCase {
     }
 
     async fn run(&self, sql: &str) {
-        mysql::shared(self.flavour)
+        self.server
             .connect(&self.name)
             .await
             .query_drop(sql)
@@ -176,7 +192,7 @@ impl Database for MySqlCase {
     }
 
     fn limits(&self) -> DatabaseLimits {
-        let short_json_numbers = self.flavour == mysql::Flavour::MySql;
+        let short_json_numbers = self.server.flavour == mysql::Flavour::MySql;
         DatabaseLimits {
             without_nul: false,
             short_json_numbers,

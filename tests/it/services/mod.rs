@@ -110,6 +110,24 @@ pub fn plain() -> Command {
     Command::new("env")
 }
 
+/// Runs what follows in a place of its own, where `directory` is a disk of a few MiB of `user`'s.
+/// It goes with what runs there.
+pub fn on_small_disk(directory: &Path, user: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let mount =
+        format!("mount -t tmpfs -o size=8m,uid=$(id -u {user}) tmpfs \"$0\" && exec \"$@\"");
+    command.args(["-m", "sh", "-c", &mount]).arg(directory).current_dir("/");
+    command
+}
+
+/// Whether this machine lets the tests make such disks.
+pub fn small_disks_can_be_made() -> bool {
+    on_small_disk(&std::env::temp_dir(), "root")
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
 pub fn send(pid: u32, signal: &str) {
     let done = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
     assert!(done.is_ok_and(|s| s.success()), "signal {signal} to {pid}");

@@ -9,7 +9,10 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use tempfile::TempDir;
 
-use super::{Server, block_on, eventually, free_port, fresh, installed, plain};
+use super::{
+    Server, block_on, eventually, free_port, fresh, installed, on_small_disk, plain,
+    small_disks_can_be_made,
+};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 /// The rights that docs/destinations/mysql.md names.
@@ -26,6 +29,8 @@ pub struct MySql {
     pub port: u16,
     // Ended before its directory goes: without that, mysqld hangs.
     pub server: Option<Server>,
+    /// A disk of a few MiB that only this server sees, and that goes with it.
+    small_disk: Option<PathBuf>,
     dir: TempDir,
 }
 
@@ -51,13 +56,34 @@ impl MySql {
         MySql::start_with(flavour, &[]).await
     }
 
+    /// A server with a small disk, and the directory of that; `None` where the system lets nobody
+    /// make one.
+    pub async fn with_small_disk(flavour: Flavour) -> Option<(MySql, String)> {
+        if !small_disks_can_be_made() {
+            return None;
+        }
+        let mut mysql = MySql::made(flavour, &[]);
+        let disk = mysql.dir.path().join("disk");
+        std::fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
+        mysql.small_disk = Some(disk.clone());
+        mysql.begin(&[]).await;
+        Some((mysql, disk.display().to_string()))
+    }
+
     /// Makes a server; some settings have to be there from the beginning.
     pub async fn start_with(flavour: Flavour, settings: &[&str]) -> MySql {
+        let mut mysql = MySql::made(flavour, settings);
+        mysql.begin(settings).await;
+        mysql
+    }
+
+    /// One that was not started yet.
+    fn made(flavour: Flavour, settings: &[&str]) -> MySql {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let data = format!("--datadir={}", dir.path().join("data").display());
         let temporary = dir.path().join("tmp");
         std::fs::create_dir(&temporary).unwrap_or_else(|e| panic!("{e}"));
-        let mut mysql = MySql { flavour, port: free_port(), dir, server: None };
+        let mysql = MySql { flavour, port: free_port(), dir, small_disk: None, server: None };
         let more = settings.iter().map(|s| format!("--{s}"));
         match flavour {
             Flavour::MySql => {
@@ -89,15 +115,19 @@ impl MySql {
                 );
             }
         }
-        mysql.run(settings).await;
-        let mut root = mysql.connect("").await;
+        mysql
+    }
+
+    /// Starts the server for the first time, and makes EDS's user.
+    async fn begin(&mut self, settings: &[&str]) {
+        self.run(settings).await;
+        let mut root = self.connect("").await;
         for sql in [
             format!("CREATE USER eds@'%' IDENTIFIED BY '{PASSWORD}'"),
             format!("GRANT {RIGHTS} ON `test\\_%`.* TO eds@'%'"),
         ] {
             root.query_drop(&sql).await.unwrap_or_else(|e| panic!("{e}"));
         }
-        mysql
     }
 
     fn program(&self) -> PathBuf {
@@ -136,7 +166,13 @@ impl MySql {
             args.push(format!("--{key}={}", dir.join(name).display()));
         }
         args.extend(settings.iter().map(|s| format!("--{s}")));
-        let mut wrapper = plain();
+        let mut wrapper = match &self.small_disk {
+            None => plain(),
+            Some(disk) => on_small_disk(disk, "root"),
+        };
+        if let (Some(disk), Flavour::MySql) = (&self.small_disk, self.flavour) {
+            args.push(format!("--innodb-directories={}", disk.display()));
+        }
         wrapper.env("TMPDIR", dir.join("tmp"));
         self.server = Some(Server::start(
             wrapper,

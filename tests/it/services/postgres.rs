@@ -8,13 +8,17 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use super::{Server, block_on, eventually, free_port, fresh};
+use super::{
+    Server, block_on, eventually, free_port, fresh, on_small_disk, small_disks_can_be_made,
+};
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 
 pub struct Postgres {
     pub port: u16,
     pub server: Option<Server>,
+    /// A disk of a few MiB that only this server sees, and that goes with it.
+    small_disk: Option<PathBuf>,
     dir: TempDir,
 }
 
@@ -54,7 +58,28 @@ pub fn as_postgres() -> Command {
 }
 
 impl Postgres {
+    /// A server with a small disk, and the directory of that; `None` where the system lets nobody
+    /// make one.
+    pub async fn with_small_disk() -> Option<(Postgres, String)> {
+        if !small_disks_can_be_made() {
+            return None;
+        }
+        let mut postgres = Postgres::made();
+        let disk = postgres.dir.path().join("disk");
+        std::fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
+        postgres.small_disk = Some(disk.clone());
+        postgres.run(&[]).await;
+        Some((postgres, disk.display().to_string()))
+    }
+
     pub async fn start() -> Postgres {
+        let mut postgres = Postgres::made();
+        postgres.run(&[]).await;
+        postgres
+    }
+
+    /// One that was not started yet.
+    fn made() -> Postgres {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let data = dir.path().join("data");
         std::fs::write(dir.path().join("password"), PASSWORD).unwrap_or_else(|e| panic!("{e}"));
@@ -70,9 +95,7 @@ impl Postgres {
             .output()
             .unwrap_or_else(|e| panic!("initdb: {e}"));
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let mut postgres = Postgres { port: free_port(), dir, server: None };
-        postgres.run(&[]).await;
-        postgres
+        Postgres { port: free_port(), dir, small_disk: None, server: None }
     }
 
     /// Starts the server (again), with further settings.
@@ -94,13 +117,17 @@ impl Postgres {
         {
             args.extend(["-c".to_owned(), (*setting).to_owned()]);
         }
-        self.server = Some(Server::start(
-            as_postgres(),
-            &program,
-            &args,
-            &self.dir.path().join("log"),
-            "INT",
-        ));
+        let wrapper = match &self.small_disk {
+            None => as_postgres(),
+            Some(disk) => {
+                let mut command = on_small_disk(disk, "postgres");
+                let user = as_postgres();
+                command.arg(user.get_program()).args(user.get_args());
+                command
+            }
+        };
+        self.server =
+            Some(Server::start(wrapper, &program, &args, &self.dir.path().join("log"), "INT"));
         eventually("PostgreSQL answers", Duration::from_secs(120), async || {
             self.try_connect("postgres").await.is_ok()
         })

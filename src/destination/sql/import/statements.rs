@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::change::{Column, TableSchema};
-use crate::destination::TableShape;
 use crate::destination::sql::dialect::{Dialect, Keys, Merge, NotNull, Rename};
 use crate::destination::sql::render::{CHECKPOINT, FORMAT, Renderer};
+use crate::destination::{Holds, TableShape};
 
 /// The name of the table that holds the cutover.
 pub const CUTOVERS: &str = "_eds_import";
@@ -244,10 +244,11 @@ impl Renderer {
         let own = |i: usize| self.quoted(&schema.columns[i].name);
         match self.dialect.merge {
             Merge::UpdateThenInsert => {
+                let same = self.same_as_staged(schema, "t");
                 return self
-                    .update_by(schema, &from, own)
+                    .update_by(schema, &from, &same, own)
                     .into_iter()
-                    .chain([self.insert_by(schema, &from, own)])
+                    .chain([self.insert_by(schema, &from, &same, own)])
                     .collect();
             }
             Merge::MergeInto => return vec![self.merge(schema, &from, own, None)],
@@ -271,17 +272,28 @@ impl Renderer {
     /// Deletes the rows that `staged` lacks.
     pub fn delete_missing(&self, schema: &TableSchema, staged: &TableSchema) -> String {
         let table = self.table(&schema.table);
-        let same: Vec<String> = schema
-            .key_columns()
-            .iter()
-            .map(|c| self.quoted(&c.name))
-            .map(|c| format!("s.{c} = {table}.{c}"))
-            .collect();
         format!(
             "DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM {} AS s WHERE {})",
             self.table(&staged.table),
-            same.join(" AND ")
+            self.same_as_staged(schema, &table)
         )
+    }
+
+    /// Where a row of `table`, which may have keys of another collation, has the key of a row `s`
+    /// of the table that was loaded.
+    fn same_as_staged(&self, schema: &TableSchema, table: &str) -> String {
+        let contents = self.contents(schema, schema.key_columns());
+        let same = |(i, holds): (usize, &Holds)| {
+            let column = self.quoted(&schema.columns[i].name);
+            let made = (self.dialect.holds)(&self.type_holding(schema, i, *holds));
+            let own = format!("s.{column}");
+            let staged = match self.dialect.exact_text {
+                Some(exact) if [Holds::Text, Holds::Word].contains(&made) => exact(&own),
+                _ => own,
+            };
+            format!("{staged} = {table}.{column}")
+        };
+        contents.iter().enumerate().map(same).collect::<Vec<_>>().join(" AND ")
     }
 }
 

@@ -23,6 +23,8 @@ pub const MYSQL: Dialect = Dialect {
     ],
     integer: "BIGINT",
     text_key: "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+    key_note: None,
+    exact_text: None,
     key_bytes_max: Some(3_072),
     holds: |declared| types::holds(types::MYSQL_TYPES, declared),
     limits: TableLimits {

@@ -22,6 +22,8 @@ pub const POSTGRES: Dialect = Dialect {
     ],
     integer: "BIGINT",
     text_key: "TEXT",
+    key_note: None,
+    exact_text: None,
     key_bytes_max: None,
     holds: |declared| types::holds(types::POSTGRES_TYPES, declared),
     limits: TableLimits {

@@ -23,6 +23,8 @@ pub const SNOWFLAKE: Dialect = Dialect {
     ],
     integer: "INTEGER",
     text_key: "STRING",
+    key_note: None,
+    exact_text: None,
     key_bytes_max: None,
     holds: |declared| types::holds(types::SNOWFLAKE_TYPES, declared),
     limits: TableLimits {

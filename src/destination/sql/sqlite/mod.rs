@@ -56,6 +56,8 @@ pub const SQLITE: Dialect = Dialect {
     types: ["TEXT", "TEXT", "INTEGER", "REAL", "INTEGER", "TEXT", "TEXT", "TEXT"],
     integer: "INTEGER",
     text_key: "TEXT",
+    key_note: None,
+    exact_text: None,
     key_bytes_max: None,
     holds: types::sqlite_holds,
     limits: TableLimits {

@@ -7,8 +7,8 @@ use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, SqlCatalog};
 
-/// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table.
-/// Parameter: schema.
+/// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table,
+/// collation. Parameter: schema.
 pub const COLUMNS: &str = include_str!("columns.sql");
 
 /// Columns: type, length, collation, precision, scale. Parameters: schema, table, column.
@@ -17,6 +17,29 @@ pub const DECLARED: &str = "\
     CAST(NUMERIC_PRECISION AS BIGINT), CAST(NUMERIC_SCALE AS BIGINT) \
     FROM INFORMATION_SCHEMA.COLUMNS \
     WHERE TABLE_SCHEMA = @P1 AND TABLE_NAME = @P2 AND COLUMN_NAME = @P3";
+
+/// What else the catalog tells of a table's columns of texts.
+#[derive(Clone, Debug, Default)]
+pub struct TextColumns {
+    /// Those that hold characters of one code page only.
+    pub narrow: Vec<String>,
+    /// Those of the key that a collation compares which takes different texts for one.
+    pub loose_keys: Vec<String>,
+}
+
+/// Whether the collation of this name tells apart any two texts, but for spaces at their end.
+pub fn is_exact(collation: &str) -> bool {
+    let name = collation.to_lowercase();
+    let name = name.strip_suffix("_utf8").unwrap_or(&name);
+    name.ends_with("_bin") || name.ends_with("_bin2")
+}
+
+/// Whether the collation of this name tells apart texts that differ in case or accents.
+pub fn tells_keys_apart(collation: &str) -> bool {
+    let name = collation.to_lowercase();
+    let has = |part: &str| name.split('_').any(|it| it == part);
+    is_exact(&name) || (has("cs") && has("as"))
+}
 
 /// The definition of a column as it is now, but nullable.
 pub fn nullable_definition(
@@ -45,7 +68,7 @@ impl SqlCatalog for SqlServerConnection {
         for (_, stage) in std::mem::take(&mut self.stages) {
             self.batch(ANSWER_WAIT_MAX, format!("DROP TABLE {stage}")).await?;
         }
-        self.narrow.clear();
+        self.texts.clear();
         let place = &renderer.namespace;
         let rows =
             self.rows(COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?;
@@ -53,8 +76,13 @@ impl SqlCatalog for SqlServerConnection {
         for row in &rows {
             let text = |i: usize| row.get::<&str, _>(i).unwrap_or_default();
             let Some(table) = place.source_of(text(0)) else { continue };
+            let place_in_key = row.get::<i64, _>(5).unwrap_or(0);
+            let texts = self.texts.entry(table.clone()).or_default();
             if matches!(text(4), "varchar" | "char" | "text") {
-                self.narrow.entry(table.clone()).or_default().push(text(1).to_owned());
+                texts.narrow.push(text(1).to_owned());
+            }
+            if place_in_key > 0 && row.get::<&str, _>(7).is_some_and(|name| !is_exact(name)) {
+                texts.loose_keys.push(text(1).to_owned());
             }
             let write_blocker = (text(6) == "VIEW").then(|| {
                 "it is a view; choose another schema with ?schema=, or rename it".to_owned()
@@ -65,7 +93,7 @@ impl SqlCatalog for SqlServerConnection {
                 declared: text(4).to_owned(),
                 takes_null: text(2) == "YES",
                 has_default: row.get::<&str, _>(3).is_some(),
-                key: row.get::<i64, _>(5).unwrap_or(0),
+                key: place_in_key,
                 write_blocker,
             });
         }
@@ -103,6 +131,25 @@ impl SqlCatalog for SqlServerConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn collations_are_known_by_their_names() {
+        for (name, exact, apart) in [
+            ("SQL_Latin1_General_CP1_CI_AS", false, false),
+            ("Latin1_General_100_CS_AI", false, false),
+            ("Latin1_General_CS_AS", false, true),
+            ("SQL_Latin1_General_CP1_CS_AS", false, true),
+            ("Japanese_XJIS_140_CS_AS_KS_WS_VSS", false, true),
+            ("Latin1_General_100_CS_AS_SC_UTF8", false, true),
+            ("Latin1_General_BIN", true, true),
+            ("Latin1_General_100_BIN2", true, true),
+            ("Latin1_General_100_BIN2_UTF8", true, true),
+            ("bbf_unicode_cp1_ci_as", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!((is_exact(name), tells_keys_apart(name)), (exact, apart), "{name}");
+        }
+    }
 
     #[test]
     fn columns_are_declared_as_they_are() {

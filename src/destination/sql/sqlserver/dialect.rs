@@ -6,7 +6,28 @@ use crate::destination::sql::dialect::{
 };
 use crate::destination::sql::types;
 
-/// SQL Server 2016 or later. Times are text, as the predecessor of EDS stored them.
+/// A text of a key that is compared character by character.
+const BINARY_KEY: &str = "NVARCHAR(64) COLLATE Latin1_General_100_BIN2";
+/// A text of a key that is compared as the database compares texts.
+const DATABASE_KEY: &str = "NVARCHAR(64)";
+
+/// Writes a text so that it is compared character by character: as Unicode first, so that nothing
+/// is lost between code pages; then the explicit collation is that of the comparison, whatever the
+/// other side has.
+pub fn exact(text: &str, characters_max: usize) -> String {
+    format!("CAST({text} AS NVARCHAR({characters_max})) COLLATE Latin1_General_100_BIN2")
+}
+
+/// SQL Server where new keys compare as the database does.
+pub const SQLSERVER_DATABASE_KEYS: Dialect = Dialect {
+    text_key: DATABASE_KEY,
+    key_note: None,
+    limits: TableLimits { misfits: &types::sqlserver_misfits(DATABASE_KEY), ..SQLSERVER.limits },
+    ..SQLSERVER
+};
+
+/// SQL Server 2016 or later, with keys that the database would not tell apart by itself. Times are
+/// text, as the predecessor of EDS stored them.
 pub const SQLSERVER: Dialect = Dialect {
     name: "SQL Server",
     quotes: ('[', ']'),
@@ -21,7 +42,13 @@ pub const SQLSERVER: Dialect = Dialect {
         "VARCHAR(64)",
     ],
     integer: "BIGINT",
-    text_key: "NVARCHAR(64) COLLATE Latin1_General_100_BIN2",
+    text_key: BINARY_KEY,
+    key_note: Some(
+        "its texts are compared character by character, because the database would take keys for \
+         one that differ in case or accents; a join with a column of the database's collation \
+         needs COLLATE Latin1_General_100_BIN2 (see keyCollation in `eds drivers sqlserver`)",
+    ),
+    exact_text: Some(|text| exact(text, 64)),
     key_bytes_max: None,
     holds: |declared| types::holds(types::SQLSERVER_TYPES, declared),
     limits: TableLimits {
@@ -35,7 +62,7 @@ pub const SQLSERVER: Dialect = Dialect {
         },
         columns_max: Some(1_024),
         drops_not_null: true,
-        misfits: types::SQLSERVER_MISFITS,
+        misfits: &types::sqlserver_misfits(BINARY_KEY),
     },
     widen: Widen::Restate("ALTER COLUMN"),
     table_bytes: None,

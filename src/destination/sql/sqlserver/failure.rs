@@ -101,7 +101,8 @@ const RULES: &[CodeRule] = &[
     ),
     CodeRule::with_reason(
         Rejected,
-        "another row has the same value in a unique index",
+        "another row has the same value in a unique index, or a key that its collation takes for \
+         this one",
         Codes::Numbers(&[2627, 2601]),
     ),
     CodeRule::with_reason(

@@ -19,6 +19,7 @@ use tiberius::{Row, ToSql};
 use tokio::net::TcpStream;
 use tokio_util::compat::Compat;
 
+use super::dialect::Dialect;
 use super::lent::Lent;
 use super::render::{Namespace, Renderer};
 use super::{
@@ -26,8 +27,9 @@ use super::{
     STREAM_LOCK_WAIT_MAX, SessionTag, SqlDestination, SqlSession, form,
 };
 use crate::destination::settings::server_url;
-use crate::destination::{Abilities, Destination, Driver, Failure, Target};
-use dialect::SQLSERVER;
+use crate::destination::{Abilities, Destination, Driver, Failure, Settings, Target};
+use catalog::{TextColumns, tells_keys_apart};
+use dialect::{SQLSERVER, SQLSERVER_DATABASE_KEYS};
 use failure::failure;
 use rows::StageKey;
 
@@ -58,6 +60,10 @@ pub const DRIVER: Driver = Driver {
         ("fedauth", "ActiveDirectoryServicePrincipalAccessToken: the password is an access token"),
         ("schema", "schema of the tables; without it the user's own"),
         ("prefix", "prefix of each table's name"),
+        (
+            KEY_COLLATION,
+            "of new keys: database or binary; without it database, where that tells keys apart",
+        ),
         ("app name", "how the connection names itself (eds)"),
         ("connection timeout", "seconds to wait for a connection (15)"),
     ],
@@ -66,8 +72,9 @@ pub const DRIVER: Driver = Driver {
     open: |target| Box::pin(open(target)),
 };
 
-/// A statement that locks 5,000 rows of a table locks all of it, and its readers wait.
-const BATCH_CHANGES_MAX: usize = 4_000;
+/// A statement that holds 5,000 locks on a table locks all of it, and its readers wait. Each row
+/// may be one, and its page another.
+const BATCH_CHANGES_MAX: usize = 2_000;
 
 /// How a session of EDS is set, whatever the server's and the login's defaults are: any error ends
 /// the transaction, a lock of another session is waited for only so long, and of two sessions that
@@ -98,17 +105,60 @@ pub fn lock_wait(limit: Duration) -> String {
     format!("SET LOCK_TIMEOUT {}", limit.as_millis())
 }
 
-/// The user's schema, the database's compatibility level, the server's version.
+/// The user's schema, the database's compatibility level, the server's version, the database's
+/// collation.
 pub const ABOUT: &str = "\
-    SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION \
+    SELECT SCHEMA_NAME(), CAST(d.compatibility_level AS BIGINT), @@VERSION, d.collation_name \
     FROM sys.databases AS d \
     WHERE d.name = DB_NAME()";
 /// Ends a transaction, if an error has not ended it already.
 pub const ROLLBACK: &str = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION";
+const KEY_COLLATION: &str = "keyCollation";
 const SCHEMA_IS_THERE: &str =
     "SELECT COUNT(*) FROM INFORMATION_SCHEMA.SCHEMATA WHERE SCHEMA_NAME = @P1";
 /// The first compatibility level that has OPENJSON.
 const COMPATIBILITY_MIN: i64 = 130;
+
+/// Where a connection has come to.
+struct Arrival {
+    /// The user's own schema.
+    schema: String,
+    /// The database's collation; empty where it does not tell.
+    collation: String,
+}
+
+/// How the texts of new keys are compared (docs/decisions/0017).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum KeyCollation {
+    /// As the database does, where that tells keys apart; else character by character.
+    Apart,
+    /// As the database does.
+    Database,
+    /// Character by character.
+    Binary,
+}
+
+impl KeyCollation {
+    /// What the URL wants.
+    fn wanted(settings: &Settings) -> Result<KeyCollation, Failure> {
+        match settings.parameter(KEY_COLLATION) {
+            None => Ok(KeyCollation::Apart),
+            Some("database") => Ok(KeyCollation::Database),
+            Some("binary") => Ok(KeyCollation::Binary),
+            Some(other) => Err(Failure::misconfigured(format!(
+                "{KEY_COLLATION}={other:?} is not known: it is database or binary"
+            ))),
+        }
+    }
+
+    fn dialect(self, collation: &str) -> &'static Dialect {
+        match self {
+            KeyCollation::Apart if tells_keys_apart(collation) => &SQLSERVER_DATABASE_KEYS,
+            KeyCollation::Database => &SQLSERVER_DATABASE_KEYS,
+            KeyCollation::Apart | KeyCollation::Binary => &SQLSERVER,
+        }
+    }
+}
 
 type Client = tiberius::Client<Compat<TcpStream>>;
 
@@ -118,9 +168,10 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let mut connection = SqlServerConnection {
         client: Lent::new(client, "SQL Server"),
         stages: HashMap::new(),
-        narrow: HashMap::new(),
+        texts: HashMap::new(),
     };
-    let own_schema = connection.set_up().await?;
+    let keys = KeyCollation::wanted(settings)?;
+    let Arrival { schema: own_schema, collation } = connection.set_up().await?;
     let schema = settings.parameter("schema").map_or(own_schema, str::to_owned);
     if connection.integers(SCHEMA_IS_THERE, &[schema.as_str().into()]).await? == [[0]] {
         return Err(Failure::misconfigured(format!(
@@ -128,15 +179,19 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         )));
     }
     let namespace = Namespace::new(settings, Some(schema));
-    Ok(Box::new(SqlDestination::new(connection, Renderer::new(&SQLSERVER, namespace), target)))
+    Ok(Box::new(SqlDestination::new(
+        connection,
+        Renderer::new(keys.dialect(&collation), namespace),
+        target,
+    )))
 }
 
 struct SqlServerConnection {
     client: Lent<Client>,
     /// Temporary tables of this session.
     stages: HashMap<StageKey, String>,
-    /// Per table, its columns that hold characters of one code page only.
-    narrow: HashMap<String, Vec<String>>,
+    /// Per table, what the catalog tells of its columns of texts.
+    texts: HashMap<String, TextColumns>,
 }
 
 impl SqlServerConnection {
@@ -166,8 +221,8 @@ impl SqlServerConnection {
         .await
     }
 
-    /// Sets the session; answers the user's own schema.
-    async fn set_up(&mut self) -> Result<String, Failure> {
+    /// Sets the session.
+    async fn set_up(&mut self) -> Result<Arrival, Failure> {
         self.batch(ANSWER_WAIT_MAX, session_settings()).await?;
         let rows = self.rows(ABOUT, &[]).await?;
         let row = rows.first().ok_or_else(|| {
@@ -184,9 +239,11 @@ impl SqlServerConnection {
             );
             return Err(Failure::misconfigured(text));
         }
-        row.get::<&str, _>(0).map(str::to_owned).ok_or_else(|| {
+        let schema = row.get::<&str, _>(0).map(str::to_owned).ok_or_else(|| {
             Failure::misconfigured("the user has no schema of their own: choose one with ?schema=")
-        })
+        })?;
+        let collation = row.get::<&str, _>(3).unwrap_or_default().to_owned();
+        Ok(Arrival { schema, collation })
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tiberius::TokenRow;
 
-use super::dialect::SQLSERVER;
+use super::catalog::TextColumns;
+use super::dialect::{SQLSERVER, exact};
 use super::encode::{read, token_rows, travelling};
 use super::{Client, SqlServerConnection};
 use crate::change::{Batch, Column, ColumnType, TableSchema, json};
@@ -25,6 +26,9 @@ const BULK_EVENT_BYTES_MAX: usize = 32 << 10;
 /// Rows of one JSON parameter.
 const JSON_ROWS_MAX: usize = 500;
 
+/// The most characters of a key: an index takes 1,700 bytes.
+const KEY_CHARACTERS_MAX: usize = 1_700;
+
 /// What a temporary table is for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct StageKey {
@@ -33,6 +37,10 @@ pub struct StageKey {
 }
 
 impl SqlServerConnection {
+    fn texts_of(&self, schema: &TableSchema) -> TextColumns {
+        self.texts.get(&*schema.table).cloned().unwrap_or_default()
+    }
+
     /// The temporary table for these rows: its columns have the types of the table's own,
     /// whoever made that.
     async fn stage(
@@ -69,8 +77,7 @@ impl SqlServerConnection {
         if indices.is_empty() {
             return Ok(None);
         }
-        let narrow = self.narrow.get(&*schema.table).cloned().unwrap_or_default();
-        reject_lossy(batch, group, indices, columns, &narrow)?;
+        reject_lossy(batch, group, indices, columns, &self.texts_of(schema).narrow)?;
         let contents = renderer.contents(schema, columns);
         let columns = ColumnsOfTable { columns, contents: &contents };
         self.batch(ANSWER_WAIT_MAX, format!("TRUNCATE TABLE {stage}")).await?;
@@ -110,6 +117,7 @@ impl RowWriter for SqlServerConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let schema = batch.groups[group].schema.clone();
+        let loose = self.texts_of(&schema).loose_keys;
         let named = |mut failure: Failure| {
             failure.text = with_column(&failure.text, &schema);
             failure.of_table(&schema.table)
@@ -117,16 +125,16 @@ impl RowWriter for SqlServerConnection {
         if let Some(stage) =
             self.fill(renderer, batch, group, RowSet::Deletes).await.map_err(named)?
         {
-            self.batch(ANSWER_WAIT_MAX, delete_from(renderer, &schema, &stage))
+            self.batch(ANSWER_WAIT_MAX, delete_from(renderer, &schema, &stage, &loose))
                 .await
                 .map_err(named)?;
         }
         if let Some(stage) =
             self.fill(renderer, batch, group, RowSet::Upserts).await.map_err(named)?
         {
-            let statements = update_from(renderer, &schema, &stage)
+            let statements = update_from(renderer, &schema, &stage, &loose)
                 .into_iter()
-                .chain([insert_from(renderer, &schema, &stage)]);
+                .chain([insert_from(renderer, &schema, &stage, &loose)]);
             self.batch(ANSWER_WAIT_MAX, statements.collect::<Vec<_>>().join(";\n"))
                 .await
                 .map_err(named)?;
@@ -169,25 +177,60 @@ pub fn fill(stage: &str, columns: ColumnsOfTable<'_>) -> String {
     )
 }
 
+/// Where a row `t` of the table has the key of a row `s` of a stage. The columns `loose` of the key
+/// have a collation that takes different texts for one: it finds the row by the index, and only
+/// the row of that very key counts. A row of another key is then in the way of an INSERT, which
+/// makes a dead letter of the change; it is never taken for the row itself.
+fn same_row(renderer: &Renderer, schema: &TableSchema, loose: &[String]) -> String {
+    let is_loose = |name: &str| loose.iter().any(|loose| loose == name);
+    let exactly =
+        schema.key_columns().iter().enumerate().filter(|(_, c)| is_loose(&c.name)).map(|(i, c)| {
+            format!(
+                "t.{} = {}",
+                renderer.quoted(&c.name),
+                exact(&format!("s.c{i}"), KEY_CHARACTERS_MAX)
+            )
+        });
+    let same = renderer.same_key(schema, |i| format!("c{i}"));
+    [same].into_iter().chain(exactly).collect::<Vec<_>>().join(" AND ")
+}
+
 /// Deletes the rows whose keys the table `stage` has, whose columns are c0, c1, … in the schema's
 /// order.
-pub fn delete_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
+pub fn delete_from(
+    renderer: &Renderer,
+    schema: &TableSchema,
+    stage: &str,
+    loose: &[String],
+) -> String {
     format!(
         "DELETE t FROM {} AS t INNER JOIN {stage} AS s ON {}",
         renderer.table(&schema.table),
-        renderer.same_key(schema, |i| format!("c{i}"))
+        same_row(renderer, schema, loose)
     )
 }
 
 /// Updates the rows whose keys the table `stage` has; nothing where every column is part of the
 /// key.
-pub fn update_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> Option<String> {
-    renderer.update_by(schema, stage, |i| format!("c{i}"))
+pub fn update_from(
+    renderer: &Renderer,
+    schema: &TableSchema,
+    stage: &str,
+    loose: &[String],
+) -> Option<String> {
+    let same = same_row(renderer, schema, loose);
+    renderer.update_by(schema, stage, &same, |i| format!("c{i}"))
 }
 
 /// Inserts the rows of the table `stage` whose keys do not exist yet.
-pub fn insert_from(renderer: &Renderer, schema: &TableSchema, stage: &str) -> String {
-    renderer.insert_by(schema, stage, |i| format!("c{i}"))
+pub fn insert_from(
+    renderer: &Renderer,
+    schema: &TableSchema,
+    stage: &str,
+    loose: &[String],
+) -> String {
+    let same = same_row(renderer, schema, loose);
+    renderer.insert_by(schema, stage, &same, |i| format!("c{i}"))
 }
 
 /// The text with the column's own name where it names one of a temporary table.

@@ -5,12 +5,15 @@
 mod engine;
 mod wire;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
+use engine::collation::DEFAULT;
 use engine::{Refused, TdsEngine};
 use wire::{Channel, TdsAnswer, TdsCell, TdsKind, TdsMessage};
 
@@ -32,6 +35,10 @@ struct TdsShared {
     dir: PathBuf,
     statements: Mutex<Vec<String>>,
     faults: Mutex<Vec<Fault>>,
+    /// The most rows of a customer's table that one statement of a stream has changed.
+    rows_max: AtomicU64,
+    /// Of the databases that have another one than the product's first.
+    collations: Mutex<HashMap<String, String>>,
 }
 
 pub struct FakeSqlServer {
@@ -85,6 +92,29 @@ impl FakeSqlServer {
         lock(&self.shared.statements).clone()
     }
 
+    /// The most rows that one statement has changed which reads from a temporary table.
+    pub fn rows_max(&self) -> u64 {
+        self.shared.rows_max.load(Ordering::Relaxed)
+    }
+
+    /// Gives a database its collation, before anything is in it.
+    pub fn collate(&self, database: &str, collation: &str) {
+        lock(&self.shared.collations).insert(database.to_owned(), collation.to_owned());
+    }
+
+    /// The count that a question of a person's answers, or the number of its error.
+    pub fn count(&self, database: &str, sql: &str) -> Result<i64, u32> {
+        let answers = self.shared.engine(database).run(sql, &[]).pop();
+        match answers.unwrap_or_else(|| panic!("{sql}: no answer")) {
+            Ok(TdsAnswer::Rows(_, rows)) => match rows[..] {
+                [ref row] if let [TdsCell::Integer(count)] = row[..] => Ok(count),
+                _ => panic!("{sql}: no count"),
+            },
+            Ok(_) => panic!("{sql}: no rows"),
+            Err(refused) => Err(refused.code),
+        }
+    }
+
     pub fn inject(&self, fault: Fault) {
         lock(&self.shared.faults).push(fault);
     }
@@ -106,6 +136,20 @@ pub fn shared() -> &'static FakeSqlServer {
 }
 
 impl TdsShared {
+    fn engine(&self, database: &str) -> TdsEngine {
+        let collation = lock(&self.collations).get(database).cloned();
+        TdsEngine::open(&self.dir, database, collation.unwrap_or_else(|| DEFAULT.to_owned()))
+    }
+
+    fn count_rows(&self, sql: &str, answers: &[TdsOutcome]) {
+        for (statement, answer) in sql.split(";\n").zip(answers) {
+            let changes = !statement.starts_with("INSERT INTO #") && statement.contains(" AS s ");
+            if let (true, Ok(TdsAnswer::Done(rows))) = (changes, answer) {
+                self.rows_max.fetch_max(*rows, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// The first fault that the statement meets.
     fn fault(&self, sql: &str) -> Option<Fault> {
         let mut faults = lock(&self.faults);
@@ -140,7 +184,7 @@ async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
             .await;
     }
     channel.answer_login(&database).await?;
-    let mut engine = TdsEngine::open(&shared.dir, &database);
+    let mut engine = shared.engine(&database);
     loop {
         let (sql, parameters) = match channel.receive().await? {
             TdsMessage::Batch(sql) => (sql, Vec::new()),
@@ -167,6 +211,7 @@ async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
             }
             _ => engine.run(&sql, &parameters),
         });
+        shared.count_rows(&sql, &answers);
         if let Some(Fault::CutAfter(_)) = fault {
             return Ok(());
         }

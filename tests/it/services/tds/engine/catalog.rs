@@ -3,7 +3,7 @@
 use super::super::wire::{TdsAnswer, TdsCell, TdsKind};
 use super::super::{Columns, TdsOutcome};
 use super::dialect::{kind, split, unknown};
-use super::{Refused, TdsEngine};
+use super::{Refused, TdsEngine, collation};
 
 impl TdsEngine {
     /// How many tables have this name: none or one.
@@ -94,6 +94,7 @@ impl TdsEngine {
                     text(&base),
                     TdsCell::Integer(key),
                     text(what),
+                    collation::of_type(&declared, &self.collation).map_or(TdsCell::Null, text),
                 ]);
             }
         }
@@ -106,6 +107,7 @@ impl TdsEngine {
             wide("type"),
             ("key".into(), TdsKind::Integer),
             wide("what"),
+            wide("collation"),
         ];
         Ok(TdsAnswer::Rows(columns, rows))
     }
@@ -123,7 +125,8 @@ impl TdsEngine {
         let row = vec![
             TdsCell::Text(base),
             length.map_or(TdsCell::Null, TdsCell::Integer),
-            TdsCell::Null,
+            collation::of_type(&found.1, &self.collation)
+                .map_or(TdsCell::Null, |name| TdsCell::Text(name.to_owned())),
             TdsCell::Null,
             TdsCell::Null,
         ];
@@ -157,8 +160,9 @@ impl TdsEngine {
                 .find(|(n, ..)| *n == name)
                 .ok_or_else(|| Refused::new(207, "Invalid column name."))?;
             columns.push(format!(
-                "{alias} {}{}",
+                "{alias} {}{}{}",
                 declared.1,
+                collation::of_type(&declared.1, &self.collation).map_or("", collation::compared),
                 if declared.2 { " NOT NULL" } else { "" }
             ));
         }

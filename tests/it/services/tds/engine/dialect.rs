@@ -3,7 +3,7 @@
 use rusqlite::types::Value;
 
 use super::super::wire::{TdsCell, TdsKind};
-use super::Refused;
+use super::{Refused, collation};
 
 /// How much is said by (MAX).
 const MAX: &str = "(2147483647)";
@@ -43,9 +43,10 @@ pub(super) fn from_json(value: &serde_json::Value, kind: TdsKind) -> Result<TdsC
     }
 }
 
-/// `nvarchar`, 64; -1 for MAX.
+/// `nvarchar`, 64; -1 for MAX. A collation may stand between them.
 pub(super) fn split(declared: &str) -> (String, Option<i64>) {
-    let (base, rest) = declared.split_once('(').unwrap_or((declared, ""));
+    let (words, rest) = declared.split_once('(').unwrap_or((declared, ""));
+    let base = words.split(' ').next().unwrap_or_default();
     let length = rest
         .trim_end_matches(')')
         .parse::<i64>()
@@ -67,9 +68,10 @@ pub(super) fn kind(declared: &str) -> TdsKind {
 }
 
 /// Names in double quotes, as SQLite has no way to write a bracket within brackets; strings without
-/// N; types without MAX and collations.
-pub(super) fn translated(sql: &str) -> String {
+/// N; types without MAX; collations as SQLite has them.
+pub(super) fn translated(sql: &str, database: &str) -> String {
     let mut out = String::with_capacity(sql.len());
+    let defines = ["IF OBJECT_ID", "ALTER TABLE"].iter().any(|words| sql.starts_with(words));
     let mut rest = sql;
     while let Some(c) = rest.chars().next() {
         match c {
@@ -104,15 +106,34 @@ pub(super) fn translated(sql: &str) -> String {
             }
             _ => {}
         }
-        if let Some(after) = rest.strip_prefix("(MAX)") {
+        if defines && let Some((made, after)) = text_type(rest, database) {
+            out += &made;
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix("(MAX)") {
             out += MAX;
             rest = after;
-        } else if let Some(after) = rest.strip_prefix(" COLLATE ") {
-            rest = &after[after.find([' ', ',', ')']).unwrap_or(after.len())..];
+        } else if let Some((name, after)) = collate(rest) {
+            out += collation::compared(collation::named(name, database));
+            rest = after;
         } else {
             out.push(c);
             rest = &rest[c.len_utf8()..];
         }
     }
     out
+}
+
+/// The name in a COLLATE clause with which `sql` begins, and what follows.
+fn collate(sql: &str) -> Option<(&str, &str)> {
+    let after = sql.strip_prefix(" COLLATE ")?;
+    Some(after.split_at(after.find([' ', ',', ')']).unwrap_or(after.len())))
+}
+
+/// The definition of a column of texts with which `sql` begins, and what follows.
+fn text_type<'s>(sql: &'s str, database: &str) -> Option<(String, &'s str)> {
+    let kind = ["NVARCHAR", "VARCHAR"].into_iter().find(|kind| sql.starts_with(kind))?;
+    let (length, rest) = sql[kind.len()..].strip_prefix('(')?.split_once(')')?;
+    let length = if length == "MAX" { MAX.trim_matches(['(', ')']) } else { length };
+    let (collation, rest) = collate(rest).map_or((None, rest), |(name, after)| (Some(name), after));
+    Some((collation::typed(kind, length, collation, database), rest))
 }

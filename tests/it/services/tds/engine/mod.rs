@@ -2,6 +2,7 @@
 //! errors.
 
 mod catalog;
+pub mod collation;
 mod dialect;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,12 @@ impl Refused {
 impl From<rusqlite::Error> for Refused {
     fn from(error: rusqlite::Error) -> Refused {
         let message = error.to_string();
+        // What a trigger of a test's raises: `1222: Lock request time out period exceeded.`
+        if let Some((code, told)) = message.split_once(": ")
+            && let Ok(code) = code.parse()
+        {
+            return Refused::new(code, told);
+        }
         let code = match error.sqlite_error_code() {
             Some(ErrorCode::ConstraintViolation) if message.contains("NOT NULL") => 515,
             Some(ErrorCode::ConstraintViolation) => 2627,
@@ -60,18 +67,20 @@ type TdsAttempt = Result<Option<TdsAnswer>, Refused>;
 /// One session.
 pub struct TdsEngine {
     db: Connection,
+    /// The database's collation.
+    collation: String,
     /// The temporary table that a bulk load was announced for.
     loading: Option<String>,
 }
 
 impl TdsEngine {
-    pub fn open(dir: &Path, database: &str) -> TdsEngine {
+    pub fn open(dir: &Path, database: &str, collation: String) -> TdsEngine {
         let db = Connection::open_in_memory().unwrap_or_else(|e| panic!("{e}"));
         db.busy_timeout(Duration::from_secs(10)).unwrap_or_else(|e| panic!("{e}"));
         db.execute("ATTACH ? AS dbo", [file(dir, database).display().to_string()])
             .unwrap_or_else(|e| panic!("{e}"));
         db.pragma_update(Some("dbo"), "journal_mode", "WAL").unwrap_or_else(|e| panic!("{e}"));
-        TdsEngine { db, loading: None }
+        TdsEngine { db, collation, loading: None }
     }
 
     pub fn roll_back(&self) {
@@ -104,7 +113,7 @@ impl TdsEngine {
     }
 
     fn statement(&mut self, sql: &str, parameters: &[(String, TdsCell)]) -> TdsOutcome {
-        let translated = translated(sql);
+        let translated = translated(sql, &self.collation);
         let sql = translated.as_str();
         let words = sql.split(' ').take(3).collect();
         let statement = TdsStatement { sql, words, parameters };
@@ -143,7 +152,11 @@ impl TdsEngine {
     fn question(&mut self, statement: &TdsStatement<'_>) -> TdsAttempt {
         let TdsStatement { sql, parameters, .. } = *statement;
         let answer = match statement.words[..] {
-            ["SELECT", "SCHEMA_NAME(),", ..] => server(),
+            ["SELECT", "SCHEMA_NAME(),", ..] => server(&self.collation),
+            ["SELECT", "COUNT(*)", "FROM"] if sql.contains(" INNER JOIN ") => {
+                self.resolve_collations(sql)?;
+                count(self.db.query_row(sql, [], |row| row.get(0))?)
+            }
             ["SELECT", "COUNT(*)", "FROM"] if sql.contains("INFORMATION_SCHEMA.SCHEMATA") => {
                 let exists = matches!(parameters, [(_, TdsCell::Text(schema))] if schema == "dbo");
                 count(i64::from(exists))
@@ -196,6 +209,9 @@ impl TdsEngine {
     /// What changes rows.
     fn change(&mut self, statement: &TdsStatement<'_>) -> TdsAttempt {
         let TdsStatement { sql, parameters, .. } = *statement;
+        if sql.contains(" AS s ") {
+            self.resolve_collations(sql)?;
+        }
         let translated = match statement.words[..] {
             ["INSERT", ..] if sql.contains(" FROM OPENJSON(") => {
                 return self.fill_from_json(sql, parameters).map(Some);
@@ -328,16 +344,18 @@ fn named(values: &[(String, Value)]) -> Vec<(&str, &dyn rusqlite::ToSql)> {
 }
 
 /// What the server says of itself.
-fn server() -> TdsAnswer {
+fn server(collation: &str) -> TdsAnswer {
     let columns = vec![
         ("s".into(), TdsKind::Wide(Some(128))),
         ("l".into(), TdsKind::Integer),
         ("v".into(), TdsKind::Wide(Some(300))),
+        ("c".into(), TdsKind::Wide(Some(128))),
     ];
     let row = vec![
         TdsCell::Text("dbo".into()),
         TdsCell::Integer(150),
         TdsCell::Text("a stand-in for Microsoft SQL Server".into()),
+        TdsCell::Text(collation.into()),
     ];
     TdsAnswer::Rows(columns, vec![row])
 }
