@@ -76,8 +76,8 @@ impl Cutover {
         })
     }
 
-    /// Whether an import has only added rows to the table after `time_ns`: what was published before
-    /// may be older than they are.
+    /// Whether an import has only added rows to the table after `time_ns`: what was published
+    /// before may be older than they are.
     pub fn has_newer_rows(&self, table: &str, time_ns: i64) -> bool {
         let imported = self.imported.get(table);
         imported.is_some_and(|imported| imported.at.is_none() && time_ns <= imported.since_ns)

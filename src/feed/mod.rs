@@ -138,8 +138,8 @@ pub trait Feed: Send {
     /// Waits until there are messages and appends them to `into`: `max` at most, in stream order,
     /// each after the one before. Called all the time, except while the engine is paused or holds
     /// as many changes as it may. Cancel safe: the engine drops the call whenever something else is
-    /// due, and a message that is not in `into` by then comes with the next call, which also goes on
-    /// with whatever the dropped one waited for.
+    /// due, and a message that is not in `into` by then comes with the next call, which also goes
+    /// on with whatever the dropped one waited for.
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError>;
 
     /// A time of the source's own clock at which nothing was pending, Unix nanoseconds; `None`

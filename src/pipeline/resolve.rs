@@ -212,8 +212,8 @@ impl Resolver {
     }
 
     /// The letter of an event whose schema is not known, with the row that it is about, where a
-    /// version of the schema is known: their keys are mostly the same. An update of a primary key is
-    /// two letters, as each of its rows may change later.
+    /// version of the schema is known: their keys are mostly the same. An update of a primary key
+    /// is two letters, as each of its rows may change later.
     fn told_apart(
         &self,
         letter: DeadLetter,

@@ -136,7 +136,8 @@ impl Renderer {
         )
     }
 
-    /// One that is tried again, if it is still the same. Parameters: consumer, letter, sequence, time.
+    /// One that is tried again, if it is still the same. Parameters: consumer, letter, sequence,
+    /// time.
     pub fn take_dead_letter(&self) -> String {
         let p = self.dialect.parameter;
         format!(

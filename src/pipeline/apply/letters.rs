@@ -275,7 +275,7 @@ impl Applier {
                     attempt.succeeded(&next);
                     self.done(&next.batch);
                 }
-                WriteAttempt::Again => {}
+                WriteAttempt::Again | WriteAttempt::NoRoom => {}
                 WriteAttempt::Refused(why) => return tried(LetterOutcome::Refused(why)),
                 WriteAttempt::Abandoned => {
                     return match self.held.contains(&table) {

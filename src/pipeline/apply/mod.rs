@@ -28,7 +28,6 @@ use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
 use crate::state::{State, StateError};
 use attempt::Attempt;
 use held::HeldTables;
-use letters::LetterRoom;
 pub use letters::{LetterOutcome, ReadyLetter, WholeLetter};
 use link::{DestinationLink, KnownTables, OpenDestination};
 pub use rejects::REFUSED_RUN_MAX;
@@ -108,6 +107,8 @@ enum WriteAttempt {
     Abandoned,
     /// What was tried is a dead letter, and refused again; why.
     Refused(String),
+    /// There is no room for the dead letters of what was to be written.
+    NoRoom,
     DestinationRewound(Option<Position>),
 }
 
@@ -236,35 +237,7 @@ impl Applier {
         let mode = self.options.abilities.write_mode;
         let mut kept = 0;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
-            let has_letter_room =
-                self.book.has_room(&next.batch.letters.added, self.options.letters.limits);
-            if !has_letter_room {
-                attempt.narrowing.put_back(next.piece);
-                match self.make_letter_room().await? {
-                    LetterRoom::Made => continue,
-                    LetterRoom::Wanting => {
-                        let (changes, dead_letters) = attempt.into_rest();
-                        return Ok(ApplyOutcome::NoRoom(PendingBatch {
-                            changes,
-                            dead_letters,
-                            ..pending
-                        }));
-                    }
-                    LetterRoom::Rewound(position) => {
-                        return Ok(ApplyOutcome::DestinationRewound(position));
-                    }
-                }
-            }
-            let tried = match self.has_room(&next.batch) {
-                true => self.try_once(&mut attempt, &next).await?,
-                false => {
-                    attempt.narrowing.put_back(next.piece);
-                    match self.make_room().await? {
-                        Released::Rewound(position) => WriteAttempt::DestinationRewound(position),
-                        Released::Tried | Released::Nothing => WriteAttempt::Again,
-                    }
-                }
-            };
+            let tried = self.try_where_room_is(&mut attempt, &next).await?;
             match tried {
                 WriteAttempt::Done => {
                     attempt.succeeded(&next);
@@ -272,6 +245,11 @@ impl Applier {
                     kept += next.batch.held.len();
                 }
                 WriteAttempt::Again | WriteAttempt::Abandoned | WriteAttempt::Refused(_) => {}
+                WriteAttempt::NoRoom => {
+                    let (changes, dead_letters) = attempt.into_rest();
+                    let rest = PendingBatch { changes, dead_letters, ..pending };
+                    return Ok(ApplyOutcome::NoRoom(rest));
+                }
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(ApplyOutcome::DestinationRewound(position));
                 }

@@ -178,7 +178,7 @@ impl Applier {
                     }
                     self.report_held();
                 }
-                WriteAttempt::Again | WriteAttempt::Refused(_) => {}
+                WriteAttempt::Again | WriteAttempt::Refused(_) | WriteAttempt::NoRoom => {}
                 WriteAttempt::Abandoned => return Ok(Released::Tried),
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(Released::Rewound(position));

@@ -7,7 +7,9 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::attempt::{Attempt, Writable};
+use super::letters::LetterRoom;
 use super::rejects::Rejected;
+use super::release::Released;
 use super::remedy::{Remedy, Tried, remedy};
 use super::{Applier, WriteAttempt, answered};
 use crate::backoff::RETRY_WAITS;
@@ -15,6 +17,30 @@ use crate::change::Batch;
 use crate::destination::{CheckpointIn, Failure};
 
 impl Applier {
+    /// Tries to write what is next, once there is room for what is kept of it.
+    pub(super) async fn try_where_room_is(
+        &mut self,
+        attempt: &mut Attempt,
+        next: &Writable,
+    ) -> Result<WriteAttempt, Failure> {
+        if !self.book.has_room(&next.batch.letters.added, self.options.letters.limits) {
+            attempt.narrowing.put_back(next.piece);
+            return Ok(match self.make_letter_room().await? {
+                LetterRoom::Made => WriteAttempt::Again,
+                LetterRoom::Wanting => WriteAttempt::NoRoom,
+                LetterRoom::Rewound(position) => WriteAttempt::DestinationRewound(position),
+            });
+        }
+        if self.has_room(&next.batch) {
+            return self.try_once(attempt, next).await;
+        }
+        attempt.narrowing.put_back(next.piece);
+        Ok(match self.make_room().await? {
+            Released::Rewound(position) => WriteAttempt::DestinationRewound(position),
+            Released::Tried | Released::Nothing => WriteAttempt::Again,
+        })
+    }
+
     /// Tries to write what is next, and does about a failure what [`remedy`] says.
     pub(super) async fn try_once(
         &mut self,

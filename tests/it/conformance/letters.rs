@@ -5,8 +5,7 @@ use serde_json::json;
 use super::{Database, WAYS, replayed};
 use crate::services::eds::{dead_letters, dlq, schema, upsert};
 
-/// What cannot be stored is kept once with its message, and marked where a later change of its row
-/// is applied; it is shown, tried again and dropped.
+/// What cannot be stored is kept once with its message; it is shown, tried again and dropped.
 pub async fn dead_letters_are_kept_shown_and_dropped(database: &dyn Database) {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let data = dir.path().join("data");
@@ -16,7 +15,6 @@ pub async fn dead_letters_are_kept_shown_and_dropped(database: &dyn Database) {
     let unfit = row("a", json!(long)).to_string();
     let journal = [
         unfit.clone(),
-        row("b", json!("x")).to_string(),
         row("b", json!(2)).to_string(),
         "{\"broken ä\":".to_owned(),
         row("c", json!(3)).to_string(),
@@ -32,19 +30,17 @@ pub async fn dead_letters_are_kept_shown_and_dropped(database: &dyn Database) {
             (text("kind"), l["sequence"].as_u64(), l["superseded_by"].as_u64())
         })
         .collect();
-    let expected =
-        [("refused", Some(1), None), ("refused", Some(2), Some(3)), ("malformed", Some(4), None)];
-    assert_eq!(shown, expected);
+    assert_eq!(shown, [("refused", Some(1), None), ("malformed", Some(3), None)]);
     let payloads: Vec<_> = letters.iter().map(|l| l["payload"].as_str()).collect();
-    assert_eq!(payloads, [0, 1, 3].map(|i: usize| Some(&*journal[i])));
+    assert_eq!(payloads, [0, 2].map(|i: usize| Some(&*journal[i])));
     let said = dlq(&database.url(), &data, &["list", "--superseded", "--reason", "integer"]);
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.matches("is not an integer").count() == 2 && !said.contains("üü"), "{said}");
+    assert!(said.matches("is not an integer").count() == 1 && !said.contains("üü"), "{said}");
 
     assert!(dlq(&database.url(), &data, &["retry", "0", "1"]).status.success());
     let said = replayed(dir.path(), database, &schemas, &(journal.join("\n") + "\n"), &[]);
     assert!(said.contains("dead letter 0 was not applied"), "{said}");
-    assert_eq!(dead_letters(&database.url(), &data).len(), 3);
+    assert_eq!(dead_letters(&database.url(), &data).len(), 2);
     assert!(dlq(&database.url(), &data, &["drop", "--all"]).status.success());
     assert!(database.read("_eds_dead_letter", &["letter"]).await.is_empty());
     let rows = database.read("letters", &["id", "n"]).await;

@@ -64,6 +64,10 @@ struct TdsStatement<'s> {
 /// `None` where the statement is not of the kind that was tried.
 type TdsAttempt = Result<Option<TdsAnswer>, Refused>;
 
+/// What EDS reads of its dead letters.
+const LETTER_COLUMNS: [&str; 9] =
+    ["letter", "superseded", "row", "key", "payload", "version", "sequence", "time", "bytes"];
+
 /// One session.
 pub struct TdsEngine {
     db: Connection,
@@ -251,10 +255,13 @@ impl TdsEngine {
             ["SELECT", "epoch,", ..] => (&["epoch", "sequence", "time", "format"], integers),
             ["SELECT", "lines_done,", ..] => (&["lines", "rows", "skipped", "done"], integers),
             ["SELECT", "consumer,", "companies"] => (&["consumer", "companies"], texts),
+            ["SELECT", "consumer,", "label"] => (&["consumer", "label"], long_texts),
             ["SELECT", "consumer,", ..] => (&["consumer", "table", "cutover"], texts),
             ["SELECT", "consumer", "FROM"] => (&["consumer"], texts),
             ["SELECT", "job,", ..] => (&["job", "file"], texts),
             ["SELECT", "chunk,", ..] => (&["chunk", "applied"], integers),
+            ["SELECT", "letter,", ..] => (&LETTER_COLUMNS, integers),
+            ["SELECT", "label,", ..] => (&["label", "body"], long_texts),
             ["SELECT", "label", ..] => (&["label"], long_texts),
             ["SELECT", "body", ..] => (&["body"], long_texts),
             _ => return Ok(None),
