@@ -317,6 +317,12 @@ impl LetterLabel {
         serde_json::from_str(text).ok()
     }
 
+    /// Whether it can be tried again: it is known which row it is about, so that a newer version of
+    /// it is never overwritten.
+    pub fn may_be_tried(&self) -> bool {
+        self.kind != RejectKind::Malformed && self.is_of_known_row
+    }
+
     /// Its place in the stream.
     pub fn position(&self) -> Position {
         Position { sequence: self.sequence, time_ns: self.time_ns }

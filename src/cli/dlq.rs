@@ -207,7 +207,8 @@ fn list(letters: &[KeptLetter]) {
 
 /// To the second.
 fn since(letter: &KeptLetter) -> String {
-    rfc3339(letter.label.at_ms.div_euclid(1000).saturating_mul(1_000_000))
+    let at = rfc3339(letter.label.at_ms.saturating_mul(1000));
+    at.chars().take(19).chain(['Z']).collect()
 }
 
 fn table_of(letter: &KeptLetter) -> String {
@@ -265,7 +266,8 @@ async fn retry(
     }
     if dry_run {
         for letter in &usable {
-            println!("{:6}  would be tried: {}", letter.label.letter, letter.label.reason);
+            let would = if letter.label.may_be_tried() { "would" } else { "would not" };
+            println!("{:6}  {would} be tried: {}", letter.label.letter, letter.label.reason);
         }
         return Ok(());
     }
@@ -275,7 +277,7 @@ async fn retry(
         return Ok(());
     }
     let Some(orders) = access.outcomes(&usable, wait_max).await? else {
-        println!("EDS does not run: {} letters are tried when it streams next.", usable.len());
+        println!("EDS does not run; to be tried when it streams next: {}", usable.len());
         return Ok(());
     };
     let mut applied = 0;
@@ -299,7 +301,7 @@ async fn drop_letters(which: &Which, access: &mut LetterAccess, all: bool) -> Re
     let which = Which { superseded: which.superseded || all, ..which.clone() };
     let letters = which.select(access).await?;
     access.drop_letters(&letters).await?;
-    println!("{} dead letters are dropped.", letters.len());
+    println!("Dropped: {}", letters.len());
     Ok(())
 }
 
@@ -322,7 +324,7 @@ async fn export(
     }
     out.flush().map_err(failed)?;
     if std::io::stderr().is_terminal() || output.is_some() {
-        eprintln!("{} dead letters are exported.", letters.len());
+        eprintln!("Exported: {}", letters.len());
     }
     Ok(())
 }

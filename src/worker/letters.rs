@@ -197,9 +197,11 @@ pub fn to_json(letter: &KeptLetter, payload: Option<&[u8]>) -> Value {
     let mut shown = json!({
         "letter": label.letter,
         "consumer": letter.consumer,
-        "table": table,
-        "key": serde_json::from_str(key).unwrap_or_else(|_| Value::String(key.clone())),
-        "model_version": label.model_version,
+        "table": known(table),
+        "key": known(key).map(|key| {
+            serde_json::from_str(key).unwrap_or_else(|_| Value::String(key.to_owned()))
+        }),
+        "model_version": known(&label.model_version),
         "kind": kind.as_str(),
         "reason": reason,
         "subject": subject,
@@ -217,6 +219,11 @@ pub fn to_json(letter: &KeptLetter, payload: Option<&[u8]>) -> Value {
         None => {}
     }
     shown
+}
+
+/// What the message tells; `None` where it does not.
+fn known(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// When the event was published; `None` where the feed does not tell.

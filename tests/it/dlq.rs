@@ -66,7 +66,8 @@ fn row(id: &str, n: i64) -> Value {
 }
 
 fn delete(id: &str) -> Value {
-    json!({"operation": "DELETE", "table": "t", "modelVersion": "1", "key": [id], "before": {"id": id}})
+    let key = json!([id]);
+    json!({"operation": "DELETE", "table": "t", "modelVersion": "1", "key": key, "before": {"id": id}})
 }
 
 async fn until_rows(database: &dyn Database, rows: &[(&str, i64)], running: &Running) {
@@ -118,7 +119,7 @@ async fn what_was_refused_is_applied_after_the_cure(
     let (is_ok, said) = scene.said(&["list", "--superseded"]);
     assert!(is_ok && said.matches("superseded by sequence").count() == 2, "{said}");
     let (is_ok, said) = scene.said(&["drop", "--all"]);
-    assert!(is_ok && said.contains("2 dead letters are dropped"), "{said}");
+    assert!(is_ok && said.contains("Dropped: 2"), "{said}");
     assert!(database.read("_eds_dead_letter", &["letter"]).await.is_empty());
     assert!(running.stop().status.success());
 }
@@ -174,7 +175,8 @@ async fn what_is_ordered_while_eds_is_away_is_tried_at_its_start() {
     assert_eq!(kinds, ["malformed", "refused"], "{letters:?}");
     let said = dlq(&database.url(), &data, &["retry"]);
     assert!(
-        String::from_utf8_lossy(&said.stdout).contains("EDS does not run: 2 letters"),
+        String::from_utf8_lossy(&said.stdout)
+            .contains("EDS does not run; to be tried when it streams next: 2"),
         "{said:?}"
     );
     let said = String::from_utf8_lossy(&replayed().stderr).into_owned();
@@ -258,4 +260,128 @@ async fn a_run_that_may_reject_nothing_stops_before_it() {
     let said = replay_in(dir.path(), &database.url(), &schemas, &journal, &[]);
     assert!(said.status.success(), "{said:?}");
     assert_eq!(dead_letters(&database.url(), &dir.path().join("data")).len(), 1);
+}
+
+/// A kind of message that cannot be applied: the message, and whether the cure makes it a row.
+type Poison = (Vec<u8>, bool);
+
+/// Twenty kinds; `n` tells their messages apart.
+fn poisons(n: usize) -> Vec<Poison> {
+    let good = |id: &str, more: Value| {
+        let mut after = json!({"id": format!("{id}{n}"), "n": n, "w": "A"});
+        let more = more.as_object().cloned().unwrap_or_default();
+        after.as_object_mut().into_iter().for_each(|after| after.extend(more.clone()));
+        after
+    };
+    let event = |after: Value| upsert("t", "1", after);
+    let with = |name: &str, value: Value| {
+        let mut event = event(good("m", json!({})));
+        event[name] = value;
+        event.to_string().into_bytes()
+    };
+    let without = |name: &str| {
+        let mut event = event(good("m", json!({})));
+        event.as_object_mut().and_then(|event| event.remove(name));
+        event.to_string().into_bytes()
+    };
+    let row = |id: &str, more: Value| event(good(id, more)).to_string().into_bytes();
+    let mut of_version_2 = event(good("v", json!({})));
+    of_version_2["modelVersion"] = json!("2");
+    let keyless =
+        json!({"operation": "INSERT", "table": "t", "modelVersion": "1", "after": {"n": n}});
+    vec![
+        (b"{\"operation\":".to_vec(), false),
+        (b"\xff\xfe".to_vec(), false),
+        (b"[1, 2]".to_vec(), false),
+        (b"7".to_vec(), false),
+        (Vec::from("\0\u{1}"), false),
+        ("[".repeat(100_000).into_bytes(), false),
+        (without("operation"), false),
+        (without("table"), false),
+        (without("after"), false),
+        (without("modelVersion"), false),
+        (with("operation", json!("MERGE")), false),
+        (with("after", json!([1])), false),
+        (with("key", json!("x")), false),
+        (keyless.to_string().into_bytes(), false),
+        (row("x", json!({"n": "many"})), false),
+        (row("d", json!({"d": "noon"})), false),
+        (row("l", json!({"w": "A".repeat(70)})), true),
+        (row("c", json!({"n": -1 - n as i64})), true),
+        (row("u", json!({"n": 0})), true),
+        (of_version_2.to_string().into_bytes(), true),
+    ]
+}
+
+/// Of many events one in a hundred is poison, of twenty kinds: exactly those become dead letters,
+/// and after the cure exactly those that it cures are applied.
+async fn poison_is_kept_apart(database: &dyn Database, (poison, cure): (&[&str], &[&str])) {
+    let nats = Nats::start().await;
+    let columns = json!({"n": {"type": "integer"}, "w": {"type": "array", "items": {"enum": ["A"]}},
+        "d": {"type": "string", "format": "date-time"}});
+    let schemas = json!({"t": schema("t", "1", columns.clone())});
+    let creds = nats.server_creds("dlq", &[COMPANY], None);
+    let eds = Eds::stream(&nats, &creds, &database.url(), &schemas.to_string());
+    eds.begin();
+    let scene = LetterScene { nats, eds, url: database.url() };
+    let running = scene.start();
+    scene.send(&[upsert("t", "1", json!({"id": "first", "n": 0, "w": "A"}))]).await;
+    until_count(database, 1, &running).await;
+    for statement in poison {
+        database.run(statement).await;
+    }
+    let (mut messages, mut curable, mut dead) = (Vec::new(), 0, 0);
+    let mut number = 1_000_000;
+    for round in 1..=2 {
+        for (bad, is_curable) in poisons(round) {
+            for _ in 0..99 {
+                number += 1;
+                let after = json!({"id": format!("g{number}"), "n": number, "w": "A"});
+                messages.push(upsert("t", "1", after).to_string().into_bytes());
+            }
+            messages.push(bad);
+            curable += usize::from(is_curable);
+            dead += 1;
+        }
+    }
+    let subject = format!("dbchange.t.UPDATE.{COMPANY}.l1.PUBLIC.1");
+    scene.nats.publish(messages.into_iter().map(|m| (subject.clone(), m))).await;
+    let good = dead * 99 + 1;
+    until_count(database, good, &running).await;
+    let letters = scene.until_letters(dead, &running).await;
+    assert!(letters.iter().all(|letter| letter["superseded_by"].is_null()), "{letters:?}");
+    for statement in cure {
+        database.run(statement).await;
+    }
+    let both = json!({"t": schema("t", "2", columns)});
+    std::fs::write(scene.eds.dir.path().join("schema.json"), both.to_string())
+        .unwrap_or_else(|e| panic!("{e}"));
+    let (is_ok, said) = scene.said(&["retry", "--wait", "60s"]);
+    assert!(!is_ok, "what is malformed stays: {said}");
+    let left = scene.until_letters(dead - curable, &running).await;
+    until_count(database, good + curable, &running).await;
+    let kinds: Vec<&str> = left.iter().filter_map(|letter| letter["kind"].as_str()).collect();
+    assert!(!kinds.contains(&"unknown-schema"), "{left:?}");
+    assert!(running.stop().status.success());
+}
+
+async fn until_count(database: &dyn Database, rows: usize, running: &Running) {
+    eventually_ok(PATIENCE, async || match database.read("t", &["id"]).await.len() {
+        found if found == rows => Ok(()),
+        found => Err(format!("{found} rows instead of {rows}\n{}", running.log())),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_is_kept_apart_in_postgres() {
+    let poison =
+        ["CREATE UNIQUE INDEX u ON t (n)", "ALTER TABLE t ADD CONSTRAINT small CHECK (n >= 0)"];
+    let cure = [
+        "DROP INDEX u",
+        "ALTER TABLE t DROP CONSTRAINT small",
+        "ALTER TABLE t ALTER COLUMN w TYPE text",
+    ];
+    let database = databases::PostgresCase::fresh().await;
+    poison_is_kept_apart(&database, (&poison, &cure)).await;
 }

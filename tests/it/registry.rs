@@ -147,5 +147,8 @@ fn tables_that_were_not_named_are_left_out() {
         .query_map([], |r| r.get(0))
         .and_then(Iterator::collect)
         .unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(names, ["_eds_checkpoint", "_eds_held", "_eds_import", "a", "c"]);
+    assert_eq!(
+        names,
+        ["_eds_checkpoint", "_eds_dead_letter", "_eds_held", "_eds_import", "a", "c"]
+    );
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::change::dead_letter::{LetterLabel, RejectKind};
+use crate::change::dead_letter::LetterLabel;
 use crate::change::{Change, EventPart};
 use crate::pipeline::apply::{LetterOutcome, ReadyLetter, WholeLetter};
 use crate::state::State;
@@ -190,7 +190,7 @@ impl Retries {
             );
             return self.finish(number, &why);
         }
-        if letter.0.label.kind == RejectKind::Malformed || !letter.0.label.is_of_known_row {
+        if !letter.0.label.may_be_tried() {
             let why = "the message does not say which row it is about, so nobody can know whether \
                        that row has changed since";
             return self.finish(number, why);
