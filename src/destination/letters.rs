@@ -35,8 +35,8 @@ pub trait LetterBox: Send {
         kind: RejectKind,
     ) -> Result<Vec<LetterLabel>, Failure>;
 
-    /// A letter with its payload; `None` where it is not kept any more. Fails as misconfigured where
-    /// it cannot be read.
+    /// A letter with its payload; `None` where it is not kept any more. Fails as misconfigured
+    /// where it cannot be read.
     async fn letter(
         &mut self,
         consumer: &str,
