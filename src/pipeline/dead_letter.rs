@@ -63,28 +63,50 @@ pub enum Supersedes {
     /// All that are kept: it comes from the stream, and they came before. Where the stream is read
     /// again, they are made anew.
     All,
-    /// Those that were published before it: it was kept while its table was held.
+    /// Those that were published before it: it was kept while its table was held, or as a letter.
     Earlier,
-    /// Those of lower numbers: it is a letter itself.
-    Below(u64),
     /// None: every change is kept.
     Nothing,
 }
 
 impl Supersedes {
     fn takes(self, entry: &LetterEntry, change: &Change) -> bool {
-        let age = change.event.version().map_or(0, |version| version.nanos);
-        if age > 0 && entry.version_ns > age {
+        if is_older(version_ns(change), entry.version_ns) {
             return false;
         }
         let time = |position: Position| (position.time_ns, position.sequence);
         match self {
             Supersedes::All => true,
             Supersedes::Earlier => time(entry.position) < time(change.position),
-            Supersedes::Below(number) => entry.number < number,
             Supersedes::Nothing => false,
         }
     }
+}
+
+/// The last change of a row that a batch applies.
+#[derive(Clone, Copy)]
+struct LastApplied {
+    /// Among the changes.
+    index: usize,
+    sequence: u64,
+    version_ns: u64,
+}
+
+impl LastApplied {
+    fn of(index: usize, change: &Change) -> LastApplied {
+        let sequence = change.position.sequence;
+        LastApplied { index, sequence, version_ns: version_ns(change) }
+    }
+}
+
+/// The age of the row after the change; 0 where it is not known.
+fn version_ns(change: &Change) -> u64 {
+    change.event.version().map_or(0, |version| version.nanos)
+}
+
+/// Whether a change of one age is older than one of another, where both are known.
+fn is_older(version_ns: u64, other_ns: u64) -> bool {
+    version_ns > 0 && other_ns > version_ns
 }
 
 /// The dead letters of one consumer.
@@ -177,7 +199,7 @@ impl LetterBook {
             return LetterChanges::default();
         }
         let mut superseded = BTreeMap::new();
-        let mut latest: HashMap<u64, (usize, Position)> = HashMap::new();
+        let mut latest: HashMap<u64, LastApplied> = HashMap::new();
         for (index, change) in applied {
             for hash in hashes(RowMark::of_change(change)) {
                 for number in self.by_row.get(&hash).into_iter().flatten() {
@@ -186,20 +208,22 @@ impl LetterBook {
                     }
                 }
                 if !letters.is_empty() && supersedes != Supersedes::Nothing {
-                    let last = latest.entry(hash).or_insert((index, change.position));
-                    if last.0 <= index {
-                        *last = (index, change.position);
+                    let applied = LastApplied::of(index, change);
+                    let last = latest.entry(hash).or_insert(applied);
+                    if last.index <= index {
+                        *last = applied;
                     }
                 }
             }
         }
         let superseder = |index: Option<usize>, letter: &DeadLetter| {
             let found = hashes(letter.mark).filter_map(|hash| latest.get(&hash));
-            let is_later = |(at, position): &&(usize, Position)| match index {
-                Some(index) => *at > index,
-                None => letter.position.sequence < position.sequence,
+            let is_later = |applied: &&LastApplied| match index {
+                _ if is_older(applied.version_ns, letter.version_ns) => false,
+                Some(index) => applied.index > index,
+                None => letter.position.sequence < applied.sequence,
             };
-            found.filter(is_later).map(|(_, position)| position.sequence).max()
+            found.filter(is_later).map(|applied| applied.sequence).max()
         };
         let is_new = |(_, letter): &(Option<usize>, DeadLetter)| {
             let hash = payload_hash(&letter.payload);

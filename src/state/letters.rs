@@ -107,7 +107,10 @@ impl State {
         let mut letters = Vec::new();
         for row in rows {
             let (consumer, superseded_by, label) = row?;
-            letters.push((consumer, sequence_of(superseded_by), read_label(&label)?));
+            match read_label(&label) {
+                Ok(label) => letters.push((consumer, sequence_of(superseded_by), label)),
+                Err(e) => tracing::warn!("a dead letter is left out: {e}"),
+            }
         }
         Ok(letters)
     }
@@ -190,9 +193,12 @@ impl State {
         Ok(())
     }
 
-    /// Forgets orders of which something came.
-    pub fn forget_letter_orders(&self) -> Result<(), StateError> {
-        self.db().execute("DELETE FROM letter_order WHERE outcome IS NOT NULL", [])?;
+    /// Forgets an order of which something came.
+    pub fn forget_letter_order(&self, consumer: &str, letter: u64) -> Result<(), StateError> {
+        self.db().execute(
+            "DELETE FROM letter_order WHERE consumer = ?1 AND letter = ?2 AND outcome IS NOT NULL",
+            params![consumer, letter as i64],
+        )?;
         Ok(())
     }
 }
@@ -261,7 +267,8 @@ mod tests {
         let orders = state.letter_orders()?;
         let outcomes: Vec<_> = orders.iter().map(|o| (o.letter, o.outcome.as_deref())).collect();
         assert_eq!(outcomes, [(3, Some("applied")), (4, None)]);
-        state.forget_letter_orders()?;
+        state.forget_letter_order("c", 3)?;
+        state.forget_letter_order("c", 4)?;
         state.order_letters("c", &[(4, 14)])?;
         assert_eq!(state.letter_orders()?.len(), 1);
         Ok(())

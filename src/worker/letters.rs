@@ -136,7 +136,6 @@ impl LetterAccess {
 
     /// The letters are to be tried again by the process that streams.
     pub fn order(&self, letters: &[KeptLetter]) -> Result<(), LetterError> {
-        self.state.forget_letter_orders()?;
         for letter in letters {
             let LetterLabel { letter: number, sequence, .. } = letter.label;
             self.state.order_letters(&letter.consumer, &[(number, sequence)])?;
@@ -167,6 +166,9 @@ impl LetterAccess {
             });
             let is_over = orders.iter().all(|order| order.outcome.is_some());
             if is_over || begun.elapsed() >= wait_max {
+                for order in orders.iter().filter(|order| order.outcome.is_some()) {
+                    self.state.forget_letter_order(&order.consumer, order.letter)?;
+                }
                 return Ok(Some(orders));
             }
             // Looking takes the lock for a moment, which must not get in the way of a start.

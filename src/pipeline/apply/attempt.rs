@@ -17,6 +17,8 @@ use crate::pipeline::narrow::{Narrowing, Piece};
 /// The state of applying one set of pending changes.
 pub struct Attempt {
     changes: Arc<Vec<Change>>,
+    /// The same as they came, where values were left out of them: so they are kept.
+    originals: Option<Vec<Change>>,
     /// The checkpoint once all of them are applied.
     end: Position,
     /// What is still to be written, and what cannot be.
@@ -62,6 +64,7 @@ impl Attempt {
         Attempt {
             narrowing: Narrowing::new(changes.len(), joined(&changes)),
             changes: Arc::new(changes),
+            originals: None,
             end,
             backoff: Backoff::default(),
             reshaped: false,
@@ -70,6 +73,11 @@ impl Attempt {
             messages,
             why_stopped: None,
         }
+    }
+
+    /// The same, whose changes came as `originals`.
+    pub fn of(self, originals: Option<Vec<Change>>) -> Attempt {
+        Attempt { originals, ..self }
     }
 
     /// All of `changes`, those of chunk `number` less the first `applied`, are to be written; the
@@ -142,7 +150,8 @@ impl Attempt {
     /// What is not written yet.
     pub fn into_rest(mut self) -> (Vec<Change>, Vec<DeadLetter>) {
         let from = self.narrowing.take().map_or(self.changes.len(), |piece| piece.from);
-        (self.changes[from..].to_vec(), self.messages)
+        let all = self.originals.as_ref().unwrap_or(&self.changes);
+        (all[from..].to_vec(), self.messages)
     }
 
     /// What is to be written next; `None` once everything is. What does not fit into one batch
@@ -185,8 +194,9 @@ impl Attempt {
         let supersedes = match (mode, self.source) {
             (WriteMode::Append, _) => Supersedes::Nothing,
             (WriteMode::Upsert, ChangeSource::Stream) => Supersedes::All,
-            (WriteMode::Upsert, ChangeSource::Held(..)) => Supersedes::Earlier,
-            (WriteMode::Upsert, ChangeSource::Letter(number, _)) => Supersedes::Below(number),
+            (WriteMode::Upsert, ChangeSource::Held(..) | ChangeSource::Letter(..)) => {
+                Supersedes::Earlier
+            }
         };
         let (messages, letters) = self.letters_with(&batch, (from, stop), (book, supersedes));
         let (batch, piece) = (Arc::new(batch.with_letters(letters)), Piece { from, to: stop });
@@ -217,6 +227,7 @@ impl Attempt {
             batch.offered().filter_map(|i| batch.get(i).map(|change| (i as usize, change)));
         let mut changes = book.changes(letters, offered, supersedes);
         if let ChangeSource::Letter(number, position) = self.source {
+            changes.superseded.retain(|(superseded, _)| *superseded != number);
             changes.retried = Some((number, position));
         }
         (messages, changes)
@@ -244,7 +255,8 @@ impl Attempt {
         }
         let mut chunks = Vec::new();
         for (table, indices) in by_table {
-            let bodies = held::bodies(&self.changes, &indices);
+            let all = self.originals.as_ref().unwrap_or(&self.changes);
+            let bodies = held::bodies(all, &indices);
             chunks.extend(held.chunks_of(table, bodies, chunks.len()));
         }
         chunks

@@ -33,8 +33,10 @@ pub enum LetterOutcome {
     Applied,
     /// It is refused again; why.
     Refused(String),
-    /// Its table cannot be written now: it is to be tried when it can.
+    /// Its table is held: it is to be tried when it can be written.
     TableHeld,
+    /// It could not be written now, though others can; why.
+    NotNow(String),
 }
 
 impl Applier {
@@ -93,15 +95,15 @@ impl Applier {
     /// try has written and could not forget.
     pub(super) async fn write_with_state(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let retried = batch.letters.retried;
-        if retried.is_none_or(|(number, _)| self.unforgotten != Some(number)) {
+        if retried.is_none_or(|(number, _)| !self.unforgotten.contains(&number)) {
             let destination = &mut self.link.get()?.destination;
             answered(&self.progress, destination.apply(batch)).await?;
         }
         let Some((number, _)) = retried else { return Ok(()) };
-        self.unforgotten = Some(number);
+        self.unforgotten.insert(number);
         let changes = LetterChanges { retried, ..LetterChanges::default() };
         self.state_letters.change(&self.options, &changes)?;
-        self.unforgotten = None;
+        self.unforgotten.remove(&number);
         Ok(())
     }
 
@@ -140,12 +142,18 @@ impl Applier {
     /// has to make room: the batch waits.
     pub(super) async fn make_letter_room(&mut self) -> Result<LetterRoom, Failure> {
         let numbers = self.book.to_drop(self.options.letters.when_full);
-        if numbers.is_empty() {
-            self.report_full_letters();
-            return Ok(LetterRoom::Wanting);
-        }
-        match self.drop_letters(&numbers).await {
-            Ok(()) => Ok(LetterRoom::Made),
+        let before = self.book.len();
+        // A person may have dropped some.
+        let changed = match numbers.is_empty() {
+            true => self.read_book_again().await,
+            false => self.drop_letters(&numbers).await,
+        };
+        match changed {
+            Ok(()) if self.book.len() < before => Ok(LetterRoom::Made),
+            Ok(()) => {
+                self.report_full_letters();
+                Ok(LetterRoom::Wanting)
+            }
             Err(failure) => {
                 self.progress.waiting(&failure.to_string());
                 let found = self.reconnect(&mut Backoff::default()).await?;
@@ -171,16 +179,6 @@ impl Applier {
         }
         self.is_full_of_letters = true;
         self.progress.waiting(&why);
-    }
-
-    /// Reads again which letters are kept, after a person may have dropped some.
-    pub(super) async fn look_for_letter_room(&mut self) -> Result<(), Failure> {
-        if std::mem::take(&mut self.is_full_of_letters)
-            && let Err(failure) = self.read_book_again().await
-        {
-            warn!("dead letters cannot be read: {failure}");
-        }
-        Ok(())
     }
 
     async fn drop_letters(&mut self, numbers: &[u64]) -> Result<(), Failure> {
@@ -266,7 +264,7 @@ impl Applier {
         if self.held.contains(&table) {
             return tried(LetterOutcome::TableHeld);
         }
-        let changes = self.fit(changes);
+        let (changes, _) = self.fit(changes).await;
         let mut attempt = Attempt::retrying(changes, &entry, self.checkpoint.recorded());
         let mode = self.options.abilities.write_mode;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
@@ -277,13 +275,9 @@ impl Applier {
                 }
                 WriteAttempt::Again | WriteAttempt::NoRoom => {}
                 WriteAttempt::Refused(why) => return tried(LetterOutcome::Refused(why)),
-                WriteAttempt::Abandoned => {
-                    return match self.held.contains(&table) {
-                        true => tried(LetterOutcome::TableHeld),
-                        // The connection was replaced: whether it is applied is looked up.
-                        false => Ok(ApplyOutcome::Released),
-                    };
-                }
+                WriteAttempt::NotNow(why) => return tried(LetterOutcome::NotNow(why)),
+                // The connection was replaced: whether it is applied is looked up.
+                WriteAttempt::Abandoned => return Ok(ApplyOutcome::Released),
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(ApplyOutcome::DestinationRewound(position));
                 }

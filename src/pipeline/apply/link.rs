@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::change::{Batch, Change, TableSchema};
@@ -10,6 +12,9 @@ use crate::destination::{Destination, Failure, FailureKind, SchemaMode, Tables};
 use crate::pipeline::EngineOptions;
 use crate::pipeline::checkpoint::CheckpointStore;
 use crate::pipeline::migrate::{self, SchemaChange};
+
+/// Between two looks for columns whose values are left out as they are missing.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a process knows of tables beyond what one connection has read of them.
 #[derive(Default)]
@@ -57,6 +62,8 @@ pub struct OpenDestination {
     schema_change: SchemaChange,
     /// Columns that tables lack and that were reported, with their tables.
     ignored: HashSet<(String, String)>,
+    /// When the tables were read.
+    read_at: Instant,
     /// The tables as they were when they were last read; none where the destination has no tables
     /// that follow the source's.
     tables: Tables,
@@ -70,15 +77,18 @@ impl OpenDestination {
             schema_mode: options.abilities.schema_mode,
             schema_change: options.schema_change,
             ignored: HashSet::new(),
+            read_at: Instant::now(),
             tables: Tables::default(),
         }
     }
 
     /// Takes the values out of `changes` that have no column, where the user wants that.
-    pub fn fit(&mut self, changes: Vec<Change>) -> Vec<Change> {
+    /// Also returns the changes as they were, where some are others now.
+    pub fn fit(&mut self, changes: Vec<Change>) -> (Vec<Change>, Option<Vec<Change>>) {
         if self.schema_change != SchemaChange::Ignore {
-            return changes;
+            return (changes, None);
         }
+        let originals = changes.clone();
         let mut fitting: Vec<(Arc<TableSchema>, Option<Arc<TableSchema>>)> = Vec::new();
         let fit = |change: Change| {
             let Some(schema) = &change.schema else { return change };
@@ -92,7 +102,15 @@ impl OpenDestination {
                 None => change,
             }
         };
-        changes.into_iter().map(fit).collect()
+        let fitted = changes.into_iter().map(fit).collect();
+        let is_reduced = fitting.iter().any(|(_, reduced)| reduced.is_some());
+        (fitted, is_reduced.then_some(originals))
+    }
+
+    /// Whether values are left out and the tables were read long ago: they may have columns for
+    /// them by now.
+    pub fn is_due_to_look(&self) -> bool {
+        !self.ignored.is_empty() && self.read_at.elapsed() >= LOOK_INTERVAL
     }
 
     /// The schema without the columns that its table lacks; each of them is reported once.
@@ -112,6 +130,7 @@ impl OpenDestination {
 
     /// Reads which tables exist, where they follow the source's.
     pub async fn read_tables(&mut self) -> Result<(), Failure> {
+        self.read_at = Instant::now();
         if self.schema_mode == SchemaMode::Managed {
             self.tables = self.destination.tables().await?;
         }

@@ -11,10 +11,12 @@ mod release;
 mod remedy;
 mod write;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tracing::warn;
 
 use super::EngineOptions;
 use super::batcher::PendingBatch;
@@ -58,8 +60,8 @@ pub enum ApplyOutcome {
     Letter(u64, Option<Box<WholeLetter>>),
     /// Nothing: the schemas of these dead letters were not known.
     Letters(Vec<LetterLabel>),
-    /// A part of it, or nothing: for the dead letters of the rest there is no room.
-    NoRoom(PendingBatch),
+    /// A part of it, up to here, or nothing: for the dead letters of the rest there is no room.
+    NoRoom(PendingBatch, Option<Position>),
     /// Nothing of the stream: the dead letter of this number was tried again.
     Retried(u64, LetterOutcome),
     /// The destination is not where it was left (restored, failed over) but here: open the feed
@@ -89,10 +91,10 @@ pub struct Applier {
     is_full: bool,
     /// The dead letters that are kept.
     book: LetterBook,
-    /// As many are kept as may be.
+    /// As many are kept as may be, and that was reported.
     is_full_of_letters: bool,
-    /// A letter that is applied, where the state file could not forget it.
-    unforgotten: Option<u64>,
+    /// Letters that are applied, where the state file could not forget them.
+    unforgotten: BTreeSet<u64>,
     state_letters: StateLetters,
     rejects: Rejects,
     progress: Arc<Progress>,
@@ -107,6 +109,8 @@ enum WriteAttempt {
     Abandoned,
     /// What was tried is a dead letter, and refused again; why.
     Refused(String),
+    /// What was tried is a dead letter, and its table cannot be written now; why.
+    NotNow(String),
     /// There is no room for the dead letters of what was to be written.
     NoRoom,
     DestinationRewound(Option<Position>),
@@ -140,7 +144,7 @@ impl Applier {
             is_full: false,
             book: LetterBook::default(),
             is_full_of_letters: false,
-            unforgotten: None,
+            unforgotten: BTreeSet::new(),
             state_letters: StateLetters::new(state.clone()),
             rejects: Rejects::default(),
             options,
@@ -226,11 +230,11 @@ impl Applier {
     pub async fn apply(&mut self, mut pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
         let end = self.checkpoint.end_of(pending.through);
         let started = Instant::now();
-        self.look_for_letter_room().await?;
-        let changes = self.fit(std::mem::take(&mut pending.changes));
+        let originals = std::mem::take(&mut pending.changes);
+        let (changes, originals) = self.fit(originals).await;
         let stop = pending.dead_letters.first().and_then(|letter| self.why_stop(letter));
         let messages = std::mem::take(&mut pending.dead_letters);
-        let mut attempt = Attempt::new(changes, messages, end);
+        let mut attempt = Attempt::new(changes, messages, end).of(originals);
         if let Some(why) = stop {
             attempt.end_before_message(why, &self.checkpoint);
         }
@@ -244,11 +248,14 @@ impl Applier {
                     self.done(&next.batch);
                     kept += next.batch.held.len();
                 }
-                WriteAttempt::Again | WriteAttempt::Abandoned | WriteAttempt::Refused(_) => {}
+                WriteAttempt::Again
+                | WriteAttempt::Abandoned
+                | WriteAttempt::Refused(_)
+                | WriteAttempt::NotNow(_) => {}
                 WriteAttempt::NoRoom => {
                     let (changes, dead_letters) = attempt.into_rest();
                     let rest = PendingBatch { changes, dead_letters, ..pending };
-                    return Ok(ApplyOutcome::NoRoom(rest));
+                    return Ok(ApplyOutcome::NoRoom(rest, self.checkpoint.recorded()));
                 }
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(ApplyOutcome::DestinationRewound(position));
@@ -258,6 +265,7 @@ impl Applier {
         if let Some(why) = attempt.why_stopped() {
             return Err(why);
         }
+        self.is_full_of_letters = false;
         self.progress.applied(pending.events, end, started.elapsed());
         // A stream that never pauses must not keep a held table waiting: more is released than is
         // kept.
@@ -281,11 +289,19 @@ impl Applier {
         })
     }
 
-    /// The changes without values that have no column, where the user wants that.
-    fn fit(&mut self, changes: Vec<Change>) -> Vec<Change> {
+    /// The changes without values that have no column, where the user wants that; beside them what
+    /// they were, where they are others now. A column that a person has added is found after a
+    /// while.
+    async fn fit(&mut self, changes: Vec<Change>) -> (Vec<Change>, Option<Vec<Change>>) {
+        let Ok(open) = self.link.get() else { return (changes, None) };
+        if open.is_due_to_look()
+            && let Err(failure) = answered(&self.progress, open.read_tables()).await
+        {
+            warn!("the tables cannot be read: {failure}");
+        }
         match self.link.get() {
             Ok(open) => open.fit(changes),
-            Err(_) => changes,
+            Err(_) => (changes, None),
         }
     }
 

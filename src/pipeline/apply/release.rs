@@ -142,7 +142,7 @@ impl Applier {
                 return self.not_released(table, &failure).await;
             }
         };
-        let changes = self.fit(changes);
+        let (changes, _) = self.fit(changes).await;
         let attempt = self.attempt_of(table, &chunk, changes);
         self.write_released(table, attempt).await
     }
@@ -178,7 +178,10 @@ impl Applier {
                     }
                     self.report_held();
                 }
-                WriteAttempt::Again | WriteAttempt::Refused(_) | WriteAttempt::NoRoom => {}
+                WriteAttempt::Again
+                | WriteAttempt::Refused(_)
+                | WriteAttempt::NotNow(_)
+                | WriteAttempt::NoRoom => {}
                 WriteAttempt::Abandoned => return Ok(Released::Tried),
                 WriteAttempt::DestinationRewound(position) => {
                     return Ok(Released::Rewound(position));

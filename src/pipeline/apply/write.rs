@@ -64,6 +64,11 @@ impl Applier {
                 }
             }
             Remedy::Narrow => self.narrow(attempt, next, failure).await,
+            // A letter is no reason to hold a table whose changes can be written.
+            Remedy::Hold if attempt.is_of_letter() => Ok(match failure.code {
+                Some(_) => WriteAttempt::NotNow(failure.text),
+                None => WriteAttempt::Refused(failure.text),
+            }),
             Remedy::Hold => {
                 attempt.narrowing.put_back(next.piece);
                 Ok(self.hold_and_go_on(&failure, attempt, next))

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::positions::Positions;
 use super::retries::{LetterStep, part_of};
-use crate::change::Position;
+use crate::backoff::{Backoff, Waits};
 use crate::change::dead_letter::RejectKind;
+use crate::change::{EventPart, Position};
 use crate::feed::{Delivery, Encoding};
 use crate::pipeline::apply::WholeLetter;
 use crate::pipeline::batcher::{Batcher, PendingBatch};
@@ -18,8 +19,9 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::resolve::{Pass, Resolved, Resolver};
 use crate::registry::{Lookup, Registry, SchemaAnswer};
 
-/// Between two looks for room for dead letters.
-const ROOM_WAIT: Duration = Duration::from_secs(1);
+/// The waits between two tries of a batch for whose dead letters there is no room.
+const ROOM_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
 /// Makes pending changes of deliveries.
 pub struct Intake {
@@ -33,6 +35,7 @@ pub struct Intake {
     batcher: Batcher,
     /// It came back, as there was no room for its dead letters; when it is tried again.
     put_back: Option<(PendingBatch, Instant)>,
+    room_backoff: Backoff,
     /// How deliveries are resolved.
     pub resolver: Resolver,
     registry: Registry,
@@ -53,6 +56,7 @@ impl Intake {
             recheck: None,
             batcher,
             put_back: None,
+            room_backoff: Backoff::new(ROOM_WAITS),
             resolver,
             registry,
             progress,
@@ -84,7 +88,15 @@ impl Intake {
 
     /// There was no room for its dead letters: it is tried again a little later.
     pub fn put_back(&mut self, pending: PendingBatch) {
-        self.put_back = Some((pending, Instant::now() + ROOM_WAIT));
+        self.put_back = Some((pending, Instant::now() + self.room_backoff.next("letters")));
+    }
+
+    /// There may be room for dead letters again.
+    pub fn has_letter_room(&mut self) {
+        self.room_backoff = Backoff::new(ROOM_WAITS);
+        if let Some((_, due)) = &mut self.put_back {
+            *due = Instant::now();
+        }
     }
 
     /// What is pending, if it is due; `is_last`: whenever it is. A batch that has to end where it
@@ -206,6 +218,11 @@ impl Intake {
         };
         let changes = match self.resolver.resolve_again(&delivery, &mut self.registry) {
             Resolved::Change(change) => vec![change],
+            Resolved::Moved(_) if label.part == EventPart::Both => {
+                let why = "it changes the primary key, and when it became a letter nobody knew which \
+                           rows it is about, so nobody can know whether they have changed since";
+                return LetterStep::Refused(why.into());
+            }
             Resolved::Moved(moved) => vec![moved.left, moved.change],
             Resolved::Passed(Pass::Filtered) => {
                 return LetterStep::Refused("its table is left out, or the rules refuse it".into());

@@ -322,15 +322,22 @@ impl Engine {
                 if !matches!(self.feed_state, FeedState::Lost(_)) {
                     self.acknowledge(position).await;
                 }
+                self.intake.has_letter_room();
                 let through = self.positions.savable_through();
                 self.saved_recent.save_if_due(&mut self.intake.resolver.recent, through);
                 if std::mem::take(&mut self.is_schema_new) {
                     self.retries.schema_known();
                 }
             }
-            ApplyOutcome::NoRoom(pending) => {
+            ApplyOutcome::NoRoom(pending, durable) => {
                 self.apply = ApplyState::Idle(applier);
                 self.intake.put_back(pending);
+                if let Some(position) = durable {
+                    self.positions.reached(position);
+                    if !matches!(self.feed_state, FeedState::Lost(_)) {
+                        self.acknowledge(position).await;
+                    }
+                }
             }
             ApplyOutcome::Released => {
                 self.apply = ApplyState::Idle(applier);
@@ -348,6 +355,7 @@ impl Engine {
             ApplyOutcome::Retried(number, outcome) => {
                 self.apply = ApplyState::Idle(applier);
                 self.retries.tried(number, &outcome);
+                self.intake.has_letter_room();
             }
             ApplyOutcome::DestinationRewound(position) => {
                 self.apply = ApplyState::Rewound(applier);

@@ -14,10 +14,15 @@ use crate::state::State;
 
 /// Between two looks for orders.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two tries of a letter that could not be tried.
-const TRY_INTERVAL: Duration = Duration::from_secs(2);
+/// After this a letter that could not be tried is tried again; then after twice as long each time,
+/// up to [`TRY_INTERVAL_MAX`].
+const TRY_INTERVAL_MIN: Duration = Duration::from_secs(2);
+const TRY_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// A letter that could not even be tried so often is given up: the connection breaks each time.
 const TRIES_MAX: u32 = 10;
+
+/// What came of a letter that is applied.
+const APPLIED: &str = "applied";
 
 /// What is to be done about letters next.
 #[derive(Debug)]
@@ -57,8 +62,16 @@ pub struct Retries {
     ordered: BTreeMap<u64, u64>,
     /// Those whose schema has become known, until they are done.
     known_again: BTreeSet<u64>,
-    /// Those whose schema was asked for since they were ordered.
-    asked: BTreeSet<u64>,
+    /// Tables and versions that were asked for since letters were ordered last.
+    asked: BTreeSet<(String, String)>,
+    /// What came of letters that could not be saved yet.
+    unsaved: BTreeMap<u64, String>,
+    /// Letters that may be applied, as the answer was lost.
+    maybe_applied: BTreeSet<u64>,
+    /// The letter that was given to the applier is to be applied, not only read.
+    is_applying: bool,
+    /// They are being listed.
+    is_listing: bool,
     /// Those that could not be tried: how often, and when they are tried again.
     postponed: HashMap<u64, (u32, Instant)>,
     /// A schema has become known.
@@ -81,6 +94,10 @@ impl Retries {
             ordered: BTreeMap::new(),
             known_again: BTreeSet::new(),
             asked: BTreeSet::new(),
+            unsaved: BTreeMap::new(),
+            maybe_applied: BTreeSet::new(),
+            is_applying: false,
+            is_listing: false,
             postponed: HashMap::new(),
             list: has_letters,
             look_at: Instant::now(),
@@ -90,7 +107,7 @@ impl Retries {
 
     /// Whether anything is to be tried.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.ready.is_none() && !self.list
+        self.queue.is_empty() && self.ready.is_none() && (!self.list || self.is_listing)
     }
 
     /// When to look for orders: where letters are kept, or some were ordered.
@@ -105,8 +122,12 @@ impl Retries {
             return;
         }
         self.look_at = now + LOOK_INTERVAL;
+        self.save_outcomes();
         match self.state.letter_orders() {
             Ok(orders) => {
+                if self.ordered.is_empty() {
+                    self.asked.clear();
+                }
                 let ours =
                     orders.iter().filter(|o| o.consumer == self.consumer && o.outcome.is_none());
                 self.ordered = ours.map(|order| (order.letter, order.sequence)).collect();
@@ -116,6 +137,7 @@ impl Retries {
         let busy = self.ready.as_ref().map(|ready| ready.number).or(self.in_flight);
         let is_due = |number: &&u64| {
             busy != Some(**number)
+                && !self.unsaved.contains_key(number)
                 && self.postponed.get(number).is_none_or(|(_, until)| *until <= now)
         };
         let wanted = self.ordered.keys().chain(&self.known_again);
@@ -130,7 +152,8 @@ impl Retries {
 
     /// The destination is not where it was left: its letters may be others.
     pub fn forget(&mut self) {
-        (self.ready, self.in_flight) = (None, None);
+        (self.ready, self.in_flight, self.is_listing) = (None, None, false);
+        self.maybe_applied.clear();
         self.queue.clear();
         self.known_again.clear();
         self.list = true;
@@ -144,11 +167,13 @@ impl Retries {
             return None;
         }
         self.was_turn = true;
+        self.is_applying = self.ready.is_some();
         if let Some(ready) = self.ready.take() {
             self.in_flight = Some(ready.number);
             return Some(RetryStep::Apply(ready));
         }
-        if std::mem::take(&mut self.list) {
+        if self.list && !self.is_listing {
+            self.is_listing = true;
             return Some(RetryStep::List);
         }
         self.in_flight = self.queue.pop_first();
@@ -157,6 +182,7 @@ impl Retries {
 
     /// The letters whose schema was not known; those of which it `is_known` now are tried.
     pub fn listed(&mut self, letters: &[LetterLabel], is_known: impl Fn(&str, &str) -> bool) {
+        (self.list, self.is_listing) = (false, false);
         let is_ready = |label: &&LetterLabel| is_known(&label.table, &label.model_version);
         let ready: Vec<u64> = letters.iter().filter(is_ready).map(|l| l.letter).collect();
         if !ready.is_empty() {
@@ -177,12 +203,17 @@ impl Retries {
         letter: Option<Box<WholeLetter>>,
         resolve: impl FnOnce(&WholeLetter, bool) -> LetterStep,
     ) {
+        self.in_flight = None;
         let ordered = self.ordered.get(&number).copied();
         let is_same = |letter: &WholeLetter| {
             ordered.is_none_or(|sequence| sequence == letter.0.label.sequence)
         };
         let Some(letter) = letter.filter(|letter| is_same(letter)) else {
-            return self.finish(number, "it is not kept any more: it was applied or dropped");
+            let outcome = match self.maybe_applied.contains(&number) {
+                true => APPLIED,
+                false => "it is not kept any more: it was applied or dropped",
+            };
+            return self.finish(number, outcome);
         };
         if let Some(sequence) = letter.0.superseded_by {
             let why = format!(
@@ -195,7 +226,9 @@ impl Retries {
                        that row has changed since";
             return self.finish(number, why);
         }
-        match resolve(&letter, !self.asked.contains(&number)) {
+        let LetterLabel { table, model_version, .. } = &letter.0.label;
+        let schema = (table.clone(), model_version.clone());
+        match resolve(&letter, !self.asked.contains(&schema)) {
             LetterStep::Apply(changes) => {
                 let position = letter.0.label.position();
                 self.ready = Some(ReadyLetter { number, position, changes });
@@ -203,47 +236,70 @@ impl Retries {
             LetterStep::Refused(why) => self.finish(number, &why),
             LetterStep::Later { is_asked } => {
                 if is_asked {
-                    self.asked.insert(number);
+                    self.asked.insert(schema);
                 }
-                self.known_again.insert(number);
+                self.postpone(number);
             }
         }
     }
 
     /// The letter was tried.
     pub fn tried(&mut self, number: u64, outcome: &LetterOutcome) {
+        self.in_flight = None;
         match outcome {
-            LetterOutcome::Applied => self.finish(number, "applied"),
+            LetterOutcome::Applied => self.finish(number, APPLIED),
             LetterOutcome::Refused(why) => self.finish(number, why),
-            LetterOutcome::TableHeld => self.postpone(number, 0),
+            LetterOutcome::TableHeld => self.postpone(number),
+            LetterOutcome::NotNow(why) => self.postpone_or(number, why),
         }
     }
 
     /// What was given to the applier could not be tried.
     pub fn not_tried(&mut self) {
-        let Some(number) = self.in_flight else { return };
-        let tries = self.postponed.get(&number).map_or(0, |(tries, _)| *tries) + 1;
-        match tries >= TRIES_MAX {
-            true => self.finish(number, "the connection to the destination breaks at each try"),
-            false => self.postpone(number, tries),
+        self.is_listing = false;
+        let Some(number) = self.in_flight.take() else { return };
+        if self.is_applying {
+            self.maybe_applied.insert(number);
+        }
+        self.postpone_or(number, "the connection to the destination breaks at each try");
+    }
+
+    /// Gives the letter up where it was tried too often.
+    fn postpone_or(&mut self, number: u64, why: &str) {
+        match self.postponed.get(&number).is_some_and(|(tries, _)| *tries >= TRIES_MAX) {
+            true => self.finish(number, why),
+            false => self.postpone(number),
         }
     }
 
-    fn postpone(&mut self, number: u64, tries: u32) {
-        self.postponed.insert(number, (tries, Instant::now() + TRY_INTERVAL));
+    fn postpone(&mut self, number: u64) {
+        let tries = self.postponed.get(&number).map_or(0, |(tries, _)| *tries) + 1;
+        let wait = TRY_INTERVAL_MIN * 2_u32.pow(tries.min(6) - 1);
+        self.postponed.insert(number, (tries, Instant::now() + wait.min(TRY_INTERVAL_MAX)));
         self.known_again.insert(number);
     }
 
     fn finish(&mut self, number: u64, outcome: &str) {
-        self.asked.remove(&number);
+        self.maybe_applied.remove(&number);
         self.known_again.remove(&number);
         self.postponed.remove(&number);
         self.ordered.remove(&number);
-        if outcome != "applied" {
+        if outcome != APPLIED {
             warn!("dead letter {number} was not applied: {outcome}");
         }
-        if let Err(e) = self.state.finish_letter_order(&self.consumer, number, outcome) {
-            warn!("what came of dead letter {number} cannot be saved: {e}");
+        self.unsaved.insert(number, outcome.to_owned());
+        self.save_outcomes();
+    }
+
+    /// Saves what came of letters, for whoever ordered them.
+    fn save_outcomes(&mut self) {
+        while let Some((number, outcome)) = self.unsaved.first_key_value() {
+            let saved = self.state.finish_letter_order(&self.consumer, *number, outcome);
+            if let Err(e) = saved {
+                warn!("what came of dead letters cannot be saved: {e}");
+                return;
+            }
+            self.unsaved.pop_first();
         }
     }
 }

@@ -51,6 +51,11 @@ impl History {
         model
     }
 
+    /// Whether no destination can apply the message.
+    pub fn is_bad(&self, message: &str) -> bool {
+        BROKEN.contains(&message)
+    }
+
     /// An export of some tables after `through` messages.
     pub fn snapshots(&self, tables: &[&str], through: u64, whole: bool) -> Vec<TableSnapshot> {
         let at = Version { nanos: time(through) as u64, logical: 0 };

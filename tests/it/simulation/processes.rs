@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use eds::change::TableSchema;
 use eds::change::filter::TableFilter;
+use eds::change::{NumberedLetter, TableSchema};
 use eds::destination::memory::{self, MemoryRow};
 use eds::destination::{
     Abilities, Destination, Epoch, Failure, FailureKind, Migration, OpenFuture, WriteMode,
 };
 use eds::feed::FeedError;
+use eds::pipeline::dead_letter::LetterLimits;
 use eds::pipeline::{
     Adoption, End, Engine, EngineDeps, EngineOptions, Halt, LetterOptions, Progress, SchemaChange,
 };
@@ -57,8 +58,9 @@ impl Life {
     }
 }
 
-fn options(mode: WriteMode, until_caught_up: bool) -> EngineOptions {
-    let abilities = match mode {
+fn options(world: &World, until_caught_up: bool) -> EngineOptions {
+    let limits = LetterLimits { letters_max: world.letters_max, bytes_max: u64::MAX };
+    let abilities = match world.mode {
         WriteMode::Upsert => memory::ABILITIES,
         WriteMode::Append => log::ABILITIES,
     };
@@ -76,7 +78,7 @@ fn options(mode: WriteMode, until_caught_up: bool) -> EngineOptions {
         events_max: usize::MAX,
         held_bytes_max: 4_000,
         schema_change: SchemaChange::default(),
-        letters: LetterOptions::default(),
+        letters: LetterOptions { limits, ..LetterOptions::default() },
         abilities: Abilities { batch_changes_max: 30, ..abilities },
     }
 }
@@ -119,7 +121,7 @@ async fn process(world: &Arc<World>, life: Life) -> Option<Result<End, Halt>> {
         state: world.state.clone(),
         predecessor: Predecessor::Nobody,
         progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
-        options: options(world.mode, life == Life::CaughtUp),
+        options: options(world, life == Life::CaughtUp),
         stop,
     };
     world.note(|| format!("a process begins: {life:?}"));
@@ -270,6 +272,27 @@ async fn refusals(world: &Arc<World>) {
     }
 }
 
+/// A person drops what can never be applied or is of no use, where only few letters may be kept.
+async fn drops(world: &Arc<World>) {
+    loop {
+        sleep(Duration::from_millis(500 + world.draw(4_000))).await;
+        let mut store = world.store.lock();
+        let is_useless = |letter: &NumberedLetter| {
+            let message = String::from_utf8_lossy(&letter.letter.payload);
+            let is_bad = world.history.is_bad(&message);
+            is_bad || letter.superseded_by.is_some()
+        };
+        if world.letters_max < 100 && !store.letters.is_empty() {
+            let (useless, kept) =
+                std::mem::take(&mut store.letters).into_iter().partition(|(_, l)| is_useless(l));
+            store.letters = kept;
+            let useless: BTreeMap<u64, NumberedLetter> = useless;
+            world.note(|| format!("a person drops letters {:?}", useless.keys()));
+            locked(&world.dropped).extend(useless.into_values());
+        }
+    }
+}
+
 /// All letters are to be tried again, superseded or not.
 fn order_letters(world: &World) {
     let store = world.store.lock();
@@ -282,7 +305,7 @@ fn order_letters(world: &World) {
 
 /// Lets the world's weather and its troubles happen.
 async fn blow(world: &Arc<World>) {
-    tokio::join!(weather(world), troubles(world), refusals(world));
+    tokio::join!(weather(world), troubles(world), refusals(world), drops(world));
     std::future::pending::<()>().await;
 }
 
@@ -355,7 +378,14 @@ pub async fn simulate(world: &Arc<World>) -> Result<(), String> {
     order_letters(world);
     // A crash that nobody was there to suffer.
     let _ = timeout(Duration::ZERO, world.crash.notified()).await;
-    match timeout(Duration::from_secs(3600), process(world, Life::CaughtUp)).await {
+    let last = async {
+        tokio::select! {
+            biased;
+            ended = process(world, Life::CaughtUp) => ended,
+            () = drops(world) => None,
+        }
+    };
+    match timeout(Duration::from_secs(3600), last).await {
         Ok(Some(Ok(End::CaughtUp))) => verdict(world),
         other => Err(format!("the last process did not catch up: {other:?}")),
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
+use eds::change::NumberedLetter;
 use eds::change::dead_letter::LetterLabel;
 use eds::destination::WriteMode;
 use eds::destination::memory::MemoryRow;
@@ -95,23 +96,27 @@ fn dead_letters_are_the_bad(world: &World) -> Result<(), String> {
     }
 }
 
+/// The dead letters of rows that no later change has superseded, those that were dropped included.
+fn waiting(world: &World) -> Vec<NumberedLetter> {
+    let store = world.store.lock();
+    let dropped = locked(&world.dropped);
+    let all = store.letters.values().chain(dropped.iter());
+    all.filter(|letter| letter.superseded_by.is_none()).cloned().collect()
+}
+
 /// The dead letters that no later change has superseded.
 fn letters(world: &World) -> Result<Vec<LetterLabel>, String> {
     if world.mode == WriteMode::Append {
         let stored = world.state.letters().map_err(|e| e.to_string())?;
         return Ok(stored.into_iter().map(|(_, _, label)| label).collect());
     }
-    let store = world.store.lock();
-    let waiting = store.letters.values().filter(|letter| letter.superseded_by.is_none());
-    Ok(waiting.map(LetterLabel::of).collect())
+    Ok(waiting(world).iter().map(LetterLabel::of).collect())
 }
 
 /// The same where sequences mean nothing any more.
 fn bad_payloads_are_dead_letters(world: &World) -> Result<(), String> {
-    let letters = letters(world)?;
-    let store = world.store.lock();
-    let payload = |label: &LetterLabel| store.letters[&label.letter].letter.payload.clone();
-    let dead: BTreeSet<_> = letters.iter().map(payload).collect();
+    let waiting = waiting(world);
+    let dead: BTreeSet<_> = waiting.iter().map(|n| n.letter.payload.clone()).collect();
     let payload = |sequence: &u64| world.history.messages[*sequence as usize - 1].clone().into();
     let bad: BTreeSet<bytes::Bytes> = world.history.bad.iter().map(payload).collect();
     match dead == bad {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use eds::change::NumberedLetter;
 use eds::destination::WriteMode;
 use eds::destination::memory::{SharedStore, Store};
 use eds::state::State;
@@ -124,6 +125,10 @@ pub struct World {
     pub has_refusals: bool,
     /// Which of them is refused now.
     pub refused: Mutex<Option<u64>>,
+    /// The most dead letters that are kept; a person drops some now and then.
+    pub letters_max: usize,
+    /// What that person has dropped.
+    pub dropped: Mutex<Vec<NumberedLetter>>,
     pub acknowledged: AtomicU64,
     stream: Mutex<SimStream>,
     /// Whether the feed knows how much is pending.
@@ -169,6 +174,8 @@ impl World {
                 Bug::None => rng.bool(),
                 bug => matches!(bug, Bug::RetriedKept | Bug::SupersededRetried),
             };
+        let has_room = mode == WriteMode::Append || bug != Bug::None || rng.bool();
+        let letters_max = if has_room { 1_000 } else { 5 };
         Arc::new(World {
             rng: Mutex::new(rng),
             bug,
@@ -182,6 +189,8 @@ impl World {
             state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
             has_refusals,
             refused: Mutex::new(None),
+            letters_max,
+            dropped: Mutex::default(),
             acknowledged: AtomicU64::new(0),
             stream: Mutex::new(SimStream { first: 1, shift_ns: 0, removed: 0, recreations: 0 }),
             knows_pending,

@@ -91,8 +91,29 @@ impl<C: Connection> SqlDestination<C> {
             .filter(|table| existing.get(table).is_some())
             .collect();
         self.patiently(LockStep::Lock(&old)).await?;
+        self.still_exchangeable(&exchanged, existing).await?;
         for placement in exchanged {
             self.exchange(placement, existing).await?;
+        }
+        Ok(())
+    }
+
+    /// While others were merged, somebody may have given an old table what an exchange would lose:
+    /// then the swap begins again, and that table stays.
+    async fn still_exchangeable(
+        &mut self,
+        exchanged: &[&Placement],
+        existing: &Tables,
+    ) -> Result<(), Failure> {
+        for Placement { schema, .. } in exchanged {
+            if existing.get(&schema.table).is_some()
+                && let Some(why) = self.swap_blocker(schema).await?
+            {
+                return Err(Failure::unavailable(format!(
+                    "table {:?} has changed meanwhile ({why}): the tables are put in place anew",
+                    schema.table
+                )));
+            }
         }
         Ok(())
     }
