@@ -11,6 +11,7 @@ use super::exit::Exit;
 use super::{Global, logging};
 use crate::change::dead_letter::RejectKind;
 use crate::change::value::rfc3339;
+#[cfg(feature = "http")]
 use crate::config::Config;
 use crate::destination::KeptLetter;
 use crate::worker::letters::{LetterAccess, LetterError, LetterFilter, to_json};
@@ -95,8 +96,13 @@ struct Which {
 
 impl Which {
     async fn open(&self, global: &Global) -> Result<LetterAccess, Exit> {
+        #[cfg(feature = "http")]
         let config = Config::read(&global.data_dir)?;
-        let (settings, driver) = self.place.destination(config.url())?;
+        #[cfg(feature = "http")]
+        let configured = config.url();
+        #[cfg(not(feature = "http"))]
+        let configured = None;
+        let (settings, driver) = self.place.destination(configured)?;
         Ok(LetterAccess::open(&global.data_dir, &settings, driver).await?)
     }
 
