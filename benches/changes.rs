@@ -74,8 +74,7 @@ async fn line(
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
     let schemas = Shop::new(1, ShopOptions::default()).schema_map();
     let cost =
-        run(&Eds::stream(&nats, &creds, url, &schemas).with(&["--restart", "--until-caught-up"]))
-            .await;
+        run(&Eds::stream(&nats, &creds, url, &schemas), &["--restart", "--until-caught-up"]).await;
     let events = made.len() as f64;
     println!(
         "| {destination} | {table} | {:.0} | {:.2} of {:.0} | {who} | {:.0} MiB | {:.1} µs |",

@@ -70,8 +70,10 @@ async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
     .await;
     let (database, url) = server.database().await;
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
-    let cost = run(&Eds::stream(&nats, &creds, &url, &shop.schema_map())
-        .with(&["--restart", "--until-caught-up"]))
+    let cost = run(
+        &Eds::stream(&nats, &creds, &url, &shop.schema_map()),
+        &["--restart", "--until-caught-up"],
+    )
     .await;
     let there: Option<i64> = server
         .connect(&database)
@@ -158,7 +160,7 @@ async fn measure(table: &str, events: usize) {
     let creds = nats.server_creds("bench", &["c0", "c1", "c2"], None);
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map())
         .with(&["--restart", "--until-caught-up"]);
-    let cost = run(&eds).await;
+    let cost = run(&eds, &[]).await;
     assert_eq!(
         count(&server.connect(&database).await, table).await,
         events as i64,

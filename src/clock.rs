@@ -1,7 +1,25 @@
 //! The time of day: the one place that asks the operating system for it. Durations are measured
 //! with `Instant` instead, because the time of day may be set back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// When something expires that may be renewed: never, until somebody says when. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Expiry(Arc<AtomicU64>);
+
+impl Expiry {
+    /// Unix seconds; `None`: never.
+    pub fn unix(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+
+    /// It expires at that time; 0: never.
+    pub fn set(&self, unix: u64) {
+        self.0.store(unix, Ordering::Relaxed);
+    }
+}
 
 /// The time since the Unix epoch; zero if the clock is set to an earlier time.
 pub fn now() -> Duration {

@@ -24,6 +24,18 @@ pub struct Config {
     pub update_strategy: Option<String>,
     /// Keep logs after they are uploaded to HQ.
     pub keep_logs: bool,
+    /// Columns that are left out, as `table.column`.
+    pub exclude: Vec<String>,
+    /// Columns whose values are hashed.
+    pub hash: Vec<String>,
+    /// The file with the key of the hashes.
+    pub hash_key_file: Option<PathBuf>,
+    /// Types of new columns, as `table.column=type`.
+    pub types: Vec<String>,
+    /// `hard` or `soft`.
+    pub deletes: Option<String>,
+    /// Columns that are added to every table.
+    pub add_columns: Vec<String>,
 }
 
 /// Why the file cannot be used.
@@ -46,6 +58,17 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
+    /// A setting is of another kind: taken for nothing, it would let through what it names, or
+    /// delete what is to be kept.
+    #[error("{key} in {} has to be {wanted}", path.display())]
+    WrongKind {
+        /// The file.
+        path: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// What it has to be.
+        wanted: &'static str,
+    },
 }
 
 /// A key and the text to write; `None` removes the key.
@@ -60,10 +83,51 @@ fn document(path: &Path) -> Result<DocumentMut, ConfigError> {
     text.parse().map_err(|_| ConfigError::NotToml { path: path.to_owned() })
 }
 
+/// Puts a new file in the place of the old one: at every moment there is a whole one.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let unfinished = path.with_file_name(format!("{FILE_NAME}.{}", std::process::id()));
+    let _ = std::fs::remove_file(&unfinished);
+    let written = private::create_new(&unfinished)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&unfinished, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written?;
+    // Makes the new name survive a power cut, where directories can be synced.
+    if let Some(dir) = path.parent().and_then(|dir| std::fs::File::open(dir).ok()) {
+        let _ = dir.sync_all();
+    }
+    Ok(())
+}
+
+/// Writes into the file that is there: one that is mounted into a container cannot be replaced.
+/// `why`: what came of replacing it.
+fn write_in_place(path: &Path, text: &str, why: std::io::Error) -> std::io::Result<()> {
+    let Ok(mut file) = std::fs::File::options().write(true).open(path) else { return Err(why) };
+    file.set_len(0)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
 impl Config {
     /// Reads the file; without one, nothing is configured. Empty texts count as absent.
     pub fn read(data_dir: &Path) -> Result<Config, ConfigError> {
-        let document = document(&data_dir.join(FILE_NAME))?;
+        let path = data_dir.join(FILE_NAME);
+        let document = document(&path)?;
+        let wrong = |key, wanted| ConfigError::WrongKind { path: path.clone(), key, wanted };
+        let list = |key: &'static str| {
+            let Some(item) = document.get(key) else { return Ok(Vec::new()) };
+            let all = item.as_array().and_then(|array| {
+                array.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+            });
+            all.ok_or_else(|| wrong(key, "a list of texts, as in [\"customers.email\"]"))
+        };
+        let text = |key: &'static str, wanted| match document.get(key).map(|item| item.as_str()) {
+            Some(None) => Err(wrong(key, wanted)),
+            Some(Some("")) | None => Ok(None),
+            Some(Some(text)) => Ok(Some(text.to_owned())),
+        };
         let word = |key: &str| {
             document
                 .get(key)
@@ -82,11 +146,17 @@ impl Config {
             url: word("url").map(SecretString::from),
             update_strategy: word("update_strategy"),
             keep_logs: flag("keep_logs"),
+            exclude: list("exclude")?,
+            hash: list("hash")?,
+            hash_key_file: text("hash_key_file", "the name of a file")?.map(PathBuf::from),
+            types: list("types")?,
+            deletes: text("deletes", "\"hard\" or \"soft\"")?,
+            add_columns: list("add_columns")?,
         })
     }
 
     /// Writes `entries` and keeps everything else in the file, comments too. The file is replaced
-    /// atomically, and only its owner can read it.
+    /// atomically where it can be, and only its owner can read it.
     pub fn write(data_dir: &Path, entries: &[ConfigEntry<'_>]) -> Result<(), ConfigError> {
         let path = data_dir.join(FILE_NAME);
         let failed = |source| ConfigError::Io { path: path.clone(), done: "written", source };
@@ -106,22 +176,8 @@ impl Config {
             }
         }
         std::fs::create_dir_all(data_dir).map_err(failed)?;
-        let unfinished = data_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
-        let _ = std::fs::remove_file(&unfinished);
-        let written = private::create_new(&unfinished)
-            .and_then(|mut file| {
-                file.write_all(document.to_string().as_bytes()).and_then(|()| file.sync_all())
-            })
-            .and_then(|()| std::fs::rename(&unfinished, &path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&unfinished);
-        }
-        written.map_err(failed)?;
-        // Makes the new name survive a power cut, where directories can be synced.
-        if let Ok(dir) = std::fs::File::open(data_dir) {
-            let _ = dir.sync_all();
-        }
-        Ok(())
+        let text = document.to_string();
+        replace(&path, &text).or_else(|why| write_in_place(&path, &text, why)).map_err(failed)
     }
 
     /// The destination's URL as a text.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -10,6 +11,8 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::{Backoff, Waits};
 use crate::cause::chain;
 use crate::clock;
+#[cfg(feature = "server")]
+use crate::secret::place;
 
 /// How long one request may take, and how long a connection may stay silent.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -155,16 +158,18 @@ impl Http {
     /// Downloads the whole body of `url` once; an error if it has more than `bytes_max` bytes.
     #[cfg(feature = "server")]
     pub async fn download(&self, url: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
-        let failed =
-            |e: reqwest::Error| format!("{url} cannot be downloaded: {}", chain(&e.without_url()));
+        let failed = |e: reqwest::Error| {
+            format!("{} cannot be downloaded: {}", place(url), chain(&e.without_url()))
+        };
         let mut response = self.client.get(url).send().await.map_err(failed)?;
         if !response.status().is_success() {
-            return Err(format!("{url} cannot be downloaded: it answered {}", response.status()));
+            let (place, status) = (place(url), response.status());
+            return Err(format!("{place} cannot be downloaded: it answered {status}"));
         }
         let mut all = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(failed)? {
             if all.len() + piece.len() > bytes_max {
-                return Err(format!("{url} is larger than {bytes_max} bytes"));
+                return Err(format!("{} is larger than {bytes_max} bytes", place(url)));
             }
             all.extend_from_slice(&piece);
         }
@@ -233,6 +238,14 @@ impl Patience {
         }
         goes_on
     }
+}
+
+/// What need not be encoded in a URL (RFC 3986, 2.3): not every server takes `%2D` for `-`.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `text` as one part of the path of a URL.
+pub fn path_part(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, UNRESERVED)
 }
 
 /// The wait that the server asks for by the header `Retry-After` in seconds.

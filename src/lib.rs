@@ -10,9 +10,12 @@ pub mod clock;
 #[cfg(feature = "http")]
 pub mod config;
 pub mod destination;
+#[cfg(feature = "jetstream")]
+pub mod doctor;
 pub mod duration;
 pub mod export;
 pub mod feed;
+pub mod help;
 #[cfg(feature = "http")]
 pub mod hq;
 #[cfg(feature = "http")]
@@ -35,9 +38,12 @@ pub mod state;
 pub mod status;
 #[cfg(feature = "server")]
 pub mod supervisor;
+pub mod systemd;
 #[cfg(feature = "validator")]
 pub mod validator;
 #[cfg(not(feature = "validator"))]
 #[path = "validator/absent.rs"]
 pub mod validator;
+#[cfg(feature = "http")]
+pub mod verify;
 pub mod worker;

@@ -2,7 +2,7 @@
 //! file is named `eds-<Unix milliseconds>.log`, and `eds-<Unix milliseconds>.sent.log` after its
 //! upload.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,7 +54,7 @@ impl LogFiles {
 
     /// Appends to the file at `path` from now on; once that is full, to new ones beside it.
     pub fn append_to(&self, path: &Path) -> io::Result<()> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = private::options().create(true).append(true).open(path)?;
         let bytes = file.metadata()?.len();
         let dir = path
             .parent()

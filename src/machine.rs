@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use sysinfo::{MemoryRefreshKind, Networks, RefreshKind, System};
+use sysinfo::{MemoryRefreshKind, Networks, ProcessRefreshKind, RefreshKind, System};
 
 /// The message whose HMAC is the machine's id.
 const APP: &[u8] = b"eds";
@@ -40,23 +40,59 @@ pub fn id() -> String {
 pub fn os_info() -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let rust = concat!("rust", env!("CARGO_PKG_RUST_VERSION"));
+    let (virtualization, role) = virtualization();
     json!({
         "host": {
             "hostname": hostname(),
             "uptime": System::uptime(),
             "bootTime": System::boot_time(),
+            "procs": processes(),
             "os": std::env::consts::OS,
             "platform": System::distribution_id(),
             "platformFamily": System::distribution_id_like().first().cloned().unwrap_or_default(),
             "platformVersion": System::os_version().unwrap_or_default(),
             "kernelVersion": System::kernel_version().unwrap_or_default(),
             "kernelArch": System::cpu_arch(),
+            "virtualizationSystem": virtualization,
+            "virtualizationRole": role,
             "hostId": id(),
         },
         "num_cpu": cpus,
         "go_version": rust,
         "rust_version": rust,
     })
+}
+
+/// How many processes run on the machine, or in the container.
+fn processes() -> usize {
+    let kind = RefreshKind::nothing().with_processes(ProcessRefreshKind::nothing());
+    System::new_with_specifics(kind).processes().len()
+}
+
+/// What the machine is a guest of, with its role, by the names of gopsutil; empty on bare metal,
+/// and where nobody says.
+fn virtualization() -> (&'static str, &'static str) {
+    if is_container() {
+        return ("docker", "guest");
+    }
+    let read = |name: &str| std::fs::read_to_string(format!("/sys/class/dmi/id/{name}"));
+    let maker = read("sys_vendor").unwrap_or_default() + &read("product_name").unwrap_or_default();
+    hypervisor(&maker).map_or(("", ""), |system| (system, "guest"))
+}
+
+/// The hypervisor whose machines are made by `maker`.
+fn hypervisor(maker: &str) -> Option<&'static str> {
+    let makers = [
+        ("QEMU", "kvm"),
+        ("KVM", "kvm"),
+        ("Google", "kvm"),
+        ("Amazon EC2", "kvm"),
+        ("VMware", "vmware"),
+        ("VirtualBox", "vbox"),
+        ("Xen", "xen"),
+        ("Virtual Machine", "hyperv"),
+    ];
+    makers.iter().find(|(name, _)| maker.contains(name)).map(|(_, system)| *system)
 }
 
 /// The machine's memory, in bytes.
@@ -134,6 +170,10 @@ mod tests {
         assert!(id.len() == 64 && (own.is_empty() || !id.contains(own.trim())));
         let memory = memory();
         assert!(memory.total > 0 && memory.used_percent > 0.0 && memory.used_percent <= 100.0);
-        assert!(os_info()["num_cpu"].as_u64().is_some_and(|n| n > 0));
+        let info = os_info();
+        assert!(info["num_cpu"].as_u64().is_some_and(|n| n > 0));
+        assert!(info["host"]["procs"].as_u64().is_some_and(|n| n > 0));
+        assert_eq!(hypervisor("VMware, Inc.VMware7,1"), Some("vmware"));
+        assert_eq!(hypervisor("Dell Inc.PowerEdge R640"), None);
     }
 }

@@ -42,6 +42,19 @@ pub fn restrict(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the system keep no image of this process's memory, nor of the processes that it starts,
+/// when they crash: rows and secrets are in it. A system that does not allow that is no reason not
+/// to run.
+#[cfg(unix)]
+pub fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+/// Does nothing: Windows keeps none unless it is told to.
+#[cfg(not(unix))]
+pub fn leave_no_core() {}
+
 #[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,9 @@
 //! The schemas of tables by model version. They are kept in memory and in the state file, and asked
 //! for at their publisher when a version is new.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod fixed;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +14,12 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::change::TableSchema;
+use crate::change::columns::{BadColumnRule, ColumnName, ColumnRules};
+use crate::help::HelpCode;
 use crate::state::State;
+pub use fixed::FixedSchemas;
 
-/// How long to ask for a version that the publisher does not know: events may use a version before
-/// it is published.
+/// How long to ask for a version that the publisher does not know: it may be used before that.
 pub const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Between two requests for a version that is unknown, or while the publisher is unreachable.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -39,8 +43,8 @@ pub enum SchemaSource {
     /// HQ, by its API's address: it publishes single versions, too.
     #[cfg(feature = "http")]
     Hq(crate::http::Http, String),
-    /// Schemas of the program itself, as JSON texts: the demo's and the tests'.
-    Fixed(Arc<std::sync::RwLock<Vec<String>>>),
+    /// Schemas of the program itself: the demo's and the tests'.
+    Fixed(Arc<std::sync::RwLock<FixedSchemas>>),
 }
 
 impl SchemaSource {
@@ -52,7 +56,7 @@ impl SchemaSource {
 
     /// Whether no schema can ever be had from it.
     pub fn is_nothing(&self) -> bool {
-        matches!(self, SchemaSource::Fixed(all) if all.read().is_ok_and(|all| all.is_empty()))
+        matches!(self, SchemaSource::Fixed(all) if all.read().is_ok_and(|all| all.texts.is_empty()))
     }
 }
 
@@ -99,7 +103,8 @@ struct UnknownVersion {
     recheck_wait: Duration,
 }
 
-/// The schemas that are known, and where to get others.
+/// The schemas that are known, of what the user's rules leave of the tables, and where to get
+/// others.
 pub struct Registry {
     publisher: SchemaSource,
     state: State,
@@ -111,6 +116,11 @@ pub struct Registry {
     recheck: Option<(String, String)>,
     /// Entries that are no schema and were reported.
     reported: HashSet<String>,
+    columns: Arc<ColumnRules>,
+    /// The columns of the rules that no schema has had yet.
+    unmatched: BTreeSet<ColumnName>,
+    /// Why the rules do not go with a schema that is published.
+    conflict: Option<BadColumnRule>,
 }
 
 impl Registry {
@@ -124,6 +134,9 @@ impl Registry {
             unknown: HashMap::new(),
             recheck: None,
             reported: HashSet::new(),
+            columns: Arc::default(),
+            unmatched: BTreeSet::new(),
+            conflict: None,
         };
         let cached = registry.state.schemas().unwrap_or_else(|e| {
             warn!("{e}; schemas will be asked for again");
@@ -136,6 +149,37 @@ impl Registry {
             }
         }
         registry
+    }
+
+    /// The same, for tables of which `columns` leave a part.
+    pub fn with_columns(mut self, columns: Arc<ColumnRules>) -> Registry {
+        self.unmatched = columns.columns();
+        self.columns = columns;
+        for schema in std::mem::take(&mut self.known).into_values().flatten() {
+            // A version that is not used any more may not go with the rules.
+            if let Ok(left) = self.left_of(&schema) {
+                self.insert(left);
+            }
+        }
+        self
+    }
+
+    /// The user's rules about columns.
+    pub fn columns(&self) -> Arc<ColumnRules> {
+        self.columns.clone()
+    }
+
+    /// Why nothing may be applied: the rules do not go with a schema.
+    pub fn conflict(&self) -> Option<String> {
+        let why = self.conflict.as_ref()?;
+        Some(HelpCode::Arguments.tag(&why.to_string()))
+    }
+
+    /// What the rules leave of a table.
+    fn left_of(&mut self, schema: &Arc<TableSchema>) -> Result<Arc<TableSchema>, BadColumnRule> {
+        self.unmatched
+            .retain(|name| *name.table != *schema.table || schema.column(&name.column).is_none());
+        Ok(self.columns.schema(schema)?.map_or_else(|| schema.clone(), Arc::new))
     }
 
     fn insert(&mut self, schema: Arc<TableSchema>) {
@@ -172,15 +216,34 @@ impl Registry {
         Some(self.lookup(table, version, Duration::ZERO))
     }
 
+    /// A rule that no schema matches may be misspelt: what it was to hide would be seen.
+    fn refuse_unmatched(&mut self) {
+        if let (None, Some(name)) = (&self.conflict, self.unmatched.first()) {
+            self.conflict = Some(BadColumnRule::Unknown(name.clone()));
+        }
+    }
+
     /// Asks the publisher once for the current schema of every table; called at the start. If the
     /// publisher is unreachable, schemas that were seen before do. An error says what to do.
     pub async fn current(&mut self) -> Result<Vec<Arc<TableSchema>>, String> {
         let name = self.publisher.name();
-        match self.publisher.map().await {
+        let reply = match self.publisher.map().await {
+            SchemaReply::Schemas(SchemaMap { all, unreadable }) if all.is_empty() => {
+                match unreadable.first() {
+                    None => SchemaReply::Schemas(SchemaMap { all, unreadable }),
+                    Some(why) => {
+                        let count = unreadable.len();
+                        SchemaReply::Unusable(format!("none of its {count} entries is one: {why}"))
+                    }
+                }
+            }
+            reply => reply,
+        };
+        match reply {
             SchemaReply::Schemas(map) => {
-                let current = map.all.iter().map(|p| p.schema.clone()).collect();
-                self.keep(map);
-                Ok(current)
+                let current = self.keep(map);
+                self.refuse_unmatched();
+                self.conflict().map_or(Ok(current), Err)
             }
             // Schemas that were seen before do until a new version appears.
             SchemaReply::Unavailable(why) | SchemaReply::Unusable(why)
@@ -189,15 +252,18 @@ impl Registry {
                 warn!(
                     "the table schemas cannot be fetched from {name}: {why}; using the stored ones"
                 );
-                Ok(self.known.values().filter_map(|versions| versions.last().cloned()).collect())
+                let known = self.known.values().filter_map(|versions| versions.last());
+                let mut known: Vec<Arc<TableSchema>> = known.cloned().collect();
+                known.sort_by(|one, other| one.table.cmp(&other.table));
+                self.refuse_unmatched();
+                self.conflict().map_or(Ok(known), Err)
             }
-            SchemaReply::Unusable(why) => Err(format!(
+            SchemaReply::Unusable(why) => Err(HelpCode::SchemasUnreadable.tag(&format!(
                 "{name} has no table schemas ({why}); is it the URL of HQ's /v3/schema, or a file \
                  of that form?"
-            )),
-            SchemaReply::Unavailable(why) => {
-                Err(format!("the table schemas cannot be fetched from {name}: {why}"))
-            }
+            ))),
+            SchemaReply::Unavailable(why) => Err(HelpCode::SchemasUnreadable
+                .tag(&format!("the table schemas cannot be fetched from {name}: {why}"))),
         }
     }
 
@@ -250,14 +316,23 @@ impl Registry {
         }
     }
 
-    fn keep(&mut self, map: SchemaMap) {
+    /// Returns what is left of the tables, in the order of the answer.
+    fn keep(&mut self, map: SchemaMap) -> Vec<Arc<TableSchema>> {
+        let mut all = Vec::with_capacity(map.all.len());
         for why in map.unreadable {
             if self.reported.insert(why.clone()) {
                 warn!("a schema from {} is left out: {why}", self.publisher.name());
             }
         }
         for published in map.all {
-            let schema = published.schema;
+            let schema = match self.left_of(&published.schema) {
+                Ok(left) => left,
+                Err(why) => {
+                    self.conflict.get_or_insert(why);
+                    continue;
+                }
+            };
+            all.push(schema.clone());
             self.objects.insert(schema.table.to_string(), published.object);
             let known = self.cached(&schema.table, &schema.version);
             if known.is_some_and(|known| known == schema) {
@@ -272,6 +347,7 @@ impl Registry {
             }
             self.insert(schema);
         }
+        all
     }
 }
 
@@ -280,15 +356,21 @@ impl SchemaSource {
         match self {
             SchemaSource::File(path) => path.display().to_string(),
             #[cfg(feature = "http")]
-            SchemaSource::Url(_, url) | SchemaSource::Hq(_, url) => url::Url::parse(url)
-                .map_or_else(|_| "the schema URL".into(), |u| crate::secret::mask_url(&u)),
+            SchemaSource::Url(_, url) | SchemaSource::Hq(_, url) => {
+                crate::secret::mask_url(url, |_| false)
+            }
             SchemaSource::Fixed(_) => "the program".into(),
         }
     }
 
     /// Whether it is elsewhere and may be unreachable or behind for a while.
     fn may_be_away(&self) -> bool {
-        !matches!(self, SchemaSource::File(_) | SchemaSource::Fixed(_))
+        match self {
+            SchemaSource::File(_) => false,
+            #[cfg(feature = "http")]
+            SchemaSource::Url(..) | SchemaSource::Hq(..) => true,
+            SchemaSource::Fixed(all) => all.read().is_ok_and(|all| all.is_away),
+        }
     }
 
     /// Asks for a version until it is known, or was unknown for `patience`.
@@ -341,7 +423,12 @@ impl SchemaSource {
             }
             SchemaSource::Fixed(all) => {
                 let all = all.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-                SchemaReply::Schemas(all.iter().map(|json| read_one("", json)).collect())
+                match all.is_away {
+                    true => SchemaReply::Unavailable("it gives none now".into()),
+                    false => SchemaReply::Schemas(
+                        all.texts.iter().map(|json| read_one("", json)).collect(),
+                    ),
+                }
             }
         }
     }
@@ -350,10 +437,7 @@ impl SchemaSource {
         match self {
             #[cfg(feature = "http")]
             SchemaSource::Hq(http, base) => {
-                let part = |s: &str| {
-                    percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC)
-                        .to_string()
-                };
+                let part = crate::http::path_part;
                 let url = format!("{base}/v3/schema/{}/{}", part(object), part(version));
                 let read = |text: &str| match read_one(object, text) {
                     Ok(one) => SchemaReply::Schemas([Ok(one)].into_iter().collect()),
@@ -413,49 +497,4 @@ impl FromIterator<Result<Published, String>> for SchemaMap {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
-
-    #[test]
-    fn an_entry_that_is_no_schema_leaves_the_others_readable() {
-        for bad in [r#"{"table":"u","modelVersion":"1"}"#, "7", r#"{"properties":[]}"#] {
-            let SchemaReply::Schemas(map) = read_map(&format!(r#"{{"t":{GOOD},"u":{bad}}}"#))
-            else {
-                panic!("{bad}")
-            };
-            assert_eq!((map.all.len(), map.unreadable.len()), (1, 1), "{bad}");
-            assert!(map.unreadable[0].starts_with("\"u\": "), "{}", map.unreadable[0]);
-        }
-        for bad in ["[]", "", "{", "<html>"] {
-            assert!(matches!(read_map(bad), SchemaReply::Unusable(_)), "{bad}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_unknown_version_is_asked_for_again_with_growing_waits() {
-        let schemas = Arc::new(std::sync::RwLock::new(vec![GOOD.to_owned()]));
-        let state = State::in_memory().unwrap_or_else(|e| panic!("{e}"));
-        let mut registry = Registry::new(SchemaSource::Fixed(schemas.clone()), state);
-        let (table, version, answer) = registry.ask("t", "2").await;
-        registry.store(&table, &version, answer);
-        for wait in [RECHECK_WAIT_MIN, RECHECK_WAIT_MIN * 2] {
-            assert!(registry.unknown("t", "2").is_some());
-            assert!(registry.recheck().is_none(), "it is too early");
-            tokio::time::advance(wait).await;
-            assert!(registry.unknown("t", "2").is_some(), "nobody waits for the answer");
-            let lookup = registry.recheck().unwrap_or_else(|| panic!("it is time"));
-            let (table, version, answer) = lookup.await;
-            registry.store(&table, &version, answer);
-        }
-        let published = GOOD.replace("\"1\"", "\"2\"");
-        schemas.write().unwrap_or_else(|e| panic!("{e}")).push(published);
-        tokio::time::advance(RECHECK_WAIT_MIN * 4).await;
-        registry.unknown("t", "2");
-        let (table, version, answer) =
-            registry.recheck().unwrap_or_else(|| panic!("it is time")).await;
-        registry.store(&table, &version, answer);
-        assert!(registry.unknown("t", "2").is_none() && registry.cached("t", "2").is_some());
-    }
-}
+mod tests;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
+use crate::systemd;
+
 #[cfg(unix)]
 use UnixSignals as SystemSignals;
 #[cfg(windows)]
@@ -35,8 +37,29 @@ const ECHO_MAX: Duration = Duration::from_millis(200);
 struct UnixSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    /// `None` where the program was started by `nohup` or the like: it is meant to outlive its
+    /// terminal.
+    hangup: Option<tokio::signal::unix::Signal>,
     hung_up: OsSignal,
+}
+
+/// Whether SIGHUP was ignored when the program began, read from the mask of ignored signals, as
+/// Linux shows it; elsewhere nobody says.
+#[cfg(unix)]
+fn hangup_is_ignored() -> bool {
+    const SIGHUP_BIT: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & SIGHUP_BIT != 0)
+}
+
+#[cfg(unix)]
+async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(unix)]
@@ -46,7 +69,7 @@ impl UnixSignals {
         Ok(UnixSignals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
             hung_up,
         })
     }
@@ -55,7 +78,7 @@ impl UnixSignals {
         tokio::select! {
             _ = self.interrupt.recv() => OsSignal::End,
             _ = self.terminate.recv() => OsSignal::End,
-            _ = self.hangup.recv() => self.hung_up,
+            () = hung_up(&mut self.hangup) => self.hung_up,
         }
     }
 }
@@ -105,7 +128,10 @@ impl OsSignals {
                 let signal = system.next().await;
                 if signal == OsSignal::End {
                     match first_end {
-                        None => first_end = Some(Instant::now()),
+                        None => {
+                            first_end = Some(Instant::now());
+                            systemd::stopping();
+                        }
                         Some(first) if first.elapsed() <= ECHO_MAX => continue,
                         // A server's worker sees the end of its pipe and ends gracefully by itself.
                         Some(_) => end_at_once(),
@@ -134,13 +160,31 @@ impl OsSignals {
 /// Becomes true at a signal that says to end, SIGHUP included; a second one ends the program at
 /// once.
 pub fn stop_on_signal() -> watch::Receiver<bool> {
+    stop_within(None)
+}
+
+/// As [`stop_on_signal`]; a program that has not ended after `timeout` ends at once.
+#[cfg(feature = "jetstream")]
+pub fn stop_on_signal_within(timeout: Duration) -> watch::Receiver<bool> {
+    stop_within(Some(timeout))
+}
+
+fn stop_within(timeout: Option<Duration>) -> watch::Receiver<bool> {
     let (sender, stop) = watch::channel(false);
     let listening = OsSignals::listen(OsSignal::End);
     tokio::spawn(async move {
         match listening {
             Ok(mut signals) => {
                 while signals.0.recv().await.is_some() {
-                    sender.send_replace(true);
+                    if !sender.send_replace(true)
+                        && let Some(timeout) = timeout
+                    {
+                        // A thread of its own: it must not depend on a runtime that hangs.
+                        std::thread::spawn(move || {
+                            std::thread::sleep(timeout);
+                            end_at_once()
+                        });
+                    }
                 }
             }
             Err(e) => warn!("signals cannot be listened to: {e}"),

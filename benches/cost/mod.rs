@@ -32,17 +32,13 @@ pub fn events_of(
     (schema.unwrap_or_else(|| panic!("no table {table}")), made)
 }
 
-/// Runs the real binary from its start to its end.
-pub async fn run(eds: &Eds) -> Cost {
+/// Runs the real binary with these arguments from its start to its end.
+pub async fn run(eds: &Eds, args: &[&str]) -> Cost {
     let started = Instant::now();
-    let mut running = eds.start(&[]);
-    let (mut peak_kib, mut ticks) = (0u64, 0u64);
+    let mut running = eds.start(args);
+    let (mut peak, mut ticks) = (0f64, 0u64);
     while running.is_running() {
-        if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", running.pid())) {
-            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            peak_kib = peak_kib
-                .max(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
-        }
+        peak = peak.max(peak_mib(running.pid()));
         if let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", running.pid())) {
             let fields: Vec<u64> = stat
                 .rsplit(')')
@@ -61,5 +57,13 @@ pub async fn run(eds: &Eds) -> Cost {
     let ended = running.wait(Duration::from_secs(1));
     assert!(ended.status.success(), "{}", ended.log);
     // The kernel counts in hundredths of a second.
-    Cost { seconds, peak_mib: peak_kib as f64 / 1024.0, cpu_seconds: ticks as f64 / 100.0 }
+    Cost { seconds, peak_mib: peak, cpu_seconds: ticks as f64 / 100.0 }
+}
+
+/// The most memory that a process had so far; 0 where it has ended.
+pub fn peak_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.unwrap_or_default() / 1024.0
 }

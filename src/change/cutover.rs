@@ -10,6 +10,9 @@ use super::{Event, Position, Version};
 /// The stream is read from so much before the snapshot, because the broker's clock is not the
 /// database's.
 pub const CLOCKS_APART_MAX_NS: i64 = 600_000_000_000;
+/// A broker's clock is believed to be no further behind the database's: a place in the stream that
+/// is older than that is earlier.
+const CLOCK_BEHIND_MAX_NS: i64 = 24 * 3_600_000_000_000;
 /// Stands for the tables of a consumer that have no line of their own.
 const OTHERS: &str = "";
 
@@ -19,7 +22,9 @@ pub struct Imported {
     /// Its rows contain the events up to this version. `None` where the import only added rows to
     /// the existing ones: deletions up to then are known from the stream alone.
     pub at: Option<Version>,
-    /// The time of the last snapshot, Unix nanoseconds: the stream is read from a little before it.
+    /// The time of the last snapshot, or, where it only added rows, the time up to which the
+    /// stream was applied if that is earlier; Unix nanoseconds. The stream is read from a little
+    /// before it.
     pub since_ns: i64,
 }
 
@@ -39,8 +44,14 @@ pub struct TableSnapshot {
 pub enum ResumePoint {
     /// Behind this place.
     After(Position),
-    /// Unix nanoseconds.
-    Since(i64),
+    /// With what was published from a time on, or behind a place, whichever comes first in the
+    /// stream: only there is it known, as the broker's clock may be far from the database's.
+    Since {
+        /// Unix nanoseconds.
+        since_ns: i64,
+        /// The place, if some table needs its events from there on.
+        after: Option<Position>,
+    },
 }
 
 /// What one consumer has to know about the imported tables.
@@ -55,6 +66,12 @@ pub struct Cutover {
 impl Cutover {
     fn applied_to(&self, table: &str) -> Position {
         self.applied.get(table).or_else(|| self.applied.get(OTHERS)).copied().unwrap_or_default()
+    }
+
+    /// Whether what comes at `position` was applied to the table before an import set the consumer
+    /// back.
+    pub fn had_applied(&self, table: &str, position: Position) -> bool {
+        self.applied_to(table).contains(position)
     }
 
     /// Whether the event is contained in its table already: it is not newer than the snapshot, or
@@ -95,13 +112,16 @@ impl Cutover {
             self.imported.iter().filter(|(table, _)| self.applied_to(table) == Position::default());
         let since = unread.map(|(_, imported)| imported.since_ns - CLOCKS_APART_MAX_NS).min();
         let after = self.applied.values().filter(|p| p.sequence > 0).min_by_key(|p| p.sequence);
+        let after = after.copied();
+        let is_earlier = |since_ns: i64, after: Position| {
+            after.time_ns > 0 && after.time_ns < since_ns.saturating_sub(CLOCK_BEHIND_MAX_NS)
+        };
         match (since, after) {
-            (Some(since), Some(after)) if after.time_ns > since || after.time_ns == 0 => {
-                Some(ResumePoint::Since(since))
+            (Some(since_ns), Some(after)) if is_earlier(since_ns, after) => {
+                Some(ResumePoint::After(after))
             }
-            (_, Some(after)) => Some(ResumePoint::After(*after)),
-            (Some(since), None) => Some(ResumePoint::Since(since)),
-            (None, None) => None,
+            (Some(since_ns), after) => Some(ResumePoint::Since { since_ns, after }),
+            (None, after) => after.map(ResumePoint::After),
         }
     }
 }
@@ -191,10 +211,17 @@ impl Cutovers {
     /// Takes note of imported tables, and sets all consumers back from where they stood. A consumer
     /// without a position had none, or was set back before and has not moved since.
     pub fn import(&mut self, snapshots: &[TableSnapshot], stood: &[(String, Option<Position>)]) {
-        // Where rows are only added, what an earlier import left to be read still has to be read.
+        // Where rows are only added, what was left to be read still has to be read: deletions are
+        // not in the snapshot, and older changes may wait that are written over it.
         let unmoved = stood.is_empty() || stood.iter().any(|(_, position)| position.is_none());
+        let reached_ns = stood.iter().filter_map(|(_, p)| p.map(|p| p.time_ns));
+        let reached_ns = reached_ns.filter(|ns| *ns > 0).min();
         for TableSnapshot { table, at, whole } in snapshots {
-            let since_ns = at.nanos as i64;
+            let taken_ns = at.nanos as i64;
+            let since_ns = match reached_ns {
+                Some(reached_ns) if !whole => taken_ns.min(reached_ns),
+                _ => taken_ns,
+            };
             let earlier = self.imported.get(table).copied();
             // Added rows of an older snapshot may replace newer ones.
             let contained = earlier.and_then(|e| e.at).map(|earlier| earlier.min(*at));
@@ -252,6 +279,10 @@ mod tests {
         Decoder::default().decode(text.into()).unwrap_or_else(|e| panic!("{e}"))
     }
 
+    fn since(snapshot: u64, after: Option<Position>) -> Option<ResumePoint> {
+        Some(ResumePoint::Since { since_ns: snapshot as i64 - CLOCKS_APART_MAX_NS, after })
+    }
+
     fn snapshots(tables: &[&str], nanos: u64, whole: bool) -> Vec<TableSnapshot> {
         tables
             .iter()
@@ -270,10 +301,7 @@ mod tests {
         assert!(contains("7".into(), T / 1_000_000 - 1));
         assert!(!contains("7".into(), T / 1_000_000) && !contains("7".into(), 0));
         assert!(!cutover.contains(&event("b", &format!("{}", T - 1), 0), at(1)));
-        assert_eq!(
-            cutover.resume_point(),
-            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
-        );
+        assert_eq!(cutover.resume_point(), since(T, None));
     }
 
     #[test]
@@ -283,10 +311,22 @@ mod tests {
         assert!(!cutovers.of("c").contains(&event("a", &format!("{}", T - 1), 0), at(1)));
         // What was deleted between two imports is known from the stream alone.
         cutovers.import(&snapshots(&["a"], T + 9, false), &[("c".into(), None)]);
-        assert_eq!(
-            cutovers.of("c").resume_point(),
-            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
-        );
+        assert_eq!(cutovers.of("c").resume_point(), since(T, None));
+    }
+
+    /// Import, stream to 700 of what had been applied to 1000, then add the rows of a later export:
+    /// what was deleted between 700 and that export is known from the stream alone, and a change
+    /// that waits at 700 is older than those rows.
+    #[test]
+    fn rows_that_were_only_added_are_followed_by_what_had_not_been_applied() {
+        let mut cutovers = Cutovers::default();
+        cutovers.import(&snapshots(&["a"], T, true), &[("c".into(), Some(at(1000)))]);
+        let later = snapshots(&["a"], T + 2 * CLOCKS_APART_MAX_NS as u64, false);
+        cutovers.import(&later, &[("c".into(), Some(at(700)))]);
+        let cutover = cutovers.of("c");
+        let expected = since(at(700).time_ns as u64, Some(at(1000)));
+        assert_eq!(cutover.resume_point(), expected);
+        assert!(!cutover.contains(&event("a", &format!("{}", T + 5), 0), at(701)));
     }
 
     #[test]
@@ -299,22 +339,22 @@ mod tests {
         assert!(!cutover.contains(&event("a", &new, 0), at(900)));
         assert!(cutover.contains(&event("b", &new, 0), at(900)));
         assert!(!cutover.contains(&event("b", &new, 0), at(1001)));
-        assert_eq!(
-            cutover.resume_point(),
-            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
-        );
-        assert_eq!(
-            cutovers.of("another").resume_point(),
-            Some(ResumePoint::Since(T as i64 - CLOCKS_APART_MAX_NS))
-        );
+        assert_eq!(cutover.resume_point(), since(T, Some(at(1000))));
+        assert_eq!(cutovers.of("another").resume_point(), since(T, None));
     }
 
     #[test]
     fn a_consumer_that_stopped_before_the_snapshot_goes_on_where_it_was() {
-        let mut cutovers = Cutovers::default();
-        let later = snapshots(&["a"], T + 2 * CLOCKS_APART_MAX_NS as u64, true);
-        cutovers.import(&later, &[("c".into(), Some(at(1000)))]);
-        assert_eq!(cutovers.of("c").resume_point(), Some(ResumePoint::After(at(1000))));
+        let resumes = |snapshot: u64| {
+            let mut cutovers = Cutovers::default();
+            cutovers.import(&snapshots(&["a"], snapshot, true), &[("c".into(), Some(at(1000)))]);
+            cutovers.of("c").resume_point()
+        };
+        let later = T + 2 * CLOCK_BEHIND_MAX_NS as u64;
+        assert_eq!(resumes(later), Some(ResumePoint::After(at(1000))));
+        // Its broker's clock may have been behind: then it was after the snapshot.
+        let later = T + CLOCK_BEHIND_MAX_NS as u64;
+        assert_eq!(resumes(later), since(later, Some(at(1000))));
     }
 
     /// Import all, stream to 700 of what had been applied to 1000, then import one table.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::held::in_ascii;
 use super::{Change, Event, EventPart, Position};
+use crate::help::HelpCode;
 
 /// The most bytes of a key and of a reason that are kept beside the payload.
 const TEXT_BYTES_MAX: usize = 4 << 10;
@@ -45,6 +46,16 @@ impl RejectKind {
             RejectKind::UnknownSchema => "unknown-schema",
             RejectKind::InvalidRow => "invalid-row",
             RejectKind::Refused => "refused",
+        }
+    }
+
+    /// The page that helps.
+    pub fn help(self) -> HelpCode {
+        match self {
+            RejectKind::Malformed => HelpCode::LetterMalformed,
+            RejectKind::UnknownSchema => HelpCode::LetterUnknownSchema,
+            RejectKind::InvalidRow => HelpCode::LetterInvalidRow,
+            RejectKind::Refused => HelpCode::LetterRefused,
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decode::{ColumnOrder, RowLeft};
 use super::json::Slot;
-use super::{Change, Decoder, Event, EventPart, Position, TableSchema};
+use super::{Change, ColumnRules, Decoder, Event, EventPart, MessageOrigin, Position, TableSchema};
 
 /// A chunk ends with the change that brings it to so many bytes of events.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -40,6 +40,10 @@ pub struct HeldLabel {
     pub changes: u64,
     /// The bytes of its body.
     pub bytes: u64,
+    /// Its changes are events as they came, as the schema of one of them was not known: to be read
+    /// with [`read_events`].
+    #[serde(default)]
+    pub is_unresolved: bool,
 }
 
 /// A chunk whose changes are applied, or some of them. The destination takes note in the same
@@ -68,6 +72,11 @@ struct ChangeText {
     sequence: u64,
     time_ns: i64,
     part: EventPart,
+    /// Whether the event claims to be from later than it was published, as it was judged when it
+    /// came: by then it was known how far the broker's clock was behind. `None` where an earlier
+    /// version of EDS kept it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    is_of_future: Option<bool>,
     /// The event as it came.
     event: String,
 }
@@ -76,22 +85,36 @@ struct ChangeText {
 pub struct Body {
     /// How many changes it has.
     pub changes: u64,
-    /// What [`read`] reads.
+    /// What [`read`] reads, or [`read_events`].
     pub text: String,
+    /// The changes have no schema.
+    pub is_unresolved: bool,
 }
 
-/// Puts the changes at `indices` (of one table, in their order) into bodies of chunks. Changes
-/// without a schema are left out.
+/// An event whose changes were kept before its schema was known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldEvent {
+    /// What it was published to.
+    pub subject: String,
+    /// Where it is in the stream.
+    pub position: Position,
+    /// The event as it came.
+    pub payload: Bytes,
+}
+
+/// Puts the changes at `indices` (of one table, in their order) into bodies of chunks.
 pub fn bodies(changes: &[Change], indices: &[usize]) -> Vec<Body> {
     let mut bodies = Vec::new();
     let mut rest = indices;
-    while let Some(schema) = rest.first().and_then(|first| changes[*first].schema.as_ref()) {
+    while let Some(first) = rest.first() {
+        let schema = changes[*first].schema.as_ref();
         let taken = chunk_len(changes, rest, schema);
         let (chunk, others) = rest.split_at(taken);
-        let text = BodyText { schema: schema.to_json(), changes: texts(changes, chunk) };
+        let json = schema.map_or(serde_json::Value::Null, |schema| schema.to_json());
+        let text = BodyText { schema: json, changes: texts(changes, chunk) };
         // It has only keys that are texts.
-        let text = serde_json::to_string(&text).unwrap_or_default();
-        bodies.push(Body { changes: taken as u64, text: in_ascii(text) });
+        let text = in_ascii(serde_json::to_string(&text).unwrap_or_default());
+        bodies.push(Body { changes: taken as u64, text, is_unresolved: schema.is_none() });
         rest = others;
     }
     bodies
@@ -117,12 +140,12 @@ pub(super) fn in_ascii(json: String) -> String {
 
 /// How many of the first changes at `indices` make one chunk: they have the same schema, and two
 /// of one event stay together.
-fn chunk_len(changes: &[Change], indices: &[usize], schema: &Arc<TableSchema>) -> usize {
+fn chunk_len(changes: &[Change], indices: &[usize], schema: Option<&Arc<TableSchema>>) -> usize {
     let mut bytes = 0;
     for (at, index) in indices.iter().enumerate() {
         let change = &changes[*index];
         let is_second = at > 0 && changes[indices[at - 1]].is_of_same_event(change);
-        let is_other = change.schema.as_ref().is_none_or(|s| **s != **schema);
+        let is_other = change.schema.as_ref() != schema;
         if !is_second && (is_other || bytes >= CHUNK_BYTES) {
             return at.max(1);
         }
@@ -146,24 +169,42 @@ fn texts(changes: &[Change], indices: &[usize]) -> Vec<ChangeText> {
             sequence: change.position.sequence,
             time_ns: change.position.time_ns,
             part: EventPart::of(change),
+            is_of_future: Some(change.event.is_of_future()),
             event: change.event.payload().to_owned(),
         });
     }
     texts
 }
 
-/// The changes of a body, as they were when it was made. Fails where it is not of the form that
-/// [`bodies`] makes; why, for people.
-pub fn read(body: &str) -> Result<Vec<Change>, String> {
+/// The events of a body whose changes have no schema. Fails as [`read`] does.
+pub fn read_events(body: &str) -> Result<Vec<HeldEvent>, String> {
+    let body: BodyText = serde_json::from_str(body).map_err(|e| e.to_string())?;
+    let event = |text: ChangeText| HeldEvent {
+        subject: text.subject,
+        position: Position { sequence: text.sequence, time_ns: text.time_ns },
+        payload: Bytes::from(text.event),
+    };
+    Ok(body.changes.into_iter().map(event).collect())
+}
+
+/// The changes of a body, as they were when it was made, less what `columns` take away now. Fails
+/// where it is not of the form that [`bodies`] makes of changes with a schema; why, for people.
+pub fn read(body: &str, columns: &ColumnRules) -> Result<Vec<Change>, String> {
     let body: BodyText = serde_json::from_str(body).map_err(|e| e.to_string())?;
     let schema = TableSchema::parse(&body.schema.to_string()).map_err(|e| e.to_string())?;
-    let schema = Arc::new(schema);
+    let left = columns.schema(&schema).map_err(|e| e.to_string())?;
+    let schema = Arc::new(left.unwrap_or(schema));
     let (mut decoder, mut order) = (Decoder::default(), ColumnOrder::default());
     let mut changes = Vec::with_capacity(body.changes.len());
     for text in body.changes {
         let position = Position { sequence: text.sequence, time_ns: text.time_ns };
-        let mut event = decoder.decode(Bytes::from(text.event)).map_err(|e| e.to_string())?;
-        event.published_at(position.time_ns);
+        let mut event = columns
+            .decode(&mut decoder, Bytes::from(text.event), MessageOrigin::Kept)
+            .map_err(|e| e.to_string())?;
+        match text.is_of_future {
+            Some(known) => event.judged(known),
+            None => drop(event.published_at(position.time_ns)),
+        }
         let (row, key) = decoder.row(&event, &schema, &mut order).map_err(|e| e.to_string())?;
         let left = match text.part {
             EventPart::Own => None,
@@ -171,13 +212,10 @@ pub fn read(body: &str) -> Result<Vec<Change>, String> {
                 decoder.row_left(&event, &schema, &order, &key).map_err(|e| e.to_string())?
             }
         };
-        let change = |event: Event, row: Box<[Slot]>, key: Bytes| Change {
-            event,
-            subject: text.subject.as_str().into(),
-            position,
-            schema: Some(schema.clone()),
-            row,
-            key,
+        let subject: Box<str> = text.subject.as_str().into();
+        let change = |event: Event, row: Box<[Slot]>, key: Bytes| {
+            let schema = Some(schema.clone());
+            Change { event, subject: subject.clone(), position, schema, row, key }.as_told()
         };
         changes.extend(left.map(|RowLeft { row, key }| change(event.as_delete(), row, key)));
         if text.part != EventPart::Left {
@@ -203,11 +241,12 @@ mod tests {
                 sequence,
                 time_ns: 5,
                 part: EventPart::Both,
+                is_of_future: None,
                 event: payload.to_owned(),
             }],
         };
         let text = serde_json::to_string(&body).unwrap_or_default();
-        read(&text).unwrap_or_else(|e| panic!("{e}"))
+        read(&text, &ColumnRules::default()).unwrap_or_else(|e| panic!("{e}"))
     }
 
     fn shown(change: &Change) -> (u64, bool, &[u8], Option<&str>, &str) {
@@ -242,11 +281,54 @@ mod tests {
         assert!(kept.iter().all(|body| body.text.is_ascii()));
         let mut found = Vec::new();
         for body in &kept {
-            found.extend(read(&body.text)?);
+            found.extend(read(&body.text, &ColumnRules::default())?);
         }
         let expected: Vec<_> = all.iter().map(shown).collect();
         assert_eq!(found.iter().map(shown).collect::<Vec<_>>(), expected);
         assert_eq!(found.last().and_then(|c| c.schema.as_ref()), Some(&wider));
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_plausible_when_it_came_stays_so() -> Result<(), Box<dyn std::error::Error>> {
+        let schema = Arc::new(TableSchema::parse(SCHEMA)?);
+        let event = r#"{"operation":"INSERT","table":"t","key":["a"],"after":{"id":"a","n":1},"mvccTimestamp":"1720732611708587506.0000000000"}"#;
+        // It was published at the beginning of all times, as an earlier version kept it.
+        let mut changes = changes_of(&schema, 1, event);
+        assert_eq!(changes[0].event.version(), None);
+        for is_of_future in [false, true] {
+            changes[0].event.judged(is_of_future);
+            let kept = bodies(&changes, &[0]);
+            let found = read(&kept[0].text, &ColumnRules::default())?;
+            assert_eq!(found[0].event.version().is_none(), is_of_future);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_no_schema_is_kept_as_it_came() -> Result<(), Box<dyn std::error::Error>> {
+        let schema = Arc::new(TableSchema::parse(SCHEMA)?);
+        let mut all = changes_of(&schema, 1, r#"{"operation":"DELETE","table":"t","key":["a"]}"#);
+        let unknown = r#"{"operation":"INSERT","table":"t","after":{"id":"ä","other":1}}"#;
+        for sequence in [2, 3] {
+            let event = Decoder::default().decode(Bytes::copy_from_slice(unknown.as_bytes()))?;
+            all.push(Change {
+                event,
+                subject: "s".into(),
+                position: Position { sequence, time_ns: 7 },
+                schema: None,
+                row: Box::default(),
+                key: Bytes::new(),
+            });
+        }
+        let kept = bodies(&all, &[0, 1, 2]);
+        let forms: Vec<_> = kept.iter().map(|body| (body.changes, body.is_unresolved)).collect();
+        assert_eq!(forms, [(1, false), (2, true)]);
+        let text = kept.last().map_or("", |body| &body.text);
+        let events = read_events(text)?;
+        let found: Vec<_> = events.iter().map(|e| (e.position.sequence, &*e.payload)).collect();
+        assert_eq!(found, [(2, unknown.as_bytes()), (3, unknown.as_bytes())]);
+        assert!(read(text, &ColumnRules::default()).is_err(), "nobody takes it for changes");
         Ok(())
     }
 }

@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use super::stamps::Stamp;
+
 /// What some programs put before a file of UTF-8; JSON knows no such thing.
 pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -23,6 +25,19 @@ pub struct Slot {
 impl Slot {
     /// The value is not there at all.
     pub const MISSING: Slot = Slot { start: u32::MAX, end: u32::MAX };
+
+    /// In place of a value that is the event's and not in its payload.
+    pub fn of_stamp(stamp: Stamp) -> Slot {
+        Slot { start: u32::MAX, end: stamp as u32 }
+    }
+
+    /// The stamp that it stands for.
+    pub fn as_stamp(&self) -> Option<Stamp> {
+        if self.start != u32::MAX {
+            return None;
+        }
+        Stamp::ALL.into_iter().find(|stamp| *stamp as u32 == self.end)
+    }
 
     /// The token in `payload`, or `None` where the value is missing.
     pub fn of<'a>(&self, payload: &'a str) -> Option<&'a str> {

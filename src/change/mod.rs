@@ -2,6 +2,7 @@
 //! here does I/O.
 
 pub mod batch;
+pub mod columns;
 pub mod compact;
 pub mod cutover;
 pub mod dead_letter;
@@ -11,6 +12,7 @@ pub mod held;
 pub mod import;
 pub mod json;
 pub mod schema;
+pub mod stamps;
 pub mod value;
 pub mod version;
 
@@ -20,6 +22,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, TableGroup};
+pub use columns::{ColumnRules, MessageOrigin};
 pub use cutover::Cutover;
 pub use dead_letter::{DeadLetter, NumberedLetter};
 pub use decode::{Decoder, Event, Malformed};
@@ -27,6 +30,7 @@ pub use held::{HeldChunk, Release};
 pub use schema::{Column, ColumnType, TableSchema};
 pub use version::Version;
 
+use decode::told_of_deleted;
 use json::Slot;
 
 /// What happened to the row.
@@ -107,7 +111,7 @@ pub struct Change {
     pub position: Position,
     /// `None` where the destination needs no schemas.
     pub schema: Option<Arc<TableSchema>>,
-    /// One slot per column of `schema`; of a delete only the key columns.
+    /// One slot per column of `schema`; of a delete that removes the row only the key columns.
     pub row: Box<[Slot]>,
     /// The primary key in a form in which equal keys have equal bytes.
     pub key: Bytes,
@@ -116,13 +120,27 @@ pub struct Change {
 impl Change {
     /// The JSON token of column `index`; `None` where it is missing or null.
     pub fn token(&self, index: usize) -> Option<&str> {
-        self.row.get(index).and_then(|slot| slot.present(self.event.payload()))
+        let slot = self.row.get(index)?;
+        match slot.as_stamp() {
+            Some(stamp) => self.event.stamp(stamp),
+            None => slot.present(self.event.payload()),
+        }
     }
 
     /// Whether it and `next` are of one event: an update of the primary key leaves one row and
     /// writes another.
     pub fn is_of_same_event(&self, next: &Change) -> bool {
         std::ptr::eq(self.event.payload(), next.event.payload())
+    }
+
+    /// The same change; of a row that stays after its deletion only what the event tells of it.
+    pub fn as_told(self) -> Change {
+        let schema = self.schema.as_ref();
+        let told = schema.and_then(|schema| told_of_deleted(&self.event, schema, &self.row));
+        match told {
+            Some((schema, row)) => Change { schema: Some(Arc::new(schema)), row, ..self },
+            None => self,
+        }
     }
 
     /// The same change with a schema that lacks some columns of its own one.
@@ -139,9 +157,14 @@ impl Change {
         schema.map_or(0, |schema| dead_letter::row_hash(&schema.table, &self.key))
     }
 
-    /// Whether it takes the row away.
+    /// Whether the row is gone at the source.
     pub fn is_delete(&self) -> bool {
         self.event.operation == Operation::Delete
+    }
+
+    /// Whether it takes the row out of its table; else a row that is gone is marked.
+    pub fn removes_row(&self) -> bool {
+        self.is_delete() && !self.schema.as_ref().is_some_and(|schema| schema.keeps_deleted())
     }
 
     /// The bytes that the change occupies in memory, for the limits on pending changes.

@@ -79,6 +79,15 @@ pub struct Column {
     pub kind: ColumnType,
     /// False only where the schema requires the column and does not call it nullable.
     pub nullable: bool,
+    /// The type that the user wants where EDS makes the column, as the database writes it.
+    pub declared: Option<Box<str>>,
+}
+
+impl Column {
+    /// The same column with texts in it.
+    pub fn as_text(&self) -> Column {
+        Column { kind: ColumnType::Text, ..self.clone() }
+    }
 }
 
 /// One table at one model version. Columns: the primary key in its order, then the rest by name.
@@ -92,6 +101,8 @@ pub struct TableSchema {
     pub columns: Box<[Column]>,
     /// The first `keys` columns are the primary key; at least one.
     pub keys: usize,
+    /// Tells it from schemas of the same table and version that have others of its columns.
+    pub columns_hash: u64,
     index: HashMap<Box<str>, u16>,
 }
 
@@ -200,15 +211,30 @@ pub enum BadSchema {
     TooWide(String),
 }
 
+fn columns_hash(columns: &[Column]) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    for column in columns {
+        hasher.update(column.name.as_bytes());
+        hasher.update(&[0, column.kind as u8]);
+    }
+    hasher.digest()
+}
+
 impl TableSchema {
     /// The same schema without some of its columns, by index; the primary key stays whole.
     pub fn without(&self, left_out: &[usize]) -> TableSchema {
         let stays = |(i, _): &(usize, &Column)| *i < self.keys || !left_out.contains(i);
-        let columns: Box<[Column]> =
-            self.columns.iter().enumerate().filter(stays).map(|(_, c)| c.clone()).collect();
+        self.with_columns(
+            self.columns.iter().enumerate().filter(stays).map(|(_, c)| c.clone()).collect(),
+        )
+    }
+
+    /// The same schema with other columns, of which the first are its primary key as it was.
+    pub(super) fn with_columns(&self, columns: Box<[Column]>) -> TableSchema {
         let index = columns.iter().zip(0..).map(|(column, i)| (column.name.clone(), i)).collect();
         let (table, version) = (self.table.clone(), self.version.clone());
-        TableSchema { table, version, columns, keys: self.keys, index }
+        let columns_hash = columns_hash(&columns);
+        TableSchema { table, version, columns, keys: self.keys, columns_hash, index }
     }
 
     /// Reads one schema of HQ's form.
@@ -230,6 +256,7 @@ impl TableSchema {
             nullable: property.nullable.unwrap_or(false)
                 || property.kind.has_null()
                 || !required.contains(name),
+            declared: None,
         };
         let mut columns = Vec::with_capacity(wire.properties.len());
         for key in &wire.primary_keys {
@@ -248,6 +275,7 @@ impl TableSchema {
         Ok(TableSchema {
             table: wire.table.into(),
             version: wire.model_version.into(),
+            columns_hash: columns_hash(&columns),
             columns: columns.into(),
             keys: wire.primary_keys.len(),
             index,
@@ -277,6 +305,7 @@ impl TableSchema {
             version: self.version.clone(),
             columns: self.columns.clone(),
             keys: self.keys,
+            columns_hash: self.columns_hash,
             index: self.index.clone(),
         }
     }
@@ -289,6 +318,23 @@ impl TableSchema {
     /// The columns of the primary key, in its order.
     pub fn key_columns(&self) -> &[Column] {
         &self.columns[..self.keys]
+    }
+
+    /// A row, as an export has it, that has nothing but its key; `values`: the texts of the key's
+    /// columns.
+    pub fn row_of_key(&self, values: &[String]) -> String {
+        let member = |(column, text): (&Column, &String)| {
+            let value = match (column.kind, serde_json::from_str(text)) {
+                (ColumnType::Integer | ColumnType::Number | ColumnType::Boolean, Ok(value)) => {
+                    value
+                }
+                _ => serde_json::Value::String(text.clone()),
+            };
+            (column.name.to_string(), value)
+        };
+        let members: serde_json::Map<_, _> =
+            self.key_columns().iter().zip(values).map(member).collect();
+        serde_json::Value::Object(members).to_string()
     }
 
     /// Whether every column of `other` is also one of this version.

@@ -212,7 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn column(kind: ColumnType, nullable: bool) -> Column {
-        Column { name: "c".into(), kind, nullable }
+        Column { name: "c".into(), kind, nullable, declared: None }
     }
 
     #[test]

@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
-use super::args::HqAccess;
+use super::args::{ApiKey, HqAccess, named_servers};
 use super::exit::Exit;
+use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
 use crate::config::Config;
+use crate::feed::jetstream::api::{AckPolicy, ConsumerInfo};
 use crate::feed::jetstream::hand_back::described;
+use crate::help::HelpCode;
 use crate::supervisor::consumer::ConsumerAccess;
 use crate::worker::nats_login::servers;
 
@@ -43,39 +47,68 @@ struct Reach {
     /// Append this to the name of the consumer [default: nothing]
     #[arg(long, value_name = "TEXT")]
     consumer_suffix: Option<String>,
+    #[command(flatten)]
+    output: JsonFlag,
 }
 
 impl Consumer {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
+        let mut printer = match &self.what {
+            ConsumerTask::Show(reach) => reach.output.printer("consumer show"),
+            ConsumerTask::HandBack(reach) => reach.output.printer("consumer hand-back"),
+        };
+        let done = Box::pin(self.tell(&global, &mut printer)).await;
+        printer.end(done)
+    }
+
+    async fn tell(self, global: &Global, printer: &mut Printer) -> Result<(), Exit> {
         match self.what {
             ConsumerTask::Show(reach) => {
-                let info = reach.access(&global)?.look().await?.ok_or_else(|| {
-                    Exit::Failed(
-                        "there is no such consumer: EDS has not streamed yet, or not for three days"
-                            .into(),
+                let info = reach.access(global)?.look().await?.ok_or_else(|| {
+                    Exit::failed(
+                        HelpCode::NotThere,
+                        "there is no such consumer: EDS has not streamed yet, or not for three days",
                     )
                 })?;
-                described(&info).iter().for_each(|line| println!("{line}"));
+                printer.row(|| for_programs(&info), || described(&info).join("\n"));
             }
             ConsumerTask::HandBack(reach) => {
-                let (since, info) = reach.access(&global)?.hand_back().await?;
-                described(&info).iter().for_each(|line| println!("{line}"));
-                println!(
+                let (since, info) = reach.access(global)?.hand_back().await?;
+                printer.row(
+                    || {
+                        let mut told = for_programs(&info);
+                        told["resumes_with_messages_since"] = json!(since);
+                        told
+                    },
+                    || described(&info).join("\n"),
+                );
+                printer.line(format!(
                     "\nThe Go program can resume with messages published since {since}. Do not \
                      start EDS meanwhile: it would take the consumer back."
-                );
+                ));
             }
         }
         Ok(())
     }
 }
 
+fn for_programs(info: &ConsumerInfo) -> Value {
+    json!({
+        "name": info.name, "created": info.created,
+        "is_cumulative": info.config.ack_policy == AckPolicy::All,
+        "acknowledged_sequence": info.floor(), "delivered_sequence": info.delivered.stream_seq,
+        "unacknowledged": info.num_ack_pending, "pending": info.num_pending,
+        "is_read": info.num_waiting > 0,
+    })
+}
+
 impl Reach {
     fn access(self, global: &Global) -> Result<ConsumerAccess, Exit> {
         let config = Config::read(&global.data_dir)?;
-        let hq = HqAccess::new(None, self.api_url.as_deref(), &config);
-        let servers = servers(self.server.as_deref(), hq.address.as_deref());
+        let hq = HqAccess::of_server(&ApiKey::default(), self.api_url.as_deref(), &config)?;
+        let servers =
+            servers(named_servers(self.server.as_deref())?.as_deref(), hq.address.as_deref());
         // Without a token HQ gives no credentials.
         let hq = if hq.token.is_some() { hq.client()? } else { None };
         Ok(ConsumerAccess {

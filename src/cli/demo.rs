@@ -6,14 +6,17 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::args::DestinationArgs;
 use super::exit::Exit;
+use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::destination::Settings;
+use crate::help::HelpCode;
 use crate::pipeline::progress::Snapshot;
 use crate::pipeline::{Adoption, LetterOptions, Progress, SchemaChange};
 use crate::registry::SchemaSource;
@@ -24,7 +27,6 @@ use crate::sandbox::shop::{Shop, ShopOptions};
 use crate::sandbox::source::{DemoSource, Transport};
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
-use crate::state::predecessor::Predecessor;
 use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
 
 /// How long the destination may take nothing, once the shop is closed, before the demo gives up.
@@ -55,6 +57,8 @@ pub struct Demo {
     #[cfg(feature = "http")]
     #[arg(long)]
     import: bool,
+    #[command(flatten)]
+    output: JsonFlag,
 }
 
 /// Changes that an old shop has seen.
@@ -75,26 +79,33 @@ impl Demo {
             &Global { silent: global.silent || !global.verbose, ..global.clone() },
             None,
         )?;
+        let mut printer = self.output.printer("demo");
+        let done = Box::pin(self.show(&global, &mut printer)).await;
+        printer.end(done)
+    }
+
+    async fn show(self, global: &Global, printer: &mut Printer) -> Result<(), Exit> {
+        let is_dark = global.silent || self.output.json;
         let target = self.target()?;
-        println!(
+        printer.line(format!(
             "A shop with {} tables changes {} times a second for {:?}; EDS keeps {} \
              equal to it.",
             self.shop_after(0).tables.len(),
             self.rate,
             self.open_for,
             target.apply.destination
-        );
+        ));
         let begin = if self.imports() { HISTORY } else { 0 };
         let total = begin + (self.rate * self.open_for.as_secs_f64()) as u64;
         let (due_sender, due) = watch::channel(0);
         let DemoSource { feed, consumer, transport, server: _server, .. } =
-            self.source(&target.folder, due.clone()).await?;
+            self.source(&target.folder, due.clone(), printer).await?;
         // An old shop goes on changing while it is exported and loaded.
         let mut pacing =
             self.imports().then(|| tokio::spawn(pace(self.rate, begin, total, due_sender.clone())));
         #[cfg(feature = "http")]
         if self.import {
-            self.import(&target, global.silent, due.clone()).await?;
+            self.import(&target, is_dark, due.clone(), printer).await?;
         }
         let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
         let (stop_sender, stop) = watch::channel(false);
@@ -105,7 +116,7 @@ impl Demo {
             until_caught_up: false,
             events_max: usize::MAX,
             progress: progress.clone(),
-            predecessor: Predecessor::Nobody,
+            has_predecessor: false,
             stop,
         };
         let data = DataDir::take(&target.data_dir, false)?;
@@ -114,7 +125,7 @@ impl Demo {
         let pacing = pacing
             .take()
             .unwrap_or_else(|| tokio::spawn(pace(self.rate, begin, total, due_sender)));
-        let screen = Screen::on_stdout();
+        let screen = if is_dark { Screen::dark() } else { Screen::on_stdout() };
         let made = self.watch(transport, due, pacing, &running, &progress, &screen).await?;
         let applied = wait_until_applied(&progress, made, &running, &screen).await;
         stop_sender.send_replace(true);
@@ -123,7 +134,7 @@ impl Demo {
             return Err(too_slow(made, &progress.snapshot()));
         }
         screen.show(&progress.snapshot());
-        verdict(&self.shop_after(made), &target.apply.destination, &target.url).await
+        verdict(&self.shop_after(made), &target, printer).await
     }
 
     /// Clears the demo's folder, unless it streams elsewhere, and opens nothing yet. A destination
@@ -135,7 +146,7 @@ impl Demo {
             .url
             .clone()
             .unwrap_or_else(|| format!("sqlite://{}", folder.join("shop.db").display()));
-        let place = DestinationArgs { url: Some(url.clone()), url_file: None };
+        let place = DestinationArgs { url: Some(url.clone()), ..DestinationArgs::default() };
         let (destination, driver) = place.destination(None)?;
         if !check::can_read(&destination.scheme) {
             return Err(Exit::Usage(format!(
@@ -145,15 +156,22 @@ impl Demo {
         }
         if self.url.is_none() && folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|e| {
-                Exit::Failed(format!("{} cannot be cleared: {e}", folder.display()))
+                Exit::failed(
+                    HelpCode::FileUnwritable,
+                    format!("{} cannot be cleared: {e}", folder.display()),
+                )
             })?;
         }
-        std::fs::create_dir_all(&folder)
-            .map_err(|e| Exit::Failed(format!("{} cannot be made: {e}", folder.display())))?;
+        std::fs::create_dir_all(&folder).map_err(|e| {
+            let text = format!("{} cannot be made: {e}", folder.display());
+            Exit::failed(HelpCode::FileUnwritable, text)
+        })?;
         let apply = ApplyRequest {
             destination,
             driver,
-            schemas: SchemaSource::Fixed(Arc::new(RwLock::new(self.shop_after(0).schemas()))),
+            schemas: SchemaSource::Fixed(Arc::new(RwLock::new(
+                self.shop_after(0).schemas().into(),
+            ))),
             tables: TableFilter::default(),
             adopt: Vec::new(),
             adoption: Adoption::Without,
@@ -161,6 +179,7 @@ impl Demo {
             pending_latency_max: None,
             restart: !self.imports(),
             rules: None,
+            columns: Arc::default(),
             schema_change: SchemaChange::default(),
             letters: LetterOptions::default(),
         };
@@ -206,8 +225,9 @@ impl Demo {
     async fn import(
         &self,
         target: &DemoTarget,
-        silent: bool,
+        is_dark: bool,
         mut due: watch::Receiver<u64>,
+        printer: &mut Printer,
     ) -> Result<(), Exit> {
         use crate::hq::Hq;
         use crate::http::Http;
@@ -218,17 +238,20 @@ impl Demo {
         let hq = crate::sandbox::hq::SandboxHq::start(0, shop, exports, 5_000, None)
             .await
             .map_err(|e| Exit::Failed(e.to_string()))?;
-        println!("After {now} changes the shop is exported, and it keeps changing:\n");
+        printer.line(format!("After {now} changes the shop is exported, and it keeps changing:\n"));
         let ApplyRequest { destination, driver, .. } = &target.apply;
         let request = ImportRequest {
             hq: Some(Hq::new(Http::new().map_err(Exit::Failed)?, hq.url(), None)),
-            output: if silent { ProgressOutput::Silent } else { ProgressOutput::Terminal },
+            output: match is_dark {
+                true => ProgressOutput::Silent,
+                false => ProgressOutput::Terminal,
+            },
             ..ImportRequest::new(destination.clone(), driver)
         };
         request.test().await?;
         let data = DataDir::take(&target.data_dir, false)?;
         request.prepare(&data).await?.run(stop_on_signal()).await?;
-        println!();
+        printer.line("");
         Ok(())
     }
 
@@ -238,15 +261,41 @@ impl Demo {
         shop
     }
 
-    async fn source(&self, folder: &Path, due: watch::Receiver<u64>) -> Result<DemoSource, Exit> {
+    async fn source(
+        &self,
+        folder: &Path,
+        due: watch::Receiver<u64>,
+        printer: &mut Printer,
+    ) -> Result<DemoSource, Exit> {
         if cfg!(not(feature = "jetstream")) && self.server.is_some() {
-            return Err(Exit::Usage("this build cannot speak to NATS (feature jetstream)".into()));
+            return Err(Exit::usage(
+                HelpCode::NotInBuild,
+                "this build cannot speak to NATS (feature jetstream)",
+            ));
         }
         let server = self.server.as_deref();
         let source = DemoSource::choose(self.seed, server, self.no_nats, folder, due).await?;
-        println!("{}", source.sentence);
+        printer.line(&source.sentence);
         Ok(source)
     }
+}
+
+/// What a person may try next, with the destination's own client.
+fn next_steps(settings: &Settings) -> String {
+    let look = match &*settings.scheme {
+        "sqlite" => format!("sqlite3 {} 'SELECT * FROM \"order\" LIMIT 3'", settings.path),
+        "file" => format!("ls {}", settings.path),
+        "postgres" => "psql -c 'SELECT * FROM \"order\" LIMIT 3'".into(),
+        _ => "mysql -e 'SELECT * FROM `order` LIMIT 3'".into(),
+    };
+    let width = look.chars().count();
+    let lines = [
+        (&*look, "the rows"),
+        ("eds demo --import --for 10s", "while the shop is imported"),
+        ("eds drivers", "what fits your destination"),
+    ];
+    let lines = lines.map(|(line, what)| format!("\n  {line:<width$}  {what}"));
+    format!("\nTo try next:{}", lines.concat())
 }
 
 fn too_slow(made: u64, now: &Snapshot) -> Exit {
@@ -277,22 +326,29 @@ async fn wait_until_applied<T>(
 }
 
 /// Compares and says so; a difference is an error.
-async fn verdict(shop: &Shop, settings: &Settings, url: &str) -> Result<(), Exit> {
+async fn verdict(shop: &Shop, target: &DemoTarget, printer: &mut Printer) -> Result<(), Exit> {
     let started = Instant::now();
-    let reports = check::reports(shop, settings, url)
+    let reports = check::reports(shop, &target.apply.destination, &target.url)
         .await
         .map_err(|e| Exit::Failed(format!("the destination cannot be read back: {e}")))?;
-    println!("\nThe destination compared with the shop, row by row:");
-    reports.iter().for_each(|r| println!("  {}", check::line(r)));
+    printer.line("\nThe destination compared with the shop, row by row:");
+    for r in &reports {
+        let (table, is_equal) = (&r.table, r.is_equal());
+        printer.row(
+            || json!({"table": table, "rows": r.found, "equal": is_equal, "wrong": r.wrong}),
+            || format!("  {}", check::line(r)),
+        );
+    }
     let wrong = reports.iter().filter(|r| !r.is_equal()).count();
     let rows: usize = reports.iter().map(|r| r.expected).sum();
     if wrong > 0 {
         return Err(Exit::Failed(format!("{wrong} tables differ from the shop")));
     }
-    println!(
+    printer.line(format!(
         "Every table is equal: {rows} rows in {} tables, compared in {:.1?}.",
         reports.len(),
         started.elapsed()
-    );
+    ));
+    printer.line(next_steps(&target.apply.destination));
     Ok(())
 }

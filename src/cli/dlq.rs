@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::args::DestinationArgs;
 use super::exit::Exit;
+use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
 use crate::change::dead_letter::RejectKind;
 use crate::change::value::rfc3339;
-#[cfg(feature = "http")]
-use crate::config::Config;
 use crate::destination::KeptLetter;
+use crate::help::HelpCode;
 use crate::worker::letters::{LetterAccess, LetterError, LetterFilter, to_json};
 
 #[derive(Args)]
@@ -28,17 +29,15 @@ enum DlqTask {
     List {
         #[command(flatten)]
         which: Which,
-        /// Print one JSON object per line
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonFlag,
     },
     /// Show one with its message
     Show {
         #[command(flatten)]
         which: Which,
-        /// Print it as JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonFlag,
     },
     /// Apply them again, unless their rows have changed since
     Retry {
@@ -50,6 +49,8 @@ enum DlqTask {
         /// Wait at most this long for the running EDS to apply them
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::duration::parse)]
         wait: Duration,
+        #[command(flatten)]
+        output: JsonFlag,
     },
     /// Delete them for good
     Drop {
@@ -58,6 +59,8 @@ enum DlqTask {
         /// Drop all that there are, superseded ones included
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        output: JsonFlag,
     },
     /// Write them with their messages, one JSON object per line
     Export {
@@ -96,13 +99,7 @@ struct Which {
 
 impl Which {
     async fn open(&self, global: &Global) -> Result<LetterAccess, Exit> {
-        #[cfg(feature = "http")]
-        let config = Config::read(&global.data_dir)?;
-        #[cfg(feature = "http")]
-        let configured = config.url();
-        #[cfg(not(feature = "http"))]
-        let configured = None;
-        let (settings, driver) = self.place.destination(configured)?;
+        let (settings, driver) = global.destination(&self.place)?;
         Ok(LetterAccess::open(&global.data_dir, &settings, driver).await?)
     }
 
@@ -133,9 +130,10 @@ impl Which {
         let is_missing =
             |number: &&u64| !letters.iter().any(|letter| letter.label.letter == **number);
         match self.letters.iter().find(is_missing) {
-            Some(number) => Err(Exit::Failed(format!(
-                "there is no dead letter {number}; `eds dlq list --superseded` shows all"
-            ))),
+            Some(number) => Err(Exit::failed(
+                HelpCode::NotThere,
+                format!("there is no dead letter {number}; `eds dlq list --superseded` shows all"),
+            )),
             None => Ok(letters),
         }
     }
@@ -144,40 +142,53 @@ impl Which {
 impl Dlq {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
+        let mut printer = match &self.what {
+            DlqTask::List { output, .. } => output.printer("dlq list"),
+            DlqTask::Show { output, .. } => output.printer("dlq show"),
+            DlqTask::Retry { output, .. } => output.printer("dlq retry"),
+            DlqTask::Drop { output, .. } => output.printer("dlq drop"),
+            // What it writes is one object per line already.
+            DlqTask::Export { .. } => JsonFlag::default().printer("dlq export"),
+        };
+        let done = Box::pin(self.open_and_run(&global, &mut printer)).await;
+        printer.end(done)
+    }
+
+    async fn open_and_run(self, global: &Global, printer: &mut Printer) -> Result<(), Exit> {
         let (DlqTask::List { which, .. }
         | DlqTask::Show { which, .. }
         | DlqTask::Retry { which, .. }
         | DlqTask::Drop { which, .. }
         | DlqTask::Export { which, .. }) = &self.what;
-        let mut access = which.open(&global).await?;
-        let done = self.what.run(&mut access).await;
+        if matches!(self.what, DlqTask::Show { .. }) && which.letters.is_empty() {
+            return Err(Exit::Usage("say which: eds dlq show LETTER".into()));
+        }
+        let mut access = which.open(global).await?;
+        let done = self.what.run(&mut access, printer).await;
         access.close().await;
         done
     }
 }
 
 impl DlqTask {
-    async fn run(&self, access: &mut LetterAccess) -> Result<(), Exit> {
+    async fn run(&self, access: &mut LetterAccess, printer: &mut Printer) -> Result<(), Exit> {
         match self {
-            DlqTask::List { which, json } => {
-                let letters = which.select(access).await?;
-                match json {
-                    true => letters.iter().for_each(|letter| println!("{}", to_json(letter, None))),
-                    false => list(&letters),
-                }
+            DlqTask::List { which, .. } => {
+                list(&which.select(access).await?, printer);
                 Ok(())
             }
-            DlqTask::Show { which, json } => show(which, access, *json).await,
-            DlqTask::Retry { which, dry_run, wait } => retry(which, access, *dry_run, *wait).await,
-            DlqTask::Drop { which, all } => drop_letters(which, access, *all).await,
+            DlqTask::Show { which, .. } => show(which, access, printer).await,
+            DlqTask::Retry { which, dry_run: true, .. } => rehearse(which, access, printer).await,
+            DlqTask::Retry { which, wait, .. } => retry(which, access, *wait, printer).await,
+            DlqTask::Drop { which, all, .. } => drop_letters(which, access, *all, printer).await,
             DlqTask::Export { which, output } => export(which, access, output.as_ref()).await,
         }
     }
 }
 
-fn list(letters: &[KeptLetter]) {
+fn list(letters: &[KeptLetter], printer: &mut Printer) {
     let Some(first) = letters.first() else {
-        println!("There are no dead letters.");
+        printer.line("There are no dead letters.");
         return;
     };
     let has_several = letters.iter().any(|letter| letter.consumer != first.consumer);
@@ -185,10 +196,10 @@ fn list(letters: &[KeptLetter]) {
         letters.iter().map(|l| of(l).chars().count()).max().unwrap_or(0).clamp(head.len(), 40)
     };
     let (table, key) = (width(table_of, "TABLE"), width(key_of, "KEY"));
-    println!(
+    printer.line(format!(
         "LETTER  SINCE                 {:table$}  {:key$}  KIND            REASON",
         "TABLE", "KEY"
-    );
+    ));
     for letter in letters {
         let label = &letter.label;
         let reason = match letter.superseded_by {
@@ -199,15 +210,18 @@ fn list(letters: &[KeptLetter]) {
             true => format!("[{}] {reason}", letter.consumer),
             false => reason,
         };
-        println!(
-            "{:6}  {:20}  {:table$}  {:key$}  {:14}  {}",
-            label.letter,
-            since(letter),
-            table_of(letter),
-            key_of(letter),
-            label.kind.as_str(),
-            reason
-        );
+        let line = || {
+            format!(
+                "{:6}  {:20}  {:table$}  {:key$}  {:14}  {}",
+                label.letter,
+                since(letter),
+                table_of(letter),
+                key_of(letter),
+                label.kind.as_str(),
+                reason
+            )
+        };
+        printer.row(|| to_json(letter, None), line);
     }
 }
 
@@ -231,25 +245,61 @@ fn key_of(letter: &KeptLetter) -> String {
     }
 }
 
-async fn show(which: &Which, access: &mut LetterAccess, json: bool) -> Result<(), Exit> {
-    if which.letters.is_empty() {
-        return Err(Exit::Usage("say which: eds dlq show LETTER".into()));
-    }
+async fn show(which: &Which, access: &mut LetterAccess, printer: &mut Printer) -> Result<(), Exit> {
     for letter in which.select(access).await? {
         let payload = access.payload(&letter).await?.unwrap_or_default();
         let shown = to_json(&letter, Some(&payload));
-        if json {
-            println!("{shown}");
-            continue;
+        printer.row(|| shown.clone(), || fields(&shown));
+    }
+    Ok(())
+}
+
+/// A letter and its message, a line for each thing that is known.
+fn fields(shown: &Value) -> String {
+    let mut text = String::new();
+    for (name, value) in shown.as_object().into_iter().flatten() {
+        match value {
+            Value::Null => {}
+            Value::String(word) => text += &format!("{name:14} {word}\n"),
+            value => text += &format!("{name:14} {value}\n"),
         }
-        for (name, value) in shown.as_object().into_iter().flatten() {
-            match value {
-                serde_json::Value::Null => {}
-                serde_json::Value::String(text) => println!("{name:14} {text}"),
-                value => println!("{name:14} {value}"),
-            }
-        }
-        println!();
+    }
+    text
+}
+
+/// What becomes of a letter that is retried.
+fn tell_outcome(letter: u64, outcome: &str, printer: &mut Printer) {
+    printer
+        .row(|| json!({"letter": letter, "outcome": outcome}), || format!("{letter:6}  {outcome}"));
+}
+
+/// The letters that can be tried; of the others it is told why not.
+async fn usable(
+    which: &Which,
+    access: &mut LetterAccess,
+    printer: &mut Printer,
+) -> Result<Vec<KeptLetter>, Exit> {
+    let letters = which.select(access).await?;
+    let (usable, useless): (Vec<_>, Vec<_>) =
+        letters.into_iter().partition(|letter| letter.superseded_by.is_none());
+    for letter in &useless {
+        let by = letter.superseded_by.unwrap_or_default();
+        let why = format!("not tried: a later change of its row was applied (sequence {by})");
+        tell_outcome(letter.label.letter, &why, printer);
+    }
+    Ok(usable)
+}
+
+/// Says which would be tried.
+async fn rehearse(
+    which: &Which,
+    access: &mut LetterAccess,
+    printer: &mut Printer,
+) -> Result<(), Exit> {
+    for letter in usable(which, access, printer).await? {
+        let would = if letter.label.may_be_tried() { "would" } else { "would not" };
+        let outcome = format!("{would} be tried: {}", letter.label.reason);
+        tell_outcome(letter.label.letter, &outcome, printer);
     }
     Ok(())
 }
@@ -257,48 +307,45 @@ async fn show(which: &Which, access: &mut LetterAccess, json: bool) -> Result<()
 async fn retry(
     which: &Which,
     access: &mut LetterAccess,
-    dry_run: bool,
     wait_max: Duration,
+    printer: &mut Printer,
 ) -> Result<(), Exit> {
-    let letters = which.select(access).await?;
-    let (usable, useless): (Vec<_>, Vec<_>) =
-        letters.into_iter().partition(|letter| letter.superseded_by.is_none());
-    for letter in &useless {
-        println!(
-            "{:6}  not tried: a later change of its row was applied (sequence {})",
-            letter.label.letter,
-            letter.superseded_by.unwrap_or_default()
-        );
-    }
-    if dry_run {
-        for letter in &usable {
-            let would = if letter.label.may_be_tried() { "would" } else { "would not" };
-            println!("{:6}  {would} be tried: {}", letter.label.letter, letter.label.reason);
-        }
-        return Ok(());
-    }
+    let usable = usable(which, access, printer).await?;
     access.order(&usable)?;
     if usable.is_empty() {
-        println!("There is nothing to retry.");
+        printer.line("There is nothing to retry.");
         return Ok(());
     }
     let Some(orders) = access.outcomes(&usable, wait_max).await? else {
-        println!("EDS does not run; to be tried when it streams next: {}", usable.len());
+        for letter in &usable {
+            let number = letter.label.letter;
+            printer.data(|| json!({"letter": number, "outcome": "ordered: EDS does not run"}));
+        }
+        let count = usable.len();
+        printer.line(format!("EDS does not run; to be tried when it streams next: {count}"));
         return Ok(());
     };
     let mut applied = 0;
     for order in orders {
         let outcome = order.outcome.as_deref().unwrap_or("not tried yet; it stays ordered");
         applied += usize::from(outcome == "applied");
-        println!("{:6}  {outcome}", order.letter);
+        tell_outcome(order.letter, outcome, printer);
     }
     match usable.len().saturating_sub(applied) {
         0 => Ok(()),
-        left => Err(Exit::Failed(format!("{left} of {} letters were not applied", usable.len()))),
+        left => Err(Exit::failed(
+            HelpCode::LettersNotApplied,
+            format!("{left} of {} letters were not applied", usable.len()),
+        )),
     }
 }
 
-async fn drop_letters(which: &Which, access: &mut LetterAccess, all: bool) -> Result<(), Exit> {
+async fn drop_letters(
+    which: &Which,
+    access: &mut LetterAccess,
+    all: bool,
+    printer: &mut Printer,
+) -> Result<(), Exit> {
     if which.filter().is_everything() && !all {
         return Err(Exit::Usage(
             "say which letters are to be dropped, or --all: they are gone for good".into(),
@@ -307,7 +354,10 @@ async fn drop_letters(which: &Which, access: &mut LetterAccess, all: bool) -> Re
     let which = Which { superseded: which.superseded || all, ..which.clone() };
     let letters = which.select(access).await?;
     access.drop_letters(&letters).await?;
-    println!("Dropped: {}", letters.len());
+    for letter in &letters {
+        printer.data(|| json!({"letter": letter.label.letter, "outcome": "dropped"}));
+    }
+    printer.line(format!("Dropped: {}", letters.len()));
     Ok(())
 }
 
@@ -316,7 +366,9 @@ async fn export(
     access: &mut LetterAccess,
     output: Option<&PathBuf>,
 ) -> Result<(), Exit> {
-    let failed = |e: std::io::Error| Exit::Failed(format!("the export cannot be written: {e}"));
+    let failed = |e: std::io::Error| {
+        Exit::failed(HelpCode::FileUnwritable, format!("the export cannot be written: {e}"))
+    };
     let mut out: Box<dyn Write> = match output {
         Some(path) => Box::new(
             crate::private::options().write(true).create_new(true).open(path).map_err(failed)?,
@@ -339,7 +391,7 @@ impl From<LetterError> for Exit {
     fn from(error: LetterError) -> Exit {
         match error {
             LetterError::Destination(failure) => Exit::from(crate::pipeline::Halt::from(failure)),
-            LetterError::State(error) => Exit::Failed(error.to_string()),
+            LetterError::State(error) => error.into(),
         }
     }
 }

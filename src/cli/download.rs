@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
 use super::args::Releases;
 use super::exit::Exit;
+use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
+use crate::help::HelpCode;
 
 #[derive(Args)]
 pub struct Download {
@@ -16,14 +19,30 @@ pub struct Download {
     file: PathBuf,
     #[command(flatten)]
     releases: Releases,
+    #[command(flatten)]
+    output: JsonFlag,
 }
 
 impl Download {
     pub async fn run(self, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
+        let mut printer = self.output.printer("download");
+        let done = Box::pin(self.fetch(&mut printer)).await;
+        printer.end(done)
+    }
+
+    async fn fetch(&self, printer: &mut Printer) -> Result<(), Exit> {
         let source = self.releases.source().map_err(Exit::Usage)?;
-        source.fetch(&self.version, &self.file).await.map_err(Exit::Failed)?;
-        println!("{} is version {}, and its signature is good.", self.file.display(), self.version);
+        source
+            .fetch(&self.version, &self.file)
+            .await
+            .map_err(|e| Exit::failed(HelpCode::Release, e))?;
+        let version = self.version.trim_start_matches('v');
+        let file = self.file.display().to_string();
+        printer.row(
+            || json!({"file": file, "release": version}),
+            || format!("{file} is version {version}, and its signature is good."),
+        );
         Ok(())
     }
 }

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use crate::destination::FailureKind;
 use crate::feed::FeedError;
+use crate::help::HelpCode;
 use crate::pipeline::Halt;
-use crate::state::DataDirError;
+use crate::state::{DataDirError, LockError, StateError};
 use crate::worker::exit_codes;
 use crate::worker::run::RunError;
 
@@ -34,15 +35,25 @@ impl Exit {
         }
     }
 
-    /// Why, for the user.
-    pub fn text(&self) -> &str {
+    /// Why, for the user, with the code of the page that helps behind it.
+    pub fn text(&self) -> String {
         match self {
-            Exit::Failed(text)
-            | Exit::Fenced(text)
-            | Exit::Unavailable(text)
-            | Exit::Usage(text)
-            | Exit::Disconnected(text) => text,
+            Exit::Failed(text) => HelpCode::Failed.tag(text),
+            Exit::Fenced(text) => HelpCode::TakenOver.tag(text),
+            Exit::Unavailable(text) => HelpCode::DestinationUnavailable.tag(text),
+            Exit::Usage(text) => HelpCode::Arguments.tag(text),
+            Exit::Disconnected(text) => HelpCode::NatsUnavailable.tag(text),
         }
+    }
+
+    /// A failure of this code.
+    pub fn failed(help: HelpCode, text: impl AsRef<str>) -> Exit {
+        Exit::Failed(help.tag(text.as_ref()))
+    }
+
+    /// What the user gave cannot be right, with this code.
+    pub fn usage(help: HelpCode, text: impl AsRef<str>) -> Exit {
+        Exit::Usage(help.tag(text.as_ref()))
     }
 
     /// Says why on standard error.
@@ -56,14 +67,14 @@ impl From<Halt> for Exit {
     fn from(halt: Halt) -> Exit {
         match halt {
             Halt::Destination(failure) => match failure.kind {
-                FailureKind::Fenced => Exit::Fenced(failure.text),
+                FailureKind::Fenced => Exit::Fenced(failure.to_string()),
                 FailureKind::Unavailable | FailureKind::TableUnavailable => {
-                    Exit::Unavailable(failure.text)
+                    Exit::Unavailable(failure.to_string())
                 }
-                _ => Exit::Usage(failure.text),
+                _ => Exit::Usage(failure.to_string()),
             },
             Halt::Feed(e) => e.into(),
-            Halt::Setup(text) => Exit::Failed(text),
+            Halt::Setup(text) => Exit::failed(HelpCode::Machine, text),
         }
     }
 }
@@ -72,15 +83,25 @@ impl From<FeedError> for Exit {
     fn from(error: FeedError) -> Exit {
         match error {
             FeedError::Unavailable(text) => Exit::Disconnected(text),
-            FeedError::Misconfigured(text) => Exit::Failed(text),
-            FeedError::Taken(text) => Exit::Fenced(text),
+            FeedError::Misconfigured(text) => Exit::failed(HelpCode::NatsStream, text),
+            FeedError::Taken(text) => Exit::Fenced(HelpCode::ConsumerTaken.tag(&text)),
         }
     }
 }
 
 impl From<DataDirError> for Exit {
     fn from(error: DataDirError) -> Exit {
-        Exit::Failed(error.to_string())
+        let help = match &error {
+            DataDirError::Lock(LockError::InUse { .. }) => HelpCode::DataDirInUse,
+            DataDirError::Lock(LockError::Io { .. }) | DataDirError::State(_) => HelpCode::DataDir,
+        };
+        Exit::failed(help, error.to_string())
+    }
+}
+
+impl From<StateError> for Exit {
+    fn from(error: StateError) -> Exit {
+        DataDirError::State(error).into()
     }
 }
 
@@ -99,9 +120,9 @@ impl From<crate::import::ImportFailure> for Exit {
     fn from(failure: crate::import::ImportFailure) -> Exit {
         use crate::import::ImportFailure;
         match failure {
-            ImportFailure::Refused(text) => Exit::Usage(text),
+            ImportFailure::Refused(text) => Exit::usage(HelpCode::ImportRefused, text),
             ImportFailure::Destination(failure) => Halt::Destination(failure).into(),
-            ImportFailure::Failed(text) => Exit::Failed(text),
+            ImportFailure::Failed(text) => Exit::failed(HelpCode::ImportFailed, text),
         }
     }
 }
@@ -109,7 +130,7 @@ impl From<crate::import::ImportFailure> for Exit {
 #[cfg(feature = "http")]
 impl From<crate::config::ConfigError> for Exit {
     fn from(error: crate::config::ConfigError) -> Exit {
-        Exit::Failed(error.to_string())
+        Exit::failed(HelpCode::ConfigFile, error.to_string())
     }
 }
 
@@ -118,10 +139,9 @@ impl From<crate::hq::enrolment::EnrolmentError> for Exit {
     fn from(error: crate::hq::enrolment::EnrolmentError) -> Exit {
         use crate::hq::enrolment::EnrolmentError;
         match error {
-            EnrolmentError::OddCode { .. } => Exit::Usage(error.to_string()),
-            EnrolmentError::Refused(_) | EnrolmentError::Config(_) => {
-                Exit::Failed(error.to_string())
-            }
+            EnrolmentError::OddCode => Exit::usage(HelpCode::HqRefused, error.to_string()),
+            EnrolmentError::Refused(_) => Exit::failed(HelpCode::HqRefused, error.to_string()),
+            EnrolmentError::Config(config) => config.into(),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! `eds fork`: the worker of a server.
 
 use clap::Args;
-use secrecy::ExposeSecret;
 use tracing::error;
 
 use super::exit::Exit;
 use super::stream::Stream;
 use super::{Global, logging};
 use crate::logs::LogFiles;
+use crate::worker::pipe::WorkerEvent;
+use crate::worker::stream::StreamRequest;
 use crate::worker::supervised::{WorkRequest, work};
 use crate::worker::supervisor_pipe::SupervisorPipe;
 
@@ -30,6 +31,10 @@ impl Worker {
         let worked = self.work(&global, logs, &mut supervisor).await;
         if let Err(exit) = &worked {
             error!("{}", exit.text());
+            if !matches!(exit, Exit::Fenced(_)) {
+                let why = exit.text();
+                supervisor.events().send(WorkerEvent::Failed { why }).await;
+            }
         }
         supervisor.close().await;
         worked
@@ -44,8 +49,14 @@ impl Worker {
         let begin = supervisor.begin().await?;
         let mut stream = self.stream;
         stream.streaming.to.api_url = begin.api_url.clone();
+        stream.streaming.to.place.chosen = Some(begin.url);
+        if begin.servers.is_some() {
+            stream.streaming.server = begin.servers;
+        }
+        // A supervisor that serves the status itself leaves its worker no port.
+        let serves_status = stream.streaming.port != 0;
         let request = WorkRequest {
-            stream: stream.request(global, Some(begin.url.expose_secret()))?,
+            stream: StreamRequest { serves_status, ..stream.request(global, None)? },
             token: begin.token,
             api_url: begin.api_url,
             logs,

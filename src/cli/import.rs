@@ -4,16 +4,20 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 use tracing::info;
 
-use super::args::{DestinationArgs, HqAccess, named, schemas_of};
+use super::args::{ApiKey, DestinationArgs, HqAccess, named, schemas_of};
+use super::columns::ColumnArgs;
 use super::exit::Exit;
+use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::config::Config;
+use crate::help::HelpCode;
 use crate::import::{
-    CheckOutput, FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput,
-    TimeOffset, UnfinishedImport,
+    FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput, TimeOffset,
+    UnfinishedImport, checked, concluded,
 };
 use crate::pipeline::import::Mode;
 use crate::signals::stop_on_signal;
@@ -23,9 +27,8 @@ use crate::state::DataDir;
 pub struct Import {
     #[command(flatten)]
     place: DestinationArgs,
-    /// HQ's API key; prefer SM_APIKEY, because every user of the machine can read arguments
-    #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
-    api_key: Option<String>,
+    #[command(flatten)]
+    api_key: ApiKey,
     #[arg(long, value_name = "URL", hide = true)]
     api_url: Option<String>,
     /// Read the tables' schemas from this file or URL, in the form of HQ's /v3/schema [default: HQ]
@@ -38,16 +41,16 @@ pub struct Import {
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
     /// Only these tables [default: all]
-    #[arg(long, value_name = "A,B", default_value = "", hide_default_value = true)]
-    only: String,
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub only: Vec<String>,
     /// Export only rows of these companies [default: all]
-    #[arg(long = "companyIds", value_name = "A,B", value_delimiter = ',')]
+    #[arg(long = "company-ids", alias = "companyIds", value_name = "A,B", value_delimiter = ',')]
     company_ids: Vec<String>,
     /// Export only rows of these locations [default: all]
-    #[arg(long = "locationIds", value_name = "A,B", value_delimiter = ',')]
+    #[arg(long = "location-ids", alias = "locationIds", value_name = "A,B", value_delimiter = ',')]
     location_ids: Vec<String>,
     /// Export only rows that changed since this time [default: all]
-    #[arg(long = "timeOffset", value_name = "RFC 3339")]
+    #[arg(long = "time-offset", alias = "timeOffset", value_name = "RFC 3339")]
     time_offset: Option<String>,
     /// Create and extend the tables, and load no rows
     #[arg(long)]
@@ -59,9 +62,8 @@ pub struct Import {
     /// load nothing, write nothing
     #[arg(long)]
     check: bool,
-    /// Tell it as JSON
-    #[arg(long, requires = "check")]
-    json: bool,
+    #[command(flatten)]
+    output: JsonFlag,
     /// Read and check everything, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -92,11 +94,19 @@ pub struct Import {
     /// Replace this existing table although EDS did not create it
     #[arg(long, value_name = "TABLE")]
     adopt: Vec<String>,
+    #[command(flatten)]
+    columns: ColumnArgs,
 }
 
 impl Import {
     pub async fn run(self: Box<Self>, global: Global) -> Result<(), Exit> {
         logging::start(&global, None)?;
+        let mut printer = self.output.printer("import");
+        let done = Box::pin(self.import(&global, &mut printer)).await;
+        printer.end(done)
+    }
+
+    async fn import(&self, global: &Global, printer: &mut Printer) -> Result<(), Exit> {
         let config = Config::read(&global.data_dir)?;
         let (destination, driver) = self.place.destination(config.url())?;
         let request = ImportRequest::new(destination, driver);
@@ -105,11 +115,21 @@ impl Import {
             info!("{} can be used", request.destination);
             return Ok(());
         }
-        let request = self.request(request, &global, &config)?;
+        let request = self.request(request, global, &config)?;
         let data = DataDir::take(&global.data_dir, self.dry_run || self.check)?;
         let import = request.prepare(&data).await?;
+        if self.check {
+            let checks = import.check().await?;
+            checks.iter().for_each(|check| printer.data(|| json!(check)));
+            printer.line(checked(&checks));
+            return Ok(concluded(&checks)?);
+        }
         self.confirm(&import)?;
-        Ok(import.run(stop_on_signal()).await?)
+        for (table, count) in import.run(stop_on_signal()).await? {
+            let (rows, skipped) = (count.rows, count.skipped);
+            printer.data(|| json!({"table": table, "rows": rows, "skipped": skipped}));
+        }
+        Ok(())
     }
 
     /// `plain` with what the arguments choose.
@@ -124,22 +144,19 @@ impl Import {
             (None, Some(job)) => FilesFrom::Job(job.clone()),
             (None, None) => FilesFrom::NewJob,
         };
-        let hq = HqAccess::new(self.api_key.as_deref(), self.api_url.as_deref(), config);
+        let hq = HqAccess::of_command(&self.api_key, self.api_url.as_deref(), config)?;
         Ok(ImportRequest {
             hq: hq.client()?,
             schemas: self.schema.as_deref().map(schemas_of).transpose()?,
             files,
-            tables: TableFilter::parse(&self.only),
+            tables: TableFilter::parse(&self.only.join(",")),
             company_ids: named(&self.company_ids),
             location_ids: named(&self.location_ids),
             since: self.since()?,
             rules: global.rules()?,
+            columns: self.columns.rules(global)?,
             schema_only: self.schema_only,
             dry_run: self.dry_run,
-            check: self.check.then_some(match self.json {
-                true => CheckOutput::Json,
-                false => CheckOutput::Text,
-            }),
             mode: if self.no_delete { Mode::Keep } else { Mode::Replace },
             keep_files: self.no_cleanup,
             loaders: if self.single { 1 } else { self.parallel },
@@ -150,15 +167,22 @@ impl Import {
             bad_rows_max: self.skip_bad_rows,
             ignored_columns: self.ignore_columns.iter().cloned().collect(),
             adopt: self.adopt.clone(),
-            output: if global.silent { ProgressOutput::Silent } else { ProgressOutput::Terminal },
+            check: self.check,
+            output: match (global.silent, self.output.json) {
+                (true, _) => ProgressOutput::Silent,
+                (false, true) => ProgressOutput::Log,
+                (false, false) => ProgressOutput::Terminal,
+            },
             ..plain
         })
     }
 
     fn since(&self) -> Result<Option<TimeOffset>, Exit> {
-        let since = self.time_offset.as_deref().map(str::parse).transpose();
-        since.map_err(|e| {
-            Exit::Usage(format!("--timeOffset is not a time such as 2024-07-01T00:00:00Z: {e}"))
+        let Some(text) = &self.time_offset else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| {
+            Exit::Usage(format!(
+                "--time-offset {text:?} is not a time such as 2024-07-01T00:00:00Z"
+            ))
         })
     }
 
@@ -166,15 +190,16 @@ impl Import {
     fn confirm(&self, import: &PreparedImport) -> Result<(), Exit> {
         let Some(warning) = import.warning().filter(|_| !self.no_confirm) else { return Ok(()) };
         if !std::io::stdin().is_terminal() {
-            return Err(Exit::Usage(format!(
-                "{warning} Nobody is there to be asked: --no-confirm says yes"
-            )));
+            return Err(Exit::usage(
+                HelpCode::ImportRefused,
+                format!("{warning} Nobody is there to be asked: --no-confirm says yes"),
+            ));
         }
         eprint!("{warning}\nGo on? [y/N] ");
         let _ = std::io::stderr().flush();
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer).map_err(|e| Exit::Failed(e.to_string()))?;
         let yes = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
-        if yes { Ok(()) } else { Err(Exit::Failed("nothing was done".into())) }
+        if yes { Ok(()) } else { Err(Exit::failed(HelpCode::ImportRefused, "nothing was done")) }
     }
 }

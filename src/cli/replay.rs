@@ -5,18 +5,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use tracing::info;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::args::To;
 use super::exit::Exit;
 use super::{Global, logging};
-use crate::destination::CheckpointIn;
 use crate::feed::journal::Journal;
 use crate::pipeline::{Adoption, Progress};
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
-use crate::state::predecessor::Predecessor;
-use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
+use crate::worker::run::{self, RunError, RunSpec};
 
 #[derive(Args)]
 pub struct Replay {
@@ -34,11 +31,10 @@ impl Replay {
         logging::start(&global, None)?;
         let mut request = self.to.request(&global, None)?;
         let feed = Box::new(Journal::new(&self.journal)?);
-        let is_stdin = self.journal.as_os_str() == "-";
-        // Standard input has no position to go on from.
-        request.restart |= is_stdin;
+        // Standard input has no position to go on from, nor has a pipe.
+        request.restart |= feed.is_read_once();
         request.adoption = Adoption::Without;
-        let consumer = consumer(&self.journal, &feed, &request)?;
+        let consumer = consumer(&self.journal, &feed)?;
         let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
         let spec = RunSpec {
             feed,
@@ -47,7 +43,7 @@ impl Replay {
             until_caught_up: false,
             events_max: usize::MAX,
             progress: progress.clone(),
-            predecessor: Predecessor::Nobody,
+            has_predecessor: false,
             stop: stop_on_signal(),
         };
         let data = DataDir::take(&global.data_dir, self.dry_run)?;
@@ -64,16 +60,10 @@ impl Replay {
     }
 }
 
-/// Whose position it is: the journal's, by name and content. Where the destination does not keep
-/// positions itself, also the destination's, as the data directory may know several.
-fn consumer(path: &Path, journal: &Journal, request: &ApplyRequest) -> Result<String, Exit> {
+/// Whose position it is: the journal's, by name and content.
+fn consumer(path: &Path, journal: &Journal) -> Result<String, Exit> {
     let Some(content) = journal.fingerprint()? else { return Ok("eds-replay-stdin".into()) };
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let abilities = (request.driver.abilities)(&request.destination);
-    let place = match abilities.checkpoint_in {
-        CheckpointIn::Destination => 0,
-        CheckpointIn::StateFile => xxh3_64(request.destination.to_string().as_bytes()),
-    };
-    Ok(format!("eds-replay-{}-{:016x}", name.unwrap_or_default(), content ^ place))
+    Ok(format!("eds-replay-{}-{content:016x}", name.unwrap_or_default()))
 }

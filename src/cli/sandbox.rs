@@ -95,7 +95,11 @@ impl Sandbox {
                     Some(line) if line.trim() == "quit" => break,
                     Some(line) => prompt.obey(line.trim()).await,
                 },
-                _ = looks.tick() => told = prompt.tell(told),
+                _ = looks.tick() => {
+                    told = prompt.tell(told);
+                    // HQ's codes work once; here one may be given as often as somebody tries.
+                    prompt.hq.add_code(CODE, SERVER_ID);
+                }
             }
             if publishing.is_finished() {
                 return Err(Exit::Failed("NATS was lost".into()));

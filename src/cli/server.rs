@@ -1,22 +1,31 @@
 //! `eds server`: enrolled once, then left alone.
 
 use std::ffi::OsString;
-use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use secrecy::SecretString;
-use tracing::{info, warn};
+use tokio::task::JoinSet;
+use tracing::{error, info};
 
-use super::args::{HqAccess, Releases, Streaming, named};
+use super::args::{ApiKey, HqAccess, Releases, Streaming, named_servers};
+use super::enroll::ask_for_code;
 use super::exit::Exit;
+use super::trial::{self, TrialStart};
 use super::{Global, drivers, logging};
 use crate::config::{Config, FILE_NAME};
+use crate::help::HelpCode;
 use crate::hq::enrolment::enrol;
 use crate::logs::LogFiles;
 use crate::machine;
-use crate::supervisor::{ServerEnd, ServerFailure, ServerOptions, Supervisor};
+use crate::state::DataDirError;
+use crate::status::{StatusBoard, serve_when_free};
+use crate::supervisor::{
+    GivenOptions, ServerEnd, ServerFailure, ServerOptions, Supervisor, server_lock,
+};
+use crate::systemd;
 use crate::worker::exit_codes;
 use crate::worker::nats_login::servers;
 
@@ -30,36 +39,52 @@ enum SelfUpdate {
 }
 
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct ServerCommand {
     #[command(subcommand)]
     help: Option<Help>,
     #[command(flatten)]
-    streaming: Streaming,
-    /// HQ's API key; prefer SM_APIKEY, because every user of the machine can read arguments
-    #[arg(long, env = "SM_APIKEY", hide_env_values = true, value_name = "KEY")]
-    api_key: Option<String>,
+    settings: ServerSettings,
+}
+
+/// What a server may be told.
+#[derive(Args)]
+pub struct ServerSettings {
+    #[command(flatten)]
+    pub streaming: Streaming,
+    #[command(flatten)]
+    pub api_key: ApiKey,
     /// This server's id [default: from the enrolment]
     #[arg(long, value_name = "ID")]
-    eds_id: Option<String>,
+    pub eds_id: Option<String>,
     /// Keep logs on this machine after they are uploaded to HQ
-    #[arg(long)]
-    keep_logs: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        value_name = "true|false"
+    )]
+    keep_logs: Option<bool>,
     #[command(flatten)]
     releases: Releases,
     /// Whether HQ may replace this program by another version; auto: unless it runs in a container
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     self_update: SelfUpdate,
+    /// Let HQ replace this program by an older version
+    #[arg(long)]
+    allow_downgrade: bool,
     /// Renew the session with HQ this often
     #[arg(long, hide = true, default_value = "24h", value_name = "DURATION", value_parser = crate::duration::parse)]
     renew_interval: Duration,
+    /// Upload the log to HQ this often
+    #[arg(long, hide = true, default_value = "1h", value_name = "DURATION", value_parser = crate::duration::parse)]
+    upload_interval: Duration,
     #[arg(long, hide = true)]
     no_restart: bool,
     #[arg(long, hide = true)]
     paused: bool,
-    /// Deprecated: health is served on --port
-    #[arg(long, hide = true)]
-    health_port: Option<u16>,
     /// Accepted for old scripts, without effect
     #[arg(long, hide = true)]
     wrapper: bool,
@@ -82,32 +107,65 @@ impl ServerCommand {
             return drivers.run();
         }
         let mut done = ServerEnd::Shutdown;
-        super::block_on(async {
-            done = self.serve(&global, worker_words).await?;
+        let mut has_begun = false;
+        let served = super::block_on(async {
+            done = self.settings.serve(&global, worker_words, &mut has_begun).await?;
             Ok(())
-        })?;
-        match done {
-            ServerEnd::Shutdown => Ok(()),
-            ServerEnd::Replaced { paused } => run_replaced_program(paused),
+        });
+        match (served, done) {
+            (Err(_), _) if !has_begun && trial::goes_back(&global.data_dir) => {
+                trial::run_program_in_place(self.settings.paused)
+            }
+            (Err(exit), _) => Err(exit),
+            (Ok(()), ServerEnd::Shutdown) => Ok(()),
+            (Ok(()), ServerEnd::Replaced { paused }) => trial::run_program_in_place(paused),
         }
     }
+}
 
-    async fn serve(&self, global: &Global, worker_words: Vec<OsString>) -> Result<ServerEnd, Exit> {
+impl ServerSettings {
+    /// Serves; `has_begun` once this start is one that a program on trial answers for.
+    async fn serve(
+        &self,
+        global: &Global,
+        worker_words: Vec<OsString>,
+        has_begun: &mut bool,
+    ) -> Result<ServerEnd, Exit> {
         let logs = LogFiles::default();
         logging::start(global, Some(logs.clone()))?;
-        if self.health_port.is_some() {
-            warn!("--health-port is deprecated and without effect: health is served on --port");
-        }
+        // Probes are answered from the first second, whatever HQ or the destination does.
+        let Streaming { bind, port, flush_hang_max, .. } = &self.streaming;
+        let board = Arc::new(StatusBoard::new(*flush_hang_max));
+        let mut probes = JoinSet::new();
+        probes.spawn(serve_when_free(*bind, *port, board.clone()));
         global.rules()?;
+        self.streaming.to.columns.rules(global)?;
         let config = self.enrolled(global).await?;
         let options = self.options(global, config, worker_words, logs)?;
-        let ended = Supervisor::new(options).map_err(Exit::Failed)?.run().await;
+        *has_begun = true;
+        let lock = server_lock(&global.data_dir).map_err(DataDirError::Lock)?;
+        let unproven = match trial::count_start(&global.data_dir) {
+            TrialStart::GoesOn(unproven) => unproven,
+            TrialStart::WentBack(said) => {
+                error!("{said}");
+                return Ok(ServerEnd::Replaced { paused: self.paused });
+            }
+        };
+        let ended = match Supervisor::new(ServerOptions { board, unproven, ..options }, lock) {
+            Ok(supervisor) => {
+                systemd::ready();
+                systemd::watched(supervisor.run()).await
+            }
+            Err(failed) => Err(failed),
+        };
         ended.map_err(|failed| match failed {
             ServerFailure::Worker { code: exit_codes::UNUSABLE, text } => Exit::Usage(text),
             ServerFailure::Worker { code: exit_codes::DISCONNECTED, text } => {
                 Exit::Disconnected(text)
             }
-            other => Exit::Failed(other.to_string()),
+            ServerFailure::Worker { text, .. } => Exit::failed(HelpCode::WorkerFailed, text),
+            ServerFailure::Refused(text) => Exit::failed(HelpCode::HqRefused, text),
+            ServerFailure::Machine(text) => Exit::failed(HelpCode::Machine, text),
         })
     }
 
@@ -115,7 +173,8 @@ impl ServerCommand {
     /// enrolled yet.
     async fn enrolled(&self, global: &Global) -> Result<Config, Exit> {
         let config = Config::read(&global.data_dir)?;
-        if self.api_key.is_some()
+        if self.api_key.given()?.is_some()
+            || ApiKey::of_go_program()?.is_some()
             || (config.token.is_some() && config.server_id.is_some())
             || (config.token.is_some() && self.eds_id.is_some())
         {
@@ -126,18 +185,14 @@ impl ServerCommand {
             global.data_dir.join(FILE_NAME).display()
         );
         if !std::io::stdin().is_terminal() {
-            return Err(Exit::Usage(format!(
-                "{missing}; `eds enroll CODE` enrols it, with the code that HQ shows"
-            )));
+            return Err(Exit::usage(
+                HelpCode::NotEnrolled,
+                format!("{missing}; `eds enroll CODE` enrols it, with the code that HQ shows"),
+            ));
         }
-        eprint!("This server is not enrolled yet.\nThe code that HQ shows: ");
-        let _ = std::io::stderr().flush();
-        let mut code = String::new();
-        std::io::stdin().lock().read_line(&mut code).map_err(|e| Exit::Failed(e.to_string()))?;
-        if code.trim().is_empty() {
-            return Err(Exit::Usage(missing));
-        }
-        let id = enrol(&global.data_dir, code.trim(), self.streaming.to.api_url.as_deref()).await?;
+        eprintln!("This server is not enrolled yet.");
+        let code = ask_for_code()?;
+        let id = enrol(&global.data_dir, &code, self.streaming.to.api_url.as_deref()).await?;
         info!("enrolled as server {id}");
         Ok(Config::read(&global.data_dir)?)
     }
@@ -151,42 +206,53 @@ impl ServerCommand {
     ) -> Result<ServerOptions, Exit> {
         let streaming = &self.streaming;
         let (url, url_is_given) = self.url(&config)?;
-        let hq = HqAccess::new(self.api_key.as_deref(), streaming.to.api_url.as_deref(), &config);
+        let hq = HqAccess::of_server(&self.api_key, streaming.to.api_url.as_deref(), &config)?;
         let Some(api_url) = hq.address else {
-            return Err(Exit::Usage(
-                "HQ's address is not known: the token does not name it; give it with --api-url"
-                    .into(),
+            return Err(Exit::usage(
+                HelpCode::NotEnrolled,
+                "HQ's address is not known: the token does not name it; give it with --api-url",
             ));
         };
+        let named = named_servers(streaming.server.as_deref())?;
         Ok(ServerOptions {
             data_dir: global.data_dir.clone(),
-            servers: servers(streaming.server.as_deref(), Some(&api_url)),
+            servers: servers(named.as_deref(), Some(&api_url)),
             api_url,
             token: hq.token,
             server_id: self.eds_id.clone().or(config.server_id).unwrap_or_default(),
-            companies: named(&streaming.company_ids),
+            companies: super::args::named(&streaming.company_ids),
             url,
-            url_is_given,
+            given: GivenOptions {
+                url: url_is_given,
+                token: self.api_key.given()?.is_some(),
+                server_id: self.eds_id.is_some(),
+                keep_logs: self.keep_logs.is_some(),
+                api_url: streaming.to.api_url.is_some(),
+                servers: named.is_some(),
+            },
             update_strategy: config.update_strategy,
             nats_ca: streaming.nats_ca.clone(),
-            keep_logs: self.keep_logs || config.keep_logs,
+            keep_logs: self.keep_logs.unwrap_or(config.keep_logs),
+            stop_timeout: self.streaming.stop_timeout,
             renew_interval: self.renew_interval.max(Duration::from_secs(1)),
+            upload_interval: self.upload_interval.max(Duration::from_secs(1)),
             no_restart: self.no_restart,
             from_start: streaming.to.restart,
             paused: self.paused,
             worker_words,
             logs,
+            board: Arc::default(),
             releases: self.releases.source(),
+            allow_downgrade: self.allow_downgrade,
             no_update: self.no_update(),
+            unproven: None,
         })
     }
 
     /// The destination, where there is one yet, and whether it was given by hand.
     fn url(&self, config: &Config) -> Result<(Option<SecretString>, bool), Exit> {
         let place = &self.streaming.to.place;
-        let given = place.url.is_some()
-            || place.url_file.is_some()
-            || std::env::var("EDS_URL").is_ok_and(|u| !u.is_empty());
+        let given = place.is_given()?;
         let fallback = config.url();
         if !given && fallback.is_none() {
             return Ok((None, false));
@@ -208,46 +274,4 @@ impl ServerCommand {
             SelfUpdate::Auto | SelfUpdate::Always => None,
         }
     }
-}
-
-/// Runs the program that the update has put in place of this one, in the same process and with the
-/// same arguments.
-fn run_replaced_program(paused: bool) -> Result<(), Exit> {
-    let failed =
-        |e: std::io::Error| Exit::Failed(format!("the new program cannot be started: {e}"));
-    let program: PathBuf = std::env::args_os()
-        .next()
-        .map(PathBuf::from)
-        .filter(|p| p.is_absolute())
-        .map_or_else(own_file, Ok)
-        .map_err(failed)?;
-    let mut command = std::process::Command::new(program);
-    // These two flags are about the first start only.
-    let once = |word: &OsString| {
-        word.to_str().is_some_and(|word| {
-            ["--paused", "--restart"].iter().any(|flag| word.split('=').next() == Some(*flag))
-        })
-    };
-    command.args(std::env::args_os().skip(1).filter(|word| !once(word)));
-    if paused {
-        command.arg("--paused");
-    }
-    #[cfg(unix)]
-    {
-        Err(failed(std::os::unix::process::CommandExt::exec(&mut command)))
-    }
-    // A process of Windows cannot become another program: the new one is a child, and this process
-    // ends with the child's exit code.
-    #[cfg(not(unix))]
-    {
-        let status = command.status().map_err(failed)?;
-        std::process::exit(status.code().unwrap_or(1));
-    }
-}
-
-/// The file of this program; Linux says so where it is another one by now.
-fn own_file() -> std::io::Result<PathBuf> {
-    let file = std::env::current_exe()?;
-    let name = file.to_string_lossy();
-    Ok(name.strip_suffix(" (deleted)").map_or_else(|| file.clone(), PathBuf::from))
 }

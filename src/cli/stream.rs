@@ -10,7 +10,8 @@ use super::args::Streaming;
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::pipeline::End;
-use crate::signals::stop_on_signal;
+use crate::signals::stop_on_signal_within;
+use crate::systemd;
 use crate::worker::run::finish;
 use crate::worker::stream::StreamRequest;
 
@@ -33,10 +34,11 @@ impl Stream {
         logging::start_in(&global, self.logs_dir.as_deref())?;
         let request = self.request(&global, None)?;
         let restart = request.apply.restart;
-        let stop = stop_on_signal();
+        let stop = stop_on_signal_within(self.streaming.stop_timeout);
         let stream = request.open(Duration::ZERO).await?;
         let engine = stream.start(restart, stop).await?;
-        match finish(engine, &stream.progress, false).await? {
+        systemd::ready();
+        match systemd::watched(finish(engine, &stream.progress, false)).await? {
             End::CaughtUp => info!("nothing is pending"),
             End::Stopped => info!("stopped"),
         }

@@ -1,5 +1,6 @@
 //! A destination that writes nothing, for `--dry-run`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,20 +14,37 @@ use crate::change::{Batch, Position, TableSchema};
 pub struct DryRun {
     inner: Box<dyn Destination>,
     tables: Option<Tables>,
+    /// What would be kept of tables that are held, by the number of the chunk.
+    kept: HashMap<u64, String>,
 }
 
 impl DryRun {
     /// A dry run of what `inner` would do.
     pub fn new(inner: Box<dyn Destination>) -> DryRun {
-        DryRun { inner, tables: None }
+        DryRun { inner, tables: None, kept: HashMap::new() }
     }
 }
 
 #[async_trait]
 impl Destination for DryRun {
+    fn identity(&self) -> Option<String> {
+        self.inner.identity()
+    }
+
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let mismatches = batch.type_mismatches();
-        if mismatches.is_empty() { Ok(()) } else { Err(Failure::rejected(mismatches)) }
+        if !mismatches.is_empty() {
+            return Err(Failure::rejected(mismatches));
+        }
+        if let Some(release) = batch.release.filter(|release| release.is_last) {
+            self.kept.remove(&release.chunk);
+        }
+        self.kept.extend(batch.held.iter().map(|chunk| (chunk.number, chunk.body.clone())));
+        Ok(())
+    }
+
+    async fn kept_body(&mut self, number: u64) -> Result<Option<String>, Failure> {
+        Ok(self.kept.get(&number).cloned())
     }
 
     /// Claims nothing, so that the process that writes is not fenced.

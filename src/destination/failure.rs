@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::help::HelpCode;
+
 /// What the caller does about a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailureKind {
@@ -26,7 +28,7 @@ pub enum FailureKind {
 
 /// Why a call failed: what a user reads, without values of rows and without secrets.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{text}")]
+#[error("{}", self.help().tag(text))]
 pub struct Failure {
     /// What the caller does about it.
     pub kind: FailureKind,
@@ -43,12 +45,21 @@ pub struct Failure {
     /// The changes of the batch that are known to be at fault, by index, each with the reason.
     /// Empty where the destination does not tell which ones are.
     pub culprits: Vec<(u32, String)>,
+    /// What a user can do about it, where more than the kind is known.
+    pub known_help: Option<HelpCode>,
 }
 
 impl Failure {
     /// A failure of this kind, without code or culprits.
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Failure {
-        Failure { kind, text: text.into(), code: None, table: None, culprits: Vec::new() }
+        Failure {
+            kind,
+            text: text.into(),
+            code: None,
+            table: None,
+            culprits: Vec::new(),
+            known_help: None,
+        }
     }
 
     /// The destination cannot be used now; trying again later may help.
@@ -70,6 +81,23 @@ impl Failure {
     /// The same failure with the database's own code.
     pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Failure {
         Failure { code: Some(code.into()), ..self }
+    }
+
+    /// The same failure with the page that helps.
+    pub fn with_help(self, help: impl Into<Option<HelpCode>>) -> Failure {
+        Failure { known_help: help.into(), ..self }
+    }
+
+    /// The page that helps: its own, or that of its kind.
+    pub fn help(&self) -> HelpCode {
+        self.known_help.unwrap_or(match self.kind {
+            FailureKind::Unavailable => HelpCode::DestinationUnavailable,
+            FailureKind::Rejected => HelpCode::LetterRefused,
+            FailureKind::SchemaMismatch => HelpCode::TableShape,
+            FailureKind::TableUnavailable => HelpCode::TableUnavailable,
+            FailureKind::Misconfigured => HelpCode::DestinationSettings,
+            FailureKind::Fenced => HelpCode::TakenOver,
+        })
     }
 
     /// Whether the database reported exactly this code.

@@ -1,15 +1,15 @@
 //! Rows in memory: the reference for destinations that keep rows, and what the simulation writes
 //! to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Abilities, Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, KeptLetter, LetterBox,
-    Migration, Tables,
+    Abilities, Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, KeptLetter, Launch,
+    LetterBox, Migration, Tables,
 };
 use crate::change::cutover::{Cutovers, TableSnapshot};
 use crate::change::dead_letter::{LetterEntry, LetterLabel, RejectKind};
@@ -58,12 +58,13 @@ impl SharedStore {
 pub struct MemoryDestination {
     store: SharedStore,
     epoch: Epoch,
+    under_way: VecDeque<Arc<Batch>>,
 }
 
 impl MemoryDestination {
     /// A connection of the process that holds `epoch`.
     pub fn open(store: SharedStore, epoch: Epoch) -> MemoryDestination {
-        MemoryDestination { store, epoch }
+        MemoryDestination { store, epoch, under_way: VecDeque::new() }
     }
 }
 
@@ -193,6 +194,21 @@ impl Destination for MemoryDestination {
         next.advance(self.epoch.get(), batch)?;
         *store = next;
         Ok(())
+    }
+
+    async fn launch(&mut self, batch: &Arc<Batch>) -> Result<Launch, Failure> {
+        self.under_way.push_back(batch.clone());
+        Ok(Launch::UnderWay)
+    }
+
+    async fn land(&mut self) -> Result<(), Failure> {
+        let batch = self.under_way.pop_front();
+        let batch = batch.ok_or_else(|| Failure::unavailable("no batch is under way"))?;
+        let applied = self.apply(&batch).await;
+        if applied.is_err() {
+            self.under_way.clear();
+        }
+        applied
     }
 
     async fn checkpoint(&mut self, claim: Claim) -> Result<Option<Position>, Failure> {

@@ -7,8 +7,11 @@ pub mod form;
 pub mod import;
 pub mod letters;
 pub mod memory;
+#[cfg(any(feature = "eventhubs", feature = "kafka"))]
 pub mod messages;
 pub mod objects;
+pub mod options;
+pub mod read_back;
 pub mod settings;
 pub mod shape;
 pub mod sql;
@@ -25,6 +28,7 @@ use crate::validator::Validator;
 pub use failure::{Failure, FailureKind};
 pub use import::Loader;
 pub use letters::{KeptLetter, LetterBox};
+pub use read_back::{RowReader, StoredRow, TableConcern};
 pub use settings::Settings;
 pub use shape::{ColumnShape, Holds, Migration, TableShape, Tables};
 
@@ -36,8 +40,8 @@ pub use shape::{ColumnShape, Holds, Migration, TableShape, Tables};
 /// the connection and opens another.
 ///
 /// A stream calls `records`, `checkpoint`, `cutover` and `tables` in this order at its start; then
-/// `migrate` and `apply` for each batch; after a reconnect `checkpoint`, `cutover` and `tables`
-/// again.
+/// `migrate` and `apply`, or `launch` and `land`, for each batch; after a reconnect `checkpoint`,
+/// `cutover` and `tables` again.
 #[async_trait]
 pub trait Destination: Send {
     /// Applies `batch`.
@@ -49,6 +53,41 @@ pub trait Destination: Send {
     /// a destination that upserts rows must end up as if each change was applied once; one that
     /// appends changes may store a repeat, under the same name or key.
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure>;
+
+    /// Sends `batch`, which is plain, and does not wait until it is applied. It may follow a batch
+    /// that is under way: then it is applied after that one, and only if that one is.
+    ///
+    /// Called instead of `apply` where nothing but rows is written and no table has to be changed.
+    /// A destination that cannot do that declines: it has done nothing, and the batch goes to
+    /// `apply` once nothing is under way. After `Err` the batch is not under way.
+    async fn launch(&mut self, _batch: &Arc<Batch>) -> Result<Launch, Failure> {
+        Ok(Launch::Declined)
+    }
+
+    /// Waits for the answer to the oldest batch that is under way; it means what that of `apply`
+    /// does. After `Err` no batch is under way any more, and those behind this one are not applied;
+    /// after [`FailureKind::Unavailable`] the checkpoint tells how far the destination came.
+    ///
+    /// Called once for each batch that was launched. No other call but `launch` comes before it.
+    /// May be dropped and called again: no answer is lost.
+    async fn land(&mut self) -> Result<(), Failure> {
+        Err(Failure::unavailable("no batch is under way"))
+    }
+
+    /// Says more about why a batch that was launched failed: whose locks it waited for.
+    ///
+    /// Called once for each that failed, when nothing is under way any more.
+    async fn explain(&mut self, failure: Failure, _batch: &Batch) -> Failure {
+        failure
+    }
+
+    /// Who the destination is, where it can tell: the same for every URL that leads to it, and for
+    /// no other (`CheckpointIn::StateFile`).
+    ///
+    /// Called once at the start of a process and by imports, before anything else; answers at once.
+    fn identity(&self) -> Option<String> {
+        None
+    }
 
     /// The position that the destination has recorded for this consumer
     /// (`CheckpointIn::Destination`); `None` where nothing was recorded yet.
@@ -141,6 +180,13 @@ pub trait Destination: Send {
         None
     }
 
+    /// What reads rows back, where the destination has rows and can be compared with an export.
+    ///
+    /// Called by commands that look at rows, before each of their calls; answers at once.
+    fn row_reader(&mut self) -> Option<&mut dyn RowReader> {
+        None
+    }
+
     /// Says goodbye and frees the connection.
     ///
     /// Called once, last; what was applied is durable whether it succeeds or not. A shutdown or a
@@ -148,6 +194,15 @@ pub trait Destination: Send {
     async fn close(self: Box<Self>) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// What became of a batch that a destination was to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Launch {
+    /// It was sent, and its answer is to be awaited.
+    UnderWay,
+    /// Nothing: it has to be given to `apply`.
+    Declined,
 }
 
 /// A consumer's checkpoint, as the destination has it.
@@ -213,6 +268,11 @@ pub struct Driver {
     pub url_of_form: UrlOfForm,
     /// Query keys of the URL that it understands, each with what it does.
     pub parameters: &'static [(&'static str, &'static str)],
+    /// Query keys that URLs of the Go program may hold and that mean nothing here, each with the
+    /// reason.
+    pub accepted: &'static [(&'static str, &'static str)],
+    /// Those of `parameters` whose values are secret.
+    pub secrets: &'static [&'static str],
     /// How its URL is written: [`settings::server_url`], [`settings::path_url`], or its own form,
     /// which has to keep secrets out of `Display`.
     pub read_url: ReadUrl,
@@ -222,10 +282,32 @@ pub struct Driver {
     pub open: for<'a> fn(&'a Target) -> OpenFuture<'a>,
 }
 
+/// What stands in a key that an option holds itself, instead of a file's name.
+const PRIVATE_KEY: &str = "PRIVATE KEY-----";
 /// How long [`Driver::test`] waits for a destination.
 pub const TEST_WAIT_MAX: Duration = Duration::from_secs(15);
 
 impl Driver {
+    /// Whether URLs of this scheme are its own.
+    pub fn has_scheme(&self, scheme: &str) -> bool {
+        let mut names = std::iter::once(&self.scheme).chain(self.aliases);
+        names.any(|name| name.eq_ignore_ascii_case(scheme))
+    }
+
+    /// Whether the option `key` is known, with effect or without, in whatever case.
+    pub fn knows(&self, key: &str) -> bool {
+        let mut names = self.parameters.iter().chain(self.accepted);
+        names.any(|(name, _)| name.eq_ignore_ascii_case(key))
+    }
+
+    /// Whether settings of its URL hold a secret. The path of a connection string does.
+    pub fn has_secret(&self, settings: &Settings) -> bool {
+        settings.password.is_some()
+            || self.secrets.iter().any(|name| settings.parameter(name).is_some())
+            || settings.path.contains(';')
+            || settings.parameters.values().any(|value| value.contains(PRIVATE_KEY))
+    }
+
     /// Whether its URL may have the option `key`.
     pub fn has_parameter(&self, key: &str) -> bool {
         self.parameters.iter().any(|(name, _)| *name == key)
@@ -233,12 +315,19 @@ impl Driver {
 
     /// Opens the destination and closes it: whether it can be used.
     pub async fn test(&self, settings: &Settings) -> Result<(), Failure> {
+        self.identity(settings).await.map(drop)
+    }
+
+    /// Opens the destination, and closes it once it has said who it is.
+    pub async fn identity(&self, settings: &Settings) -> Result<Option<String>, Failure> {
         let target = Target::unclaimed(settings);
-        let tested = tokio::time::timeout(TEST_WAIT_MAX, async {
-            (self.open)(&target).await?.close().await
+        let asked = tokio::time::timeout(TEST_WAIT_MAX, async {
+            let opened = (self.open)(&target).await?;
+            let identity = opened.identity();
+            opened.close().await.map(|()| identity)
         })
         .await;
-        tested.unwrap_or_else(|_| {
+        asked.unwrap_or_else(|_| {
             Err(Failure::unavailable(format!("{settings} gave no answer within {TEST_WAIT_MAX:?}")))
         })
     }

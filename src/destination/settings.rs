@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use url::Url;
 
+use super::options::{self, unencoded};
 use super::{Driver, Failure};
 
 /// The longest that changes are gathered: a minute less than what NATS waits for their
@@ -18,6 +19,9 @@ const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(240);
 /// The longest wait that an option may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// The options that say where something is, or what is written there, rather than how.
+const PLACE_OPTIONS: [&str; 5] = ["database", "endpoint", "format", "prefix", "schema"];
+
 /// What a destination's URL says, percent-decoded. `Debug` and `Display` show the place and whose
 /// login it is, and nothing of the password or the options.
 #[derive(Clone, Default)]
@@ -26,7 +30,8 @@ pub struct Settings {
     pub(super) shown: String,
     /// The driver's scheme, even where the URL uses an alias.
     pub scheme: String,
-    /// A name or an address, an IPv6 address without brackets; empty where a URL has only a path.
+    /// A name or an address, an IPv6 address without brackets; the folder of a unix socket; empty
+    /// where a URL has only a path.
     pub host: String,
     /// `None`: the driver's usual port.
     pub port: Option<u16>,
@@ -39,8 +44,12 @@ pub struct Settings {
     /// What follows the host, with its leading slash; where there is no host, a path of this
     /// machine's file system.
     pub path: String,
-    /// The options that follow the question mark.
+    /// The options that follow the question mark, by the names that the driver gives them.
     pub parameters: BTreeMap<String, String>,
+    /// Variables that the URL sets in each session of the server, beside the driver's options.
+    pub variables: Vec<(String, String)>,
+    /// Options without effect, each with the reason.
+    pub ignored: Vec<(&'static str, &'static str)>,
     /// How long changes are gathered before they are written (the option `freshness`); `None`: as
     /// the driver prefers.
     pub freshness: Option<Duration>,
@@ -71,12 +80,18 @@ pub enum BadUrl {
     /// No driver has this scheme: it, and those that there are.
     #[error("the destination {0:?} is not known to this build; it knows: {1}")]
     UnknownScheme(String, String),
+    /// A part of it ends early, at a character that has to be percent-encoded there.
+    #[error(
+        "the destination URL is taken apart by a {0:?}: in a user's name or a password it is \
+         written {1}, and an @ behind the host %40"
+    )]
+    Unencoded(char, &'static str),
     /// The driver does not know an option; most are misspelt.
-    #[error("the {scheme} URL has the option {key:?}, which EDS does not know; it knows: {known}")]
+    #[error("the {scheme} URL has {key}, which EDS does not know; it knows: {known}")]
     UnknownParameter {
         /// The driver's scheme.
         scheme: String,
-        /// The option.
+        /// The option, or that it is one.
         key: String,
         /// The options that it knows, as a list.
         known: String,
@@ -89,6 +104,14 @@ pub enum BadUrl {
     Missing(&'static str, &'static str, &'static str),
 }
 
+/// Asks whether the driver is meant whose scheme begins as this word does.
+fn near(word: &str, drivers: &[Driver]) -> Option<String> {
+    let common =
+        |scheme: &str| scheme.chars().zip(word.chars()).take_while(|(a, b)| a == b).count();
+    let nearest = drivers.iter().map(|driver| driver.scheme).max_by_key(|scheme| common(scheme))?;
+    (common(nearest) >= 3).then(|| format!("; is it {nearest}:// that you mean?"))
+}
+
 impl Settings {
     /// Reads `url` for the driver among `drivers` that its scheme names.
     pub fn parse<'d>(url: &str, drivers: &'d [Driver]) -> Result<(Settings, &'d Driver), BadUrl> {
@@ -97,25 +120,19 @@ impl Settings {
         let Some((scheme, _)) = url.split_once(':') else {
             return Err(BadUrl::NotAUrl(url::ParseError::RelativeUrlWithoutBase, example()));
         };
-        let by_name = |d: &&Driver| {
-            d.scheme.eq_ignore_ascii_case(scheme)
-                || d.aliases.iter().any(|a| a.eq_ignore_ascii_case(scheme))
-        };
-        let driver = drivers
-            .iter()
-            .find(by_name)
-            .ok_or_else(|| BadUrl::UnknownScheme(scheme.to_owned(), known()))?;
+        let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let driver = drivers.iter().find(|d| d.has_scheme(scheme)).ok_or_else(|| {
+            // What is no URL at all may begin with a secret.
+            match url.contains("://") && scheme.chars().all(is_word) {
+                true => BadUrl::UnknownScheme(
+                    scheme.to_owned(),
+                    known() + &near(scheme, drivers).unwrap_or_default(),
+                ),
+                false => BadUrl::NotAUrl(url::ParseError::RelativeUrlWithoutBase, example()),
+            }
+        })?;
         let mut settings = (driver.read_url)(url, driver)?;
-        if let Some(key) = settings.parameters.keys().find(|key| !driver.has_parameter(key)) {
-            let known =
-                driver.parameters.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-            let known = if known.is_empty() { "none".to_owned() } else { known };
-            return Err(BadUrl::UnknownParameter {
-                scheme: driver.scheme.to_owned(),
-                key: key.clone(),
-                known,
-            });
-        }
+        options::sort_out(&mut settings, driver)?;
         settings.freshness = settings.parameter("freshness").map(freshness).transpose()?;
         Ok((settings, driver))
     }
@@ -181,6 +198,40 @@ impl Settings {
         })
     }
 
+    /// A name for the place that the URL is about, the same for each way to log in and each choice
+    /// of how to write: what is known of what was written there belongs to it.
+    pub fn place(&self) -> String {
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        let mut add = |part: &str| {
+            hasher.update(part.as_bytes());
+            hasher.update(&[0]);
+        };
+        add(&self.scheme);
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        let first = std::iter::once(format!("{}{port}", self.host));
+        let hosts = first.chain(self.other_hosts.iter().cloned());
+        let mut hosts: Vec<String> = hosts.map(|host| host.to_ascii_lowercase()).collect();
+        hosts.sort_unstable();
+        add(&hosts.join(","));
+        let path = if self.host.is_empty() { absolute(&self.path) } else { self.path.clone() };
+        // A connection string has its key in the path: of that only the entity is a place.
+        let is_entity = |part: &&str| part.to_ascii_lowercase().starts_with("entitypath=");
+        match path.split(';').find(is_entity).filter(|_| !self.host.is_empty()) {
+            Some(entity) => add(entity),
+            None => add(path.trim_end_matches('/')),
+        }
+        for option in PLACE_OPTIONS {
+            add(option);
+            add(self.parameter(option).unwrap_or_default());
+        }
+        format!("{}-{:016x}", self.scheme, hasher.digest())
+    }
+
+    /// Whether what is shown of the URL says which place it is about.
+    pub fn is_shown_whole(&self) -> bool {
+        !self.path.contains(';') && PLACE_OPTIONS.iter().all(|o| self.parameter(o).is_none())
+    }
+
     /// The path without its slash: the database, where the path names one.
     pub fn database(&self) -> &str {
         self.path.trim_start_matches('/')
@@ -188,9 +239,16 @@ impl Settings {
 
     /// Whether the host is this machine, where TLS is off unless asked for.
     pub fn is_local(&self) -> bool {
-        self.host == "localhost"
+        self.host.eq_ignore_ascii_case("localhost")
+            || self.host.starts_with('/')
             || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
+}
+
+/// The path from the root, whatever the working directory.
+fn absolute(path: &str) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    absolute.to_string_lossy().into_owned()
 }
 
 /// How long changes are gathered before they are written.
@@ -212,12 +270,24 @@ fn decoded(text: &str) -> String {
 /// Reads `scheme://user:password@host:port/path?options`: [`Driver::read_url`] of a destination on
 /// a server.
 pub fn server_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
+    with_host(url_parts(text, driver)?, driver)
+}
+
+/// The settings, if they name a host.
+pub fn with_host(settings: Settings, driver: &Driver) -> Result<Settings, BadUrl> {
+    match settings.host.is_empty() {
+        true => Err(BadUrl::Missing(driver.title, "host", driver.example)),
+        false => Ok(settings),
+    }
+}
+
+/// The same, where the host may be missing.
+pub fn url_parts(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
+    if let Some((character, encoded)) = unencoded(text) {
+        return Err(BadUrl::Unencoded(character, encoded));
+    }
     let url = Url::parse(text).map_err(|e| BadUrl::NotAUrl(e, driver.example.to_owned()))?;
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(BadUrl::Missing(
-        driver.title,
-        "host",
-        driver.example,
-    ))?;
+    let host = url.host_str().unwrap_or_default();
     Ok(Settings {
         shown: shown(&url),
         host: decoded(host.trim_start_matches('[').trim_end_matches(']')),
@@ -277,6 +347,24 @@ mod tests {
         let settings = parsed("file://a%20b/c?d?format=ndjson")?;
         assert_eq!(settings.to_string(), "file://a b/c?d");
         assert_eq!(settings.parameter("format"), Some("ndjson"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_place_is_known_whoever_logs_in_and_however_it_is_written() -> Result<(), BadUrl> {
+        let place = |url: &str| Ok::<_, BadUrl>(parsed(url)?.place());
+        let one = place("postgres://me:secret@Host/db?schema=s")?;
+        assert_eq!(one, place("postgresql://you@host/db?schema=s&sslmode=disable")?);
+        assert!(!one.contains("secret") && one.starts_with("postgres-"));
+        for other in
+            ["postgres://host/db", "postgres://host:5433/db?schema=s", "postgres://host/e?schema=s"]
+        {
+            assert_ne!(one, place(other)?, "{other}");
+        }
+        let here = place("file://out?format=ndjson")?;
+        let absolute = std::path::absolute("out").unwrap_or_default();
+        assert_eq!(here, place(&format!("file://{}/?format=ndjson", absolute.display()))?);
+        assert_ne!(here, place("file://out")?);
         Ok(())
     }
 

@@ -25,6 +25,13 @@ pub struct Delivery {
     pub pending: Option<u64>,
 }
 
+impl Delivery {
+    /// An event as JSON, from where nobody knows how many follow.
+    pub fn of_event(position: Position, subject: String, payload: Bytes) -> Delivery {
+        Delivery { position, subject, payload, encoding: Encoding::Json, pending: None }
+    }
+}
+
 /// The encoding of a payload: the header `content-encoding`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Encoding {
@@ -98,6 +105,9 @@ pub struct Opened {
     pub warnings: Vec<String>,
     /// How many messages are pending; `None` if the feed does not know.
     pub pending: Option<u64>,
+    /// By how much the source's clock is behind this machine's, nanoseconds; 0 where it is not, or
+    /// nobody knows.
+    pub behind_ns: i64,
 }
 
 /// Why a feed cannot be opened or read.
@@ -129,6 +139,16 @@ pub trait Feed: Send {
     /// # Errors
     /// [`FeedError::Taken`] if another process reads the feed.
     async fn acknowledged(&mut self) -> Result<Acknowledged, FeedError>;
+
+    /// What has to be known of the source at the next start, so that positions mean the same by
+    /// then; `None` where they do anyway. `kept`: what an earlier start gave, if this one goes on
+    /// from a position. Called once, before the first `open`, and saved by then.
+    ///
+    /// # Errors
+    /// [`FeedError::Misconfigured`] if the source has changed so that positions mean nothing.
+    fn layout(&mut self, _kept: Option<&str>) -> Result<Option<String>, FeedError> {
+        Ok(None)
+    }
 
     /// Delivers from `at` on; deliveries of an earlier opening are forgotten. Called at the start
     /// and after each interruption, once no batch is being written, with the engine's backoff in

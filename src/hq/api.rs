@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::http::{Http, Reply, Request};
+use crate::secret::place;
 
 /// The production API's address; tokens name it by its product's page instead.
 const PRODUCTION_API: &str = "https://api.shopmonkey.cloud";
@@ -42,6 +43,8 @@ pub enum HqError {
         status: u16,
         /// `, request <id>`, by which HQ finds the request in its logs; else empty.
         request: String,
+        /// The answer has HQ's form: HQ itself says so, and no proxy on the way.
+        in_own_words: bool,
     },
     /// HQ answered with success, and EDS cannot read the answer.
     #[error("HQ at {base} answers in a form that EDS does not know: {why}{request}")]
@@ -125,8 +128,8 @@ impl Hq {
             .http
             .send(request)
             .await
-            .map_err(|why| HqError::Unavailable { base: self.base.clone(), why })?;
-        data_of(&reply, &self.base)
+            .map_err(|why| HqError::Unavailable { base: place(&self.base), why })?;
+        data_of(&reply, &place(&self.base))
     }
 }
 
@@ -147,10 +150,11 @@ fn data_of<T: DeserializeOwned>(reply: &Reply, base: &str) -> Result<T, HqError>
         }
     }
     let message = envelope.ok().and_then(|e| e.message).filter(|m| !m.is_empty());
+    let in_own_words = message.is_some();
     let message = message.unwrap_or_else(|| {
         reply.status.canonical_reason().unwrap_or("an error without a message").to_lowercase()
     });
-    Err(HqError::Refused { base, message, status: reply.status.as_u16(), request })
+    Err(HqError::Refused { base, message, status: reply.status.as_u16(), request, in_own_words })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Hq, HqError, api_of_code};
 use crate::config::{Config, ConfigError};
-use crate::http::Http;
+use crate::http::{Http, path_part};
 
 /// HQ's answer to a code that was used already, or that it never issued.
 const NOT_FOUND: u16 = 404;
@@ -28,13 +28,9 @@ struct Enrolled {
 pub enum EnrolmentError {
     /// HQ's address is not given, and the code does not stand for one.
     #[error(
-        "the code {masked:?} does not say which HQ it is of: a code begins with P, S, E or L; is \
-         it complete?"
+        "the code does not say which HQ it is of: a code begins with P, S, E or L; is it complete?"
     )]
-    OddCode {
-        /// The code, masked.
-        masked: String,
-    },
+    OddCode,
     /// HQ is unreachable, or does not take the code.
     #[error("{0}")]
     Refused(String),
@@ -51,7 +47,7 @@ pub async fn enrol(
     api_url: Option<&str>,
 ) -> Result<String, EnrolmentError> {
     let Some(base) = api_url.or_else(|| api_of_code(code)) else {
-        return Err(EnrolmentError::OddCode { masked: crate::secret::mask(code) });
+        return Err(EnrolmentError::OddCode);
     };
     let hq = Hq::new(Http::new().map_err(EnrolmentError::Refused)?, base, None);
     let enrolled = ask(&hq, code).await.map_err(EnrolmentError::Refused)?;
@@ -65,7 +61,7 @@ pub async fn enrol(
 
 /// The error says what to do.
 async fn ask(hq: &Hq, code: &str) -> Result<Enrolled, String> {
-    let code = percent_encoding::utf8_percent_encode(code, percent_encoding::NON_ALPHANUMERIC);
+    let code = path_part(code);
     let answer = hq.call(Method::GET, &format!("/v3/eds/internal/enroll/{code}"), None).await;
     answer.map_err(|e| match &e {
         HqError::Refused { status: NOT_FOUND, .. } => {

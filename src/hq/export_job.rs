@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Hq, HqError};
 use crate::change::Version;
 use crate::export::FileName;
+use crate::http::path_part;
 
 /// What HQ is to export; an empty list means all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -126,6 +127,6 @@ pub async fn order(hq: &Hq, order: &ExportRequest) -> Result<String, HqError> {
 
 /// Asks how far `job` is; its files get new addresses by that.
 pub async fn look(hq: &Hq, job: &str) -> Result<ExportJob, HqError> {
-    let id = percent_encoding::utf8_percent_encode(job, percent_encoding::NON_ALPHANUMERIC);
+    let id = path_part(job);
     hq.call(Method::GET, &format!("/v3/export/bulk/{id}"), None).await
 }

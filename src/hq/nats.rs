@@ -15,7 +15,7 @@ use crate::feed::jetstream::connect::{Link, Servers};
 use crate::machine;
 
 /// How long the server's last words may take to be sent.
-const FLUSH_WAIT_MAX: Duration = Duration::from_secs(2);
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// A session's connection. Sending never fails the server: what cannot be sent is logged, because
 /// only HQ waits for it, and HQ asks again. Clones share the connection.
@@ -37,9 +37,40 @@ pub struct Heartbeat {
     pub uptime: u64,
     /// How the worker and the machine are.
     pub stats: Stats,
-    /// Since when the server is paused, as RFC 3339.
+    /// Since when the server is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub paused: Option<String>,
+    pub paused: Option<PackedTime>,
+}
+
+/// A time in MessagePack's own form: the extension of type -1, with the nanoseconds and the seconds
+/// since 1970 in 12 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PackedTime {
+    /// Unix nanoseconds.
+    pub nanos: i64,
+}
+
+impl Serialize for PackedTime {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        const SECOND: i64 = 1_000_000_000;
+        let (seconds, nanos) = (self.nanos.div_euclid(SECOND), self.nanos.rem_euclid(SECOND));
+        let mut bytes = u32::try_from(nanos).unwrap_or_default().to_be_bytes().to_vec();
+        bytes.extend(seconds.to_be_bytes());
+        let bytes = PackedBytes(bytes);
+        to.serialize_newtype_struct(rmp_serde::MSGPACK_EXT_STRUCT_NAME, &(TIME_TYPE, bytes))
+    }
+}
+
+/// MessagePack's extension type of times.
+const TIME_TYPE: i8 = -1;
+
+/// Bytes that are serialized as such, and not as a list of numbers.
+struct PackedBytes(Vec<u8>);
+
+impl Serialize for PackedBytes {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&self.0)
+    }
 }
 
 /// Readings in a heartbeat.

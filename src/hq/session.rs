@@ -13,6 +13,10 @@ use crate::machine;
 
 /// HQ's answer while another session of this server is open.
 const CONFLICT: u16 = 409;
+/// HQ's answer where the server or the session is no more, and will not be again.
+const GONE: u16 = 410;
+/// HQ's answer for a session that it does not know.
+const NOT_FOUND: u16 = 404;
 
 /// The destination, as HQ shows it; without secrets.
 pub struct DriverMeta {
@@ -51,7 +55,7 @@ impl Session {
 }
 
 /// Where HQ wants a session's files; each address takes one upload.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, Clone)]
 pub struct Uploads {
     /// For the log files.
     pub url: Option<String>,
@@ -69,9 +73,12 @@ pub enum NoSession {
     /// HQ is unreachable or overloaded. Ask again.
     #[error("{0}")]
     Unavailable(HqError),
-    /// HQ does not accept this server; asking again changes nothing.
+    /// HQ, or a proxy before it, does not accept this server now: its key, a deployment, a wall.
     #[error("{0}")]
     Refused(HqError),
+    /// HQ itself says that this server is no more.
+    #[error("{0}")]
+    Gone(HqError),
 }
 
 impl HqError {
@@ -80,6 +87,17 @@ impl HqError {
             HqError::Refused { status, .. } => Some(*status),
             _ => None,
         }
+    }
+
+    /// Whether HQ itself, and no proxy, says that what was asked for is no more.
+    fn is_gone(&self) -> bool {
+        matches!(self, HqError::Refused { status: GONE, in_own_words: true, .. })
+    }
+
+    /// Whether there is no such session any more, so that it needs no end.
+    pub fn means_no_session(&self) -> bool {
+        self.is_gone()
+            || matches!(self, HqError::Refused { status: NOT_FOUND, in_own_words: true, .. })
     }
 
     fn is_outage(&self) -> bool {
@@ -119,6 +137,7 @@ pub async fn start(
     let session: Session =
         hq.call(Method::POST, "/v3/eds/internal", Some(body)).await.map_err(|e| match e {
             e if e.status() == Some(CONFLICT) => NoSession::Conflict(e),
+            e if e.is_gone() => NoSession::Gone(e),
             e if e.is_outage() => NoSession::Unavailable(e),
             e => NoSession::Refused(e),
         })?;
@@ -175,6 +194,23 @@ mod tests {
         assert!(session("§")?.login().is_err_and(|why| why.contains("not base64")));
         assert!(session("bm8ga2V5cw==")?.login().is_err(), "no credentials file");
         Ok(())
+    }
+
+    #[test]
+    fn only_hq_itself_ends_a_server() {
+        let answer = |status, in_own_words| HqError::Refused {
+            base: String::new(),
+            message: String::new(),
+            status,
+            request: String::new(),
+            in_own_words,
+        };
+        assert!(answer(410, true).is_gone() && !answer(410, false).is_gone());
+        for status in [401, 403, 404] {
+            assert!(!answer(status, true).is_gone(), "{status}");
+        }
+        assert!(answer(404, true).means_no_session() && answer(410, true).means_no_session());
+        assert!(!answer(404, false).means_no_session(), "a proxy does not know sessions");
     }
 
     #[test]

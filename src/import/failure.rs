@@ -1,6 +1,7 @@
 //! Why an import failed, in words that name the cure.
 
 use crate::destination::Failure;
+use crate::help::HelpCode;
 use crate::pipeline::import::ImportError;
 use crate::state::StateError;
 
@@ -27,7 +28,12 @@ impl From<StateError> for ImportFailure {
 
 impl From<ImportError> for ImportFailure {
     fn from(error: ImportError) -> ImportFailure {
-        ImportFailure::Failed(match error {
+        let help = match error {
+            ImportError::BadRow(_) => HelpCode::ImportBadRow,
+            ImportError::Damaged { .. } => HelpCode::ImportDamagedFile,
+            _ => HelpCode::ImportFailed,
+        };
+        let text = match error {
             ImportError::Destination(failure) => return failure.into(),
             ImportError::BadRow(bad) => format!(
                 "{bad}\nNothing was replaced. --skip-bad-rows N skips up to N such rows and lists \
@@ -41,6 +47,7 @@ impl From<ImportError> for ImportFailure {
                  a file of --dir by a complete one"
             ),
             other => format!("{other}; nothing was replaced"),
-        })
+        };
+        ImportFailure::Failed(help.tag(&text))
     }
 }

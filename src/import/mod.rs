@@ -4,8 +4,9 @@
 mod failure;
 mod request;
 mod show;
-mod source;
+pub mod source;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,20 +17,21 @@ use tracing::{info, warn};
 use crate::change::{TableSchema, Version};
 use crate::clock::now_ns;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Destination, Target, WriteMode};
+use crate::destination::{CheckpointIn, Destination, Target, WriteMode};
+use crate::help::HelpCode;
 use crate::hq::Hq;
 use crate::hq::export_job as job;
 use crate::pipeline::import::append::AppendLoader;
 use crate::pipeline::import::{
-    self, Connect, Counts, ImportDeps, ImportError, Report, TableCheck, TablePlan,
+    self, Connect, Counts, ImportDeps, ImportError, Report, TableCheck, TableCount, TablePlan,
 };
 use crate::registry::{Registry, SchemaSource};
-use crate::state::{DataDir, OpenImport, State};
+use crate::state::{DataDir, OpenImport, State, StateError};
 pub use failure::ImportFailure;
 pub use request::{
-    CheckOutput, FilesFrom, ImportRequest, LOADERS_DEFAULT, ProgressOutput, TimeOffset,
-    UnfinishedImport,
+    FilesFrom, ImportRequest, LOADERS_DEFAULT, ProgressOutput, TimeOffset, UnfinishedImport,
 };
+pub use show::checked;
 use source::{Export, JobError};
 
 /// An import whose tables are known; nothing is written yet.
@@ -41,32 +43,56 @@ pub struct PreparedImport {
     data_dir: PathBuf,
 }
 
+/// Fails where the import of checked tables would.
+pub fn concluded(checks: &[TableCheck]) -> Result<(), ImportFailure> {
+    match checks.iter().filter(|check| !check.problems.is_empty()).count() {
+        0 => Ok(()),
+        count => {
+            Err(ImportFailure::Refused(format!("{count} tables cannot be imported as they are")))
+        }
+    }
+}
+
 impl ImportRequest {
     /// Whether the destination can be used.
     pub async fn test(&self) -> Result<(), ImportFailure> {
         self.driver
             .test(&self.destination)
             .await
-            .map_err(|failure| ImportFailure::Refused(failure.text))
+            .map_err(|failure| ImportFailure::Refused(failure.to_string()))
     }
 
     /// Finds out which tables are to be imported.
     pub async fn prepare(self, data: &DataDir) -> Result<PreparedImport, ImportFailure> {
-        let state = data.state.clone();
+        let state = self.state(data).await?;
         let schemas = self.current_schemas(&state).await?;
         Ok(PreparedImport { request: self, schemas, state, data_dir: data.path().to_owned() })
+    }
+
+    /// The state file's part about the destination.
+    async fn state(&self, data: &DataDir) -> Result<State, ImportFailure> {
+        let unusable = |e: StateError| ImportFailure::Failed(e.to_string());
+        let identity = match self.abilities().checkpoint_in {
+            CheckpointIn::StateFile => self.driver.identity(&self.destination).await,
+            CheckpointIn::Destination => Ok(None),
+        };
+        let identity = identity.map_err(|failure| ImportFailure::Refused(failure.text))?;
+        let name = self.destination.place();
+        let state = data.state.of_destination(&name, identity.as_deref()).map_err(unusable)?;
+        state.adopt_unplaced().map_err(unusable)?;
+        Ok(state)
     }
 
     async fn current_schemas(&self, state: &State) -> Result<Vec<Arc<TableSchema>>, ImportFailure> {
         let of_hq = |hq: &Hq| SchemaSource::of_hq(hq.http.clone(), hq.base());
         let Some(published) = self.schemas.clone().or_else(|| self.hq.as_ref().map(of_hq)) else {
-            return Err(ImportFailure::Refused(
-                "the tables' schemas are needed: name them with \
-                --schema FILE or URL, or give the key to HQ by SM_APIKEY"
-                    .into(),
-            ));
+            return Err(ImportFailure::Refused(HelpCode::SchemasMissing.tag(
+                "the tables' schemas are needed: name them with --schema FILE or URL, or give the \
+                 key to HQ by SM_APIKEY",
+            )));
         };
-        let registry = &mut Registry::new(published, state.clone());
+        let registry =
+            &mut Registry::new(published, state.clone()).with_columns(self.columns_left());
         let mut all = registry.current().await.map_err(ImportFailure::Failed)?;
         let only = &self.tables;
         if let Some(unknown) = only.names().find(|name| !all.iter().any(|s| *s.table == ***name)) {
@@ -111,16 +137,19 @@ impl PreparedImport {
     }
 
     /// Imports, or only creates the tables. Once `stop` is true it ends, and keeps what is loaded.
-    pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), ImportFailure> {
-        match self.request.check {
-            Some(output) => self.check(output).await,
-            None if self.request.schema_only => self.shape().await,
-            None => self.load(stop).await,
+    /// What was loaded of each table.
+    pub async fn run(
+        self,
+        stop: watch::Receiver<bool>,
+    ) -> Result<BTreeMap<String, TableCount>, ImportFailure> {
+        match self.request.schema_only {
+            true => self.shape().await.map(|()| BTreeMap::new()),
+            false => self.load(stop).await,
         }
     }
 
-    /// Tells what would become of each table, on standard output; fails where an import would.
-    async fn check(&self, output: CheckOutput) -> Result<(), ImportFailure> {
+    /// What would become of each table.
+    pub async fn check(&self) -> Result<Vec<TableCheck>, ImportFailure> {
         let tables = self.tables_to_check()?;
         let checks: Vec<TableCheck> = if self.request.abilities().write_mode == WriteMode::Append {
             let appended = |t: TablePlan| TableCheck::appended(&t.schema.table);
@@ -132,13 +161,7 @@ impl PreparedImport {
             destination.close().await?;
             checks
         };
-        println!("{}", show::checked(&checks, output));
-        match checks.iter().filter(|check| !check.problems.is_empty()).count() {
-            0 => Ok(()),
-            count => Err(ImportFailure::Refused(format!(
-                "{count} tables cannot be imported as they are"
-            ))),
-        }
+        Ok(checks)
     }
 
     /// Those of the files, where files are at hand.
@@ -178,7 +201,10 @@ impl PreparedImport {
         Ok(())
     }
 
-    async fn load(&self, stop: watch::Receiver<bool>) -> Result<(), ImportFailure> {
+    async fn load(
+        &self,
+        stop: watch::Receiver<bool>,
+    ) -> Result<BTreeMap<String, TableCount>, ImportFailure> {
         let request = &self.request;
         let choice = request.choice();
         let open = self.resumable(&choice)?;
@@ -203,7 +229,7 @@ impl PreparedImport {
         let started = Instant::now();
         let done = tokio::select! {
             done = import::run(deps) => done,
-            () = show::show(counts.clone(), request.output) => return Ok(()),
+            () = show::show(counts.clone(), request.output) => return Ok(BTreeMap::new()),
         };
         if let Err(ImportError::Damaged { path, .. }) = &done
             && path.starts_with(&folder)
@@ -217,7 +243,7 @@ impl PreparedImport {
             remove(&folder);
         }
         self.tell(&report, &counts, started.elapsed());
-        Ok(())
+        Ok(counts.snapshot())
     }
 
     /// The import that was cut off, if this one goes on with it.

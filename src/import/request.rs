@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::change::ColumnRules;
 use crate::change::filter::TableFilter;
 use crate::destination::{Abilities, Driver, Settings, WriteMode};
 use crate::hq::Hq;
@@ -51,15 +52,6 @@ pub enum ProgressOutput {
     Terminal,
     /// In the log: nobody is at a terminal.
     Log,
-}
-
-/// In which form a check tells what it has found, on standard output.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CheckOutput {
-    /// Lines for people.
-    Text,
-    /// An array of objects, one for each table.
-    Json,
 }
 
 /// Since when rows have to have changed to be exported, as the user wrote it (RFC 3339).
@@ -110,12 +102,14 @@ pub struct ImportRequest {
     pub since: Option<TimeOffset>,
     /// Rows that they do not want are left out.
     pub rules: Option<Arc<Validator>>,
+    /// Which columns are left out or hashed.
+    pub columns: Arc<ColumnRules>,
     /// Create and extend the tables, and load nothing.
     pub schema_only: bool,
     /// Read and check everything, and write nothing.
     pub dry_run: bool,
-    /// Only tell what would become of each table, and in which form; write nothing.
-    pub check: Option<CheckOutput>,
+    /// Only tell what would become of each table, and write nothing.
+    pub check: bool,
     /// What becomes of rows that the export lacks.
     pub mode: Mode,
     /// Keep the downloaded files.
@@ -148,9 +142,10 @@ impl ImportRequest {
             location_ids: Vec::new(),
             since: None,
             rules: None,
+            columns: Arc::default(),
             schema_only: false,
             dry_run: false,
-            check: None,
+            check: false,
             mode: Mode::Replace,
             keep_files: false,
             loaders: LOADERS_DEFAULT,
@@ -162,6 +157,14 @@ impl ImportRequest {
         }
     }
 
+    /// The rules about columns, as far as they say something to the destination.
+    pub(super) fn columns_left(&self) -> Arc<ColumnRules> {
+        match self.abilities().write_mode {
+            WriteMode::Append => Arc::new(self.columns.of_changes()),
+            WriteMode::Upsert => self.columns.clone(),
+        }
+    }
+
     /// What the destination can do with the settings of this import.
     pub(super) fn abilities(&self) -> Abilities {
         (self.driver.abilities)(&self.destination)
@@ -169,7 +172,7 @@ impl ImportRequest {
 
     /// Whether the destination only looks on.
     pub(super) fn writes_nothing(&self) -> bool {
-        self.dry_run || self.check.is_some()
+        self.dry_run || self.check
     }
 
     /// What the user has to agree to first, where rows are going to be replaced: `tables` is how
@@ -178,7 +181,7 @@ impl ImportRequest {
         if self.abilities().write_mode == WriteMode::Append
             || self.dry_run
             || self.schema_only
-            || self.check.is_some()
+            || self.check
             || self.mode == Mode::Keep
         {
             return None;
@@ -206,8 +209,13 @@ impl ImportRequest {
             FilesFrom::Job(id) => (None, Some(id)),
             FilesFrom::NewJob => (None, None),
         };
-        serde_json::json!({
-            "destination": self.destination.to_string(),
+        // The text alone names most places; an import that an earlier version began is known by it.
+        let destination = match self.destination.is_shown_whole() {
+            true => self.destination.to_string(),
+            false => self.destination.place(),
+        };
+        let mut choice = serde_json::json!({
+            "destination": destination,
             "dir": dir,
             "only": self.tables.to_string(),
             "companyIds": self.company_ids,
@@ -215,8 +223,12 @@ impl ImportRequest {
             "timeOffset": self.since.as_ref().map(TimeOffset::to_string),
             "noDelete": self.mode == Mode::Keep,
             "jobId": job_id,
-        })
-        .to_string()
+        });
+        // Without rules the form is that of earlier versions.
+        if let Some(rules) = self.columns.text() {
+            choice["columns"] = rules.into();
+        }
+        choice.to_string()
     }
 
     /// What is ordered from HQ.
@@ -235,6 +247,7 @@ impl ImportRequest {
             job,
             tables,
             rules: self.rules.clone(),
+            columns: self.columns_left(),
             mode: self.mode,
             restart,
             bad_rows_max: self.bad_rows_max,

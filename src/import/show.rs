@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
-use super::{CheckOutput, ProgressOutput};
+use super::ProgressOutput;
 use crate::pipeline::import::{Counts, Report, TableCheck, TableCount, TableFate};
 
 /// Between two drawings of the bars.
@@ -147,10 +147,7 @@ pub fn closing(counts: &Counts, report: &Report, took: Duration) -> String {
 }
 
 /// What would become of each table: a line for it, and one for whatever there is to say of it.
-pub fn checked(checks: &[TableCheck], output: CheckOutput) -> String {
-    if output == CheckOutput::Json {
-        return serde_json::to_string_pretty(checks).unwrap_or_default();
-    }
+pub fn checked(checks: &[TableCheck]) -> String {
     let width = checks.iter().map(|check| check.table.chars().count()).max().unwrap_or(0);
     let mut lines = Vec::new();
     for check in checks {

@@ -20,6 +20,13 @@ pub struct PendingBatch {
     pub through: Position,
 }
 
+impl PendingBatch {
+    /// What it contains, to be changed in place.
+    pub fn contents(&mut self) -> (&mut Vec<Change>, &mut Vec<DeadLetter>) {
+        (&mut self.changes, &mut self.dead_letters)
+    }
+}
+
 /// Limits of one batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
@@ -143,6 +150,11 @@ impl Batcher {
         }
         let wait = self.limits.wait_min.unwrap_or_default();
         Some(since + self.limits.wait_max.map_or(wait, |max| wait.min(max)))
+    }
+
+    /// What is held, to be changed in place.
+    pub fn contents(&mut self) -> (&mut Vec<Change>, &mut Vec<DeadLetter>) {
+        (&mut self.changes, &mut self.dead_letters)
     }
 
     /// Everything that is held; `None` where there is nothing.

@@ -12,6 +12,8 @@ use crate::state::{State, StateError};
 pub struct CheckpointStore {
     /// The checkpoint as it was last read or written; `None` where nothing was recorded yet.
     recorded: Option<Position>,
+    /// Where it will be once everything is applied that was sent.
+    sent: Option<Position>,
     /// What was recorded is of a stream that is no more, or the stream is read from its beginning:
     /// its time says nothing about what comes.
     is_of_other_stream: bool,
@@ -65,6 +67,7 @@ impl CheckpointStore {
             let cutover = Cutover::default();
             return Ok(CheckpointStore {
                 recorded,
+                sent: None,
                 is_of_other_stream: options.restart,
                 keeper: CheckpointKeeper::Destination { cutover },
             });
@@ -77,6 +80,7 @@ impl CheckpointStore {
         let is_beyond = |intent: &Position| !recorded.is_some_and(|at| at.contains(*intent));
         Ok(CheckpointStore {
             recorded,
+            sent: None,
             is_of_other_stream: options.restart,
             keeper: CheckpointKeeper::StateFile {
                 state: state.clone(),
@@ -100,10 +104,25 @@ impl CheckpointStore {
 
     /// The checkpoint after a batch up to `through`.
     pub fn end_of(&self, through: Position) -> Position {
-        match self.recorded.filter(|_| !self.is_of_other_stream) {
-            Some(recorded) => recorded.advanced_to(through),
+        match self.sent.or(self.recorded.filter(|_| !self.is_of_other_stream)) {
+            Some(before) => before.advanced_to(through),
             None => through,
         }
+    }
+
+    /// A batch up to `through` was sent, and is not known to be applied.
+    pub fn sent(&mut self, through: Position) {
+        self.sent = Some(through);
+    }
+
+    /// What was sent is not applied.
+    pub fn retract(&mut self) {
+        self.sent = None;
+    }
+
+    /// The checkpoint that the next batch has to find.
+    pub fn predecessor(&self) -> Option<Position> {
+        self.sent.or(self.recorded)
     }
 
     /// The checkpoint as it was last read or written.
@@ -208,6 +227,7 @@ impl CheckpointStore {
     /// The batch up to `through` is durable.
     pub fn after_commit(&mut self, through: Position) {
         self.recorded = Some(through);
+        self.sent = self.sent.filter(|sent| *sent != through);
         self.is_of_other_stream = false;
         if let CheckpointKeeper::StateFile { state, consumer, unconfirmed_through, unsaved } =
             &mut self.keeper
@@ -236,6 +256,7 @@ mod tests {
     fn in_state_file(state: &State) -> CheckpointStore {
         CheckpointStore {
             recorded: None,
+            sent: None,
             is_of_other_stream: false,
             keeper: CheckpointKeeper::StateFile {
                 state: state.clone(),
@@ -283,8 +304,12 @@ mod tests {
     #[test]
     fn a_checkpoint_that_is_read_again_tells_a_lost_answer_from_a_restore() {
         let keeper = CheckpointKeeper::Destination { cutover: Cutover::default() };
-        let mut store =
-            CheckpointStore { recorded: Some(at(5)), is_of_other_stream: false, keeper };
+        let mut store = CheckpointStore {
+            recorded: Some(at(5)),
+            sent: None,
+            is_of_other_stream: false,
+            keeper,
+        };
         for (found, verdict) in [
             (Some(at(5)), CheckpointFound::Unchanged),
             (Some(at(9)), CheckpointFound::Committed),

@@ -291,7 +291,7 @@ fn hashes(mark: RowMark) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::held;
+    use crate::change::{ColumnRules, held};
 
     /// Inserts of these rows, one after the other.
     fn changes_of_rows(ids: &[&str]) -> Vec<Change> {
@@ -306,7 +306,7 @@ mod tests {
         let changes: Vec<_> = ids.iter().enumerate().map(change).collect();
         let schema: serde_json::Value = serde_json::from_str(schema).unwrap_or_default();
         let body = serde_json::json!({"schema": schema, "changes": changes}).to_string();
-        held::read(&body).unwrap_or_else(|e| panic!("{e}"))
+        held::read(&body, &ColumnRules::default()).unwrap_or_else(|e| panic!("{e}"))
     }
 
     fn letter(change: &Change) -> DeadLetter {

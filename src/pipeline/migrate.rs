@@ -11,6 +11,7 @@ use crate::change::TableSchema;
 use crate::destination::{
     ColumnShape, Destination, Failure, FailureKind, Migration, TableShape, Tables,
 };
+use crate::help::HelpCode;
 
 /// What has to be done before rows of `schema` can be written; nothing where the table fits.
 pub fn plan(tables: &Tables, schema: &Arc<TableSchema>) -> Result<Vec<Migration>, TableRefused> {
@@ -93,7 +94,7 @@ pub enum SchemaChange {
 
 impl SchemaChange {
     /// Whether EDS may make the change. Tables that do not exist are made in any case.
-    fn permits(self, step: &Migration) -> bool {
+    pub fn permits(self, step: &Migration) -> bool {
         match (self, step) {
             (SchemaChange::Widen, _) | (_, Migration::CreateTable(_)) => true,
             (SchemaChange::Add, Migration::WidenColumn { .. }) => false,
@@ -144,7 +145,7 @@ pub async fn bring_up(
                 policy.as_str()
             );
             let failure = Failure::new(FailureKind::TableUnavailable, text);
-            return Err(failure.of_table(&schema.table));
+            return Err(failure.with_help(HelpCode::SchemaChangeHeld).of_table(&schema.table));
         }
         info!("schema: {step}");
         destination.migrate(step).await?;

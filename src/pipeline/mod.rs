@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::change::ColumnRules;
 use crate::change::filter::TableFilter;
 use crate::destination::Abilities;
 use crate::validator::Validator;
@@ -64,6 +65,8 @@ pub struct EngineOptions {
     pub companies: String,
     /// Events that they do not want are passed over.
     pub rules: Option<Arc<Validator>>,
+    /// Which columns are left out or hashed.
+    pub columns: Arc<ColumnRules>,
     /// Existing tables that may be written to though EDS did not make them.
     pub adopt: Vec<String>,
     /// What the destination can do.

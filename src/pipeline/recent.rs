@@ -32,6 +32,9 @@ pub struct Recent {
     young: HashMap<u64, RecentRow>,
     old: HashMap<u64, RecentRow>,
     unsaved: Vec<(u64, RecentRow)>,
+    /// What was remembered of rows before what is remembered now, for changes that were kept: they
+    /// follow that.
+    replaced: HashMap<u64, Vec<RecentRow>>,
 }
 
 impl Recent {
@@ -47,7 +50,7 @@ impl Recent {
             .map(unpack)
             .filter(|(_, e)| e.sequence <= limit)
         {
-            recent.insert(hash, entry);
+            recent.replace(hash, entry);
         }
         let saved = chunks.last().map(|c| c.through);
         (recent, saved.filter(|q| q.sequence < limit).or(through))
@@ -72,6 +75,33 @@ impl Recent {
     /// Takes note of a change. `true`: its row already had a newer version, so it must not be
     /// applied.
     pub fn is_stale(&mut self, change: &Change) -> bool {
+        self.takes_note(change, u64::MAX, Recent::insert)
+    }
+
+    /// The same for a change that is seen again while earlier ones of its table may still be kept:
+    /// what is remembered of its row until now is remembered, too.
+    pub fn is_stale_again(&mut self, change: &Change) -> bool {
+        self.takes_note(change, u64::MAX, Recent::replace)
+    }
+
+    /// The same for a change that was kept before it could be resolved: what followed it in the
+    /// stream follows it now, and says nothing about it.
+    pub fn is_stale_in_order(&mut self, change: &Change) -> bool {
+        self.takes_note(change, change.position.sequence, Recent::replace)
+    }
+
+    /// Nothing is kept that came before what is remembered.
+    pub fn forget_replaced(&mut self) {
+        self.replaced.clear();
+    }
+
+    /// What is remembered of sequences beyond `known_to` does not count.
+    fn takes_note(
+        &mut self,
+        change: &Change,
+        known_to: u64,
+        insert: fn(&mut Recent, u64, RecentRow),
+    ) -> bool {
         let Some(schema) = &change.schema else { return false };
         let hash = row_hash(&schema.table, &change.key);
         let Some(version) = change.event.version() else {
@@ -79,7 +109,10 @@ impl Recent {
             self.forget(hash, change.position.sequence);
             return false;
         };
-        if let Some(known) = self.young.get(&hash).or_else(|| self.old.get(&hash)) {
+        let latest = self.latest(hash);
+        let is_passed = latest.is_some_and(|latest| latest.sequence > known_to);
+        let known = if is_passed { self.replaced_before(hash, known_to) } else { latest };
+        if let Some(known) = known {
             let applied =
                 Version { nanos: known.nanos, logical: u64::from(known.logical & !DELETE) };
             if version.is_stale_after(change.is_delete(), applied, known.logical & DELETE != 0) {
@@ -89,16 +122,38 @@ impl Recent {
         let logical = (version.logical.min(u64::from(!DELETE)) as u32)
             | if change.is_delete() { DELETE } else { 0 };
         let entry = RecentRow { nanos: version.nanos, logical, sequence: change.position.sequence };
-        self.insert(hash, entry);
+        if is_passed {
+            self.replaced.entry(hash).or_default().push(entry);
+            return false;
+        }
+        insert(self, hash, entry);
         self.unsaved.push((hash, entry));
         false
     }
 
-    fn forget(&mut self, hash: u64, sequence: u64) {
-        let known = self.young.remove(&hash).is_some() | self.old.remove(&hash).is_some();
-        if known {
-            self.unsaved.push((hash, RecentRow { nanos: 0, logical: 0, sequence }));
+    fn latest(&self, hash: u64) -> Option<RecentRow> {
+        self.young.get(&hash).or_else(|| self.old.get(&hash)).copied()
+    }
+
+    /// The last of what was replaced that is not beyond `sequence`.
+    fn replaced_before(&self, hash: u64, sequence: u64) -> Option<RecentRow> {
+        let replaced = self.replaced.get(&hash)?.iter().filter(|row| row.sequence <= sequence);
+        replaced.max_by_key(|row| row.sequence).copied()
+    }
+
+    /// Inserts, and keeps what was there before.
+    fn replace(&mut self, hash: u64, entry: RecentRow) {
+        if let Some(before) = self.latest(hash) {
+            self.replaced.entry(hash).or_default().push(before);
         }
+        self.insert(hash, entry);
+    }
+
+    fn forget(&mut self, hash: u64, sequence: u64) {
+        self.young.remove(&hash);
+        self.old.remove(&hash);
+        // Also where nothing was known: whoever reads the log learns that the row was changed.
+        self.unsaved.push((hash, RecentRow { nanos: 0, logical: 0, sequence }));
     }
 
     fn insert(&mut self, hash: u64, entry: RecentRow) {
@@ -158,6 +213,31 @@ fn pack(hash: u64, entry: RecentRow) -> [u8; RECENT_ROW_BYTES] {
     out
 }
 
+/// The rows of a chunk, oldest first: hash of table and key, and the nanoseconds of the version; 0
+/// where an event without a version changed the row.
+pub fn versions(chunk: &RecentChunk) -> impl Iterator<Item = (u64, u64)> {
+    chunk.entries.chunks_exact(RECENT_ROW_BYTES).map(unpack).map(|(hash, row)| (hash, row.nanos))
+}
+
+/// The last change of a row that is remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LastChange {
+    /// The nanoseconds of its version; 0 where the event has none.
+    pub nanos: u64,
+    /// It took the row away.
+    pub is_delete: bool,
+    /// Its place in the stream.
+    pub sequence: u64,
+}
+
+/// The last change of the row with this hash.
+pub fn last_of(chunks: &[RecentChunk], hash: u64) -> Option<LastChange> {
+    let all = chunks.iter().flat_map(|chunk| chunk.entries.chunks_exact(RECENT_ROW_BYTES));
+    let (_, row) = all.map(unpack).rfind(|(found, _)| *found == hash)?;
+    let is_delete = row.logical & DELETE != 0;
+    Some(LastChange { nanos: row.nanos, is_delete, sequence: row.sequence })
+}
+
 fn unpack(bytes: &[u8]) -> (u64, RecentRow) {
     let eight = |at: usize| {
         bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
@@ -211,6 +291,39 @@ mod tests {
         let (loaded, through) = Recent::load(&[chunk], Some(early));
         assert_eq!(loaded.young.get(&hash), Some(&RecentRow { sequence: 0, ..row }));
         assert_eq!(through, Some(Position::default()));
+    }
+
+    /// A row was deleted; an older version of it was kept, and a later change is seen again before
+    /// what is kept can be resolved.
+    #[test]
+    fn what_was_kept_follows_what_was_remembered_before_it() {
+        let schema = r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
+        let change = |sequence: u64, operation: &str, version: u64| {
+            let event = format!(
+                r#"{{"operation":"{operation}","table":"t","key":["a"],"after":{{"id":"a"}},"mvccTimestamp":"17207326117085875{version:02}"}}"#
+            );
+            let schema: serde_json::Value = serde_json::from_str(schema).unwrap_or_default();
+            let one = serde_json::json!({"subject": "s", "sequence": sequence, "time_ns": 0, "part": "own", "is_of_future": false, "event": event});
+            let body = serde_json::json!({"schema": schema, "changes": [one]}).to_string();
+            let read = crate::change::held::read(&body, &Default::default())
+                .unwrap_or_else(|e| panic!("{e}"));
+            read.into_iter().next().unwrap_or_else(|| panic!("no change"))
+        };
+        let mut recent = Recent::default();
+        assert!(!recent.is_stale(&change(47, "DELETE", 47)));
+        let at = Position { sequence: 62, time_ns: 5 };
+        let both = |recent: &mut Recent| {
+            assert!(recent.is_stale_in_order(&change(50, "UPDATE", 40)));
+            assert!(!recent.is_stale_in_order(&change(51, "UPDATE", 51)));
+            assert!(recent.is_stale_in_order(&change(52, "UPDATE", 49)));
+        };
+        assert!(!recent.is_stale_again(&change(62, "UPDATE", 62)));
+        let chunks = [recent.chunk(at)];
+        both(&mut recent);
+        // The same after a crash, from what is saved.
+        both(&mut Recent::load(&chunks, Some(at)).0);
+        recent.forget_replaced();
+        assert!(!recent.is_stale_in_order(&change(50, "UPDATE", 40)));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::change::stamps::Stamp;
 use crate::change::{Column, TableSchema};
 use crate::destination::shape::{NameLimit, TableLimits};
 use crate::destination::{Failure, FailureKind, TableShape, Tables};
+use crate::help::HelpCode;
 
 /// A table that rows are not written to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -129,8 +131,17 @@ impl From<TableRefused> for Failure {
             }
             _ => FailureKind::TableUnavailable,
         };
+        let help = match refused {
+            TableRefused::NotOurs { .. } => HelpCode::TableNotOurs,
+            TableRefused::Unsafe { .. } => HelpCode::TableUnsafe,
+            TableRefused::KeyChanged { .. } => HelpCode::TableKey,
+            TableRefused::SameTable { .. }
+            | TableRefused::SameColumn { .. }
+            | TableRefused::LongName { .. }
+            | TableRefused::TooWide { .. } => HelpCode::TableDoesNotFit,
+        };
         let table = Some(refused.table().into());
-        Failure { table, ..Failure::new(kind, refused.to_string()) }
+        Failure { table, ..Failure::new(kind, refused.to_string()).with_help(help) }
     }
 }
 
@@ -155,9 +166,10 @@ pub fn check_ours(tables: &Tables, schema: &TableSchema) -> Result<(), TableRefu
         ));
     }
     let stored = |c: &&Column| shape.columns.contains_key(&*tables.limits.names.stored(&c.name));
-    let there = schema.columns.iter().filter(stored).count();
-    if there * 2 < schema.columns.len() {
-        return foreign(format!("it has {there} of the {} columns", schema.columns.len()));
+    let columns = || schema.columns.iter().filter(|c| Stamp::named(&c.name).is_none());
+    let (there, all) = (columns().filter(stored).count(), columns().count());
+    if there * 2 < all {
+        return foreign(format!("it has {there} of the {all} columns"));
     }
     Ok(())
 }

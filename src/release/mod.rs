@@ -1,17 +1,23 @@
 //! Releases of EDS: downloaded, verified by their signature, unpacked, and swapped in.
 
+mod key;
 mod swap;
+mod version;
 
-use std::io::Read;
+use std::ffi::{OsStr, OsString};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use pgp::composed::{Deserializable, DetachedSignature, SignedPublicKey};
-use pgp::types::KeyDetails;
+use tokio::time::{sleep, timeout};
 
+use crate::clock;
 use crate::http::Http;
-pub use swap::Swap;
+use crate::secret::place;
+use key::verify;
+pub use swap::{Probation, Swap};
+pub use version::is_older;
 
 /// The OpenPGP key that releases are signed with, armored. Whoever publishes releases of their own
 /// replaces the file.
@@ -23,8 +29,13 @@ const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const ARCHIVE_BYTES_MAX: usize = 256 << 20;
 const PROGRAM_BYTES_MAX: u64 = 512 << 20;
 const SIGNATURE_BYTES_MAX: usize = 64 << 10;
-/// How long a new program may take to say its version.
-const VERSION_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long the download of a release may take.
+const DOWNLOAD_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+/// Between two tries to run a program that is still open for writing somewhere.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+const BUSY_TRIES_MAX: u32 = 20;
+/// How long a new program may take to say its version, or its help.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The name of the program in an archive.
 const PROGRAM: &str = if cfg!(windows) { "eds.exe" } else { "eds" };
@@ -83,59 +94,66 @@ impl ReleaseSource {
         })
     }
 
-    /// Downloads the release of `version`, with or without a leading `v`, verifies its signature,
-    /// and writes its program to `to`, ready to run. After an error there is nothing at `to`.
+    /// Downloads the release of `version`, with or without a leading `v`, verifies its signature
+    /// and what version its program says to be, and writes that to `to`, ready to run. After an
+    /// error there is nothing at `to`.
     pub async fn fetch(&self, version: &str, to: &Path) -> Result<(), String> {
         let version = version.trim_start_matches('v');
         if !is_version(version) {
             return Err(format!("{version:?} is not a version such as 1.2.3"));
         }
         let url = format!("{}/download/v{version}/{}", self.url, archive_name());
+        let late = |_| format!("{url} was not downloaded within {DOWNLOAD_WAIT_MAX:?}");
+        let (signature, archive) =
+            timeout(DOWNLOAD_WAIT_MAX, self.download(&url)).await.map_err(late)??;
+        let mut name = to.file_name().unwrap_or_default().to_owned();
+        name.push(".unfinished");
+        let unfinished = to.with_file_name(name);
+        let done =
+            self.check(version, &url, signature, archive, &unfinished).await.and_then(|()| {
+                std::fs::rename(&unfinished, to)
+                    .map_err(|e| format!("{} cannot be written: {e}", to.display()))
+            });
+        if done.is_err() {
+            let _ = std::fs::remove_file(unfinished);
+        }
+        done
+    }
+
+    async fn download(&self, url: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
         let signature = self.http.download(&format!("{url}.asc"), SIGNATURE_BYTES_MAX).await?;
-        let archive = self.http.download(&url, ARCHIVE_BYTES_MAX).await?;
-        let (key, to) = (self.key.clone(), to.to_owned());
+        Ok((signature, self.http.download(url, ARCHIVE_BYTES_MAX).await?))
+    }
+
+    /// Writes the program to `to` if it is genuine, and of that version.
+    async fn check(
+        &self,
+        version: &str,
+        url: &str,
+        signature: Vec<u8>,
+        archive: Vec<u8>,
+        to: &Path,
+    ) -> Result<(), String> {
+        let (key, to, url) = (self.key.clone(), to.to_owned(), url.to_owned());
         let unpacked = tokio::task::spawn_blocking(move || {
-            verify(&key, &signature, &archive)
-                .map_err(|why| format!("the release at {url} is not genuine: {why}"))?;
-            unpack(&archive, &to).map_err(|why| format!("the release at {url}: {why}"))
+            let now = clock::now_s();
+            verify(&key, &signature, &archive, now)
+                .map_err(|why| format!("the release at {} is not genuine: {why}", place(&url)))?;
+            unpack(&archive, &to)
+                .map_err(|why| format!("the release at {}: {why}", place(&url)))?;
+            Ok::<_, String>(to)
         });
-        unpacked.await.map_err(|e| e.to_string())?
+        let program = unpacked.await.map_err(|e| e.to_string())??;
+        let found = version_of(&program).await?;
+        if found == version {
+            return Ok(());
+        }
+        Err(format!("the program in the release says that it is version {found:?}"))
     }
 }
 
-/// Whether the owner of `key` signed `content`.
-fn verify(key: &str, signature: &[u8], content: &[u8]) -> Result<(), String> {
-    let (key, _) = SignedPublicKey::from_string(key)
-        .map_err(|e| format!("the key for releases cannot be read: {e}"))?;
-    key.verify_bindings().map_err(|e| format!("the key for releases is broken: {e}"))?;
-    let (signature, _) = DetachedSignature::from_reader_single(signature)
-        .map_err(|e| format!("its signature cannot be read: {e}"))?;
-    let by_subkey = key
-        .public_subkeys
-        .iter()
-        .filter(|subkey| subkey.signatures.iter().any(|s| s.key_flags().sign()));
-    let good = signature.verify(&key, content).is_ok()
-        || by_subkey.into_iter().any(|subkey| signature.verify(&subkey.key, content).is_ok());
-    if good { Ok(()) } else { Err(format!("its signature is not by key {}", key.fingerprint())) }
-}
-
-/// Writes the program of `archive` to `to`. The archive must hold nothing else; after an error
-/// nothing is written.
+/// Writes the program of `archive` to `to`. The archive must hold nothing else.
 fn unpack(archive: &[u8], to: &Path) -> Result<(), String> {
-    let mut name = to.file_name().unwrap_or_default().to_owned();
-    name.push(".unfinished");
-    let unfinished = to.with_file_name(name);
-    let done = unpack_to(archive, &unfinished).and_then(|()| {
-        std::fs::rename(&unfinished, to)
-            .map_err(|e| format!("{} cannot be written: {e}", to.display()))
-    });
-    if done.is_err() {
-        let _ = std::fs::remove_file(unfinished);
-    }
-    done
-}
-
-fn unpack_to(archive: &[u8], to: &Path) -> Result<(), String> {
     let wrong = |e: std::io::Error| format!("the archive cannot be read: {e}");
     let mut entries = tar::Archive::new(flate2::read::GzDecoder::new(archive));
     let mut found = false;
@@ -169,23 +187,93 @@ fn write_program(from: &mut impl Read, to: &Path) -> std::io::Result<()> {
 }
 
 /// Runs `program` and returns the version that it prints.
-pub async fn version_of(program: &Path) -> Result<String, String> {
-    let failed = |why: String| format!("the new program cannot be asked for its version: {why}");
-    let mut command = tokio::process::Command::new(program);
-    command.arg("version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let asked = tokio::time::timeout(VERSION_WAIT_MAX, command.output()).await;
-    let output = asked
-        .map_err(|_| failed(format!("no answer within {VERSION_WAIT_MAX:?}")))?
-        .map_err(|e| failed(e.to_string()))?;
-    match output.status.success() {
+async fn version_of(program: &Path) -> Result<String, String> {
+    let output = output_of(program, ["version"]).await;
+    let said = output.and_then(|output| match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-        false => Err(failed(format!("it {}", output.status))),
+        false => Err(format!("it ended with {}", output.status)),
+    });
+    said.map_err(|why| format!("the new program cannot be asked for its version: {why}"))
+}
+
+/// Whether `program` takes these arguments of a server: one that does not would end before it could
+/// count its starts, every time. Its help makes it read them, and nothing else.
+pub async fn takes_arguments(program: &Path, words: &[OsString]) -> Result<(), String> {
+    let asked = words.iter().cloned().chain(["--help".into()]);
+    let output = output_of(program, asked).await;
+    // What it says may hold what the arguments hold, which is nobody else's business.
+    let taken = output.and_then(|output| match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("it ended with {}", output.status)),
+    });
+    taken.map_err(|why| {
+        format!("the new program does not take the arguments that this server has: {why}")
+    })
+}
+
+/// The arguments of the program that takes this one's place in the same process.
+pub fn next_arguments(paused: bool) -> Vec<OsString> {
+    // These two flags are about the first start only.
+    let once = |word: &OsString| {
+        word.to_str().is_some_and(|word| {
+            ["--paused", "--restart"].iter().any(|flag| word.split('=').next() == Some(*flag))
+        })
+    };
+    let own = std::env::args_os().skip(1).filter(|word| !once(word));
+    own.chain(paused.then(|| "--paused".into())).collect()
+}
+
+async fn output_of(
+    program: &Path,
+    words: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Result<Output, String> {
+    let mut command = tokio::process::Command::new(program);
+    command.args(words).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    // It is to say its version, and no document about it.
+    command.env_remove("EDS_JSON");
+    let mut tries = 0;
+    loop {
+        let asked = timeout(ANSWER_WAIT_MAX, command.output()).await;
+        match asked.map_err(|_| format!("no answer within {ANSWER_WAIT_MAX:?}"))? {
+            // A process that another thread is about to start still has the file open.
+            Err(e) if e.kind() == ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES_MAX => {
+                tries += 1;
+                sleep(BUSY_WAIT).await;
+            }
+            output => return output.map_err(|e| e.to_string()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A byte now and then keeps a connection alive, and no download.
+    #[tokio::test(start_paused = true)]
+    async fn a_download_as_a_whole_has_its_time() -> Result<(), Box<dyn std::error::Error>> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}/releases", listener.local_addr()?);
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n").await?;
+            while stream.write_all(b"x").await.is_ok() {
+                sleep(Duration::from_secs(10)).await;
+            }
+            Ok::<(), std::io::Error>(())
+        });
+        let source = ReleaseSource::new(Http::new()?, Some(&url), None)?;
+        let dir = tempfile::tempdir()?;
+        let begun = tokio::time::Instant::now();
+        let why = source.fetch("1.2.3", &dir.path().join("eds")).await.err().unwrap_or_default();
+        assert!(why.contains("was not downloaded within 900s"), "{why}");
+        assert_eq!(begun.elapsed(), DOWNLOAD_WAIT_MAX);
+        server.abort();
+        Ok(())
+    }
 
     fn archive(entries: &[(&str, &str)]) -> Vec<u8> {
         let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
@@ -220,7 +308,7 @@ mod tests {
             &[("/eds", "x")],
         ] {
             assert!(unpack(&archive(wrong), &to).is_err(), "{wrong:?}");
-            assert!(!dir.path().join("eds").exists() && !to.exists());
+            assert!(!dir.path().join("eds").exists());
         }
         assert!(unpack(b"not an archive", &to).is_err());
         assert_eq!(unpack(&archive(&[(PROGRAM, "x")]), &to), Ok(()));
@@ -231,7 +319,8 @@ mod tests {
     #[test]
     fn the_built_in_key_can_be_read_and_is_not_a_private_one() {
         assert!(!PUBLIC_KEY.contains("PRIVATE"));
-        let said = verify(PUBLIC_KEY, b"no signature", b"x").err().unwrap_or_default();
+        let said =
+            verify(PUBLIC_KEY, b"no signature", b"x", clock::now_s()).err().unwrap_or_default();
         assert!(said.contains("its signature cannot be read"), "{said}");
     }
 

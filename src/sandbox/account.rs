@@ -86,18 +86,12 @@ impl Account {
         subscribe: &Value,
         expires: Option<u64>,
     ) -> Result<String, String> {
-        let user = KeyPair::new_user();
-        let nats = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": publish, "sub": subscribe});
-        let mut claims = json!({"iat": now_s(), "iss": self.account.public_key(), "sub": user.public_key(), "name": name, "nats": nats});
-        if let Some(expires) = expires {
-            claims["exp"] = json!(expires);
-        }
-        let jwt = jwt(claims, &self.account)?;
-        let seed = user.seed().map_err(|e| e.to_string())?;
-        Ok(format!(
-            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN \
-             USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
-        ))
+        creds_of(&self.account, name, publish, subscribe, expires)
+    }
+
+    /// Of the operator's own account, which leads the servers.
+    pub fn system_creds(&self) -> Result<String, String> {
+        creds_of(&self.system, "system", &json!({}), &json!({}), None)
     }
 
     /// Of one who may do everything.
@@ -128,4 +122,25 @@ impl Account {
         subscribe.extend([format!("eds.notify.{session}.>"), "_INBOX.>".to_owned()]);
         self.creds(server_id, &json!({"allow": publish}), &json!({"allow": subscribe}), expires)
     }
+}
+
+fn creds_of(
+    account: &KeyPair,
+    name: &str,
+    publish: &Value,
+    subscribe: &Value,
+    expires: Option<u64>,
+) -> Result<String, String> {
+    let user = KeyPair::new_user();
+    let nats = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": publish, "sub": subscribe});
+    let mut claims = json!({"iat": now_s(), "iss": account.public_key(), "sub": user.public_key(), "name": name, "nats": nats});
+    if let Some(expires) = expires {
+        claims["exp"] = json!(expires);
+    }
+    let jwt = jwt(claims, account)?;
+    let seed = user.seed().map_err(|e| e.to_string())?;
+    Ok(format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN \
+         USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    ))
 }

@@ -9,6 +9,8 @@ use crate::pipeline::progress::Snapshot;
 /// A table that stays in its place on a terminal; a line now and then elsewhere.
 pub struct Screen {
     live: bool,
+    /// Nothing is shown: programs read standard output.
+    dark: bool,
     last: Mutex<Shown>,
 }
 
@@ -24,8 +26,14 @@ impl Screen {
     pub fn on_stdout() -> Screen {
         Screen {
             live: std::io::stdout().is_terminal(),
+            dark: false,
             last: Mutex::new(Shown { at: Instant::now(), done: 0, lines: 0 }),
         }
+    }
+
+    /// A screen that shows nothing.
+    pub fn dark() -> Screen {
+        Screen { live: false, dark: true, ..Screen::on_stdout() }
     }
 
     /// How long what is shown may stay.
@@ -35,6 +43,9 @@ impl Screen {
 
     /// Shows how far the demo is.
     pub fn show(&self, now: &Snapshot) {
+        if self.dark {
+            return;
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = last.at.elapsed().as_secs_f64().max(0.001);
         let rate = now.done.saturating_sub(last.done) as f64 / seconds;

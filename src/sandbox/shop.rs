@@ -244,17 +244,18 @@ impl Shop {
         out: &mut String,
         table: usize,
         n: u64,
-        revision: u32,
+        revision_of_row: u32,
         index: usize,
         column: &ShopColumn,
     ) {
-        let revision = if column.fixed { 0 } else { u64::from(revision) };
+        let revision = if column.fixed { 0 } else { u64::from(revision_of_row) };
         let h = mix(self.seed ^ (index as u64) << 48, table as u64, n, revision);
-        if column.nullable && h.is_multiple_of(5) {
+        let kind = column.kind_at(n, revision_of_row);
+        let Some(kind) = kind.filter(|_| !(column.nullable && h.is_multiple_of(5))) else {
             return out.push_str("null");
-        }
+        };
         let r = h >> 8;
-        let _ = match column.kind {
+        let _ = match kind {
             ShopKind::Id => write!(out, "\"{}\"", self.id(table, n)),
             ShopKind::Ref(to) => write!(out, "\"{}\"", self.id(to, r % 1000)),
             ShopKind::Company => write!(out, "\"{}\"", company(self.seed, n)),
@@ -280,6 +281,27 @@ impl Shop {
                 ODD[r as usize % 7]
             ),
         };
+    }
+
+    /// The schema of a table changes: it has one more column, or one of its columns becomes wider.
+    /// Whether it could.
+    pub fn change_schema(&mut self, table: usize, widened: bool) -> bool {
+        let until = self.rows[table].revisions.iter().map(|(revision, _)| *revision).collect();
+        if widened {
+            return self.tables[table].widen_column(until);
+        }
+        const KINDS: [ShopKind; 7] = [
+            ShopKind::Words(3),
+            ShopKind::Integer(1_000),
+            ShopKind::Decimal,
+            ShopKind::Flag,
+            ShopKind::Date,
+            ShopKind::Strings,
+            ShopKind::Object,
+        ];
+        let kind = KINDS[self.rng.usize(..KINDS.len())];
+        self.tables[table].add_column(kind, until);
+        true
     }
 
     /// As of when its rows are: the version of its last change.
@@ -363,6 +385,25 @@ mod tests {
             let schema = TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(schema.columns.len(), table.columns.len());
         }
+    }
+
+    #[test]
+    fn rows_of_an_earlier_schema_keep_their_values() {
+        let mut shop = Shop::new(3, ShopOptions::default());
+        (0..400).for_each(|_| drop(shop.next_event()));
+        let read = |shop: &Shop, n: u64, revision: u32| -> serde_json::Value {
+            serde_json::from_str(&shop.row(0, n, revision)).unwrap_or_default()
+        };
+        let (n, revision) = shop.alive(0).next().unwrap_or_default();
+        let (before, version) = (read(&shop, n, revision), shop.tables[0].version.clone());
+        assert!(shop.change_schema(0, true) && shop.change_schema(0, false));
+        assert_ne!(shop.tables[0].version, version);
+        let added = shop.tables[0].columns.last().map(|c| c.name.clone()).unwrap_or_default();
+        let same = read(&shop, n, revision);
+        assert!(same["postalCode"] == before["postalCode"] && same[&added].is_null());
+        let later: Vec<_> = (1..20).map(|more| read(&shop, n, revision + more)).collect();
+        assert!(later.iter().any(|row| row["postalCode"].is_f64()), "{later:?}");
+        assert!(later.iter().any(|row| !row[&added].is_null()), "{later:?}");
     }
 
     #[test]

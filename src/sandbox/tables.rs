@@ -50,6 +50,28 @@ pub struct ShopColumn {
     pub nullable: bool,
     /// The same in all revisions of a row.
     pub fixed: bool,
+    /// What it was before its table's schema changed, the oldest first.
+    pub formers: Vec<FormerColumn>,
+}
+
+/// What a column was in an earlier version of its table.
+#[derive(Clone, Debug)]
+pub struct FormerColumn {
+    /// `None` where there was no such column yet.
+    pub kind: Option<ShopKind>,
+    /// The last revision of each row in that version, by the row's number.
+    pub until: Vec<u32>,
+}
+
+impl ShopColumn {
+    /// What the value of row `n` in this revision looks like; `None` where the row had none yet.
+    pub fn kind_at(&self, n: u64, revision: u32) -> Option<ShopKind> {
+        let was = |former: &&FormerColumn| {
+            let row = usize::try_from(n).ok().and_then(|n| former.until.get(n));
+            row.is_some_and(|until| revision <= *until)
+        };
+        self.formers.iter().find(was).map_or(Some(self.kind), |former| former.kind)
+    }
 }
 
 /// A table of the shop.
@@ -119,19 +141,43 @@ fn table(name: &'static str, weight: u32, columns: &str) -> ShopTable {
     all.push(column("createdDate", ShopKind::Date, false, true));
     all.push(column("updatedDate", ShopKind::Date, true, false));
     all.push(column("meta", ShopKind::Object, true, false));
-    ShopTable {
-        name,
-        version: format!(
-            "{:016x}",
-            xxhash_rust::xxh3::xxh3_64(format!("{name}{columns}").as_bytes())
-        ),
-        columns: all,
-        weight,
-    }
+    ShopTable { name, version: version(name, columns), columns: all, weight }
 }
 
 fn column(name: &str, kind: ShopKind, nullable: bool, fixed: bool) -> ShopColumn {
-    ShopColumn { name: name.into(), kind, nullable, fixed }
+    ShopColumn { name: name.into(), kind, nullable, fixed, formers: Vec::new() }
+}
+
+impl ShopTable {
+    /// One more column, which rows have from their next revision on; `until` are their present
+    /// ones.
+    pub fn add_column(&mut self, kind: ShopKind, until: Vec<u32>) {
+        let mut added = column(&format!("added{}", self.columns.len()), kind, true, false);
+        added.formers.push(FormerColumn { kind: None, until });
+        self.columns.push(added);
+        self.next_version();
+    }
+
+    /// A column of whole numbers takes others, too, from the rows' next revision on. Whether there
+    /// is one.
+    pub fn widen_column(&mut self, until: Vec<u32>) -> bool {
+        let is_whole = |kind: ShopKind| matches!(kind, ShopKind::Integer(_) | ShopKind::Cents);
+        let Some(column) = self.columns.iter_mut().find(|column| is_whole(column.kind)) else {
+            return false;
+        };
+        column.formers.push(FormerColumn { kind: Some(column.kind), until });
+        column.kind = ShopKind::Decimal;
+        self.next_version();
+        true
+    }
+
+    fn next_version(&mut self) {
+        self.version = version(&self.version, "the next");
+    }
+}
+
+fn version(of: &str, columns: &str) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{of}{columns}").as_bytes()))
 }
 
 fn parse(kind: &str) -> ShopKind {

@@ -78,13 +78,17 @@ impl State {
         Ok(())
     }
 
-    /// The cutovers of all imports, for destinations that cannot keep them themselves.
+    /// The cutovers of all imports into this destination, which cannot keep them itself.
     pub fn cutovers(&self) -> Result<Cutovers, StateError> {
         let db = self.db();
         let mut statement = db.prepare("SELECT consumer, table_name, words FROM cutover")?;
         let lines = statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<Vec<_>, _>>()?;
+        let ours = |(key, table, words): (String, String, String)| {
+            self.consumer_of(&key).map(|consumer| (consumer.to_owned(), table, words))
+        };
+        let lines = lines.into_iter().filter_map(ours).collect();
         Cutovers::read(lines).map_err(|_| StateError::Unreadable("cutover"))
     }
 
@@ -95,11 +99,10 @@ impl State {
         cutovers.import(snapshots, &[]);
         let mut db = self.db();
         let transaction = db.transaction()?;
-        transaction.execute("DELETE FROM cutover", [])?;
         for (consumer, table, words) in cutovers.lines() {
             transaction.execute(
-                "INSERT INTO cutover VALUES (?1, ?2, ?3)",
-                params![consumer, table, words],
+                "INSERT OR REPLACE INTO cutover VALUES (?1, ?2, ?3)",
+                params![self.key(&consumer), table, words],
             )?;
         }
         transaction.execute("DELETE FROM import_progress", [])?;

@@ -46,6 +46,7 @@ impl State {
         consumer: &str,
         changes: &LetterChanges,
     ) -> Result<(), StateError> {
+        let key = &*self.key(consumer);
         let mut db = self.db();
         let transaction = db.transaction()?;
         for numbered in &changes.added {
@@ -56,7 +57,7 @@ impl State {
                 "INSERT OR REPLACE INTO dead_letter VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, \
                  ?10, ?11, ?12)",
                 params![
-                    consumer,
+                    key,
                     number as i64,
                     superseded_by.unwrap_or(0) as i64,
                     mark.row as i64,
@@ -74,13 +75,13 @@ impl State {
         for (letter, sequence) in &changes.superseded {
             transaction.execute(
                 "UPDATE dead_letter SET superseded_by = ?1 WHERE consumer = ?2 AND letter = ?3",
-                params![*sequence as i64, consumer, *letter as i64],
+                params![*sequence as i64, key, *letter as i64],
             )?;
         }
         if let Some((letter, _)) = changes.retried {
             transaction.execute(
                 "DELETE FROM dead_letter WHERE consumer = ?1 AND letter = ?2",
-                params![consumer, letter as i64],
+                params![key, letter as i64],
             )?;
         }
         Ok(transaction.commit()?)
@@ -88,14 +89,16 @@ impl State {
 
     /// What has to be known of all letters of `consumer`, by number.
     pub fn letter_entries(&self, consumer: &str) -> Result<Vec<LetterEntry>, StateError> {
+        let key = &*self.key(consumer);
         let db = self.db();
         let sql = format!("SELECT {ENTRY} FROM dead_letter WHERE consumer = ?1 ORDER BY letter");
         let mut statement = db.prepare(&sql)?;
-        let rows = statement.query_map([consumer], entry)?;
+        let rows = statement.query_map([key], entry)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// All letters, by consumer and number.
+    /// All letters of this destination, by consumer and number; with those that an earlier version
+    /// of EDS has left, until the first start takes them over.
     pub fn letters(&self) -> Result<Vec<StoredLetter>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
@@ -106,7 +109,8 @@ impl State {
         })?;
         let mut letters = Vec::new();
         for row in rows {
-            let (consumer, superseded_by, label) = row?;
+            let (key, superseded_by, label) = row?;
+            let Some(consumer) = self.consumer_of_any(&key).map(str::to_owned) else { continue };
             match read_label(&label) {
                 Ok(label) => letters.push((consumer, sequence_of(superseded_by), label)),
                 Err(e) => tracing::warn!("a dead letter is left out: {e}"),
@@ -121,15 +125,16 @@ impl State {
         consumer: &str,
         number: u64,
     ) -> Result<Option<(StoredLetter, Vec<u8>)>, StateError> {
+        let key = &*self.key(consumer);
         let read = |row: &Row<'_>| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, Vec<u8>>(2)?))
         };
         let found = self
             .db()
             .query_row(
-                "SELECT superseded_by, label, payload FROM dead_letter WHERE consumer = ?1 AND \
-                 letter = ?2",
-                params![consumer, number as i64],
+                "SELECT superseded_by, label, payload FROM dead_letter WHERE consumer IN (?1, ?2) AND \
+                 letter = ?3 ORDER BY consumer = ?1 DESC LIMIT 1",
+                params![key, consumer, number as i64],
                 read,
             )
             .optional()?;
@@ -140,12 +145,13 @@ impl State {
 
     /// Removes letters.
     pub fn drop_letters(&self, consumer: &str, numbers: &[u64]) -> Result<(), StateError> {
+        let key = &*self.key(consumer);
         let mut db = self.db();
         let transaction = db.transaction()?;
         for number in numbers {
             transaction.execute(
-                "DELETE FROM dead_letter WHERE consumer = ?1 AND letter = ?2",
-                params![consumer, *number as i64],
+                "DELETE FROM dead_letter WHERE consumer IN (?1, ?2) AND letter = ?3",
+                params![key, consumer, *number as i64],
             )?;
         }
         Ok(transaction.commit()?)
@@ -153,18 +159,19 @@ impl State {
 
     /// These letters, by number and sequence, are to be tried again.
     pub fn order_letters(&self, consumer: &str, letters: &[(u64, u64)]) -> Result<(), StateError> {
+        let key = &*self.key(consumer);
         let mut db = self.db();
         let transaction = db.transaction()?;
         for (number, sequence) in letters {
             transaction.execute(
                 "INSERT OR REPLACE INTO letter_order VALUES (?1, ?2, ?3, NULL)",
-                params![consumer, *number as i64, *sequence as i64],
+                params![key, *number as i64, *sequence as i64],
             )?;
         }
         Ok(transaction.commit()?)
     }
 
-    /// All orders, by consumer and letter, whatever came of them.
+    /// All orders for this destination, by consumer and letter, whatever came of them.
     pub fn letter_orders(&self) -> Result<Vec<LetterOrder>, StateError> {
         let db = self.db();
         let mut statement = db.prepare(
@@ -175,7 +182,15 @@ impl State {
             let (letter, sequence) = (number(1)?, number(3)?);
             Ok(LetterOrder { consumer: row.get(0)?, letter, sequence, outcome: row.get(2)? })
         })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut orders = rows.collect::<Result<Vec<LetterOrder>, _>>()?;
+        orders.retain_mut(|order| match self.consumer_of(&order.consumer) {
+            Some(consumer) => {
+                order.consumer = consumer.to_owned();
+                true
+            }
+            None => false,
+        });
+        Ok(orders)
     }
 
     /// The letter was tried; what came of it, for people.
@@ -185,19 +200,21 @@ impl State {
         letter: u64,
         outcome: &str,
     ) -> Result<(), StateError> {
+        let key = &*self.key(consumer);
         self.db().execute(
             "UPDATE letter_order SET outcome = ?3 WHERE consumer = ?1 AND letter = ?2 AND \
              outcome IS NULL",
-            params![consumer, letter as i64, outcome],
+            params![key, letter as i64, outcome],
         )?;
         Ok(())
     }
 
     /// Forgets an order of which something came.
     pub fn forget_letter_order(&self, consumer: &str, letter: u64) -> Result<(), StateError> {
+        let key = &*self.key(consumer);
         self.db().execute(
             "DELETE FROM letter_order WHERE consumer = ?1 AND letter = ?2 AND outcome IS NOT NULL",
-            params![consumer, letter as i64],
+            params![key, letter as i64],
         )?;
         Ok(())
     }
@@ -256,6 +273,25 @@ mod tests {
         assert_eq!(found.map(|(_, payload)| payload).as_deref(), Some(&b"\xffp"[..]));
         state.drop_letters("c", &[0, 1, 7])?;
         assert_eq!(state.letters()?, []);
+        Ok(())
+    }
+
+    /// Format 2 named the consumer only; a person may look before the first start.
+    #[test]
+    fn letters_of_an_earlier_version_are_seen_before_the_first_start() -> Result<(), StateError> {
+        let file = State::in_memory()?;
+        let added = vec![numbered(0), numbered(1), numbered(2)];
+        let changes = LetterChanges { added, ..LetterChanges::default() };
+        file.change_letters("c", &changes)?;
+        let state = file.of_destination("a", None)?;
+        assert_eq!(state.letters()?.len(), 3);
+        assert!(state.letter("c", 1)?.is_some());
+        state.drop_letters("c", &[1])?;
+        state.order_letters("c", &[(2, 12)])?;
+        state.adopt_unplaced()?;
+        assert_eq!((state.letters()?.len(), state.letter_entries("c")?.len()), (2, 2));
+        assert_eq!(state.letter_orders()?.len(), 1);
+        assert_eq!(file.of_destination("b", None)?.letters()?, []);
         Ok(())
     }
 

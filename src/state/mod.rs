@@ -3,33 +3,32 @@
 mod data_dir;
 pub mod imports;
 pub mod letters;
+mod listing;
 mod lock;
+mod places;
 pub mod predecessor;
+mod recent;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use crate::change::{Position, TableSchema};
 use crate::private;
 pub use data_dir::{DataDir, DataDirError};
 pub use imports::OpenImport;
 pub use lock::{Lock, LockError};
+pub use recent::{RECENT_ROW_BYTES, RecentChunk};
 
 /// The name of the file in the data directory.
 pub const FILE_NAME: &str = "eds-state.db";
 /// The version of the file's tables. An older one is migrated; a newer one is refused.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// Migrates format 1 to 2: two tables have other names.
 const FROM_FORMAT_1: &str =
     "ALTER TABLE plan RENAME TO intent; ALTER TABLE seam RENAME TO cutover;";
-
-/// Bytes of one row in a chunk of recent rows.
-pub const RECENT_ROW_BYTES: usize = 28;
-/// Chunks of recent rows are put together up to this size.
-const CHUNK_BYTES_SMALL: usize = 4_096 * RECENT_ROW_BYTES;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -42,6 +41,7 @@ CREATE TABLE IF NOT EXISTS intent (consumer TEXT PRIMARY KEY, sequence INTEGER N
 CREATE TABLE IF NOT EXISTS since (consumer TEXT PRIMARY KEY, time_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS idle_at (consumer TEXT PRIMARY KEY, sequence INTEGER NOT NULL, time_ns \
                       INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS layout (consumer TEXT PRIMARY KEY, words TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS recent (chunk INTEGER PRIMARY KEY, consumer TEXT NOT NULL, sequence \
                       INTEGER NOT NULL,
   time_ns INTEGER NOT NULL, entries BLOB NOT NULL) STRICT;
@@ -92,18 +92,29 @@ pub enum StateError {
     Sql(#[from] rusqlite::Error),
 }
 
+/// Stands between the name of a consumer and its destination's; in neither of them.
+const OF: &str = " @ ";
+/// The tables whose rows belong to a consumer of one destination.
+const CONSUMER_TABLES: [&str; 9] = [
+    "position",
+    "intent",
+    "since",
+    "idle_at",
+    "layout",
+    "recent",
+    "cutover",
+    "dead_letter",
+    "letter_order",
+];
+
 /// A handle of the state file. Clones share one connection; each call waits for the one before.
 /// Whatever is saved is on disk when the call returns.
 #[derive(Clone)]
-pub struct State(Arc<Mutex<Connection>>);
-
-/// A part of the record of recently changed rows, in the pipeline's own encoding.
-#[derive(Clone, Debug)]
-pub struct RecentChunk {
-    /// The record contains every change up to here.
-    pub through: Position,
-    /// [`RECENT_ROW_BYTES`] for each row.
-    pub entries: Vec<u8>,
+pub struct State {
+    connection: Arc<Mutex<Connection>>,
+    /// What follows a consumer's name: which destination it writes to. A consumer has a position,
+    /// a memory of rows and dead letters for each.
+    destination: Arc<str>,
 }
 
 impl State {
@@ -124,6 +135,38 @@ impl State {
         })
     }
 
+    /// Opens the state file in `data_dir`; where there is none, none is made, and nothing is known.
+    pub fn open_if_there(data_dir: &Path) -> Result<State, StateError> {
+        match data_dir.join(FILE_NAME).exists() {
+            true => State::open(data_dir),
+            false => State::in_memory(),
+        }
+    }
+
+    /// The state file as it is, which is neither made nor migrated nor written to; `None` where
+    /// there is none. One of an older format is refused as unreadable: a start migrates it.
+    pub fn look(data_dir: &Path) -> Result<Option<State>, StateError> {
+        let path = data_dir.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let shown = path.display().to_string();
+        let failed = |source| StateError::Open { path: shown.clone(), source };
+        // A connection that only reads would leave the files of the write-ahead log behind.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
+        connection.pragma_update(None, "query_only", true).map_err(failed)?;
+        match Self::format(&connection)? {
+            Some(found) if found > FORMAT => {
+                return Err(StateError::Newer { path: shown.clone(), found });
+            }
+            Some(FORMAT) => {}
+            _ => return Err(StateError::Unreadable("meta")),
+        }
+        Ok(Some(State { connection: Arc::new(Mutex::new(connection)), destination: "".into() }))
+    }
+
     /// A state in memory, which ends with its last handle.
     pub fn in_memory() -> Result<State, StateError> {
         Self::prepare(Connection::open_in_memory()?, "memory")
@@ -137,16 +180,20 @@ impl State {
             Some(found) if found > FORMAT => {
                 return Err(StateError::Newer { path: path.to_owned(), found });
             }
-            Some(1) => connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {FROM_FORMAT_1} UPDATE meta SET value = {FORMAT} WHERE key = \
-                 'format'; COMMIT;"
-            ))?,
+            Some(found @ (1 | 2)) => {
+                let steps = if found == 1 { FROM_FORMAT_1 } else { "" };
+                connection.execute_batch(&format!(
+                    "BEGIN IMMEDIATE; {steps} UPDATE meta SET value = {FORMAT} WHERE key = \
+                     'format'; COMMIT;"
+                ))?;
+            }
             _ => {}
         }
         connection.execute_batch(TABLES)?;
         connection.execute_batch(letters::TABLES)?;
+        connection.execute_batch(places::TABLES)?;
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?1)", [FORMAT])?;
-        Ok(State(Arc::new(Mutex::new(connection))))
+        Ok(State { connection: Arc::new(Mutex::new(connection)), destination: "".into() })
     }
 
     /// The format that is written in the file; `None` where it is new.
@@ -167,7 +214,7 @@ impl State {
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The schemas that were saved, as JSON texts, in the order in which they were saved.
@@ -209,12 +256,16 @@ impl State {
         let read = |row: &rusqlite::Row<'_>| {
             Ok(Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? })
         };
-        Ok(db.prepare_cached(sql)?.query_row([consumer], read).optional()?)
+        Ok(db.prepare_cached(sql)?.query_row([self.key(consumer)], read).optional()?)
     }
 
-    /// Whether any consumer has a position.
+    /// Whether any consumer has a position at this destination.
     pub fn has_positions(&self) -> Result<bool, StateError> {
-        Ok(self.db().query_row("SELECT EXISTS (SELECT 1 FROM position)", [], |row| row.get(0))?)
+        let db = self.db();
+        let mut statement = db.prepare("SELECT consumer FROM position")?;
+        let keys = statement.query_map([], |row| row.get::<_, String>(0))?;
+        let keys = keys.collect::<Result<Vec<String>, _>>()?;
+        Ok(keys.iter().any(|key| self.consumer_of(key).is_some()))
     }
 
     /// Replaces what [`State::position`] returns.
@@ -224,7 +275,7 @@ impl State {
 
     fn save_place(&self, sql: &str, consumer: &str, position: Position) -> Result<(), StateError> {
         self.db().prepare_cached(sql)?.execute(params![
-            consumer,
+            self.key(consumer),
             position.sequence as i64,
             position.time_ns
         ])?;
@@ -244,7 +295,7 @@ impl State {
 
     /// Forgets the batch that was begun: changes after the position are written again.
     pub fn clear_intent(&self, consumer: &str) -> Result<(), StateError> {
-        self.db().execute("DELETE FROM intent WHERE consumer = ?1", [consumer])?;
+        self.db().execute("DELETE FROM intent WHERE consumer = ?1", [self.key(consumer)])?;
         Ok(())
     }
 
@@ -259,166 +310,31 @@ impl State {
         self.save_place("INSERT OR REPLACE INTO idle_at VALUES (?1, ?2, ?3)", consumer, at)
     }
 
+    /// What the feed of `consumer` has to know of its source to understand positions.
+    pub fn layout(&self, consumer: &str) -> Result<Option<String>, StateError> {
+        let sql = "SELECT words FROM layout WHERE consumer = ?1";
+        Ok(self.db().query_row(sql, [self.key(consumer)], |row| row.get(0)).optional()?)
+    }
+
+    /// Replaces what [`State::layout`] returns.
+    pub fn save_layout(&self, consumer: &str, words: &str) -> Result<(), StateError> {
+        let sql = "INSERT OR REPLACE INTO layout VALUES (?1, ?2)";
+        self.db().execute(sql, params![self.key(consumer), words])?;
+        Ok(())
+    }
+
     /// With which time of publication `consumer` begins that has no position yet, Unix nanoseconds.
     pub fn since(&self, consumer: &str) -> Result<Option<i64>, StateError> {
         let sql = "SELECT time_ns FROM since WHERE consumer = ?1";
-        Ok(self.db().query_row(sql, [consumer], |row| row.get(0)).optional()?)
+        Ok(self.db().query_row(sql, [self.key(consumer)], |row| row.get(0)).optional()?)
     }
 
     /// Replaces what [`State::since`] returns.
     pub fn save_since(&self, consumer: &str, since_ns: i64) -> Result<(), StateError> {
         let sql = "INSERT OR REPLACE INTO since VALUES (?1, ?2)";
-        self.db().execute(sql, params![consumer, since_ns])?;
+        self.db().execute(sql, params![self.key(consumer), since_ns])?;
         Ok(())
     }
-
-    /// Hands the recent rows of consumer `of` to `consumer`, if that has none.
-    pub fn adopt_recent(&self, of: &str, consumer: &str) -> Result<(), StateError> {
-        let sql = "UPDATE recent SET consumer = ?2 WHERE consumer = ?1 AND NOT EXISTS (SELECT 1 \
-                   FROM recent WHERE consumer = ?2)";
-        self.db().execute(sql, params![of, consumer])?;
-        Ok(())
-    }
-
-    /// The recently changed rows, oldest chunk first.
-    pub fn recent(&self, consumer: &str) -> Result<Vec<RecentChunk>, StateError> {
-        let db = self.db();
-        let mut statement = db.prepare(
-            "SELECT sequence, time_ns, entries FROM recent WHERE consumer = ?1 ORDER BY chunk",
-        )?;
-        let read = |row: &rusqlite::Row<'_>| {
-            let through = Position { sequence: row.get::<_, i64>(0)? as u64, time_ns: row.get(1)? };
-            Ok(RecentChunk { through, entries: row.get(2)? })
-        };
-        let rows = statement.query_map([consumer], read)?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Appends a chunk and removes the oldest ones until the rest has `bytes_max` bytes or less. A
-    /// small chunk is put behind the last one, so that their number stays small, too.
-    pub fn append_recent(
-        &self,
-        consumer: &str,
-        chunk: &RecentChunk,
-        bytes_max: usize,
-    ) -> Result<(), StateError> {
-        let mut db = self.db();
-        let transaction = db.transaction()?;
-        let last =
-            "SELECT chunk, entries FROM recent WHERE consumer = ?1 ORDER BY chunk DESC LIMIT 1";
-        let last: Option<(i64, Vec<u8>)> = transaction
-            .query_row(last, [consumer], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        match last {
-            Some((number, mut entries))
-                if entries.len() + chunk.entries.len() <= CHUNK_BYTES_SMALL
-                    || chunk.entries.is_empty() =>
-            {
-                entries.extend_from_slice(&chunk.entries);
-                let extend =
-                    "UPDATE recent SET sequence = ?2, time_ns = ?3, entries = ?4 WHERE chunk = ?1";
-                let through = (chunk.through.sequence as i64, chunk.through.time_ns);
-                transaction.execute(extend, params![number, through.0, through.1, entries])?;
-            }
-            _ => insert_recent(&transaction, consumer, chunk)?,
-        }
-        transaction.execute(
-            "DELETE FROM recent WHERE consumer = ?1 AND chunk IN (SELECT chunk FROM
-               (SELECT chunk, sum(length(entries)) OVER (ORDER BY chunk DESC) AS newer FROM recent \
-             WHERE consumer = ?1) WHERE newer > ?2)",
-            params![consumer, bytes_max as i64],
-        )?;
-        transaction.commit()?;
-        Ok(())
-    }
-
-    /// Replaces all chunks by this one.
-    pub fn replace_recent(&self, consumer: &str, chunk: &RecentChunk) -> Result<(), StateError> {
-        let mut db = self.db();
-        let transaction = db.transaction()?;
-        transaction.execute("DELETE FROM recent WHERE consumer = ?1", [consumer])?;
-        // In pieces, so that the oldest can go by and by.
-        let mut pieces = chunk.entries.chunks(CHUNK_BYTES_SMALL).peekable();
-        if pieces.peek().is_none() {
-            insert_recent(&transaction, consumer, chunk)?;
-        }
-        for piece in pieces {
-            let chunk = RecentChunk { through: chunk.through, entries: piece.to_vec() };
-            insert_recent(&transaction, consumer, &chunk)?;
-        }
-        transaction.commit()?;
-        Ok(())
-    }
-
-    /// Every entry's name and a summary, for people.
-    pub fn list(&self) -> Result<Vec<(String, String)>, StateError> {
-        let db = self.db();
-        let mut statement = db.prepare(
-            "SELECT 'position/' || consumer, 'stream sequence ' || sequence FROM position
-             UNION ALL SELECT 'intent/' || consumer, 'a batch begun up to stream sequence ' || \
-             sequence FROM intent
-             UNION ALL SELECT 'idle/' || consumer, 'nothing pending at ' || time_ns || ' \
-             ns' FROM idle_at
-             UNION ALL SELECT 'recent/' || consumer, count(*) || ' chunks, ' || \
-             sum(length(entries)) || ' bytes' FROM recent GROUP BY consumer
-             UNION ALL SELECT 'table-export/' || table_name, 'imported as of ' || (words ->> \
-             'imported_at') FROM cutover WHERE consumer = ''
-             UNION ALL SELECT 'import/' || job, 'not finished' FROM import
-             UNION ALL SELECT 'schema/' || table_name || '/' || version, length(json) || ' bytes' \
-             FROM schema ORDER BY 1",
-        )?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect::<Result<_, _>>().map_err(StateError::from)
-    }
-
-    /// One entry of [`State::list`] in full, as JSON; `None` if there is none of that name.
-    pub fn get(&self, name: &str) -> Result<Option<String>, StateError> {
-        let db = self.db();
-        let (sql, key) = match name.split_once('/') {
-            Some(("position", key)) => (
-                "SELECT json_object('sequence', sequence, 'time_ns', \
-                time_ns) FROM position WHERE consumer = ?1",
-                key,
-            ),
-            Some(("intent", key)) => (
-                "SELECT json_object('sequence', sequence, 'time_ns', \
-                time_ns) FROM intent WHERE consumer = ?1",
-                key,
-            ),
-            Some(("idle", key)) => {
-                ("SELECT json_object('time_ns', time_ns) FROM idle_at WHERE consumer = ?1", key)
-            }
-            Some(("recent", key)) => (
-                "SELECT json_object('chunks', count(*), 'rows', sum(length(entries)) / 28, \
-                 'through', max(sequence)) FROM recent
-                 WHERE consumer = ?1 GROUP BY consumer",
-                key,
-            ),
-            Some(("table-export", key)) => {
-                ("SELECT words FROM cutover WHERE consumer = '' AND table_name = ?1", key)
-            }
-            Some(("import", key)) => (
-                "SELECT json_object('choice', choice, 'files', (SELECT count(*) FROM \
-                  import_progress p WHERE p.job = i.job AND done)) FROM import i \
-                  WHERE job = ?1",
-                key,
-            ),
-            Some(("schema", key)) => {
-                ("SELECT json FROM schema WHERE table_name || '/' || version = ?1", key)
-            }
-            _ => return Ok(None),
-        };
-        Ok(db.query_row(sql, [key], |row| row.get(0)).optional()?)
-    }
-}
-
-fn insert_recent(db: &Connection, consumer: &str, chunk: &RecentChunk) -> Result<(), StateError> {
-    let sql = "INSERT INTO recent (consumer, sequence, time_ns, entries) VALUES (?1, ?2, ?3, ?4)";
-    db.execute(
-        sql,
-        params![consumer, chunk.through.sequence as i64, chunk.through.time_ns, chunk.entries],
-    )?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,14 +13,16 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
+use crate::status::StatusBoard;
+use crate::worker::exit_codes;
 use crate::worker::pipe::{WorkerCommand, WorkerEvent};
 
 /// How much of the worker's standard error is kept, in bytes.
 const TAIL_BYTES_MAX: usize = 64 << 10;
-/// How long the worker may take to end gracefully: it may be writing a batch.
-const END_WAIT_MAX: Duration = Duration::from_secs(35);
+/// How long the worker's process may outlast its pipe.
+const EXIT_WAIT_MAX: Duration = Duration::from_secs(35);
 /// How long it may take to send a command: a worker that hangs reads none.
 const COMMAND_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A worker without an event for so long hangs: it sends a heartbeat every minute.
@@ -31,7 +33,16 @@ const STDERR_WAIT_MAX: Duration = Duration::from_secs(2);
 const EVENTS_MAX: usize = 256;
 
 /// Variables that the worker does not inherit: it gets their values through the pipe.
-const SECRET_VARIABLES: [&str; 2] = ["EDS_URL", "SM_APIKEY"];
+const SECRET_VARIABLES: [&str; 8] = [
+    "EDS_API_KEY",
+    "EDS_API_KEY_FILE",
+    "EDS_SERVER",
+    "EDS_SERVER_FILE",
+    "EDS_URL",
+    "EDS_URL_FILE",
+    "SM_APIKEY",
+    "SM_APIKEY_FILE",
+];
 
 /// A worker's process. It is killed when this is dropped.
 pub struct Child {
@@ -47,6 +58,8 @@ pub struct Child {
     pub ready: Option<Instant>,
     /// Why it gave up; a restart would not help.
     pub gives_up: Option<String>,
+    /// Why it could not work; a later start may.
+    pub failed: Option<String>,
 }
 
 /// What a supervisor hears of a worker.
@@ -68,12 +81,22 @@ pub struct ChildExit {
     pub stderr: String,
 }
 
+impl ChildExit {
+    /// What the server ends with if it ends because of this.
+    pub fn code_for_exit(&self) -> u8 {
+        let code = self.code.and_then(|code| u8::try_from(code).ok());
+        code.unwrap_or_default().max(exit_codes::FAILED)
+    }
+}
+
 impl Child {
-    /// Starts `program` with `args` and sends it `begin`, which holds what is secret.
+    /// Starts `program` with `args` and sends it `begin`, which holds what is secret. How it goes
+    /// is written on `board`.
     pub async fn start(
         program: &Path,
         args: &[OsString],
         begin: &WorkerCommand,
+        board: Arc<StatusBoard>,
     ) -> Result<Child, String> {
         let mut command = Command::new(program);
         command
@@ -95,7 +118,7 @@ impl Child {
         };
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let tail = Arc::new(Mutex::new(VecDeque::new()));
-        let stdout_reader = tokio::spawn(read_events(stdout, sender));
+        let stdout_reader = tokio::spawn(read_events(stdout, sender, board));
         let stderr_reader = tokio::spawn(pass_on(stderr, tail.clone()));
         let mut child = Child {
             process,
@@ -107,6 +130,7 @@ impl Child {
             last_event_at: Instant::now(),
             ready: None,
             gives_up: None,
+            failed: None,
         };
         child.send(begin).await;
         Ok(child)
@@ -131,11 +155,12 @@ impl Child {
             match &event {
                 WorkerEvent::Ready => self.ready = self.ready.or_else(|| Some(Instant::now())),
                 WorkerEvent::GivesUp { why } => self.gives_up = Some(why.clone()),
-                WorkerEvent::Beat { .. } | WorkerEvent::Done { .. } => {}
+                WorkerEvent::Failed { why } => self.failed = Some(why.clone()),
+                WorkerEvent::Beat { .. } | WorkerEvent::Done { .. } | WorkerEvent::Status(_) => {}
             }
             return ChildEvent::Worker(event);
         }
-        let status = match timeout(END_WAIT_MAX, self.process.wait()).await {
+        let status = match timeout(EXIT_WAIT_MAX, self.process.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => self.kill().await,
         };
@@ -151,14 +176,15 @@ impl Child {
         }
     }
 
-    /// Lets the worker end gracefully, and kills it if it does not within [`END_WAIT_MAX`].
-    pub async fn end(&mut self) -> ChildExit {
+    /// Lets the worker end gracefully, and kills it if it does not within `wait_max`: it may be
+    /// writing a batch.
+    pub async fn end(&mut self, wait_max: Duration) -> ChildExit {
         self.send(&WorkerCommand::Stop).await;
-        let status = match timeout(END_WAIT_MAX, self.process.wait()).await {
+        let status = match timeout(wait_max, self.process.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
                 warn!(
-                    "the worker did not stop within {END_WAIT_MAX:?} and is killed; unacknowledged changes are redelivered"
+                    "the worker did not stop within {wait_max:?} and is killed; unacknowledged changes are redelivered"
                 );
                 self.kill().await
             }
@@ -187,17 +213,23 @@ impl Child {
     }
 }
 
-/// Sends on the worker's events. What is no event was printed by mistake, and is logged.
-async fn read_events(stdout: ChildStdout, sender: mpsc::Sender<WorkerEvent>) {
+/// Sends on the worker's events. What is no event was printed by mistake, or is an event of a later
+/// version; it may hold anything, so that it is not shown.
+async fn read_events(
+    stdout: ChildStdout,
+    sender: mpsc::Sender<WorkerEvent>,
+    board: Arc<StatusBoard>,
+) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str(&line) {
+            Ok(WorkerEvent::Status(report)) => board.report(*report),
             Ok(event) => {
                 if sender.send(event).await.is_err() {
                     return;
                 }
             }
-            Err(_) => info!("the worker says: {line}"),
+            Err(_) => debug!("the worker said {} bytes that are no event", line.len()),
         }
     }
 }

@@ -112,7 +112,9 @@ impl ConsumerAccess {
             NoSession::Conflict(e) => RunError::setup(format!(
                 "{e}: a server runs elsewhere; run this command there, or stop that server first"
             )),
-            NoSession::Unavailable(e) | NoSession::Refused(e) => RunError::setup(e),
+            NoSession::Unavailable(e) | NoSession::Refused(e) | NoSession::Gone(e) => {
+                RunError::setup(e)
+            }
         })?;
         let opened = CredentialSession { hq: hq.clone(), id: session.id.clone() };
         let read = match session.login() {
@@ -137,7 +139,7 @@ async fn end(session: Option<CredentialSession>) {
 }
 
 /// The credentials of the server that runs with this data directory.
-fn of_running(data_dir: &Path) -> Option<PathBuf> {
+pub fn of_running(data_dir: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(data_dir).ok()?.flatten();
     entries
         .map(|entry| entry.path().join(CREDS))

@@ -1,31 +1,43 @@
-//! How a session with HQ begins and ends.
+//! How a session with HQ begins and ends. A server that has had a session is never given up because
+//! of what HQ, or a proxy before it, answers: only HQ's own word that the server is gone ends it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use async_nats::Subscriber;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::session::Ending;
+use super::open_sessions::OpenSessions;
 use super::session_dir::SessionDir;
-use super::{CONFLICT_WAIT, ServerFailure, ServerOptions, Supervisor, uploads};
+use super::{ServerFailure, ServerOptions, Supervisor, uploads};
 use crate::backoff::{Backoff, Waits};
 use crate::clock;
 use crate::destination::Settings;
 use crate::destination::catalog::DRIVERS;
+use crate::feed::FeedError;
 use crate::feed::jetstream::identity::Identity;
+use crate::hq::Hq;
+use crate::hq::nats::HqConnection;
 use crate::hq::session::{self as hq, DriverMeta, NoSession, Session};
+use crate::http::Http;
+use crate::logs::LogFiles;
+use crate::pipeline::progress::Phase;
+use crate::secret::mask_url;
+use crate::worker::nats_login;
 
-/// Between two requests for a session while HQ is unreachable.
-const OUTAGE_WAITS: Waits =
+/// Between two requests for a session while HQ gives none.
+pub const OUTAGE_WAITS: Waits =
     Waits { at_once: false, first: Duration::from_secs(1), longest: Duration::from_secs(60) };
-/// How long HQ may take to answer that a session ended.
-const END_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a session's end may take, with all uploads.
-const FAREWELL_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Credentials are replaced that long before they expire, or a tenth of their remaining life if
+/// Between two requests for a session while HQ has another one of this server open.
+pub const CONFLICT_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to connect to NATS.
+const CONNECT_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_millis(250), longest: Duration::from_secs(15) };
+/// Credentials are replaced that long before they expire, or a quarter of their remaining life if
 /// that is shorter.
-const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(60);
+const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// A session that HQ has opened, with its directory.
 pub struct OpenedSession {
@@ -35,71 +47,259 @@ pub struct OpenedSession {
     pub dir: SessionDir,
     /// The text of the credentials file; `None` where NATS asks for none.
     pub creds: Option<SecretString>,
-    /// The server's name at NATS.
-    pub server_id: String,
-    /// When the credentials expire, Unix seconds.
-    expires: Option<u64>,
+    /// Who the server is at NATS.
+    pub identity: Identity,
+}
+
+/// A session that HQ has opened, and the connection over which it is heard.
+pub struct BegunSession {
+    /// The session.
+    pub opened: OpenedSession,
+    /// What is told to HQ goes this way.
+    pub connection: HqConnection,
+    /// HQ's notifications.
+    pub notices: Subscriber,
+}
+
+/// Why no session begins, for people.
+#[derive(Debug)]
+pub enum NotBegun {
+    /// Another try may succeed; with the least wait before it.
+    Later(String, Duration),
+    /// HQ does not accept this server now.
+    Refused(String),
+    /// HQ itself says that the server is no more.
+    Gone(String),
+}
+
+/// What sessions are opened with; it works beside everything else.
+#[derive(Clone)]
+pub struct SessionOpener {
+    hq: Hq,
+    api_url: String,
+    data_dir: PathBuf,
+    server_id: String,
+    companies: Vec<String>,
+    servers: String,
+    nats_ca: Option<PathBuf>,
+    sessions: OpenSessions,
+}
+
+/// A session that another one has followed, or that ends with the server.
+pub struct OldSession {
+    /// HQ's id of it.
+    pub id: String,
+    /// Its files.
+    pub dir: SessionDir,
+}
+
+/// What sessions are ended with; it works beside everything else.
+#[derive(Clone)]
+pub struct SessionCloser {
+    hq: Hq,
+    http: Http,
+    sessions: OpenSessions,
+    keep_logs: bool,
 }
 
 impl OpenedSession {
-    /// Creates the session's directory with its credentials, and logs into it from now on.
-    fn create(options: &ServerOptions, session: &Session) -> Result<OpenedSession, String> {
-        let path = options.data_dir.join(&session.id);
+    /// Creates the session's directory with its credentials.
+    fn create(data_dir: &std::path::Path, session: &Session) -> Result<OpenedSession, String> {
+        let path = data_dir.join(&session.id);
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-        let dir = SessionDir::create(&options.data_dir, &session.id).map_err(failed)?;
-        options.logs.open_in(&dir.logs()).map_err(failed)?;
+        let dir = SessionDir::create(data_dir, &session.id).map_err(failed)?;
         let id = session.id.clone();
-        let Some((Identity { server_id, expires, .. }, creds)) = session.login()? else {
-            let server_id = Identity::local().server_id;
-            return Ok(OpenedSession { id, dir, creds: None, server_id, expires: None });
+        let Some((identity, creds)) = session.login()? else {
+            return Ok(OpenedSession { id, dir, creds: None, identity: Identity::local() });
         };
         dir.write_creds(creds.expose_secret()).map_err(failed)?;
-        Ok(OpenedSession { id, dir, creds: Some(creds), server_id, expires })
+        Ok(OpenedSession { id, dir, creds: Some(creds), identity })
     }
 
     /// When the session has to be renewed because its credentials expire.
     pub fn expiry(&self) -> Option<Instant> {
-        let left = Duration::from_secs(self.expires?.saturating_sub(clock::now_s()));
-        Some(Instant::now() + left - EXPIRY_MARGIN_MAX.min(left / 10))
+        let left = Duration::from_secs(self.identity.expires?.saturating_sub(clock::now_s()));
+        Some(Instant::now() + left - EXPIRY_MARGIN_MAX.min(left / 4))
+    }
+
+    /// Logs into the session's directory from now on. A disk that is full is no reason to stop.
+    pub fn log_here(&self, logs: &LogFiles) {
+        if let Err(e) = logs.open_in(&self.dir.logs()) {
+            logs.close();
+            warn!("no log can be written to {}: {e}", self.dir.logs().display());
+        }
+    }
+
+    /// Whether a worker of this session can go on in `next` as it is.
+    pub fn is_continued_by(&self, next: &OpenedSession) -> bool {
+        let who = |session: &OpenedSession| {
+            let Identity { server_id, companies, .. } = &session.identity;
+            (server_id.clone(), companies.clone(), session.creds.is_some())
+        };
+        who(self) == who(next)
     }
 }
 
-impl Supervisor {
-    /// Opens a session with HQ and waits for it as long as HQ is unreachable or has another session
-    /// of this server open. `None` if the server is told to end meanwhile; an error if HQ does not
-    /// accept the server.
-    pub(super) async fn open_session(&mut self) -> Result<Option<OpenedSession>, ServerFailure> {
-        let mut outage = Backoff::new(OUTAGE_WAITS);
-        let mut warned_of_conflict = false;
+impl SessionOpener {
+    /// Opens a session and connects to NATS with it; waits for NATS as long as it is away. HQ is
+    /// asked once, and once more if sessions of this server stood in the way.
+    pub async fn begin(&self, driver: Option<DriverMeta>) -> Result<BegunSession, NotBegun> {
+        let opened = self.open(driver.as_ref()).await?;
+        let place = mask_url(&self.api_url, |_| false);
+        info!("session {} with HQ at {place} has begun", opened.id);
+        match self.connect(&opened).await {
+            Ok((connection, notices)) => Ok(BegunSession { opened, connection, notices }),
+            Err(why) => {
+                self.give_back(&opened.id).await;
+                opened.dir.remove_creds();
+                opened.dir.remove_if_empty(false);
+                Err(NotBegun::Later(why, Duration::ZERO))
+            }
+        }
+    }
+
+    async fn open(&self, driver: Option<&DriverMeta>) -> Result<OpenedSession, NotBegun> {
+        let mut answer = self.ask(driver).await;
+        if matches!(answer, Err(NoSession::Conflict(_)))
+            && self.sessions.end_all(&self.hq).await > 0
+        {
+            answer = self.ask(driver).await;
+        }
+        let session = answer.map_err(|e| match e {
+            NoSession::Conflict(e) => NotBegun::Later(
+                format!("{e}: another server runs for this id; this one waits until it ends"),
+                CONFLICT_WAIT,
+            ),
+            NoSession::Unavailable(e) => NotBegun::Later(e.to_string(), Duration::ZERO),
+            NoSession::Refused(e) => NotBegun::Refused(e.to_string()),
+            NoSession::Gone(e) => NotBegun::Gone(e.to_string()),
+        })?;
+        match OpenedSession::create(&self.data_dir, &session) {
+            Ok(opened) => Ok(opened),
+            Err(why) => {
+                self.give_back(&session.id).await;
+                Err(NotBegun::Later(why, Duration::ZERO))
+            }
+        }
+    }
+
+    async fn ask(&self, driver: Option<&DriverMeta>) -> Result<Session, NoSession> {
+        let session = hq::start(&self.hq, &self.server_id, &self.companies, driver).await?;
+        self.sessions.begun(&session.id);
+        Ok(session)
+    }
+
+    /// A session that is of no use stands in the way of the next.
+    async fn give_back(&self, id: &str) {
+        self.sessions.errored(id);
+        if let Err(why) = self.sessions.end(&self.hq, id).await {
+            warn!("session {id} could not be ended: {why}");
+        }
+        self.sessions.forget(id);
+    }
+
+    async fn connect(&self, opened: &OpenedSession) -> Result<(HqConnection, Subscriber), String> {
+        let servers = nats_login::connection(
+            &self.servers,
+            opened.creds.clone(),
+            self.nats_ca.as_deref(),
+            &opened.identity.server_id,
+        );
+        let mut backoff = Backoff::new(CONNECT_WAITS);
         loop {
-            let driver = self.driver();
-            let companies = &self.options.companies;
-            let request = hq::start(&self.hq, &self.options.server_id, companies, driver.as_ref());
-            let answer = tokio::select! {
-                answer = request => answer,
+            match HqConnection::connect(&servers, &opened.id).await {
+                Ok(connected) => return Ok(connected),
+                Err(FeedError::Unavailable(why)) => warn!("{why}; trying again"),
+                Err(FeedError::Misconfigured(why) | FeedError::Taken(why)) => return Err(why),
+            }
+            sleep(backoff.next_exact()).await;
+        }
+    }
+}
+
+impl SessionCloser {
+    /// Ends a session: tells HQ how it ended, uploads its logs, and tidies up its directory. A
+    /// failure is logged and keeps nobody from going on.
+    pub async fn close(&self, old: OldSession) {
+        old.dir.remove_creds();
+        match self.report(&old).await {
+            Ok(()) => info!("session {} has ended", old.id),
+            Err(why) => {
+                warn!("the end of session {} was not fully reported to HQ: {why}", old.id);
+            }
+        }
+        old.dir.remove_if_empty(self.keep_logs);
+    }
+
+    async fn report(&self, old: &OldSession) -> Result<(), String> {
+        let uploads = self.sessions.end(&self.hq, &old.id).await?;
+        self.sessions.forget(&old.id);
+        if let (Some(url), Some(text)) = (&uploads.error_url, old.dir.read_stderr()) {
+            uploads::send_text(&self.http, url, &text).await?;
+        }
+        if let Some(url) = &uploads.url {
+            let files = uploads::closed(&old.dir.logs(), &[]);
+            uploads::send(&self.http, url, files, self.keep_logs).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What HQ may know about the destination.
+pub fn driver_of(options: &ServerOptions) -> Option<DriverMeta> {
+    let url = options.url.as_ref()?.expose_secret();
+    let (_, driver) = Settings::parse(url, DRIVERS).ok()?;
+    Some(DriverMeta {
+        scheme: driver.scheme,
+        title: driver.title,
+        description: driver.description,
+        url: crate::destination::options::masked(url, DRIVERS),
+    })
+}
+
+impl Supervisor {
+    pub(super) fn opener(&self) -> SessionOpener {
+        let options = &self.options;
+        SessionOpener {
+            hq: self.hq.clone(),
+            api_url: options.api_url.clone(),
+            data_dir: options.data_dir.clone(),
+            server_id: options.server_id.clone(),
+            companies: options.companies.clone(),
+            servers: options.servers.clone(),
+            nats_ca: options.nats_ca.clone(),
+            sessions: self.sessions.clone(),
+        }
+    }
+
+    pub(super) fn closer(&self) -> SessionCloser {
+        SessionCloser {
+            hq: self.hq.clone(),
+            http: self.http.clone(),
+            sessions: self.sessions.clone(),
+            keep_logs: self.options.keep_logs,
+        }
+    }
+
+    /// Begins the first session and waits for it as long as HQ gives none. `None` if the server is
+    /// told to end meanwhile; an error if HQ has never accepted this server, or says that it is
+    /// gone.
+    pub(super) async fn first_session(&mut self) -> Result<Option<BegunSession>, ServerFailure> {
+        let mut outage = Backoff::new(OUTAGE_WAITS);
+        loop {
+            let board = &self.options.board;
+            board.without_worker(Phase::Waiting("there is no session with HQ yet".into()));
+            let opener = self.opener();
+            let begun = tokio::select! {
+                begun = opener.begin(driver_of(&self.options)) => begun,
                 () = self.signals.end() => return Ok(None),
             };
-            let wait = match answer {
-                Ok(session) => match self.prepare(session).await {
-                    Some(opened) => return Ok(Some(opened)),
-                    None => outage.next_exact(),
-                },
-                Err(NoSession::Refused(e)) => {
-                    return Err(ServerFailure::Refused(format!(
-                        "{e}; is this server still enrolled? `eds enroll CODE` enrols it again"
-                    )));
+            let wait = match begun {
+                Ok(begun) => {
+                    self.session_given();
+                    return Ok(Some(begun));
                 }
-                Err(NoSession::Conflict(e)) => {
-                    if !warned_of_conflict {
-                        warn!("{e}: another server runs for this id; this one waits until it ends");
-                    }
-                    warned_of_conflict = true;
-                    CONFLICT_WAIT
-                }
-                Err(NoSession::Unavailable(e)) => {
-                    warn!("{e}; trying again");
-                    outage.next_exact()
-                }
+                Err(no) => self.after_refusal(no, &mut outage)?,
             };
             if self.is_told_to_end(wait).await {
                 return Ok(None);
@@ -107,68 +307,37 @@ impl Supervisor {
         }
     }
 
-    /// Makes this machine ready for a session that HQ has opened; closes it at HQ if that fails.
-    async fn prepare(&self, session: Session) -> Option<OpenedSession> {
-        let id = &session.id;
-        match OpenedSession::create(&self.options, &session) {
-            Ok(opened) => {
-                info!("session {id} with HQ at {} has begun", self.options.api_url);
-                Some(opened)
+    /// Complains about a session that does not begin; how long to wait before HQ is asked again.
+    pub(super) fn after_refusal(
+        &mut self,
+        no: NotBegun,
+        outage: &mut Backoff,
+    ) -> Result<Duration, ServerFailure> {
+        const CURE: &str = "is this server still enrolled? `eds enroll CODE` enrols it again";
+        let (why, least) = match no {
+            NotBegun::Gone(why) => {
+                return Err(ServerFailure::Refused(format!(
+                    "{why}: HQ has removed this server; `eds enroll CODE` enrols it again"
+                )));
             }
-            Err(why) => {
-                warn!("{why}; HQ is asked again");
-                let _ = timeout(END_WAIT_MAX, hq::end(&self.hq, id, true)).await;
-                None
+            NotBegun::Refused(why) if !self.sessions.had_one() => {
+                return Err(ServerFailure::Refused(format!("{why}; {CURE}")));
             }
-        }
-    }
-
-    /// What HQ may know about the destination.
-    fn driver(&self) -> Option<DriverMeta> {
-        let url = self.options.url.as_ref()?.expose_secret();
-        let (_, driver) = Settings::parse(url, DRIVERS).ok()?;
-        Some(DriverMeta {
-            scheme: driver.scheme,
-            title: driver.title,
-            description: driver.description,
-            url: crate::secret::mask_text(url),
-        })
-    }
-
-    /// Ends session `id`: tells HQ how it ended, uploads its logs, and tidies up its directory. A
-    /// failure is logged and does not keep the server from going on.
-    pub(super) async fn end_session(&self, id: &str, dir: &SessionDir, ending: &Ending) {
-        self.options.logs.close();
-        dir.remove_creds();
-        match timeout(FAREWELL_WAIT_MAX, self.report_end(id, dir, ending)).await {
-            Ok(Ok(())) => info!("session {id} has ended"),
-            Ok(Err(why)) => warn!("the end of session {id} was not fully reported to HQ: {why}"),
-            Err(_) => {
-                warn!(
-                    "the end of session {id} was not reported to HQ within {FAREWELL_WAIT_MAX:?}"
-                );
-            }
-        }
-        dir.remove_if_empty(self.options.keep_logs);
-    }
-
-    async fn report_end(&self, id: &str, dir: &SessionDir, ending: &Ending) -> Result<(), String> {
-        let stderr = match ending {
-            Ending::Crashed { .. } => dir.read_stderr(),
-            _ => None,
+            NotBegun::Refused(why) => (format!("{why}; {CURE}"), Duration::ZERO),
+            NotBegun::Later(why, least) => (why, least),
         };
-        let errored = matches!(ending, Ending::Crashed { .. } | Ending::GivesUp(_));
-        let uploads = timeout(END_WAIT_MAX, hq::end(&self.hq, id, errored))
-            .await
-            .map_err(|_| format!("HQ gave no answer within {END_WAIT_MAX:?}"))?
-            .map_err(|e| e.to_string())?;
-        if let (Some(url), Some(text)) = (&uploads.error_url, &stderr) {
-            uploads::send_text(&self.http, url, text).await?;
+        let wait = if least > Duration::ZERO { least } else { outage.next_exact() };
+        if self.no_session.is_due(&why) {
+            warn!("{why}; HQ is asked again in {wait:?}, and then at least once a minute");
         }
-        if let Some(url) = &uploads.url {
-            let files = uploads::closed(&dir.logs(), &[]);
-            uploads::send(&self.http, url, files, self.options.keep_logs).await?;
+        Ok(wait)
+    }
+
+    /// A session has begun: what was complained about is over.
+    pub(super) fn session_given(&mut self) {
+        if let Some(lasted) = self.no_session.over() {
+            let lasted = Duration::from_secs(lasted.as_secs());
+            info!("HQ gives sessions again, after {lasted:?} without");
         }
-        Ok(())
     }
 }

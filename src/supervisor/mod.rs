@@ -2,36 +2,61 @@
 //! worker running that streams the changes.
 
 mod child;
+mod complaint;
 pub mod consumer;
 mod failures;
 mod hq_session;
+mod open_sessions;
 mod session;
 mod session_dir;
+mod stop;
 mod uploads;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::time::Instant;
-use tracing::{error, info};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
 
-use crate::config::ConfigError;
+use crate::clock::now_ns;
 use crate::hq::Hq;
 use crate::http::Http;
 use crate::logs::LogFiles;
-use crate::release::ReleaseSource;
+use crate::release::{ReleaseSource, Swap};
 use crate::signals::{OsSignal, OsSignals};
-use crate::worker::exit_codes;
-use failures::{FAILURES_MAX, Failures};
+use crate::state::{Lock, LockError};
+use crate::status::StatusBoard;
+use complaint::Complaint;
+use failures::Failures;
+use hq_session::OldSession;
+use open_sessions::OpenSessions;
 use session::Ending;
+use stop::{StopClock, StopStep};
 
-/// Between two requests for a session while HQ has another one of this server open.
-const CONFLICT_WAIT: Duration = Duration::from_secs(5);
-/// After a session that was shorter, the next one begins only after [`CONFLICT_WAIT`].
-const SESSION_IS_STABLE: Duration = Duration::from_secs(10);
+/// The file in the data directory that one server at a time locks; its worker has another one, and
+/// may outlive it.
+const LOCK_FILE: &str = "eds-server.lock";
+
+/// Which options a flag or the environment gives; those win over the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GivenOptions {
+    /// The destination's URL.
+    pub url: bool,
+    /// The key to HQ.
+    pub token: bool,
+    /// The server's name at HQ.
+    pub server_id: bool,
+    /// That logs are kept.
+    pub keep_logs: bool,
+    /// HQ's address.
+    pub api_url: bool,
+    /// The servers of NATS.
+    pub servers: bool,
+}
 
 /// What a server is started with.
 pub struct ServerOptions {
@@ -47,18 +72,22 @@ pub struct ServerOptions {
     pub companies: Vec<String>,
     /// The destination's URL; `None` until HQ configures one.
     pub url: Option<SecretString>,
-    /// The URL is a flag's or the environment's, which win over the configuration.
-    pub url_is_given: bool,
+    /// What the configuration does not change.
+    pub given: GivenOptions,
     /// The update strategy that the configuration names; a flag among `worker_words` wins over it.
     pub update_strategy: Option<String>,
     /// URLs of NATS, separated by commas.
     pub servers: String,
     /// A file with the certificate authority of NATS, where it is a private one.
     pub nats_ca: Option<PathBuf>,
+    /// How long the server may take to end.
+    pub stop_timeout: Duration,
     /// Keep logs after they are uploaded.
     pub keep_logs: bool,
-    /// A session is replaced by a new one after so long.
+    /// A session is followed by a new one after so long.
     pub renew_interval: Duration,
+    /// Between two uploads of the log.
+    pub upload_interval: Duration,
     /// The server ends at the first unexpected end of its worker.
     pub no_restart: bool,
     /// The first worker begins at the start of the stream.
@@ -69,10 +98,16 @@ pub struct ServerOptions {
     pub worker_words: Vec<OsString>,
     /// The server's own log.
     pub logs: LogFiles,
+    /// What probes are told.
+    pub board: Arc<StatusBoard>,
     /// Where releases come from, or why there is no such place.
     pub releases: Result<ReleaseSource, String>,
+    /// HQ may order a version that is older than this one.
+    pub allow_downgrade: bool,
     /// Why this server must not replace its own program; `None` if it may.
     pub no_update: Option<String>,
+    /// This program has replaced another one and has not shown yet that it works as a server.
+    pub unproven: Option<Swap>,
 }
 
 /// How a server ended that did as it was told.
@@ -101,9 +136,9 @@ pub enum ServerFailure {
         /// What went wrong.
         text: String,
     },
-    /// The configuration cannot be read or written.
+    /// The machine does not allow a server.
     #[error("{0}")]
-    Config(#[from] ConfigError),
+    Machine(String),
 }
 
 /// A server's supervisor, over all its sessions.
@@ -114,104 +149,127 @@ pub struct Supervisor {
     hq: Hq,
     http: Http,
     signals: OsSignals,
+    sessions: OpenSessions,
+    /// Sessions that an earlier run of this server has left open.
+    leftovers: Vec<String>,
     failures: Failures,
+    stop: StopClock,
     /// A worker of this server has streamed at some time.
     was_ready: bool,
-    /// HQ has paused the server.
-    paused: bool,
+    /// Since when HQ has paused the server, Unix nanoseconds.
+    paused_since: Option<i64>,
+    /// Why no session begins.
+    no_session: Complaint,
     started: Instant,
+    _lock: Lock,
+}
+
+/// The right to be the server of a data directory.
+pub fn server_lock(data_dir: &Path) -> Result<Lock, LockError> {
+    Lock::take_as(data_dir, LOCK_FILE)
 }
 
 impl Supervisor {
-    /// Prepares a server; an error if the machine does not allow one.
-    pub fn new(options: ServerOptions) -> Result<Supervisor, String> {
-        let http = Http::new()?;
+    /// Prepares a server, which has its data directory's [`server_lock`]; an error if the machine
+    /// does not allow one.
+    pub fn new(options: ServerOptions, lock: Lock) -> Result<Supervisor, ServerFailure> {
+        let http = Http::new().map_err(ServerFailure::Machine)?;
         let hq = Hq::new(http.clone(), &options.api_url, options.token.clone());
         // An update renames the running file, so its name has to be known before.
-        let program = std::env::current_exe()
-            .map_err(|e| format!("the program's own file is not known: {e}"))?;
+        let program = std::env::current_exe().map_err(|e| {
+            ServerFailure::Machine(format!("the program's own file is not known: {e}"))
+        })?;
         // At a terminal, SIGHUP says that this was closed.
         let at_terminal = cfg!(unix) && std::io::stderr().is_terminal();
         let hung_up = if at_terminal { OsSignal::End } else { OsSignal::Reload };
         let signals = OsSignals::listen(hung_up)
-            .map_err(|e| format!("signals cannot be listened to: {e}"))?;
-        let paused = options.paused;
+            .map_err(|e| ServerFailure::Machine(format!("signals cannot be listened to: {e}")))?;
+        let sessions = OpenSessions::read(&options.data_dir, &options.server_id);
         Ok(Supervisor {
-            options,
             program,
             hq,
             http,
             signals,
+            leftovers: sessions.ids(),
+            sessions,
             failures: Failures::default(),
+            stop: StopClock::new(options.stop_timeout),
             was_ready: false,
-            paused,
+            paused_since: options.paused.then(now_ns),
+            no_session: Complaint::NONE,
             started: Instant::now(),
+            options,
+            _lock: lock,
         })
     }
 
-    /// Serves session after session, until the server ends.
+    /// Serves until the server ends.
     pub async fn run(mut self) -> Result<ServerEnd, ServerFailure> {
+        self.remove_staged();
         session_dir::remove_leftovers(&self.options.data_dir);
-        loop {
-            let Some(opened) = self.open_session().await? else { return Ok(ServerEnd::Shutdown) };
-            let begun = Instant::now();
-            let (id, dir) = (opened.id.clone(), opened.dir.clone());
-            let ending = session::serve(&mut self, opened).await;
-            self.end_session(&id, &dir, &ending).await;
-            let wait = match ending {
-                Ending::Shutdown => return Ok(ServerEnd::Shutdown),
-                Ending::Replaced => return Ok(ServerEnd::Replaced { paused: self.paused }),
-                Ending::GivesUp(text) => {
-                    return Err(ServerFailure::Worker { code: exit_codes::FAILED, text });
-                }
-                Ending::Renew(why) => {
-                    info!("a new session begins: {why}");
-                    (begun.elapsed() < SESSION_IS_STABLE).then_some(CONFLICT_WAIT)
-                }
-                Ending::Crashed { code, how, healthy_for } => {
-                    Some(self.on_crash(code, &how, healthy_for)?)
-                }
-            };
-            if let Some(wait) = wait
-                && self.is_told_to_end(wait).await
-            {
-                return Ok(ServerEnd::Shutdown);
+        let Some(begun) = self.first_session().await? else {
+            self.stop.begin();
+            self.end_sessions(None).await;
+            self.options.unproven.take().into_iter().for_each(Swap::forget_start);
+            return Ok(ServerEnd::Shutdown);
+        };
+        let (ending, old) = session::serve(&mut self, begun).await;
+        self.end_sessions(Some(old)).await;
+        match ending {
+            Ending::Shutdown => {
+                self.options.unproven.take().into_iter().for_each(Swap::forget_start);
+                Ok(ServerEnd::Shutdown)
             }
+            Ending::Replaced => Ok(ServerEnd::Replaced { paused: self.paused_since.is_some() }),
+            Ending::Failed(failure) => Err(failure),
         }
     }
 
-    /// How long to wait before the worker is started again; an error if it is not worth another
-    /// try.
-    fn on_crash(
-        &mut self,
-        code: Option<i32>,
-        how: &str,
-        healthy_for: Option<Duration>,
-    ) -> Result<Duration, ServerFailure> {
-        let code = code.and_then(|code| u8::try_from(code).ok());
-        let code = code.unwrap_or_default().max(exit_codes::FAILED);
-        let failed = |text: String| Err(ServerFailure::Worker { code, text });
-        // The person who gave the URL is there to correct it; HQ can correct its own later.
-        if code == exit_codes::UNUSABLE && !self.was_ready && self.options.url_is_given {
-            return failed("the destination cannot be used".into());
+    /// Removes what is left of an update whose trial was cut short by the end of the machine or of
+    /// the server: the program itself was not replaced yet.
+    fn remove_staged(&self) {
+        let staged = Swap::staging(&self.program);
+        if staged.exists()
+            && let Ok(_lock) = self.update_lock()
+            && std::fs::remove_file(&staged).is_ok()
+        {
+            info!("an update was cut short: its program {} is removed", staged.display());
         }
-        if self.options.no_restart {
-            return failed(format!("the worker {how}"));
+    }
+
+    /// Keeps other servers that run the same program file from replacing it.
+    fn update_lock(&self) -> Result<Lock, LockError> {
+        let mut name = self.program.file_name().unwrap_or_default().to_owned();
+        name.push(".update-lock");
+        let dir = self.program.parent().unwrap_or(Path::new("."));
+        Lock::take_as(dir, &name.to_string_lossy())
+    }
+
+    /// This program works as a server: it stays.
+    fn keep_program(&mut self) {
+        if let Some(swap) = self.options.unproven.take() {
+            info!("version {} works as a server: it stays", swap.version);
+            swap.keep();
         }
-        let Some(wait) = self.failures.count(healthy_for) else {
-            return failed(format!(
-                "the worker {how}; it has failed {FAILURES_MAX} times in a row"
-            ));
+    }
+
+    /// Ends the last session, and all others that HQ still takes for open.
+    async fn end_sessions(&self, last: Option<OldSession>) {
+        self.options.logs.close();
+        let ended = async {
+            if let Some(last) = last {
+                self.closer().close(last).await;
+            }
+            self.sessions.end_all(&self.hq).await;
         };
-        error!(
-            "the worker {how}; it is started again in {wait:?} (failure {} of {FAILURES_MAX})",
-            self.failures.in_a_row()
-        );
-        Ok(wait)
+        if timeout(self.stop.left_for(StopStep::Farewell), ended).await.is_err() {
+            warn!("the end was not fully reported to HQ in time; the next start makes up for it");
+        }
     }
 
     /// Waits for `wait`; returns early with true if a signal says to end.
     async fn is_told_to_end(&mut self, wait: Duration) -> bool {
-        tokio::time::timeout(wait, self.signals.end()).await.is_ok()
+        self.options.board.turn();
+        timeout(wait, self.signals.end()).await.is_ok()
     }
 }

@@ -23,9 +23,14 @@ pub struct SessionDir {
 impl SessionDir {
     /// Creates the directory of session `id` in the data directory.
     pub fn create(data_dir: &Path, id: &str) -> std::io::Result<SessionDir> {
-        let dir = SessionDir { path: data_dir.join(id) };
+        let dir = SessionDir::of(data_dir, id);
         std::fs::create_dir_all(dir.logs())?;
         Ok(dir)
+    }
+
+    /// The directory of session `id`, whether it exists or not.
+    pub fn of(data_dir: &Path, id: &str) -> SessionDir {
+        SessionDir { path: data_dir.join(id) }
     }
 
     /// Where supervisor and worker write their logs.
@@ -52,7 +57,11 @@ impl SessionDir {
 
     /// Keeps what a worker that crashed wrote last on its standard error.
     pub fn write_stderr(&self, text: &str) {
-        if let Err(e) = std::fs::write(self.path.join(STDERR), text) {
+        let path = self.path.join(STDERR);
+        let _ = std::fs::remove_file(&path);
+        let written =
+            private::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(e) = written {
             warn!("the worker's last output cannot be saved: {e}");
         }
     }

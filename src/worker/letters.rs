@@ -93,8 +93,13 @@ impl LetterAccess {
         settings: &Settings,
         driver: &'static Driver,
     ) -> Result<LetterAccess, LetterError> {
-        let state = State::open(data_dir)?;
-        let keeper = match (driver.abilities)(settings).checkpoint_in {
+        let file = State::open(data_dir)?;
+        let (place, kept_in) = (settings.place(), (driver.abilities)(settings).checkpoint_in);
+        // A URL with other brokers may lead to a destination that is known; only that can say so.
+        let is_new = kept_in == CheckpointIn::StateFile && !file.has_met(&place)?;
+        let identity = if is_new { driver.identity(settings).await? } else { None };
+        let state = file.of_destination(&place, identity.as_deref())?;
+        let keeper = match kept_in {
             CheckpointIn::StateFile => LetterKeeper::State(StateLetters::new(state.clone())),
             CheckpointIn::Destination => {
                 let target = Target::unclaimed(settings);

@@ -14,3 +14,4 @@ pub mod stream;
 pub mod supervised;
 #[cfg(feature = "server")]
 pub mod supervisor_pipe;
+pub mod why;

@@ -7,6 +7,8 @@ use secrecy::SecretString;
 use super::run::RunError;
 use crate::feed::jetstream::connect::Servers;
 use crate::feed::jetstream::identity::Identity;
+use crate::help::HelpCode;
+use crate::secret::mask_urls;
 
 /// The NATS of HQ in the cloud.
 const SERVER: &str = "nats://connect.nats.shopmonkey.pub";
@@ -35,9 +37,10 @@ pub fn identity(
     if is_local(servers) {
         Ok((Identity::local(), None))
     } else {
-        Err(RunError::Refused(format!(
-            "NATS at {servers} needs credentials: name the file with --creds"
-        )))
+        Err(RunError::Refused(HelpCode::NatsLogin.tag(&format!(
+            "NATS at {} needs credentials: name the file with --creds",
+            mask_urls(servers)
+        ))))
     }
 }
 
@@ -53,12 +56,53 @@ pub fn connection(
         creds,
         certificate_authority: nats_ca.map(Path::to_owned),
         name: format!("eds-{server_id}"),
+        ..Servers::default()
     }
 }
 
 /// Whether all of these servers are on this machine.
 fn is_local(servers: &str) -> bool {
-    servers
-        .split(',')
-        .all(|url| ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| url.contains(host)))
+    servers.split(',').all(|url| host(url.trim()).is_some_and(|host| is_this_machine(&host)))
+}
+
+/// The host of a URL, or of `host:port`, without brackets.
+fn host(url: &str) -> Option<String> {
+    let whole = if url.contains("://") { url.to_owned() } else { format!("nats://{url}") };
+    let url = url::Url::parse(&whole).ok()?;
+    url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned())
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_local() {
+        for local in [
+            "nats://localhost:4222",
+            "localhost",
+            "http://LocalHost:3101/path",
+            "nats://127.0.0.1:4222, nats://[::1]:4222",
+            "tls://user:password@127.0.0.2",
+        ] {
+            assert!(is_local(local), "{local}");
+        }
+        for elsewhere in [
+            "nats://localhost.evil.example",
+            "nats://evil.example/localhost",
+            "nats://localhost@evil.example",
+            "nats://127.0.0.1.evil.example:4222",
+            "nats://localhost:4222,nats://evil.example",
+            "nats://evil.example?host=127.0.0.1",
+            "nats://notlocalhost",
+            "",
+        ] {
+            assert!(!is_local(elsewhere), "{elsewhere}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::hq::nats::Metrics;
+use crate::status::board::WorkerReport;
 
 /// What the supervisor wants; each but the first and the last is answered by `WorkerEvent::Done`
 /// with its number.
@@ -25,6 +26,9 @@ pub enum WorkerCommand {
         token: Option<SecretString>,
         /// HQ's address.
         api_url: Option<String>,
+        /// The servers of NATS, where their URLs hold a login.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        servers: Option<String>,
     },
     /// Stop fetching; done once all that was fetched is applied.
     Pause {
@@ -47,6 +51,17 @@ pub enum WorkerCommand {
     RotateLog {
         /// The number that the answer names.
         id: u64,
+    },
+    /// A session follows another: done once the log goes into its directory and the next login
+    /// at NATS is with its credentials.
+    Session {
+        /// The number that the answer names.
+        id: u64,
+        /// The text of its credentials file; `None` where NATS asks for none.
+        #[serde(serialize_with = "shown_if_any")]
+        creds: Option<SecretString>,
+        /// Where its logs go.
+        logs_dir: PathBuf,
     },
     /// End in order. The end of the pipe means the same.
     Stop,
@@ -71,8 +86,6 @@ pub enum WorkerEvent {
     Beat {
         /// Its counts since it began.
         metrics: Metrics,
-        /// Since when it is paused, in Unix nanoseconds.
-        paused_since: Option<i64>,
     },
     /// The answer to the command of this number.
     Done {
@@ -83,8 +96,15 @@ pub enum WorkerEvent {
         /// The new log, where a rotation was asked for.
         log: Option<PathBuf>,
     },
+    /// How it goes; every second.
+    Status(Box<WorkerReport>),
     /// It ends, for a reason that a restart does not cure.
     GivesUp {
+        /// The reason, with its cure.
+        why: String,
+    },
+    /// It ends in order because it cannot work now; a later start may be able to.
+    Failed {
         /// The reason, with its cure.
         why: String,
     },
@@ -102,6 +122,7 @@ mod tests {
             url: "sqlite://x".to_owned().into(),
             token: Some("t".to_owned().into()),
             api_url: None,
+            servers: None,
         };
         let orders = [
             begin,
@@ -109,6 +130,7 @@ mod tests {
             WorkerCommand::Unpause { id: 2 },
             WorkerCommand::Import { id: 3, schema_only: true },
             WorkerCommand::RotateLog { id: 4 },
+            WorkerCommand::Session { id: 5, creds: None, logs_dir: "s/logs".into() },
             WorkerCommand::Stop,
         ];
         let said: Vec<String> =
@@ -119,18 +141,26 @@ mod tests {
             r#"{"order":"unpause","id":2}"#,
             r#"{"order":"import","id":3,"schema_only":true}"#,
             r#"{"order":"rotate_log","id":4}"#,
+            r#"{"order":"session","id":5,"creds":null,"logs_dir":"s/logs"}"#,
             r#"{"order":"stop"}"#,
         ];
         assert_eq!(said, expected);
         let metrics = r#"{"flushCount":1.0,"flushDuration":1.0,"processingDuration":1.0,"pendingEvents":0.0,"totalEvents":2.0}"#;
         for news in [
             r#"{"news":"ready"}"#.to_owned(),
-            format!(r#"{{"news":"beat","metrics":{metrics},"paused_since":null}}"#),
+            format!(r#"{{"news":"beat","metrics":{metrics}}}"#),
             r#"{"news":"done","id":1,"error":null,"log":null}"#.to_owned(),
             r#"{"news":"gives_up","why":"x"}"#.to_owned(),
+            r#"{"news":"failed","why":"x"}"#.to_owned(),
         ] {
             assert_eq!(serde_json::to_string(&serde_json::from_str::<WorkerEvent>(&news)?)?, news);
         }
+        // A worker of another version knows other counts.
+        let status = r#"{"news":"status","snapshot":{"state":{"name":"paused"},"done":7,"new":1}}"#;
+        let WorkerEvent::Status(report) = serde_json::from_str(status)? else {
+            panic!("{status} is no status");
+        };
+        assert_eq!((report.snapshot.done, report.flushing_ms), (7, None));
         Ok(())
     }
 }

@@ -1,23 +1,28 @@
 //! One run of the engine: a feed into a destination, as every command that applies changes has it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tracing::info;
 
+use crate::change::ColumnRules;
 use crate::change::filter::TableFilter;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Destination, Driver, Epoch, Failure, FailureKind, Settings, Target};
+use crate::destination::{
+    CheckpointIn, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, WriteMode,
+};
 use crate::feed::{Feed, FeedError};
+use crate::help::HelpCode;
+use crate::pipeline::apply::Open;
 use crate::pipeline::{
     Adoption, End, Engine, EngineDeps, EngineOptions, HELD_BYTES_MAX, Halt, LetterOptions,
     Progress, SchemaChange,
 };
 use crate::registry::{Registry, SchemaSource};
 use crate::state::predecessor::Predecessor;
-use crate::state::{DataDir, DataDirError};
+use crate::state::{DataDir, DataDirError, State, StateError};
 use crate::validator::Validator;
 
 /// Where changes go, and how: what the user chooses, whatever the feed is.
@@ -44,6 +49,8 @@ pub struct ApplyRequest {
     pub restart: bool,
     /// Events that they do not want are passed over.
     pub rules: Option<Arc<Validator>>,
+    /// Which columns are left out or hashed.
+    pub columns: Arc<ColumnRules>,
     /// What is done to tables whose schema changes.
     pub schema_change: SchemaChange,
     /// What becomes of changes that cannot be applied.
@@ -64,8 +71,8 @@ pub struct RunSpec {
     pub events_max: usize,
     /// Where the run reports how far it is.
     pub progress: Arc<Progress>,
-    /// What the Go program has left in the data directory.
-    pub predecessor: Predecessor,
+    /// Whether the Go program may have left something in the data directory.
+    pub has_predecessor: bool,
     /// Becomes true when the run is to end in order.
     pub stop: watch::Receiver<bool>,
 }
@@ -82,6 +89,12 @@ pub enum RunError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+}
+
+impl From<Failure> for RunError {
+    fn from(failure: Failure) -> RunError {
+        RunError::Halted(Halt::Destination(failure))
+    }
 }
 
 impl From<FeedError> for RunError {
@@ -128,17 +141,11 @@ pub async fn start(
     request: ApplyRequest,
     spec: RunSpec,
 ) -> Result<Engine, RunError> {
+    if let Some(why) = lacks_schemas(&request) {
+        return Err(RunError::Refused(why));
+    }
     let ApplyRequest { destination: settings, driver, .. } = request;
     let abilities = (driver.abilities)(&settings);
-    if request.schemas.is_nothing() && abilities.needs_schemas() {
-        let what = settings
-            .parameter("format")
-            .map_or_else(|| driver.title.to_owned(), |format| format!("format={format}"));
-        return Err(RunError::Refused(format!(
-            "{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ \
-             with --api-url"
-        )));
-    }
     let flush_interval = settings.freshness.unwrap_or(abilities.flush_interval_preferred);
     let target = Target {
         settings,
@@ -147,11 +154,14 @@ pub async fn start(
         companies: spec.companies.clone(),
         rules: request.rules.clone(),
     };
+    let (state, first) = met(data, &target, driver).await?;
+    let predecessor = predecessor(data, &state, &spec).map_err(RunError::setup)?;
     let options = EngineOptions {
         consumer: spec.consumer,
         adoption: request.adoption,
         companies: spec.companies,
         rules: request.rules,
+        columns: columns_for(&request.columns, abilities.write_mode),
         filter: request.tables,
         restart: request.restart,
         pending_latency_min: request.pending_latency_min.or(Some(flush_interval)),
@@ -164,21 +174,93 @@ pub async fn start(
         schema_change: request.schema_change,
         letters: request.letters,
     };
-    if let Predecessor::Known { schemas, .. } = &spec.predecessor {
-        data.state.adopt_schemas(schemas).map_err(RunError::setup)?;
-    }
-    let dry_run = data.is_dry_run();
     let deps = EngineDeps {
         feed: spec.feed,
-        open: Box::new(move || open(target.clone(), driver, dry_run)),
-        registry: Registry::new(request.schemas, data.state.clone()),
-        state: data.state.clone(),
-        predecessor: spec.predecessor,
+        open: opening(target, driver, data.is_dry_run(), first),
+        registry: Registry::new(request.schemas, state.clone()),
+        state,
+        predecessor,
         progress: spec.progress,
         options,
         stop: spec.stop,
     };
     Ok(Engine::start(deps).await?)
+}
+
+/// The rules about columns, as far as they say something to a destination that writes so.
+pub fn columns_for(rules: &Arc<ColumnRules>, write_mode: WriteMode) -> Arc<ColumnRules> {
+    match write_mode {
+        WriteMode::Append if rules.stamps().any() => {
+            info!(
+                "--deletes soft and --add-columns have no effect here: every change is stored as it \
+                 came, deletions and versions among them"
+            );
+            Arc::new(rules.of_changes())
+        }
+        WriteMode::Append | WriteMode::Upsert => rules.clone(),
+    }
+}
+
+/// Why the destination cannot be written to without the schemas that are missing.
+pub fn lacks_schemas(request: &ApplyRequest) -> Option<String> {
+    let ApplyRequest { destination: settings, driver, schemas, .. } = request;
+    let needs_schemas = (driver.abilities)(settings).needs_schemas();
+    if !schemas.is_nothing() || (!needs_schemas && !request.columns.hides()) {
+        return None;
+    }
+    let what = match (needs_schemas, settings.parameter("format")) {
+        (false, _) => "what leaves out or hashes columns".to_owned(),
+        (true, Some(format)) => format!("format={format}"),
+        (true, None) => driver.title.to_owned(),
+    };
+    Some(HelpCode::SchemasMissing.tag(&format!(
+        "{what} needs the tables' schemas: name them with --schema FILE or URL, or HQ with \
+         --api-url"
+    )))
+}
+
+/// What the Go program has left for a consumer without a position; its schemas are kept.
+fn predecessor(data: &DataDir, state: &State, spec: &RunSpec) -> Result<Predecessor, StateError> {
+    if !spec.has_predecessor || state.position(&spec.consumer)?.is_some() {
+        return Ok(Predecessor::Nobody);
+    }
+    let predecessor = Predecessor::read(data.path());
+    if let Predecessor::Known { schemas, .. } = &predecessor {
+        state.adopt_schemas(schemas)?;
+    }
+    Ok(predecessor)
+}
+
+/// The state file's part about the destination, and the destination where that was opened for it:
+/// what is kept here about one belongs to it, and not to a URL of it.
+async fn met(
+    data: &DataDir,
+    target: &Target,
+    driver: &'static Driver,
+) -> Result<(State, Option<Box<dyn Destination>>), RunError> {
+    let first = match (driver.abilities)(&target.settings).checkpoint_in {
+        CheckpointIn::StateFile => Some(open(target.clone(), driver, data.is_dry_run()).await?),
+        CheckpointIn::Destination => None,
+    };
+    let identity = first.as_ref().and_then(|opened| opened.identity());
+    let name = target.settings.place();
+    let state = data.state.of_destination(&name, identity.as_deref()).map_err(RunError::setup)?;
+    state.adopt_unplaced().map_err(RunError::setup)?;
+    Ok((state, first))
+}
+
+/// Opens the destination again and again; at first there may be one that is open.
+fn opening(
+    target: Target,
+    driver: &'static Driver,
+    dry_run: bool,
+    first: Option<Box<dyn Destination>>,
+) -> Open {
+    let first = Mutex::new(first);
+    Box::new(move || match first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(opened) => Box::pin(std::future::ready(Ok(opened))),
+        None => open(target.clone(), driver, dry_run),
+    })
 }
 
 fn open(

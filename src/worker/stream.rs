@@ -5,21 +5,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::info;
 
 use super::nats_login::{connection, identity};
 use super::run::{self, ApplyRequest, RunError, RunSpec};
+use crate::clock::{Expiry, now_ns};
 use crate::feed::Start;
-use crate::feed::jetstream::api::AckPolicy;
-use crate::feed::jetstream::connect::Link;
+use crate::feed::jetstream::api::{AckPolicy, Api};
+use crate::feed::jetstream::connect::{Link, Servers};
 use crate::feed::jetstream::identity::Identity;
-use crate::feed::jetstream::{JetStream, JetStreamSettings};
+use crate::feed::jetstream::{JetStream, JetStreamSettings, STREAM};
 use crate::pipeline::{Engine, Progress};
 use crate::state::DataDir;
-use crate::state::predecessor::Predecessor;
-use crate::status::StatusServer;
+use crate::status::{OwnStatus, StatusServer};
 
+/// Between two questions how much waits at NATS, while nothing is fetched.
+const CONSUMER_WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// The most messages that one request asks NATS for.
 const BATCH_MAX: usize = 16_384;
 
@@ -40,6 +45,10 @@ pub struct StreamRequest {
     pub bind: IpAddr,
     /// The port of that address.
     pub port: u16,
+    /// Whether they are served here, and not by the supervisor.
+    pub serves_status: bool,
+    /// A flush that takes longer hangs.
+    pub flush_hang_max: Duration,
     /// Whether one acknowledgement stands for all messages before it.
     pub ack: AckPolicy,
     /// Put behind the name of the consumer.
@@ -58,32 +67,69 @@ pub struct StreamRequest {
 pub struct StreamContext {
     /// How far the stream is.
     pub progress: Arc<Progress>,
-    /// The data directory, which is this process's own meanwhile.
-    pub data: DataDir,
     /// The name of the durable consumer.
     pub durable: String,
     request: StreamRequest,
-    status: StatusServer,
+    /// `None` where the supervisor serves it.
+    status: Option<StatusServer>,
     companies: Vec<String>,
     link: Link,
+    /// Asks how much waits at NATS; it ends with this.
+    _watch: JoinSet<()>,
+    /// The data directory, which is this process's own meanwhile. The last field, and so the last
+    /// to be given up: who waits for it finds the port free.
+    pub data: DataDir,
 }
 
 impl StreamRequest {
-    /// Serves the status, connects to NATS and takes the data directory, for whose owner it waits
-    /// up to `lock_wait_max`.
+    /// Takes the data directory, for whose owner it waits up to `lock_wait_max`, then serves the
+    /// status and connects to NATS. The owner, a worker whose supervisor was killed, has the port
+    /// and the consumer, too, and gives them up before the directory.
     pub async fn open(self, lock_wait_max: Duration) -> Result<StreamContext, RunError> {
         let (identity, creds) = identity(self.creds.as_deref(), &self.servers)?;
         let companies = self.companies(&identity)?;
+        let data = DataDir::take_within(&self.data_dir, lock_wait_max).await?;
         let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
-        let status = StatusServer::start(self.bind, self.port, progress.clone())
-            .await
-            .map_err(RunError::setup)?;
+        let creds_expiry = Expiry::default();
+        let status = match self.serves_status {
+            true => {
+                let flush_hang_max = self.flush_hang_max;
+                let source = Arc::new(OwnStatus {
+                    progress: progress.clone(),
+                    flush_hang_max,
+                    creds_expiry: creds_expiry.clone(),
+                });
+                let started = StatusServer::start(self.bind, self.port, source).await;
+                Some(started.map_err(RunError::setup)?)
+            }
+            false => None,
+        };
         let nats_ca = self.nats_ca.as_deref();
-        let connection = connection(&self.servers, creds, nats_ca, &identity.server_id);
+        let connection = Servers {
+            creds_file: self.creds.clone(),
+            creds_expiry,
+            ..connection(&self.servers, creds, nats_ca, &identity.server_id)
+        };
         let link = Link::connect(&connection).await?;
         let durable = identity.consumer(self.consumer_suffix.as_deref());
-        let data = DataDir::take_within(&self.data_dir, lock_wait_max).await?;
-        Ok(StreamContext { progress, data, durable, request: self, status, companies, link })
+        progress.about(&durable, &self.apply.destination.to_string());
+        let place = self.apply.destination.place();
+        let state = data.state.of_destination(&place, None).map_err(RunError::setup)?;
+        let idle = state.idle(&durable).map_err(RunError::setup)?.unwrap_or_default();
+        let saved = state.position(&durable).map_err(RunError::setup)?.unwrap_or_default();
+        progress.stands_at(saved, idle.time_ns);
+        let mut watch = JoinSet::new();
+        watch.spawn(watch_consumer(link.clone(), durable.clone(), progress.clone()));
+        Ok(StreamContext {
+            progress,
+            durable,
+            request: self,
+            status,
+            companies,
+            link,
+            _watch: watch,
+            data,
+        })
     }
 
     /// The companies of the credentials, or those of them that were chosen.
@@ -107,10 +153,34 @@ impl StreamRequest {
     }
 }
 
+/// Asks NATS again and again how much waits there, which nobody else tells while nothing is
+/// fetched: a destination that is away, a pause, an import.
+async fn watch_consumer(link: Link, durable: String, progress: Arc<Progress>) {
+    let api = Api { link, stream: STREAM.into() };
+    let mut turns = tokio::time::interval(CONSUMER_WATCH_INTERVAL);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let asked_ns = now_ns();
+        // What fails here fails for the stream, too, which says so.
+        if !progress.is_flowing()
+            && let Ok(info) = api.info(&durable).await
+        {
+            progress
+                .unacknowledged(info.num_pending.saturating_add(info.num_ack_pending), asked_ns);
+        }
+    }
+}
+
 impl StreamContext {
     /// What was asked for.
     pub fn request(&self) -> &StreamRequest {
         &self.request
+    }
+
+    /// The next reconnect to NATS logs in with these credentials.
+    pub fn log_in_as(&self, creds: &SecretString) -> Result<(), String> {
+        self.link.log_in_as(creds)
     }
 
     /// Opens the destination, and the feed where the destination stands; with `restart` the feed
@@ -128,10 +198,7 @@ impl StreamContext {
             until_caught_up: request.until_caught_up,
             events_max: usize::try_from(consumer.max_ack_pending).unwrap_or(usize::MAX),
             progress: self.progress.clone(),
-            predecessor: match self.data.state.position(&self.durable).map_err(RunError::setup)? {
-                Some(_) => Predecessor::Nobody,
-                None => Predecessor::read(self.data.path()),
-            },
+            has_predecessor: true,
             stop,
             feed: Box::new(JetStream::new(self.link.clone(), consumer)),
         };
@@ -140,10 +207,10 @@ impl StreamContext {
         let at = engine
             .position()
             .map_or_else(|| "its start".to_owned(), |p| format!("sequence {}", p.sequence));
-        info!(
-            "streaming {} into {} from {at}; status at http://{}/status.json",
-            self.durable, request.apply.destination, self.status.address
-        );
+        let status = self.status.as_ref().map_or_else(String::new, |status| {
+            format!("; status at http://{}/status.json", status.address)
+        });
+        info!("streaming {} into {} from {at}{status}", self.durable, request.apply.destination);
         Ok(engine)
     }
 

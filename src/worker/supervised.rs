@@ -1,12 +1,14 @@
 //! The worker of a server: it streams, pauses and imports as its supervisor says, and ends with it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, sleep};
 use tracing::{error, info, warn};
 
 use super::pipe::{WorkerCommand, WorkerEvent};
@@ -14,18 +16,20 @@ use super::run::{self, RunError};
 use super::stream::{StreamContext, StreamRequest};
 use super::supervisor_pipe::{EventSender, SupervisorPipe};
 use crate::backoff::Backoff;
-use crate::clock::now_ns;
 use crate::hq::Hq;
 use crate::hq::nats::Metrics;
 use crate::http::Http;
 use crate::import::{ImportFailure, ImportRequest, ProgressOutput, UnfinishedImport};
 use crate::logs::LogFiles;
 use crate::pipeline::progress::{Phase, Progress};
+use crate::status::board::WorkerReport;
 
 /// Between two signs of life.
 const BEAT_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a worker whose supervisor was killed may take to end; it owns the data directory until
-/// then.
+/// Between two reports of how it goes.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait for the data directory: a worker whose supervisor was killed owns it until it
+/// has ended, which takes it 30 seconds at most.
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(40);
 /// The shortest wait before a stream that could not be started is started again.
 const START_WAIT_MIN: Duration = Duration::from_millis(500);
@@ -42,7 +46,7 @@ pub struct WorkRequest {
     pub logs: Option<LogFiles>,
 }
 
-/// Works until the supervisor ends it. An end that a restart does not cure is told it.
+/// Works until the supervisor ends it, and is told why it ends by itself.
 pub async fn work(request: WorkRequest, supervisor: &mut SupervisorPipe) -> Result<(), RunError> {
     let events = supervisor.events();
     let worked = serve(request, supervisor).await;
@@ -58,11 +62,16 @@ async fn serve(request: WorkRequest, supervisor: &mut SupervisorPipe) -> Result<
     let WorkRequest { stream, token, api_url, logs } = request;
     let restart = stream.apply.restart;
     let stream = stream.open(PREDECESSOR_WAIT_MAX).await?;
+    // Where the supervisor serves the status, it is told it all the time.
+    let mut reports = JoinSet::new();
+    if !stream.request().serves_status {
+        reports.spawn(report(stream.progress.clone(), supervisor.events()));
+    }
     let context = WorkerContext { stream, token, api_url, events: supervisor.events(), logs };
     WorkerLoop {
         context: Arc::new(context),
         restart,
-        paused_since: None,
+        paused: false,
         unpausing: Vec::new(),
         pausing: Vec::new(),
         import: None,
@@ -70,6 +79,16 @@ async fn serve(request: WorkRequest, supervisor: &mut SupervisorPipe) -> Result<
     }
     .run(supervisor)
     .await
+}
+
+/// Tells the supervisor how it goes, without end.
+async fn report(progress: Arc<Progress>, events: EventSender) {
+    let mut turns = tokio::time::interval(REPORT_INTERVAL);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        events.send(WorkerEvent::Status(Box::new(WorkerReport::of(&progress)))).await;
+    }
 }
 
 /// What the jobs of a worker share.
@@ -94,8 +113,7 @@ struct WorkerLoop {
     context: Arc<WorkerContext>,
     /// The first engine begins at the start of the stream.
     restart: bool,
-    /// Unix nanoseconds.
-    paused_since: Option<i64>,
+    paused: bool,
     pausing: Vec<u64>,
     unpausing: Vec<u64>,
     import: Option<OrderedImport>,
@@ -140,7 +158,7 @@ impl WorkerLoop {
         let mut beats = tokio::time::interval(BEAT_INTERVAL);
         let mut job: Option<WorkerJob> = None;
         loop {
-            let wanted = task(self.stop, self.import, self.paused_since.is_some());
+            let wanted = task(self.stop, self.import, self.paused);
             match &job {
                 None if wanted == Task::End => return Ok(()),
                 None => job = Some(self.begin(wanted).await),
@@ -154,7 +172,7 @@ impl WorkerLoop {
                     job = None;
                     self.on_end(end).await?;
                 }
-                _ = beats.tick() => self.context.beat(self.paused_since).await,
+                _ = beats.tick() => self.context.beat().await,
             }
         }
     }
@@ -168,7 +186,7 @@ impl WorkerLoop {
                     let waiting = std::mem::take(&mut self.unpausing);
                     let restart = std::mem::take(&mut self.restart);
                     Box::pin(async move {
-                        TaskEnd::Stream(context.stream(restart, waiting, stopped).await)
+                        TaskEnd::Stream(Box::pin(context.stream(restart, waiting, stopped)).await)
                     })
                 }
                 Task::Import(OrderedImport { id, schema_only }) => Box::pin(async move {
@@ -190,20 +208,20 @@ impl WorkerLoop {
     async fn on_command(&mut self, command: WorkerCommand) {
         let events = &self.context.events;
         match command {
-            WorkerCommand::Pause { id } if self.paused_since.is_some() => {
+            WorkerCommand::Pause { id } if self.paused => {
                 events.done(id, Ok(None)).await;
             }
             WorkerCommand::Pause { id } => {
                 info!("paused");
-                self.paused_since = Some(now_ns());
+                self.paused = true;
                 self.pausing.push(id);
             }
-            WorkerCommand::Unpause { id } if self.paused_since.is_none() => {
+            WorkerCommand::Unpause { id } if !self.paused => {
                 events.done(id, Ok(None)).await;
             }
             WorkerCommand::Unpause { id } => {
                 info!("going on");
-                self.paused_since = None;
+                self.paused = false;
                 self.answer_pauses().await;
                 self.unpausing.push(id);
             }
@@ -219,6 +237,9 @@ impl WorkerLoop {
                 let outcome =
                     rotated.map(|_| open).map_err(|e| format!("the log cannot be rotated: {e}"));
                 events.done(id, outcome).await;
+            }
+            WorkerCommand::Session { id, creds, logs_dir } => {
+                events.done(id, self.context.enter(creds, &logs_dir).map(|()| None)).await;
             }
             WorkerCommand::Stop => self.stop = true,
             WorkerCommand::Begin { .. } => warn!("the worker has begun already"),
@@ -257,9 +278,19 @@ async fn finished(job: &mut Option<WorkerJob>) -> TaskEnd {
 }
 
 impl WorkerContext {
-    async fn beat(&self, paused_since: Option<i64>) {
+    /// Goes on in another session of HQ, without a break.
+    fn enter(&self, creds: Option<SecretString>, logs_dir: &Path) -> Result<(), String> {
+        if let Some(creds) = creds {
+            self.stream.log_in_as(&creds)?;
+        }
+        let Some(logs) = &self.logs else { return Ok(()) };
+        logs.open_in(logs_dir)
+            .map_err(|e| format!("no log can be written to {}: {e}", logs_dir.display()))
+    }
+
+    async fn beat(&self) {
         let metrics = metrics(&self.stream.progress);
-        self.events.send(WorkerEvent::Beat { metrics, paused_since }).await;
+        self.events.send(WorkerEvent::Beat { metrics }).await;
     }
 
     /// Streams until it is told to stop. Until the destination and NATS can be reached it tries
@@ -282,7 +313,7 @@ impl WorkerContext {
                 Err(e) if e.is_outage() => e.to_string(),
                 Err(other) => return Err(other),
             };
-            progress.waiting(&outage);
+            progress.waiting("start", &outage);
             warn!("{outage}; trying again");
             let wait = backoff.next(&self.stream.durable).max(START_WAIT_MIN);
             tokio::select! {
@@ -320,13 +351,14 @@ impl WorkerContext {
             company_ids: stream.company_ids.clone(),
             adopt: apply.adopt.clone(),
             rules: apply.rules.clone(),
+            columns: apply.columns.clone(),
             schema_only,
             unfinished: UnfinishedImport::Forget,
             output: ProgressOutput::Log,
             ..ImportRequest::new(apply.destination.clone(), apply.driver)
         };
         request.test().await?;
-        request.prepare(&self.stream.data).await?.run(stop).await
+        request.prepare(&self.stream.data).await?.run(stop).await.map(drop)
     }
 }
 

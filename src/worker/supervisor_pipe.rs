@@ -11,12 +11,16 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::exit_codes;
 use super::pipe::{WorkerCommand, WorkerEvent};
 use super::run::RunError;
 use crate::signals;
 
 /// How long the supervisor may take to say what to begin with.
 const BEGIN_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a worker whose supervisor is gone may take to end. The next supervisor's worker waits
+/// longer than that for the data directory.
+const ORPHAN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Commands that wait for the worker.
 const COMMANDS_MAX: usize = 64;
 /// Events that wait to be written.
@@ -39,6 +43,8 @@ pub struct WorkerBegin {
     pub token: Option<SecretString>,
     /// HQ's address.
     pub api_url: Option<String>,
+    /// The servers of NATS, where their URLs hold a login.
+    pub servers: Option<String>,
 }
 
 /// Tells the supervisor; clones write to the same pipe. A supervisor that is gone hears nothing,
@@ -78,8 +84,8 @@ impl SupervisorPipe {
     /// The first command, which says what to begin with.
     pub async fn begin(&mut self) -> Result<WorkerBegin, RunError> {
         match timeout(BEGIN_WAIT_MAX, self.commands.recv()).await {
-            Ok(Some(WorkerCommand::Begin { url, token, api_url })) => {
-                Ok(WorkerBegin { url, token, api_url })
+            Ok(Some(WorkerCommand::Begin { url, token, api_url, servers })) => {
+                Ok(WorkerBegin { url, token, api_url, servers })
             }
             _ => Err(RunError::Refused(
                 "a supervised worker expects the command to begin on its standard input first"
@@ -120,7 +126,7 @@ fn read_commands() -> mpsc::Receiver<WorkerCommand> {
     // A thread of its own: one that waits for a line must not hold up the end of the runtime.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
+            let Ok(line) = line else { break };
             match serde_json::from_str(&line) {
                 Ok(command) => {
                     if sender.blocking_send(command).is_err() {
@@ -131,6 +137,10 @@ fn read_commands() -> mpsc::Receiver<WorkerCommand> {
                 Err(_) => warn!("the supervisor sent a command that this worker does not know"),
             }
         }
+        drop(sender);
+        // Nobody is left to kill a worker that hangs while it ends.
+        std::thread::sleep(ORPHAN_WAIT_MAX);
+        std::process::exit(i32::from(exit_codes::FAILED));
     });
     commands
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::services::at_once;
 use crate::services::eds::binary;
 
@@ -22,32 +24,25 @@ fn eds(args: &[&str]) -> (i32, String, String) {
 
 /// Compares with a file in tests/golden; `EDS_GOLDEN=write` rewrites it.
 pub fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    golden_at(&format!("tests/golden/{name}"), found);
+}
+
+/// Compares with a file of the project; `EDS_GOLDEN=write` rewrites it.
+pub fn golden_at(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var("EDS_GOLDEN").is_ok_and(|v| v == "write") {
         std::fs::write(&path, found).unwrap_or_else(|e| panic!("{e}"));
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        found, expected,
-        "tests/golden/{name} differs; EDS_GOLDEN=write cargo test --test it cli rewrites it"
-    );
+    assert_eq!(found, expected, "{name} differs; EDS_GOLDEN=write before this test rewrites it");
 }
 
 #[test]
-fn help_is_as_written_down() {
+fn drivers_are_as_written_down() {
     for (name, args) in [
-        ("help.txt", &["--help"][..]),
-        ("stream.txt", &["stream", "--help"]),
-        ("replay.txt", &["replay", "--help"]),
-        ("import.txt", &["import", "--help"]),
-        ("demo.txt", &["demo", "--help"]),
-        ("server.txt", &["server", "--help"]),
-        ("enroll.txt", &["enroll", "--help"]),
-        ("download.txt", &["download", "--help"]),
-        ("consumer.txt", &["consumer", "--help"]),
-        ("consumer-show.txt", &["consumer", "show", "--help"]),
-        ("sandbox.txt", &["sandbox", "--help"]),
-        ("drivers.txt", &["server", "help"]),
+        ("drivers.txt", &["server", "help"][..]),
+        ("drivers-s3.txt", &["server", "help", "AWS S3"]),
+        ("drivers-s3.txt", &["server", "help", "s3"]),
         ("drivers-postgres.txt", &["server", "help", "postgres"]),
         ("drivers.txt", &["drivers"]),
         ("drivers-postgres.txt", &["drivers", "postgres"]),
@@ -64,6 +59,30 @@ fn help_is_as_written_down() {
     }
 }
 
+/// Help can be asked for in several ways.
+#[test]
+fn help_is_one_whatever_way_it_is_asked_for() {
+    assert_eq!(eds(&[]), eds(&["--help"]));
+    assert_eq!(eds(&["help", "stream"]), eds(&["stream", "--help"]));
+}
+
+/// An error's line ends with a code, and the code has a page.
+#[test]
+fn an_error_ends_with_a_code_that_is_explained() {
+    let (code, _, err) = eds(&["drivers", "oracle"]);
+    assert_eq!(code, 3);
+    let named = err.trim_end().rsplit_once(" [").map(|(_, code)| code.trim_end_matches(']'));
+    let named = named.unwrap_or_else(|| panic!("{err}"));
+    let (code, page, _) = eds(&["explain", named]);
+    assert_eq!(code, 0);
+    assert!(page.starts_with(&format!("# {named}: ")) && page.contains("## Cure"), "{page}");
+    let (_, all, _) = eds(&["explain"]);
+    assert_eq!(all.lines().count(), eds::help::HelpCode::ALL.len());
+    assert!(all.contains(named), "{all}");
+    let (code, _, err) = eds(&["explain", "EDS-999"]);
+    assert_eq!((code, err.contains("EDS-999")), (3, true), "{err}");
+}
+
 #[test]
 fn version_is_one_line() {
     assert_eq!(eds(&["version"]), (0, format!("{}\n", env!("CARGO_PKG_VERSION")), String::new()));
@@ -71,6 +90,73 @@ fn version_is_one_line() {
 
 /// Words, an exit code, and what is said on standard error.
 type WrongWords = (&'static [&'static str], i32, &'static str);
+
+/// What bash offers behind the words of `line`.
+fn completed(script: &Path, line: &str) -> String {
+    let ask = "source \"$0\"; COMP_WORDS=($1 \"\"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _eds; \
+               echo \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash").args(["-c", ask]).arg(script).arg(line).output();
+    let output = output.unwrap_or_else(|e| panic!("{e}"));
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// The shell knows every command and flag, and nothing that is hidden.
+#[test]
+fn the_shell_completes_commands_and_flags() {
+    let (code, script, _) = eds(&["completion", "bash"]);
+    assert_eq!(code, 0);
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let path = dir.path().join("eds.bash");
+    std::fs::write(&path, script).unwrap_or_else(|e| panic!("{e}"));
+    for (line, offered, not) in [
+        ("eds", &["server", "enroll", "--data-dir"][..], &["fork", "--url"][..]),
+        ("eds server", &["help", "--url", "--stop-timeout"], &["--no-restart", "enroll"]),
+        ("eds -v consumer show", &["--creds"], &["hand-back"]),
+    ] {
+        let words = completed(&path, line);
+        let words: Vec<&str> = words.split(' ').collect();
+        assert!(offered.iter().all(|word| words.contains(word)), "{line}: {words:?}");
+        assert!(!not.iter().any(|word| words.contains(word)), "{line}: {words:?}");
+    }
+    let (code, fish, _) = eds(&["completion", "fish"]);
+    assert!(code == 0 && fish.contains("-n '__fish_seen_subcommand_from enroll'"), "{fish}");
+    let (code, zsh, _) = eds(&["completion", "zsh"]);
+    assert!(code == 0 && zsh.starts_with("#compdef eds\n"), "{zsh}");
+}
+
+/// Lines in the form and of the modules that were asked for, with the time where nothing else adds
+/// it.
+#[test]
+fn log_lines_are_as_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let journal = dir.path().join("journal.jsonl");
+    std::fs::write(&journal, "").unwrap_or_else(|e| panic!("{e}"));
+    let (journal, url) =
+        (journal.display().to_string(), format!("file://{}/out", dir.path().display()));
+    let replay = |more: &[&str]| {
+        let (code, _, err) = eds(&[&["replay", &journal, "--url", &url], more].concat());
+        assert_eq!(code, 0, "{err}");
+        err
+    };
+    let lines = replay(&[]);
+    let time =
+        |line: &str| line.split(' ').next().is_some_and(|t| t.parse::<jiff::Timestamp>().is_ok());
+    assert!(!lines.is_empty() && lines.lines().all(time), "{lines}");
+    let lines = replay(&["--timestamp=false"]);
+    assert!(!lines.is_empty() && !lines.lines().any(time), "{lines}");
+    let lines = replay(&["--log-format", "json", "--log-label", "import"]);
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(line["timestamp"].as_str().is_some_and(|t| t.parse::<jiff::Timestamp>().is_ok()));
+        assert_eq!((&line["severity"], &line["component"]), (&line["level"], &"import".into()));
+        assert_eq!(line["message"], line["fields"]["message"]);
+    }
+    assert_eq!(replay(&["--log-level", "error"]), "");
+    assert!(replay(&["--log-level=eds=error,eds::worker=info"]).contains("done: 0 events"));
+    let (code, _, err) = eds(&["replay", &journal, "--url", &url, "--log-level", "loud"]);
+    assert!(code == 3 && err.contains("a level is error, warn"), "{err}");
+}
 
 /// What was given wrong is named, with a way out, and the exit code says whose fault it is.
 fn are_named(cases: &[WrongWords]) {
@@ -88,7 +174,7 @@ fn wrong_words_for_a_stream_are_named() {
     are_named(&[
         (&["stream", "--frobnicate"], 1, "unexpected argument '--frobnicate'"),
         (
-            &["stream", "--minPendingLatency", "1 day"],
+            &["stream", "--min-pending-latency", "1 day"],
             1,
             "is not a duration; write 100ms, 2s or 1h30m",
         ),
@@ -176,7 +262,7 @@ fn wrong_words_for_a_server_are_named() {
             3,
             "this server is not enrolled: ./data/config.toml has no token and server_id",
         ),
-        (&["enroll"], 1, "<CODE>"),
+        (&["enroll"], 3, "there is no code"),
         (&["enroll", "Q1"], 3, "a code begins with P, S, E or L"),
         (&["fork", "--supervised"], 3, "a supervised worker expects the command to begin"),
         (&["server", "help", "oracle"], 3, "there is no destination \"oracle\" in this build"),

@@ -13,7 +13,7 @@ use crate::services::mysql::Flavour;
 use crate::services::nats::Nats;
 
 const COMPANY: &str = "c1";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A stream into one table `t` of a text `id` and a number `n`.
 struct LetterScene {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
+use std::time::Duration;
 
 use eds::sandbox::shop::{Shop, ShopOptions};
 use rustls::pki_types::pem::PemObject;
@@ -11,8 +12,10 @@ use tempfile::TempDir;
 
 use crate::kafka::{assert_equal, event, identity, publish, said};
 use crate::services::certs::{certificates, write};
-use crate::services::eds::{Eds, binary, replay};
-use crate::services::eventhubs::{EventHubs, KEY, MESSAGE_BYTES_MAX, PeerHabits, Received};
+use crate::services::eds::{Eds, binary, replay, replay_with};
+use crate::services::entra::{self, CLIENT_SECRET};
+use crate::services::eventhubs::{EventHubs, KEY, MESSAGE_BYTES_MAX, POISON, PeerHabits, Received};
+use crate::services::eventually;
 use crate::services::hq::Importing;
 use crate::services::nats::Nats;
 use crate::services::scene::COMPANIES;
@@ -22,38 +25,40 @@ use crate::services::scene::COMPANIES;
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_as_the_contract_says() {
     let hub = EventHubs::start(None).await;
-    let whole = json!({"operation": "DELETE", "id": "e0", "table": "customer", "key": ["eu", "c1"], "companyId": "co", "locationId": "lo", "before": {"id": "c1"}, "timestamp": 5, "mvccTimestamp": "7"});
-    let events: Vec<Value> = std::iter::once(whole)
+    // Company and location are those of the row, before its deletion; only where there is no row,
+    // those of the event.
+    let deleted = |id: &str, before: Value| json!({"operation": "DELETE", "id": id, "table": "customer", "key": ["eu", "c1"], "companyId": "of-event", "locationId": "of-event", "before": before, "timestamp": 5, "mvccTimestamp": "7"});
+    let row = json!({"id": "c1", "companyId": "co", "locationId": null});
+    let updated = json!({"operation": "UPDATE", "id": "e-2", "table": "customer", "key": ["c2"], "companyId": "of-event", "before": {"id": "c2", "companyId": "old"}, "after": {"id": "c2", "locationId": "lo"}});
+    let events: Vec<Value> = [deleted("e0", row), deleted("e-1", Value::Null), updated]
+        .into_iter()
         .chain((1..5_000).map(|n| event(&format!("e{n}"), &format!("key-{}", n % 700))))
         .collect();
     let output = replay(&hub.url(), &json!({}), &events, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let found = hub.received();
-    assert_eq!(found.len(), 5_000);
+    assert_eq!(found.len(), 5_002);
+    let mut owners: Vec<&str> =
+        found.iter().filter_map(|event| event.partition_key.strip_prefix("customer.")).collect();
+    owners.sort_unstable();
+    assert_eq!(owners, ["NONE.lo.c2", "co.NONE.c1", "of-event.of-event.c1"]);
     let mut place: HashMap<&str, usize> = HashMap::new();
     let mut last: HashMap<&str, u64> = HashMap::new();
     for Received { partition, partition_key, message_id, content_type, object_id, body } in &found {
         let event: Value = serde_json::from_slice(body).unwrap_or_else(|e| panic!("{e}"));
         let text = |field: &str| event[field].as_str().unwrap_or("NONE").to_owned();
-        let row = event["key"]
+        let row =
+            [&event["after"], &event["before"], &event].into_iter().find(|row| !row.is_null());
+        let of_row =
+            |field: &str| row.and_then(|row| row[field].as_str()).unwrap_or("NONE").to_owned();
+        let key = event["key"]
             .as_array()
             .and_then(|key| key.last())
             .and_then(Value::as_str)
             .unwrap_or_default();
-        assert_eq!(
-            *partition_key,
-            format!("{}.{}.{}.{row}", text("table"), text("companyId"), text("locationId"))
-        );
-        assert_eq!(
-            *object_id,
-            format!(
-                "dbchange.{}.{}.{}.{}.{row}",
-                text("table"),
-                text("operation"),
-                text("companyId"),
-                text("locationId")
-            )
-        );
+        let owner = format!("{}.{}.{key}", of_row("companyId"), of_row("locationId"));
+        assert_eq!(*partition_key, format!("{}.{owner}", text("table")));
+        assert_eq!(*object_id, format!("dbchange.{}.{}.{owner}", text("table"), text("operation")));
         assert_eq!(
             (message_id.as_str(), content_type.as_str()),
             (text("id").as_str(), "application/json")
@@ -63,7 +68,7 @@ async fn events_are_as_the_contract_says() {
             *partition,
             "a row has one partition"
         );
-        let number: u64 = message_id[1..].parse().unwrap_or_default();
+        let Ok(number) = message_id[1..].parse::<u64>() else { continue };
         assert!(
             last.insert(partition_key, number).is_none_or(|before| before < number),
             "changes of a row are in order"
@@ -85,7 +90,7 @@ async fn every_event_is_there_whatever_happens() {
     let hub = EventHubs::start(None).await;
     let eds = Eds::stream(&nats, &creds, &hub.url(), &shop.schema_map());
     eds.begin();
-    hub.disturb(PeerHabits { busy: 2, release: 5, detach: 5, lose: 5 });
+    hub.disturb(PeerHabits { busy: 2, release: 5, detach: 5, lose: 5, idle: None });
     eds.kill_at_random(8, fastrand::Rng::with_seed(3), 200..1200).await;
     eds.catch_up_supervised();
     let (unacknowledged, undelivered, _) = nats.consumer("eds-hub").await;
@@ -109,6 +114,84 @@ async fn every_event_is_there_whatever_happens() {
         expected.iter().filter(|(row, id)| arrived.get(*row) != Some(id)).count()
     );
     assert_equal(&shop, found.iter().map(|event| parsed(&event.body)).collect());
+}
+
+/// Links that end, whatever the service calls it, and outcomes that promise nothing are an outage:
+/// no event becomes a dead letter, and none that was confirmed is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_ends_is_no_bad_event() {
+    let hub = EventHubs::start(None).await;
+    hub.disturb(PeerHabits { detach: 150, release: 100, ..PeerHabits::default() });
+    let mut events: Vec<Value> =
+        (0..6_000).map(|n| event(&format!("e{n}"), &format!("key-{}", n % 300))).collect();
+    events.iter_mut().for_each(|event| event["after"]["text"] = "x".repeat(500).into());
+    let output = replay(&hub.url(), &json!({}), &events, &[]);
+    let said = said(&output);
+    assert!(output.status.success() && !said.contains("dead letter ("), "{said}");
+    let ids: Vec<String> = hub.received().into_iter().map(|event| event.message_id).collect();
+    let distinct: BTreeSet<&String> = ids.iter().collect();
+    assert_eq!((ids.len(), distinct.len()), (6_000, 6_000));
+    assert!(hub.connections() > 2, "links have ended: {} connections", hub.connections());
+}
+
+/// Of a message that the hub refuses, the events that it refuses alone become dead letters; all
+/// others arrive once, in the order of their rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_refuses_becomes_a_dead_letter_alone() {
+    let hub = EventHubs::start(None).await;
+    let events: Vec<Value> = (0..2_000)
+        .map(|n| match n % 700 {
+            350 => event(&format!("{POISON}{n}"), "key-3"),
+            _ => event(&format!("e{n}"), &format!("key-{}", n % 7)),
+        })
+        .collect();
+    let output = replay(&hub.url(), &json!({}), &events, &[]);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("Event Hubs does not take the event").count(), 3, "{said}");
+    let mut last: HashMap<String, u64> = HashMap::new();
+    let found = hub.received();
+    for event in &found {
+        let number = event.message_id[1..].parse().unwrap_or_default();
+        let before = last.insert(event.partition_key.clone(), number);
+        assert!(before.is_none_or(|before| before < number), "{} {number}", event.partition_key);
+    }
+    assert_eq!(found.len(), 2_000 - 3);
+}
+
+/// After long idleness the service has ended links, or the connection: that is seen before anything
+/// is sent, so that nothing fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_links_are_made_anew() {
+    let nats = Nats::start().await;
+    let mut shop = Shop::new(82, ShopOptions::default());
+    let mut published = publish(&nats, &mut shop, 500).await.0;
+    let creds = nats.server_creds("idle", COMPANIES, None);
+    let hub = EventHubs::start(None).await;
+    hub.disturb(PeerHabits { idle: Some(Duration::from_millis(300)), ..PeerHabits::default() });
+    let eds = Eds::stream(&nats, &creds, &hub.url(), &shop.schema_map());
+    eds.begin();
+    let running = eds.start(&["--restart=false"]);
+    let first_connections = hub.connections();
+    for _ in 0..3 {
+        eventually("all events are there", Duration::from_secs(60), async || {
+            hub.received().len() >= published.len()
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        published.extend(publish(&nats, &mut shop, 500).await.0);
+    }
+    let ended = running.stop();
+    assert!(ended.status.success() && !ended.log.contains("trying again"), "{}", ended.log);
+    assert!(hub.connections() >= first_connections + 3, "{} connections", hub.connections());
+    eds.catch_up();
+    let sorted = |events: &mut dyn Iterator<Item = String>| {
+        let mut all: Vec<String> = events.collect();
+        all.sort_unstable();
+        all
+    };
+    let found = sorted(&mut hub.received().iter().map(|event| identity(&event.body)));
+    assert!(found == sorted(&mut published.iter().map(|event| identity(event))));
 }
 
 /// An event that the hub would not take becomes a dead letter before anything is sent.
@@ -202,6 +285,60 @@ async fn what_is_wrong_is_said_at_the_start() {
         assert!(["wr0ng", KEY, "sig="].iter().all(|secret| !said.contains(secret)), "{said}");
     }
     assert!(hub.received().is_empty() && hub.connections() > 0);
+}
+
+/// Entra's identities log in: an application by its secret, a machine and a container by what
+/// Azure gives them. A wrong secret is named, and nothing of it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn identities_of_entra_log_in() {
+    let (hub, entra) = (EventHubs::start(None).await, entra::start().await);
+    let url = |more: &str| {
+        format!(
+            "eventhub://127.0.0.1:{}/;EntityPath=hub;UseDevelopmentEmulator=true;{more}",
+            hub.port
+        )
+    };
+    let application = |secret: &str| {
+        url(&format!(
+            "Authentication=ClientSecret;TenantId=a-tenant;ClientId=an-app;ClientSecret={secret}"
+        ))
+    };
+    let (authority, of_container) =
+        (("AZURE_AUTHORITY_HOST", entra.as_str()), format!("{entra}/msi/token"));
+    let machine = ("AZURE_POD_IDENTITY_AUTHORITY_HOST", entra.as_str());
+    let container =
+        [("IDENTITY_ENDPOINT", of_container.as_str()), ("IDENTITY_HEADER", "of-this-container")];
+    let in_environment = [
+        authority,
+        ("AZURE_TENANT_ID", "a-tenant"),
+        ("AZURE_CLIENT_ID", "an-app"),
+        ("AZURE_CLIENT_SECRET", CLIENT_SECRET),
+    ];
+    let cases: [(String, &[(&str, &str)]); 4] = [
+        (application(CLIENT_SECRET), &[authority]),
+        (url("Authentication=ClientSecret"), &in_environment),
+        (url("Authentication=ManagedIdentity"), &[machine]),
+        (url("Authentication=Managed Identity"), &container),
+    ];
+    for (url, env) in &cases {
+        let output = replay_with(url, &[event("e1", "k")], env);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(hub.received().len(), cases.len());
+    for (url, env, expected) in [
+        (application("wr0ng-secret"), authority, "invalid_client AADSTS7000215"),
+        (application("wr0ng-secret"), ("AZURE_AUTHORITY_HOST", "http://login.example"), "https://"),
+        (
+            url("Authentication=ManagedIdentity"),
+            ("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1"),
+            "cannot be reached",
+        ),
+    ] {
+        let output = replay_with(&url, &[event("e1", "k")], &[env]);
+        let said = said(&output);
+        assert!(output.status.code() == Some(3) && said.contains(expected), "{expected}: {said}");
+        assert!(!said.contains("wr0ng-secret"), "{said}");
+    }
 }
 
 /// A full export: an event for each row, where a stream's would be.

@@ -1,12 +1,14 @@
 //! JetStream as it comes: narrow rights, other people's consumers, streams that are cut or
 //! recreated.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use eds::sandbox::check;
 use eds::sandbox::shop::{Shop, ShopOptions};
 
+use crate::parts::files;
 use crate::services::eds::Eds;
 use crate::services::nats::Nats;
 use crate::services::scene::{COMPANIES, Scene, publish};
@@ -63,6 +65,38 @@ async fn refused_credentials_are_named() {
             ended.log
         );
     }
+}
+
+/// Credentials that expire while EDS streams: it says so and what to do, takes no others', and goes
+/// on once its own were renewed in their file.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_expire_are_read_again_from_their_file() {
+    let mut scene = Scene::new("expiring", 53).await;
+    let until = |seconds| Some(eds::clock::now_s() + seconds);
+    let file = scene.eds.data_dir().with_file_name("renewed.creds");
+    let put = |creds: std::path::PathBuf| {
+        let new = file.with_extension("new");
+        std::fs::copy(creds, &new)
+            .and_then(|_| std::fs::rename(&new, &file))
+            .unwrap_or_else(|e| panic!("{e}"));
+    };
+    put(scene.nats.server_creds("expiring", COMPANIES, None));
+    let eds = Eds::stream(&scene.nats, &file, &scene.url, &scene.shop.schema_map());
+    eds.begin();
+    scene.publish(500).await;
+    put(scene.nats.server_creds("expiring", COMPANIES, until(15)));
+    let running = eds.start(&[]);
+    running.until_log("streaming eds-expiring", Duration::from_secs(60)).await;
+    let cure = format!("put new ones into {}", file.display());
+    running.until_log(&cure, Duration::from_secs(60)).await;
+    scene.publish(500).await;
+    put(scene.nats.server_creds("somebody", COMPANIES, None));
+    running.until_log("they are those of server", Duration::from_secs(60)).await;
+    put(scene.nats.server_creds("expiring", COMPANIES, until(3_600)));
+    running.until_log("were renewed, and are used from now on", Duration::from_secs(60)).await;
+    scene.publish(500).await;
+    scene.until_equal().await;
+    assert!(running.stop().status.success());
 }
 
 /// Somebody deletes the consumer while it is in use: EDS recreates it, and nothing is lost.
@@ -241,6 +275,36 @@ async fn of_two_processes_the_former_ends() {
     assert!(latter.stop().status.success());
 }
 
+/// What is known of one destination says nothing about another: from A to B and back to A the
+/// stream goes on where A is, although B has acknowledged more.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_destination_has_its_own_position() {
+    let mut scene = Scene::new("places", 43).await;
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let url = |name: &str| format!("file://{}", dir.path().join(name).display());
+    let names = |name: &str| files(&dir.path().join(name)).into_iter().collect::<BTreeMap<_, _>>();
+    let creds = scene.nats.server_creds("places", COMPANIES, None);
+    let eds = Eds::stream(&scene.nats, &creds, &url("a"), &scene.shop.schema_map());
+    let into = |name: &str, restart: &str| {
+        let ended = eds
+            .start(&["--until-caught-up", restart, "--url", &url(name)])
+            .wait(Duration::from_secs(120));
+        assert!(ended.status.success(), "{}", ended.log);
+    };
+    publish(&scene.nats, &mut scene.shop, 60).await;
+    into("a", "--restart");
+    publish(&scene.nats, &mut scene.shop, 50).await;
+    into("b", "--restart=false");
+    publish(&scene.nats, &mut scene.shop, 40).await;
+    into("a", "--restart=false");
+    into("all", "--restart");
+    assert_eq!((names("a").len(), names("b").len()), (150, 50));
+    assert_eq!(names("a"), names("all"));
+    // A change in the same second as another of its row has the name of that one.
+    let all = names("all");
+    assert!(names("b").keys().all(|name| all.contains_key(name)));
+}
+
 /// A server that was enrolled again has another name: what its former self has written is neither
 /// ignored nor doubled.
 #[tokio::test(flavor = "multi_thread")]
@@ -301,6 +365,30 @@ async fn a_new_company_needs_an_import() {
         log.contains("company c2 is new to this destination") && !log.contains("company c0"),
         "{log}"
     );
+}
+
+/// Who has more companies than the server takes at once is told what cures it: the credentials name
+/// each of them in one line, and the consumer in one request.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_companies_than_the_server_takes_are_an_error_with_its_cure() {
+    let companies: Vec<String> = (0..100).map(|n| format!("{n:024x}")).collect();
+    let companies: Vec<&str> = companies.iter().map(String::as_str).collect();
+    for (more, cure) in [
+        ("", "max_control_line"),
+        ("max_control_line: 64KB\nmax_payload: 4KB\n", "raise its max_payload"),
+    ] {
+        let nats = Nats::with(more).await;
+        let creds = nats.server_creds("many", &companies, None);
+        let eds = Eds::stream(&nats, &creds, "sqlite://:memory:", "{}");
+        let ended = eds.start(&["--restart"]).wait(Duration::from_secs(60));
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+        assert!(ended.log.contains(cure), "{}", ended.log);
+    }
+    // The same number of them is no trouble to a server that takes it.
+    let nats = Nats::with("max_control_line: 64KB\n").await;
+    let creds = nats.server_creds("many", &companies, None);
+    let eds = Eds::stream(&nats, &creds, "sqlite://:memory:", "{}");
+    eds.begin();
 }
 
 /// NATS by TLS, with an authority of the customer's own.

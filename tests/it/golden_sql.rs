@@ -2,6 +2,7 @@
 
 use eds::change::TableSchema;
 use eds::destination::import::staged;
+use eds::destination::sql::as_of::AS_OF;
 use eds::destination::sql::dialect::{Dialect, Rename};
 use eds::destination::sql::held::HELD;
 use eds::destination::sql::import::statements::{CUTOVERS, PROGRESS};
@@ -71,6 +72,9 @@ fn common(renderer: &Renderer) -> Vec<String> {
         renderer.advance_checkpoint(),
         widened(renderer),
     ]
+    .into_iter()
+    .chain(renderer.create_as_of(AS_OF))
+    .collect()
 }
 
 /// A column that is made wider, by whichever way the dialect has.

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::parts::files;
+use crate::parts::{files, finished};
 use crate::services::eds::{binary, replay, schema, upsert};
 use crate::services::{mysql, postgres};
 
@@ -57,6 +57,77 @@ fn a_journal_goes_on_where_it_ended_and_no_other_does() {
     let log = resume(dir.path(), &url("a"), &schemas, &at("tue/j.jsonl"), &of(&["7", "8"]));
     assert!(!log.contains("already applied"), "{log}");
     assert_eq!(files(&at("a")).len(), 5);
+}
+
+/// Replays the directory into files of many changes, without --restart.
+fn resume_directory(dir: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    let url = format!("file://{}?format=ndjson", dir.join("to").display());
+    command.current_dir(dir).env("EDS_URL", url);
+    command.args(["replay", "journal", "--schema", "schema.json"]).args(more);
+    command.output().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Lines are known by their place: what an earlier file of a journal gets later comes once, after
+/// what was there, and so does a file between others.
+#[test]
+fn an_earlier_file_of_a_journal_may_grow() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let journal = dir.path().join("journal");
+    std::fs::create_dir(&journal).unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    std::fs::write(dir.path().join("schema.json"), schemas.to_string())
+        .unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, ids: &[&str]| {
+        let line = |id: &&str| format!("{}\n", upsert("t", "1", json!({"id": id, "n": 1})));
+        let text: String = ids.iter().map(line).collect();
+        std::fs::write(journal.join(name), text).unwrap_or_else(|e| panic!("{e}"));
+    };
+    let arrived = |more: &[&str]| {
+        let output = resume_directory(dir.path(), more);
+        assert!(output.status.success(), "{}", said(&output));
+        finished(&dir.path().join("to")).values().flatten().count()
+    };
+    write("a.jsonl", &["a1", "a2"]);
+    write("b.jsonl", &["b1"]);
+    assert_eq!(arrived(&[]), 3);
+    write("a.jsonl", &["a1", "a2", "a3"]);
+    write("aa.jsonl", &["x1"]);
+    write("b.jsonl", &["b1", "b2"]);
+    assert_eq!(arrived(&[]), 6);
+    write("aa.jsonl", &["x1", "x2"]);
+    assert_eq!(arrived(&[]), 7);
+    assert_eq!(arrived(&[]), 7);
+    // Lines that are gone cannot be counted.
+    write("aa.jsonl", &["x1"]);
+    let output = resume_directory(dir.path(), &[]);
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("aa.jsonl is shorter than it was"), "{}", said(&output));
+    // From its beginning each has its place again, and comes again.
+    assert_eq!(arrived(&["--restart"]), 7 + 6);
+}
+
+/// A pipe gives each line only once: none is lost to a look at it.
+#[test]
+fn a_pipe_is_read_as_standard_input_is() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    std::fs::write(dir.path().join("schema.json"), schemas.to_string())
+        .unwrap_or_else(|e| panic!("{e}"));
+    let line = |n: u32| format!("{}\n", upsert("t", "1", json!({"id": n.to_string(), "n": n})));
+    let text: String = (0..50).map(line).collect();
+    std::fs::write(dir.path().join("all"), text).unwrap_or_else(|e| panic!("{e}"));
+    for _ in 0..2 {
+        let script = "cat all | \"$0\" replay /dev/stdin --schema schema.json";
+        let output = Command::new("sh")
+            .args(["-c", script, binary()])
+            .current_dir(dir.path())
+            .env("EDS_URL", format!("file://{}", dir.path().join("to").display()))
+            .output()
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(files(&dir.path().join("to")).len(), 50);
 }
 
 /// The rows of table `t` in order of its key, each as its columns' texts.

@@ -2,8 +2,9 @@
 //! be.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use data_encoding::BASE64URL_NOPAD;
 use eds::sandbox::check;
 use eds::sandbox::shop::{Shop, ShopOptions};
 use rdkafka::mocking::MockCluster;
@@ -156,7 +157,7 @@ pub fn identity(payload: &[u8]) -> String {
 
 /// Everything is there, repeats have one key, and each partition is in the order of the stream once
 /// repeats are passed over. Returns how many repeats there are.
-fn assert_whole(found: &[KafkaRecord], published: &BTreeSet<String>) -> usize {
+pub fn assert_whole(found: &[KafkaRecord], published: &BTreeSet<String>) -> usize {
     let there: BTreeSet<String> = found.iter().map(|read| identity(&read.value)).collect();
     let (missing, strange) =
         (published.difference(&there).count(), there.difference(published).count());
@@ -325,6 +326,53 @@ async fn who_may_write_writes() {
         assert!(output.status.success(), "{more}: {}", said(&output));
     }
     assert_eq!(messages(&kafka.brokers(), "logins").len(), good.len());
+}
+
+/// A token as brokers without keys check it: unsigned, whose it is and until when.
+pub fn token(claims: &Value) -> String {
+    let part = |json: &Value| BASE64URL_NOPAD.encode(json.to_string().as_bytes());
+    format!("{}.{}.\n", part(&json!({"alg": "none"})), part(claims))
+}
+
+/// A token that the broker checks, of a file; a certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_certificates_log_in() {
+    let kafka = shared();
+    let file = |name: &str| kafka.path().join(name).display().to_string().replace('/', "%2F");
+    let token = |name: &str, claims: Value| {
+        std::fs::write(kafka.path().join(name), token(&claims)).unwrap_or_else(|e| panic!("{e}"));
+        format!(
+            "kafka://127.0.0.1:{}/tokens?ca={}&sasl=OAUTHBEARER&token-file={}",
+            kafka.secure_port,
+            file("ca.pem"),
+            file(name)
+        )
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let certified = |more: String| {
+        format!("kafka://127.0.0.1:{}/tokens?ca={}{more}", kafka.certified_port, file("ca.pem"))
+    };
+    let shown = format!("&cert={}&key={}", file("cert.pem"), file("key.pem"));
+    for url in
+        [token("good", json!({"sub": "eds", "iat": now, "exp": now + 600})), certified(shown)]
+    {
+        let output = replay(&url, &json!({}), &[event("e1", "k")], &[]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(messages(&kafka.brokers(), "tokens").len(), 2);
+    let refused = [
+        (token("ended", json!({"sub": "eds", "iat": 1, "exp": 2})), "has expired"),
+        (
+            token("other", json!({"sub": "nobody", "iat": now, "exp": now + 600})),
+            "does not allow to write to topic \"tokens\"",
+        ),
+        (certified(String::new()), "certificate"),
+    ];
+    at_once(refused, |(url, expected)| {
+        let output = replay(&url, &json!({}), &[event("e1", "k")], &[]);
+        let said = said(&output);
+        assert!(output.status.code() == Some(3) && said.contains(expected), "{expected}: {said}");
+    });
 }
 
 /// Each refusal is a clear one, at the start, and says nothing that is secret.

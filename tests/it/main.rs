@@ -1,11 +1,21 @@
 //! All integration tests in one binary. They start the servers that they need, which `cargo x
 //! services` installs.
 
+mod alerts;
+mod as_of;
 mod bad_input;
+mod browser;
+mod buckets;
 mod chaos;
 mod cli;
+mod columns;
+mod command_line;
+mod compatibility;
 mod conformance;
+mod distance;
 mod dlq;
+mod doctor;
+mod end_to_end;
 mod eventhubs;
 mod feeds;
 mod fence;
@@ -15,12 +25,17 @@ mod health;
 mod import;
 mod journal;
 mod kafka;
+mod kafka_trouble;
 mod mysql;
+mod newcomer;
+mod packaging;
+mod page;
 mod parquet;
 mod parts;
 mod postgres;
 mod registry;
 mod s3;
+mod secrets;
 mod server;
 mod services;
 mod sessions;
@@ -32,3 +47,4 @@ mod takeover;
 mod tidy;
 mod tls;
 mod trouble;
+mod verify;

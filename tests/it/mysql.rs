@@ -474,3 +474,27 @@ async fn a_column_in_an_index_is_widened() {
         assert_eq!(rows, [[Some("1".to_owned())], [Some("1.5".to_owned())]]);
     }
 }
+
+/// A server that is reached through its unix socket; variables of the session that the URL sets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_and_variables_of_the_session_count() {
+    for flavour in BOTH {
+        let server = shared(flavour);
+        let (name, url) = server.database().await;
+        let socket = server.socket().display().to_string().replace('/', "%2F");
+        let by_socket = format!("{}@{socket}/{name}", url.split('@').next().unwrap_or_default());
+        let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+        let events = [upsert("t", "1", json!({"id": "one", "n": 1}))];
+        let said = |url: &str| {
+            let output = replay(url, &schemas, &events, &[]);
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let set = "?optimizer_switch=%27index_merge=off%27&sort_buffer_size=100000";
+        let (code, text) = said(&format!("{by_socket}{set}"));
+        assert_eq!(code, Some(0), "{text}");
+        let rows = texts(&mut server.connect(&name).await, "SELECT n FROM t").await;
+        assert_eq!(rows, [[Some("1".to_owned())]]);
+        let (code, text) = said(&format!("{by_socket}?sort_bufer_size=100000"));
+        assert!(code == Some(3) && text.contains("sort_bufer_size"), "{text}");
+    }
+}

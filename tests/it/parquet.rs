@@ -22,7 +22,7 @@ use crate::services::scene::COMPANIES;
 const ROWS: &str = include_str!("services/parquet_rows.py");
 
 /// A file as Arrow reads it.
-struct Read {
+pub struct Read {
     name: String,
     table: String,
     packed: String,
@@ -34,7 +34,8 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn read_all(folder: &Path) -> Vec<Read> {
+/// All files below a folder.
+pub fn read_all(folder: &Path) -> Vec<Read> {
     let names: Vec<String> = files(folder)
         .into_iter()
         .map(|(name, _)| name)
@@ -110,7 +111,7 @@ fn prints<'a>(shop: &Shop, events: impl Iterator<Item = &'a Value>) -> BTreeMap<
 }
 
 /// All of `stream` is in the files, once, and each event left the row that the shop said.
-fn assert_whole(shop: &Shop, stream: &[Vec<u8>], found: &[Read]) {
+pub fn assert_whole(shop: &Shop, stream: &[Vec<u8>], found: &[Read]) {
     for file in found {
         let shape: Vec<&str> = file.name.rsplit('/').take(4).collect();
         assert!(

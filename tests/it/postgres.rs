@@ -41,6 +41,31 @@ async fn a_foreign_table_is_not_touched() {
     assert_eq!(rows.len(), 1);
 }
 
+/// Of several hosts the one that can be written to is taken, and the server obeys its settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_hosts_and_settings_of_the_server_count() {
+    let server = postgres::shared();
+    let (name, url) = server.database().await;
+    let port = format!(":{}/", server.port);
+    let url = url.replace(&port, &format!(":1,127.0.0.1{port}"));
+    let client = server.connect(&name).await;
+    client.batch_execute("CREATE SCHEMA other").await.unwrap_or_else(|e| panic!("{e}"));
+    let schemas = json!({"t": schema("t", "1", json!({}))});
+    let events = [upsert("t", "1", json!({"id": "a"}))];
+    let options = "target_session_attrs=primary&search_path=other,%20public&work_mem=8MB\
+                   &keepalives_idle=20&binary_parameters=yes&Statement_Timeout=1";
+    let output = replay(&format!("{url}?{options}"), &schemas, &events, &[]);
+    assert_success(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let told: Vec<&str> = said.lines().filter(|line| line.contains("without effect")).collect();
+    assert_eq!(told.len(), 1, "{said}");
+    for ignored in ["binary_parameters (values travel", "statement_timeout (EDS bounds"] {
+        assert!(told[0].contains(ignored), "{said}");
+    }
+    let rows = client.query("SELECT id FROM other.t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(rows.len(), 1);
+}
+
 /// Every way in which a connection can be refused is told apart, and nothing shows the password.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_logins_and_places_are_named() {
@@ -246,4 +271,32 @@ async fn a_column_of_short_texts_that_a_view_shows_stays() {
     let rows = client.query("SELECT length(w)::int8 FROM t ORDER BY id", &[]).await;
     let rows = rows.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(rows.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>(), [1, 5, 65]);
+}
+
+/// A server that is reached through its unix socket only, by each way to write the socket's folder.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_leads_to_the_server() {
+    let mut server = postgres::Postgres::start().await;
+    let folder = server.directory().display().to_string();
+    server.server = None;
+    server.run(&[&format!("unix_socket_directories={folder}")]).await;
+    let (name, url) = server.database().await;
+    let login = url.split('@').next().unwrap_or_default().to_owned();
+    let (encoded, port) = (folder.replace('/', "%2F"), server.port);
+    let password = login.rsplit(':').next().unwrap_or_default();
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    for (n, url) in [
+        format!("{login}@{encoded}:{port}/{name}"),
+        format!("postgres:///{name}?host={encoded}&port={port}&user=postgres&password={password}"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let events = [upsert("t", "1", json!({"id": format!("row{n}"), "n": n}))];
+        assert_success(&replay(url, &schemas, &events, &[]));
+    }
+    let client = server.connect(&name).await;
+    let rows = client.query("SELECT id FROM t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(rows.len(), 2);
 }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,13 +17,22 @@ use crate::services::eds;
 struct FakeHq {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
+    /// No version 2 is answered.
+    is_away: Arc<AtomicBool>,
 }
 
-async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> FakeHq {
+/// A publisher that gives these answers; its address.
+pub async fn publisher(answers: Vec<(String, String)>) -> String {
+    hq(answers.into_iter().collect(), 0).await.url
+}
+
+async fn hq(answers: BTreeMap<String, String>, failures: usize) -> FakeHq {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
     let url = format!("http://{}", listener.local_addr().unwrap_or_else(|e| panic!("{e}")));
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = asked.clone();
+    let is_away: Arc<AtomicBool> = Arc::default();
+    let away = is_away.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut buffer = vec![0; 8192];
@@ -37,7 +48,10 @@ async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> FakeHq 
                 seen.iter().filter(|p| **p == path).count()
             };
             let (status, body) = match answers.get(path.as_str()) {
-                Some(_) if path.contains("/2") && count <= failures => {
+                Some(_)
+                    if path.contains("/2")
+                        && (count <= failures || away.load(Ordering::Relaxed)) =>
+                {
                     ("503 Service Unavailable", String::new())
                 }
                 Some(body) => ("200 OK", body.clone()),
@@ -50,15 +64,75 @@ async fn hq(answers: BTreeMap<&'static str, String>, failures: usize) -> FakeHq 
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
-    FakeHq { url, asked }
+    FakeHq { url, asked, is_away }
+}
+
+/// HQ is away when version 2 of table t is needed: t waits with all that follows, u goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_cannot_be_had_holds_up_its_own_table_only() {
+    let schema = |table: &str, version: &str, column: &str| json!({"table": table, "modelVersion": version, "primaryKeys": ["id"], "properties": {"id": {"type": "string"}, column: {"type": "integer"}}});
+    let answers = BTreeMap::from([
+        (
+            "/v3/schema".to_owned(),
+            json!({"t": schema("t", "1", "n"), "u": schema("u", "1", "n")}).to_string(),
+        ),
+        ("/v3/schema/t/2".to_owned(), schema("t", "2", "m").to_string()),
+    ]);
+    let hq = hq(answers, 0).await;
+    hq.is_away.store(true, Ordering::Relaxed);
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let event = |table: &str, version: &str, id: &str, after: serde_json::Value| {
+        let operation = if after.is_null() { "DELETE" } else { "UPDATE" };
+        format!(
+            "{}\n",
+            json!({"operation": operation, "table": table, "modelVersion": version, "key": [id], "after": after})
+        )
+    };
+    let events = [
+        event("t", "1", "a", json!({"id": "a", "n": 1})),
+        event("t", "2", "b", json!({"id": "b", "m": 2})),
+        // It must not overtake the one before: the row is gone at the end.
+        event("t", "1", "b", json!(null)),
+        event("t", "2", "c", json!({"id": "c", "m": 3})),
+        event("u", "1", "x", json!({"id": "x", "n": 4})),
+    ];
+    std::fs::write(dir.path().join("j.jsonl"), events.concat()).unwrap_or_else(|e| panic!("{e}"));
+    let mut command = Command::new(eds::binary());
+    command
+        .current_dir(dir.path())
+        .args(["replay", "j.jsonl", "--url", "sqlite://out.db", "--api-url", &hq.url])
+        .stderr(std::process::Stdio::piped());
+    let replay = command.spawn().unwrap_or_else(|e| panic!("{e}"));
+    let rows = |sql: &'static str| -> rusqlite::Result<Vec<String>> {
+        let db = rusqlite::Connection::open(dir.path().join("out.db"))?;
+        let mut statement = db.prepare(sql)?;
+        statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
+    };
+    while rows("SELECT id FROM u").unwrap_or_default().is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let waiting = || rows("SELECT label FROM _eds_held").unwrap_or_default();
+    while waiting().is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(rows("SELECT id FROM t ORDER BY id").unwrap_or_default(), ["a"]);
+    hq.is_away.store(false, Ordering::Relaxed);
+    let ended = tokio::task::spawn_blocking(move || replay.wait_with_output());
+    let output = ended.await.map_err(std::io::Error::other).and_then(|output| output);
+    let output = output.unwrap_or_else(|e| panic!("{e}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("table \"t\" is held"), "{said}");
+    assert_eq!(rows("SELECT id FROM t ORDER BY id").unwrap_or_default(), ["a", "c"]);
+    assert!(waiting().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_are_asked_of_hq_by_the_name_of_their_object() {
     let schema = |version: &str, column: &str| json!({"table": "t", "modelVersion": version, "primaryKeys": ["id"], "properties": {"id": {"type": "string"}, column: {"type": "integer"}}});
     let answers = BTreeMap::from([
-        ("/v3/schema", json!({"tObject": schema("1", "n")}).to_string()),
-        ("/v3/schema/tObject/2", schema("2", "m").to_string()),
+        ("/v3/schema".to_owned(), json!({"tObject": schema("1", "n")}).to_string()),
+        ("/v3/schema/tObject/2".to_owned(), schema("2", "m").to_string()),
     ]);
     // The first question after version 2 meets an outage.
     let hq = hq(answers, 1).await;

@@ -261,7 +261,8 @@ async fn a_session_that_ended_while_idle_is_replaced() {
 async fn what_may_be_unacknowledged_bounds_the_wait() {
     let nats = Nats::start().await;
     let mut shop = Shop::new(45, ShopOptions::default());
-    publish(&nats, &mut shop, 1_000).await;
+    // Twice as many as may be unacknowledged.
+    publish(&nats, &mut shop, 500).await;
     let creds = nats.server_creds("bound", COMPANIES, None);
     let server = shared();
     let database = server.database();

@@ -6,6 +6,12 @@ use crate::services::certs::{certificates, write};
 use crate::services::eds::replay;
 use crate::services::postgres::Postgres;
 
+/// The text itself, in place of a file's name.
+fn inline(pem: &str) -> String {
+    let encoded: String = url::form_urlencoded::byte_serialize(pem.as_bytes()).collect();
+    format!("&sslinline=true&sslrootcert={encoded}")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sslmode_does_what_it_says() {
     let mut server = Postgres::start().await;
@@ -28,6 +34,7 @@ async fn every_sslmode_does_what_it_says() {
     server.run(&settings.each_ref().map(String::as_str)).await;
     let (_, url) = server.database().await;
     let here = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let (our_text, their_text) = (inline(&authority), inline(&other));
     let (authority, other) =
         (write(here.path(), "ca.pem", &authority), write(here.path(), "other.pem", &other));
     let (ours, theirs) = (
@@ -47,6 +54,8 @@ async fn every_sslmode_does_what_it_says() {
         (format!("{by_name}?sslmode=verify-full{ours}"), false),
         (format!("{url}?sslmode=verify-full{theirs}"), false),
         (format!("{url}?sslmode=verify-full"), false),
+        (format!("{url}?sslmode=verify-full{our_text}"), true),
+        (format!("{url}?sslmode=verify-full{their_text}"), false),
     ];
     for (url, works) in cases {
         let output = replay(&url, &serde_json::json!({}), &[], &[]);

@@ -31,9 +31,17 @@ fn works(program: &str, argument: &str) -> bool {
 /// Everything that the tests need. What comes from different sources is installed at once.
 pub fn install() -> TaskResult {
     std::fs::create_dir_all(bin()).map_err(|e| format!("{}: {e}", bin().display()))?;
-    let system =
-        || openssl().and_then(|()| postgres()).and_then(|()| mariadb()).and_then(|()| mysql());
-    let python = || snowflake().and_then(|()| s3()).and_then(|()| tools());
+    let system = || {
+        openssl()
+            .and_then(|()| postgres())
+            .and_then(|()| mariadb())
+            .and_then(|()| mysql())
+            .and_then(|()| packagers())
+            .and_then(|()| prometheus())
+            .and_then(|()| browser())
+    };
+    let python =
+        || snowflake().and_then(|()| s3()).and_then(|()| tools()).and_then(|()| packaging());
     std::thread::scope(|scope| {
         let others = [scope.spawn(nats_server), scope.spawn(kafka), scope.spawn(python)];
         let others =
@@ -61,6 +69,37 @@ fn tools() -> TaskResult {
         format!("subprocess.run([sys.prefix + '/bin/{name}', '--version'], check=True)")
     });
     python_packages("tools", &format!("import subprocess, sys; {}", check.join("; ")), &packages)
+}
+
+/// The programs of the checks alone.
+pub fn install_tools() -> TaskResult {
+    std::fs::create_dir_all(bin()).map_err(|e| format!("{}: {e}", bin().display()))?;
+    tools()
+}
+
+/// What reads the files that EDS is installed with, as those who install it do.
+fn packaging() -> TaskResult {
+    python_packages(
+        "packaging",
+        "import kubernetes_validate, yaml, cyclonedx.validation.json, jsonschema",
+        &[
+            "kubernetes-validate==1.37.0",
+            "pyyaml==6.0.4",
+            "cyclonedx-python-lib[json-validation]==11.12.0",
+        ],
+    )
+}
+
+/// The programs that packages are made and looked at with.
+fn packagers() -> TaskResult {
+    let programs = ["dpkg-deb", "gpg", "systemd-analyze", "unshare"];
+    if programs.iter().all(|program| works(program, "--version")) && works("ip", "-V") {
+        return Ok(());
+    }
+    package(
+        "dpkg gnupg systemd util-linux iproute2",
+        "packages are made and tried out with dpkg-deb, gpg, systemd-analyze, unshare and ip",
+    )
 }
 
 /// Where a program of [`TOOLS`] is.
@@ -198,6 +237,33 @@ fn mysql() -> TaskResult {
     println!("unpacking MySQL …");
     let place = root().join("target/services/mysql").display().to_string();
     run("bash", &["xtask/mysql.sh", &place, &program])
+}
+
+/// The browser that shows the status page.
+fn browser() -> TaskResult {
+    match works("chromium", "--version") {
+        true => Ok(()),
+        false => package("chromium", "Chromium is not installed: a program of the name chromium"),
+    }
+}
+
+/// Prometheus and its promtool, unpacked beside the system: installed, it would run as a service.
+fn prometheus() -> TaskResult {
+    let programs = ["prometheus", "promtool"].map(|name| bin().join(name));
+    if programs.iter().all(|program| works(&program.display().to_string(), "--version")) {
+        return Ok(());
+    }
+    println!("unpacking Prometheus …");
+    let place = root().join("target/services/prometheus");
+    let script = "set -e; rm -rf \"$1\"; mkdir -p \"$1\"; cd \"$1\"; apt-get download -qq prometheus; \
+                  dpkg-deb -x prometheus_*.deb .; cp usr/bin/prometheus usr/bin/promtool \"$2\"";
+    let (place, to) = (place.display().to_string(), bin().display().to_string());
+    run("sh", &["-c", script, "sh", &place, &to]).map_err(|e| {
+        format!(
+            "{e}; Prometheus is unpacked from Debian's package: elsewhere put prometheus and \
+             promtool into {to}"
+        )
+    })
 }
 
 /// Installs a package of Debian or Ubuntu.

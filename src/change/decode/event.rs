@@ -1,12 +1,14 @@
 //! A change event: the fields of the contract, and where each stands in the payload.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytestring::ByteString;
 
 use super::Malformed;
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::json::{self, Cursor, NotJson, Slot};
+use crate::change::stamps::{Stamp, StampTokens};
 use crate::change::{Operation, Version, value};
 
 /// A field of the event that EDS reads or stores.
@@ -83,6 +85,8 @@ pub struct Event {
     /// `mvccTimestamp` is of much later than the event was published.
     is_of_future: bool,
     slots: FieldSlots,
+    /// The values of the columns that EDS adds, where there are any.
+    stamps: Option<Arc<StampTokens>>,
 }
 
 impl Event {
@@ -109,14 +113,33 @@ impl Event {
         if operation != Operation::Delete && token(Field::After).is_none() {
             return Err(missing(Field::After));
         }
-        Ok(Event { payload, operation, is_of_future: false, slots })
+        Ok(Event { payload, operation, is_of_future: false, slots, stamps: None })
     }
 
     /// A row of an export, which is nothing but its `after`. It counts as an insert.
     pub(super) fn of_row(payload: ByteString) -> Event {
         let mut slots = NO_FIELDS;
         slots[Field::After as usize] = Slot::at(0, payload.len());
-        Event { payload, operation: Operation::Insert, is_of_future: false, slots }
+        Event { payload, operation: Operation::Insert, is_of_future: false, slots, stamps: None }
+    }
+
+    /// Gives it the values of the columns that EDS adds.
+    pub fn stamped(&mut self, tokens: StampTokens) {
+        self.stamps = Some(Arc::new(tokens));
+    }
+
+    /// It is taken up, to be written, at this time.
+    pub fn taken_up(&mut self, at: &str) {
+        if let Some(stamps) = &mut self.stamps {
+            Arc::make_mut(stamps).taken_up(at);
+        }
+    }
+
+    /// The token of a column that EDS adds; nothing is deleted by an upsert.
+    pub fn stamp(&self, stamp: Stamp) -> Option<&str> {
+        let is_there = self.operation != Operation::Delete;
+        let tokens = self.stamps.as_ref().filter(|_| !(is_there && stamp == Stamp::DeletedAt))?;
+        tokens.token(stamp)
     }
 
     /// A part of the payload that shares its memory.
@@ -192,6 +215,17 @@ impl Event {
         Version::parse(&self.mvcc())
     }
 
+    /// Whether `mvccTimestamp` is of much later than the event was published, so that it does not
+    /// count.
+    pub fn is_of_future(&self) -> bool {
+        self.is_of_future
+    }
+
+    /// What [`Event::published_at`] found when the event came.
+    pub fn judged(&mut self, is_of_future: bool) {
+        self.is_of_future = is_of_future;
+    }
+
     /// The event was published at this time, Unix nanoseconds: it cannot be from much later. Such a
     /// version would win over every change to come. Returns whether it claims one.
     pub fn published_at(&mut self, time_ns: i64) -> bool {
@@ -214,6 +248,14 @@ impl Event {
     /// The token of a column of `after` that no schema is asked for.
     pub fn member_of_row(&self, name: &str) -> Option<&str> {
         self.token(Field::After).and_then(|row| member(row, name))
+    }
+
+    /// The text of a column of the row as it is after the change, of a deleted row as it was before
+    /// it; empty where the row has no such column or nothing in it. `None` where the event has no
+    /// row at all.
+    pub fn column_text(&self, name: &str) -> Option<Cow<'_, str>> {
+        let row = self.token(Field::After).or_else(|| self.token(Field::Before))?;
+        Some(member(row, name).map_or(Cow::Borrowed(""), json::text))
     }
 
     /// `key` as the event spells it; `None` where it has none.
@@ -247,16 +289,15 @@ impl Event {
             .ok_or(Malformed::NoKey)
     }
 
-    /// The event as a destination that keeps changes stores it: the fields that are present, in the
-    /// contract's order, each value byte for byte as it came; but `imported` only where it is true.
+    /// The event as a destination that keeps changes stores it: the fields that the Go program
+    /// writes, in the contract's order, each value byte for byte as it came.
     pub fn stored(&self) -> String {
         let mut out = String::with_capacity(self.payload.len() + 16);
         out.push_str("{\"operation\":\"");
         out.push_str(self.operation.as_str());
         out.push('"');
         for spec in FIELDS.iter().filter(|spec| spec.field != Field::Operation) {
-            let is_stored = spec.field != Field::Imported || self.is_imported();
-            if let Some(token) = self.token(spec.field).filter(|_| is_stored) {
+            if let Some(token) = self.stored_token(spec.field) {
                 out.push_str(",\"");
                 out.push_str(spec.name);
                 out.push_str("\":");
@@ -266,6 +307,31 @@ impl Event {
         out.push('}');
         out
     }
+
+    /// The value of a field as the Go program writes it; `None` where it leaves the field out.
+    fn stored_token(&self, field: Field) -> Option<&str> {
+        let token = self.token(field);
+        match field {
+            Field::Operation
+            | Field::Id
+            | Field::Table
+            | Field::ModelVersion
+            | Field::MvccTimestamp => Some(token.unwrap_or("\"\"")),
+            Field::Key => Some(token.unwrap_or("null")),
+            Field::Timestamp => Some(token.unwrap_or("0")),
+            Field::CompanyId | Field::LocationId | Field::UserId => token,
+            // They pass through as they are, a null too.
+            Field::Before | Field::After => self.slots[field as usize].of(&self.payload),
+            Field::Diff => token.filter(|list| !is_empty_list(list)),
+            Field::Imported => token.filter(|_| self.is_imported()),
+        }
+    }
+}
+
+/// Whether a JSON text is a list of nothing.
+fn is_empty_list(text: &str) -> bool {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.trim_ascii().is_empty())
 }
 
 /// The token of member `name` of an object's text.

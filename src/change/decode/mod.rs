@@ -11,7 +11,7 @@ use super::json::{self, Cursor, NotJson, Slot};
 pub use event::Event;
 use event::{FIELDS, Field, FieldSpec, NO_FIELDS};
 pub use malformed::Malformed;
-pub use row::{ColumnOrder, RowLeft};
+pub use row::{ColumnOrder, RowLeft, told_of_deleted};
 
 /// Decodes events one after the other, reusing its memory. It remembers the row of the last event
 /// for [`Decoder::row`].
@@ -100,6 +100,11 @@ fn known_field(token: &str, next: usize) -> Option<usize> {
     let name = json::text(token);
     let found = |from: usize, to: usize| (from..to).find(|i| FIELDS[*i].name == name);
     found(next, FIELDS.len()).or_else(|| found(0, next))
+}
+
+/// Whether an event has a field of this name that EDS reads or stores.
+pub(super) fn is_event_field(name: &str) -> bool {
+    FIELDS.iter().any(|spec| spec.name == name)
 }
 
 /// At the beginning of an object.
@@ -298,5 +303,54 @@ mod tests {
         );
         assert_eq!(event.record_key()?, "k");
         Ok(())
+    }
+
+    /// Field by field what the Go program writes where a field is missing, null, empty or filled:
+    /// its struct has `omitempty` on some fields and not on others.
+    #[test]
+    fn each_field_is_stored_as_the_go_program_writes_it() {
+        let table: [(&str, [Option<&str>; 4]); 13] = [
+            ("id", [Some(r#""""#), Some(r#""""#), Some(r#""""#), Some(r#""x""#)]),
+            ("key", [Some("null"), Some("null"), Some("[]"), Some(r#"["x"]"#)]),
+            ("modelVersion", [Some(r#""""#), Some(r#""""#), Some(r#""""#), Some(r#""x""#)]),
+            ("companyId", [None, None, Some(r#""""#), Some(r#""x""#)]),
+            ("locationId", [None, None, Some(r#""""#), Some(r#""x""#)]),
+            ("userId", [None, None, Some(r#""""#), Some(r#""x""#)]),
+            ("before", [None, Some("null"), Some("{}"), Some(r#"{"a":1}"#)]),
+            ("diff", [None, None, None, Some(r#"["x"]"#)]),
+            ("timestamp", [Some("0"), Some("0"), Some("0"), Some("7")]),
+            ("mvccTimestamp", [Some(r#""""#), Some(r#""""#), Some(r#""""#), Some(r#""x""#)]),
+            ("imported", [None, None, None, Some("true")]),
+            ("region", [None, None, None, None]),
+            ("sessionId", [None, None, None, None]),
+        ];
+        let values = |field: &str| match field {
+            "key" | "diff" => ["[]", r#"["x"]"#],
+            "before" => ["{}", r#"{"a":1}"#],
+            "timestamp" => ["0", "7"],
+            "imported" => ["false", "true"],
+            _ => [r#""""#, r#""x""#],
+        };
+        for (field, expected) in table {
+            let [empty, filled] = values(field);
+            for (value, expected) in
+                [None, Some("null"), Some(empty), Some(filled)].into_iter().zip(expected)
+            {
+                let member = value.map_or_else(String::new, |v| format!(",\"{field}\":{v}"));
+                let text =
+                    format!(r#"{{"operation":"UPDATE","table":"t","after":{{"id":"k"}}{member}}}"#);
+                let stored = decode(&text).map(|(event, _)| event.stored()).unwrap_or_default();
+                let found = serde_json::from_str::<serde_json::Value>(&stored)
+                    .map(|stored| stored.get(field).map(ToString::to_string))
+                    .unwrap_or_else(|e| panic!("{e}: {stored}"));
+                assert_eq!(found.as_deref(), expected, "{text}: {stored}");
+            }
+        }
+        // An insertion says null of what was before, a deletion of what is after.
+        let text =
+            r#"{"operation":"DELETE","table":"t","key":["k"],"after":null,"before":{"id":"k"}}"#;
+        let stored = decode(text).map(|(event, _)| event.stored());
+        let expected = r#"{"operation":"DELETE","id":"","table":"t","key":["k"],"modelVersion":"","before":{"id":"k"},"after":null,"timestamp":0,"mvccTimestamp":""}"#;
+        assert_eq!(stored.as_deref(), Ok(expected));
     }
 }

@@ -6,12 +6,13 @@ use bytes::Bytes;
 
 use super::{Decoder, Event, Malformed};
 use crate::change::json::{self, Slot};
+use crate::change::stamps::Stamp;
 use crate::change::value::{self, Value};
 use crate::change::{ColumnType, Operation, TableSchema};
 
 /// A row that an update has left.
 pub struct RowLeft {
-    /// Its key columns.
+    /// Its key columns; all of them that `before` tells, where the row stays.
     pub row: Box<[Slot]>,
     /// Their canonical form.
     pub key: Bytes,
@@ -38,8 +39,7 @@ impl Decoder {
     }
 
     /// The columns of the last event's row in the order of `schema`, and the canonical form of its
-    /// key. Members that the schema does not list are dropped. `order` remembers which column came
-    /// at which place, for the next event.
+    /// key. `order` remembers which column came at which place, for the next event.
     pub fn row(
         &self,
         event: &Event,
@@ -47,18 +47,14 @@ impl Decoder {
         order: &mut ColumnOrder,
     ) -> Result<(Box<[Slot]>, Bytes), Malformed> {
         let mut row = match event.operation {
-            Operation::Delete => vec![Slot::MISSING; schema.keys],
-            _ => vec![Slot::MISSING; schema.columns.len()],
-        };
-        if event.operation != Operation::Delete {
-            for (place, (key, value)) in self.members.iter().enumerate() {
-                if let Some(column) =
-                    order.column(schema, place, key.of(event.payload()).unwrap_or_default())
-                {
-                    row[column] = *value;
-                }
+            Operation::Delete if schema.keeps_deleted() => {
+                columns_of(&self.before, event, schema, order)
             }
-        }
+            Operation::Delete => vec![Slot::MISSING; schema.keys],
+            Operation::Insert | Operation::Update => {
+                columns_of(&self.members, event, schema, order)
+            }
+        };
         self.fill_key(event, schema, &mut row)?;
         let key = canonical_key(event, schema, &row)?;
         Ok((row.into(), key))
@@ -84,7 +80,13 @@ impl Decoder {
             row.push(slot);
         }
         let left = canonical_key(event, schema, &row)?;
-        Ok((left != *key).then(|| RowLeft { row: row.into(), key: left }))
+        if left == *key {
+            return Ok(None);
+        }
+        if schema.keeps_deleted() {
+            row = columns_of(&self.before, event, schema, &mut ColumnOrder::default());
+        }
+        Ok(Some(RowLeft { row: row.into(), key: left }))
     }
 
     /// The value of a column in `before`, where it has one. `before` lists its columns as `after`
@@ -136,6 +138,44 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// The members of a row in the order of the schema, and what EDS adds. Members that the schema does
+/// not list are dropped.
+fn columns_of(
+    members: &[(Slot, Slot)],
+    event: &Event,
+    schema: &TableSchema,
+    order: &mut ColumnOrder,
+) -> Vec<Slot> {
+    let mut row = vec![Slot::MISSING; schema.columns.len()];
+    for (place, (key, value)) in members.iter().enumerate() {
+        let token = key.of(event.payload()).unwrap_or_default();
+        if let Some(column) = order.column(schema, place, token) {
+            row[column] = *value;
+        }
+    }
+    // They come last.
+    let added = schema.columns.iter().enumerate().rev();
+    let stamps = added.map_while(|(i, column)| Some((i, Stamp::named(&column.name)?)));
+    stamps.for_each(|(i, stamp)| row[i] = Slot::of_stamp(stamp));
+    row
+}
+
+/// A row that stays after its deletion keeps the values that the event does not tell: the schema
+/// and the row without them. `None` where it tells all, or the row does not stay.
+pub fn told_of_deleted(
+    event: &Event,
+    schema: &TableSchema,
+    row: &[Slot],
+) -> Option<(TableSchema, Box<[Slot]>)> {
+    if event.operation != Operation::Delete || !schema.keeps_deleted() {
+        return None;
+    }
+    let untold: Vec<usize> =
+        (schema.keys..row.len()).filter(|i| row[*i] == Slot::MISSING).collect();
+    let told = row.iter().enumerate().filter(|(i, _)| !untold.contains(i)).map(|(_, slot)| *slot);
+    (!untold.is_empty()).then(|| (schema.without(&untold), told.collect()))
 }
 
 /// Equal keys have equal bytes: each part in one spelling of what its column would hold, length

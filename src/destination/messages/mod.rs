@@ -36,15 +36,29 @@ pub struct Names {
 }
 
 impl Names {
-    /// Those of `change`.
-    pub fn of(change: &Change) -> Names {
+    /// Those of `change`, with the company and the location that the event names.
+    #[cfg(feature = "kafka")]
+    pub fn of_event(change: &Change) -> Names {
+        Names::with(change, &change.event.company(), &change.event.location())
+    }
+
+    /// Those of `change`, with the company and the location that its row names; only where there
+    /// is no row, those of the event.
+    #[cfg(feature = "eventhubs")]
+    pub fn of_row(change: &Change) -> Names {
         let event = &change.event;
-        let or_nobody = |name: String| if name.is_empty() { NOBODY.to_owned() } else { name };
+        let company = event.column_text("companyId").unwrap_or_else(|| event.company());
+        let location = event.column_text("locationId").unwrap_or_else(|| event.location());
+        Names::with(change, &company, &location)
+    }
+
+    fn with(change: &Change, company: &str, location: &str) -> Names {
+        let or_nobody = |name: &str| if name.is_empty() { NOBODY } else { name }.to_owned();
         Names {
-            table: event.table().into_owned(),
-            operation: event.operation.as_str(),
-            company: or_nobody(event.company().into_owned()),
-            location: or_nobody(event.location().into_owned()),
+            table: change.event.table().into_owned(),
+            operation: change.event.operation.as_str(),
+            company: or_nobody(company),
+            location: or_nobody(location),
             key: String::from_utf8_lossy(&change.key).into_owned(),
         }
     }

@@ -1,10 +1,13 @@
 //! Names of objects. They contain data, which must not be able to escape the folder.
 
-use crate::change::Change;
+use crate::change::{Change, Position};
 use crate::validator::Validator;
 
-/// The longest segment of a path; file systems take 255 bytes.
+/// The longest value within a segment of a path; a longer one ends in a hash.
 const SEGMENT_BYTES_MAX: usize = 180;
+
+/// The longest name that file systems take.
+const FILE_BYTES_MAX: usize = 255;
 
 /// Where an object is stored under the folder. That of a change is
 /// `<table>/<unix-seconds>-<primary key>.json`, or where the user's rules say; that of many changes
@@ -66,9 +69,31 @@ impl Name {
         format!("{}{}", self.stem, self.extension)
     }
 
+    /// The same name made unique by the change's place in the stream and by what is stored: the
+    /// same change has it again, and no other ever. `position`: `None` for a row of an import,
+    /// which has no place.
+    pub fn unique(&self, position: Option<Position>, content: &[u8]) -> Name {
+        let place = position
+            .map_or_else(|| "import".to_owned(), |position| format!("{:020}", position.sequence));
+        let hash = xxhash_rust::xxh3::xxh3_128(content);
+        Name { stem: self.extended(&format!("{place}-{hash:032x}")), ..self.clone() }
+    }
+
+    /// The stem with something added, shortened where a file system would not take the name.
+    fn extended(&self, added: &str) -> String {
+        let room = FILE_BYTES_MAX.saturating_sub(added.len() + self.extension.len() + 1);
+        if self.stem.len() <= room {
+            return format!("{}-{added}", self.stem);
+        }
+        let hash = format!("-{:016x}", xxhash_rust::xxh3::xxh3_64(self.stem.as_bytes()));
+        let end = self.stem.floor_char_boundary(room.saturating_sub(hash.len()));
+        format!("{}{hash}-{added}", &self.stem[..end])
+    }
+
     /// The name of an older event that had this one: its own version is added.
     pub fn of_older(&self, version: &str) -> String {
-        format!("{}-{}{}", self.stem, path_segment(version), self.extension)
+        // A version is as long as the source likes.
+        format!("{}{}", self.extended(&short(&path_segment(version))), self.extension)
     }
 
     /// The name for a file of many changes where a file with other changes has the usual one.
@@ -81,6 +106,16 @@ impl Name {
     pub fn of_another_older(&self, version: &str, content: &[u8]) -> String {
         self.of_older(&format!("{version}-{:016x}", xxhash_rust::xxh3::xxh3_64(content)))
     }
+}
+
+/// What is longer than versions are ends in a hash.
+fn short(version: &str) -> String {
+    const VERSION_BYTES_MAX: usize = 64;
+    if version.len() <= VERSION_BYTES_MAX {
+        return version.to_owned();
+    }
+    let end = version.floor_char_boundary(VERSION_BYTES_MAX - 33);
+    format!("{}-{:032x}", &version[..end], xxhash_rust::xxh3::xxh3_128(version.as_bytes()))
 }
 
 /// Text as one segment of a path: what could separate, climb or hide is percent-encoded; what is
@@ -101,7 +136,7 @@ pub fn path_segment(text: &str) -> String {
         return "NONE".into();
     }
     if out.len() > SEGMENT_BYTES_MAX {
-        let end = (0..=SEGMENT_BYTES_MAX).rev().find(|i| out.is_char_boundary(*i)).unwrap_or(0);
+        let end = out.floor_char_boundary(SEGMENT_BYTES_MAX);
         let hash = xxhash_rust::xxh3::xxh3_128(text.as_bytes());
         out.truncate(end);
         out += &format!("-{hash:032x}");
@@ -133,6 +168,30 @@ mod tests {
         assert_eq!(chosen("/../../etc//passwd").as_deref(), Some("%2E./%2E./etc|passwd"));
         assert_eq!(chosen("a\\..\\.b").as_deref(), Some("a/%2E.|%2Eb"));
         assert_eq!(chosen("//"), None);
+    }
+
+    #[test]
+    fn an_added_version_never_makes_a_name_too_long() {
+        let name = |stem: &str| Name::new("t".into(), stem.to_owned(), ".json");
+        let (long, other) = (name(&"é".repeat(120)), name(&format!("{}e", "é".repeat(119))));
+        let version = "1720732611708587501.0000000000";
+        let kept = long.of_older(version);
+        assert!(kept.len() <= 255 && kept.ends_with(&format!("-{version}.json")), "{kept}");
+        assert_ne!(kept, other.of_older(version));
+        assert_eq!(name("1-k").of_older(version), format!("1-k-{version}.json"));
+        assert!(long.of_another_older(&"9".repeat(400), b"content").len() <= 255);
+        let at = |sequence| Some(Position { sequence, time_ns: 1 });
+        let names = [
+            long.unique(at(7), b"a"),
+            long.unique(at(8), b"a"),
+            long.unique(at(7), b"b"),
+            long.unique(None, b"a"),
+            other.unique(at(7), b"a"),
+        ];
+        let distinct: std::collections::HashSet<String> = names.iter().map(Name::file).collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        assert!(distinct.iter().all(|file| file.len() <= 255));
+        assert_eq!(name("1-k").unique(at(7), b"a").file(), name("1-k").unique(at(7), b"a").file());
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::destination::{Failure, FailureKind};
+use crate::help::HelpCode;
 
 /// A code as a database reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +62,8 @@ pub struct CodeRule {
     pub meaning: &'static str,
     /// What a user reads of it.
     pub shown: ShownMessage,
+    /// The page that helps, where it is not that of the kind.
+    pub help: Option<HelpCode>,
 }
 
 impl CodeRule {
@@ -81,12 +84,22 @@ impl CodeRule {
 
     /// A row for errors whose message quotes no values of rows.
     pub const fn own_message(kind: FailureKind, meaning: &'static str, codes: Codes) -> CodeRule {
-        CodeRule { codes, kind, meaning, shown: ShownMessage::Own }
+        CodeRule { codes, kind, meaning, shown: ShownMessage::Own, help: None }
     }
 
     /// A row for errors of which `meaning` is shown instead of the message.
     pub const fn with_reason(kind: FailureKind, meaning: &'static str, codes: Codes) -> CodeRule {
-        CodeRule { codes, kind, meaning, shown: ShownMessage::Meaning }
+        CodeRule { codes, kind, meaning, shown: ShownMessage::Meaning, help: None }
+    }
+
+    /// The same row with a page of its own.
+    pub const fn helped_by(self, help: HelpCode) -> CodeRule {
+        CodeRule { help: Some(help), ..self }
+    }
+
+    /// The failure of an error that this row is about.
+    pub fn failure(&self, text: String) -> Failure {
+        Failure::new(self.kind, text).with_help(self.help)
     }
 
     /// What a user reads of an error of this code and message of `server`.

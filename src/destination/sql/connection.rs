@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::render::Renderer;
 use crate::change::{Batch, TableSchema};
 use crate::destination::import::ForeignKey;
-use crate::destination::{Failure, FailureKind};
+use crate::destination::{Failure, FailureKind, Launch};
 
 /// A parameter of one of EDS's own statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,12 @@ pub struct Fence {
     pub sql: String,
     /// New sequence, new time, consumer, epoch, and the sequence that was written last.
     pub parameters: [Parameter; 5],
+}
+
+/// The checkpoint does not have the epoch and the position that the fence asks for. The caller
+/// reconnects and reads whose it is now, and its position.
+pub fn fence_lost() -> Failure {
+    Failure::unavailable("the checkpoint is not as this process left it")
 }
 
 /// A session with a database: statements, and what other sessions are told of it.
@@ -192,10 +198,10 @@ pub trait SqlCatalog: Send {
 /// Writes the rows of batches. The upsert lives here: each driver's `rows.rs`, SQLite's in its
 /// `mod.rs`.
 ///
-/// For each batch the caller calls `prepare` for every group; then `write_at_once`, and where that
-/// declines `begin_batch`, `write` for every group and [`SqlSession::change`] with the fence, in
-/// the dialect's order; then COMMIT. It awaits each call before the next. All of them keep the
-/// batch waiting, while the next one is collected from the feed.
+/// For each batch the caller calls `prepare` for every group; then `launch` and later `land`. Where
+/// `launch` declines, it calls `begin_batch`, `write` for every group and [`SqlSession::change`]
+/// with the fence, in the dialect's order; then COMMIT. It awaits each call before the next. All of
+/// them keep the batch waiting, while the next one is collected from the feed.
 #[async_trait]
 pub trait RowWriter: SqlSession {
     /// Gets ready to write the group: temporary tables, files on a stage.
@@ -211,23 +217,32 @@ pub trait RowWriter: SqlSession {
         Ok(())
     }
 
-    /// Begins the transaction, writes the whole batch and the fence, and leaves the transaction
-    /// open, where the driver can do all of that in one exchange. Answers how many rows the fence
-    /// changed; `None` where the driver declines, and then it has done nothing.
+    /// Sends the whole batch, the fence and COMMIT in one exchange, where the driver can, and does
+    /// not wait for the answers. A fence that changes nothing makes the transaction fail, so that a
+    /// batch which was sent behind one that fails does, too. A driver that declines has done
+    /// nothing.
     ///
-    /// Called once for each batch, after `prepare`.
-    async fn write_at_once(
+    /// Called once for each batch of nothing but rows, after `prepare`; others may be under way.
+    async fn launch(
         &mut self,
         _renderer: &Renderer,
         _batch: &Arc<Batch>,
         _fence: &Fence,
-    ) -> Result<Option<u64>, Failure> {
-        Ok(None)
+    ) -> Result<Launch, Failure> {
+        Ok(Launch::Declined)
+    }
+
+    /// Waits for the answers to the oldest batch under way; fails with [`fence_lost`] where its
+    /// fence changed nothing. After a failure it waits for those behind it, too, whatever they are.
+    ///
+    /// Called before anything else is asked of the session. May be dropped and called again.
+    async fn land(&mut self) -> Result<(), Failure> {
+        Err(Failure::unavailable("no batch is under way"))
     }
 
     /// Begins the transaction of a batch.
     ///
-    /// Called once for each batch that `write_at_once` has declined.
+    /// Called once for each batch that `launch` has declined.
     async fn begin_batch(&mut self, renderer: &Renderer, _batch: &Batch) -> Result<(), Failure> {
         self.execute(renderer.dialect.begin).await
     }

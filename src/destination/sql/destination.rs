@@ -1,21 +1,21 @@
 //! A SQL database as a destination: a batch is one transaction, a schema change one statement.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tracing::info;
 
 use super::codes::of_schema_step;
-use super::connection::{Connection, Fence};
+use super::connection::{Connection, Fence, fence_lost};
 use super::dialect::{FenceOrder, NotNull};
 use super::reject_rounded;
 use super::render::{CHECKPOINT, Renderer};
 use super::widen::Widened;
 use crate::change::{Batch, Cutover, Position, TableGroup, TableSchema};
 use crate::destination::{
-    Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, Holds, KeptChunk, LetterBox,
-    Loader, Migration, Recorded, TableShape, Tables, Target,
+    Claim, ColumnShape, Destination, Epoch, Failure, FailureKind, Holds, KeptChunk, Launch,
+    LetterBox, Loader, Migration, Recorded, RowReader, TableShape, Tables, Target,
 };
 
 /// A SQL database as a destination.
@@ -29,6 +29,10 @@ pub struct SqlDestination<C> {
     pub(super) words: BTreeSet<(String, String)>,
     /// A transaction was begun and neither committed nor known to be rolled back.
     pub(super) dirty: bool,
+    /// The batches under way, the oldest first.
+    under_way: VecDeque<Arc<Batch>>,
+    /// Why the oldest of them failed, until everything about that is done.
+    failed: Option<Failure>,
 }
 
 impl<C: Connection> SqlDestination<C> {
@@ -42,6 +46,8 @@ impl<C: Connection> SqlDestination<C> {
             epoch: target.epoch.clone(),
             words: BTreeSet::new(),
             dirty: false,
+            under_way: VecDeque::new(),
+            failed: None,
         }
     }
 
@@ -96,28 +102,44 @@ impl<C: Connection> SqlDestination<C> {
         failure
     }
 
-    /// Writes the batch and the checkpoint, and leaves the transaction open.
+    /// Whether the batch can be sent as a whole.
+    fn pipelines(&self, batch: &Batch) -> bool {
+        self.renderer.dialect.pipelines && batch.is_plain()
+    }
+
+    /// What is done before the transaction of the batch.
+    async fn prepare(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        reject_rounded(&self.renderer, batch)?;
+        for (group, TableGroup { schema, .. }) in batch.groups.iter().enumerate() {
+            let prepared = self.connection.prepare(&self.renderer, batch, group).await;
+            prepared.map_err(|failure| failure.of_table(&schema.table))?;
+        }
+        Ok(())
+    }
+
+    /// What a failure to write the batch means, once who holds locks is known.
+    async fn explained(&mut self, failure: Failure, batch: &Batch) -> Failure {
+        let tables = batch.groups.iter().map(|g| g.schema.table.to_string()).collect();
+        self.with_lock_holders(failure, tables).await
+    }
+
+    /// Writes the batch and the checkpoint, and commits them.
     async fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         let fence = self.fence(batch);
-        match self.transact(batch, &fence).await? {
-            1 => Ok(()),
-            // The caller reconnects and reads whose the checkpoint is now, and its position.
-            _ => {
+        let written = match self.transact(batch, &fence).await {
+            Ok(1) => Ok(()),
+            Ok(_) => {
                 self.connection.execute("ROLLBACK").await?;
                 self.dirty = false;
-                Err(Failure::unavailable("the checkpoint is not as this process left it"))
+                return Err(fence_lost());
             }
-        }
+            Err(failure) => Err(failure),
+        };
+        self.end(written).await
     }
 
     /// Answers how many checkpoints the fence has changed: 1 where this process may commit.
     async fn transact(&mut self, batch: &Arc<Batch>, fence: &Fence) -> Result<u64, Failure> {
-        if batch.is_plain()
-            && let Some(advanced) =
-                self.connection.write_at_once(&self.renderer, batch, fence).await?
-        {
-            return Ok(advanced);
-        }
         self.connection.begin_batch(&self.renderer, batch).await?;
         match self.renderer.dialect.fence {
             FenceOrder::CheckpointLast => {
@@ -153,6 +175,7 @@ impl<C: Connection> SqlDestination<C> {
     pub(super) async fn make_step(&mut self, step: &Migration) -> Result<(), Failure> {
         match step {
             Migration::CreateTable(schema) => {
+                self.check_types(schema)?;
                 self.connection.execute(&self.renderer.create_table(schema)).await?;
                 if let Some(note) = self.renderer.key_note(schema) {
                     info!("the key of table {:?}: {note}", schema.table);
@@ -165,11 +188,19 @@ impl<C: Connection> SqlDestination<C> {
         }
     }
 
+    /// Types that the user wants are checked before they are made.
+    pub(super) fn check_types(&self, schema: &TableSchema) -> Result<(), Failure> {
+        let mut all = 0..schema.columns.len();
+        let unfit = all.find_map(|index| self.renderer.unfit_type(schema, index));
+        unfit.map_or(Ok(()), |why| Err(Failure::misconfigured(why)))
+    }
+
     async fn add_columns(
         &mut self,
         schema: &TableSchema,
         columns: &[usize],
     ) -> Result<(), Failure> {
+        self.check_types(schema)?;
         for index in columns {
             match self.connection.execute(&self.renderer.add_column(schema, *index)).await {
                 Err(failure) if !failure.has_code(self.renderer.dialect.duplicate_column_code) => {
@@ -200,24 +231,69 @@ impl<C: Connection> SqlDestination<C> {
 #[async_trait]
 impl<C: Connection> Destination for SqlDestination<C> {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        reject_rounded(&self.renderer, batch)?;
-        for (group, TableGroup { schema, .. }) in batch.groups.iter().enumerate() {
-            let prepared = self.connection.prepare(&self.renderer, batch, group).await;
-            prepared.map_err(|failure| failure.of_table(&schema.table))?;
-        }
-        self.roll_back_pending().await?;
-        let written = self.write(batch).await;
-        match self.end(written).await {
-            Ok(()) => self.confirm(batch).await,
-            Err(failure) => {
-                let tables = batch.groups.iter().map(|g| g.schema.table.to_string()).collect();
-                Err(self.with_lock_holders(failure, tables).await)
+        let written = match self.launch(batch).await {
+            Ok(Launch::UnderWay) => self.land().await,
+            Ok(Launch::Declined) => {
+                self.prepare(batch).await?;
+                self.roll_back_pending().await?;
+                self.write(batch).await
             }
+            Err(failure) => Err(failure),
+        };
+        match written {
+            Ok(()) => self.confirm(batch).await,
+            Err(failure) => Err(self.explained(failure, batch).await),
         }
+    }
+
+    async fn launch(&mut self, batch: &Arc<Batch>) -> Result<Launch, Failure> {
+        if !self.pipelines(batch) {
+            return Ok(Launch::Declined);
+        }
+        self.prepare(batch).await?;
+        if self.under_way.is_empty() {
+            self.roll_back_pending().await?;
+        }
+        let fence = self.fence(batch);
+        let launched = self.connection.launch(&self.renderer, batch, &fence).await?;
+        if launched == Launch::UnderWay {
+            self.under_way.push_back(batch.clone());
+        }
+        Ok(launched)
+    }
+
+    async fn land(&mut self) -> Result<(), Failure> {
+        let failure = match self.failed.clone() {
+            Some(failure) => failure,
+            None => {
+                let Err(failure) = self.connection.land().await else {
+                    self.under_way.pop_front();
+                    self.dirty = !self.under_way.is_empty();
+                    return Ok(());
+                };
+                self.failed.insert(failure).clone()
+            }
+        };
+        // Those behind it found the checkpoint where the failed one should have moved it from, and
+        // are rolled back.
+        while self.under_way.len() > 1 {
+            let _ = self.connection.land().await;
+            self.under_way.pop_back();
+        }
+        // What was sent ended with COMMIT or ROLLBACK.
+        self.dirty = failure.kind == FailureKind::Unavailable;
+        self.under_way.clear();
+        self.failed = None;
+        Err(failure)
+    }
+
+    async fn explain(&mut self, failure: Failure, batch: &Batch) -> Failure {
+        self.explained(failure, batch).await
     }
 
     async fn records(&mut self) -> Result<Vec<Recorded>, Failure> {
         self.make_own_tables().await?;
+        self.make_as_of().await;
         self.read_records().await
     }
 
@@ -250,6 +326,10 @@ impl<C: Connection> Destination for SqlDestination<C> {
 
     fn loader(&mut self) -> Option<&mut dyn Loader> {
         Some(self)
+    }
+
+    fn row_reader(&mut self) -> Option<&mut dyn RowReader> {
+        self.renderer.dialect.read_back.is_some().then_some(self as &mut dyn RowReader)
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {

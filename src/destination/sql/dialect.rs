@@ -1,5 +1,7 @@
 //! What differs between SQL databases, as data: its types. Each database has its own constant.
 
+use super::as_of::AsOf;
+use super::read_back::ReadBack;
 use crate::change::ColumnType;
 use crate::destination::Holds;
 use crate::destination::shape::TableLimits;
@@ -61,6 +63,8 @@ pub struct Dialect {
     /// Whether COMMIT reports success although another session has ended the transaction before
     /// it. The caller then reads back what the transaction should have written.
     pub commit_may_be_void: bool,
+    /// Whether a whole batch can be sent while the one before is under way.
+    pub pipelines: bool,
     /// The error code of a lock that another session held for too long; `None` where no code tells.
     pub lock_wait_code: Option<&'static str>,
     /// The error code of a column that cannot have a type because it is in an index; `None` where
@@ -68,6 +72,10 @@ pub struct Dialect {
     pub unindexable_code: Option<&'static str>,
     /// The error code of ADD COLUMN where the column exists already.
     pub duplicate_column_code: &'static str,
+    /// How rows are read back to be compared; `None` where they cannot be.
+    pub read_back: Option<ReadBack>,
+    /// What the view about the age of rows needs; `None` where there is no such view.
+    pub as_of: Option<AsOf>,
 }
 
 /// When the checkpoint is written within the transaction of a batch.

@@ -8,6 +8,7 @@
 //! (requests and what comes back), `stage` (files on their way). SQLite, which
 //! is a library, has three.
 
+pub mod as_of;
 pub mod checkpoint;
 pub mod codes;
 pub mod connection;
@@ -23,6 +24,7 @@ pub mod letters;
 pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod read_back;
 pub mod render;
 #[cfg(feature = "snowflake")]
 pub mod snowflake;
@@ -51,7 +53,7 @@ pub const ABILITIES: Abilities = Abilities {
     write_mode: WriteMode::Upsert,
     checkpoint_in: CheckpointIn::Destination,
     schema_mode: SchemaMode::Managed,
-    batch_changes_max: 5_000,
+    batch_changes_max: 10_000,
     batch_bytes_max: 16 << 20,
     loaders_max: 16,
     flush_interval_preferred: Duration::ZERO,
@@ -75,12 +77,15 @@ pub struct TableVersion {
     pub table: Arc<str>,
     /// The version of its model.
     pub version: Arc<str>,
+    /// Which of its columns: a row that is deleted and stays may be told in part.
+    columns_hash: u64,
 }
 
 impl TableVersion {
     /// That of `schema`.
     pub fn of(schema: &TableSchema) -> TableVersion {
-        TableVersion { table: schema.table.clone(), version: schema.version.clone() }
+        let (table, version) = (schema.table.clone(), schema.version.clone());
+        TableVersion { table, version, columns_hash: schema.columns_hash }
     }
 }
 

@@ -122,7 +122,7 @@ impl Renderer {
 
     /// The type of a column of the schema, or the wider one that it has got since.
     pub fn type_holding(&self, schema: &TableSchema, index: usize, contents: Holds) -> String {
-        let (own, text) = (self.dialect.type_of(schema.columns[index].kind), self.dialect.types[0]);
+        let (own, text) = (self.own_type(&schema.columns[index]), self.dialect.types[0]);
         let own_holds = (self.dialect.holds)(own);
         let kind = match contents {
             Holds::Text if own_holds != Holds::Text => text,
@@ -135,6 +135,27 @@ impl Renderer {
             true => self.text_key(schema),
             false => kind.to_owned(),
         }
+    }
+
+    /// The type in which EDS makes a column: the user's, or that of its kind.
+    fn own_type<'c>(&self, column: &'c Column) -> &'c str {
+        column.declared.as_deref().unwrap_or(self.dialect.type_of(column.kind))
+    }
+
+    /// Why rows could not be written to a column of the type that the user wants.
+    pub fn unfit_type(&self, schema: &TableSchema, index: usize) -> Option<String> {
+        let column = &schema.columns[index];
+        let declared = column.declared.as_deref()?;
+        let (holds, dialect) = ((self.dialect.holds)(declared), self.dialect);
+        let is_fit =
+            holds != Holds::Anything && dialect.limits.misfit(holds, column.kind).is_none();
+        (!is_fit).then(|| {
+            format!(
+                "--types {}.{}={declared}: EDS cannot write {} into a column of that type in {}; \
+                 the page about columns has those that it can",
+                schema.table, column.name, column.kind, dialect.name
+            )
+        })
     }
 
     /// The type of a text column of the key: as long as the whole key may be.
@@ -193,7 +214,7 @@ impl Renderer {
             self.table(&schema.table),
             d.add_column,
             self.quoted(&column.name),
-            d.type_of(column.kind)
+            self.own_type(column)
         )
     }
 

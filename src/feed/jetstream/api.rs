@@ -7,11 +7,12 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use super::api_error::ApiError;
+use super::api_error::Refusal;
 use super::connect::Link;
 use crate::change::value::unix_ns;
-use crate::feed::FeedError;
 
-/// How long to wait for an answer. NATS never answers a call that is not allowed.
+/// How long to wait for most answers. NATS never answers a call that is not allowed.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// How messages are acknowledged.
@@ -192,105 +193,62 @@ impl ConsumerInfo {
         unix_ns(self.config.opt_start_time.as_ref().unwrap_or(&self.created))
     }
 
+    /// By how much the server's clock was behind at its report, which came at `now_ns`; 0 where it
+    /// was not, or the server does not tell its time.
+    pub fn behind_ns(&self, now_ns: i64) -> i64 {
+        let reported = self.reported.as_deref().and_then(unix_ns);
+        reported.map_or(0, |reported| now_ns.saturating_sub(reported).max(0))
+    }
+
     /// The server's time of the report, Unix nanoseconds, if everything was delivered and
     /// acknowledged by then.
     pub fn nothing_pending_at(&self) -> Option<i64> {
-        match self.num_pending + self.num_ack_pending {
+        match self.num_pending.saturating_add(self.num_ack_pending) {
             0 => self.reported.as_deref().and_then(unix_ns),
             _ => None,
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    code: u64,
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
+/// The server's report about the stream, where the credentials allow the question.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct StreamReport {
+    /// What was asked of it when it was made.
+    pub config: StreamBounds,
+    /// What it holds now.
+    pub state: StreamContent,
+    /// The server's time of the report, RFC 3339; absent before NATS 2.10.
+    #[serde(default, rename = "ts")]
+    pub reported: Option<String>,
 }
 
-/// Why a call failed.
-#[derive(Debug)]
-pub enum ApiError {
-    /// There is no such consumer (10014).
-    NoConsumer,
-    /// There is no such stream (10059).
-    NoStream,
-    /// Another error.
-    Refused {
-        /// JetStream's class of the error, after HTTP's: from 500 on the server cannot do now what
-        /// it was asked for. 0 for an answer that cannot be read.
-        code: u64,
-        /// JetStream's number of the error.
-        err_code: u64,
-        /// JetStream's text.
-        description: String,
-    },
-    /// NATS is unreachable, or the call is not allowed.
-    NoAnswer(String),
+/// What a stream allows, as far as EDS meets it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub struct StreamBounds {
+    /// Consumers that it may have; not above 0 means any number.
+    #[serde(default)]
+    pub max_consumers: i64,
 }
 
-/// No more consumers are allowed, by the stream or by the account.
-const CONSUMER_LIMIT: u64 = 10026;
-
-impl ApiError {
-    fn unreadable(why: String) -> ApiError {
-        ApiError::Refused { code: 0, err_code: 0, description: why }
-    }
-
-    fn refused(refusal: Refusal) -> ApiError {
-        let Refusal { code, err_code, description } = refusal;
-        match err_code {
-            10014 => ApiError::NoConsumer,
-            10059 => ApiError::NoStream,
-            _ => ApiError::Refused { code, err_code, description },
-        }
-    }
-
-    /// Whether no more consumers are allowed.
-    pub fn is_limit(&self) -> bool {
-        matches!(self, ApiError::Refused { err_code, .. } if *err_code == CONSUMER_LIMIT)
-    }
-
-    /// As an error of a feed that was never open; `what` names what was asked for.
-    pub fn at_start(self, what: &str) -> FeedError {
-        let is_limit = self.is_limit();
-        match self {
-            ApiError::NoStream => FeedError::Misconfigured(format!(
-                "{what}: this NATS server has no such stream; is it the right server and account?"
-            )),
-            ApiError::Refused { code, err_code, description } if code < 500 => {
-                let cure = match is_limit {
-                    true => "; another consumer has the place: delete it, or allow one more",
-                    false => "",
-                };
-                FeedError::Misconfigured(format!(
-                    "{what}: JetStream says {description} ({err_code}){cure}"
-                ))
-            }
-            other => other.once_open(what),
-        }
-    }
-
-    /// As an error of a feed that was open before. What worked then may work again, whatever the
-    /// server says now: a stream can be deleted and restored, a leader be away.
-    pub fn once_open(self, what: &str) -> FeedError {
-        FeedError::Unavailable(match self {
-            ApiError::NoStream => format!("{what}: the stream is gone"),
-            ApiError::NoConsumer => format!("{what}: the consumer is gone"),
-            ApiError::Refused { err_code, description, .. } => {
-                format!("{what}: JetStream says {description} ({err_code})")
-            }
-            ApiError::NoAnswer(why) => format!("{what}: {why}"),
-        })
-    }
+/// What a stream holds.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct StreamContent {
+    /// Its messages.
+    pub messages: u64,
+    /// The sequence of the oldest message; one behind the last where it is empty.
+    pub first_seq: u64,
+    /// When the oldest message was published, RFC 3339.
+    #[serde(default)]
+    pub first_ts: String,
+    /// The last sequence that it has given.
+    pub last_seq: u64,
+    /// Consumers that it has.
+    #[serde(default)]
+    pub consumer_count: i64,
 }
 
 /// The calls, about the consumers of one stream. Each is made once and waits for its answer for 3
-/// seconds.
+/// seconds; the creation of a consumer of very many companies for longer.
 #[derive(Clone)]
 pub struct Api {
     /// The connection.
@@ -307,12 +265,22 @@ impl Api {
         body: Vec<u8>,
     ) -> Result<T, ApiError> {
         let subject = format!("$JS.API.CONSUMER.{verb}.{}.{name}", self.stream);
-        self.link.complaint();
+        self.ask(&format!("CONSUMER.{verb}"), subject, body, ANSWER_WAIT_MAX).await
+    }
+
+    /// Asks, and reads the answer; `what` names the question.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        subject: String,
+        body: Vec<u8>,
+        wait_max: Duration,
+    ) -> Result<T, ApiError> {
         if !self.link.is_connected() {
-            return Err(ApiError::NoAnswer("NATS is unreachable".into()));
+            return Err(ApiError::NoAnswer(self.link.absence()));
         }
-        let request =
-            async_nats::Request::new().payload(body.into()).timeout(Some(ANSWER_WAIT_MAX));
+        self.link.complaint();
+        let request = async_nats::Request::new().payload(body.into()).timeout(Some(wait_max));
         let answer = match self.link.client.send_request(subject, request).await {
             Ok(answer) => answer,
             Err(e) => {
@@ -326,7 +294,7 @@ impl Api {
                      _INBOX.>, and does the server have JetStream?{complaint}"
                 );
                 return Err(ApiError::NoAnswer(format!(
-                    "no answer to $JS.API.CONSUMER.{verb}: {e}; {right}"
+                    "no answer to $JS.API.{what}: {e}; {right}"
                 )));
             }
         };
@@ -346,6 +314,12 @@ impl Api {
         self.call("INFO", name, Vec::new()).await
     }
 
+    /// The stream itself. The credentials that HQ issues do not allow the question.
+    pub async fn stream_report(&self) -> Result<StreamReport, ApiError> {
+        let subject = format!("$JS.API.STREAM.INFO.{}", self.stream);
+        self.ask("STREAM.INFO", subject, Vec::new(), ANSWER_WAIT_MAX).await
+    }
+
     /// Deletes the consumer of that name, if it exists.
     pub async fn delete(&self, name: &str) -> Result<(), ApiError> {
         match self.call::<serde_json::Value>("DELETE", name, Vec::new()).await {
@@ -359,8 +333,28 @@ impl Api {
         let name = if config.durable_name.is_empty() { &config.name } else { &config.durable_name };
         let body =
             serde_json::json!({ "stream_name": self.stream, "config": config, "action": "create" });
-        self.call("CREATE", name, body.to_string().into_bytes()).await
+        let body = body.to_string().into_bytes();
+        let (filters, bytes_max) =
+            (config.filter_subjects.len(), self.link.client.server_info().max_payload);
+        if body.len() > bytes_max {
+            let description = format!(
+                "a consumer of {filters} companies takes a request of {} bytes, and the server \
+                 allows {bytes_max}: raise its max_payload, or divide the companies among several \
+                 servers",
+                body.len()
+            );
+            return Err(ApiError::Refused { code: 400, err_code: 0, description });
+        }
+        let subject = format!("$JS.API.CONSUMER.CREATE.{}.{name}", self.stream);
+        self.ask("CONSUMER.CREATE", subject, body, create_wait_max(filters)).await
     }
+}
+
+/// How long the creation of a consumer may take: the server compares each filter with each other,
+/// 4,000 in five seconds. Other companies' changes would come with fewer and wider ones.
+fn create_wait_max(filters: usize) -> Duration {
+    let pairs = (filters as u64).saturating_mul(filters as u64);
+    ANSWER_WAIT_MAX + Duration::from_micros(pairs)
 }
 
 #[cfg(test)]
@@ -372,20 +366,23 @@ mod tests {
             .unwrap_or_else(|e| panic!("{e}"))
     }
 
+    /// Counts that no stream has add up to no zero.
     #[test]
-    fn what_jetstream_cannot_do_now_is_waited_for() {
-        let refused =
-            |code, err_code| ApiError::Refused { code, err_code, description: "x".into() };
-        let is_waited_for = |e: FeedError| matches!(e, FeedError::Unavailable(_));
-        for err_code in [10008, 10009, 10012, 10023, 10039, 10041, 10076, 10077, 10104, 10119] {
-            assert!(is_waited_for(refused(503, err_code).at_start("it")), "{err_code}");
-        }
-        assert!(is_waited_for(refused(500, 10041).at_start("it")));
-        assert!(!is_waited_for(refused(400, 10026).at_start("it")));
-        assert!(!is_waited_for(ApiError::NoStream.at_start("it")));
-        for e in [refused(400, 10026), ApiError::NoStream, ApiError::NoConsumer] {
-            assert!(is_waited_for(e.once_open("it")));
-        }
+    fn absurd_counts_are_pending() {
+        let absurd = info(&format!(
+            r#""config":{{"deliver_policy":"all","ack_policy":"all"}},"num_pending":{},"num_ack_pending":1,"ts":"2024-01-01T00:00:00Z""#,
+            u64::MAX
+        ));
+        assert_eq!(absurd.nothing_pending_at(), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_is_known_by_the_time_of_a_report() {
+        let policy = r#""config":{"deliver_policy":"all","ack_policy":"all"}"#;
+        let behind = |ts: &str| info(&format!("{policy}{ts}")).behind_ns(1_704_067_320_000_000_000);
+        assert_eq!(behind(r#","ts":"2024-01-01T00:01:00Z""#), 60_000_000_000);
+        assert_eq!(behind(r#","ts":"2024-01-01T00:03:00Z""#), 0);
+        assert_eq!(behind(""), 0);
     }
 
     #[test]

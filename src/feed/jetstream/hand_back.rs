@@ -36,7 +36,7 @@ impl JetStream {
             )));
         };
         self.clear(true).await?;
-        let first = match info.num_pending + info.num_ack_pending {
+        let first = match info.num_pending.saturating_add(info.num_ack_pending) {
             0 => None,
             _ => match self.api.first_message(floor + 1).await {
                 Ok(first) => first,

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 
+use crate::change::value::rfc3339;
 use crate::clock;
 use crate::feed::FeedError;
+use crate::help::HelpCode;
+use crate::secret::jwt_claims;
 
 /// Read from the JWT of a credentials file, or assumed for a NATS server without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,14 +66,15 @@ impl Identity {
             .skip_while(|l| !l.contains("BEGIN NATS USER JWT"))
             .nth(1)
             .ok_or("it has no NATS user JWT")?;
-        let payload = jwt.trim().split('.').nth(1).ok_or("its JWT is not of three parts")?;
-        let claims = BASE64URL_NOPAD
-            .decode(payload.trim_end_matches('=').as_bytes())
-            .map_err(|_| "its JWT is not base64")?;
-        let claims: CredentialClaims =
-            serde_json::from_slice(&claims).map_err(|_| "its JWT holds no claims of NATS")?;
+        let claims: CredentialClaims = serde_json::from_slice(&jwt_claims(jwt)?)
+            .map_err(|_| "its JWT holds no claims of NATS")?;
         if let Some(exp) = claims.exp.filter(|exp| *exp > 0 && *exp <= now) {
-            return Err(format!("it expired {} seconds ago: get a new one", now - exp));
+            let micros = i64::try_from(exp).unwrap_or(0).saturating_mul(1_000_000);
+            let to_the_second: String = rfc3339(micros).chars().take(19).collect();
+            return Err(format!(
+                "it expired at {to_the_second}Z: have HQ issue a new one (`eds server` fetches its \
+                 own), and see whether this machine's clock is right"
+            ));
         }
         if claims.name.is_empty() {
             return Err("its JWT names no server (claim name)".into());
@@ -109,10 +112,10 @@ impl Identity {
     /// Reads a credentials file; also returns its text.
     pub fn from_file(path: &Path) -> Result<(Identity, String), FeedError> {
         let wrong = |why: String| {
-            FeedError::Misconfigured(format!(
-                "the credentials file {} cannot be used: {why}",
-                path.display()
-            ))
+            FeedError::Misconfigured(
+                HelpCode::NatsLogin
+                    .tag(&format!("the credentials file {} cannot be used: {why}", path.display())),
+            )
         };
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
         let identity = Self::from_creds(&text, clock::now_s()).map_err(wrong)?;
@@ -130,6 +133,8 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
     use super::*;
 
     fn creds(claims: &str) -> String {
@@ -160,7 +165,7 @@ mod tests {
             error(r#"{"name":"s1","nats":{"sub":{"allow":["_INBOX.>"]}}}"#).contains("no company")
         );
         assert!(error(r#"{"nats":{}}"#).contains("no server"));
-        assert!(error(r#"{"name":"s1","exp":40}"#).contains("expired 60 seconds ago"));
+        assert!(error(r#"{"name":"s1","exp":40}"#).contains("expired at 1970-01-01T00:00:40"));
         assert!(Identity::from_creds("", 0).is_err());
     }
 }

@@ -12,6 +12,7 @@ use super::pull::{OpenPull, PullAcks};
 use crate::change::Position;
 use crate::change::cutover::CLOCKS_APART_MAX_NS;
 use crate::change::value::rfc3339;
+use crate::clock::now_ns;
 use crate::feed::FeedError;
 
 /// The server removes such a consumer by itself after so long, should its deletion be lost.
@@ -137,6 +138,15 @@ impl Api {
         Ok(info.delivered.stream_seq)
     }
 
+    /// By how much the server's clock is behind this machine's, nanoseconds; 0 where it is not.
+    pub async fn behind_ns(&self) -> Result<i64, ApiError> {
+        let config = look_config(DeliverPolicy::New, None);
+        let info = self.create_in_place(&config).await?;
+        let behind_ns = info.behind_ns(now_ns());
+        let _ = self.delete(&config.name).await;
+        Ok(behind_ns)
+    }
+
     async fn pull_one(&self, consumer: &str) -> Result<Position, ApiError> {
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}");
         let (client, connections) = (&self.link.client, self.link.connections.clone());
@@ -210,6 +220,10 @@ mod tests {
         assert_eq!(gap(at(15, 150), None), Some((11, 14, 100)));
         assert_eq!(gap(at(15, 150), Some(120)), Some((11, 14, 120)));
         assert_eq!(gap(at(15, 150), Some(150)), None);
+        // A destination that has nothing of the stream lacks what that had first.
+        let of_nothing = |first| StreamLook { end: 99, first: Some(at(first, 150)) };
+        let missing = |first| of_nothing(first).gap(Position::default(), None).map(|gap| gap.to);
+        assert_eq!((missing(1), missing(15)), (None, Some(14)));
         // Of an empty stream nobody knows what was in it.
         let empty = |end| StreamLook { end, first: None }.gap(at(10, 100), Some(150)).map(|g| g.to);
         assert_eq!((empty(10), empty(14)), (None, Some(14)));

@@ -1,9 +1,11 @@
 //! NATS JetStream: a durable pull consumer that delivers in stream order from a given position on.
 
 pub mod api;
+mod api_error;
 pub mod connect;
 pub mod hand_back;
 pub mod identity;
+mod login;
 pub mod look;
 mod pull;
 mod stand;
@@ -16,6 +18,8 @@ use tracing::warn;
 
 use super::{Acknowledged, Delivery, Feed, FeedError, OpenAt, Opened, Signal, Start};
 use crate::change::Position;
+use crate::change::cutover::CLOCKS_APART_MAX_NS;
+use crate::clock::now_ns;
 use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use connect::Link;
 use pull::{OpenPull, PullAcks};
@@ -185,6 +189,14 @@ impl JetStream {
     }
 }
 
+fn clock_warning(behind_ns: i64) -> String {
+    format!(
+        "the clock of the NATS server is {} s behind this machine's; EDS allows for that, but let \
+         both be set by NTP",
+        behind_ns / 1_000_000_000
+    )
+}
+
 /// How many messages the server delivers without an acknowledgement.
 fn pending_max(info: &ConsumerInfo) -> usize {
     let limit = info.config.max_ack_pending.and_then(|max| usize::try_from(max).ok());
@@ -213,12 +225,15 @@ impl Feed for JetStream {
         self.opening = None;
         let existing = self.existing().await?;
         self.still_ours(existing.as_ref())?;
-        let Standing { info, warnings, recreated } = match at {
+        let Standing { info, mut warnings, recreated } = match at {
             OpenAt { after: None, since_ns: Some(since), .. } => {
                 self.stand_since(since, existing.is_some()).await?
             }
             at => self.stand_at(at, existing).await?,
         };
+        let behind_ns = info.behind_ns(now_ns());
+        let late = (behind_ns > CLOCKS_APART_MAX_NS).then(|| clock_warning(behind_ns));
+        warnings.extend(late);
         self.opened_at = info.floor();
         let allowed = info
             .config
@@ -242,13 +257,22 @@ impl Feed for JetStream {
         );
         self.was_open = true;
         self.opened_maker = info.config.metadata.get(MAKER).cloned();
-        Ok(Opened { recreated, warnings, pending: Some(info.num_pending) })
+        Ok(Opened { recreated, warnings, pending: Some(info.num_pending), behind_ns })
     }
 
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {
-        match &mut self.opening {
-            Some(opening) => opening.next(into, max).await,
-            None => Ok(Signal::Lost("the feed is not open".into())),
+        loop {
+            let Some(opening) = &mut self.opening else {
+                return Ok(Signal::Lost("the feed is not open".into()));
+            };
+            if let Some(signal) = opening.next(into, max).await? {
+                return Ok(signal);
+            }
+            let Some(info) = self.existing().await? else {
+                return Ok(Signal::Lost("the consumer was deleted".into()));
+            };
+            self.still_ours(Some(&info))?;
+            self.opening.iter_mut().for_each(OpenPull::trust);
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::api::AckPolicy;
 use crate::change::Position;
+use crate::clock::now_ns;
 use crate::feed::{Delivery, Encoding, FeedError, Signal};
 
 /// The most bytes of one pull's messages.
@@ -59,6 +60,26 @@ impl Meta {
     }
 }
 
+/// A moment by two clocks: the first one stands still while the machine sleeps, the second one may
+/// be set.
+#[derive(Clone, Copy)]
+struct Heard {
+    at: Instant,
+    unix_ns: i64,
+}
+
+impl Heard {
+    fn now() -> Heard {
+        Heard { at: Instant::now(), unix_ns: now_ns() }
+    }
+
+    /// Whether more than `time` has passed, by one of the clocks.
+    fn is_older_than(self, time: Duration) -> bool {
+        let passed_ns = i128::from(now_ns()) - i128::from(self.unix_ns);
+        self.at.elapsed() > time || passed_ns > time.as_nanos() as i128
+    }
+}
+
 /// How an opened consumer's messages are acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub struct PullAcks {
@@ -88,6 +109,13 @@ pub struct OpenPull {
     pull_bytes: usize,
     pull_no: u64,
     pull_deadline: Instant,
+    /// When the last pull ended, or the current one was sent.
+    heard: Heard,
+    /// This process may have slept: another one may have made the consumer anew, and read as many
+    /// messages of it as this one of the former.
+    is_doubted: bool,
+    /// A pull of this opening has been answered: none from before is left at the server.
+    is_answered: bool,
     /// After a refused pull, when the next may be sent.
     not_before: Instant,
     /// Since when every pull was refused.
@@ -140,6 +168,9 @@ impl OpenPull {
             pull_bytes: PULL_BYTES_MAX,
             pull_no: 0,
             pull_deadline: Instant::now(),
+            heard: Heard::now(),
+            is_doubted: false,
+            is_answered: false,
             not_before: Instant::now(),
             consumer_seq,
             highest: 0,
@@ -165,24 +196,30 @@ impl OpenPull {
         self.is_held_back = self.outstanding.len() >= self.acks.pending_max;
         self.pull_bytes = PULL_BYTES_MAX;
         self.pull_deadline = Instant::now() + PULL_EXPIRES + ANSWER_GRACE;
+        self.heard = Heard::now();
         Ok(())
     }
 
-    /// As [`crate::feed::Feed::next`].
+    /// As [`crate::feed::Feed::next`]; `None`: it has to be asked whether the consumer is still
+    /// this process's, and told to [`trust`](OpenPull::trust).
     pub async fn next(
         &mut self,
         into: &mut Vec<Delivery>,
         max: usize,
-    ) -> Result<Signal, FeedError> {
+    ) -> Result<Option<Signal>, FeedError> {
         loop {
             if self.left == 0 {
                 tokio::time::sleep_until(self.not_before).await;
+                if self.is_doubted || self.heard.is_older_than(PULL_EXPIRES) {
+                    return Ok(None);
+                }
                 self.pull().await?;
             }
             let message = tokio::select! {
                 biased;
-                _ = self.connections.changed() => return Ok(Signal::Lost("NATS was disconnected \
-                    for a moment".into())),
+                _ = self.connections.changed() => {
+                    return Ok(Some(Signal::Lost("NATS was disconnected for a moment".into())));
+                }
                 message = timeout_at(self.pull_deadline, self.messages.next()) => message,
             };
             let message = match message {
@@ -190,15 +227,28 @@ impl OpenPull {
                 Ok(None) => {
                     return Err(FeedError::Unavailable("the connection to NATS was closed".into()));
                 }
-                Err(_) => return Ok(Signal::Lost("a pull was not answered".into())),
+                Err(_) => return Ok(Some(Signal::Lost("a pull was not answered".into()))),
             };
             match self.on_message(message)? {
                 PullMessage::Delivery(delivery) => into.push(delivery),
                 PullMessage::Nothing => continue,
-                PullMessage::Signal(signal) => return Ok(signal),
+                PullMessage::Signal(signal) => return Ok(Some(signal)),
             }
-            return self.drain(into, max);
+            return self.drain(into, max).map(Some);
         }
+    }
+
+    /// The consumer is this process's.
+    pub fn trust(&mut self) {
+        self.is_doubted = false;
+        self.heard = Heard::now();
+    }
+
+    /// The current pull is at its end.
+    fn end_pull(&mut self) {
+        self.left = 0;
+        self.is_doubted |= self.heard.is_older_than(PULL_EXPIRES + ANSWER_GRACE);
+        self.heard = Heard::now();
     }
 
     /// Adds messages that have already arrived, without waiting.
@@ -225,8 +275,12 @@ impl OpenPull {
             self.unconfirmed = self.unconfirmed.saturating_sub(1);
             return Ok(PullMessage::Nothing);
         }
-        self.left = self.left.saturating_sub(1);
+        self.is_answered = true;
         self.brought += 1;
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 {
+            self.end_pull();
+        }
         let Some((meta, reply)) =
             message.reply.as_ref().and_then(|r| Some((Meta::parse(r)?, r.clone())))
         else {
@@ -282,7 +336,8 @@ impl OpenPull {
         let text = message.description.as_deref().unwrap_or_default();
         match (status, text) {
             (404 | 408, _) => {
-                self.left = 0;
+                self.end_pull();
+                self.is_answered = true;
                 self.refused_since = None;
                 Ok(match self.is_held_back {
                     true => PullMessage::Nothing,
@@ -293,21 +348,25 @@ impl OpenPull {
                 if self.brought == 0 {
                     self.pull_bytes = MESSAGE_BYTES_MAX;
                 }
-                self.left = 0;
+                self.end_pull();
                 Ok(PullMessage::Nothing)
             }
             (409, "Batch Completed") => {
-                self.left = 0;
+                self.end_pull();
                 Ok(PullMessage::Nothing)
             }
             (409, "Consumer Deleted") => {
                 Ok(PullMessage::Signal(Signal::Lost("the consumer was deleted".into())))
             }
-            // A pull from before a reconnect, or of another process, still waits at the server,
-            // which allows only one: it ends within 5 seconds.
+            // The server allows one waiting pull, and this opening's have ended.
+            (409, "Exceeded MaxWaiting") if self.is_answered => {
+                Ok(PullMessage::Signal(Signal::Lost("another process reads the consumer".into())))
+            }
+            // A pull from before a reconnect, or of another process, still waits at the server: it
+            // ends within 5 seconds.
             (409, "Exceeded MaxWaiting" | "Leadership Change" | "Server Shutdown") => {
+                self.end_pull();
                 let now = Instant::now();
-                self.left = 0;
                 self.not_before = now + REFUSED_WAIT;
                 let since = *self.refused_since.get_or_insert(now);
                 Ok(match now - since > REFUSED_MAX {

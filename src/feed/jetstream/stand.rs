@@ -36,11 +36,13 @@ impl JetStream {
         at: OpenAt,
         existing: Option<ConsumerInfo>,
     ) -> Result<Standing, FeedError> {
-        let OpenAt { after, durable, idle_ns, .. } = at;
+        let OpenAt { after, durable, idle_ns, since_ns, .. } = at;
         let Some(position) = after else { return self.first_start(existing).await };
         self.clear(existing.is_some()).await?;
+        // What was published before the snapshot of an import is in the import.
+        let known_ns = idle_ns.max(since_ns.map(|since_ns| since_ns + CLOCKS_APART_MAX_NS));
         let (warnings, recreated) =
-            self.compare_stream(durable.unwrap_or(position), idle_ns).await?;
+            self.compare_stream(durable.unwrap_or(position), known_ns).await?;
         let after = if recreated { 0 } else { position.sequence };
         let info = self.make(&self.wanted_after(after)).await?;
         info!(
@@ -61,7 +63,15 @@ impl JetStream {
     ) -> Result<Standing, FeedError> {
         self.clear(existing).await?;
         let mut warnings = Vec::new();
-        match self.api.look(1).await {
+        let seen = match self.api.behind_ns().await {
+            Ok(behind_ns) => self.api.look(1).await.map(|look| (look, behind_ns)),
+            Err(e) => Err(e),
+        };
+        let since_ns = match &seen {
+            Ok((_, behind_ns)) => by_clock_behind(since_ns, *behind_ns),
+            Err(_) => since_ns,
+        };
+        match seen.map(|(look, _)| look) {
             // The stream has lost its beginning, and its oldest message is younger than the
             // snapshot.
             Ok(StreamLook { first: Some(oldest), .. })
@@ -121,10 +131,16 @@ impl JetStream {
         position: Position,
         idle_ns: Option<i64>,
     ) -> Result<(Vec<String>, bool), FeedError> {
-        if position.sequence == 0 {
+        // Whoever asks for all that the stream still has, misses nothing of it.
+        if position.sequence == 0 && self.settings.start == Start::All {
             return Ok((Vec::new(), false));
         }
-        let look = match self.settled_look(position).await {
+        let looked = match position.sequence {
+            // A destination that has nothing of it is before its first message.
+            0 => self.api.look(1).await,
+            _ => self.settled_look(position).await,
+        };
+        let look = match looked {
             Ok(look) => look,
             Err(e) => {
                 let unknown = "whether it was recreated, or has lost changes after our position";
@@ -222,6 +238,15 @@ impl JetStream {
     }
 }
 
+/// When that was by a clock that is so far behind. Times that are sought for in the stream are
+/// early by [`CLOCKS_APART_MAX_NS`] as they are: a smaller difference changes nothing.
+fn by_clock_behind(time_ns: i64, behind_ns: i64) -> i64 {
+    match behind_ns > CLOCKS_APART_MAX_NS / 2 {
+        true => time_ns.saturating_sub(behind_ns),
+        false => time_ns,
+    }
+}
+
 fn is_before_2_10(version: &str) -> bool {
     let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(u32::MAX));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (2, 10)
@@ -229,7 +254,14 @@ fn is_before_2_10(version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_before_2_10;
+    use super::{by_clock_behind, is_before_2_10};
+
+    #[test]
+    fn a_stream_of_a_clock_far_behind_is_read_from_earlier() {
+        const MINUTE_NS: i64 = 60_000_000_000;
+        assert_eq!(by_clock_behind(90 * MINUTE_NS, 60 * MINUTE_NS), 30 * MINUTE_NS);
+        assert_eq!(by_clock_behind(90 * MINUTE_NS, MINUTE_NS), 90 * MINUTE_NS);
+    }
 
     #[test]
     fn an_old_server_is_known_by_its_version() {

@@ -1,6 +1,7 @@
 //! One set of pending changes on its way into the destination: what of it is still to be written,
 //! what is not, and how the last tries went.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,6 +35,21 @@ pub struct Attempt {
     messages: Vec<DeadLetter>,
     /// Why the run ends once all that is to be written is.
     why_stopped: Option<Failure>,
+    /// The messages from where it ends on.
+    cut: Vec<DeadLetter>,
+    /// Where a chunk of events is released: which of them each change is of.
+    events: Option<EventsOfChunk>,
+}
+
+/// Which events the changes of a part of a chunk are of: an event may be no change, or two.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EventsOfChunk {
+    /// For each change the number of its event, from 0.
+    pub of_changes: Vec<u64>,
+    /// How many events there are.
+    pub count: u64,
+    /// No event of the chunk comes after them.
+    pub is_rest: bool,
 }
 
 /// Where the changes come from.
@@ -72,6 +88,8 @@ impl Attempt {
             letters: BTreeMap::new(),
             messages,
             why_stopped: None,
+            cut: Vec::new(),
+            events: None,
         }
     }
 
@@ -90,6 +108,17 @@ impl Attempt {
         let end = recorded.unwrap_or_default();
         let source = ChangeSource::Held(number, applied);
         Attempt { source, ..Attempt::new(changes, Vec::new(), end) }
+    }
+
+    /// The same of a chunk of events, which are `changes` and `letters`.
+    pub fn releasing_events(
+        (changes, letters): (Vec<Change>, Vec<DeadLetter>),
+        events: EventsOfChunk,
+        place: (u64, u64),
+        recorded: Option<Position>,
+    ) -> Attempt {
+        let attempt = Attempt::releasing(changes, place, recorded);
+        Attempt { messages: letters, events: Some(events), ..attempt }
     }
 
     /// `changes`, which the dead letter says, are to be written; the checkpoint stays at
@@ -127,7 +156,8 @@ impl Attempt {
             Some(change) => letter.position.sequence < change.position.sequence,
             None => true,
         };
-        self.messages.retain(is_before);
+        let (before, cut) = self.messages.drain(..).partition(is_before);
+        (self.messages, self.cut) = (before, cut);
         self.end = checkpoint.end_of(end_of(&self.changes[..index]));
         self.why_stopped = Some(why);
     }
@@ -139,7 +169,13 @@ impl Attempt {
         };
         let index = self.changes.partition_point(|change| change.position.sequence < first);
         self.end_before(index, why, checkpoint);
-        self.messages.clear();
+        let cut = std::mem::take(&mut self.messages);
+        self.cut.splice(..0, cut);
+    }
+
+    /// Whether the run ends once all that is to be written is.
+    pub fn is_to_stop(&self) -> bool {
+        self.why_stopped.is_some()
     }
 
     /// Why the run ends now.
@@ -147,10 +183,21 @@ impl Attempt {
         self.why_stopped.take()
     }
 
+    /// When each event of the changes was published, Unix nanoseconds, where that is known.
+    pub fn published(&self) -> impl Iterator<Item = i64> {
+        let mut last = 0;
+        let mut is_first = move |position: &Position| {
+            std::mem::replace(&mut last, position.sequence) != position.sequence
+        };
+        let positions = self.changes.iter().map(|change| change.position);
+        positions.filter(move |at| is_first(at) && at.time_ns > 0).map(|at| at.time_ns)
+    }
+
     /// What is not written yet.
     pub fn into_rest(mut self) -> (Vec<Change>, Vec<DeadLetter>) {
         let from = self.narrowing.take().map_or(self.changes.len(), |piece| piece.from);
         let all = self.originals.as_ref().unwrap_or(&self.changes);
+        self.messages.append(&mut self.cut);
         (all[from..].to_vec(), self.messages)
     }
 
@@ -180,7 +227,7 @@ impl Attempt {
         if stop < to {
             self.narrowing.put_back(Piece { from: stop, to });
         }
-        let recorded = checkpoint.recorded();
+        let recorded = checkpoint.predecessor();
         let through = match self.changes.get(stop) {
             Some(_) if !self.is_of_kept() => checkpoint.end_of(end_of(&self.changes[..stop])),
             _ => self.end,
@@ -233,43 +280,54 @@ impl Attempt {
         (messages, changes)
     }
 
-    /// The changes of the piece whose tables are held. What the destination keeps already is not
-    /// kept once more.
+    /// The changes of the piece whose tables are held; those without a schema are of such tables.
+    /// What the destination keeps already is not kept once more.
     fn waiting_in(&self, piece: Piece, held: &HeldTables) -> Vec<usize> {
         if held.is_empty() || self.is_of_kept() {
             return Vec::new();
         }
-        let is_held = |index: &usize| {
-            self.changes[*index].schema.as_ref().is_some_and(|schema| held.contains(&schema.table))
+        let is_held = |index: &usize| match &self.changes[*index].schema {
+            Some(schema) => held.contains(&schema.table),
+            None => held.contains(&self.changes[*index].event.table()),
         };
         self.narrowing.remaining_in(piece).filter(is_held).collect()
     }
 
     /// The changes at `indices` as chunks, table by table.
     fn chunks(&self, indices: Vec<usize>, held: &HeldTables) -> Vec<HeldChunk> {
-        let mut by_table: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut by_table: BTreeMap<Cow<str>, Vec<usize>> = BTreeMap::new();
         for index in indices {
-            if let Some(schema) = &self.changes[index].schema {
-                by_table.entry(&schema.table).or_default().push(index);
-            }
+            by_table.entry(self.changes[index].event.table()).or_default().push(index);
         }
         let mut chunks = Vec::new();
         for (table, indices) in by_table {
             let all = self.originals.as_ref().unwrap_or(&self.changes);
             let bodies = held::bodies(all, &indices);
-            chunks.extend(held.chunks_of(table, bodies, chunks.len()));
+            chunks.extend(held.chunks_of(&table, bodies, chunks.len()));
         }
         chunks
     }
 
     fn release_of(&self, from: usize, to: usize) -> Option<Release> {
         let ChangeSource::Held(chunk, applied) = self.source else { return None };
-        Some(Release {
-            chunk,
-            from: applied + from as u64,
-            to: applied + to as u64,
-            is_last: to == self.changes.len(),
-        })
+        let is_end = to == self.changes.len();
+        let (from, to, is_last) = match &self.events {
+            None => (from as u64, to as u64, is_end),
+            // Events that are no change go with those before them.
+            Some(events) => {
+                let of = |index: usize| match index {
+                    0 => 0,
+                    _ => events.of_changes.get(index).copied().unwrap_or(events.count),
+                };
+                (of(from), if is_end { events.count } else { of(to) }, is_end && events.is_rest)
+            }
+        };
+        Some(Release { chunk, from: applied + from, to: applied + to, is_last })
+    }
+
+    /// Whether `next` is all that was left to be written.
+    pub fn is_last(&self, next: &Writable) -> bool {
+        next.piece.to == self.changes.len() && self.messages.is_empty()
     }
 
     /// The piece is written: the next one starts afresh.

@@ -47,6 +47,11 @@ pub struct HeldTable {
 }
 
 impl HeldTable {
+    /// Whether what is kept first has to be resolved before it is tried.
+    fn begins_with_events(&self) -> bool {
+        self.chunks.front().is_some_and(|chunk| chunk.label.is_unresolved)
+    }
+
     /// It can be tried from `now` on.
     fn new(reason: HoldReason, since_unix: u64, now: Instant) -> HeldTable {
         HeldTable {
@@ -77,6 +82,9 @@ impl HeldTable {
 pub enum HeldWork {
     /// The first of the kept changes are to be written.
     Chunk(KeptChunk),
+    /// The first of the kept changes are events whose schema was not known: they are to be resolved
+    /// first.
+    Events(KeptChunk),
     /// Nothing is kept: the table is to be brought up for this schema.
     Shape(Arc<TableSchema>),
     /// Nothing is left to do.
@@ -105,6 +113,24 @@ impl HeldTables {
     /// By name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &HeldTable)> {
         self.tables.iter().map(|(name, table)| (&**name, table))
+    }
+
+    /// Those of which events are kept whose schema was not known.
+    pub fn unresolved(&self) -> impl Iterator<Item = &str> {
+        let is_unresolved =
+            |held: &HeldTable| held.chunks.iter().any(|chunk| chunk.label.is_unresolved);
+        self.tables.iter().filter(move |(_, held)| is_unresolved(held)).map(|(name, _)| &**name)
+    }
+
+    /// A schema has become known, or that nobody knows it: what waits for one is tried now.
+    pub fn schema_answered(&mut self, now: Instant) {
+        let waiting = |held: &&mut HeldTable| {
+            held.chunks.front().is_some_and(|chunk| chunk.label.is_unresolved)
+        };
+        for held in self.tables.values_mut().filter(waiting) {
+            held.backoff.reset();
+            held.try_at = now;
+        }
     }
 
     /// Those of which changes are kept, and that were there when they were held.
@@ -166,6 +192,7 @@ impl HeldTables {
             since_unix: held.since_unix,
             changes: body.changes,
             bytes: body.text.len() as u64,
+            is_unresolved: body.is_unresolved,
         };
         let first = self.next_number + earlier as u64;
         let numbered = (first..).zip(bodies);
@@ -236,6 +263,16 @@ impl HeldTables {
         self.tables.get(table).is_some_and(|held| held.chunks.is_empty())
     }
 
+    /// Whether the chunk is what is to be applied next of its table.
+    pub fn is_first(&self, chunk: &KeptChunk) -> bool {
+        let held = self.tables.get(&chunk.label.table);
+        held.is_some_and(|held| {
+            held.chunks
+                .front()
+                .is_some_and(|c| (c.number, c.applied) == (chunk.number, chunk.applied))
+        })
+    }
+
     /// Whether the last try to write the table has failed.
     pub fn is_waiting(&self, table: &str) -> bool {
         self.tables.get(table).is_some_and(|held| held.backoff.tries() > 0)
@@ -254,21 +291,31 @@ impl HeldTables {
         self.tables.remove(table)
     }
 
-    /// When the next try is due; none is while nothing is held.
-    pub fn due(&self) -> Option<Instant> {
-        self.tables.values().map(|held| held.try_at).min()
+    /// When the next try is due; none is while nothing is held. `with_events`: also of tables whose
+    /// events are to be resolved first.
+    pub fn due(&self, with_events: bool) -> Option<Instant> {
+        let wanted = self.tables.values().filter(|held| with_events || !held.begins_with_events());
+        wanted.map(|held| held.try_at).min()
     }
 
     /// The table that is tried next, if one is due. `is_end`: nothing else is left to do, so each
-    /// is tried once more, whatever its time.
-    pub fn next(&self, now: Instant, is_end: bool) -> Option<(String, HeldWork)> {
-        let is_due = |held: &&HeldTable| held.try_at <= now || (is_end && !held.is_tried);
+    /// is tried once more, whatever its time. `with_events`: also one whose events are to be
+    /// resolved first.
+    pub fn next(
+        &self,
+        now: Instant,
+        is_end: bool,
+        with_events: bool,
+    ) -> Option<(String, HeldWork)> {
+        let is_due = |held: &HeldTable| held.try_at <= now || (is_end && !held.is_tried);
+        let is_wanted = |held: &HeldTable| with_events || !held.begins_with_events();
         let (name, held) = self
             .tables
             .iter()
-            .filter(|(_, held)| is_due(held))
+            .filter(|(_, held)| is_due(held) && is_wanted(held))
             .min_by_key(|(_, held)| held.try_at)?;
         let work = match (held.chunks.front(), &held.schema) {
+            (Some(chunk), _) if chunk.label.is_unresolved => HeldWork::Events(chunk.clone()),
             (Some(chunk), _) => HeldWork::Chunk(chunk.clone()),
             (None, Some(schema)) => HeldWork::Shape(schema.clone()),
             (None, None) => HeldWork::Nothing,
@@ -286,7 +333,7 @@ mod tests {
     }
 
     fn body(changes: u64) -> Body {
-        Body { changes, text: "{}".into() }
+        Body { changes, text: "{}".into(), is_unresolved: false }
     }
 
     fn chunk_of(work: Option<(String, HeldWork)>) -> Option<u64> {
@@ -308,21 +355,21 @@ mod tests {
         held.kept(&chunks);
         let numbers: Vec<u64> = chunks.iter().map(|chunk| chunk.number).collect();
         assert_eq!((numbers, held.bytes()), (vec![0, 1], 4));
-        assert_eq!(held.next(now, false), None);
-        assert_eq!(chunk_of(held.next(now, true)), Some(0));
+        assert_eq!(held.next(now, false, true), None);
+        assert_eq!(chunk_of(held.next(now, true, true)), Some(0));
         held.hold("t", reason("a lock"), (now, 8));
         held.not_released("t", 3, now);
-        assert_eq!((held.tried_max("t"), chunk_of(held.next(now, true))), (1, Some(0)));
+        assert_eq!((held.tried_max("t"), chunk_of(held.next(now, true, true))), (1, Some(0)));
         held.not_released("t", 1, now);
-        assert_eq!(held.next(now, true), None, "it was tried");
-        let due = held.due().unwrap_or(now);
-        assert_eq!(chunk_of(held.next(due, false)), Some(0));
+        assert_eq!(held.next(now, true, true), None, "it was tried");
+        let due = held.due(true).unwrap_or(now);
+        assert_eq!(chunk_of(held.next(due, false, true)), Some(0));
         let part = Release { chunk: 0, from: 0, to: 1, is_last: false };
         held.released("t", part, now);
         let waiting = held.iter().map(|(_, table)| (table.changes(), table.since_unix));
         assert_eq!(waiting.collect::<Vec<_>>(), [(4, 7)]);
         held.released("t", Release { from: 1, to: 2, is_last: true, ..part }, now);
-        assert_eq!(chunk_of(held.next(now, false)), Some(1));
+        assert_eq!(chunk_of(held.next(now, false, true)), Some(1));
         let last = Release { chunk: 1, from: 0, to: 3, is_last: true };
         held.released("t", last, now);
         assert!(held.is_empty_of("t") && held.free("t").is_some() && held.is_empty());
@@ -341,6 +388,7 @@ mod tests {
                 since_unix: number,
                 changes: 5,
                 bytes: 10,
+                is_unresolved: false,
             };
             KeptChunk { number, applied: 2, label }
         };

@@ -8,12 +8,13 @@ use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::release::Released;
-use super::{Applier, ApplyOutcome, WriteAttempt, answered};
+use super::{Applier, ApplyOutcome, WriteAttempt, answered, flushed};
 use crate::backoff::Backoff;
 use crate::change::batch::LetterChanges;
 use crate::change::dead_letter::RejectKind;
 use crate::change::{Batch, Change, DeadLetter, Position};
 use crate::destination::{CheckpointIn, Destination, Failure, FailureKind, KeptLetter, LetterBox};
+use crate::help::HelpCode;
 use crate::pipeline::dead_letter::{LetterBook, OnRejected, WhenFull};
 
 /// What came of looking for room for dead letters.
@@ -97,7 +98,7 @@ impl Applier {
         let retried = batch.letters.retried;
         if retried.is_none_or(|(number, _)| !self.unforgotten.contains(&number)) {
             let destination = &mut self.link.get()?.destination;
-            answered(&self.progress, destination.apply(batch)).await?;
+            flushed(&self.progress, destination.apply(batch)).await?;
         }
         let Some((number, _)) = retried else { return Ok(()) };
         self.unforgotten.insert(number);
@@ -118,8 +119,9 @@ impl Applier {
                 subject,
                 sequence = position.sequence,
                 letter = numbered.number,
-                "dead letter ({}): {reason}",
-                kind.as_str()
+                "dead letter ({}): {}",
+                kind.as_str(),
+                kind.help().tag(reason)
             );
             self.progress.dead_letter(table, *kind, reason);
         }
@@ -155,11 +157,12 @@ impl Applier {
                 Ok(LetterRoom::Wanting)
             }
             Err(failure) => {
-                self.progress.waiting(&failure.to_string());
+                self.progress.failed(&failure);
+                self.progress.retries(&failure);
                 let found = self.reconnect(&mut Backoff::default()).await?;
                 Ok(match self.compared(found) {
                     Released::Rewound(position) => LetterRoom::Rewound(position),
-                    Released::Tried | Released::Nothing => LetterRoom::Made,
+                    Released::Tried | Released::Nothing | Released::Events(..) => LetterRoom::Made,
                 })
             }
         }
@@ -174,11 +177,12 @@ impl Applier {
             self.options.letters.limits.letters_max,
             self.options.letters.limits.bytes_max,
         );
+        let why = HelpCode::LettersFull.tag(&why);
         if !self.is_full_of_letters {
             warn!("{why}");
         }
         self.is_full_of_letters = true;
-        self.progress.waiting(&why);
+        self.progress.blocked(&why);
     }
 
     async fn drop_letters(&mut self, numbers: &[u64]) -> Result<(), Failure> {
@@ -241,11 +245,12 @@ impl Applier {
 
     async fn letter_failed(&mut self, failure: Failure) -> Result<ApplyOutcome, Failure> {
         warn!("dead letters cannot be read: {failure}; trying again");
-        self.progress.waiting(&failure.to_string());
+        self.progress.failed(&failure);
+        self.progress.retries(&failure);
         let found = self.reconnect(&mut Backoff::default()).await?;
         Ok(match self.compared(found) {
             Released::Rewound(position) => ApplyOutcome::DestinationRewound(position),
-            Released::Tried | Released::Nothing => ApplyOutcome::Released,
+            Released::Tried | Released::Nothing | Released::Events(..) => ApplyOutcome::Released,
         })
     }
 

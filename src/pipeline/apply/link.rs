@@ -88,23 +88,28 @@ impl OpenDestination {
         if self.schema_change != SchemaChange::Ignore {
             return (changes, None);
         }
-        let originals = changes.clone();
-        let mut fitting: Vec<(Arc<TableSchema>, Option<Arc<TableSchema>>)> = Vec::new();
-        let fit = |change: Change| {
-            let Some(schema) = &change.schema else { return change };
-            let known = fitting.iter().position(|(of, _)| Arc::ptr_eq(of, schema));
-            let at = known.unwrap_or_else(|| {
-                fitting.push((schema.clone(), self.reduced(schema)));
-                fitting.len() - 1
-            });
-            match &fitting[at].1 {
-                Some(reduced) => change.with_schema(reduced),
-                None => change,
+        let mut schemas: Vec<&Arc<TableSchema>> = Vec::new();
+        for schema in changes.iter().filter_map(|change| change.schema.as_ref()) {
+            if schemas.iter().all(|known| !Arc::ptr_eq(known, schema)) {
+                schemas.push(schema);
+            }
+        }
+        let reduced =
+            schemas.into_iter().filter_map(|schema| Some((schema, self.reduced(schema)?)));
+        let reduced: Vec<(&Arc<TableSchema>, Arc<TableSchema>)> = reduced.collect();
+        if reduced.is_empty() {
+            return (changes, None);
+        }
+        let fit = |change: &Change| {
+            let own = change.schema.as_ref();
+            let of = reduced.iter().find(|(full, _)| own.is_some_and(|own| Arc::ptr_eq(full, own)));
+            match of {
+                Some((_, reduced)) => change.clone().with_schema(reduced),
+                None => change.clone(),
             }
         };
-        let fitted = changes.into_iter().map(fit).collect();
-        let is_reduced = fitting.iter().any(|(_, reduced)| reduced.is_some());
-        (fitted, is_reduced.then_some(originals))
+        let fitted = changes.iter().map(fit).collect();
+        (fitted, Some(changes))
     }
 
     /// Whether values are left out and the tables were read long ago: they may have columns for
@@ -162,6 +167,13 @@ impl OpenDestination {
             })?;
         }
         if changed { self.read_tables().await } else { Ok(()) }
+    }
+
+    /// Whether the table of `schema` is as it has to be: `shape` would change nothing.
+    pub fn is_shaped(&self, known: &KnownTables, schema: &Arc<TableSchema>) -> bool {
+        let is_known = known.ours.contains(&*schema.table) && known.there.contains(&*schema.table);
+        let fits = || migrate::plan(&self.tables, schema).is_ok_and(|steps| steps.is_empty());
+        self.schema_mode != SchemaMode::Managed || (is_known && fits())
     }
 
     /// Returns whether something was changed.

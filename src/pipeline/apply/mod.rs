@@ -9,13 +9,14 @@ mod reconnect;
 mod rejects;
 mod release;
 mod remedy;
+mod under_way;
 mod write;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::EngineOptions;
@@ -25,17 +26,22 @@ use super::dead_letter::LetterBook;
 use super::progress::Progress;
 use super::state_letters::StateLetters;
 use crate::change::dead_letter::LetterLabel;
+use crate::change::held::HeldEvent;
+use crate::change::stamps;
 use crate::change::{Batch, Change, Cutover, Position, TableSchema};
-use crate::destination::{Failure, FailureKind, OpenFuture, Recorded};
+use crate::destination::{Failure, FailureKind, KeptChunk, OpenFuture, Recorded};
 use crate::state::{State, StateError};
-use attempt::Attempt;
+pub use attempt::EventsOfChunk;
+use attempt::{Attempt, Writable};
 use held::HeldTables;
 pub use letters::{LetterOutcome, ReadyLetter, WholeLetter};
 use link::{DestinationLink, KnownTables, OpenDestination};
 pub use rejects::REFUSED_RUN_MAX;
 use rejects::Rejects;
+pub use release::ReadyEvents;
 use release::Released;
 use remedy::is_of_one_table;
+use under_way::{Behind, Job, UnderWay};
 
 /// A destination that has given no answer for so long counts as away.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -54,8 +60,12 @@ pub type Open = Box<dyn Fn() -> OpenFuture<'static> + Send>;
 pub enum ApplyOutcome {
     /// It is durable up to here.
     Applied(Position),
+    /// Nothing yet: it was sent, and the answer is still to come.
+    UnderWay,
     /// Nothing of the stream: a table that is held was tried.
     Released,
+    /// Nothing: these events of a table that is held are to be resolved.
+    Events(KeptChunk, Vec<HeldEvent>),
     /// Nothing: the dead letter of this number is this; `None` where it is not kept any more.
     Letter(u64, Option<Box<WholeLetter>>),
     /// Nothing: the schemas of these dead letters were not known.
@@ -97,6 +107,8 @@ pub struct Applier {
     unforgotten: BTreeSet<u64>,
     state_letters: StateLetters,
     rejects: Rejects,
+    under_way: Option<UnderWay>,
+    behind: Behind,
     progress: Arc<Progress>,
 }
 
@@ -147,6 +159,8 @@ impl Applier {
             unforgotten: BTreeSet::new(),
             state_letters: StateLetters::new(state.clone()),
             rejects: Rejects::default(),
+            under_way: None,
+            behind: Behind::default(),
             options,
             progress,
         };
@@ -226,11 +240,12 @@ impl Applier {
     }
 
     /// Applies all of `pending`, whatever it takes, unless the destination is rewound or lost to
-    /// another process.
+    /// another process. Where the destination can take more than one batch at a time, it is sent,
+    /// and what was sent before is applied.
     pub async fn apply(&mut self, mut pending: PendingBatch) -> Result<ApplyOutcome, Failure> {
         let end = self.checkpoint.end_of(pending.through);
-        let started = Instant::now();
         let originals = std::mem::take(&mut pending.changes);
+        let unresolved = self.unresolved_tables(&originals);
         let (changes, originals) = self.fit(originals).await;
         let stop = pending.dead_letters.first().and_then(|letter| self.why_stop(letter));
         let messages = std::mem::take(&mut pending.dead_letters);
@@ -238,63 +253,123 @@ impl Applier {
         if let Some(why) = stop {
             attempt.end_before_message(why, &self.checkpoint);
         }
-        let mode = self.options.abilities.write_mode;
-        let mut kept = 0;
-        while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
-            let tried = self.try_where_room_is(&mut attempt, &next).await?;
+        self.apply_behind(Job::new(attempt, unresolved, &pending, end)).await
+    }
+
+    /// Applies what is left of the job, of which `tried` was tried already. A stream that never
+    /// pauses must not keep a held table waiting: more is released than is kept.
+    async fn finish(
+        &mut self,
+        job: Job,
+        tried: Option<(Writable, WriteAttempt)>,
+    ) -> Result<ApplyOutcome, Failure> {
+        let (end, mut kept) = (job.end, 0);
+        if let Some(other) = self.work_off(job, tried, &mut kept).await? {
+            return Ok(other);
+        }
+        for _ in 0..=2 * kept {
+            match self.release(false, false).await? {
+                Released::Rewound(position) => {
+                    return Ok(ApplyOutcome::DestinationRewound(position));
+                }
+                Released::Tried => {}
+                Released::Nothing | Released::Events(..) => break,
+            }
+        }
+        Ok(ApplyOutcome::Applied(end))
+    }
+
+    /// The same, but releases nothing: counts the chunks that are kept. Answers what else came of
+    /// it, if anything did.
+    async fn work_off(
+        &mut self,
+        mut job: Job,
+        mut tried: Option<(Writable, WriteAttempt)>,
+        kept: &mut usize,
+    ) -> Result<Option<ApplyOutcome>, Failure> {
+        loop {
+            let (next, tried) = match tried.take() {
+                Some(tried) => tried,
+                None => {
+                    self.hold_unresolved(&job.unresolved);
+                    let mode = self.options.abilities.write_mode;
+                    let attempt = &mut job.attempt;
+                    let next = attempt.next(mode, &self.checkpoint, &self.held, &self.book);
+                    let Some(next) = next else { break };
+                    let tried = self.try_where_room_is(attempt, &next).await?;
+                    (next, tried)
+                }
+            };
             match tried {
                 WriteAttempt::Done => {
-                    attempt.succeeded(&next);
+                    job.attempt.succeeded(&next);
                     self.done(&next.batch);
-                    kept += next.batch.held.len();
+                    *kept += next.batch.held.len();
                 }
                 WriteAttempt::Again
                 | WriteAttempt::Abandoned
                 | WriteAttempt::Refused(_)
                 | WriteAttempt::NotNow(_) => {}
                 WriteAttempt::NoRoom => {
-                    let (changes, dead_letters) = attempt.into_rest();
-                    let rest = PendingBatch { changes, dead_letters, ..pending };
-                    return Ok(ApplyOutcome::NoRoom(rest, self.checkpoint.recorded()));
+                    let durable = self.checkpoint.recorded();
+                    return Ok(Some(ApplyOutcome::NoRoom(job.into_rest(), durable)));
                 }
                 WriteAttempt::DestinationRewound(position) => {
-                    return Ok(ApplyOutcome::DestinationRewound(position));
+                    return Ok(Some(ApplyOutcome::DestinationRewound(position)));
                 }
             }
         }
-        if let Some(why) = attempt.why_stopped() {
+        if let Some(why) = job.attempt.why_stopped() {
             return Err(why);
         }
         self.is_full_of_letters = false;
-        self.progress.applied(pending.events, end, started.elapsed());
-        // A stream that never pauses must not keep a held table waiting: more is released than is
-        // kept.
-        for _ in 0..=2 * kept {
-            match self.release(false).await? {
-                Released::Rewound(position) => {
-                    return Ok(ApplyOutcome::DestinationRewound(position));
-                }
-                Released::Tried => {}
-                Released::Nothing => break,
+        job.report(&self.progress);
+        Ok(None)
+    }
+
+    /// The tables of changes that lack the schema with which they could be written, each with the
+    /// version of the first of them.
+    fn unresolved_tables(&self, changes: &[Change]) -> Vec<(String, String)> {
+        let mut tables: Vec<(String, String)> = Vec::new();
+        if !self.options.abilities.needs_schemas() {
+            return tables;
+        }
+        for change in changes.iter().filter(|change| change.schema.is_none()) {
+            let table = change.event.table();
+            if tables.iter().all(|(known, _)| **known != *table) {
+                tables.push((table.into_owned(), change.event.model_version().into_owned()));
             }
         }
-        Ok(ApplyOutcome::Applied(end))
+        tables
     }
 
     /// Tries a table that is held, if it is time. `is_end`: nothing else is left to do.
-    pub async fn try_held(&mut self, is_end: bool) -> Result<ApplyOutcome, Failure> {
-        Ok(match self.release(is_end).await? {
-            Released::Rewound(position) => ApplyOutcome::DestinationRewound(position),
-            Released::Tried | Released::Nothing => ApplyOutcome::Released,
-        })
+    /// `with_events`: also one whose events are to be resolved first.
+    pub async fn try_held(
+        &mut self,
+        is_end: bool,
+        with_events: bool,
+    ) -> Result<ApplyOutcome, Failure> {
+        Ok(self.release(is_end, with_events).await?.into())
+    }
+
+    /// Applies the events of a table that is held, which are resolved now.
+    pub async fn try_events(&mut self, ready: ReadyEvents) -> Result<ApplyOutcome, Failure> {
+        Ok(self.release_events(ready).await?.into())
     }
 
     /// The changes without values that have no column, where the user wants that; beside them what
     /// they were, where they are others now. A column that a person has added is found after a
     /// while.
-    async fn fit(&mut self, changes: Vec<Change>) -> (Vec<Change>, Option<Vec<Change>>) {
+    async fn fit(&mut self, mut changes: Vec<Change>) -> (Vec<Change>, Option<Vec<Change>>) {
+        if self.options.columns.stamps().applied_at {
+            // What is written later is never taken up earlier, however long it waited before.
+            let now = stamps::now();
+            changes.iter_mut().for_each(|change| change.event.taken_up(&now));
+        }
         let Ok(open) = self.link.get() else { return (changes, None) };
-        if open.is_due_to_look()
+        if self.under_way.is_none()
+            && open.is_due_to_look()
             && let Err(failure) = answered(&self.progress, open.read_tables()).await
         {
             warn!("the tables cannot be read: {failure}");
@@ -303,6 +378,11 @@ impl Applier {
             Ok(open) => open.fit(changes),
             Err(_) => (changes, None),
         }
+    }
+
+    /// Whether values are left out, and it is time to look whether there is a column for them.
+    pub fn is_due_to_look(&mut self) -> bool {
+        self.link.get().is_ok_and(|open| open.is_due_to_look())
     }
 
     /// Whether the destination may keep what the batch holds.
@@ -324,6 +404,16 @@ impl Applier {
     }
 }
 
+impl From<Released> for ApplyOutcome {
+    fn from(released: Released) -> ApplyOutcome {
+        match released {
+            Released::Rewound(position) => ApplyOutcome::DestinationRewound(position),
+            Released::Tried | Released::Nothing => ApplyOutcome::Released,
+            Released::Events(chunk, events) => ApplyOutcome::Events(chunk, events),
+        }
+    }
+}
+
 /// Waits for a call of the destination: after [`SILENCE_MAX`] health says so, after
 /// [`ANSWER_WAIT_MAX`] the call is dropped as failed. A server that accepts everything and answers
 /// nothing would be waited for without end.
@@ -331,15 +421,33 @@ async fn answered<T>(
     progress: &Progress,
     call: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
+    answered_since(progress, Instant::now(), call).await
+}
+
+/// The same of a call that was made at `since`.
+async fn answered_since<T>(
+    progress: &Progress,
+    since: Instant,
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     tokio::pin!(call);
-    if let Ok(answer) = timeout(SILENCE_MAX, &mut call).await {
+    if let Ok(answer) = timeout_at(since + SILENCE_MAX, &mut call).await {
         return answer;
     }
-    progress.waiting(&format!("the destination has given no answer for {SILENCE_MAX:?}"));
-    timeout(ANSWER_WAIT_MAX - SILENCE_MAX, call).await.unwrap_or_else(|_| {
+    progress.blocked(&format!("the destination has given no answer for {SILENCE_MAX:?}"));
+    timeout_at(since + ANSWER_WAIT_MAX, call).await.unwrap_or_else(|_| {
         let text = format!("the destination gave no answer within {ANSWER_WAIT_MAX:?}");
         Err(Failure::unavailable(text))
     })
+}
+
+/// The same of a flush, whose time is watched.
+async fn flushed<T>(
+    progress: &Progress,
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let _under_way = progress.flush();
+    answered(progress, call).await
 }
 
 /// Whether a start failed because another process, which started at the same time, has ended this

@@ -5,6 +5,7 @@ use tracing::warn;
 
 use super::attempt::{Attempt, Writable};
 use super::link::{DestinationLink, OpenDestination};
+use super::under_way::Behind;
 use super::{Applier, Confirmed, WriteAttempt, answered};
 use crate::backoff::Backoff;
 use crate::change::Position;
@@ -23,7 +24,7 @@ impl Applier {
         if attempt.backoff.tries().is_multiple_of(20) {
             warn!("the destination failed: {failure}; trying again");
         }
-        self.progress.waiting(&failure.to_string());
+        self.progress.retries(failure);
         let found = self.reconnect(&mut attempt.backoff).await?;
         if attempt.is_of_kept() && found == self.checkpoint.recorded() {
             // What the destination keeps was read again: that says how far the try came.
@@ -31,6 +32,11 @@ impl Applier {
                 self.held.postpone(table, Instant::now());
             }
             return Ok(WriteAttempt::Abandoned);
+        }
+        if found.is_some_and(|at| self.behind == Behind::Maybe(at)) {
+            self.behind = Behind::Applied;
+            attempt.narrowing.take();
+            return Ok(WriteAttempt::Done);
         }
         Ok(match self.checkpoint.compare(found, next.batch.through) {
             CheckpointFound::Unchanged => WriteAttempt::Again,
@@ -56,10 +62,14 @@ impl Applier {
             sleep(backoff.next(&self.options.consumer)).await;
             let progress = self.progress.clone();
             match answered(&progress, self.connect()).await {
-                Ok(found) => return Ok(found),
+                Ok(found) => {
+                    self.progress.reconnected();
+                    return Ok(found);
+                }
                 Err(failure) if failure.kind == FailureKind::Fenced => return Err(failure),
                 Err(failure) => {
-                    self.progress.waiting(&failure.to_string());
+                    self.progress.failed(&failure);
+                    self.progress.retries(&failure);
                     if backoff.tries() < 4 || backoff.tries().is_multiple_of(20) {
                         warn!("no connection to the destination: {failure}; trying again");
                     }

@@ -3,24 +3,42 @@
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, EventsOfChunk};
 use super::held::{HeldWork, HoldReason};
+use super::letters::LetterRoom;
 use super::{Applier, WriteAttempt, answered};
 use crate::backoff::Backoff;
+use crate::change::held::HeldEvent;
 use crate::change::value::rfc3339;
-use crate::change::{Change, Position, held};
-use crate::destination::{CheckpointIn, Failure, KeptChunk};
+use crate::change::{Change, DeadLetter, Position, held};
+use crate::destination::{CheckpointIn, Failure, FailureKind, KeptChunk};
+use crate::help::HelpCode;
 use crate::pipeline::progress::HeldCounts;
 
 /// What came of trying a table that is held.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Released {
     /// Some of its changes are applied, or it waits on.
     Tried,
     /// No table was to be tried.
     Nothing,
+    /// The events of this chunk are to be resolved.
+    Events(KeptChunk, Vec<HeldEvent>),
     /// The destination is not where it was left.
     Rewound(Option<Position>),
+}
+
+/// The events of a chunk, or the first of them that are left, resolved.
+#[derive(Debug)]
+pub struct ReadyEvents {
+    /// The chunk, as it was when it was read.
+    pub chunk: KeptChunk,
+    /// What is to be written of them.
+    pub changes: Vec<Change>,
+    /// What cannot be.
+    pub letters: Vec<DeadLetter>,
+    /// Which of them each change is of.
+    pub events: EventsOfChunk,
 }
 
 impl Applier {
@@ -30,13 +48,46 @@ impl Applier {
     }
 
     /// When a table that is held is to be tried; `None` while none is.
-    pub fn release_due(&self) -> Option<Instant> {
-        self.held.due()
+    pub fn release_due(&self, with_events: bool) -> Option<Instant> {
+        self.held.due(with_events)
     }
 
     /// Whether a table that is held is to be tried now. `is_end`: nothing else is left to do.
     pub fn has_release(&self, is_end: bool) -> bool {
-        self.held.next(Instant::now(), is_end).is_some()
+        self.held.next(Instant::now(), is_end, false).is_some()
+    }
+
+    /// Whether events that are kept are to be resolved and tried now.
+    pub fn has_events(&self, is_end: bool) -> bool {
+        let next = self.held.next(Instant::now(), is_end, true);
+        matches!(next, Some((_, HeldWork::Events(_))))
+    }
+
+    /// The tables of which events are kept whose schema was not known.
+    pub fn unresolved(&self) -> impl Iterator<Item = &str> {
+        self.held.unresolved()
+    }
+
+    /// What waits for a schema is tried now.
+    pub fn schema_answered(&mut self) {
+        self.held.schema_answered(Instant::now());
+    }
+
+    /// The schema of the table's events is not known yet: it is tried later.
+    pub fn postpone(&mut self, table: &str) {
+        self.held.postpone(table, Instant::now());
+    }
+
+    /// Holds the tables of changes without a schema, where such changes cannot be written.
+    pub(super) fn hold_unresolved(&mut self, tables: &[(String, String)]) {
+        for (table, version) in tables {
+            if self.held.contains(table) {
+                continue;
+            }
+            let text = format!("the schema of its version {version:?} is not known yet");
+            let failure = Failure::new(FailureKind::TableUnavailable, text);
+            self.hold(&failure.of_table(table));
+        }
     }
 
     /// Holds the table that the failure names.
@@ -44,7 +95,7 @@ impl Applier {
         let Some(table) = failure.table.as_deref() else { return };
         let was_there = self.known.there.contains(table);
         let waits_for_rows = failure.is_of_foreign_key();
-        let reason = HoldReason { text: failure.text.clone(), was_there, waits_for_rows };
+        let reason = HoldReason { text: failure.to_string(), was_there, waits_for_rows };
         if !self.held.contains(table) {
             warn!(
                 "table {table:?} is held: its changes are kept and applied later, others go on: \
@@ -100,9 +151,10 @@ impl Applier {
         self.progress.held(counts.collect());
     }
 
-    /// Tries the table that waits longest, if one is due: a chunk of its changes is applied.
-    pub async fn release(&mut self, is_end: bool) -> Result<Released, Failure> {
-        let Some((table, work)) = self.held.next(Instant::now(), is_end) else {
+    /// Tries the table that waits longest, if one is due: a chunk of its changes is applied, or
+    /// read, if it is one of events and `with_events`.
+    pub async fn release(&mut self, is_end: bool, with_events: bool) -> Result<Released, Failure> {
+        let Some((table, work)) = self.held.next(Instant::now(), is_end, with_events) else {
             return Ok(Released::Nothing);
         };
         match work {
@@ -117,7 +169,9 @@ impl Applier {
                     Err(failure) => return self.not_released(&table, &failure).await,
                 }
             }
-            HeldWork::Chunk(chunk) => return self.release_chunk(&table, chunk).await,
+            HeldWork::Chunk(chunk) | HeldWork::Events(chunk) => {
+                return self.release_chunk(&table, chunk).await;
+            }
         }
         Ok(Released::Tried)
     }
@@ -134,8 +188,13 @@ impl Applier {
             Ok(None) => return self.look_again(table).await,
             Err(failure) => return self.not_released(table, &failure).await,
         };
-        let changes = match held::read(&body) {
-            Ok(changes) => changes,
+        let read = match chunk.label.is_unresolved {
+            true => held::read_events(&body).map(Err),
+            false => held::read(&body, &self.options.columns).map(Ok),
+        };
+        let changes = match read {
+            Ok(Ok(changes)) => changes,
+            Ok(Err(events)) => return Ok(Released::Events(chunk, events)),
             Err(why) => {
                 let text = format!("the changes that wait cannot be read: {why}");
                 let failure = Failure::misconfigured(text).of_table(table);
@@ -145,6 +204,24 @@ impl Applier {
         let (changes, _) = self.fit(changes).await;
         let attempt = self.attempt_of(table, &chunk, changes);
         self.write_released(table, attempt).await
+    }
+
+    /// Applies the events of a chunk, which are resolved now. Does nothing where the chunk is not
+    /// the first of its table any more, or not as it was.
+    pub async fn release_events(&mut self, ready: ReadyEvents) -> Result<Released, Failure> {
+        let ReadyEvents { chunk, changes, letters, events } = ready;
+        let table = chunk.label.table.clone();
+        if !self.held.is_first(&chunk) {
+            return Ok(Released::Tried);
+        }
+        if let Some(why) = letters.first().and_then(|letter| self.why_stop(letter)) {
+            return Err(why);
+        }
+        let (changes, _) = self.fit(changes).await;
+        let (place, recorded) = ((chunk.number, chunk.applied), self.checkpoint.recorded());
+        let mut attempt = Attempt::releasing_events((changes, letters), events, place, recorded);
+        attempt.narrowing.begin_with(self.held.tried_max(&table));
+        self.write_released(&table, attempt).await
     }
 
     /// What is still to be applied of the changes of the chunk: what an import of the table
@@ -169,6 +246,10 @@ impl Applier {
     ) -> Result<Released, Failure> {
         let mode = self.options.abilities.write_mode;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
+            // Letters for which there is no room wait where they are.
+            if !self.book.has_room(&next.batch.letters.added, self.options.letters.limits) {
+                return self.wait_for_letter_room(table).await;
+            }
             match self.try_once(&mut attempt, &next).await? {
                 WriteAttempt::Done => {
                     attempt.succeeded(&next);
@@ -194,6 +275,14 @@ impl Applier {
         Ok(Released::Tried)
     }
 
+    async fn wait_for_letter_room(&mut self, table: &str) -> Result<Released, Failure> {
+        self.held.postpone(table, Instant::now());
+        Ok(match self.make_letter_room().await? {
+            LetterRoom::Made | LetterRoom::Wanting => Released::Tried,
+            LetterRoom::Rewound(position) => Released::Rewound(position),
+        })
+    }
+
     /// The table is written again.
     fn free(&mut self, table: &str) {
         if let Some(held) = self.held.free(table) {
@@ -213,7 +302,8 @@ impl Applier {
         }
         self.held.postpone(table, Instant::now());
         warn!("the destination failed: {failure}; trying again");
-        self.progress.waiting(&failure.to_string());
+        self.progress.failed(failure);
+        self.progress.retries(failure);
         let found = self.reconnect(&mut Backoff::default()).await?;
         Ok(self.compared(found))
     }
@@ -239,22 +329,28 @@ impl Applier {
         }
     }
 
-    /// Waits until the destination keeps little enough that more changes can be kept. Until then
-    /// nothing is written at all.
-    pub(super) async fn make_room(&mut self) -> Result<Released, Failure> {
+    /// As much is kept as may be.
+    pub(super) fn report_full(&mut self) {
         let why = format!(
             "the changes of tables that cannot be written take {} bytes at the destination, and no \
              more than {} may: the stream waits until one of them can be written",
             self.held.bytes(),
             self.options.held_bytes_max
         );
+        let why = HelpCode::HeldFull.tag(&why);
         if !self.is_full {
             warn!("{why}");
         }
         self.is_full = true;
-        self.progress.waiting(&why);
-        let wait = self.held.due().map(|due| due.saturating_duration_since(Instant::now()));
+        self.progress.blocked(&why);
+    }
+
+    /// Waits until the destination keeps little enough that more changes can be kept. Until then
+    /// nothing is written at all.
+    pub(super) async fn make_room(&mut self) -> Result<Released, Failure> {
+        self.report_full();
+        let wait = self.held.due(false).map(|due| due.saturating_duration_since(Instant::now()));
         sleep(wait.unwrap_or(super::ROOM_WAIT)).await;
-        self.release(false).await
+        self.release(false, false).await
     }
 }

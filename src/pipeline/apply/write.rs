@@ -11,7 +11,7 @@ use super::letters::LetterRoom;
 use super::rejects::Rejected;
 use super::release::Released;
 use super::remedy::{Remedy, Tried, remedy};
-use super::{Applier, WriteAttempt, answered};
+use super::{Applier, WriteAttempt, answered, flushed};
 use crate::backoff::RETRY_WAITS;
 use crate::change::Batch;
 use crate::destination::{CheckpointIn, Failure};
@@ -35,19 +35,37 @@ impl Applier {
             return self.try_once(attempt, next).await;
         }
         attempt.narrowing.put_back(next.piece);
+        // Only whoever resolves events can make room of them.
+        if self.held.unresolved().next().is_some() {
+            self.report_full();
+            return Ok(WriteAttempt::NoRoom);
+        }
         Ok(match self.make_room().await? {
             Released::Rewound(position) => WriteAttempt::DestinationRewound(position),
-            Released::Tried | Released::Nothing => WriteAttempt::Again,
+            Released::Tried | Released::Nothing | Released::Events(..) => WriteAttempt::Again,
         })
     }
 
-    /// Tries to write what is next, and does about a failure what [`remedy`] says.
+    /// Tries to write what is next.
     pub(super) async fn try_once(
         &mut self,
         attempt: &mut Attempt,
         next: &Writable,
     ) -> Result<WriteAttempt, Failure> {
-        let Err(failure) = self.write(&next.batch).await else { return Ok(WriteAttempt::Done) };
+        match self.write(&next.batch).await {
+            Ok(()) => Ok(WriteAttempt::Done),
+            Err(failure) => self.failed(attempt, next, failure).await,
+        }
+    }
+
+    /// Does about a failure to write `next` what [`remedy`] says.
+    pub(super) async fn failed(
+        &mut self,
+        attempt: &mut Attempt,
+        next: &Writable,
+        failure: Failure,
+    ) -> Result<WriteAttempt, Failure> {
+        self.progress.failed(&failure);
         let tried = Tried {
             may_hold: self.may_hold() && !next.batch.groups.is_empty(),
             reshaped: attempt.reshaped,
@@ -115,7 +133,7 @@ impl Applier {
         open.prepare(&mut self.checkpoint, &mut self.known, batch).await?;
         match self.options.abilities.checkpoint_in {
             CheckpointIn::Destination => {
-                answered(&self.progress, open.destination.apply(batch)).await
+                flushed(&self.progress, open.destination.apply(batch)).await
             }
             CheckpointIn::StateFile => {
                 self.save_letters(batch)?;
@@ -138,21 +156,13 @@ impl Applier {
             self.report_held();
         }
         self.letters_committed(&batch.letters);
-        self.progress.update(|snapshot| {
-            for group in &batch.groups {
-                self.rejects.stored(&group.schema.table);
-                let counts = snapshot.tables.entry(group.schema.table.to_string()).or_default();
-                counts.upserts += group.upserts.len() as u64;
-                counts.deletes +=
-                    group.deletes.iter().filter(|i| batch.change(**i).is_delete()).count() as u64;
-            }
-            for (_, change) in batch.ordered() {
-                let table = change.event.table();
-                self.rejects.stored(&table);
-                let counts = snapshot.tables.entry(table.into_owned()).or_default();
-                if change.is_delete() { counts.deletes += 1 } else { counts.upserts += 1 }
-            }
-        });
+        for group in &batch.groups {
+            self.rejects.stored(&group.schema.table);
+        }
+        for (_, change) in batch.ordered() {
+            self.rejects.stored(&change.event.table());
+        }
+        self.progress.wrote(batch);
     }
 
     /// Makes dead letters of the rejected changes of the piece, or halves it where they are not
@@ -192,7 +202,7 @@ impl Applier {
                     return Ok(self.hold_and_go_on(&failure, attempt, next));
                 }
                 Rejected::TooMany(failure) => {
-                    self.progress.waiting(&failure.text);
+                    self.progress.retries(&failure);
                     warn!("{failure}");
                     sleep(RETRY_WAITS.longest).await;
                     return Ok(WriteAttempt::Again);

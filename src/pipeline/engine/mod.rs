@@ -3,6 +3,7 @@
 
 mod intake;
 mod positions;
+mod questions;
 mod reopen;
 mod retries;
 mod saved_recent;
@@ -11,6 +12,7 @@ mod start;
 mod states;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +22,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::apply::{Applier, ApplyOutcome, Open};
-use super::batcher::PendingBatch;
+use super::dead_letter::OnRejected;
 use super::progress::{Phase, Progress};
 use super::{EngineOptions, stopped};
 use crate::change::Position;
-use crate::destination::{Failure, FailureKind};
+use crate::change::held::HeldEvent;
+use crate::destination::{Failure, FailureKind, KeptChunk};
 use crate::feed::{Delivery, Feed, FeedError, Signal};
 use crate::registry::Registry;
 use crate::state::State;
@@ -32,9 +35,10 @@ use crate::state::predecessor::Predecessor;
 use intake::Intake;
 use positions::Positions;
 use reopen::Reopenings;
-use retries::{Retries, RetryStep};
+use retries::Retries;
 use saved_recent::SavedRecent;
-use states::{ApplyState, FeedState, Lifecycle, NextStep, TryHeld, next_step};
+use states::{ApplyState, FeedState, Lifecycle, NextStep, next_step};
+use work::{EventTurns, Work, launch};
 
 /// Deliveries that are taken from the feed at once.
 const ARRIVALS_MAX: usize = 512;
@@ -100,6 +104,7 @@ pub struct Engine {
     retries: Retries,
     /// A schema has become known since the last batch was applied.
     is_schema_new: bool,
+    events: EventTurns,
     save_at: Instant,
     state: State,
     progress: Arc<Progress>,
@@ -122,7 +127,7 @@ impl Engine {
             self.acknowledge_seen().await;
             let work = self.next_work();
             self.apply = match self.apply {
-                ApplyState::Idle(applier) => launch(applier, work),
+                ApplyState::Idle(applier) | ApplyState::UnderWay(applier) => launch(applier, work),
                 other => other,
             };
             match self.next_step() {
@@ -144,63 +149,8 @@ impl Engine {
         }
     }
 
-    /// What the applier is to do, if it is idle: changes and dead letters in turn, else a table
-    /// that is held.
-    fn next_work(&mut self) -> Work {
-        let (is_last, held) = (self.is_last(), self.try_held());
-        let ApplyState::Idle(applier) = &self.apply else { return Work::Nothing };
-        let may_retry =
-            self.lifecycle == Lifecycle::Running && !matches!(self.feed_state, FeedState::Lost(_));
-        if may_retry {
-            let is_due = is_last || self.intake.due().is_some_and(|due| due <= Instant::now());
-            let is_busy = (is_due && !self.intake.is_empty()) || applier.has_release(false);
-            self.retries.look();
-            if let Some(step) = self.retries.next(is_busy) {
-                return Work::Retry(step);
-            }
-        }
-        let is_end = held == TryHeld::Once;
-        match self.intake.take(is_last) {
-            Some(pending) => Work::Batch(pending),
-            None if held != TryHeld::No && applier.has_release(is_end) => Work::Release { is_end },
-            None => Work::Nothing,
-        }
-    }
-
-    /// When tables that are held may be tried, if nothing is to be applied.
-    fn try_held(&self) -> TryHeld {
-        let is_over = match self.feed_state {
-            FeedState::Open { caught_up } => caught_up && self.options.until_caught_up,
-            FeedState::Ended => true,
-            FeedState::Lost(_) => false,
-        };
-        match self.lifecycle {
-            Lifecycle::Stopping { .. } => TryHeld::No,
-            Lifecycle::Running if is_over && self.intake.is_empty() => TryHeld::Once,
-            Lifecycle::Running => TryHeld::WhenDue,
-        }
-    }
-
-    /// When a table that is held is to be tried.
-    fn held_due(&self) -> Option<Instant> {
-        match (&self.apply, self.lifecycle) {
-            (ApplyState::Idle(applier), Lifecycle::Running) => applier.release_due(),
-            _ => None,
-        }
-    }
-
-    /// When to look for dead letters that are to be tried again.
-    fn letters_due(&self) -> Option<Instant> {
-        match (&self.apply, self.lifecycle) {
-            (ApplyState::Idle(applier), Lifecycle::Running) => {
-                self.retries.due(applier.has_letters())
-            }
-            _ => None,
-        }
-    }
-
     fn next_step(&self) -> NextStep {
-        let is_pending = !self.intake.is_empty();
+        let is_pending = !self.intake.is_empty() || self.intake.is_asking();
         let until_caught_up = self.options.until_caught_up;
         let life = (self.lifecycle, Instant::now());
         next_step(life, &self.apply, &self.feed_state, is_pending, until_caught_up)
@@ -214,13 +164,23 @@ impl Engine {
             && self.intake.has_room();
         let due = self.intake.due().filter(|_| self.apply.is_idle());
         let (held_due, letters_due) = (self.held_due(), self.letters_due());
+        let keep_events_at = self.intake.keep_events_at();
         tokio::select! {
             biased;
             () = stopped(&mut self.stop), if is_running => self.begin_stop(),
-            (applier, outcome) = self.apply.outcome() => self.on_applied(applier, outcome?).await,
-            is_new = self.intake.finish_lookup() => {
+            outcome = self.apply.outcome() => {
+                if let Some((applier, outcome)) = outcome {
+                    self.on_applied(applier, outcome?).await;
+                }
+            }
+            (is_new, is_known) = self.intake.finish_lookup() => {
+                if let Some(why) = self.intake.conflict() {
+                    return Err(Halt::Setup(why));
+                }
+                self.progress.schema_answered(is_known);
                 // Letters of it may be on their way yet.
                 self.is_schema_new |= is_new;
+                self.events.is_schema_answered = true;
                 if is_new {
                     self.retries.schema_known();
                 }
@@ -229,6 +189,7 @@ impl Engine {
                 self.on_signal(signal, arrivals)?;
             }
             () = until(due) => {}
+            () = until(keep_events_at) => self.intake.keep_events(),
             () = until(held_due) => {}
             () = until(letters_due) => {}
             () = sleep_until(self.save_at) => self.save().await,
@@ -257,14 +218,14 @@ impl Engine {
         match signal {
             Ok(Signal::Delivered) => {
                 let pending = arrivals.last().and_then(|d| d.pending);
-                self.progress.received(arrivals.len(), pending.unwrap_or(0));
+                self.tell_received(arrivals, pending.unwrap_or(0));
                 self.feed_state = FeedState::Open { caught_up: pending == Some(0) };
                 self.intake.receive(arrivals);
             }
             Ok(Signal::Idle) => {
                 self.feed_state = FeedState::Open { caught_up: true };
                 if self.is_idle() {
-                    self.progress.phase(Phase::CaughtUp);
+                    self.progress.caught_up();
                 }
             }
             Ok(Signal::Ended) => self.feed_state = FeedState::Ended,
@@ -272,6 +233,15 @@ impl Engine {
             Err(fatal) => return Err(fatal.into()),
         }
         Ok(())
+    }
+
+    /// Tells what came from the feed, and what of it came once more.
+    fn tell_received(&self, arrivals: &[Delivery], pending: u64) {
+        let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return };
+        let highest = self.progress.highest_before(last.position.sequence);
+        let again = arrivals.partition_point(|d| d.position.sequence <= highest);
+        self.progress.redelivered(again as u64);
+        self.progress.received((first.position, last.position), arrivals.len(), pending);
     }
 
     /// Whether everything that the feed had for us is durable.
@@ -316,13 +286,15 @@ impl Engine {
 
     async fn on_applied(&mut self, applier: Box<Applier>, outcome: ApplyOutcome) {
         match outcome {
+            ApplyOutcome::UnderWay => self.apply = ApplyState::UnderWay(applier),
             ApplyOutcome::Applied(position) => {
-                self.apply = ApplyState::Idle(applier);
+                self.apply = launch(applier, Work::Nothing);
+                self.events.begin_turn(Instant::now());
                 self.positions.reached(position);
                 if !matches!(self.feed_state, FeedState::Lost(_)) {
                     self.acknowledge(position).await;
                 }
-                self.intake.has_letter_room();
+                self.intake.room_was_made();
                 let through = self.positions.savable_through();
                 self.saved_recent.save_if_due(&mut self.intake.resolver.recent, through);
                 if std::mem::take(&mut self.is_schema_new) {
@@ -341,7 +313,12 @@ impl Engine {
             }
             ApplyOutcome::Released => {
                 self.apply = ApplyState::Idle(applier);
+                // There may be room for more that waits, too.
+                self.intake.room_was_made();
                 self.retries.not_tried();
+            }
+            ApplyOutcome::Events(chunk, events) => {
+                self.on_events(applier, (chunk, events));
             }
             ApplyOutcome::Letter(number, letter) => {
                 self.apply = ApplyState::Idle(applier);
@@ -355,12 +332,35 @@ impl Engine {
             ApplyOutcome::Retried(number, outcome) => {
                 self.apply = ApplyState::Idle(applier);
                 self.retries.tried(number, &outcome);
-                self.intake.has_letter_room();
+                self.intake.room_was_made();
             }
             ApplyOutcome::DestinationRewound(position) => {
                 self.apply = ApplyState::Rewound(applier);
                 self.rewind(position);
             }
+        }
+        self.settle();
+    }
+
+    /// Kept events were read: resolves them.
+    fn on_events(&mut self, mut applier: Box<Applier>, kept: (KeptChunk, Vec<HeldEvent>)) {
+        let table = kept.0.label.table.clone();
+        let stops = self.options.letters.on_rejected == OnRejected::Stop;
+        let ready = self.intake.resolve_events(kept, self.positions.durable(), stops);
+        // The stream does not bring them again: once they are applied, only the saved memory of
+        // rows knows their versions.
+        self.events.ready = ready.filter(|_| self.save_recent());
+        if self.events.ready.is_none() {
+            applier.postpone(&table);
+        }
+        self.apply = ApplyState::Idle(applier);
+    }
+
+    /// Compares what is resolved with what the destination keeps, while nothing is on its way.
+    fn settle(&mut self) {
+        let durable = self.positions.durable();
+        if let Some(applier) = self.apply.applier() {
+            self.intake.settle(applier.unresolved(), durable);
         }
     }
 
@@ -373,6 +373,7 @@ impl Engine {
              restored?): the stream is read again from there"
         );
         self.drop_pending();
+        self.events.ready = None;
         self.retries.forget();
         // Without any record it is as it was before the first batch.
         let saved = || self.state.position(&self.options.consumer).ok().flatten();
@@ -394,10 +395,15 @@ impl Engine {
         self.save_recent();
     }
 
-    fn save_recent(&mut self) {
+    /// Returns whether what is durable of it is saved.
+    fn save_recent(&mut self) -> bool {
         let through = self.positions.savable_through();
-        if let Err(e) = self.saved_recent.save(&mut self.intake.resolver.recent, through) {
-            warn!("{e}");
+        match self.saved_recent.save(&mut self.intake.resolver.recent, through) {
+            Ok(()) => true,
+            Err(e) => {
+                warn!("{e}");
+                false
+            }
         }
     }
 
@@ -430,35 +436,6 @@ impl Engine {
         self.progress.phase(Phase::Stopped(None));
         Ok(end)
     }
-}
-
-/// What an idle applier is to do.
-enum Work {
-    Nothing,
-    Batch(PendingBatch),
-    Retry(RetryStep),
-    /// A table that is held is tried. `is_end`: nothing else is left to do.
-    Release {
-        is_end: bool,
-    },
-}
-
-/// Gives the applier its work.
-fn launch(mut applier: Box<Applier>, work: Work) -> ApplyState<Applier> {
-    if matches!(work, Work::Nothing) {
-        return ApplyState::Idle(applier);
-    }
-    ApplyState::Running(Box::pin(async move {
-        let outcome = match work {
-            Work::Nothing => Ok(ApplyOutcome::Released),
-            Work::Batch(pending) => applier.apply(pending).await,
-            Work::Release { is_end } => applier.try_held(is_end).await,
-            Work::Retry(RetryStep::List) => applier.list_letters().await,
-            Work::Retry(RetryStep::Read(number)) => applier.read_letter(number).await,
-            Work::Retry(RetryStep::Apply(letter)) => applier.retry(letter).await,
-        };
-        (applier, outcome)
-    }))
 }
 
 async fn until(instant: Option<Instant>) {

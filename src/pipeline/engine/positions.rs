@@ -80,6 +80,13 @@ impl Positions {
         self.recent_through = position;
     }
 
+    /// Whether the memory of rows has not yet seen everything that the destination has. What it
+    /// has of a former stream is all of that.
+    pub fn is_recent_behind(&self) -> bool {
+        let sequence = |position: Option<Position>| position.map_or(0, |at| at.sequence);
+        !self.is_other_stream && sequence(self.recent_through) < sequence(self.durable)
+    }
+
     /// A delivery came that the destination has already.
     pub fn saw(&mut self, position: Position) {
         self.seen = Some(position);
@@ -118,8 +125,12 @@ mod tests {
         assert_eq!((positions.savable_through(), positions.open_at().after), {
             (Some(at(4)), Some(at(4)))
         });
+        assert!(positions.is_recent_behind());
+        positions.recent_reached(Some(at(9)));
+        assert!(!positions.is_recent_behind());
+        positions.recent_reached(Some(at(4)));
         positions.begin_other_stream();
-        assert_eq!(positions.savable_through(), None);
+        assert_eq!((positions.savable_through(), positions.is_recent_behind()), (None, false));
         positions.saw(at(8));
         positions.recent_reached(Some(at(12)));
         positions.reached(at(11));

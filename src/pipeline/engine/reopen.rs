@@ -10,7 +10,6 @@ use super::{Engine, Halt};
 use crate::backoff::Backoff;
 use crate::feed::FeedError;
 use crate::pipeline::apply::Confirmed;
-use crate::pipeline::progress::{LastError, Phase};
 use crate::pipeline::stopped;
 use crate::state::StateError;
 
@@ -35,7 +34,7 @@ impl Engine {
     /// takes. Returns whether the feed is open, which it is not where the run is to stop.
     pub(super) async fn reopen(&mut self, why: &str) -> Result<bool, Halt> {
         warn!("the feed is reopened: {why}");
-        self.progress.waiting(why);
+        self.progress.reopens(why);
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
@@ -59,14 +58,14 @@ impl Engine {
             sleep(self.reopenings.backoff.next(&self.options.consumer)).await;
             match self.open_feed().await {
                 Err(Halt::Feed(FeedError::Unavailable(why))) => {
-                    self.progress.waiting(&why);
+                    self.progress.waiting("feed", &why);
                     let tries = self.reopenings.backoff.tries();
                     if tries < 4 || tries.is_multiple_of(20) {
                         warn!("the feed cannot be opened: {why}; trying again");
                     }
                 }
                 other => {
-                    self.progress.phase(Phase::Streaming);
+                    self.progress.streaming();
                     return other;
                 }
             }
@@ -84,6 +83,7 @@ impl Engine {
         if let Confirmed::Rewound(position) = confirmed {
             self.rewind(position);
         }
+        self.settle();
         Ok(())
     }
 
@@ -111,13 +111,13 @@ impl Engine {
         }
         for warning in opened.warnings {
             warn!("{warning}");
-            self.progress.update(|snapshot| {
-                let at_unix = crate::clock::now_s();
-                snapshot.last_error = Some(LastError { at_unix, text: warning });
-            });
+            self.progress.warn(&warning);
         }
+        self.intake.resolver.source_behind_ns = opened.behind_ns;
         self.reopenings.opened_at = Instant::now();
-        self.feed_state = FeedState::Open { caught_up: opened.pending == Some(0) };
+        // What the memory of rows has not seen comes again, whether it counts as pending or not.
+        let caught_up = opened.pending == Some(0) && !self.positions.is_recent_behind();
+        self.feed_state = FeedState::Open { caught_up };
         self.progress.opened(opened.pending.unwrap_or(0));
         Ok(())
     }

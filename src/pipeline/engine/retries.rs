@@ -79,6 +79,8 @@ pub struct Retries {
     look_at: Instant,
     /// The last thing that was done was a retry: something else is next, if there is any.
     was_turn: bool,
+    /// Those that could not be tried were tried once more, as nothing else is left to do.
+    is_at_end: bool,
 }
 
 impl Retries {
@@ -102,6 +104,7 @@ impl Retries {
             list: has_letters,
             look_at: Instant::now(),
             was_turn: false,
+            is_at_end: false,
         }
     }
 
@@ -178,6 +181,17 @@ impl Retries {
         }
         self.in_flight = self.queue.pop_first();
         self.in_flight.map(RetryStep::Read)
+    }
+
+    /// Nothing else is left to do: what could not be tried is tried once more, whatever its time.
+    pub fn at_end(&mut self) -> Option<RetryStep> {
+        if !std::mem::replace(&mut self.is_at_end, true) {
+            let wanted = |number: &&u64| {
+                self.ordered.contains_key(number) || self.known_again.contains(number)
+            };
+            self.queue.extend(self.postponed.keys().filter(wanted));
+        }
+        self.next(false)
     }
 
     /// The letters whose schema was not known; those of which it `is_known` now are tried.

@@ -1,5 +1,7 @@
 //! Starting a run: the destination first, then the position, then the feed.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -12,29 +14,41 @@ use super::start::{
     PositionSource, StartInputs, StartPosition, TimeSource, new_companies, start_position,
 };
 use super::states::{ApplyState, FeedState, Lifecycle};
+use super::work::EventTurns;
 use super::{Engine, EngineDeps, Halt, SAVE_INTERVAL};
 use crate::change::cutover::{Cutovers, TableSnapshot};
-use crate::change::{Cutover, Position, Version};
+use crate::change::{Cutover, Position, TableSchema, Version};
 use crate::destination::{CheckpointIn, Recorded};
-use crate::feed::Acknowledged;
+use crate::feed::{Acknowledged, Feed};
 use crate::pipeline::EngineOptions;
 use crate::pipeline::apply::Applier;
 use crate::pipeline::batcher::{BatchLimits, Batcher};
-use crate::pipeline::progress::Phase;
 use crate::pipeline::resolve::Resolver;
 use crate::state::predecessor::Predecessor;
 use crate::state::{State, StateError};
+
+impl EngineDeps {
+    /// What the destination needs to know of tables. Rules about columns are compared with the
+    /// schemas wherever there are any.
+    async fn schemas_at_start(&mut self) -> Result<Vec<Arc<TableSchema>>, Halt> {
+        let EngineOptions { abilities, columns, .. } = &self.options;
+        let needs_schemas = abilities.needs_schemas();
+        if !needs_schemas && !columns.hides() {
+            return Ok(Vec::new());
+        }
+        let all = self.registry.current().await.map_err(Halt::Setup)?;
+        Ok(if needs_schemas { all } else { Vec::new() })
+    }
+}
 
 impl Engine {
     /// Connects to the destination, finds the position, opens the feed there. Fails at once where
     /// something is away or wrong: whoever starts a program wants to know.
     pub async fn start(mut deps: EngineDeps) -> Result<Engine, Halt> {
         let acknowledged = deps.feed.acknowledged().await?;
-        let schemas = match deps.options.abilities.needs_schemas() {
-            true => deps.registry.current().await.map_err(Halt::Setup)?,
-            false => Vec::new(),
-        };
-        let EngineDeps { feed, open, registry, state, predecessor, .. } = deps;
+        deps.registry = deps.registry.with_columns(deps.options.columns.clone());
+        let schemas = deps.schemas_at_start().await?;
+        let EngineDeps { mut feed, open, registry, state, predecessor, .. } = deps;
         let (progress, options, stop) = (deps.progress, deps.options, deps.stop);
         let (mut applier, records) =
             Applier::start(open, options.clone(), &state, progress.clone(), &schemas).await?;
@@ -61,13 +75,11 @@ impl Engine {
         if let StartPosition::Since { source: TimeSource::Predecessor, .. } = start {
             cutover = take_over(&predecessor, &state, &options).map_err(unusable)?;
         }
-        let idle = state.idle(consumer).map_err(unusable)?;
-        let positions = Positions::new(&start, idle);
+        lay_out(&mut *feed, &start, &state, consumer)?;
+        let positions = Positions::new(&start, state.idle(consumer).map_err(unusable)?);
         let mut batcher = Batcher::new(batch_limits(&options));
         batcher.replay_to(applier.unconfirmed_through());
-        let (filter, rules) = (options.filter.clone(), options.rules.clone());
-        let mut resolver = Resolver::new(filter, rules, options.abilities, positions.durable());
-        resolver.cutover = cutover;
+        let resolver = resolver(&options, positions.durable(), cutover);
         let engine = Engine {
             feed,
             feed_state: FeedState::Lost("it was not opened yet".into()),
@@ -78,6 +90,7 @@ impl Engine {
             saved_recent: SavedRecent::new(state.clone(), &options.consumer),
             retries: Retries::new(state.clone(), &options.consumer, applier.has_letters()),
             is_schema_new: false,
+            events: EventTurns::new(Instant::now()),
             apply: ApplyState::Idle(Box::new(applier)),
             save_at: Instant::now() + SAVE_INTERVAL,
             state,
@@ -90,6 +103,7 @@ impl Engine {
 
     /// Opens the feed for the first time.
     async fn open_first(mut self, start: &StartPosition) -> Result<Engine, Halt> {
+        self.settle();
         self.load_recent();
         self.open_feed().await?;
         match start {
@@ -103,9 +117,13 @@ impl Engine {
         // the stream again.
         let through = self.positions.savable_through();
         self.saved_recent.save(&mut self.intake.resolver.recent, through).map_err(unusable)?;
-        let sequence = self.positions.durable().map_or(0, |position| position.sequence);
-        self.progress.update(|snapshot| snapshot.stream_sequence = sequence);
-        self.progress.phase(Phase::Streaming);
+        self.progress.stands_at(self.positions.durable().unwrap_or_default(), 0);
+        let imported = &self.intake.resolver.cutover.imported;
+        self.progress.imports(imported.iter().map(|(table, import)| {
+            let at_unix = u64::try_from(import.since_ns / 1_000_000_000).unwrap_or(0);
+            (&**table, at_unix)
+        }));
+        self.progress.streaming();
         Ok(self)
     }
 
@@ -129,7 +147,7 @@ impl Engine {
         let Acknowledged::Through(opened) = self.feed.acknowledged().await? else {
             return Ok(());
         };
-        if source != TimeSource::Import {
+        if !matches!(source, TimeSource::Import | TimeSource::SetBack) {
             self.state.save_position(&self.options.consumer, opened).map_err(unusable)?;
         }
         let earlier = began.filter(|began| began.sequence < opened.sequence);
@@ -172,6 +190,32 @@ fn record_start(
         state.clear_intent(&options.consumer)?;
     }
     Ok(())
+}
+
+fn resolver(options: &EngineOptions, seen: Option<Position>, cutover: Cutover) -> Resolver {
+    let (filter, rules) = (options.filter.clone(), options.rules.clone());
+    let mut resolver = Resolver::new(filter, rules, options.abilities, seen);
+    resolver.cutover = cutover;
+    resolver
+}
+
+/// Has the feed arranged as at the start from which the position is.
+fn lay_out(
+    feed: &mut dyn Feed,
+    start: &StartPosition,
+    state: &State,
+    consumer: &str,
+) -> Result<(), Halt> {
+    let kept = match start {
+        StartPosition::After { position, .. } if position.sequence > 0 => {
+            state.layout(consumer).map_err(unusable)?
+        }
+        _ => None,
+    };
+    match feed.layout(kept.as_deref())? {
+        Some(words) => state.save_layout(consumer, &words).map_err(unusable),
+        None => Ok(()),
+    }
 }
 
 /// What the Go program's import contains is not applied again. Where the destination keeps cutovers

@@ -4,6 +4,7 @@ use crate::change::cutover::{CLOCKS_APART_MAX_NS, ResumePoint};
 use crate::change::{Cutover, Position};
 use crate::destination::{Failure, Recorded};
 use crate::feed::Acknowledged;
+use crate::help::HelpCode;
 use crate::pipeline::Adoption;
 use crate::state::predecessor::Predecessor;
 
@@ -46,8 +47,8 @@ pub enum StartPosition {
     Since {
         /// Unix nanoseconds.
         since_ns: i64,
-        /// Where the consumer once began, if an import came before it had applied anything: tables
-        /// that were not imported need their changes from there on.
+        /// Where the consumer once began, if an import came before it had applied anything, or
+        /// where it stood: tables that were not imported need their changes from there on.
         began: Option<Position>,
         /// Who says so.
         source: TimeSource,
@@ -78,6 +79,8 @@ pub enum PositionSource {
 pub enum TimeSource {
     /// An import, which has recorded it.
     Import,
+    /// The same of one that has also recorded where the consumer stood.
+    SetBack,
     /// The feed, or an earlier start that was told so by the feed.
     Feed,
     /// The Go program's state file: its import, of which nothing was applied yet.
@@ -94,6 +97,7 @@ impl StartPosition {
                 ..
             } => None,
             StartPosition::After { position, .. } => Some(*position),
+            StartPosition::Since { source: TimeSource::SetBack, .. } => None,
             StartPosition::Since { began, .. } => *began,
             StartPosition::FeedDecides => None,
         }
@@ -103,7 +107,7 @@ impl StartPosition {
     /// knows of it may be gone by that.
     pub fn since_to_save(&self) -> Option<i64> {
         match self {
-            StartPosition::Since { source: TimeSource::Import, .. } => None,
+            StartPosition::Since { source: TimeSource::Import | TimeSource::SetBack, .. } => None,
             StartPosition::Since { since_ns, .. } => Some(*since_ns),
             StartPosition::After { .. } | StartPosition::FeedDecides => None,
         }
@@ -123,8 +127,8 @@ pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure
     }
     match inputs.cutover.resume_point() {
         Some(ResumePoint::After(position)) => return after(position, PositionSource::Import),
-        Some(ResumePoint::Since(since_ns)) => {
-            return Ok(since_import(inputs, since_ns));
+        Some(ResumePoint::Since { since_ns, after }) => {
+            return Ok(since_import(inputs, since_ns, after));
         }
         None => {}
     }
@@ -157,11 +161,13 @@ pub fn start_position(inputs: &StartInputs<'_>) -> Result<StartPosition, Failure
 
 /// After an import that came before anything was applied, tables that it left out still need their
 /// changes from where the consumer began, by the state file or the feed.
-fn since_import(inputs: &StartInputs<'_>, since_ns: i64) -> StartPosition {
-    let source = TimeSource::Import;
+///
+/// One that came later has recorded up to where they were applied: `after`.
+fn since_import(inputs: &StartInputs<'_>, since_ns: i64, after: Option<Position>) -> StartPosition {
     if inputs.cutover.had_begun() {
-        return StartPosition::Since { since_ns, began: None, source };
+        return StartPosition::Since { since_ns, began: after, source: TimeSource::SetBack };
     }
+    let source = TimeSource::Import;
     let began_ns = match inputs.acknowledged {
         Acknowledged::NothingSince(began_ns) => Some(inputs.saved_since_ns.unwrap_or(began_ns)),
         Acknowledged::Nothing => inputs.saved_since_ns,
@@ -201,7 +207,8 @@ fn adopted(inputs: &StartInputs<'_>) -> Result<Option<(Position, String)>, Failu
              checkpoint, --adopt-checkpoint none starts with new changes only; an import loads \
              everything",
             inputs.consumer
-        ))),
+        ))
+        .with_help(HelpCode::OtherCheckpoint)),
         Adoption::Of(name) => match others.iter().find(|(other, _)| other == name) {
             Some((_, position)) => Ok(Some((*position, name.clone()))),
             None => {
@@ -324,6 +331,8 @@ mod tests {
         let since =
             |began| StartPosition::Since { since_ns: SINCE_NS, began, source: TimeSource::Import };
         let set_back = StartInputs { recorded: None, ..known.all() };
+        let (began, source) = (Some(BEFORE), TimeSource::SetBack);
+        let stood = StartPosition::Since { since_ns: SINCE_NS, began, source };
         let unapplied = StartInputs { cutover: first_import, recorded: None, ..known.all() };
         let unsaved =
             StartInputs { saved: None, recorded: None, cutover: first_import, ..known.all() };
@@ -332,7 +341,7 @@ mod tests {
         check(&[
             ("restart", restart, after(at(0), PositionSource::Restart), Some(at(0))),
             ("the checkpoint", all, after(at(5), PositionSource::Checkpoint), None),
-            ("an import set it back", set_back, after(BEFORE, PositionSource::Import), None),
+            ("an import set it back", set_back, stood, None),
             ("an import before anything was applied", unapplied, since(Some(at(4))), Some(at(4))),
             ("the same where only the feed knows", unsaved, since(Some(at(2))), Some(at(2))),
             ("an import where nobody had streamed", fresh, since(None), None),

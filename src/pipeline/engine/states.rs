@@ -34,6 +34,8 @@ pub enum ApplyState<A> {
     Idle(Box<A>),
     /// It is applying a set of pending changes.
     Running(BoxFuture<'static, (Box<A>, Result<ApplyOutcome, Failure>)>),
+    /// A batch is under way: the next one may be sent behind it.
+    UnderWay(Box<A>),
     /// The destination is not where it was left. Nothing can be applied from here: the feed has to
     /// be opened at the new position first.
     Rewound(Box<A>),
@@ -45,11 +47,11 @@ impl<A> ApplyState<A> {
         matches!(self, ApplyState::Idle(_))
     }
 
-    /// The applier; `None` while it is applying.
+    /// The applier, while nothing is on its way.
     pub fn applier(&mut self) -> Option<&mut A> {
         match self {
             ApplyState::Idle(applier) | ApplyState::Rewound(applier) => Some(applier),
-            ApplyState::Running(_) => None,
+            ApplyState::Running(_) | ApplyState::UnderWay(_) => None,
         }
     }
 
@@ -58,14 +60,6 @@ impl<A> ApplyState<A> {
         match self {
             ApplyState::Rewound(applier) => ApplyState::Idle(applier),
             other => other,
-        }
-    }
-
-    /// Waits until what is applied has an outcome; for ever where nothing is applied.
-    pub async fn outcome(&mut self) -> (Box<A>, Result<ApplyOutcome, Failure>) {
-        match self {
-            ApplyState::Running(applying) => applying.await,
-            ApplyState::Idle(_) | ApplyState::Rewound(_) => std::future::pending().await,
         }
     }
 }
@@ -127,10 +121,12 @@ pub fn next_step<A>(
     until_caught_up: bool,
 ) -> NextStep {
     match (apply, lifecycle, feed) {
-        (ApplyState::Running(_), Lifecycle::Stopping { deadline }, _) if now >= deadline => {
+        (ApplyState::Running(_) | ApplyState::UnderWay(_), Lifecycle::Stopping { deadline }, _)
+            if now >= deadline =>
+        {
             NextStep::GiveUp
         }
-        (ApplyState::Running(_), ..) => NextStep::Wait,
+        (ApplyState::Running(_) | ApplyState::UnderWay(_), ..) => NextStep::Wait,
         (ApplyState::Idle(_) | ApplyState::Rewound(_), Lifecycle::Stopping { .. }, _) => {
             NextStep::Finish(End::Stopped)
         }
@@ -165,6 +161,7 @@ mod tests {
         let idle = || ApplyState::Idle(Box::new(()));
         let rewound = || ApplyState::Rewound(Box::new(()));
         let applying = || ApplyState::Running(Box::pin(std::future::pending()));
+        let under_way = || ApplyState::UnderWay(Box::new(()));
         let running = Lifecycle::Running;
         let stopping = Lifecycle::Stopping { deadline: now + Duration::from_secs(1) };
         let overdue = Lifecycle::Stopping { deadline: now };
@@ -185,11 +182,15 @@ mod tests {
             (running, idle(), lost(), false, true, reopen("why")),
             (running, applying(), lost(), false, true, NextStep::Wait),
             (running, applying(), ended(), false, false, NextStep::Wait),
+            (running, under_way(), ended(), false, true, NextStep::Wait),
+            (running, under_way(), lost(), false, true, NextStep::Wait),
             // A destination that moved needs the feed again, even one that had ended.
             (running, rewound(), open(true), true, true, moved()),
             (running, rewound(), ended(), false, false, moved()),
             (stopping, applying(), open(true), true, true, NextStep::Wait),
             (overdue, applying(), lost(), false, true, NextStep::GiveUp),
+            (stopping, under_way(), open(true), false, true, NextStep::Wait),
+            (overdue, under_way(), open(true), false, true, NextStep::GiveUp),
             (stopping, idle(), lost(), false, false, stopped.clone()),
             (overdue, idle(), open(true), false, true, stopped.clone()),
             // Whatever is pending does not follow what the destination has.

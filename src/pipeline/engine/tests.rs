@@ -111,7 +111,7 @@ impl EngineScene {
             let opened = Restored { scene: scene.clone(), inner };
             Box::pin(async move { Ok(Box::new(opened) as Box<dyn Destination>) })
         };
-        let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(vec![SCHEMA.to_owned()])));
+        let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(vec![SCHEMA.to_owned()].into())));
         let deps = EngineDeps {
             feed: Box::new(Script { scene: self.clone(), next: None, after_last }),
             open: Box::new(open),
@@ -145,6 +145,7 @@ fn options(abilities: Abilities, until_caught_up: bool) -> EngineOptions {
         adoption: Adoption::Without,
         companies: "*".into(),
         rules: None,
+        columns: Arc::default(),
         adopt: Vec::new(),
         abilities,
         events_max: usize::MAX,

@@ -24,7 +24,7 @@ use tracing::warn;
 use super::{migrate, stopped};
 use crate::backoff::Backoff;
 use crate::change::cutover::TableSnapshot;
-use crate::change::{TableSchema, Version};
+use crate::change::{ColumnRules, TableSchema, Version};
 use crate::destination::import::{FileProgress, JobStatus, LoadedTable};
 use crate::destination::{Abilities, Destination, Failure, FailureKind, Loader, Migration};
 use crate::export::ExportFile;
@@ -93,6 +93,8 @@ pub struct ImportPlan {
     pub ignored_columns: BTreeSet<String>,
     /// Rows that they do not want are left out.
     pub rules: Option<Arc<Validator>>,
+    /// Which columns are left out or hashed.
+    pub columns: Arc<ColumnRules>,
     /// Existing tables that may be replaced though EDS did not make them.
     pub adopt: Vec<String>,
     /// Files that are loaded at once.

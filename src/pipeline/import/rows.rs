@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 
 use super::{BadRow, ImportError, ImportPlan, TablePlan};
 use crate::change::decode::ColumnOrder;
-use crate::change::{Change, Decoder, Event, Position, TableSchema, Version, json};
+use crate::change::stamps::StampTokens;
+use crate::change::{Change, ColumnRules, Decoder, Event, Position, TableSchema, Version, json};
 use crate::destination::{Abilities, WriteMode};
 use crate::export::lines::{Block, Lines};
 use crate::export::{ExportFile, FileName};
@@ -53,15 +54,10 @@ pub fn read(
         ignored: plan.ignored_columns.clone(),
         unknown: BTreeSet::new(),
         rules: plan.rules.clone(),
+        columns: plan.columns.clone(),
         name: file.name.clone(),
     };
-    let limits = match abilities.write_mode {
-        WriteMode::Upsert => (CHUNK_BYTES, CHUNK_ROWS),
-        WriteMode::Append => (
-            abilities.batch_bytes_max.min(CHUNK_BYTES),
-            abilities.batch_changes_max.min(CHUNK_ROWS),
-        ),
-    };
+    let limits = chunk_limits(&abilities);
     let path = file.path.clone();
     tokio::task::spawn_blocking(move || {
         let damaged = |after_line: u64, e: std::io::Error| {
@@ -98,6 +94,17 @@ pub fn read(
     chunks
 }
 
+/// The bytes and rows that are loaded at once.
+fn chunk_limits(abilities: &Abilities) -> (usize, usize) {
+    let Abilities { batch_bytes_max, batch_changes_max, write_mode, .. } = abilities;
+    match write_mode {
+        WriteMode::Upsert => (CHUNK_BYTES, CHUNK_ROWS),
+        WriteMode::Append => {
+            ((*batch_bytes_max).min(CHUNK_BYTES), (*batch_changes_max).min(CHUNK_ROWS))
+        }
+    }
+}
+
 struct Maker {
     decoder: Decoder,
     order: ColumnOrder,
@@ -107,6 +114,7 @@ struct Maker {
     /// Columns of the file so far that the schema lacks.
     unknown: BTreeSet<String>,
     rules: Option<Arc<Validator>>,
+    columns: Arc<ColumnRules>,
     name: FileName,
 }
 
@@ -141,7 +149,11 @@ impl Maker {
         let row = |e: crate::change::Malformed| {
             e.to_string().replacen("the message", "the line", 1).replacen("the event", "the row", 1)
         };
-        let event = self.decoder.decode_row(line).map_err(row)?;
+        let line = self.columns.row(&self.schema.table, line);
+        let mut event = self.decoder.decode_row(line).map_err(row)?;
+        if self.columns.stamps().any() {
+            event.stamped(StampTokens::of_row(Some(self.name.time)));
+        }
         for unknown in self.decoder.unknown_columns(&event, &self.schema, &mut self.order) {
             if !self.ignored.contains(&*unknown) && !self.unknown.contains(&*unknown) {
                 self.unknown.insert(unknown.into_owned());
@@ -237,6 +249,7 @@ mod tests {
             ignored: BTreeSet::from(["x".to_owned()]),
             unknown: BTreeSet::new(),
             rules: None,
+            columns: Arc::default(),
             name,
         }
     }

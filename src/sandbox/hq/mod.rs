@@ -65,6 +65,14 @@ pub struct Faults {
     pub thinks: Duration,
     /// How long credentials of NATS hold; `None`: for ever.
     pub credential_life: Option<Duration>,
+    /// All answers of the API have this status; those with 200 are the page of somebody else.
+    pub answers: Option<u16>,
+    /// An answer of `answers` has HQ's own form.
+    pub in_own_words: bool,
+    /// All answers about schemas have this status.
+    pub schemas: Option<u16>,
+    /// A session is refused as long as another one of its server is open.
+    pub one_session: bool,
 }
 
 struct SandboxJob {
@@ -230,6 +238,9 @@ async fn known(State(hq): State<Arc<Inner>>, request: Request, next: Next) -> Re
         .and_then(|v| v.strip_prefix("Bearer "));
     let thinks = locked(&hq.faults).thinks;
     tokio::time::sleep(thinks).await;
+    if let Some(response) = fault(&hq) {
+        return response;
+    }
     if !hq.knows(bearer) {
         return refused(StatusCode::UNAUTHORIZED, "invalid api key");
     }
@@ -247,7 +258,21 @@ async fn known(State(hq): State<Arc<Inner>>, request: Request, next: Next) -> Re
     next.run(request).await
 }
 
+/// The answer of the fault that lasts.
+fn fault(hq: &Inner) -> Option<Response> {
+    let faults = locked(&hq.faults);
+    let status = StatusCode::from_u16(faults.answers?).unwrap_or_default();
+    if faults.in_own_words {
+        return Some(refused(status, "as the test wants it"));
+    }
+    let page = "<!doctype html><title>A page of somebody else</title>";
+    Some((status, [(header::CONTENT_TYPE, "text/html")], page).into_response())
+}
+
 async fn schemas(State(hq): State<Arc<Inner>>) -> Response {
+    if let Some(status) = locked(&hq.faults).schemas {
+        return refused(StatusCode::from_u16(status).unwrap_or_default(), "no schemas now");
+    }
     let map = locked(&hq.shop).schema_map();
     ([(header::CONTENT_TYPE, "application/json")], map).into_response()
 }

@@ -127,8 +127,16 @@ pub async fn start(State(hq): State<Arc<Inner>>, body: Bytes) -> Response {
     if hq.take(|faults| &mut faults.conflicts) {
         return refused(StatusCode::CONFLICT, "another server is running");
     }
-    let life = locked(&hq.faults).credential_life;
+    let (life, one) = {
+        let faults = locked(&hq.faults);
+        (faults.credential_life, faults.one_session)
+    };
     let mut book = locked(&hq.book);
+    let is_open =
+        |record: &SessionRecord| record.ended.is_none() && said["serverId"] == *record.server_id;
+    if one && book.sessions.iter().any(is_open) {
+        return refused(StatusCode::CONFLICT, "a session of this server is open");
+    }
     let (id, server_id) = (
         uuid::Uuid::new_v4().to_string(),
         said["serverId"].as_str().unwrap_or_default().to_owned(),

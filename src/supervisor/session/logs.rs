@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::sleep;
 use tracing::warn;
 
 use super::worker::OnDone;
@@ -16,24 +15,19 @@ use crate::worker::pipe::WorkerCommand;
 const ROTATION_WAIT_MAX: Duration = Duration::from_secs(10);
 
 impl SessionLoop<'_> {
-    /// Uploads the log so far, once the worker has rotated its own; `asked` by HQ or by the clock.
-    pub(super) async fn send_logs(&mut self, asked: bool) {
+    /// Uploads the log so far, once the worker has rotated its own.
+    pub(super) async fn send_logs(&mut self) {
         if let Err(e) = self.supervisor.options.logs.rotate() {
             warn!("the log cannot be rotated: {e}");
         }
-        if self.command(OnDone::Upload { asked }, |id| WorkerCommand::RotateLog { id }).await {
-            let command = self.last_command;
-            self.tasks.push(Box::pin(async move {
-                sleep(ROTATION_WAIT_MAX).await;
-                TaskOutcome::RotationOver { command }
-            }));
-        } else {
-            self.upload(asked, None);
+        let rotate = |id| WorkerCommand::RotateLog { id };
+        if !self.command_within(OnDone::Upload, ROTATION_WAIT_MAX, rotate).await {
+            self.upload(None);
         }
     }
 
     /// Uploads the files that are closed; `open` is the one that the worker writes to.
-    pub(super) fn upload(&mut self, asked: bool, open: Option<PathBuf>) {
+    pub(super) fn upload(&mut self, open: Option<PathBuf>) {
         let options = &self.supervisor.options;
         let worker_told = open.is_some();
         let open: Vec<PathBuf> = options.logs.path().into_iter().chain(open).collect();
@@ -49,23 +43,17 @@ impl SessionLoop<'_> {
                 Ok(url) => (uploads::path_of(&url), uploads::send(&http, &url, files, keep).await),
                 Err(e) => (String::new(), Err(e.to_string())),
             };
-            TaskOutcome::LogsUploaded { asked, path, outcome }
+            TaskOutcome::LogsUploaded { path, outcome }
         }));
     }
 
-    /// Logs that were not uploaded stay, and are uploaded with the next.
-    pub(super) async fn on_uploaded(
-        &mut self,
-        asked: bool,
-        path: String,
-        outcome: Result<(), String>,
-    ) {
+    /// HQ is told of every upload, asked for or not. Logs that were not uploaded stay, and are
+    /// uploaded with the next.
+    pub(super) async fn on_uploaded(&mut self, path: String, outcome: Result<(), String>) {
         if let Err(why) = &outcome {
             warn!("{why}; they are uploaded later");
         }
-        if asked {
-            let more = [("path".to_owned(), path.into())].into_iter().collect();
-            self.connection.answer("sendlogs", "response", &outcome.map(|()| None), more).await;
-        }
+        let more = [("path".to_owned(), path.into())].into_iter().collect();
+        self.connection.answer("sendlogs", "response", &outcome.map(|()| None), more).await;
     }
 }

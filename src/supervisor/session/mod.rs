@@ -1,8 +1,10 @@
-//! One session with HQ: the worker runs and HQ's notifications are followed, until something ends
-//! the session.
+//! A server at work: its worker runs, HQ's notifications are followed, and session follows session
+//! without a break, until something ends the server.
 
 mod logs;
 mod notices;
+mod reload;
+mod renewal;
 mod update;
 mod worker;
 
@@ -14,113 +16,72 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use serde_json::Map;
-use tokio::time::{Instant, Interval, interval, interval_at, sleep, sleep_until};
-use tracing::{info, warn};
+use tokio::time::{Instant, Interval, interval, interval_at, sleep_until, timeout};
+use tracing::info;
 
 use super::child::{Child, ChildEvent};
-use super::hq_session::OpenedSession;
-use super::{ServerOptions, Supervisor};
-use crate::backoff::{Backoff, Waits};
-use crate::config::Config;
-use crate::feed::FeedError;
-use crate::hq::nats::{Heartbeat, HqConnection, Metrics, Stats};
-use crate::hq::session as hq;
+use super::hq_session::{BegunSession, NotBegun, OldSession, OpenedSession};
+use super::stop::StopStep;
+use super::{ServerFailure, Supervisor};
+use crate::hq::nats::{Heartbeat, HqConnection, Metrics, PackedTime, Stats};
 use crate::machine;
 use crate::signals::OsSignal;
-use crate::worker::nats_login;
 use notices::DestinationTest;
-use update::{UPDATE_WAIT_MAX, Update};
-use worker::OnDone;
+use renewal::Renewal;
+use update::{Fetching, UPDATE_WAIT_MAX, Update};
+use worker::{NextStart, OnDone};
 
-/// Between two tries to connect to NATS.
-const CONNECT_WAITS: Waits =
-    Waits { at_once: false, first: Duration::from_millis(250), longest: Duration::from_secs(15) };
-/// Between two uploads of the log.
-const LOG_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Between two heartbeats of a server without a worker; a worker sends them itself.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two looks at whether the worker hangs and whether NATS accepts the credentials.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a renewal is put off while HQ is unreachable.
-const RENEWAL_PUT_OFF: Duration = Duration::from_secs(300);
 
-/// Why a session ended.
+/// Why the server ends.
 pub enum Ending {
-    /// The server is to end.
+    /// It is to end.
     Shutdown,
     /// The program was updated.
     Replaced,
-    /// A new session is needed; why.
-    Renew(String),
-    /// The worker failed in a way that a restart may cure.
-    Crashed {
-        /// The worker's exit code; `None` if a signal ended it.
-        code: Option<i32>,
-        /// How it ended, for people.
-        how: String,
-        /// How long it had streamed; `None` if it never did.
-        healthy_for: Option<Duration>,
-    },
-    /// The worker failed in a way that a restart does not cure; why.
-    GivesUp(String),
+    /// It cannot go on.
+    Failed(ServerFailure),
 }
 
-/// Serves the session until it ends. The worker has ended when this returns.
-pub async fn serve(supervisor: &mut Supervisor, opened: OpenedSession) -> Ending {
-    let (connection, notices) = match connect(supervisor, &opened).await {
-        Ok(connected) => connected,
-        Err(ending) => return ending,
-    };
+/// Serves until the server ends. The worker has ended when this returns; the session has not.
+pub async fn serve(supervisor: &mut Supervisor, begun: BegunSession) -> (Ending, OldSession) {
+    let BegunSession { opened, connection, notices } = begun;
+    opened.log_here(&supervisor.options.logs);
+    let now = Instant::now();
+    let renewal = Renewal::of(&opened, supervisor.options.renew_interval);
+    supervisor.options.board.session(opened.identity.expires, renewal.due_unix());
+    let upload_interval = supervisor.options.upload_interval;
     let mut session = SessionLoop {
         supervisor,
         opened,
         connection,
+        notices: Some(notices),
         child: None,
+        next_start: NextStart::default(),
         commands: HashMap::new(),
         last_command: 0,
         heartbeats: 0,
         tasks: FuturesUnordered::new(),
+        renewal,
+        timers: Timers {
+            logs: interval_at(now + upload_interval, upload_interval),
+            heartbeats: interval(HEARTBEAT_INTERVAL),
+            checks: interval(CHECK_INTERVAL),
+        },
         update: None,
+        fetching: None,
     };
+    session.close_leftovers();
     let ending = match session.start_child().await {
-        Ok(()) => session.run(notices).await,
-        Err(ending) => ending,
+        Some(ending) => ending,
+        None => session.run().await,
     };
     session.close(&ending).await;
-    ending
-}
-
-/// Connects to NATS and repeats that while NATS is unreachable; ends the session if NATS rejects
-/// its credentials.
-async fn connect(
-    supervisor: &mut Supervisor,
-    opened: &OpenedSession,
-) -> Result<(HqConnection, Subscriber), Ending> {
-    let ServerOptions { servers, nats_ca, .. } = &supervisor.options;
-    let servers = nats_login::connection(
-        servers,
-        opened.creds.clone(),
-        nats_ca.as_deref(),
-        &opened.server_id,
-    );
-    let mut backoff = Backoff::new(CONNECT_WAITS);
-    loop {
-        let connected = tokio::select! {
-            connected = HqConnection::connect(&servers, &opened.id) => connected,
-            () = supervisor.signals.end() => return Err(Ending::Shutdown),
-        };
-        match connected {
-            Ok(connected) => return Ok(connected),
-            Err(FeedError::Unavailable(why)) => warn!("{why}; trying again"),
-            Err(FeedError::Misconfigured(why) | FeedError::Taken(why)) => {
-                return Err(Ending::Renew(why));
-            }
-        }
-        tokio::select! {
-            () = sleep(backoff.next_exact()) => {}
-            () = supervisor.signals.end() => return Err(Ending::Shutdown),
-        }
-    }
+    let SessionLoop { opened: OpenedSession { id, dir, .. }, .. } = session;
+    (ending, OldSession { id, dir })
 }
 
 /// What a task that ran beside the session came to.
@@ -128,13 +89,15 @@ enum TaskOutcome {
     /// HQ's destination was tested.
     DestinationTested(Box<DestinationTest>, Result<(), String>),
     /// Logs were uploaded to `path`, or not.
-    LogsUploaded { asked: bool, path: String, outcome: Result<(), String> },
+    LogsUploaded { path: String, outcome: Result<(), String> },
     /// A release was fetched to where an update takes it from.
     ReleaseFetched { version: String, outcome: Result<(), String> },
-    /// The time is over in which the worker had to rotate its log.
-    RotationOver { command: u64 },
-    /// Whether HQ is reachable, asked before a renewal.
-    HqProbed { reachable: bool },
+    /// The time is over in which the worker had to answer this command.
+    AnswerOverdue { command: u64 },
+    /// HQ was asked for the next session.
+    NextSession(Box<Result<BegunSession, NotBegun>>),
+    /// An earlier session was ended.
+    SessionClosed,
 }
 
 /// What the session waits for.
@@ -145,17 +108,15 @@ enum SessionEvent {
     /// `None`: there will be no more notifications.
     Notice(Option<async_nats::Message>),
     UpdateOverdue,
-    CredentialsExpire,
     RenewalDue,
+    StartDue,
     CheckDue,
     LogsDue,
     HeartbeatDue,
 }
 
-/// When something is due by itself.
+/// What is due again and again.
 struct Timers {
-    renewal: Instant,
-    expiry: Option<Instant>,
     logs: Interval,
     heartbeats: Interval,
     checks: Interval,
@@ -165,37 +126,37 @@ struct SessionLoop<'a> {
     supervisor: &'a mut Supervisor,
     opened: OpenedSession,
     connection: HqConnection,
-    /// The worker; `None` where there is no destination yet.
+    /// HQ's notifications; `None` once they have ended, until the next session.
+    notices: Option<Subscriber>,
+    /// The worker; `None` where there is no destination yet, and while a start is waited for.
     child: Option<Child>,
+    next_start: NextStart,
     /// The worker's commands that it has not answered, by number.
     commands: HashMap<u64, OnDone>,
     last_command: u64,
     heartbeats: u64,
     tasks: FuturesUnordered<BoxFuture<'static, TaskOutcome>>,
+    renewal: Renewal,
+    timers: Timers,
     /// An update whose worker has not streamed yet.
     update: Option<Update>,
+    /// A release that is being fetched.
+    fetching: Option<Fetching>,
 }
 
 impl SessionLoop<'_> {
-    async fn run(&mut self, mut notices: Subscriber) -> Ending {
-        let begun = Instant::now();
-        let mut timers = Timers {
-            renewal: begun + self.supervisor.options.renew_interval,
-            expiry: self.opened.expiry(),
-            logs: interval_at(begun + LOG_INTERVAL, LOG_INTERVAL),
-            heartbeats: interval(HEARTBEAT_INTERVAL),
-            checks: interval(CHECK_INTERVAL),
-        };
+    async fn run(&mut self) -> Ending {
         loop {
-            let event = self.next_event(&mut notices, &mut timers).await;
-            if let Some(ending) = self.on_event(event, &mut timers).await {
+            let event = self.next_event().await;
+            self.supervisor.options.board.turn();
+            if let Some(ending) = self.on_event(event).await {
                 return ending;
             }
         }
     }
 
     /// The next event; where several wait, the first in this order.
-    async fn next_event(&mut self, notices: &mut Subscriber, timers: &mut Timers) -> SessionEvent {
+    async fn next_event(&mut self) -> SessionEvent {
         let update_until = self.update.as_ref().map(|update| update.until);
         let has_worker = self.child.is_some();
         tokio::select! {
@@ -205,48 +166,44 @@ impl SessionLoop<'_> {
             Some(outcome) = self.tasks.next(), if !self.tasks.is_empty() => {
                 SessionEvent::Task(outcome)
             }
-            notice = notices.next() => SessionEvent::Notice(notice),
+            notice = next_notice(&mut self.notices) => SessionEvent::Notice(notice),
             () = until(update_until) => SessionEvent::UpdateOverdue,
-            () = until(timers.expiry) => SessionEvent::CredentialsExpire,
-            () = sleep_until(timers.renewal) => SessionEvent::RenewalDue,
-            _ = timers.checks.tick() => SessionEvent::CheckDue,
-            _ = timers.logs.tick() => SessionEvent::LogsDue,
-            _ = timers.heartbeats.tick(), if !has_worker => SessionEvent::HeartbeatDue,
+            () = until(self.renewal.due()) => SessionEvent::RenewalDue,
+            () = until(self.next_start.at) => SessionEvent::StartDue,
+            _ = self.timers.checks.tick() => SessionEvent::CheckDue,
+            _ = self.timers.logs.tick() => SessionEvent::LogsDue,
+            _ = self.timers.heartbeats.tick(), if !has_worker => SessionEvent::HeartbeatDue,
         }
     }
 
-    async fn on_event(&mut self, event: SessionEvent, timers: &mut Timers) -> Option<Ending> {
-        let renew = |why: &str| Some(Ending::Renew(why.to_owned()));
+    async fn on_event(&mut self, event: SessionEvent) -> Option<Ending> {
         match event {
-            SessionEvent::Signal(signal) => return self.on_signal(signal).await,
+            SessionEvent::Signal(OsSignal::End) => {
+                info!("shutting down: the worker writes its pending changes first");
+                return Some(Ending::Shutdown);
+            }
+            SessionEvent::Signal(OsSignal::Reload) => return self.reload().await,
             SessionEvent::Child(event) => return self.on_child_event(event).await,
-            SessionEvent::Task(TaskOutcome::HqProbed { reachable: true }) => {
-                return renew("the last one was due for renewal");
-            }
-            SessionEvent::Task(TaskOutcome::HqProbed { reachable: false }) => {
-                warn!("HQ is unreachable: the session is renewed later");
-                timers.renewal = Instant::now() + RENEWAL_PUT_OFF;
-            }
             SessionEvent::Task(outcome) => return self.on_task(outcome).await,
             SessionEvent::Notice(Some(message)) => return self.on_notice(message).await,
-            SessionEvent::Notice(None) => return renew("the notifications of HQ ended"),
+            SessionEvent::Notice(None) => {
+                self.notices = None;
+                self.renewal.want("the notifications of HQ ended");
+            }
             SessionEvent::UpdateOverdue => {
                 let why = format!("changes did not flow within {UPDATE_WAIT_MAX:?}");
                 return self.roll_back(why).await;
             }
-            SessionEvent::CredentialsExpire => return renew("the credentials of NATS expire"),
-            SessionEvent::RenewalDue => {
-                timers.renewal = Instant::now() + RENEWAL_PUT_OFF;
-                self.probe_hq();
-            }
+            SessionEvent::RenewalDue => self.ask_for_next(),
+            SessionEvent::StartDue => return self.start_child().await,
             SessionEvent::CheckDue => {
                 self.child.iter_mut().for_each(Child::kill_if_silent);
                 if self.connection.is_locked_out() {
-                    return renew("NATS does not take the credentials any more");
+                    self.renewal.want("NATS does not take the credentials any more");
                 }
             }
-            SessionEvent::LogsDue => self.send_logs(false).await,
-            SessionEvent::HeartbeatDue => self.heartbeat(Metrics::default(), None).await,
+            SessionEvent::LogsDue => self.send_logs().await,
+            SessionEvent::HeartbeatDue => self.heartbeat(Metrics::default()).await,
         }
         None
     }
@@ -256,64 +213,46 @@ impl SessionLoop<'_> {
             TaskOutcome::DestinationTested(test, outcome) => {
                 return self.configure(*test, outcome).await;
             }
-            TaskOutcome::LogsUploaded { asked, path, outcome } => {
-                self.on_uploaded(asked, path, outcome).await;
-            }
+            TaskOutcome::LogsUploaded { path, outcome } => self.on_uploaded(path, outcome).await,
             TaskOutcome::ReleaseFetched { version, outcome } => {
                 return self.on_fetched(version, outcome).await;
             }
-            TaskOutcome::RotationOver { command } => {
+            TaskOutcome::AnswerOverdue { command } => {
                 if self.commands.contains_key(&command) {
-                    warn!("the worker does not rotate its log");
-                    return self.on_done(command, Ok(None)).await;
+                    let why = "the worker did not answer in time".to_owned();
+                    return self.on_done(command, Err(why)).await;
                 }
             }
-            TaskOutcome::HqProbed { .. } => {}
+            TaskOutcome::NextSession(begun) => return self.on_next_session(*begun).await,
+            TaskOutcome::SessionClosed => {}
         }
         None
     }
 
-    async fn on_signal(&mut self, signal: OsSignal) -> Option<Ending> {
-        match signal {
-            OsSignal::End => {
-                info!("shutting down: the worker writes its pending changes first");
-                Some(Ending::Shutdown)
-            }
-            OsSignal::Reload => {
-                info!("the configuration is read again");
-                match Config::read(&self.supervisor.options.data_dir) {
-                    Ok(config) => {
-                        let options = &mut self.supervisor.options;
-                        options.update_strategy = config.update_strategy;
-                        if !options.url_is_given {
-                            options.url = config.url;
-                        }
-                    }
-                    Err(e) => {
-                        warn!("{e}; it stays as it was");
-                        return None;
-                    }
-                }
-                self.restart_child().await
-            }
-        }
-    }
-
     /// Ends the worker if it still runs, and tells HQ what is not going to be done any more.
     async fn close(&mut self, ending: &Ending) {
+        self.supervisor.stop.begin();
         self.abandon_update().await;
-        self.end_child().await;
-        let why = if matches!(ending, Ending::Crashed { .. }) {
-            "the worker failed"
-        } else {
-            "the session ends"
+        self.end_child(self.supervisor.stop.left_for(StopStep::Worker)).await;
+        let why = match ending {
+            Ending::Failed(_) => "the worker failed",
+            Ending::Shutdown | Ending::Replaced => "the server ends",
         };
+        let wait_max = self.supervisor.stop.left_for(StopStep::LastWords);
+        let words = async {
+            self.answer_all(why).await;
+            self.connection.flush().await;
+        };
+        let _ = timeout(wait_max, words).await;
+    }
+
+    /// Tells HQ that nothing comes of the commands that the worker has not answered.
+    async fn answer_all(&mut self, why: &str) {
         for (_, on_done) in std::mem::take(&mut self.commands) {
             if let OnDone::Respond(action) = on_done {
                 self.respond(action, &Err(why.to_owned())).await;
             }
         }
-        self.connection.flush().await;
     }
 
     /// Tells HQ that `action` is done, or why not.
@@ -331,26 +270,17 @@ impl SessionLoop<'_> {
         self.connection.answer(action, "status", &Ok(None), more).await;
     }
 
-    /// `paused_since`: Unix nanoseconds.
-    async fn heartbeat(&mut self, metrics: Metrics, paused_since: Option<i64>) {
+    /// A pause counts from HQ's order on, whether there is a worker or not.
+    async fn heartbeat(&mut self, metrics: Metrics) {
         let heartbeat = Heartbeat {
             session_id: self.opened.id.clone(),
             offset: self.heartbeats,
             uptime: self.supervisor.started.elapsed().as_secs(),
             stats: Stats { metrics, memory: machine::memory(), load: machine::load() },
-            paused: paused_since.map(|ns| crate::change::value::rfc3339(ns / 1000)),
+            paused: self.supervisor.paused_since.map(|nanos| PackedTime { nanos }),
         };
         self.heartbeats += 1;
         self.connection.tell("heartbeat", &heartbeat).await;
-    }
-
-    /// Asks whether HQ is reachable: a renewal while it is not would stop a server that can go on.
-    fn probe_hq(&mut self) {
-        let (hq, id) = (self.supervisor.hq.clone(), self.opened.id.clone());
-        self.tasks.push(Box::pin(async move {
-            let reachable = hq::log_url(&hq, &id).await.is_ok_and(|url| !url.is_empty());
-            TaskOutcome::HqProbed { reachable }
-        }));
     }
 }
 
@@ -364,6 +294,13 @@ async fn until(instant: Option<Instant>) {
 async fn next_child_event(child: &mut Option<Child>) -> ChildEvent {
     match child {
         Some(child) => child.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_notice(notices: &mut Option<Subscriber>) -> Option<async_nats::Message> {
+    match notices {
+        Some(notices) => notices.next().await,
         None => std::future::pending().await,
     }
 }

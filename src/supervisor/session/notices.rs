@@ -7,9 +7,11 @@ use tracing::{error, info, warn};
 
 use super::worker::OnDone;
 use super::{Ending, SessionLoop, TaskOutcome};
+use crate::clock::now_ns;
 use crate::config::Config;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::form::{self, Filled};
+use crate::destination::options::masked;
 use crate::destination::{Driver, Settings};
 use crate::hq::nats::outcome_fields;
 use crate::hq::notice::{self, Notice};
@@ -46,7 +48,7 @@ impl SessionLoop<'_> {
             Notice::Shutdown { message, deleted } => {
                 return Some(self.shut_down(&message, deleted));
             }
-            Notice::SendLogs => self.send_logs(true).await,
+            Notice::SendLogs => self.send_logs().await,
             Notice::Configure { url, backfill, update_strategy } => {
                 let request = message;
                 self.test(DestinationTest { request, url, update_strategy, backfill });
@@ -64,8 +66,8 @@ impl SessionLoop<'_> {
     async fn restart(&mut self) -> Option<Ending> {
         info!("HQ asks for a restart");
         self.status("restart").await;
-        let failed = self.restart_child().await;
-        let outcome = match failed {
+        let failed = self.reload().await;
+        let outcome = match &failed {
             None => Ok(None),
             Some(_) => Err("the worker cannot be started".into()),
         };
@@ -77,7 +79,11 @@ impl SessionLoop<'_> {
     async fn pause(&mut self, pause: bool) {
         let action = if pause { "pause" } else { "unpause" };
         info!("HQ asks to {action}");
-        self.supervisor.paused = pause;
+        self.supervisor.paused_since = match (pause, self.supervisor.paused_since) {
+            (true, None) => Some(now_ns()),
+            (true, since) => since,
+            (false, _) => None,
+        };
         let command = |id| match pause {
             true => WorkerCommand::Pause { id },
             false => WorkerCommand::Unpause { id },
@@ -122,16 +128,20 @@ impl SessionLoop<'_> {
         let DestinationTest { request, url, update_strategy, backfill } = test;
         let update_strategy = Some(update_strategy).filter(|text| !text.is_empty());
         let options = &mut self.supervisor.options;
-        let saved = outcome.and_then(|()| {
+        let saved = outcome.map(|()| {
             let entries = [
                 ("url", Some(url.expose_secret())),
                 ("update_strategy", update_strategy.as_deref()),
             ];
-            Config::write(&options.data_dir, &entries).map_err(|e| e.to_string())
+            let unsaved = Config::write(&options.data_dir, &entries).err();
+            unsaved.map(|e| format!("{e}: it is forgotten at the end of this process"))
         });
-        let mut answer = outcome_fields(&saved.clone().map(|()| None));
+        if let Ok(Some(remark)) = &saved {
+            warn!("{remark}");
+        }
+        let mut answer = outcome_fields(&saved);
         answer.insert("backfill".into(), backfill.into());
-        let masked = crate::secret::mask_text(url.expose_secret());
+        let masked = masked(url.expose_secret(), DRIVERS);
         if let Err(why) = saved {
             warn!("HQ configures {masked}, which cannot be used: {why}");
             self.connection.reply(&request, answer).await;
@@ -139,7 +149,7 @@ impl SessionLoop<'_> {
         }
         info!("HQ configures {masked}: it is the destination from now on");
         answer.insert("maskedURL".into(), masked.into());
-        if std::mem::replace(&mut options.url_is_given, false) {
+        if std::mem::replace(&mut options.given.url, false) {
             warn!(
                 "--url, --url-file and EDS_URL would take precedence over HQ again at the next start: remove them"
             );

@@ -1,6 +1,7 @@
 //! What every keeper of tables promises, asked of each on a real server, and read back with a
 //! client of its own.
 
+pub mod columns;
 pub mod databases;
 mod letters;
 mod promises;
@@ -123,7 +124,7 @@ fn instant(text: &str) -> String {
 macro_rules! conformance {
     ($($name:ident => $fresh:expr;)*) => {
         $(mod $name {
-            use super::{databases, letters, promises, shapes, texts, values, widening};
+            use super::{columns, databases, letters, promises, shapes, texts, values, widening};
             conformance!(@cases $fresh;
                 texts_of_every_kind_arrive_unchanged => texts::arrive_unchanged,
                 keys_are_told_apart => texts::keys_are_told_apart,
@@ -151,6 +152,12 @@ macro_rules! conformance {
                 columns_change_their_types => widening::columns_change_their_types,
                 a_user_says_what_becomes_of_changed_schemas =>
                     widening::a_user_says_what_becomes_of_changed_schemas,
+                values_that_are_left_out_are_nowhere =>
+                    columns::values_that_are_left_out_are_nowhere,
+                deleted_rows_stay_where_they_are_marked =>
+                    columns::deleted_rows_stay_where_they_are_marked,
+                new_columns_have_the_types_that_were_asked_for =>
+                    columns::new_columns_have_the_types_that_were_asked_for,
                 dead_letters_are_kept_shown_and_dropped =>
                     letters::dead_letters_are_kept_shown_and_dropped,
             );

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::Duration;
 
 use eds::sandbox::hq::Faults;
@@ -32,7 +33,7 @@ fn has_begun(importing: &Importing) -> bool {
     state.is_ok_and(|db| count(&db).is_ok_and(|count| count > 0))
 }
 
-/// Kills an import ten times at random moments, and then until a kill has met one that had begun:
+/// Kills an import nine times at random moments, and then until a kill has met one that had begun:
 /// on a busy machine a start takes longer than the kill waits.
 async fn kill_ten_times(
     importing: &Importing,
@@ -42,7 +43,10 @@ async fn kill_ten_times(
 ) {
     for turn in 0..40 {
         let mut child = importing.start(url, &[]);
-        sleep(Duration::from_millis(rng.u64(100..1_300 + 100 * turn))).await;
+        if turn >= 9 {
+            until_begun(importing, &mut child).await;
+        }
+        sleep(Duration::from_millis(rng.u64(100..1_300))).await;
         meanwhile(turn).await;
         let _ = child.kill();
         let _ = child.wait();
@@ -51,6 +55,15 @@ async fn kill_ten_times(
         }
     }
     panic!("none of 40 imports had begun when it was killed");
+}
+
+/// Waits until the import has begun, or has come to its end.
+async fn until_begun(importing: &Importing, child: &mut Child) {
+    let wait = Duration::from_secs(60);
+    crate::services::eventually("an import begins", wait, async || {
+        has_begun(importing) || !matches!(child.try_wait(), Ok(None))
+    })
+    .await;
 }
 
 /// Ten kills at random moments; then it ends well, and nothing came twice over the wire.
@@ -177,7 +190,7 @@ async fn of_two_imports_the_later_one_wins() {
         let (database, url) = server.fresh().await;
         server.allow_imports(&database).await;
         let importing = Importing::of(filled(6_000), 500).await;
-        importing.hq.set_faults(Faults { slow: Duration::from_millis(60), ..Faults::default() });
+        importing.hq.set_faults(Faults { slow: Duration::from_millis(150), ..Faults::default() });
         let mut first = importing.start(&url, &["-v"]);
         crate::services::eventually(
             "the first import loads",
@@ -188,7 +201,6 @@ async fn of_two_imports_the_later_one_wins() {
             },
         )
         .await;
-        importing.hq.set_faults(Faults::default());
         let other = importing.dir.path().join("other").display().to_string();
         importing.import(&url, &["--data-dir", &other]).await;
         let status = tokio::task::spawn_blocking(move || first.wait())

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use super::columns::ExportDir;
-use crate::services::eds::schema;
+use crate::services::eds::{data_of, schema};
 use crate::services::hq::said;
 use crate::services::mysql::{self, Flavour};
 use crate::services::postgres;
@@ -130,9 +130,8 @@ async fn what_an_exchange_would_lose_keeps_the_table_in_postgres() {
     for (makes, reason, unmakes) in STAYS {
         run(&client, makes).await;
         let checked = export.run(&url, &schemas, &["--check", "--json"]);
-        let listed: Value = serde_json::from_slice(&checked.stdout)
-            .unwrap_or_else(|e| panic!("{e}: {}", said(&checked)));
-        assert_eq!(listed[0]["fate"], "merged", "{makes}: {listed}");
+        let listed = data_of(&checked.stdout);
+        assert_eq!(listed[0]["fate"], "merged", "{makes}: {listed:?}");
         assert_eq!(listed[0]["reason"], reason, "{makes}");
         let done = export.import(&url, &schemas, &["--restart-import"]);
         let expected = format!("\"t\" stays, and its rows are replaced: {reason}");

@@ -2,8 +2,14 @@
 
 mod consumer;
 mod crashes;
+mod faults;
 mod life;
 mod notices;
+mod probes;
 mod releases;
 mod scripts;
 mod sessions;
+mod settings;
+mod starts;
+mod stops;
+mod updates;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eds::destination::catalog::DRIVERS;
 use eds::sandbox::hq::nats::Said;
-use msgpack_simple::{MapElement, MsgPack};
+use msgpack_simple::{Extension, MapElement, MsgPack};
 use serde_json::{Value, json};
 
 use crate::cli::golden;
@@ -129,23 +129,22 @@ async fn heartbeats_are_numbered_and_tell_a_pause() {
         heard.iter().filter(|s| s.topic == "heartbeat").map(|s| fields(&s.payload)).collect()
     };
     let tells_pause = |heartbeat: &Vec<(String, MsgPack)>| names(heartbeat).contains(&"paused");
-    // A worker may send its first heartbeat before it hears of the pause; not every one does.
-    for _ in 0..30 {
-        let from = site.hq_nats.heard().len();
-        assert_eq!(site.order(&session, "restart", Value::Null).await["success"], true);
-        next(&site, "heartbeat", from).await;
-        if heartbeats().iter().any(tells_pause) {
-            break;
-        }
-    }
+    let from = site.hq_nats.heard().len();
+    assert_eq!(site.order(&session, "restart", Value::Null).await["success"], true);
+    next(&site, "heartbeat", from).await;
     let all = heartbeats();
     for (n, heartbeat) in all.iter().enumerate() {
         assert_eq!(number(&field(heartbeat, "offset")), n as i64);
     }
     let paused = all.iter().find(|heartbeat| tells_pause(heartbeat));
     let paused = paused.unwrap_or_else(|| panic!("no heartbeat tells it:\n{}", site.log()));
-    let since = field(paused, "paused").as_string();
-    assert!(since.is_ok_and(|since| since.parse::<jiff::Timestamp>().is_ok()));
+    // MessagePack's own type for a time: nanoseconds, then seconds.
+    let MsgPack::Extension(Extension { type_id: -1, value }) = field(paused, "paused") else {
+        panic!("not a time: {paused:?}")
+    };
+    let seconds = value.last_chunk().map(|seconds| i64::from_be_bytes(*seconds));
+    let now = jiff::Timestamp::now().as_second();
+    assert!(value.len() == 12 && seconds.is_some_and(|s| (now - 3_600..=now).contains(&s)));
     assert!(server.stop().status.success());
 }
 
@@ -259,5 +258,32 @@ async fn destinations_are_described_and_checked() {
             && answer["message"].as_str().is_some_and(|m| m.contains("configure it first")),
         "{answer}"
     );
+    assert!(server.stop().status.success());
+}
+
+/// A server without a worker sends heartbeats itself: those tell a pause, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_worker_tells_that_it_is_paused() {
+    let site = Site::new("resting", 76).await;
+    site.enroll().await;
+    let server = site.server(&["--paused"]);
+    let heartbeat = fields(&next(&site, "heartbeat", 0).await.payload);
+    assert_eq!(names(&heartbeat), ["offset", "paused", "sessionId", "stats", "uptime"]);
+    assert!(server.stop().status.success());
+}
+
+/// Logs are uploaded now and then without an order, and HQ is told of it as of an ordered upload.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_nobody_ordered_are_told() {
+    let site = Site::new("hourly", 77).await;
+    site.enroll().await;
+    let server = site.server(&["--url", &site.sqlite(), "--upload-interval", "2s"]);
+    let session = site.session(0).await;
+    for _ in 0..2 {
+        let from = site.hq_nats.heard().len();
+        let said = site.answer("sendlogs-response", from).await;
+        assert_eq!(said["success"], true, "{said}");
+        assert_eq!(said["path"], format!("/uploads/{session}/log"));
+    }
     assert!(server.stop().status.success());
 }

@@ -46,8 +46,8 @@ impl Publisher {
         )
     }
 
-    pub fn release(&self, version: &str, program: &str) {
-        self.publish(version, &archive(&[("eds", program)]));
+    pub fn release(&self, version: &str, program: &(impl AsRef<[u8]> + ?Sized)) {
+        self.publish(version, &archive(&[("eds", program.as_ref())]));
     }
 
     /// An archive and its signature.
@@ -72,7 +72,7 @@ impl Publisher {
     }
 }
 
-pub fn archive(entries: &[(&str, &str)]) -> Vec<u8> {
+pub fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar =
         tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
     for (name, content) in entries {
@@ -80,7 +80,7 @@ pub fn archive(entries: &[(&str, &str)]) -> Vec<u8> {
         header.set_size(content.len() as u64);
         header.set_mode(0o755);
         header.set_cksum();
-        tar.append_data(&mut header, name, content.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+        tar.append_data(&mut header, name, *content).unwrap_or_else(|e| panic!("{e}"));
     }
     tar.into_inner().and_then(|gzip| gzip.finish()).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -95,10 +95,10 @@ async fn only_genuine_releases_are_taken() {
         Publisher { folder: publisher.folder.clone(), ..Publisher::new(elsewhere.path()) };
     publisher.release("1.0.0", "#!/bin/sh\necho 1.0.0\n");
     stranger.release("1.0.1", "#!/bin/sh\necho 1.0.1\n");
-    publisher.publish("1.0.2", &archive(&[("eds", "x"), ("install.sh", "y")]));
+    publisher.publish("1.0.2", &archive(&[("eds", b"x"), ("install.sh", b"y")]));
     publisher.release("1.0.3", "#!/bin/sh\necho 1.0.3\n");
     let changed = publisher.folder.join("download/v1.0.3").join(archive_name());
-    std::fs::write(&changed, archive(&[("eds", "#!/bin/sh\necho changed\n")]))
+    std::fs::write(&changed, archive(&[("eds", b"#!/bin/sh\necho changed\n")]))
         .unwrap_or_else(|e| panic!("{e}"));
     site.hq.serve_releases(publisher.folder.clone());
     let to = site.dir.path().join("new");

@@ -119,8 +119,10 @@ async fn an_old_script_runs_unchanged() {
         check::sqlite(&shop, &database).is_ok_and(|reports| reports.iter().all(|r| r.is_equal()))
     })
     .await;
-    let health = health_of(port).await;
-    assert!(health.starts_with("HTTP/1.1 200"), "{health}");
+    eventually("it is healthy", Duration::from_secs(30), async || {
+        health_of(port).await.starts_with("HTTP/1.1 200")
+    })
+    .await;
     send(server.pid(), "INT");
     let ended = server.wait(Duration::from_secs(30));
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::disks::{Disks, within};
 use super::nats::Nats;
 use super::until_ok;
 
@@ -15,6 +16,9 @@ pub struct Eds {
     pub dir: TempDir,
     args: Vec<String>,
     url: String,
+    env: Vec<(String, String)>,
+    /// Disks that it sees.
+    pub disks: Option<Disks>,
 }
 
 pub struct Running {
@@ -55,6 +59,20 @@ pub fn replay_in(dir: &Path, url: &str, schemas: &Value, journal: &str, args: &[
     command.output().unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// Replays events with variables in the environment. The data directory is lost.
+pub fn replay_with(url: &str, events: &[Value], env: &[(&str, &str)]) -> Output {
+    let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+    let journal: String = events.iter().map(|e| format!("{e}\n")).collect();
+    std::fs::write(dir.path().join("journal.jsonl"), journal).unwrap_or_else(|e| panic!("{e}"));
+    let mut command = Command::new(binary());
+    command.current_dir(dir.path()).env("EDS_URL", url).envs(env.iter().copied()).args([
+        "replay",
+        "journal.jsonl",
+        "--restart",
+    ]);
+    command.output().unwrap_or_else(|e| panic!("{e}"))
+}
+
 /// A schema with the key `id` and nothing else required.
 pub fn schema(table: &str, version: &str, properties: Value) -> Value {
     let mut all = json!({"id": {"type": "string"}});
@@ -70,7 +88,17 @@ pub fn upsert(table: &str, version: &str, after: Value) -> Value {
 
 /// The dead letters of a destination, superseded ones included, as `eds dlq` exports them.
 pub fn dead_letters(url: &str, data_dir: &Path) -> Vec<Value> {
-    let said = dlq(url, data_dir, &["export", "--superseded"]);
+    exported(&dlq(url, data_dir, &["export", "--superseded"]))
+}
+
+/// What a command told on standard output with `--json`.
+pub fn data_of(stdout: &[u8]) -> Vec<Value> {
+    let told: Value = serde_json::from_slice(stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(stdout)));
+    told["data"].as_array().cloned().unwrap_or_else(|| panic!("{told}"))
+}
+
+fn exported(said: &Output) -> Vec<Value> {
     assert!(said.status.success(), "{said:?}");
     let lines = String::from_utf8_lossy(&said.stdout);
     lines.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
@@ -78,7 +106,10 @@ pub fn dead_letters(url: &str, data_dir: &Path) -> Vec<Value> {
 
 /// Runs `eds dlq`.
 pub fn dlq(url: &str, data_dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(binary());
+    dlq_by(Command::new(binary()), url, data_dir, args)
+}
+
+fn dlq_by(mut command: Command, url: &str, data_dir: &Path, args: &[&str]) -> Output {
     command.env("EDS_URL", url).arg("dlq").args(args).arg("--data-dir").arg(data_dir);
     command.output().unwrap_or_else(|e| panic!("{e}"))
 }
@@ -86,33 +117,66 @@ pub fn dlq(url: &str, data_dir: &Path, args: &[&str]) -> Output {
 impl Eds {
     /// Its dead letters.
     pub fn dead_letters(&self) -> Vec<Value> {
-        dead_letters(&self.url, &self.data_dir())
+        let args = ["export", "--superseded"];
+        exported(&dlq_by(self.command(), &self.url, &self.data_dir(), &args))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = within(self.disks.as_ref());
+        command.arg(binary());
+        command
+    }
+
+    /// The logs of all its runs.
+    pub fn logs(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap_or_else(|e| panic!("{e}"));
+        let logs = entries.flatten().filter(|e| e.file_name().to_string_lossy().contains("log-"));
+        logs.map(|e| std::fs::read_to_string(e.path()).unwrap_or_default()).collect()
     }
 
     /// Streams from `nats` as `creds` into `url`; the schemas come from a file.
     pub fn stream(nats: &Nats, creds: &Path, url: &str, schemas: &str) -> Eds {
+        Eds::stream_from(&nats.url(), creds, url, schemas)
+    }
+
+    /// Streams from the NATS servers with these addresses.
+    pub fn stream_from(servers: &str, creds: &Path, url: &str, schemas: &str) -> Eds {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let schema = dir.path().join("schema.json");
         std::fs::write(&schema, schemas).unwrap_or_else(|e| panic!("{e}"));
-        let args = [
-            "stream",
-            "--port",
-            "0",
-            "--server",
-            &nats.url(),
-            "--creds",
-            &creds.display().to_string(),
-            "--schema",
-            &schema.display().to_string(),
-            "--data-dir",
-        ];
+        let source = ["--schema", &schema.display().to_string()].map(str::to_owned);
+        Eds::in_directory(dir, servers, creds, url, source)
+    }
+
+    /// The schemas come from HQ at this address.
+    pub fn stream_of_hq(servers: &str, creds: &Path, url: &str, hq: &str) -> Eds {
+        let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+        Eds::in_directory(dir, servers, creds, url, ["--api-url", hq].map(str::to_owned))
+    }
+
+    fn in_directory(
+        dir: TempDir,
+        servers: &str,
+        creds: &Path,
+        url: &str,
+        source: [String; 2],
+    ) -> Eds {
+        let creds = creds.display().to_string();
+        let args = ["stream", "--port", "0", "--server", servers, "--creds", &creds];
         let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-        args.push(dir.path().join("data").display().to_string());
-        Eds { dir, args, url: url.to_owned() }
+        args.extend(source);
+        args.extend(["--data-dir".to_owned(), dir.path().join("data").display().to_string()]);
+        Eds { dir, args, url: url.to_owned(), env: Vec::new(), disks: None }
     }
 
     pub fn with(mut self, args: &[&str]) -> Eds {
         self.args.extend(args.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    /// With a variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Eds {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -128,15 +192,25 @@ impl Eds {
                 .map_or(0, |d| d.as_nanos())
         ));
         let file = std::fs::File::create(&log).unwrap_or_else(|e| panic!("{e}"));
-        let child = Command::new(binary())
+        let child = self
+            .command()
             .args(&self.args)
             .args(more)
             .env("EDS_URL", &self.url)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
             .spawn();
         Running { child: child.unwrap_or_else(|e| panic!("{e}")), log }
+    }
+
+    /// Imports the files of a directory, with the schemas of a file.
+    pub fn import(&self, export: &Path, schemas: &Path) -> Output {
+        let mut command = self.command();
+        command.env("EDS_URL", &self.url).args(["import", "--no-confirm", "--dir"]).arg(export);
+        command.arg("--schema").arg(schemas).arg("--data-dir").arg(self.data_dir());
+        command.output().unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// The first run: from the beginning of the stream, until nothing is pending.
@@ -203,12 +277,13 @@ impl Running {
             .open(&log)
             .unwrap_or_else(|e| panic!("{e}"));
         let out = file.try_clone().unwrap_or_else(|e| panic!("{e}"));
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(file)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{e}"));
+        command.stdin(Stdio::null()).stdout(out).stderr(file);
+        let child = until_ok(Duration::from_secs(10), || match command.spawn() {
+            Ok(child) => Ok(child),
+            // A process that another thread is about to start still has the program open.
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => Err(e.to_string()),
+            Err(e) => panic!("{e}"),
+        });
         Running { child, log }
     }
 

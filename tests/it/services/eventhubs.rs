@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
@@ -11,6 +11,7 @@ use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
     SessionAcceptor,
 };
+use fe2o3_amqp::link::delivery::Delivery;
 use fe2o3_amqp::{Receiver, Sender};
 use fe2o3_amqp_types::definitions::{AmqpError, Error, ErrorCondition, LinkError};
 use fe2o3_amqp_types::messaging::message::__private::Deserializable;
@@ -24,9 +25,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex as AsyncMutex;
 
 pub const KEY: &str = "c2VjcmV0/key+of=the+tests=";
+/// What Entra gives to whom it knows.
+pub const ENTRA_TOKEN: &str = "entra-token-of-the-tests";
 pub const PARTITIONS: usize = 4;
 /// The largest message that the hub takes.
 pub const MESSAGE_BYTES_MAX: u64 = 256 << 10;
+
+/// Begins the ids of events that the hub refuses.
+pub const POISON: &str = "poison";
 
 /// An event as a consumer sees it.
 #[derive(Clone, Debug)]
@@ -48,6 +54,8 @@ pub struct PeerHabits {
     pub detach: u32,
     /// The batch is stored, and the connection breaks before that is said.
     pub lose: u32,
+    /// A link that brings nothing for so long ends, as the service's do after ten minutes.
+    pub idle: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -71,7 +79,7 @@ enum Fate {
 
 impl PeerHub {
     fn fate(&mut self) -> Fate {
-        let PeerHabits { busy, release, detach, lose } = self.habits;
+        let PeerHabits { busy, release, detach, lose, idle: _ } = self.habits;
         let dice = self.rng.get_or_insert_with(|| fastrand::Rng::with_seed(7)).u32(0..1_000);
         let mut limit = 0;
         for (share, fate) in [
@@ -275,7 +283,7 @@ async fn answer(node: &str, request: Message<Body<Value>>, shared: &PeerState) {
             } else {
                 String::new()
             };
-            match checked(&token, &text("name")) {
+            match checked(&text("type"), &token, &text("name")) {
                 Ok(hub) => {
                     allowed(Some(hub));
                     (202, Value::Null)
@@ -313,12 +321,16 @@ async fn answer(node: &str, request: Message<Body<Value>>, shared: &PeerState) {
             let _ = sender.send(message).await;
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 /// The hub that a token is for, or the status with which it is refused.
-fn checked(token: &str, audience: &str) -> Result<String, i32> {
+fn checked(kind: &str, token: &str, audience: &str) -> Result<String, i32> {
+    let hub = audience.rsplit('/').next().unwrap_or_default().to_owned();
+    if kind == "jwt" {
+        return if token == ENTRA_TOKEN { Ok(hub) } else { Err(401) };
+    }
     let fields: HashMap<&str, &str> = token
         .strip_prefix("SharedAccessSignature ")
         .unwrap_or_default()
@@ -335,7 +347,6 @@ fn checked(token: &str, audience: &str) -> Result<String, i32> {
     let holds = decoded(field("sig")) == BASE64.encode(expected.as_ref())
         && field("se").parse::<u64>().is_ok_and(|expiry| expiry > now)
         && field("skn") == "Root";
-    let hub = audience.rsplit('/').next().unwrap_or_default().to_owned();
     match (holds, decoded(field("sr")) == audience) {
         (true, true) => Ok(hub),
         _ => Err(401),
@@ -354,8 +365,28 @@ fn description() -> Value {
     Value::Map(map)
 }
 
+/// The next message; `None` where the link has ended, or ends because nothing comes.
+async fn next(receiver: &mut Receiver, shared: &PeerState) -> Option<Delivery<Body<Value>>> {
+    let Some(idle) = locked(&shared.hub).habits.idle else {
+        return receiver.recv().await.ok();
+    };
+    tokio::time::timeout(idle, receiver.recv()).await.ok()?.ok()
+}
+
+/// What the service ends a link with: neither says that an event is bad.
+fn end_of_link(batches: usize) -> Error {
+    match batches % 2 {
+        0 => Error::new(LinkError::DetachForced, Some("the link is moved".into()), None),
+        _ => Error::new(AmqpError::NotAllowed, Some("not while it is moved".into()), None),
+    }
+}
+
 async fn events(mut receiver: Receiver, partition: usize, shared: &PeerState) {
-    while let Ok(delivery) = receiver.recv::<Body<Value>>().await {
+    loop {
+        let Some(delivery) = next(&mut receiver, shared).await else {
+            let _ = receiver.close_with_error(end_of_link(0)).await;
+            return;
+        };
         let fate = {
             let mut hub = locked(&shared.hub);
             hub.batches += 1;
@@ -370,36 +401,24 @@ async fn events(mut receiver: Receiver, partition: usize, shared: &PeerState) {
         };
         assert_eq!(*delivery.message_format(), Some(0x8001_3700), "a batch says that it is one");
         let done = match fate {
+            // Whatever else would happen to it: it is refused for what it holds.
+            _ if found().iter().any(|event| event.message_id.starts_with(POISON)) => {
+                let why = Error::new(AmqpError::NotAllowed, Some("poison".into()), None);
+                receiver.reject(&delivery, why).await
+            }
             Fate::Accept => {
                 locked(&shared.hub).received.extend(found());
                 receiver.accept(&delivery).await
             }
             Fate::Busy => {
                 let busy = ErrorCondition::Custom(Symbol::from("com.microsoft:server-busy"));
-                receiver
-                    .reject(
-                        &delivery,
-                        Error::new(
-                            busy,
-                            Some(
-                                "The request was terminated \
-                    because the namespace is being throttled."
-                                    .into(),
-                            ),
-                            None,
-                        ),
-                    )
-                    .await
+                let why = Some("The namespace is being throttled.".to_owned());
+                receiver.reject(&delivery, Error::new(busy, why, None)).await
             }
             Fate::Release => receiver.release(&delivery).await,
             Fate::Detach => {
-                let _ = receiver
-                    .close_with_error(Error::new(
-                        LinkError::DetachForced,
-                        Some("the link is moved".into()),
-                        None,
-                    ))
-                    .await;
+                let error = end_of_link(locked(&shared.hub).batches);
+                let _ = receiver.close_with_error(error).await;
                 return;
             }
             Fate::Lose => {

@@ -7,10 +7,14 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::Offset;
+use rdkafka::util::Timeout;
 use tempfile::TempDir;
 
 use super::certs::{certificates, write};
@@ -23,6 +27,8 @@ pub struct Kafka {
     pub port: u16,
     /// With TLS and a login: `eds` may do everything, `nobody` nothing.
     pub secure_port: u16,
+    /// With TLS, for clients that show a certificate; the server's own is one.
+    pub certified_port: u16,
     dir: TempDir,
 }
 
@@ -37,26 +43,35 @@ pub struct KafkaRecord {
 
 impl Kafka {
     pub fn start() -> Kafka {
+        Kafka::start_with("auto.create.topics.enable=true")
+    }
+
+    /// With further lines in its configuration.
+    pub fn start_with(settings: &str) -> Kafka {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let [authority, certificate, key] = certificates().unwrap_or_else(|e| panic!("{e}"));
         write(dir.path(), "ca.pem", &authority);
         write(dir.path(), "server.pem", &format!("{key}{certificate}"));
-        let (port, secure_port, controller) = (free_port(), free_port(), free_port());
+        write(dir.path(), "cert.pem", &certificate);
+        write(dir.path(), "key.pem", &key);
+        let [port, secure_port, certified_port, controller] = [(); 4].map(|()| free_port());
         let data = dir.path().display();
         let properties = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure_port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure_port}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure_port},SSL://127.0.0.1:{certified_port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure_port},SSL://127.0.0.1:{certified_port}\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL\n\
-             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL\n\
+             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER\n\
              listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_eds=\"{PASSWORD}\" user_nobody=\"{PASSWORD}\";\n\
              listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
              listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;\n\
+             listener.name.ssl.ssl.client.auth=required\nlistener.name.ssl.ssl.truststore.type=PEM\nlistener.name.ssl.ssl.truststore.location={data}/ca.pem\n\
              ssl.keystore.type=PEM\nssl.keystore.location={data}/server.pem\n\
-             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS;User:eds\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS;User:eds;User:CN=rcgen self signed cert\n\
              log.dirs={data}/data\nnum.partitions=3\noffsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\nauto.create.topics.enable=true\nlog.flush.interval.messages=1000\n"
+             transaction.state.log.min.isr=1\n{settings}\nlog.flush.interval.messages=1000\n"
         );
         write(dir.path(), "server.properties", &properties);
         let scram = |mechanism: &str| {
@@ -82,7 +97,7 @@ impl Kafka {
             String::from_utf8_lossy(&formatted.stdout),
             String::from_utf8_lossy(&formatted.stderr)
         );
-        let mut kafka = Kafka { server: None, port, secure_port, dir };
+        let mut kafka = Kafka { server: None, port, secure_port, certified_port, dir };
         kafka.run();
         kafka
     }
@@ -104,6 +119,11 @@ impl Kafka {
                 _ => Err(std::fs::read_to_string(self.path().join("log")).unwrap_or_default()),
             }
         });
+    }
+
+    /// Its process, while there is one.
+    pub fn process(&mut self) -> Option<&mut Server> {
+        self.server.as_mut()
     }
 
     /// At once, as in a power cut.
@@ -141,6 +161,41 @@ fn reader(brokers: &str) -> BaseConsumer {
         .set("enable.auto.commit", "false")
         .set("log_level", "0");
     config.create().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Makes a topic of one partition that takes no larger messages.
+pub async fn make_topic(brokers: &str, topic: &str, message_bytes_max: usize) {
+    let mut config = ClientConfig::new();
+    let admin: AdminClient<DefaultClientContext> =
+        config.set("bootstrap.servers", brokers).create().unwrap_or_else(|e| panic!("{e}"));
+    let limit = message_bytes_max.to_string();
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", &limit);
+    let made = admin.create_topics([&new], &AdminOptions::new()).await;
+    let is_made = made.as_ref().is_ok_and(|made| made.iter().all(Result::is_ok));
+    assert!(is_made, "{made:?}");
+}
+
+/// Deletes a topic.
+pub async fn delete_topic(brokers: &str, topic: &str) {
+    let mut config = ClientConfig::new();
+    let admin: AdminClient<DefaultClientContext> =
+        config.set("bootstrap.servers", brokers).create().unwrap_or_else(|e| panic!("{e}"));
+    let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await;
+    let is_gone = deleted.as_ref().is_ok_and(|deleted| deleted.iter().all(Result::is_ok));
+    assert!(is_gone, "{deleted:?}");
+}
+
+/// Sends so many messages of somebody else's.
+pub async fn send_foreign(brokers: &str, topic: &str, count: usize) {
+    let mut config = ClientConfig::new();
+    let producer: FutureProducer =
+        config.set("bootstrap.servers", brokers).create().unwrap_or_else(|e| panic!("{e}"));
+    let sent = (0..count).map(|_| {
+        producer.send(FutureRecord::to(topic).key("theirs").payload("{}"), Timeout::Never)
+    });
+    for sent in futures::future::join_all(sent).await {
+        sent.unwrap_or_else(|(e, _)| panic!("{e}"));
+    }
 }
 
 /// Everything in the topic, partition by partition in its order.

@@ -1,14 +1,20 @@
 //! Real servers on loopback, each on a port and in a directory of its own. A missing one fails the
 //! test.
 
+pub mod browser;
+pub mod bucket;
 pub mod certs;
+pub mod disks;
 pub mod eds;
+pub mod entra;
 pub mod eventhubs;
 pub mod hq;
 pub mod kafka;
 pub mod mysql;
 pub mod nats;
+pub mod nats_cluster;
 pub mod postgres;
+pub mod prometheus;
 pub mod proxy;
 pub mod s3;
 pub mod scene;
@@ -88,6 +94,11 @@ impl Server {
     pub fn crash(&mut self, signal: &str) {
         send(self.pid, signal);
         self.stop();
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        send(self.pid, signal);
     }
 
     /// Ends it and waits.

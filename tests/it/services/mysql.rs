@@ -1,7 +1,6 @@
 //! MySQL and MariaDB: one server of each for all tests, a database for each test.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -9,8 +8,9 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use tempfile::TempDir;
 
+use super::disks::{Disks, within};
 use super::{
-    Server, block_on, eventually, free_port, fresh, installed, on_small_disk, plain,
+    Server, block_on, eventually, free_port, fresh, installed, on_small_disk,
     small_disks_can_be_made,
 };
 
@@ -31,13 +31,16 @@ pub struct MySql {
     pub server: Option<Server>,
     /// A disk of a few MiB that only this server sees, and that goes with it.
     small_disk: Option<PathBuf>,
+    /// Where its data are, if it has a disk of its own that stays.
+    pub disks: Option<Disks>,
     dir: TempDir,
 }
 
 /// Temporary files go to `temporary`: a server that starts removes what others have in the place
 /// that they share.
-fn run(program: &Path, args: &[String], temporary: &Path) {
-    let done = Command::new(program)
+fn run(disks: Option<&Disks>, program: &Path, args: &[String], temporary: &Path) {
+    let done = within(disks)
+        .arg(program)
         .args(args)
         .env("TMPDIR", temporary)
         .output()
@@ -62,7 +65,7 @@ impl MySql {
         if !small_disks_can_be_made() {
             return None;
         }
-        let mut mysql = MySql::made(flavour, &[]);
+        let mut mysql = MySql::made(flavour, &[], false);
         let disk = mysql.dir.path().join("disk");
         std::fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
         mysql.small_disk = Some(disk.clone());
@@ -72,22 +75,34 @@ impl MySql {
 
     /// Makes a server; some settings have to be there from the beginning.
     pub async fn start_with(flavour: Flavour, settings: &[&str]) -> MySql {
-        let mut mysql = MySql::made(flavour, settings);
+        let mut mysql = MySql::made(flavour, settings, false);
         mysql.begin(settings).await;
         mysql
     }
 
+    /// A server whose data have a disk of their own, if this machine lets us make one.
+    pub async fn on_disk(flavour: Flavour) -> MySql {
+        let mut mysql = MySql::made(flavour, &[], true);
+        mysql.begin(&[]).await;
+        mysql
+    }
+
     /// One that was not started yet.
-    fn made(flavour: Flavour, settings: &[&str]) -> MySql {
+    fn made(flavour: Flavour, settings: &[&str], on_disk: bool) -> MySql {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let data = format!("--datadir={}", dir.path().join("data").display());
+        let directory = dir.path().join("data");
+        std::fs::create_dir(&directory).unwrap_or_else(|e| panic!("{e}"));
+        let disks = if on_disk { Disks::on(&[&directory], "root") } else { None };
+        let data = format!("--datadir={}", directory.display());
         let temporary = dir.path().join("tmp");
         std::fs::create_dir(&temporary).unwrap_or_else(|e| panic!("{e}"));
-        let mysql = MySql { flavour, port: free_port(), dir, small_disk: None, server: None };
+        let mysql =
+            MySql { flavour, port: free_port(), dir, small_disk: None, disks, server: None };
         let more = settings.iter().map(|s| format!("--{s}"));
         match flavour {
             Flavour::MySql => {
                 run(
+                    mysql.disks.as_ref(),
                     &mysql.program(),
                     &[
                         data,
@@ -109,6 +124,7 @@ impl MySql {
                 ]
                 .map(str::to_owned);
                 run(
+                    mysql.disks.as_ref(),
                     Path::new("mariadb-install-db"),
                     &args.into_iter().chain([data]).collect::<Vec<_>>(),
                     &temporary,
@@ -135,6 +151,11 @@ impl MySql {
             Flavour::MySql => installed("mysqld"),
             Flavour::MariaDb => PathBuf::from("/usr/sbin/mariadbd"),
         }
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("my.sock")
     }
 
     /// Starts the server (again), with further settings.
@@ -167,7 +188,7 @@ impl MySql {
         }
         args.extend(settings.iter().map(|s| format!("--{s}")));
         let mut wrapper = match &self.small_disk {
-            None => plain(),
+            None => within(self.disks.as_ref()),
             Some(disk) => on_small_disk(disk, "root"),
         };
         if let (Some(disk), Flavour::MySql) = (&self.small_disk, self.flavour) {
@@ -185,6 +206,16 @@ impl MySql {
             self.try_connect("").await.is_ok()
         })
         .await;
+    }
+
+    /// Whether it answers.
+    pub async fn answers(&self) -> bool {
+        self.try_connect("").await.is_ok()
+    }
+
+    /// Where its directory is.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
     }
 
     async fn try_connect(&self, database: &str) -> Result<Conn, mysql_async::Error> {

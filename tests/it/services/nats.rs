@@ -24,15 +24,20 @@ pub struct Nats {
 
 impl Nats {
     pub async fn start() -> Nats {
-        Nats::configured(false).await
+        Nats::configured(false, "").await
     }
 
     /// One that speaks TLS only, with a certificate for 127.0.0.1.
     pub async fn encrypted() -> Nats {
-        Nats::configured(true).await
+        Nats::configured(true, "").await
     }
 
-    async fn configured(encrypted: bool) -> Nats {
+    /// One with more words in its configuration.
+    pub async fn with(more: &str) -> Nats {
+        Nats::configured(false, more).await
+    }
+
+    async fn configured(encrypted: bool, more: &str) -> Nats {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let account = Arc::new(Account::default());
         let port = free_port();
@@ -41,6 +46,7 @@ impl Nats {
             .account
             .server_config(port, &nats.dir.path().join("js"))
             .unwrap_or_else(|e| panic!("{e}"));
+        config += more;
         if encrypted {
             let [authority, certificate, key] = certificates().unwrap_or_else(|e| panic!("{e}"));
             let dir = nats.dir.path();

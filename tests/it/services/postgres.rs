@@ -8,17 +8,23 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+use super::disks::{Disks, within};
 use super::{
     Server, block_on, eventually, free_port, fresh, on_small_disk, small_disks_can_be_made,
 };
 
 pub const PASSWORD: &str = "s3cret/p@ss:w%rd";
 
+/// Its log stays small, where a disk is memory.
+pub const WAL_BYTES_MAX: &str = "max_wal_size=256MB";
+
 pub struct Postgres {
     pub port: u16,
     pub server: Option<Server>,
     /// A disk of a few MiB that only this server sees, and that goes with it.
     small_disk: Option<PathBuf>,
+    /// Where its data are, if it has a disk of its own that stays.
+    pub disks: Option<Disks>,
     dir: TempDir,
 }
 
@@ -48,10 +54,13 @@ fn is_root() -> bool {
 
 /// PostgreSQL does not run as root.
 pub fn as_postgres() -> Command {
-    let mut command = Command::new("env");
+    as_postgres_within(None)
+}
+
+fn as_postgres_within(disks: Option<&Disks>) -> Command {
+    let mut command = within(disks);
     if is_root() {
-        command = Command::new("runuser");
-        command.args(["-u", "postgres", "--"]);
+        command.args(["runuser", "-u", "postgres", "--"]);
     }
     command.current_dir("/");
     command
@@ -64,7 +73,7 @@ impl Postgres {
         if !small_disks_can_be_made() {
             return None;
         }
-        let mut postgres = Postgres::made();
+        let mut postgres = Postgres::made(false);
         let disk = postgres.dir.path().join("disk");
         std::fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
         postgres.small_disk = Some(disk.clone());
@@ -73,21 +82,30 @@ impl Postgres {
     }
 
     pub async fn start() -> Postgres {
-        let mut postgres = Postgres::made();
+        let mut postgres = Postgres::made(false);
         postgres.run(&[]).await;
         postgres
     }
 
+    /// A server whose data have a disk of their own, if this machine lets us make one.
+    pub async fn on_disk() -> Postgres {
+        let mut postgres = Postgres::made(true);
+        postgres.run(&[WAL_BYTES_MAX]).await;
+        postgres
+    }
+
     /// One that was not started yet.
-    fn made() -> Postgres {
+    fn made(on_disk: bool) -> Postgres {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let data = dir.path().join("data");
         std::fs::write(dir.path().join("password"), PASSWORD).unwrap_or_else(|e| panic!("{e}"));
+        std::fs::create_dir(&data).unwrap_or_else(|e| panic!("{e}"));
+        let disks = if on_disk { Disks::on(&[&data], "postgres") } else { None };
         if is_root() {
             let owned = Command::new("chown").args(["-R", "postgres"]).arg(dir.path()).status();
             assert!(owned.is_ok_and(|s| s.success()), "chown to postgres");
         }
-        let made = as_postgres()
+        let made = as_postgres_within(disks.as_ref())
             .arg(programs().join("initdb"))
             .args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "-D"])
             .arg(&data)
@@ -95,7 +113,7 @@ impl Postgres {
             .output()
             .unwrap_or_else(|e| panic!("initdb: {e}"));
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        Postgres { port: free_port(), dir, small_disk: None, server: None }
+        Postgres { port: free_port(), dir, small_disk: None, disks, server: None }
     }
 
     /// Starts the server (again), with further settings.
@@ -118,7 +136,7 @@ impl Postgres {
             args.extend(["-c".to_owned(), (*setting).to_owned()]);
         }
         let wrapper = match &self.small_disk {
-            None => as_postgres(),
+            None => as_postgres_within(self.disks.as_ref()),
             Some(disk) => {
                 let mut command = on_small_disk(disk, "postgres");
                 let user = as_postgres();
@@ -132,6 +150,11 @@ impl Postgres {
             self.try_connect("postgres").await.is_ok()
         })
         .await;
+    }
+
+    /// Whether it answers.
+    pub async fn answers(&self) -> bool {
+        self.try_connect("postgres").await.is_ok()
     }
 
     pub fn directory(&self) -> &Path {

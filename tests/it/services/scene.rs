@@ -8,10 +8,12 @@ use async_trait::async_trait;
 use eds::sandbox::check::{self, TableReport};
 use eds::sandbox::shop::{Shop, ShopOptions};
 
+use super::Server;
+use super::disks::Disks;
 use super::eds::Eds;
 use super::mysql::{MySql, RIGHTS};
 use super::nats::Nats;
-use super::postgres::{self, Postgres};
+use super::postgres::{self, Postgres, WAL_BYTES_MAX};
 use super::snowflake::Snowflake;
 
 /// A database server under test, read with a client of its own.
@@ -26,6 +28,20 @@ pub trait Keeper: Send + Sync {
     /// Ends at once, as at a power cut.
     fn crash(&mut self);
     async fn start_again(&mut self);
+    /// Where its data are, if copies of them can be put back.
+    fn data(&self) -> Option<PathBuf> {
+        None
+    }
+    /// The disk of its own that its data have.
+    fn disks(&mut self) -> Option<&mut Disks> {
+        None
+    }
+    fn process(&mut self) -> Option<&mut Server> {
+        None
+    }
+    async fn answers(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait(?Send)]
@@ -47,7 +63,19 @@ impl Keeper for Postgres {
     }
     async fn start_again(&mut self) {
         // After a crash it reads its log from the last checkpoint on before it answers.
-        self.run(&["max_wal_size=256MB", "checkpoint_timeout=30s"]).await;
+        self.run(&[WAL_BYTES_MAX, "checkpoint_timeout=30s"]).await;
+    }
+    fn data(&self) -> Option<PathBuf> {
+        Some(self.directory().join("data"))
+    }
+    fn disks(&mut self) -> Option<&mut Disks> {
+        self.disks.as_mut()
+    }
+    fn process(&mut self) -> Option<&mut Server> {
+        self.server.as_mut()
+    }
+    async fn answers(&self) -> bool {
+        Postgres::answers(self).await
     }
 }
 
@@ -79,6 +107,18 @@ impl Keeper for MySql {
     }
     async fn start_again(&mut self) {
         self.run(&[]).await;
+    }
+    fn data(&self) -> Option<PathBuf> {
+        Some(self.directory().join("data"))
+    }
+    fn disks(&mut self) -> Option<&mut Disks> {
+        self.disks.as_mut()
+    }
+    fn process(&mut self) -> Option<&mut Server> {
+        self.server.as_mut()
+    }
+    async fn answers(&self) -> bool {
+        MySql::answers(self).await
     }
 }
 

@@ -50,6 +50,14 @@ impl SimFeed {
         }
     }
 
+    /// By how much the clock of the stream's server is behind, as far as it is told.
+    fn behind_ns(&self) -> i64 {
+        match self.world.bug {
+            Bug::ClockIgnored => 0,
+            _ => -self.world.stream().shift_ns.min(0),
+        }
+    }
+
     /// The message as it comes, or as the planted bug leaves it.
     fn garbled(&self, text: &str) -> String {
         match self.world.bug {
@@ -84,6 +92,7 @@ impl Feed for SimFeed {
         let mut recreated = false;
         let after = match (after, since_ns) {
             (None, Some(since)) => {
+                let since = since - self.behind_ns();
                 let is_since = |sequence: &u64| self.world.message(*sequence).1 >= since;
                 (1..=total).find(is_since).unwrap_or(total + 1) - 1
             }
@@ -103,7 +112,8 @@ impl Feed for SimFeed {
         self.world.step("feed: opened").await;
         let recreated = recreated && self.world.bug != Bug::FormerTimesDecide;
         let pending = Some((total + 1).saturating_sub(self.next));
-        Ok(Opened { recreated, pending, ..Opened::default() })
+        let behind_ns = self.behind_ns();
+        Ok(Opened { recreated, pending, behind_ns, ..Opened::default() })
     }
 
     async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<Signal, FeedError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use eds::change::filter::TableFilter;
@@ -28,7 +28,8 @@ use super::rows::{FaultyRows, broken};
 use super::verdict::verdict;
 use super::world::{Bug, CONSUMER, SimStream, Weather, World, locked};
 
-const SCHEMAS: [&str; 3] = [
+/// The schemas of the tables: of the first the world knows two versions.
+pub const SCHEMAS: [&str; 3] = [
     r#"{"table":"a","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"}}}"#,
     r#"{"table":"a","modelVersion":"2","primaryKeys":["id"],"properties":{"id":{"type":"string"},"n":{"type":"integer"},"m":{"type":"integer","nullable":true}}}"#,
     r#"{"table":"b","modelVersion":"1","primaryKeys":["k","id"],"properties":{"id":{"type":"string"},"k":{"type":"integer"},"n":{"type":"string"}}}"#,
@@ -64,10 +65,13 @@ fn options(world: &World, until_caught_up: bool) -> EngineOptions {
         WriteMode::Upsert => memory::ABILITIES,
         WriteMode::Append => log::ABILITIES,
     };
+    // Few, so that one batch is full while the one before is under way; or more than arrive.
+    let batch_max = if world.draw(2) == 0 { 4 } else { 30 };
     EngineOptions {
         adoption: Adoption::Without,
         companies: "*".into(),
         rules: None,
+        columns: Arc::default(),
         consumer: CONSUMER.into(),
         filter: TableFilter::default(),
         restart: false,
@@ -79,7 +83,7 @@ fn options(world: &World, until_caught_up: bool) -> EngineOptions {
         held_bytes_max: 4_000,
         schema_change: SchemaChange::default(),
         letters: LetterOptions { limits, ..LetterOptions::default() },
-        abilities: Abilities { batch_changes_max: 30, ..abilities },
+        abilities: Abilities { batch_changes_max: batch_max, ..abilities },
     }
 }
 
@@ -111,9 +115,7 @@ async fn process(world: &Arc<World>, life: Life) -> Option<Result<End, Halt>> {
         world.state.clear_intent(CONSUMER).unwrap_or_else(|e| panic!("{e}"));
     }
     let (stopper, stop) = watch::channel(false);
-    let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(
-        SCHEMAS.iter().map(|s| (*s).to_owned()).collect(),
-    )));
+    let schemas = SchemaSource::Fixed(world.schemas.clone());
     let deps = EngineDeps {
         feed: Box::new(SimFeed::new(world)),
         open: Box::new(open),
@@ -171,6 +173,7 @@ async fn imports(world: &Arc<World>) {
         let tables: &[&str] = [&["a", "b"][..], &["a"], &["b"]][world.draw(3) as usize];
         let (through, whole) = (world.draw(world.total() + 1), world.draw(4) > 0);
         world.imports.fetch_add(1, Ordering::Relaxed);
+        world.note(|| format!("imports {tables:?} through {through}, whole: {whole}"));
         let mut store = world.store.lock();
         for schema in &SCHEMAS[1..] {
             let schema = Arc::new(TableSchema::parse(schema).unwrap_or_else(|e| panic!("{e}")));
@@ -293,6 +296,19 @@ async fn drops(world: &Arc<World>) {
     }
 }
 
+/// The publisher of schemas is away at times.
+async fn late_schemas(world: &Arc<World>) {
+    if !world.has_late_schemas {
+        return;
+    }
+    loop {
+        sleep(Duration::from_millis(world.draw(5_000))).await;
+        let mut schemas = world.schemas.write().unwrap_or_else(PoisonError::into_inner);
+        schemas.is_away = !schemas.is_away;
+        world.note(|| format!("the publisher of schemas is away: {}", schemas.is_away));
+    }
+}
+
 /// All letters are to be tried again, superseded or not.
 fn order_letters(world: &World) {
     let store = world.store.lock();
@@ -305,7 +321,8 @@ fn order_letters(world: &World) {
 
 /// Lets the world's weather and its troubles happen.
 async fn blow(world: &Arc<World>) {
-    tokio::join!(weather(world), troubles(world), refusals(world), drops(world));
+    let others = futures::future::join(drops(world), late_schemas(world));
+    tokio::join!(weather(world), troubles(world), refusals(world), others);
     std::future::pending::<()>().await;
 }
 
@@ -353,6 +370,8 @@ fn expected(ended: Option<Result<End, Halt>>) -> Result<(), String> {
         Some(Err(Halt::Feed(FeedError::Unavailable(_)))) => Ok(()),
         // The disk was full when it started.
         Some(Err(Halt::Setup(why))) if why.contains("readonly") => Ok(()),
+        // The schemas could not be had, and none was known.
+        Some(Err(Halt::Setup(why))) if why.contains("cannot be fetched") => Ok(()),
         other => Err(format!("a process ended with {other:?}")),
     }
 }

@@ -1,5 +1,6 @@
 //! The memory destination behind everything that can go wrong.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use eds::change::dead_letter::{LetterEntry, LetterLabel, RejectKind};
 use eds::change::{Batch, Cutover, Position};
 use eds::destination::memory::MemoryDestination;
 use eds::destination::{
-    Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, KeptLetter, LetterBox, Migration,
-    Tables,
+    Claim, Destination, Epoch, Failure, FailureKind, KeptChunk, KeptLetter, Launch, LetterBox,
+    Migration, Tables,
 };
 use tokio::time::sleep;
 
@@ -26,6 +27,13 @@ pub struct FaultyRows {
     restores: u64,
     /// What the planted bug holds back.
     held: Option<Arc<Batch>>,
+    under_way: VecDeque<SentBatch>,
+}
+
+/// A batch under way, and what came of it, once the server is through with it.
+struct SentBatch {
+    batch: Arc<Batch>,
+    done: Option<Result<(), Failure>>,
 }
 
 pub fn broken() -> Failure {
@@ -40,6 +48,7 @@ impl FaultyRows {
             epoch: epoch.clone(),
             restores: world.restores.load(Ordering::Relaxed),
             held: None,
+            under_way: VecDeque::new(),
             world: world.clone(),
         }
     }
@@ -70,6 +79,81 @@ impl FaultyRows {
             0 => Failure::rejected(vec![(culprit, "a trigger raises".into())]),
             _ => Failure::new(FailureKind::Rejected, "a trigger raises"),
         })
+    }
+
+    /// What the server makes of the batch.
+    async fn execute(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        if let Some(group) = batch.groups.iter().find(|g| self.is_troubled(&g.schema.table)) {
+            return Err(Failure::new(FailureKind::TableUnavailable, "a lock is held")
+                .of_table(&group.schema.table));
+        }
+        match self.refusal(batch) {
+            Some(failure) => Err(failure),
+            None => self.commit(batch).await,
+        }
+    }
+
+    /// The same of the first `count` batches under way.
+    async fn execute_through(&mut self, count: usize) {
+        let mut is_after_failure = false;
+        for i in 0..count.min(self.under_way.len()) {
+            let batch = match &self.under_way[i] {
+                SentBatch { batch, done: None } => batch.clone(),
+                SentBatch { done: Some(done), .. } => {
+                    is_after_failure = done.is_err();
+                    continue;
+                }
+            };
+            if is_after_failure && self.world.bug == Bug::BehindUnfenced {
+                self.world.store.lock().position = batch.after;
+            }
+            let done = self.execute(&batch).await;
+            is_after_failure = done.is_err();
+            self.under_way[i].done = Some(done);
+        }
+    }
+
+    /// The connection breaks. Of what is under way the server is through with some, does some
+    /// later, and the rest never.
+    async fn breaks(&mut self) -> Result<(), Failure> {
+        let all = self.under_way.len() as u64;
+        let done = self.world.draw(all + 1);
+        if self.alive().is_ok() {
+            self.execute_through(done as usize).await;
+            let later = self.world.draw(all - done + 1);
+            let rest = self.under_way.iter().skip(done as usize).take(later as usize);
+            let rest = rest.filter(|sent| sent.done.is_none()).map(|sent| sent.batch.clone());
+            let rest: Vec<Arc<Batch>> = rest.collect();
+            if self.may_be_late() {
+                self.apply_later(rest);
+            }
+        }
+        self.under_way.clear();
+        Err(broken())
+    }
+
+    /// Whether the server may do something after it has said that the connection broke.
+    fn may_be_late(&self) -> bool {
+        matches!(self.world.bug, Bug::None | Bug::NoFence)
+    }
+
+    fn apply_later(&self, batches: Vec<Arc<Batch>>) {
+        let (world, epoch, restores) = (self.world.clone(), self.epoch.clone(), self.restores);
+        let late = Duration::from_millis(world.draw(400));
+        tokio::spawn(async move {
+            sleep(late).await;
+            let session_epoch = epoch.clone();
+            let mut session = MemoryDestination::open(world.store.clone(), epoch);
+            for batch in batches {
+                if world.bug == Bug::NoFence {
+                    let mut store = world.store.lock();
+                    (store.position, store.epoch) = (batch.after, session_epoch.get());
+                }
+                if restores == world.restores.load(Ordering::Relaxed) {
+                    let _ = session.apply(&batch).await;
+                }
+            }
+        });
     }
 
     /// The batch as one transaction, or as the planted bug would have it.
@@ -105,6 +189,7 @@ impl FaultyRows {
                 self.inner.apply(&Arc::new(kept)).await
             }
             Bug::HeldLost
+            | Bug::EventsLost
             | Bug::ReleasedKept
             | Bug::DeadLettersLost
             | Bug::RetriedKept
@@ -112,6 +197,7 @@ impl FaultyRows {
                 let mut kept = Batch::clone(batch);
                 match self.world.bug {
                     Bug::HeldLost => kept.held.clear(),
+                    Bug::EventsLost => kept.held.retain(|chunk| !chunk.label.is_unresolved),
                     Bug::DeadLettersLost => kept.letters.added.clear(),
                     Bug::RetriedKept => kept.letters.retried = None,
                     Bug::SupersededRetried => kept.letters.superseded.clear(),
@@ -132,7 +218,12 @@ impl FaultyRows {
 #[async_trait]
 impl Destination for FaultyRows {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
-        self.world.note(|| format!("writes rows through {}", batch.through.sequence));
+        self.world.note(|| {
+            let offered = batch.offered().map(|i| batch.change(i).position.sequence);
+            let (through, offered) = (batch.through.sequence, offered.collect::<Vec<_>>());
+            let (held, release) = (batch.held.len(), batch.release);
+            format!("writes rows through {through}: {offered:?}, holds {held}, {release:?}")
+        });
         self.world.step("rows: apply").await;
         self.alive()?;
         // Refused before the work.
@@ -140,26 +231,11 @@ impl Destination for FaultyRows {
             return Err(broken());
         }
         // Reported as failed, and done later, while the next try may be under way.
-        if self.world.chance(30) && self.world.bug == Bug::None {
-            let (world, epoch, restores, batch) =
-                (self.world.clone(), self.epoch.clone(), self.restores, batch.clone());
-            let late = Duration::from_millis(world.draw(400));
-            tokio::spawn(async move {
-                sleep(late).await;
-                if restores == world.restores.load(Ordering::Relaxed) {
-                    let _ = MemoryDestination::open(world.store.clone(), epoch).apply(&batch).await;
-                }
-            });
+        if self.world.chance(30) && self.may_be_late() {
+            self.apply_later(vec![batch.clone()]);
             return Err(broken());
         }
-        if let Some(group) = batch.groups.iter().find(|g| self.is_troubled(&g.schema.table)) {
-            return Err(Failure::new(FailureKind::TableUnavailable, "a lock is held")
-                .of_table(&group.schema.table));
-        }
-        if let Some(failure) = self.refusal(batch) {
-            return Err(failure);
-        }
-        let done = self.commit(batch).await;
+        let done = self.execute(batch).await;
         self.world.step("rows: applied").await;
         // Done, and then reported as failed.
         if done.is_ok() && self.world.chance(12) {
@@ -168,6 +244,45 @@ impl Destination for FaultyRows {
         // The answer comes late.
         if self.world.chance(20) {
             sleep(Duration::from_secs(self.world.draw(90))).await;
+        }
+        done
+    }
+
+    async fn launch(&mut self, batch: &Arc<Batch>) -> Result<Launch, Failure> {
+        self.world.note(|| {
+            let (after, through) = (batch.after.map(|p| p.sequence), batch.through.sequence);
+            format!("sends rows through {through}, after {after:?}")
+        });
+        self.world.step("rows: launch").await;
+        self.alive()?;
+        match self.world.draw(8) {
+            0 => return Ok(Launch::Declined),
+            1 => return Err(broken()),
+            _ => self.under_way.push_back(SentBatch { batch: batch.clone(), done: None }),
+        }
+        // The server may be through with all of them, or with none.
+        if self.world.chance(3) {
+            self.execute_through(self.under_way.len()).await;
+        }
+        Ok(Launch::UnderWay)
+    }
+
+    async fn land(&mut self) -> Result<(), Failure> {
+        self.world.step("rows: land").await;
+        if self.alive().is_err() || self.world.chance(12) {
+            return self.breaks().await;
+        }
+        self.execute_through(1).await;
+        self.world.step("rows: landed").await;
+        if self.world.chance(20) {
+            sleep(Duration::from_secs(self.world.draw(90))).await;
+        }
+        let sent = self.under_way.pop_front();
+        let Some(done) = sent.and_then(|sent| sent.done) else { return Err(broken()) };
+        if done.is_err() {
+            // Those behind it are asked for their answers, too.
+            self.execute_through(self.under_way.len()).await;
+            self.under_way.clear();
         }
         done
     }

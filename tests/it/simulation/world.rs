@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use eds::change::NumberedLetter;
+use eds::change::{NumberedLetter, TableSchema};
 use eds::destination::WriteMode;
 use eds::destination::memory::{SharedStore, Store};
+use eds::registry::FixedSchemas;
 use eds::state::State;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::history::{History, PUBLISHED_AFTER_NS, history, time};
 use super::log::Objects;
+use super::processes::SCHEMAS;
 
 /// The consumer whose positions are kept.
 pub const CONSUMER: &str = "sim";
@@ -58,6 +60,12 @@ pub enum Bug {
     RetriedKept,
     /// A letter is applied whatever has become of its row.
     SupersededRetried,
+    /// Events whose schema is not known are not kept.
+    EventsLost,
+    /// A batch that was sent behind one that fails is committed all the same.
+    BehindUnfenced,
+    /// Nobody says that the clock of the stream's server is behind.
+    ClockIgnored,
 }
 
 /// The stream, which may be recreated with what was not acknowledged, and more.
@@ -72,6 +80,10 @@ pub struct SimStream {
     /// How often it was recreated.
     pub recreations: u64,
 }
+
+/// By how much the clock of the stream's server is behind at times: a message is published before
+/// its change was made.
+const CLOCK_BEHIND_NS: i64 = 3_600_000_000_000;
 
 /// What happens to the world, beside the crashes, in one simulation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +133,10 @@ pub struct World {
     /// What was written of changes.
     pub objects: Mutex<Objects>,
     pub state: State,
+    /// The schemas that are published.
+    pub schemas: Arc<RwLock<FixedSchemas>>,
+    /// Whether they are late, and cannot be had at times.
+    pub has_late_schemas: bool,
     /// Whether rows of table b are refused at times.
     pub has_refusals: bool,
     /// Which of them is refused now.
@@ -151,6 +167,22 @@ pub struct World {
     trace: Option<Mutex<Vec<String>>>,
 }
 
+/// The published schemas, and a state file: if they are late, it knows some from before, and the
+/// others cannot be had yet.
+fn schemas(rng: &mut fastrand::Rng, are_late: bool) -> (FixedSchemas, State) {
+    let mut schemas = FixedSchemas::from(SCHEMAS.map(str::to_owned).to_vec());
+    let state = State::in_memory().unwrap_or_else(|e| panic!("{e}"));
+    if are_late {
+        schemas.is_away = rng.bool();
+        for text in SCHEMAS.iter().filter(|_| rng.bool()) {
+            let schema = TableSchema::parse(text).unwrap_or_else(|e| panic!("{e}"));
+            let saved = state.save_schema(&schema.table, &schema.version, text);
+            saved.unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+    (schemas, state)
+}
+
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -164,16 +196,16 @@ impl World {
         let is_kept = !matches!(weather, Weather::Removals | Weather::Recreations);
         let history = history(&mut rng, is_kept);
         let knows_pending = rng.bool();
-        let has_troubles = mode == WriteMode::Upsert
-            && match bug {
-                Bug::None => rng.bool(),
-                bug => matches!(bug, Bug::HeldLost | Bug::ReleasedKept),
-            };
-        let has_refusals = mode == WriteMode::Upsert
-            && match bug {
-                Bug::None => rng.bool(),
-                bug => matches!(bug, Bug::RetriedKept | Bug::SupersededRetried),
-            };
+        let is_behind = is_kept && (bug == Bug::ClockIgnored || rng.u32(..4) == 0);
+        let shift_ns = if is_behind { -CLOCK_BEHIND_NS } else { 0 };
+        let mut drawn = |bugs: &[Bug]| {
+            let of_bug = |bug| bugs.contains(&bug);
+            mode == WriteMode::Upsert && if bug == Bug::None { rng.bool() } else { of_bug(bug) }
+        };
+        let has_troubles = drawn(&[Bug::HeldLost, Bug::ReleasedKept]);
+        let has_refusals = drawn(&[Bug::RetriedKept, Bug::SupersededRetried]);
+        let has_late_schemas = drawn(&[Bug::EventsLost]);
+        let (schemas, state) = schemas(&mut rng, has_late_schemas);
         // What an import contains stays a letter, and only a person could know that.
         let has_room = mode == WriteMode::Append
             || bug != Bug::None
@@ -190,13 +222,15 @@ impl World {
             history,
             store: SharedStore::default(),
             objects: Mutex::new(BTreeMap::new()),
-            state: State::in_memory().unwrap_or_else(|e| panic!("{e}")),
+            state,
+            schemas: Arc::new(RwLock::new(schemas)),
+            has_late_schemas,
             has_refusals,
             refused: Mutex::new(None),
             letters_max,
             dropped: Mutex::default(),
             acknowledged: AtomicU64::new(0),
-            stream: Mutex::new(SimStream { first: 1, shift_ns: 0, removed: 0, recreations: 0 }),
+            stream: Mutex::new(SimStream { first: 1, shift_ns, removed: 0, recreations: 0 }),
             knows_pending,
             has_gap: AtomicBool::new(false),
             gap_is_reported: AtomicBool::new(false),
@@ -241,6 +275,7 @@ impl World {
         self.calm.store(true, Ordering::Relaxed);
         *locked(&self.troubled) = None;
         *locked(&self.refused) = None;
+        self.schemas.write().unwrap_or_else(PoisonError::into_inner).is_away = false;
         self.state.refuse_writes(false).unwrap_or_else(|e| panic!("{e}"));
     }
 

@@ -6,16 +6,17 @@ use super::{files, none, root};
 
 /// The modules of the crate by layer, lowest first. ARCHITECTURE.md shows the same table.
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "cause", "clock", "duration", "private"],
-    &["change", "config", "http", "logs", "machine", "secret", "signals", "validator"],
+    &["backoff", "cause", "clock", "duration", "help", "private", "secret", "systemd"],
+    &["change", "config", "http", "logs", "machine", "signals", "validator"],
     &["release"],
     &["destination", "export", "feed", "state"],
     &["hq", "registry"],
     &["pipeline"],
     &["import"],
-    &["sandbox", "status"],
+    &["sandbox", "status", "verify"],
     &["worker"],
     &["supervisor"],
+    &["doctor"],
     &["cli"],
 ];
 

@@ -1,6 +1,8 @@
 //! The house stays in order: sizes, first lines, names, imports, documents.
 
-mod documents;
+pub mod documents;
+mod errors;
+mod evidence;
 mod imports;
 mod sizes;
 
@@ -11,9 +13,9 @@ fn root() -> PathBuf {
 }
 
 /// A file of the project: its path from the root, and its text.
-struct File {
-    path: String,
-    text: String,
+pub struct File {
+    pub path: String,
+    pub text: String,
 }
 
 fn collect(dir: &Path, ending: &str, out: &mut Vec<File>) {

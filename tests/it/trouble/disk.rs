@@ -1,11 +1,19 @@
 //! The disk of one table is full, really: it waits, and goes on once there is room.
 
+use std::time::Duration;
+
+use eds::sandbox::shop::{Shop, ShopOptions};
 use mysql_async::prelude::Queryable;
 
 use super::TwelveTables;
 use crate::conformance::{Database, databases};
+use crate::parts::files;
+use crate::services::eds::{Running, binary};
 use crate::services::mysql::{Flavour, MySql};
+use crate::services::nats::Nats;
 use crate::services::postgres::Postgres;
+use crate::services::scene::{COMPANIES, publish};
+use crate::services::{eventually, on_small_disk, small_disks_can_be_made};
 
 /// New rows of `t` need new pages at once, on a small disk that another table has filled.
 fn filled(disk: &str) -> [String; 6] {
@@ -103,4 +111,48 @@ async fn a_full_disk_in_mysql_keeps_up_no_other_table() {
         let room = fill(&database, &disk).await;
         waits_for_room(life, &database, "1114", &room).await;
     }
+}
+
+/// The disk of EDS's own data directory is full while it streams into a folder elsewhere: it says
+/// so and waits, and once there is room it goes on; every change is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_data_directory_is_waited_for() {
+    if !small_disks_can_be_made() {
+        return not_asked();
+    }
+    let nats = Nats::start().await;
+    let mut shop = Shop::new(79, ShopOptions { rows: 500, repeats: 0 });
+    let creds = nats.server_creds("cramped", COMPANIES, None);
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let (disk, folder) = (dir.path().join("disk"), dir.path().join("out"));
+    std::fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
+    let schemas = dir.path().join("schema.json");
+    std::fs::write(&schemas, shop.schema_map()).unwrap_or_else(|e| panic!("{e}"));
+    let mut command = on_small_disk(&disk, "root");
+    command
+        .args([binary(), "stream", "--restart", "--port", "0", "--server", &nats.url()])
+        .args(["--url", &format!("file://{}", folder.display())])
+        .arg("--creds")
+        .arg(&creds)
+        .arg("--schema")
+        .arg(&schemas)
+        .arg("--data-dir")
+        .arg(disk.join("data"));
+    let mut running = Running::start(command, dir.path().join("log"));
+    running.until_log("streaming eds-cramped", Duration::from_secs(60)).await;
+    publish(&nats, &mut shop, 300).await;
+    let stored = || files(&folder).len();
+    eventually("the first are there", Duration::from_secs(60), async || stored() == 300).await;
+
+    // Seen from outside, the disk is in the process's own place.
+    let filler = format!("/proc/{}/root{}/filler", running.pid(), disk.display());
+    let filled = std::fs::write(&filler, vec![0; 16 << 20]);
+    assert!(filled.is_err(), "the disk is full now");
+    publish(&nats, &mut shop, 2_000).await;
+    running.until_log("full", Duration::from_secs(120)).await;
+    assert!(running.is_running(), "{}", running.log());
+    std::fs::remove_file(&filler).unwrap_or_else(|e| panic!("{e}"));
+    eventually(&running.log(), Duration::from_secs(120), async || stored() == 2_300).await;
+    let ended = running.stop();
+    assert!(ended.status.success(), "{}", ended.log);
 }

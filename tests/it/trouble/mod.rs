@@ -19,7 +19,7 @@ use kinds::{MYSQL, POSTGRES, SNOWFLAKE, SQLITE, SQLSERVER, TableTrouble};
 use source::{OTHERS, Source};
 
 /// How long a table without trouble may take, on a machine that does other things, too.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that streams all tables.
 struct TwelveTables {

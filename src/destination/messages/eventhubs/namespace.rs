@@ -7,12 +7,13 @@ use data_encoding::BASE64;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::entra::EntraIdentity;
 use crate::destination::{Failure, Settings};
 
 const TLS_PORT: u16 = 5671;
 const PLAIN_PORT: u16 = 5672;
-/// How long a token is valid; a session ends sooner.
-pub const TOKEN_TIME: Duration = Duration::from_secs(3600);
+/// How long a token that EDS signs is valid.
+const TOKEN_TIME: Duration = Duration::from_secs(3600);
 
 /// The hub, and the key for it, that an Event Hubs URL names.
 #[derive(Clone)]
@@ -25,8 +26,26 @@ pub struct HubNamespace {
     pub hub: String,
     /// False for an emulator on this machine only.
     pub tls: bool,
-    key_name: String,
-    key: SecretString,
+    login: HubLogin,
+}
+
+/// By what tokens are made, or asked for.
+#[derive(Clone)]
+enum HubLogin {
+    /// A key of the hub's, with its name, by which EDS signs tokens itself.
+    Key { name: String, key: SecretString },
+    /// An identity of Entra's.
+    Entra(EntraIdentity),
+}
+
+/// What opens a hub for a while.
+pub struct HubToken {
+    /// The token itself.
+    pub text: SecretString,
+    /// What kind it is of, in the service's words.
+    pub kind: &'static str,
+    /// How long it is valid.
+    pub valid_for: Duration,
 }
 
 impl HubNamespace {
@@ -52,6 +71,13 @@ impl HubNamespace {
             );
             find(name).ok_or_else(|| Failure::misconfigured(text))
         };
+        let login = match find("Authentication") {
+            None => HubLogin::Key {
+                name: required("SharedAccessKeyName")?,
+                key: required("SharedAccessKey")?.into(),
+            },
+            Some(kind) => HubLogin::Entra(identity(&kind, find)?),
+        };
         let is_emulator =
             find("UseDevelopmentEmulator").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if is_emulator && !settings.is_local() {
@@ -65,8 +91,7 @@ impl HubNamespace {
             port: settings.port.unwrap_or(if is_emulator { PLAIN_PORT } else { TLS_PORT }),
             hub: required("EntityPath")?,
             tls: !is_emulator,
-            key_name: required("SharedAccessKeyName")?,
-            key: required("SharedAccessKey")?.into(),
+            login,
         })
     }
 
@@ -75,24 +100,60 @@ impl HubNamespace {
         format!("amqps://{}/{}", self.host, self.hub)
     }
 
-    /// A token that lets its bearer at the hub, signed as Microsoft's documentation of shared
-    /// access signatures says.
-    pub fn token(&self) -> SecretString {
-        self.token_until(crate::clock::now_s() + TOKEN_TIME.as_secs())
+    /// A token that lets its bearer at the hub.
+    pub async fn token(&self) -> Result<HubToken, Failure> {
+        match &self.login {
+            HubLogin::Key { name, key } => {
+                let expiry = crate::clock::now_s() + TOKEN_TIME.as_secs();
+                let text = signed(&self.audience(), name, key, expiry);
+                let kind = "servicebus.windows.net:sastoken";
+                Ok(HubToken { text, kind, valid_for: TOKEN_TIME })
+            }
+            HubLogin::Entra(identity) => identity.token().await,
+        }
     }
+}
 
-    fn token_until(&self, expiry: u64) -> SecretString {
-        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let resource = encoded(&self.audience());
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.expose_secret().as_bytes());
-        let signature =
-            BASE64.encode(hmac::sign(&key, format!("{resource}\n{expiry}").as_bytes()).as_ref());
-        format!(
-            "SharedAccessSignature sr={resource}&sig={}&se={expiry}&skn={}",
-            encoded(&signature),
-            encoded(&self.key_name)
-        )
-        .into()
+/// A token, signed as Microsoft's documentation of shared access signatures says.
+fn signed(audience: &str, name: &str, key: &SecretString, expiry: u64) -> SecretString {
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let resource = encoded(audience);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose_secret().as_bytes());
+    let signature =
+        BASE64.encode(hmac::sign(&key, format!("{resource}\n{expiry}").as_bytes()).as_ref());
+    format!(
+        "SharedAccessSignature sr={resource}&sig={}&se={expiry}&skn={}",
+        encoded(&signature),
+        encoded(name)
+    )
+    .into()
+}
+
+/// The identity that `Authentication` and what belongs to it name; an application's may be in the
+/// environment, as Azure's own tools read it.
+fn identity(kind: &str, find: impl Fn(&str) -> Option<String>) -> Result<EntraIdentity, Failure> {
+    let plain: String = kind.to_lowercase().split_whitespace().collect();
+    match plain.as_str() {
+        "managedidentity" => Ok(EntraIdentity::Managed(find("ClientId"))),
+        "clientsecret" => {
+            let required = |name: &str, variable: &str| {
+                let in_environment = || std::env::var(variable).ok().filter(|v| !v.is_empty());
+                find(name).or_else(in_environment).ok_or_else(|| {
+                    Failure::misconfigured(format!(
+                        "Authentication=ClientSecret needs {name} in the connection string, or \
+                         {variable} in the environment"
+                    ))
+                })
+            };
+            Ok(EntraIdentity::Application {
+                tenant: required("TenantId", "AZURE_TENANT_ID")?,
+                client: required("ClientId", "AZURE_CLIENT_ID")?,
+                secret: required("ClientSecret", "AZURE_CLIENT_SECRET")?.into(),
+            })
+        }
+        _ => Err(Failure::misconfigured(format!(
+            "Authentication={kind:?} is not known; choose ManagedIdentity or ClientSecret"
+        ))),
     }
 }
 
@@ -116,7 +177,8 @@ mod tests {
             (found.host.as_str(), found.port, found.hub.as_str(), found.tls),
             ("ns.servicebus.windows.net", 5671, "hub", true)
         );
-        assert_eq!((found.key_name.as_str(), found.key.expose_secret()), ("Root", "a/b+c="));
+        let HubLogin::Key { name, key } = &found.login else { panic!("it logs in by its key") };
+        assert_eq!((name.as_str(), key.expose_secret()), ("Root", "a/b+c="));
         let local = namespace(
             "eventhub://localhost/;SharedAccessKeyName=Root;SharedAccessKey=k;UseDevelopmentEmulator=true;EntityPath=hub",
         )?;
@@ -124,10 +186,36 @@ mod tests {
         for wrong in [
             "eventhub://ns/;SharedAccessKeyName=Root;SharedAccessKey=k",
             "eventhub://ns/",
+            "eventhub://ns/;EntityPath=h;Authentication=Password",
+            "eventhub://ns/;EntityPath=h;Authentication=ClientSecret;TenantId=t;ClientId=c",
             "eventhub://ns/;SharedAccessKeyName=R;SharedAccessKey=k;EntityPath=h;UseDevelopmentEmulator=true",
         ] {
             assert!(namespace(wrong).is_err(), "{wrong}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn an_identity_is_named_by_its_parts() -> Result<(), String> {
+        let of = |more: &str| {
+            namespace(&format!("eventhub://ns/;EntityPath=h;{more}")).map(|found| found.login)
+        };
+        for (more, expected) in [
+            ("Authentication=ManagedIdentity", None),
+            ("Authentication=Managed Identity;ClientId=c", Some("c")),
+        ] {
+            let HubLogin::Entra(EntraIdentity::Managed(client)) = of(more)? else {
+                panic!("{more} is the machine's")
+            };
+            assert_eq!(client.as_deref(), expected);
+        }
+        let whole = "authentication=clientsecret;TenantId=t;ClientId=c;ClientSecret=s~/+=";
+        let HubLogin::Entra(EntraIdentity::Application { tenant, client, secret }) = of(whole)?
+        else {
+            panic!("it is an application's")
+        };
+        assert_eq!((tenant.as_str(), client.as_str()), ("t", "c"));
+        assert_eq!(secret.expose_secret(), "s~/+=");
         Ok(())
     }
 
@@ -139,7 +227,8 @@ mod tests {
             "eventhub://ns.example/;SharedAccessKeyName=Root \
              Key;SharedAccessKey=secret;EntityPath=hub",
         )?;
-        let token = found.token_until(1_700_000_000);
+        let HubLogin::Key { name, key } = &found.login else { panic!("it logs in by its key") };
+        let token = signed(&found.audience(), name, key, 1_700_000_000);
         assert_eq!(
             token.expose_secret(),
             "SharedAccessSignature sr=amqps%3A%2F%2Fns%2Eexample%2Fhub&sig=csiPreTQawIiKsA4CQUVqV6G%2F1tboqwOGT4DR31nNgI%3D&se=1700000000&skn=Root%20Key"

@@ -8,6 +8,7 @@ use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp::{Connection, Receiver, Sender, Session as AmqpSession};
 use fe2o3_amqp_types::messaging::{AmqpValue, ApplicationProperties, Body, Message, Properties};
 use fe2o3_amqp_types::primitives::{SimpleValue, Value};
+use futures::FutureExt;
 use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,16 +16,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::namespace::{HubNamespace, TOKEN_TIME};
+use super::namespace::HubNamespace;
 use crate::cause::chain;
-use crate::destination::{Failure, FailureKind};
+use crate::destination::Failure;
 
 /// How long opening a session may take.
-const OPEN_WAIT_MAX: Duration = Duration::from_secs(12);
+const OPEN_WAIT_MAX: Duration = Duration::from_secs(14);
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
-/// After so long a session is replaced by a new one, because its token ends soon; or, if it was not
-/// used, because the service closes idle connections.
-const SESSION_TIME_MAX: Duration = Duration::from_secs(TOKEN_TIME.as_secs() * 3 / 4);
+/// An unused session is replaced by a new one, because the service closes idle connections.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(240);
 /// The most of one message that the protocol carries at once; the service's own limit.
 const FRAME_BYTES_MAX: u32 = 64 << 10;
@@ -42,7 +41,8 @@ pub struct HubSession {
     pub senders: Vec<Sender>,
     /// The largest message that the hub takes, in bytes.
     pub message_bytes_max: u64,
-    opened: Instant,
+    /// When it is replaced by a new one, because its token ends soon.
+    replaced_at: Instant,
     used: Instant,
 }
 
@@ -84,7 +84,7 @@ impl HubSession {
         let mut session = AmqpSession::begin(&mut connection)
             .await
             .map_err(|e| failure(namespace, "the session", &chain(&e)))?;
-        put_token(namespace, &mut session).await?;
+        let valid_for = put_token(namespace, &mut session).await?;
         let partitions = partitions(namespace, &mut session).await?;
         let mut senders = Vec::with_capacity(partitions.len());
         for id in &partitions {
@@ -105,12 +105,18 @@ impl HubSession {
             .min()
             .unwrap_or(MESSAGE_BYTES_MAX);
         let now = Instant::now();
-        Ok(HubSession { connection, session, senders, message_bytes_max, opened: now, used: now })
+        let replaced_at = now + valid_for * 3 / 4;
+        Ok(HubSession { connection, session, senders, message_bytes_max, replaced_at, used: now })
     }
 
-    /// Whether it has to be replaced before it is used again.
-    pub fn is_old(&self) -> bool {
-        self.opened.elapsed() > SESSION_TIME_MAX || self.used.elapsed() > IDLE_TIME_MAX
+    /// Whether it may be used: it is not old, and neither the connection nor a link has ended
+    /// since, as the service lets them where nothing is sent for long.
+    pub fn is_usable(&mut self) -> bool {
+        let is_old = Instant::now() > self.replaced_at || self.used.elapsed() > IDLE_TIME_MAX;
+        !is_old
+            && !self.connection.is_closed()
+            && !self.session.is_ended()
+            && self.senders.iter_mut().all(|sender| sender.on_detach().now_or_never().is_none())
     }
 
     /// Notes that it was used just now.
@@ -157,20 +163,20 @@ fn tls() -> Result<Arc<rustls::ClientConfig>, Failure> {
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// Shows the token, which opens the hub to this session.
+/// Shows a token, which opens the hub to this session; for how long.
 async fn put_token(
     namespace: &HubNamespace,
     session: &mut SessionHandle<()>,
-) -> Result<(), Failure> {
+) -> Result<Duration, Failure> {
+    let token = namespace.token().await?;
     let properties = ApplicationProperties::builder()
         .insert("operation", "put-token")
-        .insert("type", "servicebus.windows.net:sastoken")
+        .insert("type", token.kind)
         .insert("name", namespace.audience())
         .build();
-    let response =
-        request(namespace, session, "$cbs", properties, namespace.token().expose_secret().into())
-            .await?;
-    response.check(namespace, "the token").map(drop)
+    let text = token.text.expose_secret().into();
+    let response = request(namespace, session, "$cbs", properties, text).await?;
+    response.check(namespace, "the token").map(|_| token.valid_for)
 }
 
 /// The names of the hub's partitions.
@@ -274,7 +280,8 @@ async fn request(
 }
 
 /// The failure that the service's words mean; they hold nothing of what events contain. `what`:
-/// what was being done.
+/// what was being done. It is an outage or the user's to cure, and never says of an event that it
+/// is bad: only the outcome of a message does.
 pub fn failure(namespace: &HubNamespace, what: &str, text: &str) -> Failure {
     let HubNamespace { host, hub, .. } = namespace;
     // Conditions are written in several ways: amqp:not-found, NotFound.
@@ -284,28 +291,14 @@ pub fn failure(namespace: &HubNamespace, what: &str, text: &str) -> Failure {
         () if has(&["unauthorized", "invalidsignature", "putauthorizationfailed"]) => {
             Failure::misconfigured(format!(
                 "Event Hubs at {host} refuses the key for hub {hub:?}: {text}. SharedAccessKeyName \
-                 and SharedAccessKey have to be of a policy with the right Send, and this \
-                 machine's clock right"
+                 and SharedAccessKey have to be of a policy with the right Send (an identity needs \
+                 the role Azure Event Hubs Data Sender), and this machine's clock right"
             ))
         }
         () if has(&["notfound", "entitydisabled"]) => Failure::misconfigured(format!(
             "Event Hubs at {host} has no hub {hub:?} to send to: {text}. Make it, or \
              correct EntityPath"
         )),
-        () if has(&[
-            "messagesizeexceeded",
-            "argumenterror",
-            "argumentoutofrange",
-            "notallowed",
-            "invalidfield",
-            "decodeerror",
-        ]) =>
-        {
-            Failure::new(
-                FailureKind::Rejected,
-                format!("Event Hubs does not take the event: {text}"),
-            )
-        }
         () => Failure::unavailable(format!("Event Hubs at {host}, hub {hub:?}, {what}: {text}")),
     }
 }

@@ -2,8 +2,10 @@
 //! unknown, the topic is searched for its messages, and those that are found are not sent again.
 
 mod client;
+mod deliver;
 mod form;
 mod tail;
+mod token;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,17 +14,16 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::future_producer::DeliveryFuture;
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer, PurgeConfig};
-use xxhash_rust::xxh64::xxh64;
+use rdkafka::producer::{FutureProducer, Producer, PurgeConfig};
 
 use super::{ABILITIES, Names};
 use crate::change::{Batch, Change};
+use crate::destination::options::first_host;
 use crate::destination::settings::{BadUrl, server_url};
 use crate::destination::{Destination, Driver, Failure, Settings, Target};
-use client::{ClientErrors, Cluster, METADATA_WAIT_MAX, REQUEST_WAIT_MAX};
+use client::{ClientErrors, Cluster, METADATA_WAIT_MAX, ProducerLimits, REQUEST_WAIT_MAX};
+use deliver::{Sender, Undelivered};
 use tail::PositionHeader;
 
 /// Kafka.
@@ -47,20 +48,24 @@ pub const DRIVER: Driver = Driver {
     parameters: &[
         ("tls", "true or false; true with a login, unless the broker is on this machine"),
         ("ca", "a file with the certificates to trust, in PEM form; else the system's"),
-        ("sasl", "how to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"),
+        ("cert", "a file with this client's certificate, in PEM form"),
+        ("key", "a file with the certificate's key, in PEM form"),
+        ("key-password", "the password of the key, if it has one"),
+        ("sasl", "how to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"),
+        ("token-file", "a file with the token for OAUTHBEARER; read again before the token ends"),
         ("compression", "none, gzip, snappy, lz4 (default), zstd"),
         (
             "max-message-bytes",
             "the topic's max.message.bytes, if the user may not read it (1000000)",
         ),
     ],
+    accepted: &[],
+    secrets: &["key-password"],
     read_url: cluster_url,
     abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
 
-/// How long a batch may take without any message being confirmed.
-const DELIVERY_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Between two questions for a topic that is being created.
 const TOPIC_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the topic's limit is asked for.
@@ -72,68 +77,71 @@ const MESSAGE_BYTES_MAX: usize = 1_000_000;
 const MESSAGE_BYTES_LIMITS: (usize, usize) = (10_000, 1_000_000_000);
 /// What a message costs beside key, value and headers.
 const OVERHEAD_BYTES: usize = 512;
+/// A part of an event is in its message three times at most: in value, key and partition key.
+const PARTS_TIMES: usize = 3;
+/// The most that a message has beside parts of its event.
+const FIXED_BYTES_MAX: usize = 2 * OVERHEAD_BYTES;
 /// How often the partitions are counted again.
 const PARTITIONS_COUNT_INTERVAL: Duration = Duration::from_secs(300);
-const PARTITION_KEY_HEADER: &str = "eds-partitionkey";
 const POSITION_HEADER: &str = "eds-position";
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let cluster = Cluster::read(&target.settings)?;
-    let errors = ClientErrors::default();
+    let errors = ClientErrors::of(&cluster);
     let configured = configured_limit(&target.settings)?;
     // This producer asks for the topic, even if the topic's limit then takes another one: unlike an
     // admin client it is polled, and so learns why a login or TLS fails.
     let first_limit = configured.unwrap_or(MESSAGE_BYTES_MAX);
-    let first = producer(&cluster, &errors, first_limit)?;
+    let limits = |message_bytes| ProducerLimits { message_bytes, alone: false };
+    let first = producer(&cluster, &errors, limits(first_limit))?;
     let asking = first.clone();
-    let partitions = in_thread(&cluster, &errors, move |cluster, errors| {
-        count_partitions(&asking, cluster, errors)
+    let (partitions, cluster_id) = in_thread(&cluster, &errors, move |cluster, errors| {
+        let partitions = count_partitions(&asking, cluster, errors)?;
+        // Known by now where brokers tell it: they do so in the same answer.
+        let id = asking.client().fetch_cluster_id(Duration::ZERO);
+        Ok::<_, Failure>((partitions, id.filter(|id| !WELL_KNOWN_CLUSTERS.contains(&&**id))))
     })
     .await??;
     // Only a topic that exists has a limit.
-    let asked = if configured.is_none() { topic_limit(&cluster, &errors).await? } else { None };
+    let asked = match configured {
+        None if cluster.tells_limits() => topic_limit(&cluster, &errors).await?,
+        _ => None,
+    };
     let message_bytes_max = asked.unwrap_or(first_limit);
     let producer = match message_bytes_max == first_limit {
         true => first,
-        false => producer(&cluster, &errors, message_bytes_max)?,
+        false => producer(&cluster, &errors, limits(message_bytes_max))?,
     };
     Ok(Box::new(Topic {
         producer,
         cluster,
+        cluster_id,
         errors,
         partitions,
         partitions_counted_at: Instant::now(),
         message_bytes_max,
         consumer: target.consumer.clone(),
         written: None,
+        is_unsure: false,
+        alone: false,
     }))
 }
+
+/// Ids that images and their documentation give to every cluster: they tell none apart.
+const WELL_KNOWN_CLUSTERS: [&str; 2] = ["5L6g3nShT-eMCtK--X86sw", "MkU3OEVBNTcwNTJENDM2Qk"];
 
 fn producer(
     cluster: &Cluster,
     errors: &ClientErrors,
-    message_bytes_max: usize,
+    limits: ProducerLimits,
 ) -> Result<FutureProducer<ClientErrors>, Failure> {
-    cluster
-        .producer_config(message_bytes_max)
-        .create_with_context(errors.clone())
-        .map_err(|e| unusable(&e))
+    cluster.producer_config(limits).create_with_context(errors.clone()).map_err(|e| unusable(&e))
 }
 
 /// Reads `kafka://host:port,host:port/topic`.
 fn cluster_url(text: &str, driver: &Driver) -> Result<Settings, BadUrl> {
     let (text, other_hosts) = first_host(text);
     Ok(Settings { other_hosts, ..server_url(&text, driver)? })
-}
-
-/// The URL with only the first of its hosts, `a:1,b:2`, and the others.
-fn first_host(text: &str) -> (String, Vec<String>) {
-    let start = text.find("://").map_or(0, |at| at + 3);
-    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
-    let start = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
-    let mut hosts = text[start..end].split(',').map(str::trim).filter(|host| !host.is_empty());
-    let first = hosts.next().unwrap_or_default();
-    (format!("{}{first}{}", &text[..start], &text[end..]), hosts.map(str::to_owned).collect())
 }
 
 /// What librdkafka does not take, such as a certificate file that is not there.
@@ -223,19 +231,11 @@ fn is_being_created(error: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// The partition of a key: `fnv1a-32(hex(xxhash64(key))) mod partitions`, the hexadecimal in 16
-/// lower-case digits.
-fn partition(key: &str, partitions: u32) -> i32 {
-    (fnv1a(&format!("{:016x}", xxh64(key.as_bytes(), 0))) % partitions) as i32
-}
-
-fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
 struct Topic {
     producer: FutureProducer<ClientErrors>,
     cluster: Cluster,
+    /// The name that the brokers give their cluster; `None` where they give none.
+    cluster_id: Option<String>,
     /// What the client complained of since the batch began.
     errors: ClientErrors,
     partitions: u32,
@@ -246,10 +246,16 @@ struct Topic {
     /// The messages of the current batch that the topic has already, for all tries of it; found
     /// in the topic where the outcome of an earlier try is unknown. `None` between batches.
     written: Option<HashSet<PositionHeader>>,
+    /// An earlier try of the batch through this connection may have written something.
+    is_unsure: bool,
+    /// Each message travels in a request of its own.
+    alone: bool,
 }
 
 /// A change as it is sent.
 struct PendingMessage {
+    /// The change's index in the batch.
+    index: u32,
     key: String,
     partition_key: String,
     value: String,
@@ -258,9 +264,10 @@ struct PendingMessage {
 }
 
 impl PendingMessage {
-    fn of(change: &Change, is_streamed: bool) -> PendingMessage {
-        let names = Names::of(change);
+    fn of(index: u32, change: &Change, is_streamed: bool) -> PendingMessage {
+        let names = Names::of_event(change);
         PendingMessage {
+            index,
             key: names.subject(&change.event.id()),
             partition_key: names.partition_key(),
             value: change.event.stored(),
@@ -279,76 +286,23 @@ impl Topic {
         message.position.is_some_and(|position| written.is_some_and(|w| w.contains(&position)))
     }
 
-    /// The messages of the batch that the topic does not have yet, oldest first.
-    fn missing(&self, batch: &Batch) -> Result<Vec<PendingMessage>, Failure> {
-        let (mut messages, mut culprits) = (Vec::with_capacity(batch.order.len()), Vec::new());
-        for (index, change) in batch.ordered() {
-            let message = PendingMessage::of(change, !batch.is_import());
-            if message.size() > self.message_bytes_max {
-                culprits.push((
-                    index,
-                    format!(
-                        "the message would have {} bytes, and the topic takes {}",
-                        message.size(),
-                        self.message_bytes_max
-                    ),
-                ));
-            } else if !self.has(&message) {
-                messages.push(message);
-            }
-        }
-        // Before anything is sent, so that nothing overtakes what is left out.
-        if culprits.is_empty() { Ok(messages) } else { Err(Failure::rejected(culprits)) }
-    }
-
-    async fn send(&self, message: &PendingMessage) -> Result<DeliveryFuture, Failure> {
-        let mut headers = OwnedHeaders::new_with_capacity(2)
-            .insert(Header { key: PARTITION_KEY_HEADER, value: Some(&message.partition_key) });
-        if let Some(position) = message.position {
-            headers = headers.insert(Header {
-                key: POSITION_HEADER,
-                value: Some(&position.written(&self.consumer)),
-            });
-        }
-        let mut record = FutureRecord::to(&self.cluster.topic)
-            .key(&message.key)
-            .payload(&message.value)
-            .partition(partition(&message.partition_key, self.partitions))
-            .headers(headers);
-        let started = Instant::now();
-        loop {
-            record = match self.producer.send_result(record) {
-                Ok(delivery) => return Ok(delivery),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), record))
-                    if started.elapsed() < DELIVERY_WAIT_MAX =>
-                {
-                    record
-                }
-                Err((error, _)) => return Err(self.cluster.failure(&error, &self.errors)),
-            };
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// Sends all, and waits until each is confirmed.
-    async fn deliver(&mut self, messages: &[PendingMessage]) -> Result<(), Failure> {
-        let mut deliveries = Vec::with_capacity(messages.len());
-        for message in messages {
-            deliveries.push(self.send(message).await?);
-        }
-        for delivery in deliveries {
-            let confirmed = tokio::time::timeout(DELIVERY_WAIT_MAX, delivery).await;
-            match confirmed {
-                Ok(Ok(Ok(_))) => {}
-                Ok(Ok(Err((error, _)))) => return Err(self.cluster.failure(&error, &self.errors)),
-                Ok(Err(_)) => return Err(Failure::unavailable("the Kafka client ended")),
-                Err(_) => {
-                    let silent = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
-                    return Err(self.cluster.failure(&silent, &self.errors));
-                }
-            }
-        }
-        Ok(())
+    /// Fails with the changes whose messages the topic does not take: before anything is sent, so
+    /// that nothing overtakes what is left out. Of nearly all changes their own size tells enough.
+    fn check_sizes(&self, batch: &Batch) -> Result<(), Failure> {
+        let max = self.message_bytes_max;
+        let may_be_larger =
+            |change: &Change| PARTS_TIMES * change.event.payload().len() + FIXED_BYTES_MAX > max;
+        let large = batch.ordered().filter(|(_, change)| may_be_larger(change));
+        let sizes = large.map(|(index, change)| {
+            (index, PendingMessage::of(index, change, !batch.is_import()).size())
+        });
+        let culprits: Vec<(u32, String)> = sizes
+            .filter(|(_, size)| *size > max)
+            .map(|(index, size)| {
+                (index, format!("the message would have {size} bytes, and the topic takes {max}"))
+            })
+            .collect();
+        if culprits.is_empty() { Ok(()) } else { Err(Failure::rejected(culprits)) }
     }
 
     /// Counts the partitions again now and then. More partitions move keys: what is sent from now
@@ -367,7 +321,7 @@ impl Topic {
 
     /// The messages of `batch` that an earlier try, whose outcome is unknown, may have written.
     async fn find_written(&self, batch: &Batch) -> Result<HashSet<PositionHeader>, Failure> {
-        if batch.unconfirmed_through.is_none() {
+        if batch.is_import() || (batch.unconfirmed_through.is_none() && !self.is_unsure) {
             return Ok(HashSet::new());
         }
         let (partitions, consumer, after) = (self.partitions, self.consumer.clone(), batch.after);
@@ -376,38 +330,102 @@ impl Topic {
         })
         .await?
     }
+
+    /// A client that has met a fatal error does nothing any more, and one that has failed may still
+    /// send: another one takes its place.
+    async fn renew_producer(&mut self) -> Result<(), Failure> {
+        if !self.is_unsure && self.producer.client().fatal_error().is_none() {
+            return Ok(());
+        }
+        tracing::debug!("the Kafka client is made anew");
+        let limits = ProducerLimits { message_bytes: self.message_bytes_max, alone: self.alone };
+        let old =
+            std::mem::replace(&mut self.producer, producer(&self.cluster, &self.errors, limits)?);
+        end(old).await
+    }
+
+    /// What becomes of a failed delivery. The topic may take a request of one message where it
+    /// refused one of many: each then travels alone, until the next connection. A message that is
+    /// too large alone is the one that cannot be stored.
+    fn judge(&mut self, batch: &Batch, undelivered: Undelivered) -> Failure {
+        let Undelivered { index, size, error } = undelivered;
+        let event = &batch.change(index).event;
+        let event = format!("event {:?} of table {:?}", event.id(), event.table());
+        let topic = &self.cluster.topic;
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            let failure = self.cluster.failure(&error, &self.errors);
+            return Failure { text: format!("{event}: {}", failure.text), ..failure };
+        }
+        if self.alone {
+            let why = format!("the message has {size} bytes, and topic {topic:?} takes fewer");
+            return Failure::rejected(vec![(index, why)]);
+        }
+        self.alone = true;
+        let text = format!(
+            "topic {topic:?} takes smaller requests than EDS was told: each message is sent alone, \
+             which is slow. Set ?max-message-bytes= to the topic's max.message.bytes, or allow \
+             DESCRIBE_CONFIGS on it"
+        );
+        tracing::warn!("{text}");
+        Failure::unavailable(format!("{event}: {text}"))
+    }
+
+    /// Sends what the topic does not have of the batch.
+    async fn deliver_missing(&mut self, batch: &Batch) -> Result<(), Failure> {
+        self.renew_producer().await?;
+        if self.written.is_none() {
+            self.written = Some(self.find_written(batch).await?);
+        }
+        self.check_sizes(batch)?;
+        // One after the other: the client sends the first while the next are made.
+        let messages = batch
+            .ordered()
+            .map(|(index, change)| PendingMessage::of(index, change, !batch.is_import()))
+            .filter(|message| !self.has(message));
+        let sender = Sender {
+            producer: &self.producer,
+            cluster: &self.cluster,
+            consumer: &self.consumer,
+            partitions: self.partitions,
+        };
+        let Err(undelivered) = sender.deliver(messages).await else { return Ok(()) };
+        // The topic itself has to say what arrived.
+        (self.written, self.is_unsure) = (None, true);
+        Err(self.judge(batch, undelivered))
+    }
 }
 
 #[async_trait]
 impl Destination for Topic {
+    /// The brokers that a URL names may change, and each may be named in several ways.
+    fn identity(&self) -> Option<String> {
+        let cluster = self.cluster_id.as_deref().filter(|id| !id.is_empty())?;
+        Some(format!("kafka {cluster} {}", self.cluster.topic))
+    }
+
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         self.errors.forget();
         self.refresh_partitions().await?;
-        if self.written.is_none() {
-            self.written = Some(self.find_written(batch).await?);
+        let was_alone = self.alone;
+        let mut delivered = self.deliver_missing(batch).await;
+        if self.alone && !was_alone {
+            delivered = self.deliver_missing(batch).await;
         }
-        let messages = self.missing(batch)?;
-        self.deliver(&messages).await?;
-        self.written = None;
+        delivered?;
+        (self.written, self.is_unsure) = (None, false);
         Ok(())
     }
 
     async fn close(self: Box<Self>) -> Result<(), Failure> {
-        // What is still on its way ends with this session; the next one searches the topic for it.
-        self.producer.purge(PurgeConfig::default().queue().inflight());
-        tokio::task::spawn_blocking(move || drop(self))
-            .await
-            .map_err(|e| Failure::unavailable(e.to_string()))
+        end(self.producer).await
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_those_of_the_contract() {
-        assert_eq!(format!("{:016x}", xxh64(b"hello", 0)), "26c7827d889f6da3");
-        assert_eq!((fnv1a("") % 10, fnv1a("1") % 3, fnv1a("1 2 3 4") % 10), (1, 1, 5));
-    }
+/// Ends a producer. What is still on its way ends with it; whoever goes on searches the topic for
+/// it.
+async fn end(producer: FutureProducer<ClientErrors>) -> Result<(), Failure> {
+    producer.purge(PurgeConfig::default().queue().inflight());
+    tokio::task::spawn_blocking(move || drop(producer))
+        .await
+        .map_err(|e| Failure::unavailable(e.to_string()))
 }

@@ -61,8 +61,8 @@ pub fn positions_beyond(
     after: Option<Position>,
     errors: &ClientErrors,
 ) -> Result<HashSet<PositionHeader>, Failure> {
-    let found =
-        Tail::open(cluster).and_then(|tail| tail.positions_beyond(partitions, consumer, after));
+    let found = Tail::open(cluster, errors)
+        .and_then(|tail| tail.positions_beyond(partitions, consumer, after));
     match found {
         Err(e) if e.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
             tracing::warn!(
@@ -77,12 +77,12 @@ pub fn positions_beyond(
 }
 
 struct Tail {
-    reader: BaseConsumer,
+    reader: BaseConsumer<ClientErrors>,
     topic: String,
 }
 
 impl Tail {
-    fn open(cluster: &Cluster) -> Result<Tail, KafkaError> {
+    fn open(cluster: &Cluster, errors: &ClientErrors) -> Result<Tail, KafkaError> {
         let mut config = cluster.config();
         // The group is a name that the client asks for; nobody joins it, and nothing is kept under
         // it.
@@ -91,7 +91,10 @@ impl Tail {
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_uncommitted");
-        Ok(Tail { reader: config.create()?, topic: cluster.topic.clone() })
+        let reader: BaseConsumer<ClientErrors> = config.create_with_context(errors.clone())?;
+        // It asks for a token, where the login needs one, when it is polled: requests wait for it.
+        let _ = reader.poll(POLL_INTERVAL);
+        Ok(Tail { reader, topic: cluster.topic.clone() })
     }
 
     fn positions_beyond(
@@ -133,6 +136,16 @@ impl Tail {
             if ends.is_empty() {
                 break;
             }
+        }
+        if !ends.is_empty() {
+            let partitions: Vec<String> = ends.keys().map(i32::to_string).collect();
+            tracing::warn!(
+                "the last {} messages of topic {:?} in partition {} are others': what an \
+                 unfinished batch wrote before them is not looked for, and may be written again",
+                STEPS[STEPS.len() - 1],
+                self.topic,
+                partitions.join(", ")
+            );
         }
         Ok(found)
     }

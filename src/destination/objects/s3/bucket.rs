@@ -20,8 +20,12 @@ impl BucketPath {
     /// Reads the URL: the host names the bucket, or a service whose buckets follow it.
     pub fn read(settings: &Settings) -> Result<BucketPath, Failure> {
         let path = settings.path.trim_matches('/');
-        let host =
-            settings.port.map_or(settings.host.clone(), |port| format!("{}:{port}", settings.host));
+        // An IPv6 address comes without its brackets.
+        let name = match settings.host.contains(':') {
+            true => format!("[{}]", settings.host),
+            false => settings.host.clone(),
+        };
+        let host = settings.port.map_or(name.clone(), |port| format!("{name}:{port}"));
         let by_host = match (
             settings.is_local(),
             settings.host.ends_with(".googleapis.com") || settings.host == "googleapis.com",
@@ -34,6 +38,12 @@ impl BucketPath {
             Some(_) => path.split_once('/').unwrap_or((path, "")),
             None => (settings.host.as_str(), path),
         };
+        if by_host.is_none() && settings.port.is_some() {
+            return Err(Failure::misconfigured(format!(
+                "{host} in the S3 URL is read as the bucket's name, which has no port: name the \
+                 service by ?endpoint=https://{host}, and the bucket after s3://"
+            )));
+        }
         if bucket.is_empty() {
             return Err(Failure::misconfigured(format!(
                 "the S3 URL {settings} names no bucket: it follows the host"
@@ -59,6 +69,19 @@ impl BucketPath {
         })
     }
 
+    /// The same for each way to write the service's address. Amazon's own is one service, whichever
+    /// of its addresses is named; two names of another service are two.
+    pub fn canonical(&self) -> String {
+        let endpoint = self.endpoint.as_deref().unwrap_or("https://amazonaws.com");
+        let lower = endpoint.trim_end_matches('/').to_ascii_lowercase();
+        let (scheme, host) = lower.split_once("://").unwrap_or(("https", &lower));
+        let usual_port = if scheme == "http" { ":80" } else { ":443" };
+        let host = host.strip_suffix(usual_port).unwrap_or(host);
+        let is_amazon = |host: &str| host == "amazonaws.com" || host.ends_with(".amazonaws.com");
+        let service = if is_amazon(host) { "aws" } else { host };
+        format!("{service}/{}/{}", self.bucket, self.folder)
+    }
+
     /// Whether the service understands `If-None-Match` and `If-Match` on a write. Google has such
     /// conditions in another form than S3.
     pub fn takes_conditions(&self) -> bool {
@@ -77,6 +100,21 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_the_same_however_its_address_is_written() {
+        let of = |endpoint: Option<&str>| {
+            let endpoint = endpoint.map(str::to_owned);
+            BucketPath { bucket: "b".into(), folder: "f".into(), endpoint }.canonical()
+        };
+        assert_eq!(of(None), "aws/b/f");
+        assert_eq!(of(Some("https://s3.eu-west-1.amazonaws.com")), "aws/b/f");
+        for same in ["https://Minio.example/", "https://minio.example:443", "minio.example"] {
+            assert_eq!(of(Some(same)), "minio.example/b/f", "{same}");
+        }
+        assert_eq!(of(Some("http://minio.example:9000")), "minio.example:9000/b/f");
+        assert_eq!(of(Some("https://amazonaws.com.example")), "amazonaws.com.example/b/f");
+    }
+
+    #[test]
     fn a_bucket_is_found_in_its_url() {
         let of = |bucket: &str, folder: &str, endpoint: Option<&str>| {
             Ok((bucket.to_owned(), folder.to_owned(), endpoint.map(str::to_owned)))
@@ -87,6 +125,13 @@ mod tests {
             place("s3://localhost:4566/bucket/prefix"),
             of("bucket", "prefix", Some("http://localhost:4566"))
         );
+        assert_eq!(place("s3://my.bucket.name/p"), of("my.bucket.name", "p", None));
+        assert_eq!(
+            place("s3://[::1]:9000/my.bucket/p"),
+            of("my.bucket", "p", Some("http://[::1]:9000"))
+        );
+        assert_eq!(place("s3://[::1]/b"), of("b", "", Some("http://[::1]")));
+        assert!(place("s3://minio.example:9000/b/p").is_err_and(|why| why.contains("?endpoint=")));
         assert_eq!(
             place("s3://storage.googleapis.com/b/p"),
             of("b", "p", Some("https://storage.googleapis.com"))

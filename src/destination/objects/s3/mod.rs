@@ -3,8 +3,11 @@
 
 mod bucket;
 mod form;
+mod keys;
+mod pace;
 mod place;
 mod store;
+mod trouble;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +37,8 @@ pub const DRIVER: Driver = Driver {
            into one second, the older one is kept as <unix seconds>-<primary key>-<its \
            mvccTimestamp>.json.\n\
            Without keys in the URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN \
-           count, then the machine's role.\n\
+           count, then a file of keys\n\
+           (AWS_SHARED_CREDENTIALS_FILE, ~/.aws/credentials), then the machine's role.\n\
            Another service is named by ?endpoint=https://host:port, or by its host in front: \
            s3://localhost:9000/bucket/folder,\n\
            s3://storage.googleapis.com/bucket/folder (with HMAC keys). The keys need s3:GetObject \
@@ -47,6 +51,7 @@ pub const DRIVER: Driver = Driver {
         ("region", "the bucket's region; else AWS_REGION, AWS_DEFAULT_REGION, us-west-2"),
         ("access-key-id", "the key's name"),
         ("secret-access-key", "the key"),
+        ("session-token", "what belongs to keys that were lent for a while"),
         ("endpoint", "where the service answers, if it is not Amazon's"),
         ("max-retries", "how often a request is repeated before the batch is (5)"),
         ("uploadTasks", "objects on their way at the same time (16)"),
@@ -55,11 +60,17 @@ pub const DRIVER: Driver = Driver {
             "json: an object per change (default); ndjson, parquet: objects of many changes",
         ),
         (
+            "names",
+            "row: <seconds>-<key> (default); position: each change has a name of its own, for \
+             services without If-None-Match",
+        ),
+        (
             "freshness",
             "how long changes are collected before they are written (ndjson, parquet: 60s)",
         ),
-        ("maxBatchSize", "accepted for URLs of the Go program; a batch has up to 1000 changes"),
     ],
+    accepted: &[("maxBatchSize", "a batch has up to 1000 changes")],
+    secrets: &["secret-access-key", "session-token"],
     read_url: server_url,
     abilities: super::abilities,
     open: |target| Box::pin(open(target)),
@@ -69,6 +80,17 @@ pub const DRIVER: Driver = Driver {
 const UPLOADS: usize = 16;
 const UPLOADS_MAX: usize = 64;
 
+/// By what objects are named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Naming {
+    /// The second and the row: two changes may have the same name.
+    Row,
+    /// Also the place in the stream and the content: no two that differ have the same name.
+    Position,
+}
+
+const NAMINGS: [(&str, Naming); 2] = [("row", Naming::Row), ("position", Naming::Position)];
+
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let format = Format::read(settings)?;
@@ -76,10 +98,11 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         consumer: target.consumer.clone(),
         format,
         client: ObjectClient::new(settings, format.content_type())?,
+        names: settings.one_of("names", &NAMINGS)?.unwrap_or(Naming::Row),
         uploads: settings.number("uploadTasks", 1..=UPLOADS_MAX)?.unwrap_or(UPLOADS),
         rules: target.rules.clone(),
     };
-    objects.client.probe().await?;
+    objects.client.probe(objects.names == Naming::Row).await?;
     Ok(Box::new(objects))
 }
 
@@ -88,6 +111,7 @@ struct S3Objects {
     consumer: String,
     format: Format,
     client: ObjectClient,
+    names: Naming,
     /// Objects on their way at the same time.
     uploads: usize,
     /// The user's rules may say where a change goes.
@@ -111,6 +135,11 @@ impl S3Objects {
 
 #[async_trait]
 impl Destination for S3Objects {
+    fn identity(&self) -> Option<String> {
+        let place = self.client.place().canonical();
+        Some(format!("s3 {place} {}", self.format.content_type()))
+    }
+
     /// Changes of one name go one after the other, all others at the same time.
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
         if self.format != Format::Json {
@@ -128,6 +157,10 @@ impl Destination for S3Objects {
         }
         let placed: Vec<_> =
             queues.into_iter().map(|queue| self.place_in_order(batch, queue)).collect();
-        futures::stream::iter(placed).buffer_unordered(self.uploads).try_collect::<()>().await
+        let refused: Vec<_> =
+            futures::stream::iter(placed).buffer_unordered(self.uploads).try_collect().await?;
+        let mut culprits = refused.concat();
+        culprits.sort_unstable_by_key(|(index, _)| *index);
+        if culprits.is_empty() { Ok(()) } else { Err(Failure::rejected(culprits)) }
     }
 }

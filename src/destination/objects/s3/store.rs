@@ -1,17 +1,24 @@
-//! Requests to the service: the client, what its errors mean, and objects that are written on
-//! condition.
+//! Requests to the service: the client, when a request is made again, and objects that are written
+//! on condition.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{
     Attribute, Attributes, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
     RetryConfig, UpdateVersion,
 };
+use tokio::time::{Instant, sleep};
 
 use super::bucket::BucketPath;
+use super::keys;
+use super::pace::Pace;
+use super::trouble::{StoreTrouble, failure, trouble};
+use crate::backoff::{Backoff, Waits};
 use crate::cause::chain;
 use crate::destination::{Failure, FailureKind, Settings};
 
@@ -20,8 +27,16 @@ const RETRIES: usize = 5;
 /// How long one request may take, and how long it is repeated.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
 const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
+/// Between two tries of a request.
+const RETRY_WAITS: Waits =
+    Waits { at_once: false, first: Duration::from_millis(100), longest: Duration::from_secs(15) };
+/// How long requests are repeated, however often, where the service says that there are too many.
+const THROTTLED_TIME_MAX: Duration = Duration::from_secs(240);
 /// An object that shows that one may be written.
 const PROBE: &str = ".eds-probe";
+/// How often the probe is created: a service that takes conditions refuses the second at the
+/// latest, unless somebody else deletes it meanwhile.
+const PROBES: u32 = 3;
 
 /// The objects below one folder of a bucket.
 pub struct ObjectClient {
@@ -29,6 +44,9 @@ pub struct ObjectClient {
     place: BucketPath,
     /// The media type of every object that is written.
     content_type: &'static str,
+    /// How often a request is repeated.
+    retries: usize,
+    pace: Pace,
 }
 
 /// An object as it was found.
@@ -45,11 +63,8 @@ fn client(settings: &Settings, place: &BucketPath) -> Result<AmazonS3, Failure> 
         .map(str::to_owned)
         .or_else(|| std::env::var("AWS_REGION").ok())
         .or_else(|| std::env::var("AWS_DEFAULT_REGION").ok());
-    let retry = RetryConfig {
-        max_retries: settings.number("max-retries", 1..=100)?.unwrap_or(RETRIES),
-        retry_timeout: RETRY_TIME_MAX,
-        ..RetryConfig::default()
-    };
+    // Requests are made again here, each with the keys that then hold.
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let is_open = place.endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&place.bucket)
@@ -62,14 +77,18 @@ fn client(settings: &Settings, place: &BucketPath) -> Result<AmazonS3, Failure> 
         } else {
             S3ConditionalPut::Disabled
         })
+        // The bucket is a part of the path, as in upstream's requests: a host with its dots would
+        // not be one that Amazon's certificate is for.
+        .with_virtual_hosted_style_request(false)
         .with_retry(retry);
     if let Some(endpoint) = &place.endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    if let Some(key) = settings.parameter("access-key-id").filter(|k| !k.is_empty()) {
+        // The URL's goes before both of the environment's.
         builder = builder
-            .with_access_key_id(key)
-            .with_secret_access_key(settings.parameter("secret-access-key").unwrap_or_default());
+            .with_endpoint(endpoint)
+            .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint.clone());
+    }
+    if let Some(keys) = keys::chosen(settings)? {
+        builder = builder.with_credentials(keys);
     }
     builder
         .build()
@@ -80,7 +99,18 @@ impl ObjectClient {
     /// A client for the bucket that the URL names; sends nothing yet.
     pub fn new(settings: &Settings, content_type: &'static str) -> Result<ObjectClient, Failure> {
         let place = BucketPath::read(settings)?;
-        Ok(ObjectClient { store: client(settings, &place)?, place, content_type })
+        Ok(ObjectClient {
+            store: client(settings, &place)?,
+            place,
+            content_type,
+            retries: settings.number("max-retries", 1..=100)?.unwrap_or(RETRIES),
+            pace: Pace::default(),
+        })
+    }
+
+    /// Where objects go.
+    pub fn place(&self) -> &BucketPath {
+        &self.place
     }
 
     /// The bucket's name, for messages.
@@ -89,13 +119,60 @@ impl ObjectClient {
     }
 
     /// Writes an empty object and deletes it again: shows whether bucket, keys and region are
-    /// right.
-    pub async fn probe(&self) -> Result<(), Failure> {
+    /// right; where objects are `created` on condition, whether the service obeys it.
+    pub async fn probe(&self, created: bool) -> Result<(), Failure> {
         let probe = self.path(PROBE)?;
-        self.store.put(&probe, Bytes::new().into()).await.map_err(|e| self.failure(&e))?;
+        if created && self.place.takes_conditions() {
+            let mut is_refused = false;
+            for _ in 0..PROBES {
+                is_refused = !self.create(&probe, &Bytes::new()).await?;
+                if is_refused {
+                    break;
+                }
+            }
+            if !is_refused {
+                return Err(Failure::misconfigured(format!(
+                    "the service of bucket {:?} ignores If-None-Match: it creates an object where \
+                     there is one, so that one change would replace another. Give each change an \
+                     object of its own with ?names=position",
+                    self.place.bucket
+                )));
+            }
+        } else {
+            self.write(&probe, &Bytes::new(), PutMode::Overwrite).await?;
+        }
         // Whoever may not delete leaves an empty object there.
         let _ = self.store.delete(&probe).await;
         Ok(())
+    }
+
+    /// Makes a request, and makes it again where that may help. Every request may be repeated: one
+    /// that was carried out unseen finds its own object.
+    async fn tried<'a, T>(
+        &'a self,
+        request: impl Fn() -> BoxFuture<'a, object_store::Result<T>> + Send + 'a,
+    ) -> object_store::Result<T> {
+        let (started, mut backoff) = (Instant::now(), Backoff::new(RETRY_WAITS));
+        loop {
+            self.pace.wait().await;
+            let error = match request().await {
+                Err(e) => e,
+                done => {
+                    self.pace.went_well();
+                    return done;
+                }
+            };
+            let passed = started.elapsed();
+            match trouble(&error) {
+                StoreTrouble::Throttled if passed < THROTTLED_TIME_MAX => self.pace.slow_down(),
+                StoreTrouble::Away | StoreTrouble::KeysExpired
+                    if passed < RETRY_TIME_MAX && (backoff.tries() as usize) < self.retries =>
+                {
+                    sleep(backoff.next(&self.place.bucket)).await;
+                }
+                _ => return Err(error),
+            }
+        }
     }
 
     /// The path of the object `name` in the bucket.
@@ -122,155 +199,56 @@ impl ObjectClient {
     }
 
     /// Stores an object where none of its name exists; `false` where one does.
-    pub async fn create(&self, path: &Path, content: &Bytes) -> Result<bool, Failure> {
+    pub async fn create<'a>(&'a self, path: &'a Path, content: &'a Bytes) -> Result<bool, Failure> {
         if !self.place.takes_conditions() {
             // Looking first is as good as a condition as long as there is one writer, which the
             // documentation asks for.
-            return match self.store.head(path).await {
+            return match self.tried(|| self.store.head(path).boxed()).await {
                 Ok(_) => Ok(false),
                 Err(object_store::Error::NotFound { .. }) => {
                     self.write(path, content, PutMode::Overwrite).await
                 }
-                Err(e) => Err(self.failure(&e)),
+                Err(e) => Err(failure(&self.place.bucket, &e)),
             };
         }
         self.write(path, content, PutMode::Create).await
     }
 
     /// Stores an object on the condition that `mode` names; `false` where it was not met.
-    pub async fn write(
-        &self,
-        path: &Path,
-        content: &Bytes,
+    pub async fn write<'a>(
+        &'a self,
+        path: &'a Path,
+        content: &'a Bytes,
         mode: PutMode,
     ) -> Result<bool, Failure> {
         let attributes = Attributes::from_iter([(Attribute::ContentType, self.content_type)]);
-        match self
-            .store
-            .put_opts(
-                path,
-                content.clone().into(),
-                PutOptions { mode, attributes, ..PutOptions::default() },
-            )
-            .await
-        {
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        let put = || self.store.put_opts(path, content.clone().into(), options.clone());
+        match self.tried(put).await {
             Ok(_) => Ok(true),
             Err(
                 object_store::Error::AlreadyExists { .. }
                 | object_store::Error::Precondition { .. },
             ) => Ok(false),
-            Err(e) => Err(self.failure(&e)),
+            Err(e) => Err(failure(&self.place.bucket, &e)),
         }
     }
 
     /// The object of this name.
-    pub async fn find(&self, path: &Path) -> Result<Option<ExistingObject>, Failure> {
-        let got = async {
-            let got = self.store.get(path).await?;
-            let version =
-                UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
-            Ok(ExistingObject { content: got.bytes().await?, version })
+    pub async fn find<'a>(&'a self, path: &'a Path) -> Result<Option<ExistingObject>, Failure> {
+        let get = || {
+            let got = async {
+                let got = self.store.get(path).await?;
+                let e_tag = got.meta.e_tag.clone();
+                let version = UpdateVersion { e_tag, version: got.meta.version.clone() };
+                Ok(ExistingObject { content: got.bytes().await?, version })
+            };
+            got.boxed()
         };
-        match got.await {
+        match self.tried(get).await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(self.failure(&e)),
+            Err(e) => Err(failure(&self.place.bucket, &e)),
         }
-    }
-
-    /// The failure that an error of the service means, without anything that is secret.
-    pub fn failure(&self, error: &object_store::Error) -> Failure {
-        let text = chain(error);
-        let bucket = &self.place.bucket;
-        // The rest of the text names objects, whose names are data.
-        let code = text
-            .split_once("<Code>")
-            .and_then(|(_, rest)| rest.split('<').next())
-            .unwrap_or_default();
-        let is_code = |codes: &[&str]| codes.contains(&code);
-        if is_code(&["NoSuchBucket"]) {
-            return Failure::misconfigured(format!(
-                "there is no bucket {bucket:?}: make it, or correct the URL or ?region="
-            ));
-        }
-        if is_code(&[
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "InvalidToken",
-            "ExpiredToken",
-            "AuthorizationHeaderMalformed",
-        ]) {
-            return Failure::misconfigured(format!(
-                "the keys for bucket {bucket:?} are not taken: access-key-id and \
-                 secret-access-key, or the machine's role, and the region have to be the bucket's"
-            ));
-        }
-        if is_code(&["AccessDenied", "AllAccessDisabled"])
-            || matches!(
-                error,
-                object_store::Error::PermissionDenied { .. }
-                    | object_store::Error::Unauthenticated { .. }
-            )
-        {
-            return Failure::misconfigured(format!(
-                "the keys do not allow to read and write objects in bucket {bucket:?}: they need \
-                 s3:GetObject and s3:PutObject"
-            ));
-        }
-        if is_code(&["PermanentRedirect", "IllegalLocationConstraint"])
-            || innermost(error).contains("301 Moved")
-        {
-            return Failure::misconfigured(format!(
-                "bucket {bucket:?} is in another region: name it with ?region="
-            ));
-        }
-        Failure::unavailable(format!(
-            "objects cannot be written to bucket {bucket:?}: {}",
-            innermost(error)
-        ))
-    }
-}
-
-/// What an error began with: what is around it names objects, and so keys of rows. A service's
-/// answer names them too.
-fn innermost(error: &object_store::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let text = cause.to_string();
-    let plain = text.split('<').next().unwrap_or_default().trim_end_matches([':', ' ']);
-    if plain.contains("://") {
-        "the service does not answer as it should".to_owned()
-    } else {
-        plain.to_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_outage_names_no_row() {
-        let of = |text: &str| {
-            innermost(&object_store::Error::NotFound {
-                path: "shop/k-of-row".into(),
-                source: std::io::Error::other(text).into(),
-            })
-        };
-        assert_eq!(
-            of("Server returned non-2xx status code: 503 Service Unavailable: \
-                 <?xml?><Key>k-of-row</Key>"),
-            "Server returned non-2xx status code: 503 Service Unavailable"
-        );
-        assert_eq!(
-            of("tcp connect error: Connection refused"),
-            "tcp connect error: Connection refused"
-        );
-        assert_eq!(
-            of("error sending request for url (http://h/shop/k-of-row)"),
-            "the service does not answer as it should"
-        );
     }
 }

@@ -83,6 +83,7 @@ impl<C: Connection> SqlDestination<C> {
         schema: &TableSchema,
         new: &TableSchema,
     ) -> Result<(), Failure> {
+        self.check_types(schema)?;
         self.connection.execute(&self.renderer.create_staged(schema, new)).await
     }
 

@@ -1,9 +1,11 @@
 //! How MySQL and MariaDB write SQL.
 
 use crate::destination::shape::{NameLimit, NameUnit, TableLimits};
+use crate::destination::sql::as_of::AsOf;
 use crate::destination::sql::dialect::{
     Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen,
 };
+use crate::destination::sql::read_back::ReadBack;
 use crate::destination::sql::types;
 
 /// MySQL 8.0.17 or later. LONGTEXT, because TEXT ends at 65,535 bytes
@@ -58,9 +60,32 @@ pub const MYSQL: Dialect = Dialect {
     has_schemas: true,
     fence: FenceOrder::CheckpointLast,
     commit_may_be_void: false,
+    pipelines: false,
     lock_wait_code: Some("1205"),
     unindexable_code: Some("1170"),
     duplicate_column_code: "1060",
+    as_of: Some(AsOf {
+        time: |ns| {
+            format!("TIMESTAMPADD(MICROSECOND, ({ns}) DIV 1000, CAST('1970-01-01' AS DATETIME(6)))")
+        },
+        field: |column, field| format!("JSON_UNQUOTE(JSON_EXTRACT({column}, '$.{field}'))"),
+        number: |text| format!("CAST({text} AS SIGNED)"),
+    }),
+    read_back: Some(ReadBack {
+        begin: &[
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+        ],
+        text: |column, _| format!("CAST({column} AS CHAR)"),
+        join: |text| format!("COALESCE(CONCAT('=', {text}), '')"),
+        concerns: "SELECT CAST(EVENT_OBJECT_TABLE AS CHAR), '', \
+                   CONCAT('it has triggers, which run for each row and may refuse it: ', \
+                   GROUP_CONCAT(TRIGGER_NAME ORDER BY TRIGGER_NAME SEPARATOR ', ')), \
+                   'keep them cheap, or DROP TRIGGER' \
+                   FROM information_schema.TRIGGERS \
+                   WHERE EVENT_OBJECT_SCHEMA = COALESCE(NULLIF(?, ''), DATABASE()) \
+                   GROUP BY EVENT_OBJECT_TABLE ORDER BY 1",
+    }),
 };
 
 /// MariaDB 10.6 or later: MySQL but for collations, and it can skip a column that exists.

@@ -8,6 +8,7 @@ use crate::destination::FailureKind::{
 };
 use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, ShownMessage, rule_for};
 use crate::destination::{Failure, Settings};
+use crate::help::HelpCode;
 
 /// KILL of a session that has ended by itself.
 pub const NO_SUCH_SESSION: &str = "1094";
@@ -35,51 +36,61 @@ const RULES: &[CodeRule] = &[
         Misconfigured,
         "a right is missing; GRANT it",
         Codes::Numbers(&[1044, 1142, 1143, 1227, 1370, 1410]),
-    ),
-    CodeRule::own_message(Misconfigured, "no such database", Codes::Numbers(&[1049])),
+    )
+    .helped_by(HelpCode::DestinationRight),
+    CodeRule::own_message(Misconfigured, "no such database", Codes::Numbers(&[1049]))
+        .helped_by(HelpCode::DatabaseMissing),
     CodeRule::own_message(
         Misconfigured,
         "the login is refused",
         Codes::Numbers(&[1045, 1130, 1251, 1698, 1820, 3118]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationLogin),
     CodeRule::own_message(
         TableUnavailable,
         "a lock of another session, a deadlock, or a conflict with another transaction; it passes",
         Codes::Numbers(&[1205, 1213, 3101, 3572]),
-    ),
+    )
+    .helped_by(HelpCode::TableLocked),
     CodeRule::own_message(
         TableUnavailable,
         "the table cannot be written to as it is: a view, a generated column, a broken or \
          read-only table",
         Codes::Numbers(&[1034, 1036, 1194, 1195, 1288, 1348, 1356, 1442, 1471, 1906, 3105]),
-    ),
+    )
+    .helped_by(HelpCode::TableShape),
     CodeRule::with_reason(
         TableUnavailable,
         "more columns than a table takes: InnoDB has 1,017, text and JSON columns fewer",
         Codes::Numbers(&[1117]),
-    ),
+    )
+    .helped_by(HelpCode::TableDoesNotFit),
     CodeRule::with_reason(
         TableUnavailable,
         "a key that is too long, or too many keys: InnoDB has 3,072 bytes for a key, four for each \
          character, and 64 keys a table",
         Codes::Numbers(&[1069, 1070, 1071, 1074]),
-    ),
+    )
+    .helped_by(HelpCode::TableDoesNotFit),
     CodeRule::with_reason(
         TableUnavailable,
         "a foreign key: the parent row is not there yet, or children are still there; it passes \
          once they have come",
         Codes::Numbers(&[1216, 1217, 1451, 1452]),
-    ),
+    )
+    .helped_by(HelpCode::ForeignKey),
     CodeRule::own_message(
         TableUnavailable,
         "no room for the table: its disk is full, or a quota is used up; make room",
         Codes::Numbers(&[1030, 1114]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationFull),
     CodeRule::own_message(
         Unavailable,
         "the server only reads: a replica, or read_only is on",
         Codes::Numbers(&[1290, 1792, 1836, 1874]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationReadOnly),
     CodeRule::own_message(
         Unavailable,
         "the session or the server ends, or lacks disk, memory or connections; EDS connects until \
@@ -155,7 +166,7 @@ fn rule(code: u16, state: &str) -> &'static CodeRule {
 
 /// The failure with this text, of the kind that the rules give the error.
 fn with_text(error: &ServerError, text: String) -> Failure {
-    Failure::new(rule(error.code, &error.state).kind, text).with_code(error.code.to_string())
+    rule(error.code, &error.state).failure(text).with_code(error.code.to_string())
 }
 
 /// The name behind the last word "column" of the message, if there is one: 'c', or `d`.`t`.`c`.
@@ -194,6 +205,11 @@ pub fn failure(error: &Error) -> Failure {
     }
 }
 
+/// The connection cannot be encrypted as the settings ask.
+fn no_tls(text: String) -> Failure {
+    Failure::misconfigured(text).with_help(HelpCode::DestinationTls)
+}
+
 /// The failure of a connection that was not made, with its cure.
 pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Failure {
     let place = format!("{}:{port}", settings.host);
@@ -221,19 +237,19 @@ pub fn refused_connection(error: &Error, settings: &Settings, port: u16) -> Fail
                 other => Failure { kind: Unavailable, ..other },
             }
         }
-        Error::Io(IoError::Tls(tls)) => Failure::misconfigured(format!(
+        Error::Io(IoError::Tls(tls)) => no_tls(format!(
             "no encrypted connection to MySQL at {place}: {}; see tls and ssl-ca in `eds \
              drivers mysql`",
             chain(tls)
         )),
-        Error::Driver(DriverError::NoClientSslFlagFromServer) => Failure::misconfigured(format!(
+        Error::Driver(DriverError::NoClientSslFlagFromServer) => no_tls(format!(
             "MySQL at {place} cannot encrypt, and the URL asks for it; see tls in `eds \
              drivers mysql`"
         )),
         other => {
             let text = cause(other);
             match text.contains("certificate") {
-                true => Failure::misconfigured(format!(
+                true => no_tls(format!(
                     "no encrypted connection to MySQL at {place}: {text}; see tls and ssl-ca in \
                      `eds drivers mysql`"
                 )),

@@ -55,9 +55,11 @@ async fn attempt(settings: &Settings, mode: TlsMode) -> Result<Option<Conn>, Fai
 
 fn options(settings: &Settings, port: u16, mode: TlsMode) -> Result<Opts, Failure> {
     let user = if settings.user.is_empty() { "root" } else { &settings.user };
+    let socket = settings.host.starts_with('/').then(|| settings.host.clone());
     let options = OptsBuilder::default()
-        .ip_or_hostname(settings.host.as_str())
+        .ip_or_hostname(if socket.is_some() { "localhost" } else { &settings.host })
         .tcp_port(port)
+        .socket(socket)
         .user(Some(user))
         .pass(settings.password.as_ref().map(|p| p.expose_secret()))
         .db_name(Some(settings.database()))
@@ -68,8 +70,21 @@ fn options(settings: &Settings, port: u16, mode: TlsMode) -> Result<Opts, Failur
         .stmt_cache_size(STATEMENTS_MAX + OWN_STATEMENTS_MAX)
         .tcp_keepalive(Some(KEEPALIVE))
         .connect_attribute("program_name", "eds")
+        .enable_cleartext_plugin(shows_password(settings, mode)?)
         .ssl_opts(if mode == TlsMode::Off { None } else { Some(tls::options(settings, mode)?) });
     Ok(options.into())
+}
+
+/// Whether the server may ask for the password itself, which does not travel in the open.
+fn shows_password(settings: &Settings, mode: TlsMode) -> Result<bool, Failure> {
+    let values = [("true", true), ("1", true), ("false", false), ("0", false)];
+    let asked = settings.one_of("allowCleartextPasswords", &values)?.unwrap_or(false);
+    if asked && mode == TlsMode::Off && !settings.is_local() {
+        return Err(Failure::misconfigured(
+            "allowCleartextPasswords=true needs TLS: a password does not travel in the open",
+        ));
+    }
+    Ok(asked)
 }
 
 /// The first three numbers of what VERSION() says.

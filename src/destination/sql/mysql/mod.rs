@@ -6,6 +6,7 @@ pub mod encode;
 mod failure;
 mod import;
 mod login;
+mod options;
 pub mod rows;
 mod tls;
 
@@ -23,7 +24,6 @@ use super::{
     ABILITIES, ANSWER_WAIT_MAX, DDL_WAIT_MAX, GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter,
     STREAM_LOCK_WAIT_MAX, SessionTag, SqlDestination, SqlSession, form,
 };
-use crate::destination::settings::server_url;
 use crate::destination::{Destination, Driver, Failure, Target};
 use dialect::{MARIADB, MYSQL};
 use failure::{FOREIGN_SESSION, NO_SUCH_SESSION, failure};
@@ -43,27 +43,14 @@ pub const DRIVER: Driver = Driver {
            Tables are InnoDB.\n\
            Without tls the connection is encrypted where the server can, but not verified, and to \
            this machine not encrypted.\n\
+           A unix socket stands in the host's place, encoded: mysql://user@%2Frun%2Fmysqld%2Fmysqld.sock/db\n\
            MySQL 8.0.17 or later, MariaDB 10.6 or later.",
     fields: &form::fields("3306"),
     url_of_form: form::url,
-    parameters: &[
-        ("tls", "false, preferred, skip-verify or true (verified, with the host's name)"),
-        ("ssl-host", "the name that the server's certificate is for, if not the host's"),
-        ("ssl-ca", "file with the certificate authorities to trust"),
-        ("ssl-cert", "file with the client's certificate"),
-        ("ssl-key", "file with the client's key"),
-        ("schema", "database of the tables, if not the one of the URL"),
-        ("prefix", "prefix of each table's name"),
-        ("timeout", "how long to wait for a connection (10s)"),
-        ("charset", "accepted, without effect: text is utf8mb4"),
-        ("collation", "accepted, without effect"),
-        ("parseTime", "accepted, without effect"),
-        ("loc", "accepted, without effect: times are UTC"),
-        ("interpolateParams", "accepted, without effect: values are parameters"),
-        ("multiStatements", "accepted, without effect"),
-        ("allowNativePasswords", "accepted, without effect"),
-    ],
-    read_url: server_url,
+    parameters: options::OBEYED,
+    accepted: options::ACCEPTED,
+    secrets: &[],
+    read_url: options::database_url,
     abilities: |_| ABILITIES,
     open: |target| Box::pin(open(target)),
 };
@@ -82,6 +69,9 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let mut connection =
         MySqlConnection { conn: Lent::new(conn, SERVER), statements: Statements::new(0) };
     let dialect = connection.set_up().await?;
+    if let Some(switches) = options::session_switches(settings)? {
+        connection.query(&switches).await.map_err(|failure| options::refused(settings, failure))?;
+    }
     connection.statements = Statements::new(
         usize::try_from(connection.one("SELECT @@max_allowed_packet", &[]).await?).unwrap_or(0),
     );

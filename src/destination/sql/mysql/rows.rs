@@ -17,8 +17,9 @@ use crate::destination::sql::{ANSWER_WAIT_MAX, RowWriter, TableVersion, reject_m
 use crate::destination::{Failure, Holds};
 
 /// Rows of one statement, largest first. Whatever there is to write is cut into these sizes, so
-/// that few statements have to be prepared (docs/decisions/0006-mysql-bulk-path.md).
-const ROWS: [usize; 4] = [256, 64, 16, 1];
+/// that few statements have to be prepared, and few have to be waited for: the server takes one
+/// after the other (docs/decisions/0006-mysql-bulk-path.md).
+const ROWS: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 /// Parameters of one statement: the protocol's limit is 65,535, and the server keeps some hundred
 /// bytes for each.
 const PARAMETERS_MAX: usize = 32_768;
@@ -110,11 +111,15 @@ impl Statements {
         while !rest.is_empty() {
             // Values may be a little longer than in their event.
             let bytes_max = STATEMENT_BYTES_MAX.min(self.packet_bytes_max / 2);
-            let (now, later) = rest.split_at(rows_at_once(batch, rest, columns.len(), bytes_max));
-            rest = later;
+            let now;
+            (now, rest) = rest.split_at(rows_at_once(batch, rest, action, columns, bytes_max));
             let contents = renderer.contents(schema, columns);
-            let values = self.values(batch, schema, columns, &contents, now)?;
-            let mut done = self.execute(conn, renderer, schema, action, now.len(), values).await;
+            let mut values = self.values(batch, schema, columns, &contents, now)?;
+            let rows = match action {
+                Action::Delete => repeat_last(&mut values, now.len(), columns.len()),
+                Action::Upsert | Action::Insert => now.len(),
+            };
+            let mut done = self.execute(conn, renderer, schema, action, rows, values).await;
             // The export has two rows of one key. The INSERT did nothing, so its rows are upserted
             // instead and the later one stays.
             if action == Action::Insert
@@ -243,18 +248,36 @@ impl RowWriter for MySqlConnection {
     }
 }
 
-/// The largest of [`ROWS`] that there are rows for and that stays within the limits.
-fn rows_at_once(batch: &Batch, indices: &[u32], columns: usize, bytes_max: usize) -> usize {
-    let fits = |rows: usize| {
-        let bytes = || {
-            indices[..rows]
-                .iter()
-                .map(|index| batch.change(*index).event.payload().len())
-                .sum::<usize>()
-        };
-        rows <= indices.len() && rows * columns <= PARAMETERS_MAX && bytes() <= bytes_max
+/// How many of the rows one statement takes: the largest of [`ROWS`] that there are rows for and
+/// that stays within the limits. Keys to delete may be fewer than the statement has room for.
+fn rows_at_once(
+    batch: &Batch,
+    indices: &[u32],
+    action: Action,
+    columns: &[Column],
+    bytes_max: usize,
+) -> usize {
+    let bytes = |rows: &[u32]| {
+        rows.iter().map(|index| batch.change(*index).event.payload().len()).sum::<usize>()
     };
-    ROWS.into_iter().find(|rows| fits(*rows)).unwrap_or(1)
+    let fits = |rows: usize| {
+        rows * columns.len() <= PARAMETERS_MAX && bytes(&indices[..rows]) <= bytes_max
+    };
+    match action {
+        Action::Delete => ROWS[0].min(indices.len()),
+        Action::Upsert | Action::Insert => {
+            ROWS.into_iter().find(|rows| *rows <= indices.len() && fits(*rows)).unwrap_or(1)
+        }
+    }
+}
+
+/// Repeats the last of the `rows` keys up to the next of [`ROWS`]: deleting a row twice does
+/// nothing. Answers how many there are then.
+fn repeat_last(values: &mut Vec<Wire>, rows: usize, columns: usize) -> usize {
+    let room = ROWS.into_iter().rev().find(|room| *room >= rows).unwrap_or(rows);
+    let last = values[values.len() - columns..].to_vec();
+    values.extend(last.iter().cycle().take((room - rows) * columns).cloned());
+    room
 }
 
 /// The statement that does `action` to so many rows.

@@ -27,6 +27,8 @@ pub fn mode(settings: &Settings) -> Result<TlsMode, Failure> {
         ("preferred", TlsMode::Preferred),
         ("skip-verify", TlsMode::Unverified),
         ("true", TlsMode::Full),
+        ("0", TlsMode::Off),
+        ("1", TlsMode::Full),
     ];
     Ok(settings.one_of("tls", &modes)?.unwrap_or(usual))
 }

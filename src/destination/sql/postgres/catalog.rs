@@ -19,7 +19,7 @@ impl SqlCatalog for PostgresConnection {
         // Tables may have changed: statements that were prepared before have void plans, and
         // temporary tables may have the wrong types.
         self.statements.clear();
-        for (_, stage) in std::mem::take(&mut self.stages) {
+        while let Some((_, stage)) = self.stages.made.pop_lru() {
             let drop = format!("DROP TABLE {stage}");
             self.client.batch_execute(&drop).await.map_err(|e| failure(&e))?;
         }

@@ -1,9 +1,12 @@
 //! How PostgreSQL writes SQL.
 
+use crate::destination::Holds;
 use crate::destination::shape::{NameLimit, NameUnit, TableLimits};
+use crate::destination::sql::as_of::AsOf;
 use crate::destination::sql::dialect::{
     Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen,
 };
+use crate::destination::sql::read_back::ReadBack;
 use crate::destination::sql::types;
 
 /// PostgreSQL 12 or later.
@@ -58,7 +61,29 @@ pub const POSTGRES: Dialect = Dialect {
     has_schemas: true,
     fence: FenceOrder::CheckpointLast,
     commit_may_be_void: false,
+    pipelines: true,
     lock_wait_code: Some("55P03"),
     unindexable_code: None,
     duplicate_column_code: "42701",
+    as_of: Some(AsOf {
+        time: |ns| format!("to_timestamp(({ns})::numeric / 1000000000)"),
+        field: |column, field| format!("({column}::json ->> '{field}')"),
+        number: |text| format!("{text}::bigint"),
+    }),
+    read_back: Some(ReadBack {
+        begin: &[
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            // All digits of a double, whatever the server's default is.
+            "SET LOCAL extra_float_digits = 1",
+        ],
+        text: |column, holds| match holds {
+            // In one form, whatever DateStyle is.
+            Holds::Time => format!(
+                "to_char({column}::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+            ),
+            _ => format!("{column}::text"),
+        },
+        join: |text| format!("COALESCE('=' || {text}, '')"),
+        concerns: include_str!("concerns.sql"),
+    }),
 };

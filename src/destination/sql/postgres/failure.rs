@@ -7,7 +7,9 @@ use crate::destination::FailureKind::{
     Misconfigured, Rejected, SchemaMismatch, TableUnavailable, Unavailable,
 };
 use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, listed_rule};
+use crate::destination::sql::render::Namespace;
 use crate::destination::{Failure, Settings};
+use crate::help::HelpCode;
 
 /// Two rows have the same value in a unique index.
 pub const UNIQUE_VIOLATION: &str = "23505";
@@ -33,40 +35,48 @@ const RULES: &[CodeRule] = &[
         "a right is missing (GRANT it), or a row level security policy hides rows from EDS (ALTER \
          ROLE … BYPASSRLS)",
         Codes::States(&["42501"]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationRight),
     CodeRule::own_message(
         Misconfigured,
         "no such database or schema",
         Codes::States(&["3D000", "3F000"]),
-    ),
-    CodeRule::own_message(Misconfigured, "the login is refused", Codes::Classes(&["28"])),
+    )
+    .helped_by(HelpCode::DatabaseMissing),
+    CodeRule::own_message(Misconfigured, "the login is refused", Codes::Classes(&["28"]))
+        .helped_by(HelpCode::DestinationLogin),
     CodeRule::own_message(
         TableUnavailable,
         "a lock of another session, a deadlock, or a conflict with another transaction; it passes",
         Codes::States(&["55P03", "40P01", "40001"]),
-    ),
+    )
+    .helped_by(HelpCode::TableLocked),
     CodeRule::own_message(
         TableUnavailable,
         "the table is not of the shape that EDS needs: no unique index on the key, a column of \
          another type, no table at all; ALTER it, or let EDS make it under another name (?prefix=)",
         Codes::States(&["42P10", "42809", "42804", "42846", "42883", "428C9"]),
-    ),
+    )
+    .helped_by(HelpCode::TableShape),
     CodeRule::own_message(
         TableUnavailable,
         "more columns than a table takes (1,600, wide ones fewer)",
         Codes::States(&["54011", "54023"]),
-    ),
+    )
+    .helped_by(HelpCode::TableDoesNotFit),
     CodeRule::with_reason(
         TableUnavailable,
         "a foreign key: the parent row is not there yet, or children are still there; it passes \
          once they have come",
         Codes::States(&["23503", "23001"]),
-    ),
+    )
+    .helped_by(HelpCode::ForeignKey),
     CodeRule::own_message(
         TableUnavailable,
         "the disk of the table is full, or a quota is used up; make room",
         Codes::States(&["53100", "53400"]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationFull),
     CodeRule::own_message(
         TableUnavailable,
         "somebody has cancelled the statement",
@@ -76,13 +86,15 @@ const RULES: &[CodeRule] = &[
         Unavailable,
         "the server only reads: a standby, or default_transaction_read_only is on",
         Codes::States(&["25006"]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationReadOnly),
     CodeRule::with_reason(
         Unavailable,
         "a pooler in transaction mode shares the session with others; connect to the server \
          itself, or to a pool in session mode",
         Codes::States(&["26000", "42P05"]),
-    ),
+    )
+    .helped_by(HelpCode::Pooler),
     CodeRule::own_message(
         Unavailable,
         "the session or the server ends, or lacks memory or connections; EDS connects until it \
@@ -152,7 +164,7 @@ fn rule_of(error: &DbError) -> &'static CodeRule {
 
 /// The failure with this text, of the kind that the rules give the error.
 fn with_text(error: &DbError, text: String) -> Failure {
-    Failure::new(rule_of(error).kind, text).with_code(error.code().code().to_owned())
+    rule_of(error).failure(text).with_code(error.code().code().to_owned())
 }
 
 /// What a user reads of the error: names of columns and constraints, never values.
@@ -176,6 +188,21 @@ pub fn failure(error: &tokio_postgres::Error) -> Failure {
     }
 }
 
+/// The failure of a statement that may be about any table, as a COMMIT that checks deferred
+/// constraints: the server names the table.
+pub fn failure_of_commit(error: &tokio_postgres::Error, namespace: &Namespace) -> Failure {
+    let named = error.as_db_error().filter(|db| db.schema() == namespace.schema.as_deref());
+    match named.and_then(|db| db.table()).and_then(|name| namespace.source_of(name)) {
+        Some(table) => failure(error).of_table(&table),
+        None => failure(error),
+    }
+}
+
+/// The connection cannot be encrypted as the settings ask.
+fn no_tls(text: String) -> Failure {
+    Failure::misconfigured(text).with_help(HelpCode::DestinationTls)
+}
+
 /// The failure of a connection that was not made, with its cure.
 pub fn refused_connection(
     error: &tokio_postgres::Error,
@@ -187,13 +214,14 @@ pub fn refused_connection(
         let text = chain(error);
         let tls = text.contains("tls") || text.contains("TLS") || text.contains("certificate");
         return match tls {
-            true => Failure::misconfigured(format!(
+            true => no_tls(format!(
                 "no encrypted connection to PostgreSQL at {place}: {text}; see sslmode and \
                  sslrootcert in `eds drivers postgres`"
             )),
             false if text.contains("password missing") => Failure::misconfigured(format!(
                 "PostgreSQL at {place} asks for a password and the URL has none"
-            )),
+            ))
+            .with_help(HelpCode::DestinationLogin),
             false => Failure::unavailable(format!(
                 "PostgreSQL at {place} cannot be reached: {text}; is it running, and are host and \
                  port right?"

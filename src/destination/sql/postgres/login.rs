@@ -4,15 +4,32 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::{Client, Config};
 
 use super::failure::{failure, refused_connection};
+use super::options::{hosts, server_settings};
 use super::{EXAMPLE, tls};
 use crate::destination::sql::LOCK_WAIT_MAX;
 use crate::destination::{Failure, Settings};
 
 const PORT: u16 = 5432;
+/// What may be asked of a host; EDS writes, so that it does not look for one that only reads.
+const SESSIONS: [(&str, TargetSessionAttrs); 4] = [
+    ("any", TargetSessionAttrs::Any),
+    ("read-write", TargetSessionAttrs::ReadWrite),
+    ("primary", TargetSessionAttrs::ReadWrite),
+    ("prefer-standby", TargetSessionAttrs::ReadWrite),
+];
+const BINDINGS: [(&str, ChannelBinding); 3] = [
+    ("disable", ChannelBinding::Disable),
+    ("prefer", ChannelBinding::Prefer),
+    ("require", ChannelBinding::Require),
+];
+const NEGOTIATIONS: [(&str, SslNegotiation); 2] =
+    [("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)];
+/// A connection that went silent is asked after so long whether it is alive.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long a connection is waited for, unless the URL says otherwise.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// After so long without a statement within a transaction the server ends the session: this process
@@ -23,7 +40,9 @@ const SILENCE_MAX: &str = "60s";
 pub async fn connect(settings: &Settings) -> Result<(Client, JoinHandle<()>), Failure> {
     let port = settings.port.unwrap_or(PORT);
     let mut config = config(settings, port)?;
-    let (mode, connector) = tls::connector(settings)?;
+    let (asked, connector) = tls::connector(settings)?;
+    // Within this machine's own socket there is nothing to encrypt.
+    let mode = if settings.host.starts_with('/') { SslMode::Disable } else { asked };
     config.ssl_mode(mode);
     let refused = |e: tokio_postgres::Error| refused_connection(&e, settings, port);
     let (client, wire) = if mode == SslMode::Disable {
@@ -45,12 +64,28 @@ fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
         )));
     }
     let mut config = Config::new();
-    config.host(&settings.host).port(port).dbname(database);
+    for (host, port) in hosts(settings, port) {
+        config.host(host).port(port);
+    }
+    config.dbname(database);
+    // Of several hosts only one can be written to.
+    let usual = match settings.other_hosts.is_empty() {
+        true => TargetSessionAttrs::Any,
+        false => TargetSessionAttrs::ReadWrite,
+    };
+    let attributes = settings.one_of("target_session_attrs", &SESSIONS)?.unwrap_or(usual);
+    config.target_session_attrs(attributes);
+    if let Some(binding) = settings.one_of("channel_binding", &BINDINGS)? {
+        config.channel_binding(binding);
+    }
+    if let Some(negotiation) = settings.one_of("sslnegotiation", &NEGOTIATIONS)? {
+        config.ssl_negotiation(negotiation);
+    }
     config.application_name(settings.parameter("application_name").unwrap_or("eds"));
     config.connect_timeout(settings.wait("connect_timeout")?.unwrap_or(CONNECT_WAIT_MAX));
     // A connection that went silent is noticed within a minute or so.
     config
-        .keepalives_idle(Duration::from_secs(30))
+        .keepalives_idle(settings.wait("keepalives_idle")?.unwrap_or(KEEPALIVE))
         .keepalives_interval(Duration::from_secs(10))
         .keepalives_retries(3);
     config.tcp_user_timeout(Duration::from_secs(60));
@@ -63,7 +98,7 @@ fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
     if let Some(password) = &settings.password {
         config.password(password.expose_secret());
     }
-    if let Some(options) = settings.parameter("options") {
+    if let Some(options) = server_settings(settings) {
         config.options(options);
     }
     Ok(config)

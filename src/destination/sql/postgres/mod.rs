@@ -1,18 +1,23 @@
-//! PostgreSQL: a few rows by pipelined statements, more by array parameters, many by COPY and one
-//! upsert.
+//! PostgreSQL: a batch in one exchange; where the server is near, many rows of a table by COPY and
+//! one upsert.
 
 mod catalog;
 pub mod dialect;
 pub mod encode;
 mod failure;
+mod flight;
 pub mod import;
 mod login;
+mod options;
 pub mod rows;
 mod tls;
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use lru::LruCache;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
@@ -22,11 +27,19 @@ use super::{
     ABILITIES, GOODBYE_WAIT_MAX, Parameter, STREAM_LOCK_WAIT_MAX, SessionTag, SqlDestination,
     SqlSession, TableVersion, form,
 };
-use crate::destination::settings::server_url;
-use crate::destination::{Destination, Driver, Failure, Target};
+use crate::destination::{Abilities, Destination, Driver, Failure, Target};
 use dialect::POSTGRES;
-use failure::failure;
+use failure::{failure, failure_of_commit};
+use flight::Flights;
 
+/// Prepared statements of a session; the server keeps some hundred kilobytes for a wide one.
+const STATEMENTS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
+/// Temporary tables of a session: each commit empties them all, used or not. No batch needs as
+/// many.
+const STAGES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
+/// Two batches are under way while the next one is collected, so that smaller ones lose no time.
+const BATCHES: Abilities =
+    Abilities { batch_changes_max: 5_000, batch_bytes_max: 8 << 20, ..ABILITIES };
 const EXAMPLE: &str = "postgres://user:password@localhost:5432/database";
 
 /// `postgres://…`: PostgreSQL and what speaks its protocol.
@@ -42,19 +55,11 @@ pub const DRIVER: Driver = Driver {
            encrypted. Version 12 or later.",
     fields: &form::fields("5432"),
     url_of_form: form::url,
-    parameters: &[
-        ("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
-        ("sslrootcert", "file with the certificate authorities to trust"),
-        ("sslcert", "file with the client's certificate"),
-        ("sslkey", "file with the client's key"),
-        ("schema", "schema of the tables; without it the first of the search path"),
-        ("prefix", "prefix of each table's name"),
-        ("application_name", "how the connection names itself (eds)"),
-        ("connect_timeout", "seconds to wait for a connection (10)"),
-        ("options", "settings passed on to the server, e.g. -c work_mem=64MB"),
-    ],
-    read_url: server_url,
-    abilities: |_| ABILITIES,
+    parameters: options::OBEYED,
+    accepted: options::ACCEPTED,
+    secrets: &["password"],
+    read_url: options::database_url,
+    abilities: |_| BATCHES,
     open: |target| Box::pin(open(target)),
 };
 
@@ -63,11 +68,13 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let (client, wire) = login::connect(settings).await?;
     let namespace = Namespace::new(settings, Some(login::schema(&client, settings).await?));
     let connection = PostgresConnection {
-        client,
+        round_trip: flight::round_trip(&client).await?,
+        client: Arc::new(client),
+        flights: Flights::default(),
         wire: Wire(wire),
         namespace: namespace.clone(),
-        statements: HashMap::new(),
-        stages: HashMap::new(),
+        statements: LruCache::new(STATEMENTS_MAX),
+        stages: Stages { made: LruCache::new(STAGES_MAX), number: 0 },
     };
     let renderer = Renderer::new(&POSTGRES, namespace);
     Ok(Box::new(SqlDestination::new(connection, renderer, target)))
@@ -75,22 +82,40 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
 
 /// A prepared statement's text and the types of its parameters: two versions of a table may differ
 /// in nothing else.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct StatementKey {
     sql: String,
-    types: Vec<u32>,
+    types: Vec<Type>,
+}
+
+impl StatementKey {
+    /// One of EDS's own statements.
+    fn own(sql: String, parameters: &[Parameter]) -> StatementKey {
+        StatementKey { sql, types: parameters.iter().map(Parameter::wire_type).collect() }
+    }
 }
 
 /// The client, and the task that moves its bytes.
 struct PostgresConnection {
-    client: Client,
+    client: Arc<Client>,
+    /// The batches under way.
+    flights: Flights,
     wire: Wire,
+    /// How far away the server is.
+    round_trip: Duration,
     /// Where the tables are that failures may name.
     namespace: Namespace,
-    /// Prepared statements.
-    statements: HashMap<StatementKey, Statement>,
-    /// Temporary tables that exist in this session, by what they are for.
-    stages: HashMap<TableVersion, String>,
+    /// Prepared statements. One that is dropped is closed at the server when nobody uses it.
+    statements: LruCache<StatementKey, Statement>,
+    stages: Stages,
+}
+
+/// Temporary tables that exist in this session.
+struct Stages {
+    /// By what they are for.
+    made: LruCache<TableVersion, String>,
+    /// The number of the last one.
+    number: u64,
 }
 
 /// The task that moves bytes; it ends with its owner.
@@ -103,32 +128,18 @@ impl Drop for Wire {
 }
 
 impl PostgresConnection {
-    async fn prepared(&mut self, sql: String, types: &[Type]) -> Result<Statement, Failure> {
-        let key = StatementKey { sql, types: types.iter().map(Type::oid).collect() };
+    async fn prepared(&mut self, key: StatementKey) -> Result<Statement, Failure> {
         if let Some(statement) = self.statements.get(&key) {
             return Ok(statement.clone());
         }
         let statement =
-            self.client.prepare_typed(&key.sql, types).await.map_err(|e| failure(&e))?;
-        self.statements.insert(key, statement.clone());
+            self.client.prepare_typed(&key.sql, &key.types).await.map_err(|e| failure(&e))?;
+        self.statements.put(key, statement.clone());
         Ok(statement)
     }
 
-    /// The failure of a statement that may be about any table, as a COMMIT that checks deferred
-    /// constraints: the server names the table.
-    fn failure_of_commit(&self, error: &tokio_postgres::Error) -> Failure {
-        let named =
-            error.as_db_error().filter(|db| db.schema() == self.namespace.schema.as_deref());
-        let table = named.and_then(|db| db.table()).and_then(|name| self.namespace.source_of(name));
-        match table {
-            Some(table) => failure(error).of_table(&table),
-            None => failure(error),
-        }
-    }
-
     async fn query(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<Row>, Failure> {
-        let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
-        let statement = self.prepared(sql.to_owned(), &types).await?;
+        let statement = self.prepared(StatementKey::own(sql.to_owned(), parameters)).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> =
             parameters.iter().map(Parameter::to_wire).collect();
         self.client.query(&statement, &parameters).await.map_err(|e| failure(&e))
@@ -138,12 +149,11 @@ impl PostgresConnection {
 #[async_trait]
 impl SqlSession for PostgresConnection {
     async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
-        self.client.batch_execute(sql).await.map_err(|e| self.failure_of_commit(&e))
+        self.client.batch_execute(sql).await.map_err(|e| failure_of_commit(&e, &self.namespace))
     }
 
     async fn change(&mut self, sql: &str, parameters: &[Parameter]) -> Result<u64, Failure> {
-        let types: Vec<Type> = parameters.iter().map(Parameter::wire_type).collect();
-        let statement = self.prepared(sql.to_owned(), &types).await?;
+        let statement = self.prepared(StatementKey::own(sql.to_owned(), parameters)).await?;
         let parameters: Vec<&(dyn ToSql + Sync)> =
             parameters.iter().map(Parameter::to_wire).collect();
         self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))
@@ -206,8 +216,8 @@ impl SqlSession for PostgresConnection {
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let PostgresConnection { client, mut wire, .. } = self;
-        drop(client);
+        let PostgresConnection { client, flights, mut wire, .. } = self;
+        drop((client, flights));
         // The task sends the goodbye; a server that does not take it is not waited for.
         let _ = tokio::time::timeout(GOODBYE_WAIT_MAX, &mut wire.0).await;
         Ok(())

@@ -1,153 +1,69 @@
 //! The upsert: a few rows by pipelined statements, more by array parameters, many by COPY into a
 //! temporary table and one statement.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::future::join_all;
 use futures::{SinkExt, pin_mut};
-use tokio_postgres::Statement;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
-use super::PostgresConnection;
 use super::encode::{
     BoundArray, BoundValue, COPY_HEADER, COPY_TRAILER, put_field, stage_type, wire_array_type,
     wire_type,
 };
 use super::failure::failure;
+use super::flight::UnpreparedStep;
+use super::{PostgresConnection, StatementKey};
 use crate::change::{Batch, Column, TableGroup, TableSchema, value};
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{
-    Fence, Parameter, RowWriter, SqlSession, TableVersion, reject_mismatches,
+    Fence, RowSet, RowWriter, SqlSession, TableVersion, reject_mismatches,
 };
-use crate::destination::{Failure, Holds};
+use crate::destination::{Failure, Holds, Launch};
 
 /// From so many rows of one table on, one statement over array parameters is faster than single
 /// ones (docs/decisions/0003-postgres-bulk-path.md).
 const ARRAYS_ROWS_MIN: usize = 4;
 /// From so many rows of one table on, COPY into a temporary table is faster than that.
-const COPY_ROWS_MIN: usize = 400;
+pub const COPY_ROWS_MIN: usize = 400;
+/// From this round trip on, waiting for the answers of COPY costs more than COPY saves.
+const FAR: Duration = Duration::from_millis(1);
+/// Rows of one statement over array parameters: more of them, and it becomes slower for each row.
+const ARRAY_ROWS_MAX: usize = 1_000;
 /// Bytes that are encoded before they are sent.
 const CHUNK_BYTES: usize = 128 << 10;
 
 impl PostgresConnection {
-    /// One statement for all keys: as many array parameters as the key has columns.
-    async fn delete(
+    /// What is sent for the rows of a group: deletions first.
+    pub(super) fn steps_of(
         &mut self,
         renderer: &Renderer,
         batch: &Batch,
-        group: &TableGroup,
-    ) -> Result<(), Failure> {
-        let keys = group.schema.key_columns();
-        let contents = renderer.contents(&group.schema, keys);
-        let columns = arrays(batch, &group.deletes, keys, &contents)?;
-        let types = array_types(keys, &contents);
-        let statement = self.prepared(delete_many(renderer, &group.schema), &types).await?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
-        self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
-        Ok(())
-    }
-
-    async fn write_group(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Batch,
-        group: &TableGroup,
-    ) -> Result<(), Failure> {
-        if !group.deletes.is_empty() {
-            self.delete(renderer, batch, group).await?;
-        }
-        let stage = self.stages.get(&TableVersion::of(&group.schema)).cloned();
+        group: usize,
+    ) -> Vec<UnpreparedStep> {
+        let rows = &batch.groups[group];
+        let mut steps = deletes_of(renderer, rows, group);
+        let stage = match self.copies(rows) {
+            true => self.stages.made.get(&TableVersion::of(&rows.schema)),
+            false => None,
+        };
         match stage {
-            _ if group.upserts.is_empty() => Ok(()),
-            Some(stage) if group.upserts.len() >= COPY_ROWS_MIN => {
-                self.upsert_by_copy(renderer, batch, group, &stage).await
-            }
-            _ if group.upserts.len() >= ARRAYS_ROWS_MIN => {
-                self.upsert_by_arrays(renderer, batch, group).await
-            }
-            _ => self.upsert_each(renderer, batch, group).await,
+            Some(stage) => steps.push(UnpreparedStep::Copy(CopiedRows {
+                group,
+                copy: copy_to(renderer, &rows.schema, stage),
+                upsert: StatementKey::own(upsert_from(renderer, &rows.schema, stage), &[]),
+            })),
+            None => steps.extend(upserts_of(renderer, rows, group)),
         }
+        steps
     }
 
-    /// The statement for one row, and the parameters of each.
-    async fn single_upserts<'b>(
-        &mut self,
-        renderer: &Renderer,
-        batch: &'b Batch,
-        group: &'b TableGroup,
-    ) -> Result<(Statement, Vec<Vec<BoundValue<'b>>>), Failure> {
-        let schema = &group.schema;
-        let contents = renderer.contents(schema, &schema.columns);
-        let types: Vec<Type> = schema
-            .columns
-            .iter()
-            .zip(&contents)
-            .map(|(c, contents)| wire_type(c.kind, *contents))
-            .collect();
-        let statement = self.prepared(renderer.upsert_one(schema), &types).await?;
-        let mut rows = Vec::with_capacity(group.upserts.len());
-        for index in &group.upserts {
-            let change = batch.change(*index);
-            let row: Result<Vec<BoundValue<'_>>, _> = schema
-                .columns
-                .iter()
-                .enumerate()
-                .map(|(i, c)| value::read(change.token(i), c).map(|v| BoundValue(v, contents[i])))
-                .collect();
-            rows.push(row.map_err(|_| reject_mismatches(batch))?);
-        }
-        Ok((statement, rows))
-    }
-
-    /// Single upserts, pipelined: sent without waiting for the answers in between.
-    async fn upsert_each(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Batch,
-        group: &TableGroup,
-    ) -> Result<(), Failure> {
-        let (statement, rows) = self.single_upserts(renderer, batch, group).await?;
-        let client = &self.client;
-        let sent = rows.iter().map(|row| {
-            client.execute_raw(&statement, row.iter().map(|f| f as &(dyn ToSql + Sync)))
-        });
-        for done in join_all(sent).await {
-            done.map_err(|e| failure(&e))?;
-        }
-        Ok(())
-    }
-
-    /// One statement for all rows: an array parameter per column.
-    async fn upsert_by_arrays(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Batch,
-        group: &TableGroup,
-    ) -> Result<(), Failure> {
-        let schema = &group.schema;
-        let contents = renderer.contents(schema, &schema.columns);
-        let columns = arrays(batch, &group.upserts, &schema.columns, &contents)?;
-        let types = array_types(&schema.columns, &contents);
-        let source = format!("SELECT * FROM unnest({})", numbered(types.len()));
-        let statement = self.prepared(renderer.upsert(schema, &source), &types).await?;
-        let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| c as _).collect();
-        self.client.execute(&statement, &parameters).await.map_err(|e| failure(&e))?;
-        Ok(())
-    }
-
-    async fn upsert_by_copy(
-        &mut self,
-        renderer: &Renderer,
-        batch: &Batch,
-        group: &TableGroup,
-        stage: &str,
-    ) -> Result<(), Failure> {
-        self.copy_into(renderer, stage, batch, group).await?;
-        let upsert = self.prepared(upsert_from(renderer, &group.schema, stage), &[]).await?;
-        self.client.execute(&upsert, &[]).await.map_err(|e| failure(&e))?;
-        Ok(())
+    /// Whether the upserts of the group go by COPY, whose answer has to be awaited in between.
+    fn copies(&self, group: &TableGroup) -> bool {
+        group.upserts.len() >= COPY_ROWS_MIN && self.round_trip < FAR
     }
 
     /// Makes the temporary table for rows of this schema, unless it is there.
@@ -157,18 +73,18 @@ impl PostgresConnection {
         schema: &TableSchema,
     ) -> Result<(), Failure> {
         let table = TableVersion::of(schema);
-        if self.stages.contains_key(&table) {
+        if self.stages.made.get(&table).is_some() {
             return Ok(());
         }
-        let stage = format!("pg_temp._eds_stage_{}", self.stages.len() + 1);
-        let sql = format!(
-            "CREATE TEMP TABLE {} ({}) ON COMMIT DELETE ROWS",
-            stage.trim_start_matches("pg_temp."),
-            stage_columns(renderer, schema)
-        );
-        self.execute(&sql).await?;
-        self.stages.insert(table, stage);
-        Ok(())
+        self.stages.number += 1;
+        let stage = format!("_eds_stage_{}", self.stages.number);
+        let columns = stage_columns(renderer, schema);
+        self.execute(&format!("CREATE TEMP TABLE {stage} ({columns}) ON COMMIT DELETE ROWS"))
+            .await?;
+        match self.stages.made.push(table, format!("pg_temp.{stage}")) {
+            Some((_, unused)) => self.execute(&format!("DROP TABLE {unused}")).await,
+            None => Ok(()),
+        }
     }
 
     /// Adds the rows of the group to a table by way of the temporary one, so that PostgreSQL
@@ -180,11 +96,11 @@ impl PostgresConnection {
         group: &TableGroup,
     ) -> Result<(), Failure> {
         let schema = &group.schema;
-        let stage = self.stages.get(&TableVersion::of(schema)).cloned();
+        let stage = self.stages.made.get(&TableVersion::of(schema)).cloned();
         let stage = stage.ok_or_else(|| Failure::unavailable("a temporary table was not made"))?;
         self.copy_into(renderer, &stage, batch, group).await?;
         let rows = format!("SELECT {} FROM {stage}", renderer.list(&schema.columns));
-        let insert = self.prepared(renderer.insert(schema, &rows), &[]).await?;
+        let insert = self.prepared(StatementKey::own(renderer.insert(schema, &rows), &[])).await?;
         self.client.execute(&insert, &[]).await.map_err(|e| failure(&e))?;
         Ok(())
     }
@@ -197,33 +113,192 @@ impl PostgresConnection {
         batch: &Batch,
         group: &TableGroup,
     ) -> Result<(), Failure> {
-        let schema = &group.schema;
-        let contents = renderer.contents(schema, &schema.columns);
-        let columns = renderer.list(&schema.columns);
-        let sql = format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)");
-        let copy = self.prepared(sql, &[]).await?;
+        let copy = self.prepared(copy_to(renderer, &group.schema, table)).await?;
         let sink = self.client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failure(&e))?;
         pin_mut!(sink);
-        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
-        buffer.put_slice(COPY_HEADER);
-        for index in &group.upserts {
-            let change = batch.change(*index);
-            buffer.put_i16(schema.columns.len() as i16);
-            for (i, column) in schema.columns.iter().enumerate() {
-                let value =
-                    value::read(change.token(i), column).map_err(|_| reject_mismatches(batch))?;
-                put_field(&value, contents[i], &mut buffer);
-            }
-            if buffer.len() >= CHUNK_BYTES {
-                sink.send(buffer.split().freeze()).await.map_err(|e| failure(&e))?;
-                buffer.reserve(CHUNK_BYTES + (CHUNK_BYTES >> 2));
-            }
+        for chunk in CopyChunks::new(renderer, batch, group) {
+            sink.send(chunk?).await.map_err(|e| failure(&e))?;
         }
-        buffer.put_i16(COPY_TRAILER);
-        sink.send(buffer.freeze()).await.map_err(|e| failure(&e))?;
         sink.finish().await.map_err(|e| failure(&e))?;
         Ok(())
     }
+}
+
+/// COPY of rows of the schema into a table that has its columns.
+fn copy_to(renderer: &Renderer, schema: &TableSchema, table: &str) -> StatementKey {
+    let columns = renderer.list(&schema.columns);
+    let sql = format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)");
+    StatementKey::own(sql, &[])
+}
+
+/// The upserts of a group as COPY takes them, in chunks.
+struct CopyChunks<'b> {
+    batch: &'b Batch,
+    group: &'b TableGroup,
+    contents: Vec<Holds>,
+    /// The next row; past the last one once the end is written.
+    next: usize,
+    buffer: BytesMut,
+}
+
+impl<'b> CopyChunks<'b> {
+    fn new(renderer: &Renderer, batch: &'b Batch, group: &'b TableGroup) -> CopyChunks<'b> {
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES + (CHUNK_BYTES >> 2));
+        buffer.put_slice(COPY_HEADER);
+        let contents = renderer.contents(&group.schema, &group.schema.columns);
+        CopyChunks { batch, group, contents, next: 0, buffer }
+    }
+
+    fn put_row(&mut self, index: u32) -> Result<(), Failure> {
+        let columns = &self.group.schema.columns;
+        let change = self.batch.change(index);
+        self.buffer.put_i16(columns.len() as i16);
+        for (i, (column, contents)) in columns.iter().zip(&self.contents).enumerate() {
+            let value = value::read(change.token(i), column);
+            let value = value.map_err(|_| reject_mismatches(self.batch))?;
+            put_field(&value, *contents, &mut self.buffer);
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for CopyChunks<'_> {
+    type Item = Result<Bytes, Failure>;
+
+    fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        while let Some(index) = self.group.upserts.get(self.next) {
+            self.next += 1;
+            if let Err(failure) = self.put_row(*index) {
+                return Some(Err(failure));
+            }
+            if self.buffer.len() >= CHUNK_BYTES {
+                let chunk = self.buffer.split().freeze();
+                self.buffer.reserve(CHUNK_BYTES + (CHUNK_BYTES >> 2));
+                return Some(Ok(chunk));
+            }
+        }
+        let is_end = self.next == self.group.upserts.len();
+        is_end.then(|| {
+            self.next += 1;
+            self.buffer.put_i16(COPY_TRAILER);
+            Ok(self.buffer.split().freeze())
+        })
+    }
+}
+
+/// Rows of a group that go by COPY into a temporary table, and by one upsert from there.
+pub(super) struct CopiedRows {
+    /// The group's place in the batch.
+    pub(super) group: usize,
+    pub(super) copy: StatementKey,
+    pub(super) upsert: StatementKey,
+}
+
+impl CopiedRows {
+    /// The rows as they are sent.
+    pub(super) fn encoded(
+        &self,
+        renderer: &Renderer,
+        batch: &Batch,
+    ) -> Result<Vec<Bytes>, Failure> {
+        CopyChunks::new(renderer, batch, &batch.groups[self.group]).collect()
+    }
+}
+
+/// A statement that writes rows of one group.
+pub(super) struct RowStatement {
+    /// The group's place in the batch.
+    pub(super) group: usize,
+    pub(super) key: StatementKey,
+    set: RowSet,
+    /// Which rows of the set.
+    rows: Range<usize>,
+    /// It is sent for each row, and not once with an array for each column.
+    is_single: bool,
+}
+
+/// The parameters of a statement.
+pub(super) enum RowParameters<'b> {
+    /// It is sent for each row.
+    Each(Vec<Vec<BoundValue<'b>>>),
+    /// It is sent once, for many rows.
+    Arrays(Vec<BoundArray<'b>>),
+}
+
+impl RowStatement {
+    /// What it is sent with.
+    pub(super) fn parameters<'b>(
+        &self,
+        renderer: &Renderer,
+        batch: &'b Batch,
+    ) -> Result<RowParameters<'b>, Failure> {
+        let group = &batch.groups[self.group];
+        let indices = &self.set.indices(group)[self.rows.clone()];
+        let columns = self.set.columns(&group.schema);
+        let contents = renderer.contents(&group.schema, columns);
+        match self.is_single {
+            true => each(batch, indices, columns, &contents).map(RowParameters::Each),
+            false => arrays(batch, indices, columns, &contents).map(RowParameters::Arrays),
+        }
+    }
+}
+
+/// The statements that delete rows of the group: for all keys as many array parameters as the key
+/// has columns.
+fn deletes_of(renderer: &Renderer, rows: &TableGroup, group: usize) -> Vec<UnpreparedStep> {
+    by_arrays(renderer, rows, (group, RowSet::Deletes), || delete_many(renderer, &rows.schema))
+}
+
+/// The statements that upsert rows of the group: one for each of a few rows, else an array
+/// parameter for each column.
+fn upserts_of(renderer: &Renderer, rows: &TableGroup, group: usize) -> Vec<UnpreparedStep> {
+    let (schema, count, set) = (&rows.schema, rows.upserts.len(), RowSet::Upserts);
+    if count >= ARRAYS_ROWS_MIN {
+        let source = format!("SELECT * FROM unnest({})", numbered(schema.columns.len()));
+        return by_arrays(renderer, rows, (group, set), || renderer.upsert(schema, &source));
+    }
+    if count == 0 {
+        return Vec::new();
+    }
+    let contents = renderer.contents(schema, &schema.columns);
+    let types = schema.columns.iter().zip(&contents).map(|(c, held)| wire_type(c.kind, *held));
+    let key = StatementKey { sql: renderer.upsert_one(schema), types: types.collect() };
+    let single = RowStatement { group, key, set, rows: 0..count, is_single: true };
+    vec![UnpreparedStep::Rows(single)]
+}
+
+/// A statement over array parameters for each slice of the rows.
+fn by_arrays(
+    renderer: &Renderer,
+    rows: &TableGroup,
+    (group, set): (usize, RowSet),
+    sql: impl Fn() -> String,
+) -> Vec<UnpreparedStep> {
+    let (count, columns) = (set.indices(rows).len(), set.columns(&rows.schema));
+    let contents = renderer.contents(&rows.schema, columns);
+    let of_slice = |from: usize| {
+        let key = StatementKey { sql: sql(), types: array_types(columns, &contents) };
+        let rows = from..count.min(from + ARRAY_ROWS_MAX);
+        UnpreparedStep::Rows(RowStatement { group, key, set, rows, is_single: false })
+    };
+    (0..count).step_by(ARRAY_ROWS_MAX).map(of_slice).collect()
+}
+
+/// The values of `columns`, which hold `contents`, of each of the changes at `indices`.
+fn each<'b>(
+    batch: &'b Batch,
+    indices: &[u32],
+    columns: &[Column],
+    contents: &[Holds],
+) -> Result<Vec<Vec<BoundValue<'b>>>, Failure> {
+    let row = |index: &u32| -> Result<Vec<BoundValue<'b>>, Failure> {
+        let change = batch.change(*index);
+        let value =
+            |(i, column)| value::read(change.token(i), column).map(|v| BoundValue(v, contents[i]));
+        let row: Result<Vec<BoundValue<'_>>, _> = columns.iter().enumerate().map(value).collect();
+        row.map_err(|_| reject_mismatches(batch))
+    };
+    indices.iter().map(row).collect()
 }
 
 /// The values of `columns`, which hold `contents`, an array for each, of the changes at `indices`.
@@ -307,47 +382,23 @@ impl RowWriter for PostgresConnection {
         group: usize,
     ) -> Result<(), Failure> {
         let group = &batch.groups[group];
-        match group.upserts.len() >= COPY_ROWS_MIN {
+        match self.copies(group) {
             true => self.make_stage(renderer, &group.schema).await,
             false => Ok(()),
         }
     }
 
-    /// A few upserts of one table: everything but the commit is sent at once, and the answers are
-    /// awaited together.
-    async fn write_at_once(
+    async fn launch(
         &mut self,
         renderer: &Renderer,
         batch: &Arc<Batch>,
         fence: &Fence,
-    ) -> Result<Option<u64>, Failure> {
-        let [group] = &batch.groups[..] else { return Ok(None) };
-        if !group.deletes.is_empty() || group.upserts.len() >= ARRAYS_ROWS_MIN {
-            return Ok(None);
-        }
-        let types: Vec<Type> = fence.parameters.iter().map(Parameter::wire_type).collect();
-        let advance = self.prepared(fence.sql.clone(), &types).await?;
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            fence.parameters.iter().map(Parameter::to_wire).collect();
-        let of_table = |failure: Failure| failure.of_table(&group.schema.table);
-        let (upsert, rows) = self.single_upserts(renderer, batch, group).await.map_err(of_table)?;
-        let client = &self.client;
-        let sent =
-            join_all(rows.iter().map(|row| {
-                client.execute_raw(&upsert, row.iter().map(|f| f as &(dyn ToSql + Sync)))
-            }));
-        let (begun, sent, advanced) = futures::join!(
-            client.batch_execute(renderer.dialect.begin),
-            sent,
-            client.execute(&advance, &parameters)
-        );
-        // What follows the statement that failed fails, too, and says nothing. Only the rows are
-        // the table's: a lock on the checkpoint is none of its own.
-        begun.map_err(|e| failure(&e))?;
-        for done in sent {
-            done.map_err(|e| of_table(failure(&e)))?;
-        }
-        advanced.map(Some).map_err(|e| failure(&e))
+    ) -> Result<Launch, Failure> {
+        self.launch_batch(renderer, batch, fence).await.map(|()| Launch::UnderWay)
+    }
+
+    async fn land(&mut self) -> Result<(), Failure> {
+        self.flights.land().await
     }
 
     async fn write(
@@ -356,7 +407,7 @@ impl RowWriter for PostgresConnection {
         batch: &Arc<Batch>,
         group: usize,
     ) -> Result<(), Failure> {
-        let group = &batch.groups[group];
-        self.write_group(renderer, batch, group).await.map_err(|e| e.of_table(&group.schema.table))
+        let table = &batch.groups[group].schema.table;
+        self.write_group(renderer, batch, group).await.map_err(|e| e.of_table(table))
     }
 }

@@ -77,27 +77,45 @@ fn config(settings: &Settings, trust: Trust) -> Result<ClientConfig, Failure> {
             let unreadable = |e: rustls::pki_types::pem::Error| {
                 Failure::misconfigured(format!("sslcert or sslkey cannot be read: {e}"))
             };
-            let chain = CertificateDer::pem_file_iter(certificate)
-                .map_err(unreadable)?
+            let certificate = pem(settings, "sslcert", certificate)?;
+            let key = pem(settings, "sslkey", key)?;
+            let chain = CertificateDer::pem_slice_iter(&certificate)
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(unreadable)?;
-            let key = rustls::pki_types::PrivateKeyDer::from_pem_file(key).map_err(unreadable)?;
+            let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&key).map_err(unreadable)?;
             builder.with_client_auth_cert(chain, key).map_err(wrong)
         }
         _ => Ok(builder.with_no_client_auth()),
     }
 }
 
+/// What an option about a certificate or a key holds, or the file that it names. A failure does not
+/// show the option: it may hold a key.
+fn pem(settings: &Settings, option: &str, text: &str) -> Result<Vec<u8>, Failure> {
+    let values = [("true", true), ("1", true), ("false", false), ("0", false)];
+    if settings.one_of("sslinline", &values)?.unwrap_or(false) {
+        return Ok(text.as_bytes().to_vec());
+    }
+    std::fs::read(text).map_err(|e| {
+        let text = format!(
+            "the file that {option} names cannot be read: {e}; sslinline=true says that it holds \
+             the text itself"
+        );
+        Failure::misconfigured(text)
+    })
+}
+
 fn roots(settings: &Settings) -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
     match settings.parameter("sslrootcert").filter(|file| *file != "system") {
-        Some(file) => {
+        Some(text) => {
             let unreadable = |e: &dyn std::fmt::Display| {
                 Failure::misconfigured(format!(
-                    "the certificates in sslrootcert={file} cannot be read: {e}"
+                    "the certificates in sslrootcert cannot be read: {e}"
                 ))
             };
-            for certificate in CertificateDer::pem_file_iter(file).map_err(|e| unreadable(&e))? {
+            for certificate in CertificateDer::pem_slice_iter(&pem(settings, "sslrootcert", text)?)
+            {
                 roots.add(certificate.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
             }
         }

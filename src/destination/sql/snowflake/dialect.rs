@@ -55,7 +55,10 @@ pub const SNOWFLAKE: Dialect = Dialect {
     has_schemas: true,
     fence: FenceOrder::CheckpointFirst,
     commit_may_be_void: true,
+    pipelines: false,
     lock_wait_code: Some("000625"),
     unindexable_code: None,
     duplicate_column_code: "001430",
+    as_of: None,
+    read_back: None,
 };

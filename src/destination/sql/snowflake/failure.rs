@@ -5,6 +5,7 @@ use crate::destination::FailureKind::{
     Misconfigured, Rejected, SchemaMismatch, TableUnavailable, Unavailable,
 };
 use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, listed_rule};
+use crate::help::HelpCode;
 
 /// The answer's code where the session's token is to be renewed.
 pub const TOKEN_EXPIRED: &str = "390112";
@@ -26,37 +27,47 @@ const RULES: &[CodeRule] = &[
         "a column does not take NULL; EDS drops NOT NULL where the source allows null",
         Codes::Numbers(&[100_072]),
     ),
-    CodeRule::own_message(Misconfigured, "a right is missing; GRANT it", Codes::Numbers(&[3001])),
+    CodeRule::own_message(Misconfigured, "a right is missing; GRANT it", Codes::Numbers(&[3001]))
+        .helped_by(HelpCode::DestinationRight),
     CodeRule::own_message(
         Misconfigured,
         "no warehouse, database or schema; name it in the URL, or GRANT USAGE on it",
         Codes::Numbers(&[606, 90_105, 90_106]),
-    ),
-    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_100, 390_103)),
-    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_106, 390_109)),
+    )
+    .helped_by(HelpCode::DatabaseMissing),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_100, 390_103))
+        .helped_by(HelpCode::DestinationLogin),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_106, 390_109))
+        .helped_by(HelpCode::DestinationLogin),
     CodeRule::own_message(
         Misconfigured,
         LOGIN,
         Codes::Numbers(&[390_144, 390_186, 390_189, 390_190, 390_191, 390_201, 390_303, 390_318]),
-    ),
-    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_420, 390_432)),
-    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(394_300, 394_599)),
+    )
+    .helped_by(HelpCode::DestinationLogin),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(390_420, 390_432))
+        .helped_by(HelpCode::DestinationLogin),
+    CodeRule::own_message(Misconfigured, LOGIN, Codes::Range(394_300, 394_599))
+        .helped_by(HelpCode::DestinationLogin),
     CodeRule::own_message(
         TableUnavailable,
         "a lock of another transaction; it passes",
         Codes::Numbers(&[625]),
-    ),
+    )
+    .helped_by(HelpCode::TableLocked),
     CodeRule::own_message(
         TableUnavailable,
         "the table is not of the shape that EDS needs: a column of another type; ALTER it, or let \
          EDS make it under another name (?prefix=)",
         Codes::Numbers(&[2023]),
-    ),
+    )
+    .helped_by(HelpCode::TableShape),
     CodeRule::own_message(
         Unavailable,
         "the warehouse cannot resume: its resource monitor's quota is used up",
         Codes::Numbers(&[90_073]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationFull),
     CodeRule::own_message(
         Unavailable,
         "the session ends; EDS logs in again",
@@ -112,7 +123,7 @@ fn rule(code: &str) -> &'static CodeRule {
 pub fn failure(code: &str, message: &str) -> Failure {
     let rule = rule(code);
     let text = rule.text("Snowflake", code, &message.replace('\n', " "));
-    coded(Failure::new(rule.kind, text), code)
+    coded(rule.failure(text), code)
 }
 
 /// The failure with its code; some answers have none.
@@ -142,11 +153,12 @@ pub fn refused_login(
         }
         _ => format!("Snowflake at {base} does not let user {user:?} in: {said}"),
     };
-    let kind = match rule(code).kind {
+    let failure = rule(code).failure(text);
+    let kind = match failure.kind {
         Misconfigured => Misconfigured,
         _ => Unavailable,
     };
-    coded(Failure::new(kind, text), code)
+    coded(Failure { kind, ..failure }, code)
 }
 
 #[cfg(test)]

@@ -1,16 +1,24 @@
 //! Login: account, host, user and credentials of a Snowflake URL, and the request that they make.
 
+use std::time::Duration;
+
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::key::{BadKey, Key};
 use crate::destination::{Failure, Settings};
+use crate::secret::kept;
 
 /// The environment variable that holds the private key, unless the URL names another.
 pub const KEY_VARIABLE: &str = "SNOWFLAKE_SECRET_ACCESS_KEY";
 /// What stands behind the name of that variable, for the one that holds the key's passphrase.
 const PASSPHRASE: &str = "_PASSPHRASE";
+/// How long a connection is waited for, unless the URL says otherwise.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(15);
+/// How long an answer is waited for, unless the URL says otherwise; Snowflake answers within a
+/// minute, if only that the statement still runs.
+const REQUEST_WAIT_MAX: Duration = Duration::from_secs(120);
 const DOMAINS: [&str; 2] = [".snowflakecomputing.com", ".snowflakecomputing.cn"];
 
 /// How a user proves who it is.
@@ -41,6 +49,10 @@ pub struct Login {
     pub warehouse: Option<String>,
     /// `None` for the user's own.
     pub role: Option<String>,
+    /// How long a connection is waited for.
+    pub connect_wait: Duration,
+    /// How long an answer is waited for.
+    pub request_wait: Duration,
 }
 
 impl Login {
@@ -72,6 +84,8 @@ impl Login {
             schema: schema.to_owned(),
             warehouse: settings.parameter("warehouse").map(str::to_owned),
             role: settings.parameter("role").map(str::to_owned),
+            connect_wait: settings.wait("loginTimeout")?.unwrap_or(CONNECT_WAIT_MAX),
+            request_wait: settings.wait("requestTimeout")?.unwrap_or(REQUEST_WAIT_MAX),
         })
     }
 
@@ -171,7 +185,9 @@ fn proof(settings: &Settings) -> Result<Proof, Failure> {
     if settings.scheme == "snowflake-keypair" {
         return key(settings);
     }
-    let password = || settings.password.clone().filter(|p| !p.expose_secret().is_empty());
+    let token = || settings.parameter("token").map(SecretString::from);
+    let password =
+        || settings.password.clone().or_else(token).filter(|p| !p.expose_secret().is_empty());
     let given = password().ok_or_else(|| {
         Failure::misconfigured(format!(
             "the Snowflake URL \
@@ -195,20 +211,16 @@ fn proof(settings: &Settings) -> Result<Proof, Failure> {
 fn key(settings: &Settings) -> Result<Proof, Failure> {
     let name =
         settings.parameter("secret-key").filter(|name| !name.is_empty()).unwrap_or(KEY_VARIABLE);
-    let variable = |name: &str| {
-        std::env::var(name).ok().filter(|text| !text.trim().is_empty()).map(SecretString::from)
-    };
-    let pem = variable(name).ok_or_else(|| {
-        let text = format!(
-            "the environment variable {name} is not set: it holds the private key \
-                            of {:?} in PEM form; ?secret-key= names \
-                            another variable",
+    let pem = kept(name).map_err(Failure::misconfigured)?.ok_or_else(|| {
+        Failure::misconfigured(format!(
+            "the environment variable {name} is not set: it holds the private key of {:?} in PEM \
+             form, or {name}_FILE names its file; ?secret-key= names another variable",
             settings.user
-        );
-        Failure::misconfigured(text)
+        ))
     })?;
     let passphrase_name = format!("{name}{PASSPHRASE}");
-    let key = Key::read(&pem, variable(&passphrase_name).as_ref(), &passphrase_name);
+    let passphrase = kept(&passphrase_name).map_err(Failure::misconfigured)?;
+    let key = Key::read(&pem, passphrase.as_ref(), &passphrase_name);
     key.map(|key| Proof::Key(Box::new(key))).map_err(|why: BadKey| {
         Failure::misconfigured(format!(
             "the private key in the environment variable {name} cannot be used: {why}"

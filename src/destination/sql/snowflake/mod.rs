@@ -10,6 +10,7 @@ mod form;
 pub mod import;
 mod key;
 mod login;
+mod options;
 pub mod rows;
 mod session;
 mod stage;
@@ -62,6 +63,8 @@ macro_rules! parameters {
             ("account", "the account, if the host does not name it"),
             ("host", "where the account answers, instead of account.snowflakecomputing.com"),
             ("protocol", "https; http for a host on this machine"),
+            ("loginTimeout", "seconds to wait for a connection (15)"),
+            ("requestTimeout", "seconds to wait for an answer (120)"),
         ]
     };
 }
@@ -76,10 +79,12 @@ pub const DRIVER: Driver = Driver {
     help: HELP,
     fields: &form::WAREHOUSE,
     url_of_form: super::form::url,
-    parameters: parameters![(
-        "authenticator",
-        "snowflake, oauth or programmatic_access_token: what the password is"
-    )],
+    parameters: parameters![
+        ("authenticator", "snowflake, oauth or programmatic_access_token: what the password is"),
+        ("token", "the token, if the password is not it")
+    ],
+    accepted: options::ACCEPTED,
+    secrets: &["token"],
     read_url: server_url,
     abilities: |_| SNOWFLAKE_ABILITIES,
     open: |target| Box::pin(open(target)),
@@ -96,8 +101,10 @@ pub const KEY_PAIR_DRIVER: Driver = Driver {
     parameters: parameters![(
         "secret-key",
         "the environment variable that holds the private key in PEM form \
-         (SNOWFLAKE_SECRET_ACCESS_KEY); its passphrase is in NAME_PASSPHRASE"
+         (SNOWFLAKE_SECRET_ACCESS_KEY), or with _FILE its file; its passphrase is in \
+         NAME_PASSPHRASE"
     )],
+    secrets: &[],
     ..DRIVER
 };
 

@@ -20,9 +20,6 @@ use crate::destination::Failure;
 use crate::destination::sql::{GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter};
 use crate::http::{Patience, asked_wait, comes_again};
 
-/// How long one request may take; Snowflake answers within a minute, if only that the statement
-/// still runs.
-const REQUEST_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How long a request is repeated that gets no answer, or is answered with a request to retry.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
 /// The same of a login: the caller reports the outage and retries by itself.
@@ -71,8 +68,8 @@ impl SnowflakeSession {
         let agent = concat!("EDS/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder()
             .user_agent(agent)
-            .connect_timeout(Duration::from_secs(15))
-            .timeout(REQUEST_WAIT_MAX)
+            .connect_timeout(login.connect_wait)
+            .timeout(login.request_wait)
             .build();
         let http =
             http.map_err(|e| Failure::unavailable(format!("the HTTP client cannot be made: {e}")))?;

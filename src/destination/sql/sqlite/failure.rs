@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, rule_for};
 use crate::destination::{Failure, FailureKind};
+use crate::help::HelpCode;
 
 /// SQLite has one code for all errors in SQL, so EDS gives those that it has to tell apart codes of
 /// its own, by a part of their message.
@@ -38,7 +39,8 @@ const RULES: &[CodeRule] = &[
         "a foreign key (CONSTRAINT_FOREIGNKEY): the parent row is not there yet, or children are \
          still there; it passes once they have come",
         Codes::Numbers(&[787]),
-    ),
+    )
+    .helped_by(HelpCode::ForeignKey),
     CodeRule::own_message(
         FailureKind::Rejected,
         "a value, a constraint or a trigger (TOOBIG, CONSTRAINT, MISMATCH)",
@@ -52,10 +54,16 @@ const RULES: &[CodeRule] = &[
     ),
     CodeRule::own_message(
         FailureKind::Unavailable,
-        "another program writes to the file, the disk is full or fails, memory is short (BUSY, \
-         NOMEM, INTERRUPT, IOERR, FULL, PROTOCOL)",
-        Codes::Numbers(&[5, 7, 9, 10, 13, 15]),
+        "another program writes to the file, the disk fails, memory is short (BUSY, NOMEM, \
+         INTERRUPT, IOERR, PROTOCOL)",
+        Codes::Numbers(&[5, 7, 9, 10, 15]),
     ),
+    CodeRule::own_message(
+        FailureKind::Unavailable,
+        "the disk is full (FULL); EDS goes on once there is room",
+        Codes::Numbers(&[13]),
+    )
+    .helped_by(HelpCode::DestinationFull),
 ];
 
 pub(super) fn failure(error: &rusqlite::Error) -> Failure {
@@ -70,14 +78,14 @@ pub(super) fn failure(error: &rusqlite::Error) -> Failure {
     };
     let result = extended & 0xff;
     let told = SQL_ERRORS.iter().find(|(part, _)| text.contains(part)).map(|(_, code)| *code);
-    let (kind, code) = match told.filter(|_| SQL_ERROR_CODES.contains(&result)) {
-        Some(code) => (rule_for(RULES, &[ErrorCode::State(code)]).kind, code.into()),
+    let (rule, code) = match told.filter(|_| SQL_ERROR_CODES.contains(&result)) {
+        Some(code) => (rule_for(RULES, &[ErrorCode::State(code)]), code.into()),
         None => {
             let codes = [extended, result].map(ErrorCode::Number);
-            (rule_for(RULES, &codes).kind, Cow::from(extended.to_string()))
+            (rule_for(RULES, &codes), Cow::from(extended.to_string()))
         }
     };
-    Failure::new(kind, text).with_code(code)
+    rule.failure(text).with_code(code)
 }
 
 /// The failure of the statement that writes the change at `index`: SQLite writes rows one by one,
@@ -109,6 +117,7 @@ mod tests {
                 (&[number(19)], FailureKind::Rejected),
                 (&[number(8)], FailureKind::Misconfigured),
                 (&[number(5)], FailureKind::Unavailable),
+                (&[number(13)], FailureKind::Unavailable),
             ],
         );
     }

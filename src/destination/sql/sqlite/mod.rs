@@ -12,8 +12,10 @@ use rusqlite::types::ToSqlOutput;
 
 use failure::{DUPLICATE_COLUMN, failure, failure_of_row};
 
+use super::as_of::AsOf;
 use super::dialect::{Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen};
 use super::lent::Lent;
+use super::read_back::ReadBack;
 use super::render::{Namespace, Renderer};
 use super::{
     ABILITIES, LOCK_WAIT_MAX, ListedColumn, Parameter, RowWriter, SqlCatalog, SqlDestination,
@@ -43,6 +45,8 @@ pub const DRIVER: Driver = Driver {
     ],
     url_of_form: |scheme, answers| Ok(format!("{scheme}://{}", encoded_path(answers.get("File")))),
     parameters: &[("prefix", "prefix of each table's name")],
+    accepted: &[],
+    secrets: &[],
     read_url: path_url,
     // SQLite has one writer at a time.
     abilities: |_| Abilities { loaders_max: 1, ..ABILITIES },
@@ -82,9 +86,31 @@ pub const SQLITE: Dialect = Dialect {
     has_schemas: false,
     fence: FenceOrder::CheckpointLast,
     commit_may_be_void: false,
+    pipelines: false,
     lock_wait_code: None,
     unindexable_code: None,
     duplicate_column_code: DUPLICATE_COLUMN,
+    as_of: Some(AsOf {
+        time: |ns| format!("strftime('%Y-%m-%dT%H:%M:%fZ', ({ns}) / 1000000000.0, 'unixepoch')"),
+        field: |column, field| format!("json_extract({column}, '$.{field}')"),
+        number: |text| format!("CAST({text} AS INTEGER)"),
+    }),
+    read_back: Some(ReadBack {
+        // In WAL mode whoever reads stands in nobody's way.
+        begin: &["BEGIN"],
+        // As text a double has fifteen digits only.
+        text: |column, _| {
+            format!(
+                "CASE typeof({column}) WHEN 'real' THEN printf('%!.17g', {column}) ELSE \
+                 CAST({column} AS TEXT) END"
+            )
+        },
+        join: |text| format!("COALESCE('=' || {text}, '')"),
+        concerns: "SELECT tbl_name, '', 'it has triggers, which run for each row and may refuse \
+                   it: ' || group_concat(name, ', '), 'keep them cheap, or DROP TRIGGER' \
+                   FROM sqlite_master WHERE type = 'trigger' AND ?1 IS NOT NULL \
+                   GROUP BY tbl_name ORDER BY 1",
+    }),
 };
 
 /// Prepared statements that are kept.
@@ -111,8 +137,8 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
         )));
     }
     let failed = |e: rusqlite::Error| match failure(&e) {
-        Failure { kind: FailureKind::Unavailable, text, .. } => {
-            Failure::unavailable(format!("{shown}: {text}"))
+        Failure { kind: FailureKind::Unavailable, text, known_help, .. } => {
+            Failure::unavailable(format!("{shown}: {text}")).with_help(known_help)
         }
         other => {
             Failure::misconfigured(format!("{shown} cannot be used as an SQLite file: {other}"))

@@ -79,7 +79,10 @@ pub const SQLSERVER: Dialect = Dialect {
     has_schemas: true,
     fence: FenceOrder::CheckpointFirst,
     commit_may_be_void: false,
+    pipelines: false,
     lock_wait_code: Some("1222"),
     unindexable_code: None,
     duplicate_column_code: "2705",
+    as_of: None,
+    read_back: None,
 };

@@ -97,7 +97,12 @@ mod tests {
             ("1969-12-31T23:59:59.9Z", "1969-12-31 23:59:59.9"),
             ("9999-12-31T23:59:59.999999999Z", "9999-12-31 23:59:59.999999"),
         ] {
-            let column = Column { name: "at".into(), kind: ColumnType::Time, nullable: true };
+            let column = Column {
+                name: "at".into(),
+                kind: ColumnType::Time,
+                nullable: true,
+                declared: None,
+            };
             let token = format!("{came:?}");
             let read = value::read(Some(&token), &column);
             let Ok(Value::Time(micros)) = read else { panic!("{came}: {read:?}") };

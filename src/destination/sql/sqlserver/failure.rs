@@ -7,6 +7,7 @@ use crate::destination::FailureKind::{
 };
 use crate::destination::sql::codes::{CodeRule, Codes, ErrorCode, listed_rule};
 use crate::destination::{Failure, Settings};
+use crate::help::HelpCode;
 
 /// A value too long for its column; the only message that names the column in a fixed form.
 const TOO_LONG: u32 = 2628;
@@ -34,49 +35,57 @@ const RULES: &[CodeRule] = &[
         Misconfigured,
         "the login is refused",
         Codes::Numbers(&[18452, 18456, 18470, 18487, 18488, 40615]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationLogin),
     CodeRule::own_message(
         Misconfigured,
         "a right, the database or the schema is missing; GRANT or make it",
         Codes::Numbers(&[229, 230, 262, 300, 911, 916, 1088, 2760, 4060, 15247]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationRight),
     CodeRule::own_message(
         TableUnavailable,
         "a lock of another session, a deadlock, or a conflict with another transaction; it passes",
         Codes::Numbers(&[1205, 1222, 3960, 3961]),
-    ),
+    )
+    .helped_by(HelpCode::TableLocked),
     CodeRule::own_message(
         TableUnavailable,
         "the table is not of the shape that EDS needs: a column of another type or collation, a \
          computed or identity column, a view; ALTER it, or let EDS make it under another name \
          (?prefix=)",
         Codes::Numbers(&[206, 257, 271, 468, 529, 544, 1934, 4405, 4406, 8101]),
-    ),
+    )
+    .helped_by(HelpCode::TableShape),
     CodeRule::own_message(
         TableUnavailable,
         "more or larger columns than a table takes (1,024 columns, 8,060 bytes a row without long \
          texts), or a key that is too long (900 bytes)",
         Codes::Numbers(&[1701, 1702, 1904, 1919, 1944]),
-    ),
+    )
+    .helped_by(HelpCode::TableDoesNotFit),
     CodeRule::with_reason(Rejected, "a check of the table fails", Codes::States(&[BROKEN_CHECK])),
     CodeRule::with_reason(
         TableUnavailable,
         "a foreign key: the parent row is not there yet, or children are still there; it passes \
          once they have come",
         Codes::Numbers(&[BROKEN_CONSTRAINT]),
-    ),
+    )
+    .helped_by(HelpCode::ForeignKey),
     CodeRule::own_message(
         TableUnavailable,
         "no room in the table's filegroup; make room",
         Codes::Numbers(&[1101, 1105]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationFull),
     CodeRule::own_message(
         Unavailable,
         "the database only reads, or is not there now: a secondary, a failover, a restore",
         Codes::Numbers(&[
             922, 927, 942, 945, 952, 976, 978, 979, 982, 983, 3906, 3908, 40143, 40197, 40613,
         ]),
-    ),
+    )
+    .helped_by(HelpCode::DestinationReadOnly),
     CodeRule::own_message(
         Unavailable,
         "the session or the server ends, or lacks room, memory or connections; EDS connects until \
@@ -153,7 +162,7 @@ fn rule_of(error: &TokenError) -> &'static CodeRule {
 
 /// The failure with this text, of the kind that the rules give the error.
 fn with_text(error: &TokenError, text: String) -> Failure {
-    Failure::new(rule_of(error).kind, text).with_code(error.code().to_string())
+    rule_of(error).failure(text).with_code(error.code().to_string())
 }
 
 /// What a user reads of the error: its number, and the column where it is named in a fixed form;
@@ -188,6 +197,11 @@ pub fn failure(error: &Error) -> Failure {
     }
 }
 
+/// The connection cannot be encrypted as the settings ask.
+fn no_tls(text: String) -> Failure {
+    Failure::misconfigured(text).with_help(HelpCode::DestinationTls)
+}
+
 /// The failure of a connection that was not made, with its cure. `place` is host and port,
 /// `database` the one that the URL names.
 pub fn refused_connection(
@@ -218,7 +232,7 @@ pub fn refused_connection(
                 other => Failure { kind: Unavailable, ..other },
             }
         }
-        Error::Tls(why) => Failure::misconfigured(format!(
+        Error::Tls(why) => no_tls(format!(
             "no encrypted connection to SQL Server at {place}: {why}; see encrypt in `eds \
              drivers sqlserver`"
         )),

@@ -17,24 +17,25 @@ use crate::destination::{Failure, Settings};
 /// How long a connection is waited for, unless the URL says otherwise.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(15);
 /// A connection that went silent is asked after so long whether it is alive, and then so often.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_interval(Duration::from_secs(10));
+const IDLE: Duration = Duration::from_secs(30);
 /// How often a gateway may redirect the connection to another server.
 const ROUTES_MAX: usize = 3;
 /// The largest packet of the protocol: fewer of them are faster.
-const PACKET_BYTES: u32 = 32_767;
+const PACKET_BYTES: usize = 32_767;
 
 /// A connection, before its session is set.
 pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
     let (mut host, mut port) = (settings.host.clone(), settings.port.unwrap_or(1433));
-    let limit = settings.wait("connection timeout")?.unwrap_or(CONNECT_WAIT_MAX);
+    let limit = connect_wait(settings)?;
+    let keepalive = KEEPALIVE.with_time(idle(settings)?);
     for _ in 0..ROUTES_MAX {
         let config = config(settings, &host, port)?;
         let place = format!("{host}:{port}");
         let connecting = async {
             let stream = TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
-            SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
             Box::pin(Client::connect(config, stream.compat_write())).await
         };
         match tokio::time::timeout(limit, connecting).await {
@@ -55,6 +56,24 @@ pub async fn connect(settings: &Settings) -> Result<Client, Failure> {
     )))
 }
 
+/// How long a connection is waited for. 0 means the usual time, as with the Go program.
+fn connect_wait(settings: &Settings) -> Result<Duration, Failure> {
+    for name in ["dial timeout", "connection timeout"] {
+        if settings.parameter(name).is_some_and(|text| text != "0") {
+            return Ok(settings.wait(name)?.unwrap_or(CONNECT_WAIT_MAX));
+        }
+    }
+    Ok(CONNECT_WAIT_MAX)
+}
+
+/// After how long a silence the server is asked whether it lives.
+fn idle(settings: &Settings) -> Result<Duration, Failure> {
+    match settings.parameter("keepAlive") {
+        None | Some("0") => Ok(IDLE),
+        Some(_) => Ok(settings.wait("keepAlive")?.unwrap_or(IDLE)),
+    }
+}
+
 /// The database that the URL names, in its path or as an option.
 fn database(settings: &Settings) -> &str {
     settings.parameter("database").unwrap_or_else(|| settings.database())
@@ -72,7 +91,11 @@ fn config(settings: &Settings, host: &str, port: u16) -> Result<Config, Failure>
     config.port(port);
     config.database(database);
     config.application_name(settings.parameter("app name").unwrap_or("eds"));
-    config.packet_size(PACKET_BYTES);
+    let bytes = settings.number("packet size", 512..=PACKET_BYTES)?.unwrap_or(PACKET_BYTES);
+    config.packet_size(u32::try_from(bytes).unwrap_or_default());
+    if let Some(name) = settings.parameter("workstation id") {
+        config.client_name(name);
+    }
     // Waits are bounded where calls are made; DDL may take its time.
     config.command_timeout(None);
     let password = settings.password.as_ref().map(|p| p.expose_secret()).unwrap_or_default();

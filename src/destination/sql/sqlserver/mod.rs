@@ -7,6 +7,7 @@ mod encode;
 mod failure;
 mod import;
 mod login;
+mod options;
 pub mod rows;
 mod tls;
 
@@ -26,7 +27,6 @@ use super::{
     ABILITIES, ANSWER_WAIT_MAX, DDL_WAIT_MAX, GOODBYE_WAIT_MAX, LOCK_WAIT_MAX, Parameter,
     STREAM_LOCK_WAIT_MAX, SessionTag, SqlDestination, SqlSession, form,
 };
-use crate::destination::settings::server_url;
 use crate::destination::{Abilities, Destination, Driver, Failure, Settings, Target};
 use catalog::{TextColumns, tells_keys_apart};
 use dialect::{SQLSERVER, SQLSERVER_DATABASE_KEYS};
@@ -51,23 +51,10 @@ pub const DRIVER: Driver = Driver {
            the product itself.",
     fields: &form::fields("1433"),
     url_of_form: form::url,
-    parameters: &[
-        ("database", "the database, if the path does not name it"),
-        ("encrypt", "disable, false (the login only), true (verified) or strict (TDS 8.0)"),
-        ("TrustServerCertificate", "true: encrypt without verifying"),
-        ("certificate", "file with the certificate authority to trust"),
-        ("hostNameInCertificate", "the name that the certificate is for"),
-        ("fedauth", "ActiveDirectoryServicePrincipalAccessToken: the password is an access token"),
-        ("schema", "schema of the tables; without it the user's own"),
-        ("prefix", "prefix of each table's name"),
-        (
-            KEY_COLLATION,
-            "of new keys: database or binary; without it database, where that tells keys apart",
-        ),
-        ("app name", "how the connection names itself (eds)"),
-        ("connection timeout", "seconds to wait for a connection (15)"),
-    ],
-    read_url: server_url,
+    parameters: options::OBEYED,
+    accepted: options::ACCEPTED,
+    secrets: &["password"],
+    read_url: options::database_url,
     abilities: |_| Abilities { batch_changes_max: BATCH_CHANGES_MAX, ..ABILITIES },
     open: |target| Box::pin(open(target)),
 };

@@ -1,0 +1,33 @@
+//! The options of a Snowflake URL: EDS's own and those of the Go program's driver.
+
+/// Options of that driver without effect.
+pub const ACCEPTED: &[(&str, &str)] = &[
+    ("application", "EDS names itself"),
+    ("database", "the path names the database"),
+    ("region", "the account or the host names it"),
+    ("clientTimeout", "EDS bounds its own waits"),
+    ("jwtClientTimeout", "EDS bounds its own waits"),
+    ("jwtTimeout", "a token is made for each login"),
+    ("externalBrowserTimeout", "EDS opens no browser"),
+    ("cloudStorageTimeout", "EDS bounds its own waits"),
+    ("maxRetryCount", "EDS repeats by itself what may be repeated"),
+    ("insecureMode", "certificates are verified"),
+    ("disableOCSPChecks", "certificates are verified by their authorities"),
+    ("ocspFailOpen", "certificates are verified by their authorities"),
+    ("validateDefaultParameters", "database, schema and warehouse are always checked"),
+    ("clientRequestMfaToken", "EDS asks nobody for a code"),
+    ("clientStoreTemporaryCredential", "EDS stores no credentials"),
+    ("passcodeInPassword", "EDS asks nobody for a code"),
+    ("tracing", "--verbose says more"),
+    ("tmpDirPath", "EDS stages rows without files"),
+    ("disableQueryContextCache", "EDS reads no rows"),
+    ("includeRetryReason", "EDS repeats by itself what may be repeated"),
+    ("disableConsoleLogin", "EDS opens no browser"),
+    ("disableSamlURLCheck", "EDS opens no browser"),
+    ("client_session_keep_alive", "EDS keeps its session itself"),
+    ("timezone", "times are UTC"),
+    ("query_tag", "EDS tags its statements"),
+    ("autocommit", "EDS begins and ends its transactions"),
+    ("statement_timeout_in_seconds", "EDS bounds its own waits"),
+    ("lock_timeout", "EDS bounds its own waits"),
+];

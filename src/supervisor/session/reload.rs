@@ -1,0 +1,67 @@
+//! `config.toml` read again: what it says takes effect while the server runs, unless a flag or the
+//! environment says otherwise.
+
+use tracing::{info, warn};
+
+use super::{Ending, SessionLoop};
+use crate::config::Config;
+use crate::hq::{Hq, api_of};
+use crate::worker::nats_login::servers;
+
+impl SessionLoop<'_> {
+    /// Reads the configuration and starts a worker that has it.
+    pub(super) async fn reload(&mut self) -> Option<Ending> {
+        info!("the configuration is read again");
+        match Config::read(&self.supervisor.options.data_dir) {
+            Ok(config) => {
+                self.take_up(config);
+                self.restart_child().await
+            }
+            Err(e) => {
+                warn!("{e}; it stays as it was");
+                None
+            }
+        }
+    }
+
+    fn take_up(&mut self, config: Config) {
+        let options = &mut self.supervisor.options;
+        let given = options.given;
+        options.update_strategy = config.update_strategy;
+        if !given.url {
+            options.url = config.url;
+        }
+        if !given.keep_logs {
+            options.keep_logs = config.keep_logs;
+        }
+        let mut other_identity = false;
+        if !given.server_id
+            && let Some(id) = config.server_id
+        {
+            other_identity |= id != options.server_id;
+            options.server_id = id;
+        }
+        if !given.token
+            && let Some(token) = config.token
+        {
+            use secrecy::ExposeSecret;
+            let known = options.token.as_ref().map(ExposeSecret::expose_secret);
+            other_identity |= known != Some(token.expose_secret());
+            if !given.api_url
+                && let Some(url) = api_of(&token)
+            {
+                options.api_url = url;
+            }
+            options.token = Some(token);
+        }
+        if !given.servers {
+            options.servers = servers(None, Some(&options.api_url));
+        }
+        if other_identity {
+            let options = &self.supervisor.options;
+            self.supervisor.hq =
+                Hq::new(self.supervisor.http.clone(), &options.api_url, options.token.clone());
+            self.renewal.want("this server has another identity at HQ");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Which rows the stream has changed since the export, and how far it is: read from the state file
+//! that the running EDS keeps.
+
+use std::collections::HashMap;
+
+use tokio::time::{Duration, Instant};
+
+use super::VerifyError;
+use crate::change::{Position, Version};
+use crate::pipeline::recent::{self, SAVED_BYTES_MAX};
+use crate::state::State;
+
+/// Between two looks while rows are compared: the file remembers only so many rows.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// The clocks of the broker and of the source's database differ, and an event takes time from one
+/// to the other: the stream has passed a moment when it is so far behind it.
+pub const PASSED_AFTER_NS: i64 = 10_000_000_000;
+
+/// What is known of rows that were changed since the export.
+pub struct ChangedRows {
+    state: State,
+    consumer: String,
+    since_ns: u64,
+    /// The newest version by the hash of the row.
+    versions: HashMap<u64, u64>,
+    /// All changes of rows since the export are known.
+    is_complete: bool,
+    /// Everything up to here is known.
+    through: Option<Position>,
+    looked_at: Option<Instant>,
+}
+
+/// Why a row differs, as far as the stream explains it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Explained {
+    /// It was changed after the export.
+    Newer,
+    /// The stream did not change it since.
+    Unchanged,
+    /// Not all changes since the export are known.
+    Unknown,
+}
+
+impl ChangedRows {
+    /// What `consumer` has changed since the oldest moment of an export.
+    pub fn since(state: State, consumer: &str, since: Version) -> Result<Self, VerifyError> {
+        let mut changed = ChangedRows {
+            state,
+            consumer: consumer.to_owned(),
+            since_ns: since.nanos,
+            versions: HashMap::new(),
+            is_complete: false,
+            through: None,
+            looked_at: None,
+        };
+        changed.look()?;
+        Ok(changed)
+    }
+
+    /// Looks again, if it is time.
+    pub fn look_if_due(&mut self) -> Result<(), VerifyError> {
+        match self.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+            true => Ok(()),
+            false => self.look(),
+        }
+    }
+
+    /// Takes note of what is saved now.
+    pub fn look(&mut self) -> Result<(), VerifyError> {
+        let chunks = self.state.recent(&self.consumer)?;
+        let bytes: usize = chunks.iter().map(|chunk| chunk.entries.len()).sum();
+        let mut oldest = None;
+        for (hash, nanos) in chunks.iter().flat_map(recent::versions) {
+            oldest = oldest.or((nanos > 0).then_some(nanos));
+            // Of an event without a version nobody knows how old it is.
+            let nanos = if nanos == 0 { u64::MAX } else { nanos };
+            if nanos > self.since_ns {
+                let known = self.versions.entry(hash).or_default();
+                *known = nanos.max(*known);
+            }
+        }
+        let is_whole = bytes < SAVED_BYTES_MAX / 2;
+        self.is_complete = !chunks.is_empty()
+            && match self.through.filter(|_| self.looked_at.is_some()) {
+                None => is_whole || oldest.is_some_and(|nanos| nanos <= self.since_ns),
+                // What was forgotten since the last look may never have been looked at.
+                Some(through) => {
+                    let joins = chunks
+                        .first()
+                        .is_some_and(|chunk| chunk.through.sequence <= through.sequence);
+                    self.is_complete && (is_whole || joins)
+                }
+            };
+        self.through = chunks.last().map(|chunk| chunk.through);
+        self.looked_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Whether everything up to `checkpoint` is known.
+    pub fn reaches(&self, checkpoint: Option<Position>) -> bool {
+        let Some(checkpoint) = checkpoint else { return true };
+        self.through.is_some_and(|through| through.sequence >= checkpoint.sequence)
+    }
+
+    /// Whether the stream is behind `moment`: it applied something that was published later, or
+    /// nothing was pending later.
+    pub fn has_passed(
+        &self,
+        moment: Version,
+        checkpoint: Option<Position>,
+    ) -> Result<bool, VerifyError> {
+        let idle = self.state.idle(&self.consumer)?;
+        let latest = [checkpoint, idle].into_iter().flatten().map(|p| p.time_ns).max();
+        let moment = i64::try_from(moment.nanos).unwrap_or(i64::MAX);
+        Ok(latest.is_some_and(|ns| ns > moment.saturating_add(PASSED_AFTER_NS)))
+    }
+
+    /// What the stream says of a row that differs from an export of `moment`. `checkpoint` is from
+    /// before the row was read.
+    pub fn explain(
+        &self,
+        row_hash: u64,
+        moment: Version,
+        checkpoint: Option<Position>,
+    ) -> Explained {
+        if self.versions.get(&row_hash).is_some_and(|nanos| *nanos > moment.nanos) {
+            return Explained::Newer;
+        }
+        let is_remembered = moment.nanos >= self.since_ns && self.is_complete;
+        let moment = i64::try_from(moment.nanos).unwrap_or(i64::MAX);
+        // Where the stream did not come to the export's moment, nothing can be newer.
+        let is_before = checkpoint
+            .is_none_or(|position| position.time_ns.saturating_add(PASSED_AFTER_NS) < moment);
+        match is_before || (is_remembered && self.reaches(checkpoint)) {
+            true => Explained::Unchanged,
+            false => Explained::Unknown,
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Where the events of a storm arrive, and how what arrived is compared with what was published.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use eds::sandbox::check::{self, TableReport};
+
+use super::storm::PublishedEvents;
+use crate::kafka::{assert_whole, identity};
+use crate::parquet;
+use crate::parts::finished;
+use crate::services::Server;
+use crate::services::disks::Disks;
+use crate::services::kafka::{Kafka, messages};
+use crate::services::scene::Keeper;
+
+/// Where EDS writes to.
+#[async_trait(?Send)]
+pub trait StormTarget {
+    fn url(&self) -> String;
+
+    /// Every change stays, as itself; otherwise rows are what the last change left.
+    fn keeps_changes(&self) -> bool;
+
+    /// A value that does not fit its column is a dead letter.
+    fn has_columns(&self) -> bool;
+
+    /// Events between two faults, at most.
+    fn events_max(&self) -> u64 {
+        2_000
+    }
+
+    /// Its connections can be led over a wire.
+    fn is_wired(&self) -> bool {
+        false
+    }
+
+    /// Where its data are, if copies of them can be put back.
+    fn data(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Files that EDS itself writes, which belong on a disk that EDS sees.
+    fn files(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// The disk of its own that its data have.
+    fn disks(&mut self) -> Option<&mut Disks> {
+        None
+    }
+
+    /// Its process, if it is a server.
+    fn process(&mut self) -> Option<&mut Server> {
+        None
+    }
+
+    /// It ends, as at a power cut.
+    fn crash(&mut self) {}
+
+    async fn start_again(&mut self) {}
+
+    async fn answers(&self) -> bool {
+        true
+    }
+
+    /// Fails the test where what is there is not what was published; `place` is where its files
+    /// are seen.
+    async fn check(&self, published: &PublishedEvents, place: &Path);
+}
+
+/// A database server.
+pub struct ServedTarget<K> {
+    keeper: K,
+    database: String,
+    url: String,
+}
+
+impl<K: Keeper> ServedTarget<K> {
+    pub async fn of(keeper: K) -> ServedTarget<K> {
+        let (database, url) = keeper.fresh().await;
+        ServedTarget { keeper, database, url }
+    }
+}
+
+#[async_trait(?Send)]
+impl<K: Keeper> StormTarget for ServedTarget<K> {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+    fn keeps_changes(&self) -> bool {
+        false
+    }
+    fn has_columns(&self) -> bool {
+        true
+    }
+    fn is_wired(&self) -> bool {
+        true
+    }
+    fn data(&self) -> Option<PathBuf> {
+        self.keeper.data()
+    }
+    fn disks(&mut self) -> Option<&mut Disks> {
+        self.keeper.disks()
+    }
+    fn process(&mut self) -> Option<&mut Server> {
+        self.keeper.process()
+    }
+    fn crash(&mut self) {
+        self.keeper.crash();
+    }
+    async fn start_again(&mut self) {
+        self.keeper.start_again().await;
+    }
+    async fn answers(&self) -> bool {
+        self.keeper.answers().await
+    }
+    async fn check(&self, published: &PublishedEvents, _: &Path) {
+        let reports = self.keeper.reports(&published.shop, &self.database).await;
+        assert_rows(reports);
+    }
+}
+
+fn assert_rows(reports: Result<Vec<TableReport>, String>) {
+    let reports = reports.unwrap_or_else(|e| panic!("{e}"));
+    let wrong: Vec<String> = reports.iter().filter(|r| !r.is_equal()).map(check::line).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(reports.iter().map(|r| r.expected).sum::<usize>() > 0);
+}
+
+/// What files hold.
+#[derive(Clone, Copy, PartialEq)]
+pub enum FilesForm {
+    Sqlite,
+    Ndjson,
+    Parquet,
+}
+
+/// Files that EDS writes.
+pub struct FilesTarget {
+    pub form: FilesForm,
+    pub dir: tempfile::TempDir,
+}
+
+#[async_trait(?Send)]
+impl StormTarget for FilesTarget {
+    fn url(&self) -> String {
+        let dir = self.dir.path().display();
+        match self.form {
+            FilesForm::Sqlite => format!("sqlite://{dir}/shop.db"),
+            FilesForm::Ndjson => format!("file://{dir}?format=ndjson&freshness=50ms"),
+            FilesForm::Parquet => format!("file://{dir}?format=parquet&freshness=50ms"),
+        }
+    }
+    fn keeps_changes(&self) -> bool {
+        self.form != FilesForm::Sqlite
+    }
+    fn has_columns(&self) -> bool {
+        self.form != FilesForm::Ndjson
+    }
+    fn events_max(&self) -> u64 {
+        match self.form {
+            FilesForm::Sqlite => 1_000,
+            FilesForm::Ndjson => 2_000,
+            // Reading them back takes the memory of all their values.
+            FilesForm::Parquet => 300,
+        }
+    }
+    fn data(&self) -> Option<PathBuf> {
+        (self.form == FilesForm::Sqlite).then(|| self.dir.path().to_owned())
+    }
+    fn files(&self) -> Option<PathBuf> {
+        Some(self.dir.path().to_owned())
+    }
+    async fn check(&self, published: &PublishedEvents, place: &Path) {
+        match self.form {
+            FilesForm::Sqlite => {
+                // Its library follows the way to the place, which others cannot go.
+                let dir = tempfile::TempDir::new().unwrap_or_else(|e| panic!("{e}"));
+                for (name, content) in crate::parts::files(place) {
+                    std::fs::write(dir.path().join(name), content)
+                        .unwrap_or_else(|e| panic!("{e}"));
+                }
+                let path = dir.path().join("shop.db").display().to_string();
+                assert_rows(check::sqlite(&published.shop, &path));
+            }
+            FilesForm::Ndjson => {
+                let files = finished(place);
+                let lines: Vec<&String> = files.values().flatten().collect();
+                assert_each_once(&published.stream, &lines);
+            }
+            FilesForm::Parquet => {
+                let found = parquet::read_all(place);
+                parquet::assert_whole(&published.shop, &published.stream, &found);
+            }
+        }
+    }
+}
+
+/// Each event is there, as often as it is in the stream.
+fn assert_each_once(stream: &[Vec<u8>], lines: &[&String]) {
+    let there: BTreeSet<&[u8]> = lines.iter().map(|line| id_of(line.as_bytes())).collect();
+    let missing = stream.iter().filter(|event| !there.contains(id_of(event))).count();
+    assert_eq!(missing, 0, "of {} events are missing", stream.len());
+    assert_eq!(lines.len(), stream.len(), "lines for so many events");
+}
+
+/// The event's own id, from its text.
+fn id_of(event: &[u8]) -> &[u8] {
+    let name = b"\"id\":\"";
+    let at = event.windows(name.len()).position(|part| part == name);
+    let rest = &event[at.map_or(0, |at| at + name.len())..];
+    rest.split(|byte| *byte == b'"').next().unwrap_or_default()
+}
+
+/// A topic of a broker of its own.
+pub struct KafkaTarget {
+    kafka: Kafka,
+    topic: String,
+}
+
+impl KafkaTarget {
+    pub fn start() -> KafkaTarget {
+        let kafka = Kafka::start();
+        let topic = kafka.topic();
+        KafkaTarget { kafka, topic }
+    }
+}
+
+#[async_trait(?Send)]
+impl StormTarget for KafkaTarget {
+    fn url(&self) -> String {
+        self.kafka.url(&self.topic)
+    }
+    fn keeps_changes(&self) -> bool {
+        true
+    }
+    fn has_columns(&self) -> bool {
+        false
+    }
+    fn events_max(&self) -> u64 {
+        1_000
+    }
+    fn process(&mut self) -> Option<&mut Server> {
+        self.kafka.process()
+    }
+    fn crash(&mut self) {
+        self.kafka.kill();
+    }
+    async fn start_again(&mut self) {
+        self.kafka.run();
+    }
+    async fn check(&self, published: &PublishedEvents, _: &Path) {
+        let found = messages(&self.kafka.brokers(), &self.topic);
+        let known = published.stream.iter().map(|event| identity(event)).collect();
+        assert_eq!(assert_whole(&found, &known), 0, "repeats");
+        assert_eq!(found.len(), published.stream.len(), "messages for so many events");
+    }
+}
