@@ -119,7 +119,8 @@ pub enum FeedError {
     /// A person has to change something; the text says what.
     #[error("{0}")]
     Misconfigured(String),
-    /// Another process reads this feed.
+    /// Another process reads this feed. Said by [`Feed::open`] once of each: the next call takes it
+    /// away from the other.
     #[error("{0}")]
     Taken(String),
 }

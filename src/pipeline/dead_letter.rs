@@ -63,7 +63,8 @@ pub enum Supersedes {
     /// All that are kept: it comes from the stream, and they came before. Where the stream is read
     /// again, they are made anew.
     All,
-    /// Those that were published before it: it was kept while its table was held, or as a letter.
+    /// Those of an older version or that were published before it: it was kept while its table was
+    /// held, or as a letter.
     Earlier,
     /// None: every change is kept.
     Nothing,
@@ -71,13 +72,17 @@ pub enum Supersedes {
 
 impl Supersedes {
     fn takes(self, entry: &LetterEntry, change: &Change) -> bool {
-        if is_older(version_ns(change), entry.version_ns) {
+        let (version_ns, other_ns) = (version_ns(change), entry.version_ns);
+        if is_older(version_ns, other_ns) {
             return false;
         }
+        // Times of another stream of the same name may be by another clock; versions are not.
         let time = |position: Position| (position.time_ns, position.sequence);
         match self {
             Supersedes::All => true,
-            Supersedes::Earlier => time(entry.position) < time(change.position),
+            Supersedes::Earlier => {
+                is_older(other_ns, version_ns) || time(entry.position) < time(change.position)
+            }
             Supersedes::Nothing => false,
         }
     }
@@ -298,7 +303,7 @@ mod tests {
         let schema = r#"{"table":"t","modelVersion":"1","primaryKeys":["id"],"properties":{"id":{"type":"string"}}}"#;
         let change = |(i, id): (usize, &&str)| {
             let event = format!(
-                r#"{{"operation":"INSERT","table":"t","key":["{id}"],"after":{{"id":"{id}"}}}}"#
+                r#"{{"operation":"INSERT","table":"t","key":["{id}"],"after":{{"id":"{id}"}},"mvccTimestamp":"17207326117085875{i:02}"}}"#
             );
             let (subject, part, sequence) = ("s", "own", i as u64 + 2);
             serde_json::json!({"subject": subject, "sequence": sequence, "time_ns": 0, "part": part, "event": event})
@@ -339,6 +344,18 @@ mod tests {
         book.committed(&later);
         assert_eq!((book.len(), book.waiting()), (1, 0));
         assert!(book.changes(Vec::new(), applied(&changes, &[3]), Supersedes::All).is_empty());
+    }
+
+    /// The stream was recreated, and its clock is behind that of the former.
+    #[test]
+    fn an_older_version_is_superseded_whatever_the_clocks_say() {
+        let changes = changes_of_rows(&["a", "a"]);
+        let mut book = LetterBook::default();
+        let late = Position { sequence: 40, time_ns: 9_000 };
+        let former = DeadLetter { position: late, ..letter(&changes[0]) };
+        book.committed(&book.changes(vec![(None, former)], std::iter::empty(), Supersedes::All));
+        let retried = book.changes(Vec::new(), applied(&changes, &[1]), Supersedes::Earlier);
+        assert_eq!(retried.superseded, [(0, 3)]);
     }
 
     #[test]

@@ -145,6 +145,7 @@ impl NatsServer {
         let settings = JetStreamSettings {
             durable: consumer.clone(),
             companies: vec![suffix.clone()],
+            tables: Vec::new(),
             policy: AckPolicy::All,
             max_ack_pending: UNACKNOWLEDGED_MAX,
             batch: BATCH,

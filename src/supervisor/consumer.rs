@@ -93,6 +93,7 @@ impl ConsumerAccess {
         let settings = JetStreamSettings {
             durable: identity.consumer(self.consumer_suffix.as_deref()),
             companies: identity.companies,
+            tables: Vec::new(),
             policy: AckPolicy::All,
             max_ack_pending: MAX_ACK_PENDING,
             batch: 1,

@@ -23,6 +23,8 @@ pub struct ChangedRows {
     since_ns: u64,
     /// The newest version by the hash of the row.
     versions: HashMap<u64, u64>,
+    /// The newest version of all.
+    newest: u64,
     /// All changes of rows since the export are known.
     is_complete: bool,
     /// Everything up to here is known.
@@ -49,6 +51,7 @@ impl ChangedRows {
             consumer: consumer.to_owned(),
             since_ns: since.nanos,
             versions: HashMap::new(),
+            newest: 0,
             is_complete: false,
             through: None,
             looked_at: None,
@@ -72,6 +75,7 @@ impl ChangedRows {
         let mut oldest = None;
         for (hash, nanos) in chunks.iter().flat_map(recent::versions) {
             oldest = oldest.or((nanos > 0).then_some(nanos));
+            self.newest = self.newest.max(nanos);
             // Of an event without a version nobody knows how old it is.
             let nanos = if nanos == 0 { u64::MAX } else { nanos };
             if nanos > self.since_ns {
@@ -113,6 +117,13 @@ impl ChangedRows {
         let latest = [checkpoint, idle].into_iter().flatten().map(|p| p.time_ns).max();
         let moment = i64::try_from(moment.nanos).unwrap_or(i64::MAX);
         Ok(latest.is_some_and(|ns| ns > moment.saturating_add(PASSED_AFTER_NS)))
+    }
+
+    /// Whether what is known to be applied is behind `moment`, too: a change was made then or later, or
+    /// nothing was pending later. Where the source publishes late, what was published later was made
+    /// before.
+    pub fn is_beyond(&self, moment: Version) -> Result<bool, VerifyError> {
+        Ok(self.newest >= moment.nanos || self.has_passed(moment, None)?)
     }
 
     /// What the stream says of a row that differs from an export of `moment`. `checkpoint` is from

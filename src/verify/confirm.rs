@@ -63,7 +63,11 @@ impl Comparison {
         let reaches = |comparison: &mut Comparison, _: Option<Position>| {
             Ok(comparison.changed.reaches(read_by))
         };
-        self.wait_until("the running EDS has not saved what it applied", reaches).await
+        self.wait_until("the running EDS has not saved what it applied", reaches).await?;
+        for table in &mut self.tables {
+            table.is_passed &= self.changed.is_beyond(table.moment)?;
+        }
+        Ok(())
     }
 
     /// Whether the stream has passed the moment of each table.

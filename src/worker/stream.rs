@@ -218,6 +218,7 @@ impl StreamContext {
         JetStreamSettings {
             durable: self.durable.clone(),
             companies: self.companies.clone(),
+            tables: self.request.apply.tables.names().cloned().collect(),
             policy: self.request.ack,
             max_ack_pending: self.request.max_ack_pending.max(1),
             batch: self.request.max_pending_buffer.clamp(1, BATCH_MAX),

@@ -31,6 +31,27 @@ async fn one_company_sees_only_itself() {
     assert_eq!(found.iter().map(|r| r.get::<_, String>(0)).collect::<Vec<_>>(), ["c1"]);
 }
 
+/// What is not needed does not come over the wire.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_not_needed_are_not_delivered() {
+    let mut scene = Scene::new("narrow", 45).await;
+    scene.publish(3_000).await;
+    scene.another().with(&["--restart", "--tables", "customer"]).catch_up_first();
+    let admin = scene.nats.admin().await;
+    let stream = admin.get_stream("dbchange").await.unwrap_or_else(|e| panic!("{e}"));
+    let info = stream.consumer_info("eds-narrow").await.unwrap_or_else(|e| panic!("{e}"));
+    let of_company = |company: &&str| format!("dbchange.customer.*.{company}.*.PUBLIC.>");
+    let filters: Vec<String> = COMPANIES.iter().map(of_company).collect();
+    assert_eq!(info.config.filter_subjects, filters);
+    assert!(info.delivered.consumer_sequence < 3_000, "{:?}", info.delivered);
+    let client = scene.server.connect(&scene.database).await;
+    let found = client.query_one("SELECT count(*) FROM customer", &[]).await;
+    let customers: i64 = found.unwrap_or_else(|e| panic!("{e}")).get(0);
+    let table = scene.shop.tables.iter().position(|t| t.name == "customer");
+    let alive = table.map_or(0, |table| scene.shop.alive(table).count());
+    assert_eq!(customers, alive as i64);
+}
+
 /// With an acknowledgement for each message the end is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn explicit_acknowledgement_ends_equal() {

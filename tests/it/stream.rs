@@ -12,7 +12,7 @@ use crate::services::postgres::Postgres;
 use crate::services::scene::{COMPANIES, Keeper, Scene, assert_equal, publish};
 use crate::services::{eventually, send};
 
-const EVENTS: u64 = 200_000;
+const EVENTS: u64 = 100_000;
 
 async fn assert_nothing_pending(nats: &Nats, consumer: &str) {
     let (unacknowledged, undelivered, _) = nats.consumer(consumer).await;
@@ -20,17 +20,17 @@ async fn assert_nothing_pending(nats: &Nats, consumer: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_thousand_events_end_equal_whatever_happens() {
+async fn a_hundred_thousand_events_end_equal_whatever_happens() {
     whatever_happens(&mut Postgres::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_thousand_events_end_equal_in_mysql() {
+async fn a_hundred_thousand_events_end_equal_in_mysql() {
     whatever_happens(&mut MySql::start(Flavour::MySql).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_thousand_events_end_equal_in_mariadb() {
+async fn a_hundred_thousand_events_end_equal_in_mariadb() {
     whatever_happens(&mut MySql::start(Flavour::MariaDb).await).await;
 }
 

@@ -84,6 +84,8 @@ impl ComparedPlace {
         let mut place = ComparedPlace { nats, shop, url, eds };
         place.eds.begin();
         publish(&place.nats, &mut place.shop, 3_000).await;
+        // What is older than the export is there: only so much older are its messages not.
+        place.eds.catch_up();
         place
     }
 

@@ -13,7 +13,10 @@ use super::connect::Link;
 use crate::change::value::unix_ns;
 
 /// How long to wait for most answers. NATS never answers a call that is not allowed.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a consumer may take to be made, besides what its filters take: a busy server writes it
+/// to its disk. That the credentials allow it is known from other calls by then.
+const CREATE_WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// How messages are acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
@@ -354,7 +357,7 @@ impl Api {
 /// 4,000 in five seconds. Other companies' changes would come with fewer and wider ones.
 fn create_wait_max(filters: usize) -> Duration {
     let pairs = (filters as u64).saturating_mul(filters as u64);
-    ANSWER_WAIT_MAX + Duration::from_micros(pairs)
+    CREATE_WAIT_MAX + Duration::from_micros(pairs)
 }
 
 #[cfg(test)]

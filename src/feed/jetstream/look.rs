@@ -153,7 +153,7 @@ impl Api {
         let failed = |e: FeedError| ApiError::NoAnswer(e.to_string());
         let acks = PullAcks { policy: AckPolicy::None, pending_max: usize::MAX };
         let mut opening =
-            OpenPull::new(client, subject, 1, acks, connections, 0).await.map_err(failed)?;
+            OpenPull::new(client, subject, 1, acks, connections, (0, 1)).await.map_err(failed)?;
         let mut found = Vec::new();
         let pulled = tokio::time::timeout(MESSAGE_WAIT_MAX, opening.next(&mut found, 1)).await;
         match (found.first(), pulled) {

@@ -23,7 +23,7 @@ use crate::clock::now_ns;
 use api::{AckPolicy, Api, ApiError, ConsumerConfig, ConsumerInfo, DeliverPolicy};
 use connect::Link;
 use pull::{OpenPull, PullAcks};
-use stand::Standing;
+use stand::{Standing, is_before_2_10};
 
 /// The stream that carries the changes.
 pub const STREAM: &str = "dbchange";
@@ -35,6 +35,9 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// How long the last pull of a process that has ended may still wait at the server. A pull that
 /// waits for longer belongs to a process that runs.
 const WAITING_GONE_MAX: Duration = Duration::from_secs(6);
+/// Subjects of one consumer for the sake of tables, at most: the server compares each message with
+/// them.
+const FILTERS_MAX: usize = 64;
 /// The metadata of a consumer that names the process which made it.
 const MAKER: &str = "eds-process";
 /// How long to wait for the confirmation of the last acknowledgement.
@@ -47,6 +50,8 @@ pub struct JetStreamSettings {
     pub durable: String,
     /// Ids of the companies whose changes are delivered; `*` for all.
     pub companies: Vec<String>,
+    /// The tables whose changes are needed; none for all. Others may come, too.
+    pub tables: Vec<String>,
     /// [`AckPolicy::All`], or [`AckPolicy::Explicit`] for compatibility with the Go program.
     pub policy: AckPolicy,
     /// The server delivers no more while so many messages are not acknowledged.
@@ -69,8 +74,8 @@ pub struct JetStream {
     was_open: bool,
     /// Tells this process's consumer from those of others.
     process: String,
-    /// The process that made the consumer which was opened.
-    opened_maker: Option<String>,
+    /// The process that made the consumer which was opened, or was there before the first opening.
+    known_maker: Option<String>,
 }
 
 impl JetStream {
@@ -83,17 +88,13 @@ impl JetStream {
             opened_at: None,
             was_open: false,
             process: uuid::Uuid::new_v4().to_string(),
-            opened_maker: None,
+            known_maker: None,
         }
     }
 
     fn wanted(&self) -> ConsumerConfig {
-        let filters: Vec<String> = self
-            .settings
-            .companies
-            .iter()
-            .map(|company| format!("{STREAM}.*.*.{company}.*.PUBLIC.>"))
-            .collect();
+        let takes_several = !is_before_2_10(&self.api.link.client.server_info().version);
+        let filters = filters(&self.settings.companies, &self.settings.tables, takes_several);
         let (filter_subject, filter_subjects) = match &filters[..] {
             [one] => (one.clone(), Vec::new()),
             _ => (String::new(), filters),
@@ -152,18 +153,20 @@ impl JetStream {
         format!("consumer {} on stream {STREAM}", self.settings.durable)
     }
 
-    /// Fails where another process has made the consumer anew since it was opened here. Each would
-    /// delete the other's without end, and both would write.
+    /// Fails where another process has made the consumer anew since it was looked at last. Each
+    /// would delete the other's without end, and both would write.
     fn still_ours(&self, existing: Option<&ConsumerInfo>) -> Result<(), FeedError> {
-        let maker = existing.and_then(|info| info.config.metadata.get(MAKER));
         let is_known =
-            |maker: &String| *maker == self.process || Some(maker) == self.opened_maker.as_ref();
-        match maker.filter(|maker| self.was_open && !is_known(maker)) {
+            |maker: &String| *maker == self.process || Some(maker) == self.known_maker.as_ref();
+        let how = match self.was_open {
+            true => "has taken over",
+            false => "has just made",
+        };
+        match existing.and_then(ConsumerInfo::maker).filter(|maker| !is_known(maker)) {
             None => Ok(()),
-            Some(_) => Err(FeedError::Taken(format!(
-                "another EDS has taken over {} while this one was not connected: this one ends",
-                self.about()
-            ))),
+            Some(_) => {
+                Err(FeedError::Taken(format!("another EDS {how} {}: this one ends", self.about())))
+            }
         }
     }
 
@@ -189,6 +192,35 @@ impl JetStream {
     }
 }
 
+impl ConsumerInfo {
+    /// The process that made it; `None` where that was not EDS.
+    fn maker(&self) -> Option<&String> {
+        self.config.metadata.get(MAKER)
+    }
+}
+
+/// What is delivered, as subjects: at most [`FILTERS_MAX`] for the sake of tables. A server that
+/// does not take several delivers all tables.
+fn filters(companies: &[String], tables: &[String], takes_several: bool) -> Vec<String> {
+    let count = companies.len().saturating_mul(tables.len());
+    let is_token = |table: &String| {
+        !table.is_empty()
+            && !table.contains(['.', '*', '>'])
+            && !table.contains(char::is_whitespace)
+    };
+    let is_narrow = count > 0
+        && count <= FILTERS_MAX
+        && (takes_several || count == 1)
+        && tables.iter().all(is_token);
+    let all = ["*".to_owned()];
+    let tables = if is_narrow { tables } else { &all };
+    let of_table = |table: &String| {
+        let subject = |company: &String| format!("{STREAM}.{table}.*.{company}.*.PUBLIC.>");
+        companies.iter().map(subject).collect::<Vec<String>>()
+    };
+    tables.iter().flat_map(of_table).collect()
+}
+
 fn clock_warning(behind_ns: i64) -> String {
     format!(
         "the clock of the NATS server is {} s behind this machine's; EDS allows for that, but let \
@@ -209,6 +241,7 @@ impl Feed for JetStream {
         let Some(mut info) = self.existing().await? else { return Ok(Acknowledged::Nothing) };
         if self.opening.is_none() {
             info = self.alone(info).await?;
+            self.known_maker = info.maker().cloned();
         }
         if let Some(sequence) = info.floor().or(self.opened_at) {
             return Ok(Acknowledged::Through(Position { sequence, time_ns: 0 }));
@@ -224,7 +257,12 @@ impl Feed for JetStream {
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
         self.opening = None;
         let existing = self.existing().await?;
-        self.still_ours(existing.as_ref())?;
+        let ours = self.still_ours(existing.as_ref());
+        if ours.is_err() {
+            // Whoever asks again knows that, and takes it away from the other.
+            self.known_maker = existing.as_ref().and_then(ConsumerInfo::maker).cloned();
+        }
+        ours?;
         let Standing { info, mut warnings, recreated } = match at {
             OpenAt { after: None, since_ns: Some(since), .. } => {
                 self.stand_since(since, existing.is_some()).await?
@@ -251,12 +289,12 @@ impl Feed for JetStream {
                 batch,
                 PullAcks { policy: self.settings.policy, pending_max: pending_max(&info) },
                 link.connections.clone(),
-                info.delivered.consumer_seq,
+                (info.delivered.consumer_seq, info.num_pending),
             )
             .await?,
         );
         self.was_open = true;
-        self.opened_maker = info.config.metadata.get(MAKER).cloned();
+        self.known_maker = info.maker().cloned();
         Ok(Opened { recreated, warnings, pending: Some(info.num_pending), behind_ns })
     }
 
@@ -271,8 +309,10 @@ impl Feed for JetStream {
             let Some(info) = self.existing().await? else {
                 return Ok(Signal::Lost("the consumer was deleted".into()));
             };
-            self.still_ours(Some(&info))?;
-            self.opening.iter_mut().for_each(OpenPull::trust);
+            if let Err(taken) = self.still_ours(Some(&info)) {
+                return Ok(Signal::Lost(taken.to_string()));
+            }
+            self.opening.iter_mut().for_each(|opening| opening.trust(info.num_pending));
         }
     }
 
@@ -299,5 +339,26 @@ impl Feed for JetStream {
             warn!("the connection to NATS was gone before its end");
         }
         closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filters;
+
+    #[test]
+    fn tables_that_are_needed_are_subjects_as_far_as_that_goes() {
+        let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let (two, all) = (named(&["acme", "bolt"]), named(&["*"]));
+        assert_eq!(filters(&all, &[], true), ["dbchange.*.*.*.*.PUBLIC.>"]);
+        let narrow = filters(&two, &named(&["order", "user"]), true);
+        assert_eq!((narrow.len(), &*narrow[1]), (4, "dbchange.order.*.bolt.*.PUBLIC.>"));
+        // An old server takes one.
+        assert_eq!(filters(&all, &named(&["order"]), false), ["dbchange.order.*.*.*.PUBLIC.>"]);
+        assert_eq!(filters(&all, &named(&["order", "user"]), false).len(), 1);
+        // Names that are no part of a subject, and too many.
+        assert_eq!(filters(&all, &named(&["order", "my.own"]), true).len(), 1);
+        let many: Vec<String> = (0..33).map(|n| format!("t{n}")).collect();
+        assert_eq!(filters(&two, &many, true).len(), 2);
     }
 }

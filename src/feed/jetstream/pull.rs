@@ -122,10 +122,34 @@ pub struct OpenPull {
     refused_since: Option<Instant>,
     consumer_seq: u64,
     highest: u64,
+    /// Messages that the consumer had for us when the server said so last.
+    pending: u64,
     /// Delivered and not acknowledged, in stream order.
     outstanding: VecDeque<(u64, Subject)>,
     /// Acknowledgements that the server has not confirmed.
     unconfirmed: u64,
+}
+
+/// Why a pull ended before it had brought what it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Silence {
+    /// Nothing is pending.
+    Idle,
+    /// The server waits for acknowledgements.
+    HeldBack,
+    /// Messages are pending, as far as it is known: the server is too busy to deliver them, or they
+    /// were removed from the stream.
+    Unexplained,
+}
+
+impl Silence {
+    fn of(is_held_back: bool, pending: u64) -> Silence {
+        match (is_held_back, pending) {
+            (true, _) => Silence::HeldBack,
+            (false, 0) => Silence::Idle,
+            (false, _) => Silence::Unexplained,
+        }
+    }
 }
 
 /// What one message of the inbox means.
@@ -138,14 +162,14 @@ enum PullMessage {
 impl OpenPull {
     /// Subscribes an inbox; nothing is pulled yet. `subject`: where pulls are sent to. `batch`:
     /// messages per pull. `connections`: as [`Link`](super::connect::Link) counts them.
-    /// `consumer_seq`: the consumer's last delivery so far.
+    /// `stand`: the consumer's last delivery so far, and how many messages follow it.
     pub async fn new(
         client: &Client,
         subject: String,
         batch: usize,
         acks: PullAcks,
         mut connections: watch::Receiver<u64>,
-        consumer_seq: u64,
+        (consumer_seq, pending): (u64, u64),
     ) -> Result<OpenPull, FeedError> {
         connections.mark_unchanged();
         let inbox = client.new_inbox();
@@ -174,6 +198,7 @@ impl OpenPull {
             not_before: Instant::now(),
             consumer_seq,
             highest: 0,
+            pending,
             outstanding: VecDeque::new(),
             unconfirmed: 0,
         })
@@ -201,7 +226,7 @@ impl OpenPull {
     }
 
     /// As [`crate::feed::Feed::next`]; `None`: it has to be asked whether the consumer is still
-    /// this process's, and told to [`trust`](OpenPull::trust).
+    /// this process's and what it has, and told to [`trust`](OpenPull::trust).
     pub async fn next(
         &mut self,
         into: &mut Vec<Delivery>,
@@ -238,9 +263,10 @@ impl OpenPull {
         }
     }
 
-    /// The consumer is this process's.
-    pub fn trust(&mut self) {
+    /// The consumer is this process's, and has so many messages for it.
+    pub fn trust(&mut self, pending: u64) {
         self.is_doubted = false;
+        self.pending = pending;
         self.heard = Heard::now();
     }
 
@@ -293,6 +319,7 @@ impl OpenPull {
             ))));
         }
         self.consumer_seq = meta.consumer_seq;
+        self.pending = meta.pending;
         if meta.stream_seq <= self.highest {
             let is_waiting =
                 self.outstanding.iter().any(|(sequence, _)| *sequence == meta.stream_seq);
@@ -339,9 +366,11 @@ impl OpenPull {
                 self.end_pull();
                 self.is_answered = true;
                 self.refused_since = None;
-                Ok(match self.is_held_back {
-                    true => PullMessage::Nothing,
-                    false => PullMessage::Signal(Signal::Idle),
+                let silence = Silence::of(self.is_held_back, self.pending);
+                self.is_doubted |= silence == Silence::Unexplained;
+                Ok(match silence {
+                    Silence::Idle => PullMessage::Signal(Signal::Idle),
+                    Silence::HeldBack | Silence::Unexplained => PullMessage::Nothing,
                 })
             }
             (409, "Message Size Exceeds MaxBytes") => {
@@ -433,6 +462,13 @@ impl OpenPull {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_is_too_busy_to_deliver_has_not_delivered_everything() {
+        assert_eq!(Silence::of(false, 0), Silence::Idle);
+        assert_eq!(Silence::of(false, 7), Silence::Unexplained);
+        assert_eq!(Silence::of(true, 0), Silence::HeldBack);
+    }
 
     #[test]
     fn reads_both_forms_of_a_reply_subject() {

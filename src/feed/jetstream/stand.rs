@@ -247,7 +247,8 @@ fn by_clock_behind(time_ns: i64, behind_ns: i64) -> i64 {
     }
 }
 
-fn is_before_2_10(version: &str) -> bool {
+/// Whether a server of this version takes one filter only.
+pub fn is_before_2_10(version: &str) -> bool {
     let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(u32::MAX));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (2, 10)
 }

@@ -8,6 +8,7 @@ use tracing::warn;
 use super::states::FeedState;
 use super::{Engine, Halt};
 use crate::backoff::Backoff;
+use crate::destination::CheckpointIn;
 use crate::feed::FeedError;
 use crate::pipeline::apply::Confirmed;
 use crate::pipeline::stopped;
@@ -15,17 +16,22 @@ use crate::state::StateError;
 
 /// A feed that was lost sooner than that after its opening is opened again with growing waits.
 const OPEN_IS_STABLE: Duration = Duration::from_secs(10);
+/// How often in its life a process takes the feed back from others. Two with destinations of their
+/// own could do so for ever.
+const TAKEN_BACK_MAX: u32 = 4;
 
 /// When the feed was last opened, and how often that did not last.
 pub struct Reopenings {
     opened_at: Instant,
     backoff: Backoff,
+    /// How often the feed was taken back from another process.
+    taken_back: u32,
 }
 
 impl Reopenings {
     /// The first opening is now.
     pub fn new() -> Reopenings {
-        Reopenings { opened_at: Instant::now(), backoff: Backoff::default() }
+        Reopenings { opened_at: Instant::now(), backoff: Backoff::default(), taken_back: 0 }
     }
 }
 
@@ -48,9 +54,6 @@ impl Engine {
 
     async fn open_where_destination_is(&mut self) -> Result<(), Halt> {
         self.confirm_destination().await?;
-        self.intake.resolver.seen = self.positions.durable();
-        self.save_recent();
-        self.load_recent();
         if self.reopenings.opened_at.elapsed() > OPEN_IS_STABLE {
             self.reopenings.backoff = Backoff::default();
         }
@@ -84,6 +87,9 @@ impl Engine {
             self.rewind(position);
         }
         self.settle();
+        self.intake.resolver.seen = self.positions.durable();
+        self.save_recent();
+        self.load_recent();
         Ok(())
     }
 
@@ -101,10 +107,29 @@ impl Engine {
         Ok(())
     }
 
+    /// Another process has the feed. Where the destination knows which of the two came last, that
+    /// one streams on: otherwise of two that start at once each could lose one of them to the
+    /// other, and both would end. Fails where that is the other, or nobody knows.
+    async fn take_back(&mut self, why: String) -> Result<(), Halt> {
+        let is_known = self.options.abilities.checkpoint_in == CheckpointIn::Destination;
+        if !is_known || self.reopenings.taken_back == TAKEN_BACK_MAX {
+            return Err(FeedError::Taken(why).into());
+        }
+        self.reopenings.taken_back += 1;
+        self.confirm_destination().await?;
+        warn!("another EDS has the consumer, but not the destination: the consumer is made anew");
+        Ok(())
+    }
+
     /// Opens the feed; what it may forget by that is recorded already, in the destination or in the
     /// state file.
     pub(super) async fn open_feed(&mut self) -> Result<(), Halt> {
-        let opened = self.feed.open(self.positions.open_at()).await?;
+        let opened = loop {
+            match self.feed.open(self.positions.open_at()).await {
+                Err(FeedError::Taken(why)) => self.take_back(why).await?,
+                opened => break opened?,
+            }
+        };
         if opened.recreated {
             let lost = |e: StateError| FeedError::Unavailable(e.to_string());
             self.begin_other_stream().map_err(lost)?;

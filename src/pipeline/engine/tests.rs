@@ -14,7 +14,8 @@ use crate::change::filter::TableFilter;
 use crate::change::{Batch, Cutover, Position};
 use crate::destination::memory::{self, MemoryDestination, SharedStore, Store};
 use crate::destination::{
-    Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, Migration, OpenFuture, Tables,
+    Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, FailureKind, Migration,
+    OpenFuture, Tables,
 };
 use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
 use crate::pipeline::progress::Phase;
@@ -59,6 +60,10 @@ struct EngineScene {
     recreated: AtomicBool,
     /// When each message was published, Unix nanoseconds.
     time_ns: AtomicI64,
+    /// How often the feed says that another process has it; before each, another claims the
+    /// destination, if `is_claimed`.
+    taken: AtomicUsize,
+    is_claimed: AtomicBool,
     /// How often the feed was asked whether anything is pending.
     idle_asked: AtomicUsize,
     /// The destination fails as long as that is in the future.
@@ -82,6 +87,8 @@ impl EngineScene {
             backup: Mutex::default(),
             recreated: AtomicBool::new(false),
             time_ns: AtomicI64::new(0),
+            taken: AtomicUsize::new(0),
+            is_claimed: AtomicBool::new(false),
             idle_asked: AtomicUsize::new(0),
             fails_until: Mutex::default(),
             progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
@@ -176,6 +183,12 @@ impl Feed for Script {
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
         if self.next.is_some() && self.after_last == AfterLast::EndsForGood {
             return Err(FeedError::Misconfigured("it can be read only once".into()));
+        }
+        if self.scene.taken.load(Ordering::Relaxed) > 0 {
+            self.scene.taken.fetch_sub(1, Ordering::Relaxed);
+            self.scene.store.lock().epoch +=
+                i64::from(self.scene.is_claimed.load(Ordering::Relaxed));
+            return Err(FeedError::Taken("another has it".into()));
         }
         let recreated = self.scene.recreated.swap(false, Ordering::Relaxed);
         let after = at.after.filter(|_| !recreated).map_or(0, |p| p.sequence);
@@ -345,4 +358,31 @@ async fn a_stop_does_not_cut_a_batch_that_has_to_end_where_it_once_ended() {
     assert_eq!(began.elapsed(), stop_after, "nothing is waited for");
     assert_eq!((scene.position(), scene.rows()), (None, 0));
     assert_eq!(scene.state.intent("test").unwrap_or_else(|e| panic!("{e}")), Some(beyond));
+}
+
+/// Of two that start at once, one may have the feed and the other the destination.
+#[tokio::test(start_paused = true)]
+async fn whoever_claimed_the_destination_last_takes_the_feed_back() {
+    let taken_by_another = Err(Halt::Feed(FeedError::Taken("another has it".into())));
+    let logs = Abilities { checkpoint_in: CheckpointIn::StateFile, ..memory::ABILITIES };
+    for (abilities, times, is_claimed, expected) in [
+        (one_by_one(), 1, false, Some(Ok(End::CaughtUp))),
+        (one_by_one(), 1, true, None),
+        // Two with destinations of their own do not take turns for ever.
+        (one_by_one(), 100, false, Some(taken_by_another.clone())),
+        // Nobody knows who came last.
+        (logs, 1, false, Some(taken_by_another)),
+    ] {
+        let scene = EngineScene::new(usize::MAX);
+        scene.taken.store(times, Ordering::Relaxed);
+        scene.is_claimed.store(is_claimed, Ordering::Relaxed);
+        let ended = scene.run(abilities, AfterLast::Idles, None).await;
+        match expected {
+            Some(expected) => assert_eq!(ended, expected),
+            None => assert!(
+                matches!(&ended, Err(Halt::Destination(f)) if f.kind == FailureKind::Fenced),
+                "{ended:?}"
+            ),
+        }
+    }
 }

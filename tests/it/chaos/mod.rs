@@ -47,7 +47,7 @@ async fn scene(name: &str, source: StormSource, target: impl StormTarget + 'stat
 async fn storm_over(name: &str, scene: &mut ChaosScene) {
     scene.storm(lasting()).await;
     println!("chaos {name}: {} faults, {:?}", scene.faults.total(), scene.faults);
-    scene.calm();
+    println!("chaos {name}: behind it\n{}", scene.calm());
     let found = scene.check().await;
     let (faults, events) = (scene.faults.total(), scene.published.events);
     println!("chaos {name}: {faults} faults, {events} events, {found}");

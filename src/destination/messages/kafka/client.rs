@@ -16,6 +16,8 @@ use crate::destination::{Failure, Settings};
 
 /// How long one request may take.
 pub const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a topic that a broker makes when it is asked for may take to be there.
+pub const TOPIC_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How long a broker is asked for the topic, before the client's errors tell whether to ask again.
 pub const METADATA_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The longest wait before a broker is connected to again.

@@ -22,7 +22,9 @@ use crate::change::{Batch, Change};
 use crate::destination::options::first_host;
 use crate::destination::settings::{BadUrl, server_url};
 use crate::destination::{Destination, Driver, Failure, Settings, Target};
-use client::{ClientErrors, Cluster, METADATA_WAIT_MAX, ProducerLimits, REQUEST_WAIT_MAX};
+use client::{
+    ClientErrors, Cluster, METADATA_WAIT_MAX, ProducerLimits, REQUEST_WAIT_MAX, TOPIC_WAIT_MAX,
+};
 use deliver::{Sender, Undelivered};
 use tail::PositionHeader;
 
@@ -194,11 +196,12 @@ fn count_partitions(
 ) -> Result<u32, Failure> {
     let started = Instant::now();
     loop {
-        let is_late = started.elapsed() > REQUEST_WAIT_MAX;
+        let waited = started.elapsed();
+        let is_late = waited > REQUEST_WAIT_MAX;
         match producer.client().fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
             Ok(metadata) => match partitions_of(&metadata, &cluster.topic) {
                 Ok(partitions) => return Ok(partitions),
-                Err(error) if is_late || !is_being_created(error) => {
+                Err(error) if waited > TOPIC_WAIT_MAX || !is_being_created(error) => {
                     errors.forget();
                     return Err(cluster.failure(&KafkaError::MetadataFetch(error), errors));
                 }
