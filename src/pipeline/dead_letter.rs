@@ -306,7 +306,7 @@ mod tests {
                 r#"{{"operation":"INSERT","table":"t","key":["{id}"],"after":{{"id":"{id}"}},"mvccTimestamp":"17207326117085875{i:02}"}}"#
             );
             let (subject, part, sequence) = ("s", "own", i as u64 + 2);
-            serde_json::json!({"subject": subject, "sequence": sequence, "time_ns": 0, "part": part, "event": event})
+            serde_json::json!({"subject": subject, "sequence": sequence, "time_ns": 0, "part": part, "is_of_future": false, "event": event})
         };
         let changes: Vec<_> = ids.iter().enumerate().map(change).collect();
         let schema: serde_json::Value = serde_json::from_str(schema).unwrap_or_default();

@@ -119,9 +119,9 @@ impl ChangedRows {
         Ok(latest.is_some_and(|ns| ns > moment.saturating_add(PASSED_AFTER_NS)))
     }
 
-    /// Whether what is known to be applied is behind `moment`, too: a change was made then or later, or
-    /// nothing was pending later. Where the source publishes late, what was published later was made
-    /// before.
+    /// Whether what is known to be applied is behind `moment`, too: a change was made then or
+    /// later, or nothing was pending later. Where the source publishes late, what was published
+    /// later was made before.
     pub fn is_beyond(&self, moment: Version) -> Result<bool, VerifyError> {
         Ok(self.newest >= moment.nanos || self.has_passed(moment, None)?)
     }
