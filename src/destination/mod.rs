@@ -149,11 +149,21 @@ pub trait Destination: Send {
 
     /// The tables that exist now (`SchemaMode::Managed`).
     ///
-    /// Called at start, after a reconnect, after a [`FailureKind::SchemaMismatch`], after
-    /// `migrate`, and by imports; the batch in hand waits for it. A driver may take it as the sign
-    /// that tables have changed, and drop what it has prepared for them.
+    /// Called at start, after a reconnect, by imports, and where many tables have changed; the
+    /// batch in hand waits for it. A driver may take it as the sign that tables have changed, and
+    /// drop what it has prepared for them.
     async fn tables(&mut self) -> Result<Tables, Failure> {
         Ok(Tables::default())
+    }
+
+    /// The table that keeps the rows of the source's `table`, as it is now (`SchemaMode::Managed`);
+    /// `None` where it does not exist. Of no other table anything is read.
+    ///
+    /// Called after [`Self::tables`]: after `migrate`, after a [`FailureKind::SchemaMismatch`], and
+    /// when a table is tried again; the batch in hand waits for it. A driver may take it as the
+    /// sign that this table has changed, and drop what it has prepared for it.
+    async fn table(&mut self, table: &str) -> Result<Option<TableShape>, Failure> {
+        Ok(self.tables().await?.get(table).cloned())
     }
 
     /// Makes one schema change (`SchemaMode::Managed`). Repeating a change that was made does

@@ -55,6 +55,15 @@ impl Tables {
         self.shapes.get(&self.name_of(table))
     }
 
+    /// The table that keeps the rows of the source's `table` is as `shape` says, or is not there.
+    pub fn put(&mut self, table: &str, shape: Option<TableShape>) {
+        let name = self.name_of(table);
+        match shape {
+            Some(shape) => drop(self.shapes.insert(name, shape)),
+            None => drop(self.shapes.remove(&name)),
+        }
+    }
+
     /// What can be in each of the columns of the source's `table`; `Anything` where it is not
     /// known.
     pub fn contents(&self, table: &str, columns: &[Column]) -> Vec<Holds> {

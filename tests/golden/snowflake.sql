@@ -35,8 +35,9 @@ CREATE TEMPORARY STAGE IF NOT EXISTS "_eds_stage" ENCRYPTION = (TYPE = 'SNOWFLAK
 CREATE OR REPLACE TEMPORARY TABLE "_eds_batch" ("v" VARIANT);
 PUT 'file:///eds/3f.json.gz' @"_eds_stage" AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = GZIP OVERWRITE = TRUE;
 COPY INTO "_eds_batch" FROM @"_eds_stage"/3f.json.gz FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP NULL_IF = ()) ON_ERROR = ABORT_STATEMENT PURGE = TRUE;
-SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, t.table_type, c.data_type, c.numeric_scale FROM information_schema.columns AS c INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name WHERE c.table_schema = ? ORDER BY c.table_name, c.ordinal_position;
+SELECT c.table_name, c.column_name, c.is_nullable, c.column_default, t.table_type, c.data_type, c.numeric_scale FROM information_schema.columns AS c INNER JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name WHERE c.table_schema = ?;
 SHOW PRIMARY KEYS IN SCHEMA "pub""l`i]c";
+SHOW PRIMARY KEYS IN TABLE "pub""l`i]c"."p_or""der";
 SHOW TRANSACTIONS;
 SELECT SYSTEM$ABORT_TRANSACTION(7);
 BEGIN TRANSACTION NAME eds_0123456789abcdef;

@@ -17,7 +17,9 @@ use eds::destination::sql::render::{CHECKPOINT, Namespace, Renderer};
 use eds::destination::sql::snowflake::dialect::SNOWFLAKE;
 use eds::destination::sql::snowflake::rows::{self as lines, RowSource};
 use eds::destination::sql::sqlite::SQLITE;
-use eds::destination::sql::sqlserver::catalog::{COLUMNS, DECLARED, nullable_definition};
+use eds::destination::sql::sqlserver::catalog::{
+    COLUMNS, DECLARED, columns_of_one, nullable_definition,
+};
 use eds::destination::sql::sqlserver::dialect::{SQLSERVER, SQLSERVER_DATABASE_KEYS};
 use eds::destination::sql::sqlserver::rows::{
     delete_from, fill, insert_from, make_stage, update_from,
@@ -155,6 +157,7 @@ fn sqlserver(renderer: &Renderer) -> Vec<String> {
         renderer.dialect.begin,
         "COMMIT",
         COLUMNS,
+        &columns_of_one(),
         DECLARED,
     ]
     .map(on_one_line);
@@ -205,7 +208,8 @@ fn snowflake(renderer: &Renderer) -> Vec<String> {
         lines::put("3f.json.gz"),
         lines::copy("3f.json.gz"),
         on_one_line(snowflake::catalog::COLUMNS),
-        snowflake::catalog::primary_keys(renderer),
+        snowflake::catalog::primary_keys(renderer, None),
+        snowflake::catalog::primary_keys(renderer, Some("or\"der")),
         lines::SHOW_TRANSACTIONS.into(),
         lines::abort(7),
         format!("{} NAME eds_0123456789abcdef", renderer.dialect.begin),

@@ -171,12 +171,18 @@ pub trait SqlSession: Send {
 /// Called outside transactions, by the same caller as [`SqlSession`] and never at the same time.
 #[async_trait]
 pub trait SqlCatalog: Send {
-    /// The columns of all tables of the renderer's namespace.
+    /// The columns of all tables of the renderer's namespace, or of that which keeps the rows of
+    /// the source's table `only`. In the latter case the catalog reads no other table.
     ///
-    /// Called at start, after reconnects, after a [`FailureKind::SchemaMismatch`], after schema
-    /// changes and by imports; the batch in hand waits for it. Tables may have changed since the
-    /// last call, so the driver forgets the statements and temporary tables that it has prepared.
-    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure>;
+    /// Called at start, after reconnects and by imports for all; after a
+    /// [`FailureKind::SchemaMismatch`] and after schema changes for the tables that it is about. The
+    /// batch in hand waits for it. These tables may have changed since the last call, so the driver
+    /// forgets the statements and temporary tables that it has prepared for them.
+    async fn columns(
+        &mut self,
+        renderer: &Renderer,
+        only: Option<&str>,
+    ) -> Result<Vec<ListedColumn>, Failure>;
 
     /// The definition of a column as it is now, but nullable.
     ///

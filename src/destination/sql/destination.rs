@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tracing::info;
 
 use super::codes::of_schema_step;
-use super::connection::{Connection, Fence, fence_lost};
+use super::connection::{Connection, Fence, ListedColumn, fence_lost};
 use super::dialect::{FenceOrder, NotNull};
 use super::reject_rounded;
 use super::render::{CHECKPOINT, Renderer};
@@ -100,6 +100,38 @@ impl<C: Connection> SqlDestination<C> {
             false => format!("; locks are held by {}", holders.join(", ")),
         };
         failure
+    }
+
+    /// The tables that these columns are of.
+    fn shaped(&self, listed: Vec<ListedColumn>) -> Tables {
+        let mut tables: BTreeMap<String, (TableShape, BTreeMap<i64, String>)> = BTreeMap::new();
+        for listed in listed {
+            let stays = self.words.contains(&(listed.table.clone(), listed.column.clone()));
+            let (shape, keys) = tables.entry(listed.table).or_default();
+            if listed.key > 0 {
+                keys.insert(listed.key, listed.column.clone());
+            }
+            let column = ColumnShape {
+                holds: match stays {
+                    true => Holds::Text,
+                    false => (self.renderer.dialect.holds)(&listed.declared),
+                },
+                declared: listed.declared,
+                takes_null: listed.takes_null,
+                has_default: listed.has_default,
+            };
+            shape.columns.insert(listed.column, column);
+            shape.write_blocker = shape.write_blocker.take().or(listed.write_blocker);
+        }
+        let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| {
+            (table, TableShape { keys: keys.into_values().collect(), ..shape })
+        };
+        Tables {
+            shapes: tables.into_iter().map(shaped).collect(),
+            prefix: self.renderer.namespace.prefix.clone(),
+            limits: &self.renderer.dialect.limits,
+            lower_case: self.renderer.namespace.lower_case,
+        }
     }
 
     /// Whether the batch can be sent as a whole.
@@ -333,36 +365,17 @@ impl<C: Connection> Destination for SqlDestination<C> {
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {
-        let mut tables: BTreeMap<String, (TableShape, BTreeMap<i64, String>)> = BTreeMap::new();
-        for listed in self.connection.columns(&self.renderer).await? {
-            let stays = self.words.contains(&(listed.table.clone(), listed.column.clone()));
-            let (shape, keys) = tables.entry(listed.table).or_default();
-            if listed.key > 0 {
-                keys.insert(listed.key, listed.column.clone());
-            }
-            let column = ColumnShape {
-                holds: match stays {
-                    true => Holds::Text,
-                    false => (self.renderer.dialect.holds)(&listed.declared),
-                },
-                declared: listed.declared,
-                takes_null: listed.takes_null,
-                has_default: listed.has_default,
-            };
-            shape.columns.insert(listed.column, column);
-            shape.write_blocker = shape.write_blocker.take().or(listed.write_blocker);
-        }
-        let shaped = |(table, (shape, keys)): (String, (TableShape, BTreeMap<i64, String>))| {
-            (table, TableShape { keys: keys.into_values().collect(), ..shape })
-        };
-        let tables = Tables {
-            shapes: tables.into_iter().map(shaped).collect(),
-            prefix: self.renderer.namespace.prefix.clone(),
-            limits: &self.renderer.dialect.limits,
-            lower_case: self.renderer.namespace.lower_case,
-        };
+        let listed = self.connection.columns(&self.renderer, None).await?;
+        let tables = self.shaped(listed);
         self.renderer.known = Arc::new(tables.clone());
         Ok(tables)
+    }
+
+    async fn table(&mut self, table: &str) -> Result<Option<TableShape>, Failure> {
+        let listed = self.connection.columns(&self.renderer, Some(table)).await?;
+        let shape = self.shaped(listed).get(table).cloned();
+        Arc::make_mut(&mut self.renderer.known).put(table, shape.clone());
+        Ok(shape)
     }
 
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {

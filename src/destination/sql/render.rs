@@ -96,6 +96,12 @@ impl Renderer {
         }
     }
 
+    /// The name of the table for `table` as the catalog has it.
+    pub fn listed_name(&self, table: &str) -> String {
+        let name = self.namespace.name_of(table);
+        self.dialect.limits.names.stored(&name).into_owned()
+    }
+
     /// The quoted names of the columns, separated by commas.
     pub fn list<'a>(&self, columns: impl IntoIterator<Item = &'a Column>) -> String {
         columns.into_iter().map(|c| self.quoted(&c.name)).collect::<Vec<_>>().join(", ")

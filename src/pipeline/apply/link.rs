@@ -1,6 +1,6 @@
 //! The connection to the destination, and the tables as they were last seen through it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use crate::pipeline::migrate::{self, SchemaChange};
 
 /// Between two looks for columns whose values are left out as they are missing.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// So many tables are read one by one; of more, all are read at once.
+const READ_ONE_BY_ONE_MAX: usize = 8;
 
 /// What a process knows of tables beyond what one connection has read of them.
 #[derive(Default)]
@@ -62,7 +65,7 @@ pub struct OpenDestination {
     schema_change: SchemaChange,
     /// Columns that tables lack and that were reported, with their tables.
     ignored: HashSet<(String, String)>,
-    /// When the tables were read.
+    /// When the tables were read, or those of `ignored`.
     read_at: Instant,
     /// The tables as they were when they were last read; none where the destination has no tables
     /// that follow the source's.
@@ -142,6 +145,29 @@ impl OpenDestination {
         Ok(())
     }
 
+    /// Reads tables that may have changed since they were read.
+    pub async fn read_again(&mut self, tables: &[&str]) -> Result<(), Failure> {
+        if self.schema_mode != SchemaMode::Managed {
+            return Ok(());
+        }
+        if tables.len() > READ_ONE_BY_ONE_MAX {
+            return self.read_tables().await;
+        }
+        for table in tables {
+            let shape = self.destination.table(table).await?;
+            self.tables.put(table, shape);
+        }
+        Ok(())
+    }
+
+    /// Looks whether tables have columns by now whose values are left out.
+    pub async fn look_for_columns(&mut self) -> Result<(), Failure> {
+        self.read_at = Instant::now();
+        let tables: BTreeSet<String> =
+            self.ignored.iter().map(|(table, _)| table.clone()).collect();
+        self.read_again(&tables.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
     /// Creates and alters tables so that rows of `schemas` can be written. A table that is not
     /// known to be ours is checked first. A failure that is about one table names it.
     pub async fn shape(
@@ -152,21 +178,24 @@ impl OpenDestination {
         if self.schema_mode != SchemaMode::Managed {
             return Ok(());
         }
-        let mut changed = false;
+        let mut changed = Vec::new();
         let schemas: Vec<&Arc<TableSchema>> = schemas.collect();
         for schema in &schemas {
             insert(&mut known.wanted, &schema.table);
         }
         for schema in schemas {
             let shaped = self.shape_one(known, schema).await;
-            changed |= shaped.map_err(|failure| match failure.table {
+            let is_changed = shaped.map_err(|failure| match failure.table {
                 None if failure.kind != FailureKind::Unavailable => {
                     Failure { table: Some((*schema.table).into()), ..failure }
                 }
                 _ => failure,
             })?;
+            if is_changed {
+                changed.push(&*schema.table);
+            }
         }
-        if changed { self.read_tables().await } else { Ok(()) }
+        self.read_again(&changed).await
     }
 
     /// Whether the table of `schema` is as it has to be: `shape` would change nothing.
@@ -211,20 +240,18 @@ impl OpenDestination {
         known: &mut KnownTables,
         schema: &Arc<TableSchema>,
     ) -> Result<(), Failure> {
-        self.read_tables().await?;
+        self.read_again(&[&schema.table]).await?;
         self.shape(known, std::iter::once(schema)).await
     }
 
-    /// The body of a chunk of changes that the destination keeps. `is_again`: their table may have
-    /// changed, so the tables are read first.
+    /// The body of a chunk of changes that the destination keeps. `changed`: their table, where it
+    /// may have changed, so that it is read first.
     pub async fn read_kept(
         &mut self,
         number: u64,
-        is_again: bool,
+        changed: Option<&str>,
     ) -> Result<Option<String>, Failure> {
-        if is_again {
-            self.read_tables().await?;
-        }
+        self.read_again(changed.as_slice()).await?;
         self.destination.kept_body(number).await
     }
 

@@ -370,7 +370,7 @@ impl Applier {
         let Ok(open) = self.link.get() else { return (changes, None) };
         if self.under_way.is_none()
             && open.is_due_to_look()
-            && let Err(failure) = answered(&self.progress, open.read_tables()).await
+            && let Err(failure) = answered(&self.progress, open.look_for_columns()).await
         {
             warn!("the tables cannot be read: {failure}");
         }

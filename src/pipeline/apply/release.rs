@@ -178,9 +178,9 @@ impl Applier {
 
     async fn release_chunk(&mut self, table: &str, chunk: KeptChunk) -> Result<Released, Failure> {
         // It failed before, or another program has changed the table since.
-        let is_again = self.held.is_waiting(table);
+        let changed = self.held.is_waiting(table).then_some(table);
         let read = match self.link.get() {
-            Ok(open) => answered(&self.progress, open.read_kept(chunk.number, is_again)).await,
+            Ok(open) => answered(&self.progress, open.read_kept(chunk.number, changed)).await,
             Err(failure) => Err(failure),
         };
         let body = match read {

@@ -76,7 +76,7 @@ impl Applier {
             Remedy::ReadTables => {
                 attempt.reshaped = true;
                 attempt.narrowing.put_back(next.piece);
-                match self.read_tables().await {
+                match self.read_again(&next.batch).await {
                     Ok(()) => Ok(WriteAttempt::Again),
                     Err(failure) => self.recover(&failure, attempt, next).await,
                 }
@@ -142,8 +142,10 @@ impl Applier {
         }
     }
 
-    async fn read_tables(&mut self) -> Result<(), Failure> {
-        answered(&self.progress, self.link.get()?.read_tables()).await
+    /// Reads the tables of the batch, which may have changed.
+    async fn read_again(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let tables: Vec<&str> = batch.groups.iter().map(|group| &*group.schema.table).collect();
+        answered(&self.progress, self.link.get()?.read_again(&tables)).await
     }
 
     /// The piece is durable.

@@ -1,6 +1,7 @@
 //! What every keeper of tables promises, asked of each on a real server, and read back with a
 //! client of its own.
 
+mod catalog;
 pub mod columns;
 pub mod databases;
 mod letters;
@@ -124,7 +125,7 @@ fn instant(text: &str) -> String {
 macro_rules! conformance {
     ($($name:ident => $fresh:expr;)*) => {
         $(mod $name {
-            use super::{columns, databases, letters, promises, shapes, texts, values, widening};
+            use super::{catalog, columns, databases, letters, promises, shapes, texts, values, widening};
             conformance!(@cases $fresh;
                 texts_of_every_kind_arrive_unchanged => texts::arrive_unchanged,
                 keys_are_told_apart => texts::keys_are_told_apart,
@@ -142,6 +143,7 @@ macro_rules! conformance {
                 a_table_of_a_former_version_is_refused =>
                     promises::a_table_of_a_former_version_is_refused,
                 steps_can_be_repeated => promises::steps_can_be_repeated,
+                a_table_is_read_alone => catalog::a_table_is_read_alone,
                 a_prefix_keeps_apart => promises::a_prefix_keeps_apart,
                 a_dry_run_writes_nothing => promises::a_dry_run_writes_nothing,
                 a_default_does_not_stop_the_table => widening::a_default_does_not_stop_the_table,
@@ -178,6 +180,18 @@ conformance! {
     sqlite => databases::SqliteCase::fresh();
     sqlserver => databases::SqlServerCase::fresh();
     snowflake => databases::SnowflakeCase::fresh();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_change_reads_one_table() {
+    use databases::{MySqlCase, PostgresCase, SqlServerCase};
+    catalog::a_schema_change_reads_one_table(&PostgresCase::fresh().await).await;
+    catalog::a_schema_change_reads_one_table(&SqlServerCase::fresh().await).await;
+    for flavour in
+        [crate::services::mysql::Flavour::MySql, crate::services::mysql::Flavour::MariaDb]
+    {
+        catalog::a_schema_change_reads_one_table(&MySqlCase::fresh(flavour).await).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

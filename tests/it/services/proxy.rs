@@ -32,6 +32,7 @@ struct ProxyWire {
     /// Whether the last bytes went to the near side.
     answered: AtomicBool,
     exchanges: AtomicU64,
+    answered_bytes: AtomicU64,
 }
 
 impl Proxy {
@@ -56,6 +57,11 @@ impl Proxy {
     /// How often the near side has sent something after an answer.
     pub fn exchanges(&self) -> u64 {
         self.wire.exchanges.load(Ordering::Relaxed)
+    }
+
+    /// What came from the far side.
+    pub fn answered_bytes(&self) -> u64 {
+        self.wire.answered_bytes.load(Ordering::Relaxed)
     }
 
     /// Every connection ends now.
@@ -89,18 +95,22 @@ async fn connect(near: TcpStream, to: u16, wire: Arc<ProxyWire>) {
 }
 
 impl ProxyWire {
-    fn count_request(&self) {
+    fn count_request(&self, _bytes: usize) {
         if self.answered.swap(false, Ordering::Relaxed) {
             self.exchanges.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn count_answer(&self) {
+    fn count_answer(&self, bytes: usize) {
+        self.answered_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.answered.store(true, Ordering::Relaxed);
     }
 }
 
-async fn pass(from: OwnedReadHalf, to: OwnedWriteHalf, wire: &ProxyWire, count: fn(&ProxyWire)) {
+/// Counts so many bytes that have passed.
+type CountBytes = fn(&ProxyWire, usize);
+
+async fn pass(from: OwnedReadHalf, to: OwnedWriteHalf, wire: &ProxyWire, count: CountBytes) {
     let (entering, leaving) = mpsc::channel(ON_THE_WAY_MAX);
     tokio::join!(enter(from, entering, wire, count), leave(to, leaving));
 }
@@ -109,14 +119,14 @@ async fn enter(
     mut from: OwnedReadHalf,
     way: mpsc::Sender<(Instant, Vec<u8>)>,
     wire: &ProxyWire,
-    count: fn(&ProxyWire),
+    count: CountBytes,
 ) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read) = from.read(&mut buffer).await {
         while wire.stalled.load(Ordering::Relaxed) {
             tokio::time::sleep(STALL_LOOK).await;
         }
-        count(wire);
+        count(wire, read);
         let arrives = Instant::now() + wire.delay;
         if read == 0 || way.send((arrives, buffer[..read].to_vec())).await.is_err() {
             return;

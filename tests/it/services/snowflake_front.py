@@ -1,8 +1,9 @@
 """A stand-in for Snowflake: the drivers' endpoints in front of fakesnow, which runs Snowflake's SQL on DuckDB.
 
 It checks logins, renews sessions, answers a repeated request with what the first came to, gives out places for files,
-does what fakesnow cannot (named transactions, keys that nobody enforces, FLATTEN within MERGE), and disturbs on demand.
-Arguments: port. Users: POST /test/user. Faults: POST /test/faults. SQL past all that: POST /test/sql.
+does what fakesnow cannot (named transactions, keys that nobody enforces, FLATTEN within MERGE), disturbs and is down on
+demand. Arguments: port. Users: POST /test/user. Faults: POST /test/faults. Down: POST /test/down. SQL past all that:
+POST /test/sql.
 """
 
 import base64
@@ -38,6 +39,8 @@ lock = threading.RLock()
 numbers, kinds = itertools.count(1), itertools.cycle(range(4))
 users, sessions, faults, keys, answers, results, chunks, places = {}, {}, {}, {}, {}, {}, {}, {}
 statements = []
+KEY_COLUMNS = ["database_name", "schema_name", "table_name", "column_name", "key_sequence"]
+is_down = threading.Event()
 
 
 class Refusal(Exception):
@@ -196,6 +199,8 @@ async def result(request: Request):
 def answered(session, number, body):
     """What the statement comes to; a request that is known comes to what it came to."""
     with lock:
+        if sessions.get(session.token) is not session:
+            return {"success": False, "code": "390111", "message": "Session no longer exists. New login required to access the service.", "data": None}
         if number not in answers:
             answers[number] = outcome(session, body)
         return answers[number]
@@ -256,7 +261,10 @@ def special(session, sql):
         return place(session, found[1], found[2])
     if found := re.fullmatch(r'SHOW PRIMARY KEYS IN SCHEMA "(.*)"', sql):
         rows = [[d, s, t, c, n + 1] for (d, s, t), columns in keys.items() if d == session.database and s == found[1].replace('""', '"') for n, c in enumerate(columns)]
-        return shaped(["database_name", "schema_name", "table_name", "column_name", "key_sequence"], rows)
+        return shaped(KEY_COLUMNS, rows)
+    if found := re.fullmatch(r'SHOW PRIMARY KEYS IN TABLE "((?:[^"]|"")*)"\."((?:[^"]|"")*)"', sql):
+        place = (session.database, *(name.replace('""', '"') for name in found.groups()))
+        return shaped(KEY_COLUMNS, [[*place, c, n + 1] for n, c in enumerate(keys.get(place, []))])
     return None
 
 
@@ -384,6 +392,32 @@ async def test_faults(request: Request):
     return JSONResponse({})
 
 
+async def test_down(request: Request):
+    """Nobody is answered any more, and every session is gone with its transaction; or all is well again."""
+    down = (await request.json())["down"]
+
+    def end_all():
+        is_down.set()
+        with lock:
+            for session in known_sessions():
+                session.end("ROLLBACK")
+            sessions.clear()
+            answers.clear()
+
+    if down:
+        await run_in_threadpool(end_all)
+    else:
+        is_down.clear()
+    return JSONResponse({})
+
+
+def while_up(handler):
+    async def answer(request: Request):
+        return Response("down", status_code=503) if is_down.is_set() else await handler(request)
+
+    return answer
+
+
 async def test_statements(request: Request):
     database = request.query_params["database"].upper()
     return JSONResponse([s for s in statements if s["database"] == database])
@@ -416,14 +450,15 @@ class Remembered(dict):
 
 sessions = Remembered()
 routes = [
-    Route("/session/v1/login-request", login, methods=["POST"]),
-    Route("/session/token-request", renew, methods=["POST"]),
-    Route("/session", goodbye, methods=["POST"]),
-    Route("/queries/v1/query-request", query, methods=["POST"]),
-    Route("/queries/{id}/result", result, methods=["GET"]),
+    Route("/session/v1/login-request", while_up(login), methods=["POST"]),
+    Route("/session/token-request", while_up(renew), methods=["POST"]),
+    Route("/session", while_up(goodbye), methods=["POST"]),
+    Route("/queries/v1/query-request", while_up(query), methods=["POST"]),
+    Route("/queries/{id}/result", while_up(result), methods=["GET"]),
     Route("/chunks/{id}", chunk, methods=["GET"]),
     Route("/test/user", test_user, methods=["POST"]),
     Route("/test/faults", test_faults, methods=["POST"]),
+    Route("/test/down", test_down, methods=["POST"]),
     Route("/test/statements", test_statements, methods=["GET"]),
     Route("/test/sql", test_sql, methods=["POST"]),
     Route("/{path:path}", upload, methods=["PUT"]),

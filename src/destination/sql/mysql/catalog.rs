@@ -23,6 +23,13 @@ const JSON_COLUMNS: &str = "\
     SELECT table_name, constraint_name FROM information_schema.check_constraints \
     WHERE constraint_schema = ? AND level = 'Column' AND check_clause LIKE 'json_valid(%'";
 
+/// The same of one table, whose name follows each schema: its indices are named once more in a
+/// table of their own.
+const OF_ONE_TABLE: [fn() -> String; 2] = [
+    || COLUMNS.replacen("GROUP BY", "AND table_name = ? GROUP BY", 1) + " AND c.table_name = ?",
+    || format!("{JSON_COLUMNS} AND table_name = ?"),
+];
+
 impl MySqlConnection {
     /// The text of SHOW CREATE TABLE.
     pub(super) async fn table_ddl(
@@ -38,22 +45,27 @@ impl MySqlConnection {
 
 #[async_trait]
 impl SqlCatalog for MySqlConnection {
-    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+    async fn columns(
+        &mut self,
+        renderer: &Renderer,
+        only: Option<&str>,
+    ) -> Result<Vec<ListedColumn>, Failure> {
         // Tables may have changed: statements that were prepared before are void.
         if let Some(conn) = self.conn.held() {
-            self.statements.clear(conn).await;
+            self.statements.clear(conn, only).await;
         }
         let place = &renderer.namespace;
-        let schema = Parameter::from(place.schema.as_deref().unwrap_or_default());
+        let mut within = vec![Parameter::from(place.schema.as_deref().unwrap_or_default())];
+        within.extend(only.map(|table| Parameter::Text(renderer.listed_name(table))));
+        let [columns, json_columns] = match only {
+            Some(_) => OF_ONE_TABLE.map(|of_one| of_one()),
+            None => [COLUMNS, JSON_COLUMNS].map(str::to_owned),
+        };
         let json: HashSet<Vec<String>> = match renderer.dialect.name == MARIADB.name {
-            true => self
-                .texts_of(JSON_COLUMNS, std::slice::from_ref(&schema))
-                .await?
-                .into_iter()
-                .collect(),
+            true => self.texts_of(&json_columns, &within).await?.into_iter().collect(),
             false => HashSet::new(),
         };
-        let rows = self.rows(COLUMNS, &[schema.clone(), schema]).await?;
+        let rows = self.rows(&columns, &[&within[..], &within[..]].concat()).await?;
         let text = |row: &Row, i: usize| row.get::<Option<String>, _>(i).flatten();
         let listed = rows.iter().filter_map(|row| {
             let (name, column) = (text(row, 0)?, text(row, 1)?);

@@ -21,4 +21,3 @@ LEFT JOIN (
   GROUP BY table_name
 ) u ON u.table_name = c.table_name
 WHERE c.table_schema = ?
-ORDER BY c.table_name, c.ordinal_position

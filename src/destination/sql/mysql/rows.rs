@@ -84,9 +84,12 @@ impl Statements {
         self.parameters_max = PARAMETERS_MAX;
     }
 
-    /// Closes all of them, because tables may have changed.
-    pub async fn clear(&mut self, conn: &mut Conn) {
-        for (_, prepared) in self.prepared.drain() {
+    /// Closes all of them, or those for the table `only`, because tables may have changed.
+    pub async fn clear(&mut self, conn: &mut Conn, only: Option<&str>) {
+        let is_meant = |shape: &StatementShape, _: &mut Prepared| {
+            only.is_none_or(|only| only == &*shape.table.table)
+        };
+        for (_, prepared) in self.prepared.extract_if(is_meant) {
             // The server forgets them with the session at the latest.
             let _ = conn.close(prepared.statement).await;
         }

@@ -7,17 +7,25 @@ use async_trait::async_trait;
 use super::SnowflakeConnection;
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{ListedColumn, SqlCatalog};
+use crate::destination::sql::{ListedColumn, Parameter, SqlCatalog};
 
 /// Columns: table, column, IS_NULLABLE, default, type of the table, type, scale. Parameter: schema.
 pub const COLUMNS: &str = include_str!("columns.sql");
 
-/// Lists the columns of all primary keys of the schema.
-pub fn primary_keys(renderer: &Renderer) -> String {
-    format!(
-        "SHOW PRIMARY KEYS IN SCHEMA {}",
-        renderer.quoted(renderer.namespace.schema.as_deref().unwrap_or_default())
-    )
+/// The same of one table. Parameters: schema, table.
+fn columns_of_one() -> String {
+    format!("{COLUMNS} AND c.table_name = ?")
+}
+
+/// Lists the columns of all primary keys of the schema, or of that of the table `only`, which has
+/// to exist.
+pub fn primary_keys(renderer: &Renderer, only: Option<&str>) -> String {
+    let schema = renderer.namespace.schema.as_deref().unwrap_or_default();
+    let place = match only {
+        Some(table) => format!("TABLE {}", renderer.table(table)),
+        None => format!("SCHEMA {}", renderer.quoted(schema)),
+    };
+    format!("SHOW PRIMARY KEYS IN {place}")
 }
 
 impl SnowflakeConnection {
@@ -25,8 +33,9 @@ impl SnowflakeConnection {
     async fn keys(
         &mut self,
         renderer: &Renderer,
+        only: Option<&str>,
     ) -> Result<HashMap<(String, String), i64>, Failure> {
-        let listed = self.run(&primary_keys(renderer), &[]).await?;
+        let listed = self.run(&primary_keys(renderer, only), &[]).await?;
         let (tables, columns, places) = (
             listed.column("table_name"),
             listed.column("column_name"),
@@ -52,11 +61,25 @@ fn declared_type(kind: String, scale: Option<&str>) -> String {
 
 #[async_trait]
 impl SqlCatalog for SnowflakeConnection {
-    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+    async fn columns(
+        &mut self,
+        renderer: &Renderer,
+        only: Option<&str>,
+    ) -> Result<Vec<ListedColumn>, Failure> {
         let place = &renderer.namespace;
-        let keys = self.keys(renderer).await?;
-        let rows =
-            self.run(COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?.rows;
+        let schema = place.schema.as_deref().unwrap_or_default().into();
+        let rows = match only {
+            None => self.run(COLUMNS, &[schema]).await?.rows,
+            Some(table) => {
+                let name = Parameter::Text(renderer.listed_name(table));
+                self.run(&columns_of_one(), &[schema, name]).await?.rows
+            }
+        };
+        // A table that does not exist cannot be asked for its key.
+        let keys = match rows.is_empty() {
+            true => HashMap::new(),
+            false => self.keys(renderer, only).await?,
+        };
         let mut listed = Vec::with_capacity(rows.len());
         for row in rows {
             let [Some(name), Some(column), nullable, default, kind, declared, scale] =

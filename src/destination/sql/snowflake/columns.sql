@@ -4,4 +4,3 @@ FROM information_schema.columns AS c
 INNER JOIN information_schema.tables AS t
   ON t.table_schema = c.table_schema AND t.table_name = c.table_name
 WHERE c.table_schema = ?
-ORDER BY c.table_name, c.ordinal_position

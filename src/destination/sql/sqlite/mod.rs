@@ -258,14 +258,20 @@ impl SqlSession for SqliteConnection {
 
 #[async_trait]
 impl SqlCatalog for SqliteConnection {
-    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+    async fn columns(
+        &mut self,
+        renderer: &Renderer,
+        only: Option<&str>,
+    ) -> Result<Vec<ListedColumn>, Failure> {
         let place = renderer.namespace.clone();
+        let only = only.map(|table| renderer.listed_name(table));
         self.with(move |db| {
             let sql = "\
                 SELECT m.name, c.name, c.\"notnull\" = 0, c.pk, m.type = 'view', \
                 c.dflt_value IS NOT NULL OR c.hidden <> 0, c.type \
                 FROM sqlite_schema m, pragma_table_xinfo(m.name) c \
-                WHERE m.type IN ('table', 'view') AND c.hidden <> 1";
+                WHERE m.type IN ('table', 'view') AND c.hidden <> 1 \
+                AND m.name = coalesce(?1, m.name)";
             let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
             let read = |row: &rusqlite::Row<'_>| {
                 let write_blocker = row.get::<_, bool>(4)?.then(|| {
@@ -286,7 +292,7 @@ impl SqlCatalog for SqliteConnection {
                 };
                 place.source_of(&row.get::<_, String>(0)?).map(listed).transpose()
             };
-            let rows = statement.query_map([], read).map_err(|e| failure(&e))?;
+            let rows = statement.query_map([only], read).map_err(|e| failure(&e))?;
             rows.filter_map(Result::transpose).collect::<Result<_, _>>().map_err(|e| failure(&e))
         })
         .await

@@ -3,13 +3,19 @@
 use async_trait::async_trait;
 
 use super::SqlServerConnection;
+use super::rows::StageKey;
 use crate::destination::Failure;
 use crate::destination::sql::render::Renderer;
-use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, SqlCatalog};
+use crate::destination::sql::{ANSWER_WAIT_MAX, ListedColumn, Parameter, SqlCatalog};
 
 /// Columns: table, column, IS_NULLABLE, default, type, place in the key, type of the table,
 /// collation. Parameter: schema.
 pub const COLUMNS: &str = include_str!("columns.sql");
+
+/// The same of one table. Parameters: schema, table.
+pub fn columns_of_one() -> String {
+    format!("{COLUMNS} AND c.TABLE_NAME = @P2")
+}
 
 /// Columns: type, length, collation, precision, scale. Parameters: schema, table, column.
 pub const DECLARED: &str = "\
@@ -63,15 +69,29 @@ pub fn nullable_definition(
 
 #[async_trait]
 impl SqlCatalog for SqlServerConnection {
-    async fn columns(&mut self, renderer: &Renderer) -> Result<Vec<ListedColumn>, Failure> {
+    async fn columns(
+        &mut self,
+        renderer: &Renderer,
+        only: Option<&str>,
+    ) -> Result<Vec<ListedColumn>, Failure> {
         // Tables may have changed: temporary tables may have the wrong columns.
-        for (_, stage) in std::mem::take(&mut self.stages) {
+        let is_meant = |table: &str| only.is_none_or(|only| only == table);
+        let void: Vec<StageKey> =
+            self.stages.keys().filter(|key| is_meant(key.table())).cloned().collect();
+        for key in void {
+            let Some(stage) = self.stages.remove(&key) else { continue };
             self.batch(ANSWER_WAIT_MAX, format!("DROP TABLE {stage}")).await?;
         }
-        self.texts.clear();
+        self.texts.retain(|table, _| !is_meant(table));
         let place = &renderer.namespace;
-        let rows =
-            self.rows(COLUMNS, &[place.schema.as_deref().unwrap_or_default().into()]).await?;
+        let schema = place.schema.as_deref().unwrap_or_default().into();
+        let rows = match only {
+            None => self.rows(COLUMNS, &[schema]).await?,
+            Some(table) => {
+                let name = Parameter::Text(renderer.listed_name(table));
+                self.rows(&columns_of_one(), &[schema, name]).await?
+            }
+        };
         let mut listed = Vec::with_capacity(rows.len());
         for row in &rows {
             let text = |i: usize| row.get::<&str, _>(i).unwrap_or_default();

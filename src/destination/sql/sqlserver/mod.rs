@@ -155,6 +155,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let mut connection = SqlServerConnection {
         client: Lent::new(client, "SQL Server"),
         stages: HashMap::new(),
+        stages_made: 0,
         texts: HashMap::new(),
     };
     let keys = KeyCollation::wanted(settings)?;
@@ -177,6 +178,8 @@ struct SqlServerConnection {
     client: Lent<Client>,
     /// Temporary tables of this session.
     stages: HashMap<StageKey, String>,
+    /// How many there have been: the number of the last one.
+    stages_made: u64,
     /// Per table, what the catalog tells of its columns of texts.
     texts: HashMap<String, TextColumns>,
 }

@@ -36,6 +36,13 @@ pub struct StageKey {
     rows: RowSet,
 }
 
+impl StageKey {
+    /// The table whose rows pass through it.
+    pub fn table(&self) -> &str {
+        &self.table.table
+    }
+}
+
 impl SqlServerConnection {
     fn texts_of(&self, schema: &TableSchema) -> TextColumns {
         self.texts.get(&*schema.table).cloned().unwrap_or_default()
@@ -53,7 +60,8 @@ impl SqlServerConnection {
         if self.stages.contains_key(&key) {
             return Ok(());
         }
-        let stage = format!("#eds_{}", self.stages.len() + 1);
+        self.stages_made += 1;
+        let stage = format!("#eds_{}", self.stages_made);
         let columns = rows.columns(schema).len();
         self.batch(ANSWER_WAIT_MAX, make_stage(renderer, schema, columns, &stage)).await?;
         self.stages.insert(key, stage);

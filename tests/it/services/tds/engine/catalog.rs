@@ -72,7 +72,12 @@ impl TdsEngine {
             .collect())
     }
 
-    pub(super) fn columns(&self) -> TdsOutcome {
+    /// Of all tables of a schema, or of the one that the second parameter names.
+    pub(super) fn columns(&self, parameters: &[(String, TdsCell)]) -> TdsOutcome {
+        let only = match parameters {
+            [_, (_, TdsCell::Text(table))] => Some(table),
+            _ => None,
+        };
         let mut rows = Vec::new();
         let mut statement = self.db.prepare(
             "SELECT name, type FROM dbo.sqlite_schema WHERE type \
@@ -81,7 +86,8 @@ impl TdsEngine {
         let tables = statement
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<(String, String)>>>()?;
-        for (table, what) in tables {
+        let is_meant = |table: &str| only.is_none_or(|only| only.eq_ignore_ascii_case(table));
+        for (table, what) in tables.into_iter().filter(|(table, _)| is_meant(table)) {
             for (name, declared, strict, key) in self.described("dbo", &table)? {
                 let text = |text: &str| TdsCell::Text(text.to_owned());
                 let (base, _) = split(&declared);

@@ -169,7 +169,7 @@ impl TdsEngine {
                 let [_, (_, TdsCell::Text(table))] = parameters else { return Err(unknown(sql)) };
                 count(self.tables_named(table)?)
             }
-            ["SELECT", "c.TABLE_NAME,", ..] => self.columns()?,
+            ["SELECT", "c.TABLE_NAME,", ..] => self.columns(parameters)?,
             ["SELECT", "f.name,", ..] => self.foreign_keys()?,
             ["SELECT", "DATA_TYPE,", ..] => self.declared(parameters)?,
             ["SELECT", "TOP", "0"] => {
