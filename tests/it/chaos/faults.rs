@@ -20,6 +20,8 @@ pub enum StormFault {
     StreamPurged,
     DestinationCrashed,
     DestinationSuspended,
+    /// It refuses, ends sessions and loses answers, as such a service does at times.
+    DestinationDisturbed,
     DestinationDiskFull,
     /// A copy that was made earlier is put in the place of the destination's data.
     DestinationRestored,
@@ -36,7 +38,7 @@ pub enum StormFault {
 }
 
 /// Of so many faults, how many are of each kind, where it can happen.
-const WEIGHTS: [(StormFault, u32); 19] = [
+const WEIGHTS: [(StormFault, u32); 20] = [
     (StormFault::Killed, 6),
     (StormFault::Stopped, 2),
     (StormFault::Suspended, 2),
@@ -48,6 +50,7 @@ const WEIGHTS: [(StormFault, u32); 19] = [
     (StormFault::StreamPurged, 3),
     (StormFault::DestinationCrashed, 2),
     (StormFault::DestinationSuspended, 1),
+    (StormFault::DestinationDisturbed, 3),
     (StormFault::DestinationDiskFull, 2),
     (StormFault::DestinationRestored, 2),
     (StormFault::DataDiskFull, 2),

@@ -3,6 +3,7 @@
 
 mod faults;
 mod poison;
+mod services;
 mod source;
 mod storm;
 mod targets;
@@ -15,6 +16,9 @@ use crate::services::mysql::{Flavour, MySql};
 use crate::services::nats::Nats;
 use crate::services::nats_cluster::NatsCluster;
 use crate::services::postgres::Postgres;
+use crate::services::snowflake::Snowflake;
+use crate::services::tds::FakeSqlServer;
+use services::{BucketTarget, HubTarget};
 use source::StormSource;
 use storm::ChaosScene;
 use targets::{FilesForm, FilesTarget, KafkaTarget, ServedTarget, StormTarget};
@@ -84,6 +88,18 @@ async fn sqlite_ends_equal() {
     storm("sqlite", one().await, files(FilesForm::Sqlite)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlserver_ends_equal() {
+    let target = ServedTarget::of(FakeSqlServer::start()).await.slow(500);
+    storm("sqlserver", one().await, target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snowflake_ends_equal() {
+    let target = ServedTarget::of(Snowflake::start()).await.slow(100);
+    storm("snowflake", one().await, target).await;
+}
+
 /// The stream forgets what is applied: a copy of the database that is put back may be older than
 /// anything that the stream still has. Then users are told, and otherwise it ends equal. Behind the
 /// storm it is so for certain, and the import that users are told to make cures it.
@@ -108,6 +124,16 @@ async fn parquet_holds_each_event_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_holds_each_event_once() {
     storm("kafka", one().await, KafkaTarget::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_holds_each_event_once() {
+    storm("s3", one().await, BucketTarget::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eventhubs_get_each_event() {
+    storm("eventhubs", one().await, HubTarget::start().await).await;
 }
 
 /// The events come from a cluster whose leaders change.

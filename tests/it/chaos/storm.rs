@@ -1,22 +1,24 @@
 //! One storm: faults one after the other, and now and then a second one within the first, while
 //! events go on being published.
 
-use std::path::{Path, PathBuf};
+mod copies;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use eds::sandbox::export::{self, Choice};
 use eds::sandbox::shop::{Shop, ShopOptions};
-use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::faults::{StormFault, StormFaults, draw};
 use super::poison::poison;
 use super::source::{SchemaSite, StormSource};
 use super::targets::StormTarget;
-use crate::services::disks::{Disks, within};
+use crate::services::disks::Disks;
 use crate::services::eds::{Eds, Running};
 use crate::services::proxy::Proxy;
 use crate::services::send;
+use copies::StormCopy;
 
 /// A storm that is longer than this waits for a version that nobody publishes.
 const LONG: Duration = Duration::from_secs(100);
@@ -31,6 +33,9 @@ pub struct PublishedEvents {
     pub stream: Vec<Vec<u8>>,
     /// Messages that have to be dead letters in the end.
     pub letters: usize,
+    /// Ids of events whose files were there and are gone, as an older copy of the folder was put
+    /// back.
+    pub taken_away: BTreeSet<Vec<u8>>,
 }
 
 /// A shop, NATS, a destination, an `eds` between them, wires that can be cut and disks that can be
@@ -45,7 +50,7 @@ pub struct ChaosScene {
     running: Option<Running>,
     eds: Eds,
     wires: Vec<Proxy>,
-    backup: Option<TempDir>,
+    copy: Option<StormCopy>,
     /// The stream may forget what is applied, so that a backup can be older than the stream.
     purges: bool,
     poisoned: usize,
@@ -84,7 +89,13 @@ impl ChaosScene {
         eds.disks = Disks::on(&directories, "root");
         eds.begin();
         ChaosScene {
-            published: PublishedEvents { shop, events: 0, stream: Vec::new(), letters: 0 },
+            published: PublishedEvents {
+                shop,
+                events: 0,
+                stream: Vec::new(),
+                letters: 0,
+                taken_away: BTreeSet::new(),
+            },
             faults: StormFaults::default(),
             target,
             source,
@@ -93,7 +104,7 @@ impl ChaosScene {
             running: None,
             eds,
             wires,
-            backup: None,
+            copy: None,
             purges: false,
             poisoned: 0,
             rng: fastrand::Rng::with_seed(seed),
@@ -157,9 +168,9 @@ impl ChaosScene {
             StormFault::StreamLeaderStepsDown
             | StormFault::ConsumerLeaderStepsDown
             | StormFault::ClusterLeaderStepsDown => self.source.is_cluster(),
-            StormFault::DestinationCrashed | StormFault::DestinationSuspended => {
-                self.target.process().is_some()
-            }
+            StormFault::DestinationCrashed => self.target.can_crash(),
+            StormFault::DestinationSuspended => self.target.process().is_some(),
+            StormFault::DestinationDisturbed => self.target.disturb(false),
             StormFault::DestinationDiskFull => self.destination_disk().is_some(),
             StormFault::DestinationRestored => self.target.data().is_some(),
             StormFault::DataDiskFull => self.eds.disks.is_some(),
@@ -233,6 +244,12 @@ impl ChaosScene {
                     }
                 }
             }
+            StormFault::DestinationDisturbed => {
+                self.target.disturb(true);
+                self.publish().await;
+                self.meanwhile().await;
+                self.target.disturb(false);
+            }
             StormFault::DestinationDiskFull => return self.destination_disk_is_full().await,
             _ => return self.restore().await,
         }
@@ -299,77 +316,11 @@ impl ChaosScene {
         full
     }
 
-    /// The destination has the data of a copy again. The first time, and every third, a copy is
-    /// made instead.
-    async fn restore(&mut self) -> bool {
-        let Some(data) = self.target.data() else { return false };
-        // Who has files open goes on writing those.
-        if self.target.files().is_some() || self.rng.bool() {
-            self.kill();
-        }
-        let restored = self.backup.is_some() && self.rng.u32(..3) > 0;
-        self.copy(&data, restored).await;
-        restored
-    }
-
-    /// The destination has the data of the copy again, or a copy of its data is made.
-    async fn copy(&mut self, data: &Path, restored: bool) {
-        self.target.crash();
-        let backup = match self.backup.take() {
-            Some(backup) if restored => backup,
-            _ => TempDir::new().unwrap_or_else(|e| panic!("{e}")),
-        };
-        let disks = match self.target.files() {
-            Some(_) => self.eds.disks.as_ref(),
-            None => self.target.disks().map(|disks| &*disks),
-        };
-        let (from, to) = match restored {
-            true => (backup.path(), data),
-            false => (data, backup.path()),
-        };
-        let copy = "find \"$1\" -mindepth 1 -delete && cp -a \"$0\"/. \"$1\"";
-        let copied = within(disks).args(["sh", "-c", copy]).args([from, to]).status();
-        assert!(copied.is_ok_and(|status| status.success()), "{from:?} to {to:?}");
-        self.backup = Some(backup);
-        self.target.start_again().await;
-    }
-
-    /// A copy is put back that is older than anything that the stream still has: users are told
-    /// that an import is needed, and with one everything is there.
-    pub async fn outlive_the_stream(&mut self) {
-        let data = self.target.data().unwrap_or_else(|| panic!("nothing can be put back"));
-        self.copy(&data, false).await;
-        self.publish().await;
-        self.calm();
-        assert!(self.source.purge(&self.consumer).await, "nothing was acknowledged");
-        self.copy(&data, true).await;
-        let log = self.calm();
-        assert!(log.contains(TOLD) && log.contains("import"), "{log}");
-        self.publish().await;
-        self.import();
-        self.publish().await;
-        let log = self.calm();
-        assert!(!log.contains(TOLD), "{log}");
-        self.check_target().await;
-    }
-
-    /// Imports what the source has now.
-    fn import(&mut self) {
-        let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let schemas = dir.path().join("schemas.json");
-        let export = dir.path().join("export");
-        let shop = &mut self.published.shop;
-        shop.begin_now();
-        std::fs::write(&schemas, shop.schema_map()).unwrap_or_else(|e| panic!("{e}"));
-        export::write(shop, &export, &Choice::default(), 10_000).unwrap_or_else(|e| panic!("{e}"));
-        let said = self.eds.import(&export, &schemas);
-        assert!(said.status.success(), "{said:?}");
-    }
-
     /// Events use a version before or after it is published.
     fn change_schema(&mut self) -> bool {
         let table = self.rng.usize(..self.published.shop.tables.len());
-        let widened = self.rng.u32(..3) == 0;
+        // Where no column can become wider, the table waits for a person.
+        let widened = self.rng.u32(..3) == 0 && self.target.widens();
         let changed = self.published.shop.change_schema(table, widened);
         self.schemas.publish(self.published.shop.schemas().into_iter().nth(table));
         changed
@@ -422,9 +373,13 @@ impl ChaosScene {
     }
 
     async fn check_target(&self) {
+        self.target.check(&self.published, &self.place()).await;
+    }
+
+    /// Where this process sees the destination's files.
+    fn place(&self) -> PathBuf {
         let files = self.target.files().unwrap_or_default();
-        let place = self.eds.disks.as_ref().map_or(files.clone(), |disks| disks.outside(&files));
-        self.target.check(&self.published, &place).await;
+        self.eds.disks.as_ref().map_or(files.clone(), |disks| disks.outside(&files))
     }
 }
 

@@ -26,6 +26,11 @@ pub trait StormTarget {
     /// A value that does not fit its column is a dead letter.
     fn has_columns(&self) -> bool;
 
+    /// Its columns become wider by themselves.
+    fn widens(&self) -> bool {
+        true
+    }
+
     /// Events between two faults, at most.
     fn events_max(&self) -> u64 {
         2_000
@@ -56,10 +61,25 @@ pub trait StormTarget {
         None
     }
 
-    /// It ends, as at a power cut.
+    /// It can end, as at a power cut.
+    fn can_crash(&self) -> bool {
+        false
+    }
+
     fn crash(&mut self) {}
 
     async fn start_again(&mut self) {}
+
+    /// It does what such a service does at times, or no more. Whether it can.
+    fn disturb(&mut self, _disturbed: bool) -> bool {
+        false
+    }
+
+    /// Ids of the events in its files, where these can be told: then copies of them are put back
+    /// without EDS's position, too.
+    fn ids(&self, _place: &Path) -> Option<BTreeSet<Vec<u8>>> {
+        None
+    }
 
     async fn answers(&self) -> bool {
         true
@@ -75,12 +95,18 @@ pub struct ServedTarget<K> {
     keeper: K,
     database: String,
     url: String,
+    events_max: u64,
 }
 
 impl<K: Keeper> ServedTarget<K> {
     pub async fn of(keeper: K) -> ServedTarget<K> {
         let (database, url) = keeper.fresh().await;
-        ServedTarget { keeper, database, url }
+        ServedTarget { keeper, database, url, events_max: 2_000 }
+    }
+
+    /// It takes fewer events a second.
+    pub fn slow(self, events_max: u64) -> ServedTarget<K> {
+        ServedTarget { events_max, ..self }
     }
 }
 
@@ -95,6 +121,12 @@ impl<K: Keeper> StormTarget for ServedTarget<K> {
     fn has_columns(&self) -> bool {
         true
     }
+    fn widens(&self) -> bool {
+        self.keeper.widens()
+    }
+    fn events_max(&self) -> u64 {
+        self.events_max
+    }
     fn is_wired(&self) -> bool {
         true
     }
@@ -107,8 +139,14 @@ impl<K: Keeper> StormTarget for ServedTarget<K> {
     fn process(&mut self) -> Option<&mut Server> {
         self.keeper.process()
     }
+    fn can_crash(&self) -> bool {
+        true
+    }
     fn crash(&mut self) {
         self.keeper.crash();
+    }
+    fn disturb(&mut self, disturbed: bool) -> bool {
+        self.keeper.disturb(&self.database, disturbed)
     }
     async fn start_again(&mut self) {
         self.keeper.start_again().await;
@@ -168,10 +206,14 @@ impl StormTarget for FilesTarget {
         }
     }
     fn data(&self) -> Option<PathBuf> {
-        (self.form == FilesForm::Sqlite).then(|| self.dir.path().to_owned())
+        Some(self.dir.path().to_owned())
     }
     fn files(&self) -> Option<PathBuf> {
         Some(self.dir.path().to_owned())
+    }
+    fn ids(&self, place: &Path) -> Option<BTreeSet<Vec<u8>>> {
+        let ids = || finished(place).into_values().flatten().map(|l| id_of(l.as_bytes()).to_vec());
+        (self.form == FilesForm::Ndjson).then(|| ids().collect())
     }
     async fn check(&self, published: &PublishedEvents, place: &Path) {
         match self.form {
@@ -188,7 +230,7 @@ impl StormTarget for FilesTarget {
             FilesForm::Ndjson => {
                 let files = finished(place);
                 let lines: Vec<&String> = files.values().flatten().collect();
-                assert_each_once(&published.stream, &lines);
+                assert_each_once(published, &lines);
             }
             FilesForm::Parquet => {
                 let found = parquet::read_all(place);
@@ -198,12 +240,15 @@ impl StormTarget for FilesTarget {
     }
 }
 
-/// Each event is there, as often as it is in the stream.
-fn assert_each_once(stream: &[Vec<u8>], lines: &[&String]) {
+/// Each event is there, as often as it is in the stream. One that was in files which were taken
+/// away need not be.
+fn assert_each_once(published: &PublishedEvents, lines: &[&String]) {
     let there: BTreeSet<&[u8]> = lines.iter().map(|line| id_of(line.as_bytes())).collect();
-    let missing = stream.iter().filter(|event| !there.contains(id_of(event))).count();
-    assert_eq!(missing, 0, "of {} events are missing", stream.len());
-    assert_eq!(lines.len(), stream.len(), "lines for so many events");
+    let (found, lacking): (Vec<&[u8]>, Vec<&[u8]>) =
+        published.stream.iter().map(|event| id_of(event)).partition(|id| there.contains(id));
+    let missing = lacking.iter().filter(|id| !published.taken_away.contains(**id)).count();
+    assert_eq!(missing, 0, "of {} events are missing", published.stream.len());
+    assert_eq!(lines.len(), found.len(), "lines for so many events");
 }
 
 /// The event's own id, from its text.
@@ -244,6 +289,9 @@ impl StormTarget for KafkaTarget {
     }
     fn process(&mut self) -> Option<&mut Server> {
         self.kafka.process()
+    }
+    fn can_crash(&self) -> bool {
+        true
     }
     fn crash(&mut self) {
         self.kafka.kill();

@@ -21,8 +21,8 @@ use fe2o3_amqp_types::messaging::{
 use fe2o3_amqp_types::primitives::{Array, OrderedMap, SimpleValue, Symbol, Value};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 pub const KEY: &str = "c2VjcmV0/key+of=the+tests=";
 /// What Entra gives to whom it knows.
@@ -66,6 +66,7 @@ struct PeerHub {
     batches: usize,
     connections: usize,
     rng: Option<fastrand::Rng>,
+    is_down: bool,
 }
 
 /// What happens to a batch.
@@ -101,6 +102,8 @@ impl PeerHub {
 pub struct EventHubs {
     pub port: u16,
     hub: Arc<Mutex<PeerHub>>,
+    /// Every connection ends.
+    ended: Arc<Notify>,
 }
 
 fn locked(hub: &Mutex<PeerHub>) -> MutexGuard<'_, PeerHub> {
@@ -113,26 +116,32 @@ impl EventHubs {
         let hub = Arc::new(Mutex::new(PeerHub::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
         let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
-        let accepting = hub.clone();
+        let ended = Arc::new(Notify::new());
+        let (accepting, ending) = (hub.clone(), ended.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                if locked(&accepting).is_down {
+                    continue;
+                }
                 locked(&accepting).connections += 1;
-                let (hub, tls) = (accepting.clone(), tls.clone());
+                let (hub, tls, ended) = (accepting.clone(), tls.clone(), ending.clone());
                 tokio::spawn(async move {
-                    match tls {
-                        None => connected(stream, hub).await,
-                        Some(config) => {
-                            if let Ok(stream) =
-                                tokio_rustls::TlsAcceptor::from(config).accept(stream).await
-                            {
-                                connected(stream, hub).await;
-                            }
-                        }
+                    tokio::select! {
+                        () = ended.notified() => {}
+                        () = greeted(stream, tls, hub) => {}
                     }
                 });
             }
         });
-        EventHubs { port, hub }
+        EventHubs { port, hub, ended }
+    }
+
+    /// Every connection ends, and no other is taken until it is up again; what was accepted stays.
+    pub fn set_down(&self, down: bool) {
+        locked(&self.hub).is_down = down;
+        if down {
+            self.ended.notify_waiters();
+        }
     }
 
     pub fn disturb(&self, habits: PeerHabits) {
@@ -163,10 +172,22 @@ impl EventHubs {
     }
 }
 
+/// Serves a connection, after TLS's greetings where there are some.
+async fn greeted(
+    stream: TcpStream,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    hub: Arc<Mutex<PeerHub>>,
+) {
+    let Some(config) = tls else { return connected(stream, hub).await };
+    if let Ok(stream) = tokio_rustls::TlsAcceptor::from(config).accept(stream).await {
+        connected(stream, hub).await;
+    }
+}
+
 /// Serves over a pipe, so that the connection can break in mid-sentence.
 async fn connected<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, hub: Arc<Mutex<PeerHub>>) {
     let (mut near, far) = tokio::io::duplex(64 << 10);
-    let lost = Arc::new(tokio::sync::Notify::new());
+    let lost = Arc::new(Notify::new());
     tokio::select! {
         () = lost.notified() => {}
         _ = tokio::io::copy_bidirectional(&mut stream, &mut near) => {}
@@ -174,11 +195,7 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, hub: Arc<Mu
     }
 }
 
-async fn serve(
-    stream: tokio::io::DuplexStream,
-    hub: Arc<Mutex<PeerHub>>,
-    lost: Arc<tokio::sync::Notify>,
-) {
+async fn serve(stream: tokio::io::DuplexStream, hub: Arc<Mutex<PeerHub>>, lost: Arc<Notify>) {
     let acceptor = ConnectionAcceptor::builder()
         .container_id("hub")
         .max_frame_size(65_536u32)
@@ -199,14 +216,10 @@ struct PeerState {
     allowed: Mutex<Option<String>>,
     /// Where answers go, by address.
     replies: AsyncMutex<HashMap<String, Sender>>,
-    lost: Arc<tokio::sync::Notify>,
+    lost: Arc<Notify>,
 }
 
-async fn links(
-    mut session: ListenerSessionHandle,
-    hub: Arc<Mutex<PeerHub>>,
-    lost: Arc<tokio::sync::Notify>,
-) {
+async fn links(mut session: ListenerSessionHandle, hub: Arc<Mutex<PeerHub>>, lost: Arc<Notify>) {
     let shared = Arc::new(PeerState {
         hub,
         allowed: Mutex::new(None),

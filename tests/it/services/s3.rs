@@ -13,10 +13,12 @@ use super::{Server, ask, free_port, fresh, installed, plain, until_ok};
 pub const SECRET: &str = "eds/secret+key";
 
 pub struct Seaweed {
-    _server: Server,
+    /// None while it is down.
+    pub server: Option<Server>,
     pub port: u16,
     filer: u16,
-    _dir: TempDir,
+    args: Vec<String>,
+    dir: TempDir,
 }
 
 fn encoded(path: &str) -> String {
@@ -32,7 +34,7 @@ fn encoded(path: &str) -> String {
 }
 
 impl Seaweed {
-    fn start() -> Seaweed {
+    pub fn start() -> Seaweed {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let identity = |name: &str, key: &str, secret: &str, actions: &[&str]| json!({"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions});
         let identities = json!({"identities": [identity("eds", "eds-key", SECRET, &["Admin", "Read", "Write", "List"]), identity("reader", "read-key", "read-secret", &["Read"])]});
@@ -68,23 +70,35 @@ impl Seaweed {
         ] {
             args.push(format!("-{part}={at}"));
         }
-        let server = Server::start(
+        let mut seaweed = Seaweed { server: None, port, filer, args, dir };
+        seaweed.run();
+        seaweed
+    }
+
+    /// Starts it, with what it has stored.
+    pub fn run(&mut self) {
+        self.server = Some(Server::start(
             plain(),
             &installed("../s3/bin/weed").display().to_string(),
-            &args,
-            &dir.path().join("log"),
+            &self.args,
+            &self.dir.path().join("log"),
             "KILL",
-        );
-        let seaweed = Seaweed { _server: server, port, filer, _dir: dir };
+        ));
         until_ok(Duration::from_secs(60), || {
             // A bucket is a directory.
-            let (status, _) = ask(filer, "POST", "/buckets/shop/", "")?;
+            let (status, _) = ask(self.filer, "POST", "/buckets/shop/", "")?;
             if status >= 300 && status != 409 {
                 return Err(format!("SeaweedFS makes no bucket: {status}"));
             }
-            ask(port, "GET", "/", "")
+            ask(self.port, "GET", "/", "")
         });
-        seaweed
+    }
+
+    /// Ends at once, as at a power cut.
+    pub fn crash(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.crash("KILL");
+        }
     }
 
     /// A fresh folder, and its URL.

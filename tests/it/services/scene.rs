@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eds::sandbox::check::{self, TableReport};
 use eds::sandbox::shop::{Shop, ShopOptions};
+use serde_json::json;
 
 use super::Server;
 use super::disks::Disks;
@@ -15,6 +16,7 @@ use super::mysql::{MySql, RIGHTS};
 use super::nats::Nats;
 use super::postgres::{self, Postgres, WAL_BYTES_MAX};
 use super::snowflake::Snowflake;
+use super::tds::{FakeSqlServer, Fault};
 
 /// A database server under test, read with a client of its own.
 #[async_trait(?Send)]
@@ -41,6 +43,14 @@ pub trait Keeper: Send + Sync {
     }
     async fn answers(&self) -> bool {
         true
+    }
+    /// Its columns become wider by themselves.
+    fn widens(&self) -> bool {
+        true
+    }
+    /// It does what such a service does at times, or no more. Whether it can.
+    fn disturb(&mut self, _database: &str, _disturbed: bool) -> bool {
+        false
     }
 }
 
@@ -125,19 +135,93 @@ impl Keeper for MySql {
 #[async_trait(?Send)]
 impl Keeper for &'static Snowflake {
     async fn fresh(&self) -> (String, String) {
-        let name = self.database();
-        let url = self.url(&name, "&freshness=100ms");
-        (name, url)
+        Snowflake::fresh(self)
     }
     async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
-        Ok((0..shop.tables.len())
-            .map(|table| check::compare(shop, table, self.rows(shop, table, database)))
-            .collect())
+        Ok(Snowflake::reports(self, shop, database))
     }
     fn stop(&mut self) {}
     fn crash(&mut self) {}
     async fn start_again(&mut self) {}
 }
+
+/// One of its own, which can be down.
+#[async_trait(?Send)]
+impl Keeper for Snowflake {
+    async fn fresh(&self) -> (String, String) {
+        Snowflake::fresh(self)
+    }
+    async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
+        Ok(Snowflake::reports(self, shop, database))
+    }
+    fn stop(&mut self) {
+        self.crash();
+    }
+    fn crash(&mut self) {
+        self.set_down(true);
+    }
+    async fn start_again(&mut self) {
+        self.set_down(false);
+    }
+    fn process(&mut self) -> Option<&mut Server> {
+        Some(&mut self.server)
+    }
+    fn widens(&self) -> bool {
+        false
+    }
+    fn disturb(&mut self, database: &str, disturbed: bool) -> bool {
+        let shares = match disturbed {
+            true => {
+                json!({"expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.01, "steal": 0.05})
+            }
+            false => json!({}),
+        };
+        Snowflake::disturb(self, database, shares);
+        true
+    }
+}
+
+/// The stand-in, whose tables can be read behind its back.
+#[async_trait(?Send)]
+impl Keeper for FakeSqlServer {
+    async fn fresh(&self) -> (String, String) {
+        let database = super::fresh("shop_");
+        let url = self.url(&database);
+        (database, url)
+    }
+    async fn reports(&self, shop: &Shop, database: &str) -> Result<Vec<TableReport>, String> {
+        check::sqlite(shop, &self.file(database).display().to_string())
+    }
+    fn stop(&mut self) {
+        FakeSqlServer::crash(self);
+    }
+    fn crash(&mut self) {
+        FakeSqlServer::crash(self);
+    }
+    async fn start_again(&mut self) {
+        self.run();
+    }
+    fn data(&self) -> Option<PathBuf> {
+        Some(self.directory().to_owned())
+    }
+    fn disturb(&mut self, _: &str, disturbed: bool) -> bool {
+        match disturbed {
+            true => DISTURBANCES.into_iter().for_each(|fault| self.inject(fault)),
+            false => self.calm(),
+        }
+        true
+    }
+}
+
+/// What Azure's SQL Server does to its clients now and then: each happens once.
+const DISTURBANCES: [Fault; 6] = [
+    Fault::CutAfter("COMMIT"),
+    Fault::Error("UPDATE t SET", 1205),
+    Fault::Error("COMMIT", 3998),
+    Fault::CutBefore("COMMIT"),
+    Fault::Error("BEGIN TRANSACTION", 40501),
+    Fault::CutAfter("INSERT BULK"),
+];
 
 /// The companies of the shop.
 pub const COMPANIES: &[&str] = &["c0", "c1", "c2"];

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use eds::sandbox::check::FoundRows;
+use eds::sandbox::check::{self, FoundRows, TableReport};
 use eds::sandbox::shop::Shop;
 use eds::sandbox::tables::ShopKind;
 use serde_json::{Map, Value, json};
@@ -21,7 +21,7 @@ pub const PASSPHRASE: &str = "open-sesame";
 pub const FINGERPRINT: &str = "SHA256:1ccjtTpULcv/YtgwpQOYoRnHWYjpRG3HQa29pqxbrE0=";
 
 pub struct Snowflake {
-    _server: Server,
+    pub server: Server,
     pub port: u16,
     _dir: TempDir,
 }
@@ -34,7 +34,7 @@ fn told(port: u16, method: &str, path: &str, body: &Value) -> Result<Value, Stri
 }
 
 impl Snowflake {
-    fn start() -> Snowflake {
+    pub fn start() -> Snowflake {
         let python = super::installed("../snowflake/bin/python").display().to_string();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/services/snowflake_front.py");
         let (dir, port) = (TempDir::new().unwrap_or_else(|e| panic!("{e}")), free_port());
@@ -57,12 +57,19 @@ impl Snowflake {
                     .map_err(|why| format!("the stand-in for Snowflake does not start: {why}"))
             });
         }
-        Snowflake { _server: server, port, _dir: dir }
+        Snowflake { server, port, _dir: dir }
     }
 
     /// A fresh database.
     pub fn database(&self) -> String {
         fresh("TEST_")
+    }
+
+    /// A fresh database, and its URL.
+    pub fn fresh(&self) -> (String, String) {
+        let name = self.database();
+        let url = self.url(&name, "&freshness=100ms");
+        (name, url)
     }
 
     pub fn url(&self, database: &str, more: &str) -> String {
@@ -126,6 +133,19 @@ impl Snowflake {
     pub fn disturb(&self, database: &str, mut faults: Value) {
         faults["database"] = database.into();
         told(self.port, "POST", "/test/faults", &faults).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// It answers nobody and has forgotten its sessions with what was open in them, until it is up
+    /// again; what was committed stays.
+    pub fn set_down(&self, down: bool) {
+        told(self.port, "POST", "/test/down", &json!({ "down": down }))
+            .unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// How its tables compare with the shop.
+    pub fn reports(&self, shop: &Shop, database: &str) -> Vec<TableReport> {
+        let report = |table: usize| check::compare(shop, table, self.rows(shop, table, database));
+        (0..shop.tables.len()).map(report).collect()
     }
 
     /// The last statements that sessions of the database ran, each with its tag.

@@ -6,9 +6,10 @@ mod engine;
 mod wire;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -44,28 +45,38 @@ struct TdsShared {
 pub struct FakeSqlServer {
     pub port: u16,
     shared: Arc<TdsShared>,
-    _dir: TempDir,
-    _runtime: Option<tokio::runtime::Runtime>,
+    dir: TempDir,
+    /// None while it is down.
+    runtime: Option<tokio::runtime::Runtime>,
 }
+
+/// How long the sessions of one that crashes may take to end.
+const CRASH_WAIT_MAX: Duration = Duration::from_secs(30);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl FakeSqlServer {
-    /// Its connections live on threads of its own, as SQLite blocks.
     pub fn start() -> FakeSqlServer {
         let dir = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
         let shared = Arc::new(TdsShared { dir: dir.path().to_owned(), ..TdsShared::default() });
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
+        let mut server = FakeSqlServer { port: super::free_port(), shared, dir, runtime: None };
+        server.run();
+        server
+    }
+
+    /// Its connections live on threads of its own, as SQLite blocks.
+    pub fn run(&mut self) {
+        let listener =
+            std::net::TcpListener::bind(("127.0.0.1", self.port)).unwrap_or_else(|e| panic!("{e}"));
         listener.set_nonblocking(true).unwrap_or_else(|e| panic!("{e}"));
-        let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(4)
             .enable_all()
             .build()
             .unwrap_or_else(|e| panic!("{e}"));
-        let serving = shared.clone();
+        let serving = self.shared.clone();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap_or_else(|e| panic!("{e}"));
             while let Ok((stream, _)) = listener.accept().await {
@@ -75,7 +86,20 @@ impl FakeSqlServer {
                 });
             }
         });
-        FakeSqlServer { port, shared, _dir: dir, _runtime: Some(runtime) }
+        self.runtime = Some(runtime);
+    }
+
+    /// Every connection ends, with the transaction that is open in it; what was committed stays.
+    pub fn crash(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        // Who waits for it must not be where futures run.
+        let ended = std::thread::spawn(move || runtime.shutdown_timeout(CRASH_WAIT_MAX)).join();
+        assert!(ended.is_ok());
+    }
+
+    /// Where the files of its databases are.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn url(&self, database: &str) -> String {
@@ -118,12 +142,17 @@ impl FakeSqlServer {
     pub fn inject(&self, fault: Fault) {
         lock(&self.shared.faults).push(fault);
     }
+
+    /// What was injected and met nothing is gone.
+    pub fn calm(&self) {
+        lock(&self.shared.faults).clear();
+    }
 }
 
 impl Drop for FakeSqlServer {
     fn drop(&mut self) {
         // A runtime must not be dropped where futures run.
-        if let Some(runtime) = self._runtime.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
