@@ -22,6 +22,8 @@ pub struct Config {
     pub url: Option<SecretString>,
     /// `standard` or `after`.
     pub update_strategy: Option<String>,
+    /// Where alerts are posted to.
+    pub webhook: Option<SecretString>,
     /// Keep logs after they are uploaded to HQ.
     pub keep_logs: bool,
     /// Columns that are left out, as `table.column`.
@@ -145,6 +147,7 @@ impl Config {
             server_id: word("server_id"),
             url: word("url").map(SecretString::from),
             update_strategy: word("update_strategy"),
+            webhook: word("webhook").map(SecretString::from),
             keep_logs: flag("keep_logs"),
             exclude: list("exclude")?,
             hash: list("hash")?,

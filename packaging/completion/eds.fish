@@ -55,6 +55,8 @@ complete -c eds -n '__fish_seen_subcommand_from stream' -l server
 complete -c eds -n '__fish_seen_subcommand_from stream' -l nats-ca
 complete -c eds -n '__fish_seen_subcommand_from stream' -l port
 complete -c eds -n '__fish_seen_subcommand_from stream' -l bind
+complete -c eds -n '__fish_seen_subcommand_from stream' -l ui-token-file
+complete -c eds -n '__fish_seen_subcommand_from stream' -l webhook
 complete -c eds -n '__fish_seen_subcommand_from stream' -l stop-timeout
 complete -c eds -n '__fish_seen_subcommand_from stream' -l ack
 complete -c eds -n '__fish_seen_subcommand_from stream' -l consumer-suffix
@@ -102,6 +104,8 @@ complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subc
 complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l nats-ca
 complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l port
 complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l bind
+complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l ui-token-file
+complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l webhook
 complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l stop-timeout
 complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l ack
 complete -c eds -n '__fish_seen_subcommand_from server; and not __fish_seen_subcommand_from help' -l consumer-suffix
@@ -181,6 +185,7 @@ complete -c eds -n '__fish_seen_subcommand_from verify' -l rate
 complete -c eds -n '__fish_seen_subcommand_from verify' -l wait
 complete -c eds -n '__fish_seen_subcommand_from verify' -l repair
 complete -c eds -n '__fish_seen_subcommand_from verify' -l delete-extra
+complete -c eds -n '__fish_seen_subcommand_from verify' -l fresh
 complete -c eds -n '__fish_seen_subcommand_from verify' -l exclude
 complete -c eds -n '__fish_seen_subcommand_from verify' -l hash
 complete -c eds -n '__fish_seen_subcommand_from verify' -l hash-key-file
@@ -360,6 +365,9 @@ complete -c eds -n '__fish_seen_subcommand_from dlq; and __fish_seen_subcommand_
 complete -c eds -n '__fish_seen_subcommand_from why' -l url
 complete -c eds -n '__fish_seen_subcommand_from why' -l url-file
 complete -c eds -n '__fish_seen_subcommand_from why' -l schema
+complete -c eds -n '__fish_seen_subcommand_from why' -l server
+complete -c eds -n '__fish_seen_subcommand_from why' -l creds
+complete -c eds -n '__fish_seen_subcommand_from why' -l nats-ca
 complete -c eds -n '__fish_seen_subcommand_from why' -l show-values
 complete -c eds -n '__fish_seen_subcommand_from why' -l json
 complete -c eds -n '__fish_seen_subcommand_from why' -l data-dir
@@ -393,12 +401,16 @@ complete -c eds -n '__fish_seen_subcommand_from doctor' -l server
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l nats-ca
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l port
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l bind
+complete -c eds -n '__fish_seen_subcommand_from doctor' -l ui-token-file
+complete -c eds -n '__fish_seen_subcommand_from doctor' -l webhook
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l stop-timeout
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l ack
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l consumer-suffix
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l company-ids
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l creds
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l api-key
+complete -c eds -n '__fish_seen_subcommand_from doctor' -l release-url
+complete -c eds -n '__fish_seen_subcommand_from doctor' -l release-key
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l check
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l deep
 complete -c eds -n '__fish_seen_subcommand_from doctor' -l json
@@ -508,6 +520,8 @@ complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcomma
 complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l nats-ca
 complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l port
 complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l bind
+complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l ui-token-file
+complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l webhook
 complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l stop-timeout
 complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l ack
 complete -c eds -n '__fish_seen_subcommand_from config; and __fish_seen_subcommand_from show' -l consumer-suffix

@@ -80,6 +80,11 @@ impl Batch {
         }
     }
 
+    /// The same batch whose rows are grouped otherwise.
+    pub fn with_groups(self, groups: Vec<TableGroup>) -> Batch {
+        Batch { groups, ..self }
+    }
+
     /// The same batch with changes that are not written but kept.
     pub fn holding(self, held: Vec<HeldChunk>) -> Batch {
         Batch { held, ..self }

@@ -24,6 +24,8 @@ use spelling::{hashed_text, is_hash};
 const MARK: &str = "_edsHashed";
 /// The shortest key: a shorter one can be found by trying.
 const KEY_BYTES_MIN: usize = 16;
+/// What is hashed to tell one key from another.
+const KEY_PROBE: &[u8] = b"eds: which key is it";
 /// The hexadecimal digits of a hash.
 const HASH_DIGITS: usize = 64;
 
@@ -244,13 +246,25 @@ impl ColumnRules {
         self.names().map(|(name, _)| name).chain(typed).collect()
     }
 
-    /// The rules as text, without the key; `None` where there are none.
+    /// The rules as text: two that are equal leave the same of every row, and make the same
+    /// columns. The key is in it as a hash by it. `None` where there are no rules.
     pub fn text(&self) -> Option<String> {
         let word = |(name, fate): (ColumnName, ColumnFate)| match fate {
             ColumnFate::Excluded => format!("-{name}"),
             ColumnFate::Hashed => format!("#{name}"),
         };
-        self.hides().then(|| self.names().map(word).collect::<Vec<_>>().join(","))
+        let mut words: Vec<String> = self.names().map(word).collect();
+        for (table, rules) in &self.tables {
+            let types = rules.types.iter();
+            words.extend(types.map(|(column, declared)| format!("{table}.{column}={declared}")));
+        }
+        let stamps = Stamp::ALL.into_iter().filter(|stamp| self.stamps.has(*stamp));
+        words.extend(stamps.map(|stamp| format!("+{}", stamp.name())));
+        words.extend(self.hasher.as_ref().map(|hasher| {
+            let hash = hasher.clone().chain_update(KEY_PROBE).finalize().into_bytes();
+            format!("key {}", HEXLOWER.encode(&hash))
+        }));
+        (!words.is_empty()).then(|| words.join(","))
     }
 
     /// The schema of what is left of its table, with what is added; `None` where it stays as it is.

@@ -135,4 +135,11 @@ impl TableSchema {
     pub fn keeps_deleted(&self) -> bool {
         self.column(Stamp::DeletedAt.name()).is_some()
     }
+
+    /// The same with the mark of rows that are deleted, of which no change of `self` tells
+    /// anything: rows that are written by it lose the mark.
+    pub fn clearing_mark(&self) -> TableSchema {
+        let mark = std::iter::once(Stamp::DeletedAt.column());
+        self.with_columns(self.columns.iter().cloned().chain(mark).collect())
+    }
 }

@@ -125,11 +125,7 @@ struct ConfiguredColumns {
 
 #[cfg(feature = "http")]
 fn configured(global: &Global) -> Result<ConfiguredColumns, Exit> {
-    if global.data_dir.is_file() {
-        // Whoever opens the data directory says so.
-        return Ok(ConfiguredColumns::default());
-    }
-    let config = Config::read(&global.data_dir)?;
+    let config = super::args::configured(global)?;
     let Config { exclude, hash, hash_key_file, types, deletes, add_columns, .. } = config;
     let deletes = deletes.into_iter().collect();
     Ok(ConfiguredColumns { exclude, hash, hash_key_file, types, deletes, add_columns })

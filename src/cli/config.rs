@@ -5,6 +5,7 @@ use clap::{Arg, ArgMatches, Args, Command, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
+use super::args::WEBHOOK_VARIABLE;
 use super::environment::{self, READ_ELSEWHERE};
 use super::exit::Exit;
 use super::output::{JsonFlag, Printer};
@@ -14,6 +15,7 @@ use crate::config::{Config, FILE_NAME};
 use crate::help::HelpCode;
 use crate::hq::api_of;
 use crate::secret::{has_login, kept_at, mask_url, mask_urls};
+use crate::status::webhook;
 use crate::worker::nats_login::servers;
 
 /// Stands for a secret, however long it is.
@@ -161,9 +163,14 @@ impl Show {
             Some(servers) => Some(flag(servers.clone(), "--server")),
             None => kept("EDS_SERVER")?,
         };
+        let webhook = match &self.settings.streaming.webhook.webhook {
+            Some(url) => Some(flag(url.clone(), "--webhook")),
+            None => kept(WEBHOOK_VARIABLE)?.or_else(|| in_file(&config.webhook)),
+        };
         let mut shown = vec![
             masked("url", url, |url| mask_url(url, |_| true)),
             masked("api-key", key, |_| HIDDEN.to_owned()),
+            masked("webhook", webhook, webhook::masked),
         ];
         shown.push(match named {
             None => Setting::new(

@@ -14,8 +14,9 @@ use super::args::DestinationArgs;
 use super::exit::Exit;
 use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
+use crate::change::TableSchema;
 use crate::change::filter::TableFilter;
-use crate::destination::Settings;
+use crate::destination::{Settings, StoredRow, Target};
 use crate::help::HelpCode;
 use crate::pipeline::progress::Snapshot;
 use crate::pipeline::{Adoption, LetterOptions, Progress, SchemaChange};
@@ -25,12 +26,18 @@ use crate::sandbox::feed::pace;
 use crate::sandbox::screen::Screen;
 use crate::sandbox::shop::{Shop, ShopOptions};
 use crate::sandbox::source::{DemoSource, Transport};
+use crate::sandbox::tables::ShopKind;
 use crate::signals::stop_on_signal;
 use crate::state::DataDir;
 use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
 
 /// How long the destination may take nothing, once the shop is closed, before the demo gives up.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The table of which rows are shown at the end, how many of them, and how many columns.
+const TABLE_SHOWN: &str = "payment";
+const ROWS_SHOWN: usize = 3;
+const COLUMNS_SHOWN: usize = 4;
 
 #[derive(Args)]
 pub struct Demo {
@@ -349,6 +356,48 @@ async fn verdict(shop: &Shop, target: &DemoTarget, printer: &mut Printer) -> Res
         reports.len(),
         started.elapsed()
     ));
+    if let Some(rows) = some_rows(shop, &target.apply).await {
+        printer.line(rows);
+    }
     printer.line(next_steps(&target.apply.destination));
     Ok(())
+}
+
+/// A few rows as the destination has them; `None` where it cannot be read like that.
+async fn some_rows(shop: &Shop, apply: &ApplyRequest) -> Option<String> {
+    let table = shop.tables.iter().find(|table| table.name == TABLE_SHOWN)?;
+    let is_short = |kind: ShopKind| {
+        use ShopKind::{Cents, Date, Email, Id, Person, Word};
+        matches!(kind, Id | Person | Email | Word(_) | Cents | Date)
+    };
+    let columns = table.columns.iter().filter(|column| is_short(column.kind));
+    let names: Vec<&str> = columns.take(COLUMNS_SHOWN).map(|column| &*column.name).collect();
+    let schema = TableSchema::parse(&table.schema()).ok()?;
+    let others: Vec<usize> =
+        (0..schema.columns.len()).filter(|i| !names.contains(&&*schema.columns[*i].name)).collect();
+    let schema = schema.without(&others);
+    let mut destination = (apply.driver.open)(&Target::unclaimed(&apply.destination)).await.ok()?;
+    destination.tables().await.ok()?;
+    let rows = destination.row_reader()?.page(&schema, None, ROWS_SHOWN).await.ok()?;
+    // Nothing is left to be lost.
+    let _ = destination.close().await;
+    let head = schema.columns.iter().map(|column| column.name.to_string()).collect();
+    let text = |row: StoredRow| -> Vec<String> {
+        row.into_iter().map(|value| value.unwrap_or_else(|| "NULL".into())).collect()
+    };
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows.into_iter().map(text)).collect();
+    Some(format!("\nThe first rows of {TABLE_SHOWN:?} there:{}", aligned(&lines)))
+}
+
+/// Lines of columns, each as wide as its widest value.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let width = |i: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(i));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let line = |line: &Vec<String>| {
+        let cells = line.iter().enumerate().map(|(i, cell)| format!("{cell:<0$}", width(i)));
+        format!("\n  {}", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    lines.iter().map(line).collect()
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+#[cfg(feature = "server")]
+use super::args::Releases;
 #[cfg(feature = "http")]
 use super::args::{ApiKey, HqAccess};
 use super::args::{Streaming, named_servers};
@@ -26,8 +28,11 @@ pub struct DoctorCommand {
     #[cfg(feature = "http")]
     #[command(flatten)]
     api_key: ApiKey,
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    releases: Releases,
     /// Make only this check; for several, again: config, data-dir, state, disk, hq, credentials,
-    /// nats, consumer, clock, schemas, destination, tables, retention, letters
+    /// nats, consumer, clock, schemas, destination, tables, retention, letters, releases
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = named)]
     check: Vec<DoctorCheck>,
     /// Also look where that takes writing for a moment: a consumer at the stream, an empty object
@@ -141,6 +146,8 @@ impl DoctorCommand {
             hq: None,
             #[cfg(feature = "http")]
             token: None,
+            #[cfg(feature = "server")]
+            releases: self.releases.source(),
             deep: self.deep,
         })
     }

@@ -1,10 +1,11 @@
 //! Every flag as a variable of the environment: `--nats-ca` is `EDS_NATS_CA`. A flag on the command
 //! line goes before its variable.
 
+use clap::builder::Resettable;
 use clap::{Arg, ArgAction, Command};
 
 /// Flags whose variable may also name a file with the secret, so that it is read elsewhere.
-pub const READ_ELSEWHERE: [&str; 4] = ["url", "url-file", "api-key", "server"];
+pub const READ_ELSEWHERE: [&str; 5] = ["url", "url-file", "api-key", "server", "webhook"];
 
 /// The command that gets all that it needs from its supervisor.
 const WORKER: &str = "fork";
@@ -44,6 +45,10 @@ pub fn with_environment(command: Command) -> Command {
         );
         match flag.filter(|_| says).map(|flag| variable(&name, flag)).filter(|name| is_set(name)) {
             Some(name) => argument.env(name).hide_env(true),
+            // One with a variable of another name, which says nothing when it is empty.
+            None if argument.get_env().is_some_and(|name| !is_set(&name.to_string_lossy())) => {
+                argument.env(Resettable::Reset)
+            }
             None => argument,
         }
     };

@@ -160,8 +160,8 @@ const EXAMPLES: &[(&str, &[Example])] = &[
 
 /// Below the help of the whole program.
 const ALL_FLAGS: &str = "Every flag is also a variable of the environment: --nats-ca is \
-EDS_NATS_CA. A flag goes before its\nvariable, and a variable before config.toml; `eds config show` \
-names where each setting is from.\n\nFirst steps:\n  eds demo --for 5s      see it work, with nothing \
+EDS_NATS_CA. A flag goes before its\nvariable, and a variable before config.toml; an empty variable \
+counts as not set. `eds config\nshow` names where each setting is from.\n\nFirst steps:\n  eds demo --for 5s      see it work, with nothing \
 installed\n  eds drivers            what it can write to\n  eds doctor             what would keep a \
 start from going well";
 

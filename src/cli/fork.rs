@@ -50,6 +50,9 @@ impl Worker {
         let mut stream = self.stream;
         stream.streaming.to.api_url = begin.api_url.clone();
         stream.streaming.to.place.chosen = Some(begin.url);
+        if begin.schema.is_some() {
+            stream.streaming.to.schema = begin.schema;
+        }
         if begin.servers.is_some() {
             stream.streaming.server = begin.servers;
         }

@@ -63,6 +63,8 @@ use crate::validator::Validator;
 use crate::worker::exit_codes;
 use exit::Exit;
 use output::JsonFlag;
+#[cfg(feature = "server")]
+use trial::UnreadServer;
 
 /// Where everything is that must survive a restart, unless an argument says so.
 const DATA_DIR: &str = "./data";
@@ -257,11 +259,10 @@ fn unreadable(error: &clap::Error, arguments: &[std::ffi::OsString]) -> ExitCode
     // A new program may not know what an old one was started with.
     #[cfg(feature = "server")]
     if error.use_stderr() {
-        let otherwise = std::env::var_os("EDS_DATA_DIR").filter(|dir| !dir.is_empty());
-        let otherwise = otherwise.unwrap_or_else(|| DATA_DIR.into());
-        let data_dir = trial::data_dir_of_server(arguments, otherwise.into());
-        if data_dir.is_some_and(|dir| trial::goes_back(&dir))
-            && let Err(exit) = trial::run_program_in_place(false)
+        let server = UnreadServer::of(arguments, &program(), UnreadServer::by_environment());
+        if let Some(UnreadServer { data_dir, paused }) = server
+            && trial::goes_back(&data_dir)
+            && let Err(exit) = trial::run_program_in_place(paused)
         {
             return exit.report();
         }
@@ -464,7 +465,7 @@ mod tests {
             "eds -v server --tables=a,b --adopt x --adopt y --companyIds 1,2 --ack explicit \
              --minPendingLatency 1m30s --bind ::1 --port 0 --timestamp --schema-validator rules \
              --url sqlite://secret --url-file secret --api-key secret --restart --server secret \
-             --api-url secret --data-dir secret --log-file-sink secret --update-strategy after",
+             --api-url secret --schema https://hq/schema?token=secret --data-dir secret --log-file-sink secret --update-strategy after",
         )?;
         let expected = [
             "--verbose=true",

@@ -21,7 +21,7 @@ use crate::hq::enrolment::enrol;
 use crate::logs::LogFiles;
 use crate::machine;
 use crate::state::DataDirError;
-use crate::status::{StatusBoard, serve_when_free};
+use crate::status::{StatusBoard, serve_when_free, webhook};
 use crate::supervisor::{
     GivenOptions, ServerEnd, ServerFailure, ServerOptions, Supervisor, server_lock,
 };
@@ -141,6 +141,9 @@ impl ServerSettings {
         global.rules()?;
         self.streaming.to.columns.rules(global)?;
         let config = self.enrolled(global).await?;
+        if let Some(hook) = self.streaming.webhook.webhook(&config)? {
+            probes.spawn(webhook::watch(board.clone(), hook));
+        }
         let options = self.options(global, config, worker_words, logs)?;
         *has_begun = true;
         let lock = server_lock(&global.data_dir).map_err(DataDirError::Lock)?;
@@ -239,9 +242,11 @@ impl ServerSettings {
             no_restart: self.no_restart,
             from_start: streaming.to.restart,
             paused: self.paused,
+            schema_url: streaming.to.schema_url().map(str::to_owned),
             worker_words,
             logs,
             board: Arc::default(),
+            ui_token: streaming.ui.token()?,
             releases: self.releases.source(),
             allow_downgrade: self.allow_downgrade,
             no_update: self.no_update(),

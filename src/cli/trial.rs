@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::info;
 
+use super::DATA_DIR;
 use super::exit::Exit;
 use crate::release::{Probation, Swap, next_arguments};
 use crate::supervisor::server_lock;
@@ -62,26 +63,72 @@ pub fn goes_back(data_dir: &Path) -> bool {
     }
 }
 
-/// The data directory of a server whose arguments cannot be read as a whole, `otherwise` where they
-/// name none; `None` if these are no server's.
-pub fn data_dir_of_server(words: &[OsString], otherwise: PathBuf) -> Option<PathBuf> {
-    let is_server = words.iter().skip(1).any(|word| word == "server");
-    let mut found = otherwise;
-    let mut rest = words.iter().skip(1);
-    while let Some(word) = rest.next() {
-        let text = word.to_str().unwrap_or_default();
-        let joined = text.strip_prefix("--data-dir=").or_else(|| {
-            text.strip_prefix("-d").map(|dir| dir.trim_start_matches('=')).filter(|d| !d.is_empty())
-        });
-        match joined {
-            Some(dir) => found = dir.into(),
-            None if text == "--data-dir" || text == "-d" => {
-                found = rest.next().map_or(found, PathBuf::from);
-            }
-            None => {}
+/// What can be told of a server whose arguments cannot be read as a whole.
+#[derive(Debug, PartialEq)]
+pub struct UnreadServer {
+    /// Where its note of a program on trial is.
+    pub data_dir: PathBuf,
+    /// It is to begin paused.
+    pub paused: bool,
+}
+
+impl UnreadServer {
+    /// What the environment says of it.
+    pub fn by_environment() -> UnreadServer {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        UnreadServer {
+            data_dir: variable("EDS_DATA_DIR").unwrap_or_else(|| DATA_DIR.into()).into(),
+            paused: variable("EDS_PAUSED").is_some_and(|on| is_yes(&on.to_string_lossy())),
         }
     }
-    is_server.then_some(found)
+
+    /// `None` if these are no server's words: the command is the first of them that `program` has
+    /// and that is no value of an option. `otherwise` is what the environment says.
+    pub fn of(
+        words: &[OsString],
+        program: &clap::Command,
+        otherwise: UnreadServer,
+    ) -> Option<UnreadServer> {
+        let mut found = otherwise;
+        let mut command = None;
+        let mut rest = words.iter().skip(1);
+        while let Some(word) = rest.next() {
+            let text = word.to_str().unwrap_or_default();
+            let (name, value) = text.split_once('=').map_or((text, None), |(n, v)| (n, Some(v)));
+            match (name, value) {
+                ("--data-dir" | "-d", Some(dir)) => found.data_dir = dir.into(),
+                ("--paused", value) => found.paused = value.is_none_or(is_yes),
+                (name, None) if takes_value(program, name) => {
+                    let value = rest.next();
+                    if let ("--data-dir" | "-d", Some(dir)) = (name, value) {
+                        found.data_dir = dir.into();
+                    }
+                }
+                _ if text.starts_with("-d") => found.data_dir = text[2..].into(),
+                _ if command.is_none() && is_command(program, text) => command = Some(text),
+                _ => {}
+            }
+        }
+        (command == Some("server")).then_some(found)
+    }
+}
+
+/// Whether the word after this option of all commands is its value.
+fn takes_value(program: &clap::Command, option: &str) -> bool {
+    program.get_arguments().any(|argument| {
+        let is_it = argument.get_long().is_some_and(|long| option.strip_prefix("--") == Some(long))
+            || argument.get_short().is_some_and(|short| option == format!("-{short}"));
+        is_it && argument.get_action().takes_values() && !argument.is_require_equals_set()
+    })
+}
+
+fn is_command(program: &clap::Command, word: &str) -> bool {
+    word == "help" || program.get_subcommands().any(|command| command.get_name() == word)
+}
+
+/// Whether the value of a switch says yes, as clap reads it.
+fn is_yes(value: &str) -> bool {
+    !["", "n", "no", "f", "false", "off", "0"].contains(&&*value.to_lowercase())
 }
 
 /// Runs the program that is in the place of this one by now, in the same process and with the same
@@ -127,9 +174,11 @@ mod tests {
 
     #[test]
     fn a_server_is_known_by_its_words() {
+        let program = crate::cli::program();
         let of = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            data_dir_of_server(&words, "./data".into())
+            let otherwise = UnreadServer { data_dir: "./data".into(), paused: false };
+            UnreadServer::of(&words, &program, otherwise).map(|server| server.data_dir)
         };
         for (line, expected) in [
             ("eds server --frob", Some("./data")),
@@ -138,10 +187,36 @@ mod tests {
             ("eds -d=/a server", Some("/a")),
             ("eds -d/a server", Some("/a")),
             ("eds --data-dir=/a server --data-dir=/b", Some("/b")),
+            ("eds --log-format json server --frob", Some("./data")),
             ("eds stream --frob --data-dir /a", None),
             ("server stream --frob", None),
+            ("eds help server --frob", None),
+            ("eds drivers server --frob", None),
+            ("eds dlq list --consumer server --frob", None),
+            ("eds --log-label server stream --frob", None),
         ] {
             assert_eq!(of(line).as_deref(), expected.map(Path::new), "{line}");
+        }
+    }
+
+    /// The old program goes on as a person has told the new one.
+    #[test]
+    fn a_pause_is_known_by_its_words() {
+        let program = crate::cli::program();
+        let is_paused = |line: &str, paused: bool| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let otherwise = UnreadServer { data_dir: "./data".into(), paused };
+            UnreadServer::of(&words, &program, otherwise).map(|server| server.paused)
+        };
+        for (line, by_environment, expected) in [
+            ("eds server --frob", false, false),
+            ("eds server --frob", true, true),
+            ("eds server --frob --paused", false, true),
+            ("eds server --paused=yes --frob", false, true),
+            ("eds server --frob --paused=false", true, false),
+            ("eds server --paused --frob --paused=0", false, false),
+        ] {
+            assert_eq!(is_paused(line, by_environment), Some(expected), "{line}");
         }
     }
 }

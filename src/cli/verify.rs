@@ -60,6 +60,9 @@ pub struct Verify {
     /// all rows of its tables
     #[arg(long, requires = "repair", conflicts_with = "company_ids")]
     delete_extra: bool,
+    /// Begin again, though a comparison was cut off that this one could go on with
+    #[arg(long)]
+    fresh: bool,
     #[command(flatten)]
     columns: ColumnArgs,
     /// Also show the values that differ
@@ -120,6 +123,7 @@ impl Verify {
             wait_max: self.wait,
             repairs: self.repair,
             deletes_extra: self.delete_extra,
+            is_fresh: self.fresh,
         })
     }
 }

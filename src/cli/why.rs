@@ -1,7 +1,12 @@
 //! `eds why`: what EDS knows of one row.
 
+#[cfg(feature = "jetstream")]
+use std::path::PathBuf;
+
 use clap::Args;
 
+#[cfg(feature = "jetstream")]
+use super::args::named_servers;
 use super::args::{DestinationArgs, schemas_of};
 use super::exit::Exit;
 use super::output::{JsonFlag, Printer};
@@ -9,8 +14,13 @@ use super::{Global, logging};
 use crate::help::HelpCode;
 use crate::registry::Registry;
 use crate::state::State;
+#[cfg(feature = "jetstream")]
+use crate::worker::nats_login::servers;
+#[cfg(feature = "jetstream")]
+use crate::worker::why::StreamQuestion;
 use crate::worker::why::{
-    RowQuestion, RowStory, StreamView, WhyError, is_applied, since_text, to_json, version, why,
+    RowQuestion, RowStory, StreamShare, StreamView, WhyError, is_applied, since_text, to_json,
+    version, why,
 };
 
 #[derive(Args)]
@@ -25,11 +35,43 @@ pub struct Why {
     /// Read the tables' schemas from this file or URL [default: those that EDS has seen]
     #[arg(long, value_name = "FILE|URL")]
     schema: Option<String>,
+    #[cfg(feature = "jetstream")]
+    #[command(flatten)]
+    nats: NatsArgs,
     /// Also show the row's values at the destination
     #[arg(long)]
     show_values: bool,
     #[command(flatten)]
     output: JsonFlag,
+}
+
+/// How NATS is asked what the stream still has.
+#[cfg(feature = "jetstream")]
+#[derive(Args)]
+struct NatsArgs {
+    /// Also ask these NATS servers what the stream still has of the row
+    #[arg(long, value_name = "URL,…")]
+    server: Option<String>,
+    /// NATS credentials file; not needed for a server on this machine without logins
+    #[arg(long, value_name = "FILE")]
+    creds: Option<PathBuf>,
+    /// Trust these certificate authorities for NATS, in PEM form [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    nats_ca: Option<PathBuf>,
+}
+
+#[cfg(feature = "jetstream")]
+impl NatsArgs {
+    /// Nobody is asked unless somebody names the servers, or credentials for them.
+    fn question(&self) -> Result<Option<StreamQuestion>, Exit> {
+        let named = named_servers(self.server.as_deref())?;
+        let is_asked = named.is_some() || self.creds.is_some();
+        Ok(is_asked.then(|| StreamQuestion {
+            servers: servers(named.as_deref(), None),
+            creds: self.creds.clone(),
+            nats_ca: self.nats_ca.clone(),
+        }))
+    }
 }
 
 impl Why {
@@ -44,6 +86,11 @@ impl Why {
         let (settings, driver) = global.destination(&self.place)?;
         let question = self.question().await?;
         let story = why(&global.data_dir, &settings, driver, &question).await?;
+        #[cfg(feature = "jetstream")]
+        let story = match self.nats.question()? {
+            Some(stream) => RowStory { in_stream: Some(stream.ask(&question).await), ..story },
+            None => story,
+        };
         printer.data(|| to_json(&question, &story, self.show_values));
         self.tell(&story, printer);
         Ok(())
@@ -78,6 +125,16 @@ impl Why {
             printer.line("stream         nothing has streamed into the destination yet");
         }
         story.streams.iter().for_each(|view| tell_stream(view, printer));
+        match &story.in_stream {
+            None => {}
+            Some(Ok(StreamShare { messages: 0, .. })) => {
+                printer.line("in the stream  no message of the row any more");
+            }
+            Some(Ok(StreamShare { messages, first, last })) => printer.line(format!(
+                "in the stream  {messages} messages of the row, from sequence {first} to {last}"
+            )),
+            Some(Err(why)) => printer.line(format!("in the stream  not known: {why}")),
+        }
         if story.letters.is_empty() {
             printer.line("dead letters   none");
         }

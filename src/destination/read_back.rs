@@ -36,7 +36,11 @@ pub trait RowReader: Send {
     /// catalog. Only for `eds doctor`.
     async fn concerns(&mut self) -> Result<Vec<TableConcern>, Failure>;
 
-    /// From now on all rows are read as they are now. It holds no lock that a writer waits for.
+    /// How many digits of the texts of floating-point numbers are sure; `None`: all of them.
+    fn float_digits(&self) -> Option<u32>;
+
+    /// From now on all rows are read as they are now, where the destination can do that for more
+    /// than one call. It holds no lock that a writer waits for.
     async fn begin_snapshot(&mut self) -> Result<(), Failure>;
 
     /// Ends what [`RowReader::begin_snapshot`] began.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::change::stamps::Stamp;
 use crate::change::{Column, ColumnType, TableSchema};
 
 /// The tables of a destination.
@@ -20,6 +21,15 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// The schema by which rows of `schema` lose the mark of those that are deleted: whoever writes
+    /// rows that do not stay says nothing of it. `None` where the table has no mark, or `schema`
+    /// has it, too.
+    pub fn clearing_mark(&self, schema: &TableSchema) -> Option<TableSchema> {
+        let shape = self.get(&schema.table).filter(|_| !schema.keeps_deleted())?;
+        let mark = self.limits.names.stored(Stamp::DeletedAt.name());
+        shape.columns.contains_key(&*mark).then(|| schema.clearing_mark())
+    }
+
     /// Brings the list up to date with `step`, which the destination has made.
     pub fn take(&mut self, step: &Migration) {
         let name = self.name_of(step.table());

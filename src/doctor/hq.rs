@@ -35,6 +35,24 @@ pub async fn answers(request: &DoctorRequest) -> Finding {
     judged(hq.call::<Value>(Method::GET, NO_EXPORT, None).await, &shown)
 }
 
+/// Whether a server could get a release. Without that it streams all the same.
+#[cfg(feature = "server")]
+pub async fn releases(request: &DoctorRequest) -> Finding {
+    const CHECK: DoctorCheck = DoctorCheck::Releases;
+    const CURE: &str = "updates that HQ orders fail until then; --release-url names another place";
+    if !request.is_enrolled {
+        return Finding::skipped(CHECK, "only a server of HQ updates itself");
+    }
+    let source = match &request.releases {
+        Ok(source) => source,
+        Err(why) => return Finding::warning(CHECK, why, CURE),
+    };
+    match source.answers().await {
+        Ok(shown) => Finding::good(CHECK, format!("{shown} answers")),
+        Err(why) => Finding::warning(CHECK, why, CURE),
+    }
+}
+
 fn judged(asked: Result<Value, HqError>, shown: &str) -> Finding {
     match asked {
         Err(HqError::Refused { status: 401 | 403, message, .. }) => {

@@ -48,6 +48,9 @@ pub struct DoctorRequest {
     /// The key to HQ.
     #[cfg(feature = "http")]
     pub token: Option<secrecy::SecretString>,
+    /// Where releases are, or why that is not known.
+    #[cfg(feature = "server")]
+    pub releases: Result<crate::release::ReleaseSource, String>,
     /// Also what writes for a moment: a consumer that looks at the stream, an empty object.
     pub deep: bool,
 }
@@ -97,6 +100,7 @@ checks! {
     Tables: "tables", "the destination's tables against their schemas";
     Retention: "retention", "the stream's oldest message against our position";
     Letters: "letters", "dead letters, and tables that are held";
+    Releases: "releases", "the place of releases, which a server updates itself from";
 }
 
 impl DoctorCheck {
@@ -259,6 +263,10 @@ impl Doctor {
             DoctorCheck::Tables => self.tables().await,
             DoctorCheck::Retention => vec![self.retention().await],
             DoctorCheck::Letters => self.letters().await,
+            #[cfg(feature = "server")]
+            DoctorCheck::Releases => vec![hq::releases(request).await],
+            #[cfg(not(feature = "server"))]
+            DoctorCheck::Releases => vec![Finding::skipped(check, "this build has no updates")],
         }
     }
 

@@ -208,7 +208,7 @@ impl PreparedImport {
         let request = &self.request;
         let choice = request.choice();
         let open = self.resumable(&choice)?;
-        let counts = Arc::new(Counts::default());
+        let counts = request.counts.clone();
         let export = self.export(open.as_ref(), &choice, &counts, stop.clone()).await?;
         let resumed = open.as_ref().is_some_and(|open| open.job == export.job);
         if resumed {
@@ -252,8 +252,9 @@ impl PreparedImport {
         match (self.request.unfinished, open.choice == choice) {
             (UnfinishedImport::Refuse | UnfinishedImport::Forget, true) => Ok(Some(open)),
             (UnfinishedImport::Refuse, false) => Err(ImportFailure::Refused(
-                "an unfinished import was started with other flags: give the same flags to resume \
-                 it, or --restart-import to start over"
+                "an unfinished import was started with other flags, other rules about columns or \
+                 another key of --hash: give the same to resume it, or --restart-import to start \
+                 over"
                     .into(),
             )),
             (UnfinishedImport::Forget, false) | (UnfinishedImport::Restart, _) => {

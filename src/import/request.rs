@@ -11,7 +11,7 @@ use crate::change::filter::TableFilter;
 use crate::destination::{Abilities, Driver, Settings, WriteMode};
 use crate::hq::Hq;
 use crate::hq::export_job::ExportRequest;
-use crate::pipeline::import::{ImportPlan, Mode, TablePlan};
+use crate::pipeline::import::{Counts, ImportPlan, Mode, TablePlan};
 use crate::registry::SchemaSource;
 use crate::validator::Validator;
 
@@ -126,6 +126,8 @@ pub struct ImportRequest {
     pub adopt: Vec<String>,
     /// Where it shows how far it is.
     pub output: ProgressOutput,
+    /// Counts how far it is.
+    pub counts: Arc<Counts>,
 }
 
 impl ImportRequest {
@@ -154,6 +156,7 @@ impl ImportRequest {
             ignored_columns: BTreeSet::new(),
             adopt: Vec::new(),
             output: ProgressOutput::Terminal,
+            counts: Arc::default(),
         }
     }
 
@@ -225,7 +228,7 @@ impl ImportRequest {
             "jobId": job_id,
         });
         // Without rules the form is that of earlier versions.
-        if let Some(rules) = self.columns.text() {
+        if let Some(rules) = self.columns_left().text() {
             choice["columns"] = rules.into();
         }
         choice.to_string()

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::cause::chain;
 use crate::clock;
 use crate::http::Http;
 use crate::secret::place;
@@ -92,6 +93,18 @@ impl ReleaseSource {
             url: url.trim_end_matches('/').to_owned(),
             key: key.unwrap_or_else(|| PUBLIC_KEY.to_owned()),
         })
+    }
+
+    /// Asks the place of releases for anything; the place, as it may be shown.
+    pub async fn answers(&self) -> Result<String, String> {
+        let shown = place(&self.url);
+        match self.http.fetch(&self.url, 0).await {
+            Ok(_) => Ok(shown),
+            Err(e) => {
+                let why = chain(&e.without_url());
+                Err(format!("the place of releases, {shown}, cannot be reached: {why}"))
+            }
+        }
     }
 
     /// Downloads the release of `version`, with or without a leading `v`, verifies its signature

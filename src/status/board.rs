@@ -1,8 +1,9 @@
 //! What a supervisor knows of itself and of its worker, for whoever asks over HTTP.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::desk::Desk;
 use super::exposition::Exposition;
 use super::moment::{ServerFacts, WorkerCounts};
 use super::{FLUSH_HANG_MAX, StatusSource, process};
@@ -60,6 +61,7 @@ struct Board {
     former: Snapshot,
     former_metrics: Exposition,
     facts: ServerFacts,
+    desk: Option<Arc<dyn Desk>>,
 }
 
 impl Default for StatusBoard {
@@ -79,6 +81,7 @@ impl StatusBoard {
             former: Snapshot::default(),
             former_metrics: Exposition::default(),
             facts: ServerFacts { workers: Some(WorkerCounts::default()), ..ServerFacts::default() },
+            desk: None,
         };
         StatusBoard { flush_hang_max, inner: Mutex::new(board) }
     }
@@ -98,7 +101,7 @@ impl StatusBoard {
         if let Some((report, _)) = inner.report.take() {
             let former = std::mem::take(&mut inner.former);
             // What it kept is read again by the next one.
-            inner.former = report.snapshot.after(&former);
+            inner.former = Snapshot { import: None, ..report.snapshot.after(&former) };
             let counted = Exposition::parse(&report.metrics);
             let former_metrics = std::mem::take(&mut inner.former_metrics);
             inner.former_metrics = counted.after(&former_metrics);
@@ -130,6 +133,11 @@ impl StatusBoard {
         let mut inner = self.inner();
         inner.facts.credentials_expire_unix = credentials_expire_unix;
         inner.facts.session_renewal_unix = Some(renewal_unix);
+    }
+
+    /// What the page has to do with, from now on.
+    pub fn open_desk(&self, desk: Arc<dyn Desk>) {
+        self.inner().desk = Some(desk);
     }
 
     /// The worker's status.
@@ -198,6 +206,10 @@ impl StatusSource for StatusBoard {
         let (report, at) = inner.report.as_ref()?;
         let flushing = Duration::from_millis(report.flushing_ms?) + at.elapsed();
         super::flush_hangs(flushing, self.flush_hang_max)
+    }
+
+    fn desk(&self) -> Option<Arc<dyn Desk>> {
+        self.inner().desk.clone()
     }
 }
 

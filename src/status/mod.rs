@@ -1,6 +1,8 @@
-//! Probes, metrics and status over HTTP, read-only.
+//! Probes, metrics and status over HTTP, and what the status page does for whoever has its token.
 
+pub mod alerts;
 pub mod board;
+pub mod desk;
 pub mod exposition;
 mod history;
 mod host;
@@ -10,6 +12,8 @@ mod page;
 mod process;
 pub mod top;
 pub mod verdict;
+#[cfg(feature = "http")]
+pub mod webhook;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +34,7 @@ use crate::clock::{Expiry, now_s};
 use crate::pipeline::Progress;
 use crate::pipeline::progress::{Phase, Snapshot};
 pub use board::StatusBoard;
+use desk::{Desk, ReadLetters};
 use exposition::Exposition;
 use history::{LastHour, SAMPLE_INTERVAL};
 use listener::{BoundedListener, Lease};
@@ -53,6 +58,10 @@ pub trait StatusSource: Send + Sync + 'static {
     fn facts(&self) -> ServerFacts;
     /// Why the process has to be started anew, if it has.
     fn hang(&self) -> Option<String>;
+    /// What the page has to do with beyond the status, if anything.
+    fn desk(&self) -> Option<Arc<dyn Desk>> {
+        None
+    }
 }
 
 /// A process that streams by itself.
@@ -63,6 +72,8 @@ pub struct OwnStatus {
     pub flush_hang_max: Duration,
     /// When the credentials of NATS expire.
     pub creds_expiry: Expiry,
+    /// Its dead letters.
+    pub desk: Arc<dyn Desk>,
 }
 
 impl StatusSource for OwnStatus {
@@ -80,6 +91,10 @@ impl StatusSource for OwnStatus {
 
     fn hang(&self) -> Option<String> {
         flush_hangs(self.progress.flushing_for()?, self.flush_hang_max)
+    }
+
+    fn desk(&self) -> Option<Arc<dyn Desk>> {
+        Some(self.desk.clone())
     }
 }
 
@@ -108,6 +123,9 @@ struct StatusState {
     history: Mutex<LastHour>,
     /// As many pages as may be open.
     pages: Arc<Semaphore>,
+    letters: ReadLetters,
+    /// Held while a wrong token is answered.
+    wrong_tokens: tokio::sync::Mutex<()>,
 }
 
 impl StatusState {
@@ -122,6 +140,10 @@ impl StatusState {
             at_unix,
             uptime_seconds: self.started.elapsed().as_secs(),
             events_per_second: self.history().events_per_second(),
+            actions: desk::actions(self.source.desk().as_deref())
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             headline: verdict::headline(&snapshot),
             problems: verdict::problems(&snapshot, &server, at_unix),
             server,
@@ -157,6 +179,9 @@ pub struct Status {
     pub headline: String,
     /// What somebody should know now, the worst first.
     pub problems: Vec<Problem>,
+    /// What the page does for whoever has its token; nothing where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
     /// What only the process that serves it knows.
     pub server: ServerFacts,
     /// How the stream goes.
@@ -225,9 +250,11 @@ async fn serve(listener: TcpListener, source: Arc<dyn StatusSource>) {
         started: Instant::now(),
         history: Mutex::default(),
         pages: Arc::new(Semaphore::new(page::PAGES_MAX)),
+        letters: ReadLetters::default(),
+        wrong_tokens: tokio::sync::Mutex::default(),
     };
     let shared = Arc::new(state);
-    let guarded = page::routes().route("/status.json", get(status));
+    let guarded = page::routes().merge(desk::routes()).route("/status.json", get(status));
     // Where the port was opened to a network, its names there cannot be known.
     let guarded = match listener.local_addr().is_ok_and(|at| at.ip().is_loopback()) {
         true => guarded.layer(axum::middleware::from_fn(host::of_this_machine)),

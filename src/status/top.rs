@@ -260,6 +260,7 @@ mod tests {
             events_per_second: 1.5,
             headline: headline(&snapshot),
             problems: problems(&snapshot, &ServerFacts::default(), at_unix),
+            actions: Vec::new(),
             server: ServerFacts::default(),
             snapshot,
         }

@@ -58,7 +58,7 @@ pub fn headline(snapshot: &Snapshot) -> String {
         },
         Phase::Starting => "EDS starts".into(),
         Phase::Stopping => "EDS ends: what is pending is written first".into(),
-        Phase::Paused => "Paused by somebody at HQ".into(),
+        Phase::Paused => "Paused by somebody".into(),
         Phase::Stopped(None) => "EDS has ended, as it was told".into(),
         Phase::Stopped(Some(_)) => "EDS has ended by itself".into(),
         Phase::Waiting(_) => match snapshot.last_error {
@@ -104,8 +104,8 @@ fn of_state(snapshot: &Snapshot) -> Option<Problem> {
         },
         Phase::Stopped(Some(why)) => Problem::new(Severity::Error, "EDS has ended by itself", why),
         Phase::Paused => {
-            let text = "No changes are fetched until somebody unpauses the server at HQ";
-            Problem::new(Severity::Note, "Paused by somebody at HQ", text)
+            let text = "No changes are fetched until somebody unpauses the server, at HQ or here";
+            Problem::new(Severity::Note, "Paused by somebody", text)
         }
         _ => {
             let error = error?;

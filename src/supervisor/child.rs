@@ -33,11 +33,16 @@ const STDERR_WAIT_MAX: Duration = Duration::from_secs(2);
 const EVENTS_MAX: usize = 256;
 
 /// Variables that the worker does not inherit: it gets their values through the pipe.
-const SECRET_VARIABLES: [&str; 8] = [
+const SECRET_VARIABLES: [&str; 13] = [
     "EDS_API_KEY",
     "EDS_API_KEY_FILE",
+    "EDS_SCHEMA",
     "EDS_SERVER",
     "EDS_SERVER_FILE",
+    "EDS_UI_TOKEN",
+    "EDS_UI_TOKEN_FILE",
+    "EDS_WEBHOOK",
+    "EDS_WEBHOOK_FILE",
     "EDS_URL",
     "EDS_URL_FILE",
     "SM_APIKEY",

@@ -4,6 +4,7 @@
 mod child;
 mod complaint;
 pub mod consumer;
+pub mod desk;
 mod failures;
 mod hq_session;
 mod open_sessions;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
@@ -30,7 +32,9 @@ use crate::release::{ReleaseSource, Swap};
 use crate::signals::{OsSignal, OsSignals};
 use crate::state::{Lock, LockError};
 use crate::status::StatusBoard;
+use crate::status::desk::PageAction;
 use complaint::Complaint;
+use desk::ServerDesk;
 use failures::Failures;
 use hq_session::OldSession;
 use open_sessions::OpenSessions;
@@ -94,12 +98,16 @@ pub struct ServerOptions {
     pub from_start: bool,
     /// The worker fetches no changes until HQ unpauses the server.
     pub paused: bool,
+    /// Where the tables' schemas are published, where that is a URL.
+    pub schema_url: Option<String>,
     /// Arguments of every worker; none of them is secret.
     pub worker_words: Vec<OsString>,
     /// The server's own log.
     pub logs: LogFiles,
     /// What probes are told.
     pub board: Arc<StatusBoard>,
+    /// Who has it may act on the status page; without one nobody may.
+    pub ui_token: Option<SecretString>,
     /// Where releases come from, or why there is no such place.
     pub releases: Result<ReleaseSource, String>,
     /// HQ may order a version that is older than this one.
@@ -149,6 +157,9 @@ pub struct Supervisor {
     hq: Hq,
     http: Http,
     signals: OsSignals,
+    desk: Arc<ServerDesk>,
+    /// What somebody wants at the status page.
+    orders: mpsc::Receiver<PageAction>,
     sessions: OpenSessions,
     /// Sessions that an earlier run of this server has left open.
     leftovers: Vec<String>,
@@ -185,11 +196,16 @@ impl Supervisor {
         let signals = OsSignals::listen(hung_up)
             .map_err(|e| ServerFailure::Machine(format!("signals cannot be listened to: {e}")))?;
         let sessions = OpenSessions::read(&options.data_dir, &options.server_id);
+        let (desk, orders) = ServerDesk::new(options.data_dir.clone(), options.ui_token.clone());
+        let desk = Arc::new(desk);
+        options.board.open_desk(desk.clone());
         Ok(Supervisor {
             program,
             hq,
             http,
             signals,
+            desk,
+            orders,
             leftovers: sessions.ids(),
             sessions,
             failures: Failures::default(),

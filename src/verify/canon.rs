@@ -11,18 +11,36 @@ use crate::destination::{Holds, TableShape};
 #[derive(Clone, Debug)]
 pub struct ComparedColumn {
     column: Column,
-    /// Digits behind the point that the destination's type keeps; `None` where it keeps all.
-    scale: Option<u32>,
+    exactness: Exactness,
+}
+
+/// How exact the destination's text of a number is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Exactness {
+    /// It has all digits.
+    Whole,
+    /// The type keeps so many digits behind the point.
+    Scale(u32),
+    /// So many digits are sure.
+    Digits(u32),
 }
 
 impl ComparedColumn {
-    /// The columns of `schema` in a table of this shape.
-    pub fn all(schema: &TableSchema, shape: &TableShape) -> Vec<ComparedColumn> {
+    /// The columns of `schema` in a table of this shape; `float_digits` as the reader has it.
+    pub fn all(
+        schema: &TableSchema,
+        shape: &TableShape,
+        float_digits: Option<u32>,
+    ) -> Vec<ComparedColumn> {
         let of = |column: &Column| {
             let there = shape.columns.get(&*column.name);
-            let decimal = there.filter(|found| found.holds == Holds::Decimal);
-            let scale = decimal.and_then(|found| scale_of(&found.declared));
-            ComparedColumn { column: column.clone(), scale }
+            let found = there.map(|found| (found.holds, scale_of(&found.declared)));
+            let exactness = match (found, float_digits) {
+                (Some((Holds::Decimal, Some(scale))), _) => Exactness::Scale(scale),
+                (Some((Holds::Float, _)), Some(digits)) => Exactness::Digits(digits),
+                _ => Exactness::Whole,
+            };
+            ComparedColumn { column: column.clone(), exactness }
         };
         schema.columns.iter().map(of).collect()
     }
@@ -77,16 +95,18 @@ impl ComparedColumn {
 
     /// Whether the destination has what the export says.
     pub fn is_same(&self, expected: Option<&str>, found: Option<&str>) -> bool {
-        match (expected, found, self.scale) {
-            (Some(expected), Some(found), Some(scale)) if expected != found => {
-                // A type with fewer digits rounds, each database in its own way.
-                let (Ok(a), Ok(b)) = (expected.parse::<f64>(), found.parse::<f64>()) else {
-                    return false;
-                };
-                (a - b).abs() <= 0.5 * 10f64.powi(-(scale as i32)) * (1.0 + 1e-9)
-            }
-            (expected, found, _) => expected == found,
+        let (Some(expected), Some(found)) = (expected, found) else { return expected == found };
+        if expected == found || self.exactness == Exactness::Whole {
+            return expected == found;
         }
+        let (Ok(a), Ok(b)) = (expected.parse::<f64>(), found.parse::<f64>()) else { return false };
+        // A type, or a text, with fewer digits rounds, each database in its own way.
+        let unit = match self.exactness {
+            Exactness::Whole => 0.0,
+            Exactness::Scale(scale) => 10f64.powi(-(scale as i32)),
+            Exactness::Digits(digits) => a.abs().max(b.abs()) * 10f64.powi(1 - digits as i32),
+        };
+        (a - b).abs() <= 0.5 * unit * (1.0 + 1e-9)
     }
 }
 
@@ -98,10 +118,15 @@ pub fn expected_row(
     columns.iter().enumerate().map(|(i, column)| column.expected(change.token(i))).collect()
 }
 
-/// `2` of `numeric(10,2)`.
+/// `2` of `numeric(10,2)`, and of Snowflake's `NUMBER(2)`, as its catalog is read.
 fn scale_of(declared: &str) -> Option<u32> {
-    let (_, digits) = declared.split_once('(')?;
-    let (_, scale) = digits.trim_end_matches(')').split_once(',')?;
+    let (name, digits) = declared.split_once('(')?;
+    let digits = digits.trim_end_matches(')');
+    let scale = match digits.split_once(',') {
+        Some((_, scale)) => scale,
+        None if name.eq_ignore_ascii_case("number") => digits,
+        None => return None,
+    };
     scale.trim().parse().ok()
 }
 
@@ -155,10 +180,10 @@ fn normal(json: Json) -> Json {
 mod tests {
     use super::*;
 
-    fn column(kind: ColumnType, scale: Option<u32>) -> ComparedColumn {
+    fn column(kind: ColumnType) -> ComparedColumn {
         ComparedColumn {
             column: Column { name: "c".into(), kind, nullable: true, declared: None },
-            scale,
+            exactness: Exactness::Whole,
         }
     }
 
@@ -180,11 +205,11 @@ mod tests {
             (Time, r#""2024-01-02T05:04:05+02:00""#, "2024-01-02T03:04:05.000000Z"),
             (Object, r#"{"b":1.0,"a":[true,"\u00e4"]}"#, r#"{"a": [true, "ä"], "b": 1}"#),
         ] {
-            let column = column(kind, None);
+            let column = column(kind);
             let (expected, found) = (column.expected(Some(token))?, column.found(shown));
             assert_eq!(expected.as_deref(), Some(&*found), "{kind:?} {token} {shown}");
         }
-        assert_eq!(column(Text, None).expected(None)?, None);
+        assert_eq!(column(Text).expected(None)?, None);
         Ok(())
     }
 
@@ -199,7 +224,7 @@ mod tests {
             (Time, r#""2024-01-02T03:04:05Z""#, "infinity"),
             (Object, r#"{"a":1}"#, r#"{"a": 2}"#),
         ] {
-            let column = column(kind, None);
+            let column = column(kind);
             let (expected, found) = (column.expected(Some(token))?, column.found(shown));
             assert!(!column.is_same(expected.as_deref(), Some(&found)), "{kind:?} {token} {shown}");
         }
@@ -208,10 +233,16 @@ mod tests {
 
     #[test]
     fn a_type_with_fewer_digits_may_round() {
-        let cents = column(ColumnType::Number, scale_of("numeric(10,2)"));
+        let number = |exactness| ComparedColumn { exactness, ..column(ColumnType::Number) };
+        let cents = number(scale_of("numeric(10,2)").map_or(Exactness::Whole, Exactness::Scale));
         assert!(cents.is_same(Some("1.005"), Some("1.01")));
         assert!(cents.is_same(Some("1.005"), Some("1")));
         assert!(!cents.is_same(Some("1.005"), Some("1.02")));
-        assert!(!column(ColumnType::Number, scale_of("numeric")).is_same(Some("1.5"), Some("1")));
+        assert!(!column(ColumnType::Number).is_same(Some("1.5"), Some("1")));
+        let short = number(Exactness::Digits(15));
+        assert!(short.is_same(Some("0.30000000000000004"), Some("0.3")));
+        assert!(short.is_same(Some("-1e300"), Some("-1.000000000000004e300")));
+        assert!(!short.is_same(Some("0.3"), Some("0.30000000000001")));
+        assert!(!short.is_same(Some("0"), Some("1e-300")));
     }
 }

@@ -1,11 +1,10 @@
 //! Which rows the stream has changed since the export, and how far it is: read from the state file
 //! that the running EDS keeps.
 
-use std::collections::HashMap;
-
 use tokio::time::{Duration, Instant};
 
 use super::VerifyError;
+use super::store::{ChangeStore, KnownChanges};
 use crate::change::{Position, Version};
 use crate::pipeline::recent::{self, SAVED_BYTES_MAX};
 use crate::state::State;
@@ -22,13 +21,11 @@ pub struct ChangedRows {
     consumer: String,
     since_ns: u64,
     /// The newest version by the hash of the row.
-    versions: HashMap<u64, u64>,
+    versions: ChangeStore,
+    /// How far they are known, and whether all changes of rows since the export are.
+    known: Option<KnownChanges>,
     /// The newest version of all.
     newest: u64,
-    /// All changes of rows since the export are known.
-    is_complete: bool,
-    /// Everything up to here is known.
-    through: Option<Position>,
     looked_at: Option<Instant>,
 }
 
@@ -44,20 +41,26 @@ pub enum Explained {
 }
 
 impl ChangedRows {
-    /// What `consumer` has changed since the oldest moment of an export.
-    pub fn since(state: State, consumer: &str, since: Version) -> Result<Self, VerifyError> {
-        let mut changed = ChangedRows {
-            state,
-            consumer: consumer.to_owned(),
-            since_ns: since.nanos,
-            versions: HashMap::new(),
-            newest: 0,
-            is_complete: false,
-            through: None,
-            looked_at: None,
-        };
+    /// What `consumer` has changed since the oldest moment of an export, with what `versions` has
+    /// of it already.
+    pub fn since(
+        state: State,
+        consumer: &str,
+        since: Version,
+        versions: ChangeStore,
+    ) -> Result<Self, VerifyError> {
+        let known = versions.known()?;
+        let (consumer, since_ns) = (consumer.to_owned(), since.nanos);
+        let (newest, looked_at) = (0, None);
+        let mut changed =
+            ChangedRows { state, consumer, since_ns, versions, known, newest, looked_at };
         changed.look()?;
         Ok(changed)
+    }
+
+    /// Whether all changes since that moment are known.
+    pub fn is_complete(&self) -> bool {
+        self.known.is_some_and(|known| known.is_complete)
     }
 
     /// Looks again, if it is time.
@@ -68,34 +71,37 @@ impl ChangedRows {
         }
     }
 
-    /// Takes note of what is saved now.
+    /// Takes note of what is saved now. The saved chunks are a log: what is known of it is not read
+    /// again.
     pub fn look(&mut self) -> Result<(), VerifyError> {
         let chunks = self.state.recent(&self.consumer)?;
         let bytes: usize = chunks.iter().map(|chunk| chunk.entries.len()).sum();
-        let mut oldest = None;
-        for (hash, nanos) in chunks.iter().flat_map(recent::versions) {
-            oldest = oldest.or((nanos > 0).then_some(nanos));
-            self.newest = self.newest.max(nanos);
-            // Of an event without a version nobody knows how old it is.
-            let nanos = if nanos == 0 { u64::MAX } else { nanos };
-            if nanos > self.since_ns {
-                let known = self.versions.entry(hash).or_default();
-                *known = nanos.max(*known);
-            }
-        }
+        let last = chunks.last().map(|chunk| chunk.through);
+        let known = self.known.map(|known| known.through);
+        // A stream that was recreated counts from the start.
+        let known = known.filter(|known| last.is_none_or(|l| l.sequence >= known.sequence));
+        let is_new = |through: Position| known.is_none_or(|k| through.sequence > k.sequence);
+        let ages = || chunks.iter().flat_map(recent::versions).map(|(_, nanos)| nanos);
+        let oldest = ages().find(|nanos| *nanos > 0);
+        self.newest = self.newest.max(ages().max().unwrap_or(0));
         let is_whole = bytes < SAVED_BYTES_MAX / 2;
-        self.is_complete = !chunks.is_empty()
-            && match self.through.filter(|_| self.looked_at.is_some()) {
+        let is_complete = !chunks.is_empty()
+            && match self.known {
                 None => is_whole || oldest.is_some_and(|nanos| nanos <= self.since_ns),
                 // What was forgotten since the last look may never have been looked at.
-                Some(through) => {
-                    let joins = chunks
-                        .first()
-                        .is_some_and(|chunk| chunk.through.sequence <= through.sequence);
-                    self.is_complete && (is_whole || joins)
+                Some(known) => {
+                    let first = chunks.first().map(|chunk| chunk.through.sequence);
+                    let joins = first.is_some_and(|first| first <= known.through.sequence);
+                    known.is_complete && (is_whole || joins)
                 }
             };
-        self.through = chunks.last().map(|chunk| chunk.through);
+        // Of an event without a version nobody knows how old it is.
+        let age = |(hash, nanos)| (hash, if nanos == 0 { u64::MAX } else { nanos });
+        let new = chunks.iter().filter(|chunk| is_new(chunk.through));
+        let new = new.flat_map(recent::versions).map(age);
+        let since_ns = self.since_ns;
+        self.known = last.map(|through| KnownChanges { through, is_complete });
+        self.versions.add(new.filter(|(_, nanos)| *nanos > since_ns), self.known)?;
         self.looked_at = Some(Instant::now());
         Ok(())
     }
@@ -103,7 +109,7 @@ impl ChangedRows {
     /// Whether everything up to `checkpoint` is known.
     pub fn reaches(&self, checkpoint: Option<Position>) -> bool {
         let Some(checkpoint) = checkpoint else { return true };
-        self.through.is_some_and(|through| through.sequence >= checkpoint.sequence)
+        self.known.is_some_and(|known| known.through.sequence >= checkpoint.sequence)
     }
 
     /// Whether the stream is behind `moment`: it applied something that was published later, or
@@ -133,18 +139,18 @@ impl ChangedRows {
         row_hash: u64,
         moment: Version,
         checkpoint: Option<Position>,
-    ) -> Explained {
-        if self.versions.get(&row_hash).is_some_and(|nanos| *nanos > moment.nanos) {
-            return Explained::Newer;
+    ) -> Result<Explained, VerifyError> {
+        if self.versions.version(row_hash)?.is_some_and(|nanos| nanos > moment.nanos) {
+            return Ok(Explained::Newer);
         }
-        let is_remembered = moment.nanos >= self.since_ns && self.is_complete;
+        let is_remembered = moment.nanos >= self.since_ns && self.is_complete();
         let moment = i64::try_from(moment.nanos).unwrap_or(i64::MAX);
         // Where the stream did not come to the export's moment, nothing can be newer.
         let is_before = checkpoint
             .is_none_or(|position| position.time_ns.saturating_add(PASSED_AFTER_NS) < moment);
-        match is_before || (is_remembered && self.reaches(checkpoint)) {
+        Ok(match is_before || (is_remembered && self.reaches(checkpoint)) {
             true => Explained::Unchanged,
             false => Explained::Unknown,
-        }
+        })
     }
 }

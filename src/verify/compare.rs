@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::{Duration, Instant, sleep_until};
+use tracing::info;
 
 use super::canon::{ComparedColumn, expected_row};
 use super::export::RowsOfExport;
+use super::store::TableProgress;
 use super::{Comparison, Difference, VerifyError};
 use crate::change::held::HeldLabel;
 use crate::change::stamps::Stamp;
@@ -37,9 +39,10 @@ impl ComparedTable {
         schema: Arc<TableSchema>,
         shape: Option<&TableShape>,
         moment: Version,
-        held: Option<&HeldLabel>,
+        (held, float_digits): (Option<&HeldLabel>, Option<u32>),
     ) -> ComparedTable {
-        let columns = shape.map_or_else(Vec::new, |shape| ComparedColumn::all(&schema, shape));
+        let columns =
+            shape.map_or_else(Vec::new, |shape| ComparedColumn::all(&schema, shape, float_digits));
         let odd_key = columns.iter().take(schema.keys).find(|column| !column.finds_rows());
         let not_compared = match (shape, held, odd_key) {
             (None, ..) => Some("the destination has no such table".to_owned()),
@@ -121,20 +124,27 @@ impl Comparison {
             if self.tables[number].not_compared.is_some() {
                 continue;
             }
-            self.compare_table(number, &mut pace).await?;
+            let after = match self.store.progress(number)? {
+                TableProgress::Done => continue,
+                TableProgress::Behind(after) => after,
+            };
+            self.compare_table(number, after, &mut pace).await?;
             self.store.note_missing(number)?;
+            self.store.note_done(number)?;
+            info!("table {:?} is compared", self.tables[number].schema.table);
         }
         Ok(())
     }
 
+    /// Compares the rows behind the key `after`.
     async fn compare_table(
         &mut self,
         number: usize,
+        mut after: Option<Vec<String>>,
         pace: &mut ReadPace,
     ) -> Result<(), VerifyError> {
         let schema = self.tables[number].schema.clone();
         let mut rows_of_export = RowsOfExport::new(&schema);
-        let mut after: Option<Vec<String>> = None;
         loop {
             self.reader()?.begin_snapshot().await?;
             let page = self.reader()?.page(&schema, after.as_deref(), PAGE_ROWS).await?;
@@ -155,12 +165,14 @@ impl Comparison {
                     }
                 }
             }
-            self.store.note(number, &suspects)?;
+            let keys = page.last().map(|last| last.iter().take(schema.keys));
+            after = keys.map(|keys| keys.map(|key| key.clone().unwrap_or_default()).collect());
+            self.store.note(number, &suspects, after.as_deref())?;
             self.changed.look_if_due()?;
             pace.after(page.len()).await;
-            let Some(last) = page.last().filter(|_| page.len() == PAGE_ROWS) else { return Ok(()) };
-            let keys = last.iter().take(schema.keys);
-            after = Some(keys.map(|value| value.clone().unwrap_or_default()).collect());
+            if page.len() < PAGE_ROWS {
+                return Ok(());
+            }
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The rows of the export, by their keys.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use tracing::info;
 
 use super::canon::ComparedColumn;
 use super::compare::ComparedTable;
+use super::store::Noted;
 use super::{Comparison, VerifyError};
 use crate::change::decode::ColumnOrder;
 use crate::change::stamps::StampTokens;
@@ -19,7 +19,7 @@ use crate::export::lines::Lines;
 use crate::export::{self, ExportFile};
 use crate::help::HelpCode;
 use crate::hq::Hq;
-use crate::hq::export_job::{self as job, ExportRequest};
+use crate::hq::export_job::{self as job, ExportJob, ExportRequest};
 use crate::import::FilesFrom;
 use crate::import::source::{self, Export, JobError};
 use crate::pipeline::import::ImportError;
@@ -103,6 +103,7 @@ impl Comparison {
         }
         let consumer = self.stream.consumer.clone();
         let held = self.reader()?.held(&consumer).await?;
+        let float_digits = self.reader()?.float_digits();
         let wanted = export.tables.iter().filter(|(name, _)| names.takes(name));
         for (name, exported) in wanted {
             let Some(schema) = schemas.iter().find(|schema| *schema.table == **name) else {
@@ -112,14 +113,34 @@ impl Comparison {
             let schema = migrate::reduced(&there, schema).map_or(schema.clone(), Arc::new);
             let held = held.iter().find(|label| label.table == *name);
             let moment = exported.at.unwrap_or(Version { nanos: 0, logical: 0 });
-            let mut table = ComparedTable::new(schema, there.get(name), moment, held);
+            let mut table =
+                ComparedTable::new(schema, there.get(name), moment, (held, float_digits));
             if exported.at.is_none() {
                 let why = "the export does not say when it read the table";
                 table.not_compared.get_or_insert_with(|| why.to_owned());
             }
             self.tables.push(table);
         }
+        let form = self.form();
+        for (what, now) in [(Noted::Job, &export.job), (Noted::Form, &form)] {
+            if self.store.noted(what)?.is_some_and(|noted| noted != *now) {
+                info!("the export or its tables are others than those that were compared so far");
+                self.begin_again()?;
+            }
+        }
+        self.store.note_text(Noted::Job, &export.job)?;
+        self.store.note_text(Noted::Form, &form)?;
         self.keep_rows(export).await
+    }
+
+    /// The tables as they are numbered, and their columns.
+    fn form(&self) -> String {
+        let table = |table: &ComparedTable| {
+            let schema = &table.schema;
+            let why = table.not_compared.as_deref().unwrap_or_default();
+            format!("{} {} {:x} {why}", schema.table, schema.version, schema.columns_hash)
+        };
+        self.tables.iter().map(table).collect::<Vec<_>>().join("\n")
     }
 
     /// Of the tables as they are published now. They are kept nowhere: nothing is to be written.
@@ -152,26 +173,43 @@ impl Comparison {
                     .into(),
             ));
         };
+        let (id, completed) = self.completed_job(&hq).await?;
+        let folder = self.folder();
+        source::download(hq, &id, &completed, folder, takes, Arc::default())
+            .map_err(VerifyError::Failed)
+    }
+
+    /// The export job, once it is completed: the one that was named or begun, or a new one.
+    async fn completed_job(&mut self, hq: &Hq) -> Result<(String, ExportJob), VerifyError> {
         let order = ExportRequest {
             time_offset_ms: None,
             companies: self.companies(),
             locations: Vec::new(),
             tables: self.request.tables.names().cloned().collect(),
         };
-        let id = match &self.request.files {
-            FilesFrom::Job(id) => id.clone(),
-            FilesFrom::Directory(_) | FilesFrom::NewJob => job::order(&hq, &order)
-                .await
-                .map_err(|e| VerifyError::Failed(HelpCode::HqRefused.tag(&e.to_string())))?,
-        };
-        info!("waiting for export job {id}");
-        let completed = source::completed(&hq, &id);
-        let completed = self.watching(completed).await?.map_err(|e| match e {
-            JobError::Over(text) | JobError::Failed(text) => VerifyError::Failed(text),
-        })?;
-        let folder = self.folder();
-        source::download(hq, &id, &completed, folder, takes, Arc::default())
-            .map_err(VerifyError::Failed)
+        loop {
+            let begun = self.store.noted(Noted::Job)?;
+            let is_begun = begun.is_some();
+            let id = match (&self.request.files, begun) {
+                (FilesFrom::Job(id), _) => id.clone(),
+                (FilesFrom::Directory(_) | FilesFrom::NewJob, Some(id)) => id,
+                (FilesFrom::Directory(_) | FilesFrom::NewJob, None) => job::order(hq, &order)
+                    .await
+                    .map_err(|e| VerifyError::Failed(HelpCode::HqRefused.tag(&e.to_string())))?,
+            };
+            self.store.note_text(Noted::Job, &id)?;
+            info!("waiting for export job {id}");
+            match self.watching(source::completed(hq, &id)).await? {
+                Ok(completed) => return Ok((id, completed)),
+                Err(JobError::Over(why)) if is_begun => {
+                    info!("{why}");
+                    self.begin_again()?;
+                }
+                Err(JobError::Over(text) | JobError::Failed(text)) => {
+                    return Err(VerifyError::Failed(text));
+                }
+            }
+        }
     }
 
     /// The companies that are exported; none means all. A stream of some has no other rows.
@@ -185,7 +223,7 @@ impl Comparison {
 
     /// Where files are downloaded to.
     fn folder(&self) -> std::path::PathBuf {
-        self.request.data_dir.join(format!("verify-{}-files", std::process::id()))
+        self.request.data_dir.join("verify-files")
     }
 
     /// Waits for `work`, and takes note of what the stream changes meanwhile.
@@ -202,10 +240,10 @@ impl Comparison {
     /// Keeps the rows of all files.
     async fn keep_rows(&mut self, export: Export) -> Result<(), VerifyError> {
         let (sender, mut files) = mpsc::channel(1);
-        let bring = tokio::spawn((export.source)(HashSet::new(), sender));
+        let bring = tokio::spawn((export.source)(self.store.files()?, sender));
         let mut kept = Ok(());
         while let Some(file) = files.recv().await {
-            kept = self.keep_file(&file);
+            kept = self.keep_file(&file).and_then(|()| self.store.note_file(&file.name.text));
             if !matches!(self.request.files, FilesFrom::Directory(_)) {
                 let _ = std::fs::remove_file(&file.path);
             }

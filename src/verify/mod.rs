@@ -29,8 +29,8 @@ use crate::registry::SchemaSource;
 use crate::state::{DataDirError, FILE_NAME, Lock, LockError, State, StateError};
 use changed::ChangedRows;
 use compare::ComparedTable;
-use store::ComparisonStore;
 pub use store::Difference;
+use store::{ComparisonStore, Noted};
 
 /// What is compared, and how.
 pub struct VerifyRequest {
@@ -62,6 +62,27 @@ pub struct VerifyRequest {
     pub repairs: bool,
     /// When repairing, delete the rows that the export does not have.
     pub deletes_extra: bool,
+    /// Begin again, though a comparison was cut off that this one could go on with.
+    pub is_fresh: bool,
+}
+
+impl VerifyRequest {
+    /// What two comparisons must have in common for one to go on with the other.
+    fn choice(&self) -> String {
+        let files = match &self.files {
+            FilesFrom::Directory(dir) => {
+                dir.canonicalize().unwrap_or_else(|_| dir.clone()).display().to_string()
+            }
+            FilesFrom::Job(id) => id.clone(),
+            FilesFrom::NewJob => String::new(),
+        };
+        json!({
+            "destination": self.destination.place(), "files": files,
+            "tables": self.tables.to_string(), "columns": self.columns.text(),
+            "companies": self.company_ids, "consumer": self.consumer,
+        })
+        .to_string()
+    }
 }
 
 /// Why nothing could be compared.
@@ -175,11 +196,13 @@ pub async fn verify(
     comparison.confirm().await?;
     let mut verdicts = comparison.classify(tell)?;
     if comparison.request.repairs && verdicts.iter().any(|verdict| verdict.wrong() > 0) {
-        comparison.repair(&mut verdicts).await?;
-    } else {
-        // Nothing is left to be lost.
-        let _ = comparison.destination.close().await;
+        comparison = comparison.repair(&mut verdicts).await?;
     }
+    let Comparison { destination, store, changed, .. } = comparison;
+    drop(changed);
+    // Nothing is left to be lost.
+    let _ = destination.close().await;
+    store.remove();
     Ok(verdicts)
 }
 
@@ -191,7 +214,8 @@ impl Comparison {
         let title = request.driver.title;
         let Some(reader) = destination.row_reader() else {
             return Err(VerifyError::Refused(format!(
-                "rows of {title} cannot be compared: PostgreSQL, MySQL, MariaDB and SQLite can be"
+                "rows of {title} cannot be compared: PostgreSQL, MySQL, MariaDB, SQL Server, SQLite \
+                 and Snowflake can be"
             )));
         };
         let records = reader.positions().await?;
@@ -199,19 +223,21 @@ impl Comparison {
         let stream = stream_of(records, request.consumer.as_deref())?;
         let state = State::open_if_there(&request.data_dir)?;
         let state = state.of_destination(&request.destination.place(), None)?;
-        let store = ComparisonStore::create(&request.data_dir)?;
-        let moment = match &request.files {
-            FilesFrom::Directory(dir) => export::oldest_moment(dir)?,
-            // An export that is ordered now; the source's clock may be another.
-            FilesFrom::NewJob => {
-                Version { nanos: (now_ns() - CLOCKS_APART_MAX_NS) as u64, logical: 0 }
-            }
-            FilesFrom::Job(_) => Version { nanos: 0, logical: 0 },
-        };
-        let changed = ChangedRows::since(state, &stream.consumer, moment)?;
+        let choice = request.choice();
+        let mut store = ComparisonStore::open(&request.data_dir, &choice, request.is_fresh)?;
+        let changed = changes_since(&request, &mut store, state, &stream)?;
         let deadline = Instant::now() + request.wait_max;
         let tables = Vec::new();
         Ok(Comparison { request, destination, stream, is_part, store, changed, tables, deadline })
+    }
+
+    /// Forgets what was compared, to compare again from the start.
+    fn begin_again(&mut self) -> Result<(), VerifyError> {
+        self.store.clear()?;
+        let state = State::open_if_there(&self.request.data_dir)?;
+        let state = state.of_destination(&self.request.destination.place(), None)?;
+        self.changed = changes_since(&self.request, &mut self.store, state, &self.stream)?;
+        Ok(())
     }
 
     fn reader(&mut self) -> Result<&mut dyn RowReader, VerifyError> {
@@ -232,6 +258,36 @@ impl Comparison {
         self.request.data_dir.join(FILE_NAME).exists()
             && matches!(Lock::take(&self.request.data_dir), Err(LockError::InUse { .. }))
     }
+}
+
+/// What the stream changes from the export's moment on. A comparison that was cut off goes on from
+/// its own, unless more was changed since than is remembered: then it begins again.
+fn changes_since(
+    request: &VerifyRequest,
+    store: &mut ComparisonStore,
+    state: State,
+    stream: &Recorded,
+) -> Result<ChangedRows, VerifyError> {
+    let noted = store.noted(Noted::Since)?.and_then(|nanos| nanos.parse().ok());
+    if let Some(nanos) = noted {
+        let since = Version { nanos, logical: 0 };
+        let changes = store.changes();
+        let changed = ChangedRows::since(state.clone(), &stream.consumer, since, changes)?;
+        if changed.is_complete() || stream.consumer.is_empty() {
+            info!("going on with the comparison that was cut off (--fresh begins again)");
+            return Ok(changed);
+        }
+        info!("the comparison that was cut off begins again: too much has changed since");
+        store.clear()?;
+    }
+    let since = match &request.files {
+        FilesFrom::Directory(dir) => export::oldest_moment(dir)?,
+        // An export that is ordered now; the source's clock may be another.
+        FilesFrom::NewJob => Version { nanos: (now_ns() - CLOCKS_APART_MAX_NS) as u64, logical: 0 },
+        FilesFrom::Job(_) => Version { nanos: 0, logical: 0 },
+    };
+    store.note_text(Noted::Since, &since.nanos.to_string())?;
+    ChangedRows::since(state, &stream.consumer, since, store.changes())
 }
 
 /// The stream that is meant, or the only one. A destination that nothing streamed into has none.

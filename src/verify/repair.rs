@@ -20,7 +20,10 @@ const ROWS_MAX: usize = 100;
 
 impl Comparison {
     /// Repairs in the place of the EDS that streams, which has to be stopped.
-    pub(super) async fn repair(self, verdicts: &mut [TableVerdict]) -> Result<(), VerifyError> {
+    pub(super) async fn repair(
+        self,
+        verdicts: &mut [TableVerdict],
+    ) -> Result<Comparison, VerifyError> {
         if self.is_streaming() {
             warn!("--repair writes in the place of the running EDS: stop it now; waiting for it");
         }
@@ -54,8 +57,7 @@ impl Comparison {
         for (number, verdict) in verdicts.iter_mut().enumerate() {
             verdict.repaired = repair.repair_table(number, position).await?;
         }
-        repair.destination.close().await?;
-        Ok(())
+        Ok(repair)
     }
 
     async fn repair_table(

@@ -1,6 +1,8 @@
 //! The worker: what carries a feed's changes into one destination, by itself or under the
 //! supervisor of a server.
 
+#[cfg(feature = "jetstream")]
+pub mod desk;
 pub mod exit_codes;
 pub mod letters;
 #[cfg(feature = "jetstream")]

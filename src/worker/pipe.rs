@@ -29,6 +29,9 @@ pub enum WorkerCommand {
         /// The servers of NATS, where their URLs hold a login.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         servers: Option<String>,
+        /// Where the schemas are published, where that is a URL: it may hold a token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        schema: Option<String>,
     },
     /// Stop fetching; done once all that was fetched is applied.
     Pause {
@@ -46,6 +49,9 @@ pub enum WorkerCommand {
         id: u64,
         /// Only the tables are created; no rows are loaded.
         schema_only: bool,
+        /// Only these tables; none means all that are streamed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tables: Vec<String>,
     },
     /// Close the log file and begin another; done with the new one.
     RotateLog {
@@ -123,12 +129,13 @@ mod tests {
             token: Some("t".to_owned().into()),
             api_url: None,
             servers: None,
+            schema: None,
         };
         let orders = [
             begin,
             WorkerCommand::Pause { id: 1 },
             WorkerCommand::Unpause { id: 2 },
-            WorkerCommand::Import { id: 3, schema_only: true },
+            WorkerCommand::Import { id: 3, schema_only: true, tables: Vec::new() },
             WorkerCommand::RotateLog { id: 4 },
             WorkerCommand::Session { id: 5, creds: None, logs_dir: "s/logs".into() },
             WorkerCommand::Stop,

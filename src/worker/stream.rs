@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 
+use super::desk::StreamDesk;
 use super::nats_login::{connection, identity};
 use super::run::{self, ApplyRequest, RunError, RunSpec};
 use crate::clock::{Expiry, now_ns};
@@ -21,6 +22,8 @@ use crate::feed::jetstream::identity::Identity;
 use crate::feed::jetstream::{JetStream, JetStreamSettings, STREAM};
 use crate::pipeline::{Engine, Progress};
 use crate::state::DataDir;
+#[cfg(feature = "http")]
+use crate::status::webhook::{self, Webhook};
 use crate::status::{OwnStatus, StatusServer};
 
 /// Between two questions how much waits at NATS, while nothing is fetched.
@@ -47,6 +50,11 @@ pub struct StreamRequest {
     pub port: u16,
     /// Whether they are served here, and not by the supervisor.
     pub serves_status: bool,
+    /// Who has it may act on the status page; without one nobody may.
+    pub ui_token: Option<SecretString>,
+    /// Where alerts are posted to, by whoever serves the status.
+    #[cfg(feature = "http")]
+    pub webhook: Option<Webhook>,
     /// A flush that takes longer hangs.
     pub flush_hang_max: Duration,
     /// Whether one acknowledgement stands for all messages before it.
@@ -74,7 +82,7 @@ pub struct StreamContext {
     status: Option<StatusServer>,
     companies: Vec<String>,
     link: Link,
-    /// Asks how much waits at NATS; it ends with this.
+    /// Asks how much waits at NATS, and tells of alerts; it ends with this.
     _watch: JoinSet<()>,
     /// The data directory, which is this process's own meanwhile. The last field, and so the last
     /// to be given up: who waits for it finds the port free.
@@ -91,6 +99,7 @@ impl StreamRequest {
         let data = DataDir::take_within(&self.data_dir, lock_wait_max).await?;
         let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
         let creds_expiry = Expiry::default();
+        let mut watch = JoinSet::new();
         let status = match self.serves_status {
             true => {
                 let flush_hang_max = self.flush_hang_max;
@@ -98,7 +107,17 @@ impl StreamRequest {
                     progress: progress.clone(),
                     flush_hang_max,
                     creds_expiry: creds_expiry.clone(),
+                    desk: Arc::new(StreamDesk {
+                        data_dir: self.data_dir.clone(),
+                        destination: self.apply.destination.clone(),
+                        driver: self.apply.driver,
+                        token: self.ui_token.clone(),
+                    }),
                 });
+                #[cfg(feature = "http")]
+                if let Some(hook) = self.webhook.clone() {
+                    watch.spawn(webhook::watch(source.clone(), hook));
+                }
                 let started = StatusServer::start(self.bind, self.port, source).await;
                 Some(started.map_err(RunError::setup)?)
             }
@@ -118,7 +137,6 @@ impl StreamRequest {
         let idle = state.idle(&durable).map_err(RunError::setup)?.unwrap_or_default();
         let saved = state.position(&durable).map_err(RunError::setup)?.unwrap_or_default();
         progress.stands_at(saved, idle.time_ns);
-        let mut watch = JoinSet::new();
         watch.spawn(watch_consumer(link.clone(), durable.clone(), progress.clone()));
         Ok(StreamContext {
             progress,

@@ -16,11 +16,14 @@ use super::run::{self, RunError};
 use super::stream::{StreamContext, StreamRequest};
 use super::supervisor_pipe::{EventSender, SupervisorPipe};
 use crate::backoff::Backoff;
+use crate::change::filter::TableFilter;
+use crate::clock::now_s;
 use crate::hq::Hq;
 use crate::hq::nats::Metrics;
 use crate::http::Http;
 use crate::import::{ImportFailure, ImportRequest, ProgressOutput, UnfinishedImport};
 use crate::logs::LogFiles;
+use crate::pipeline::import::Counts;
 use crate::pipeline::progress::{Phase, Progress};
 use crate::status::board::WorkerReport;
 
@@ -100,12 +103,14 @@ struct WorkerContext {
     logs: Option<LogFiles>,
 }
 
-/// An import that HQ ordered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// An import that somebody ordered.
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct OrderedImport {
     /// The number of the command, which is answered once the import is over.
     id: u64,
     schema_only: bool,
+    /// Only these tables; none means all that are streamed.
+    tables: Vec<String>,
 }
 
 /// What the worker is to do, and which commands wait for it.
@@ -121,7 +126,7 @@ struct WorkerLoop {
 }
 
 /// What a worker does at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Task {
     Stream,
     Import(OrderedImport),
@@ -158,7 +163,7 @@ impl WorkerLoop {
         let mut beats = tokio::time::interval(BEAT_INTERVAL);
         let mut job: Option<WorkerJob> = None;
         loop {
-            let wanted = task(self.stop, self.import, self.paused);
+            let wanted = task(self.stop, self.import.clone(), self.paused);
             match &job {
                 None if wanted == Task::End => return Ok(()),
                 None => job = Some(self.begin(wanted).await),
@@ -180,28 +185,29 @@ impl WorkerLoop {
     async fn begin(&mut self, task: Task) -> WorkerJob {
         let (stop, stopped) = watch::channel(false);
         let context = self.context.clone();
-        let done: BoxFuture<'static, TaskEnd> =
-            match task {
-                Task::Stream => {
-                    let waiting = std::mem::take(&mut self.unpausing);
-                    let restart = std::mem::take(&mut self.restart);
-                    Box::pin(async move {
-                        TaskEnd::Stream(Box::pin(context.stream(restart, waiting, stopped)).await)
-                    })
-                }
-                Task::Import(OrderedImport { id, schema_only }) => Box::pin(async move {
-                    TaskEnd::Import(id, context.import(schema_only, stopped).await)
-                }),
-                Task::Rest | Task::End => {
-                    self.context.stream.progress.phase(Phase::Paused);
-                    self.answer_pauses().await;
-                    let mut stopped = stopped;
-                    Box::pin(async move {
-                        let _ = stopped.wait_for(|stop| *stop).await;
-                        TaskEnd::Stream(Ok(()))
-                    })
-                }
-            };
+        let done: BoxFuture<'static, TaskEnd> = match task.clone() {
+            Task::Stream => {
+                let waiting = std::mem::take(&mut self.unpausing);
+                let restart = std::mem::take(&mut self.restart);
+                Box::pin(async move {
+                    TaskEnd::Stream(Box::pin(context.stream(restart, waiting, stopped)).await)
+                })
+            }
+            Task::Import(import) => Box::pin(async move {
+                let imported = context.import(&import, stopped).await;
+                context.stream.progress.importing(None);
+                TaskEnd::Import(import.id, imported)
+            }),
+            Task::Rest | Task::End => {
+                self.context.stream.progress.phase(Phase::Paused);
+                self.answer_pauses().await;
+                let mut stopped = stopped;
+                Box::pin(async move {
+                    let _ = stopped.wait_for(|stop| *stop).await;
+                    TaskEnd::Stream(Ok(()))
+                })
+            }
+        };
         WorkerJob { task, done, stop }
     }
 
@@ -228,8 +234,8 @@ impl WorkerLoop {
             WorkerCommand::Import { id, .. } if self.import.is_some() => {
                 events.done(id, Err("an import is running already".into())).await;
             }
-            WorkerCommand::Import { id, schema_only } => {
-                self.import = Some(OrderedImport { id, schema_only });
+            WorkerCommand::Import { id, schema_only, tables } => {
+                self.import = Some(OrderedImport { id, schema_only, tables });
             }
             WorkerCommand::RotateLog { id } => {
                 let rotated = self.context.logs.as_ref().map_or(Ok(None), LogFiles::rotate);
@@ -261,8 +267,11 @@ impl WorkerLoop {
         };
         self.import = None;
         match &imported {
-            Ok(()) => info!("the import that HQ ordered is done"),
-            Err(e) => error!("the import that HQ ordered failed: {e}"),
+            Ok(()) => info!("the import that was ordered is done"),
+            Err(e) => {
+                self.context.stream.progress.warn(&format!("the import failed: {e}"));
+                error!("the import that was ordered failed: {e}");
+            }
         }
         let outcome = imported.map(|()| None).map_err(|e| e.to_string());
         self.context.events.done(id, outcome).await;
@@ -328,11 +337,12 @@ impl WorkerContext {
         run::finish(engine, progress, false).await.map(drop)
     }
 
-    /// Imports all that this server streams, or creates only its tables, as HQ orders. Nobody is
-    /// at a terminal, and an import that was begun by hand with other choices is over.
+    /// Imports all that this server streams, some of its tables, or creates only them, as was
+    /// ordered. Nobody is at a terminal, and an import that was begun by hand with other choices is
+    /// over.
     async fn import(
         &self,
-        schema_only: bool,
+        ordered: &OrderedImport,
         stop: watch::Receiver<bool>,
     ) -> Result<(), ImportFailure> {
         self.stream.progress.phase(Phase::Waiting("an import is running".into()));
@@ -347,18 +357,47 @@ impl WorkerContext {
         let request = ImportRequest {
             hq: Some(hq),
             schemas: Some(apply.schemas.clone()),
-            tables: apply.tables.clone(),
+            tables: self.imported_tables(&ordered.tables)?,
             company_ids: stream.company_ids.clone(),
             adopt: apply.adopt.clone(),
             rules: apply.rules.clone(),
             columns: apply.columns.clone(),
-            schema_only,
+            schema_only: ordered.schema_only,
             unfinished: UnfinishedImport::Forget,
             output: ProgressOutput::Log,
             ..ImportRequest::new(apply.destination.clone(), apply.driver)
         };
-        request.test().await?;
-        request.prepare(&self.stream.data).await?.run(stop).await.map(drop)
+        let (counts, since_unix) = (request.counts.clone(), now_s());
+        let imported = async {
+            request.test().await?;
+            request.prepare(&self.stream.data).await?.run(stop).await.map(drop)
+        };
+        tokio::select! {
+            imported = imported => imported,
+            () = self.tell_import(&counts, since_unix) => Ok(()),
+        }
+    }
+
+    /// The tables of an import: those that were named, if this server streams them.
+    fn imported_tables(&self, named: &[String]) -> Result<TableFilter, ImportFailure> {
+        let streamed = &self.stream.request().apply.tables;
+        if let Some(other) = named.iter().find(|table| !streamed.takes(table)) {
+            let text = format!("this server does not stream table {other:?} (--tables)");
+            return Err(ImportFailure::Refused(text));
+        }
+        Ok(match named.is_empty() {
+            true => streamed.clone(),
+            false => TableFilter::parse(&named.join(",")),
+        })
+    }
+
+    /// Tells how far the import is, without end.
+    async fn tell_import(&self, counts: &Counts, since_unix: u64) {
+        let mut turns = tokio::time::interval(REPORT_INTERVAL);
+        loop {
+            turns.tick().await;
+            self.stream.progress.importing(Some(counts.status(since_unix)));
+        }
     }
 }
 
@@ -379,10 +418,10 @@ mod tests {
 
     #[test]
     fn an_end_goes_before_an_import_and_that_before_a_pause() {
-        let import = OrderedImport { id: 1, schema_only: true };
+        let import = OrderedImport { id: 1, schema_only: true, tables: Vec::new() };
         assert_eq!(task(false, None, false), Task::Stream);
         assert_eq!(task(false, None, true), Task::Rest);
-        assert_eq!(task(false, Some(import), true), Task::Import(import));
+        assert_eq!(task(false, Some(import.clone()), true), Task::Import(import.clone()));
         assert_eq!(task(true, Some(import), true), Task::End);
     }
 }

@@ -45,6 +45,8 @@ pub struct WorkerBegin {
     pub api_url: Option<String>,
     /// The servers of NATS, where their URLs hold a login.
     pub servers: Option<String>,
+    /// Where the schemas are published, where that is a URL.
+    pub schema: Option<String>,
 }
 
 /// Tells the supervisor; clones write to the same pipe. A supervisor that is gone hears nothing,
@@ -84,8 +86,8 @@ impl SupervisorPipe {
     /// The first command, which says what to begin with.
     pub async fn begin(&mut self) -> Result<WorkerBegin, RunError> {
         match timeout(BEGIN_WAIT_MAX, self.commands.recv()).await {
-            Ok(Some(WorkerCommand::Begin { url, token, api_url, servers })) => {
-                Ok(WorkerBegin { url, token, api_url, servers })
+            Ok(Some(WorkerCommand::Begin { url, token, api_url, servers, schema })) => {
+                Ok(WorkerBegin { url, token, api_url, servers, schema })
             }
             _ => Err(RunError::Refused(
                 "a supervised worker expects the command to begin on its standard input first"

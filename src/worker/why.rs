@@ -1,16 +1,22 @@
 //! What EDS knows of one row: in the state file, and at the destination. Nothing is written.
 
 use std::path::Path;
+#[cfg(feature = "jetstream")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::letters::LetterError;
+#[cfg(feature = "jetstream")]
+use super::nats_login::{connection, identity};
 use crate::change::decode::ColumnOrder;
 use crate::change::value::rfc3339;
 use crate::change::{Decoder, Position, TableSchema, dead_letter};
 use crate::destination::{Destination, Driver, Failure, KeptLetter, Recorded, Settings, Target};
+#[cfg(feature = "jetstream")]
+use crate::feed::jetstream::{STREAM, api::Api, connect::Link};
 use crate::pipeline::migrate;
 use crate::pipeline::recent::{self, LastChange};
 use crate::state::State;
@@ -24,6 +30,57 @@ pub struct RowQuestion {
     pub key: Vec<String>,
     /// The schema, where the state file does not have it.
     pub schema: Option<Arc<TableSchema>>,
+}
+
+/// How NATS is asked what the stream still has of the row.
+#[cfg(feature = "jetstream")]
+#[derive(Clone, Debug)]
+pub struct StreamQuestion {
+    /// The NATS servers, as a comma list of URLs.
+    pub servers: String,
+    /// The credentials file of NATS; servers on this machine may do without.
+    pub creds: Option<PathBuf>,
+    /// Certificate authorities to trust for NATS, beside the machine's.
+    pub nats_ca: Option<PathBuf>,
+}
+
+#[cfg(feature = "jetstream")]
+impl StreamQuestion {
+    /// What the stream still has of the row: how many messages, and the sequences of the first and
+    /// of the last one. The error says why it cannot be asked.
+    pub async fn ask(&self, question: &RowQuestion) -> Result<StreamShare, String> {
+        let [key] = &question.key[..] else {
+            return Err("its key has several columns, which subjects do not tell".into());
+        };
+        let is_token = |text: &str| !text.is_empty() && !text.contains(['.', '*', '>', ' ', '\t']);
+        if !is_token(key) || !is_token(&question.table) {
+            return Err("its name cannot be part of a subject".into());
+        }
+        let (known, creds) =
+            identity(self.creds.as_deref(), &self.servers).map_err(|e| e.to_string())?;
+        let servers = connection(&self.servers, creds, self.nats_ca.as_deref(), &known.server_id);
+        let link = Link::connect(&servers).await.map_err(|e| e.to_string())?;
+        let filter =
+            |company: &String| format!("{STREAM}.{}.*.{company}.*.PUBLIC.{key}", question.table);
+        let filters = known.companies.iter().map(filter).collect();
+        let api = Api { link, stream: STREAM.into() };
+        let found = api.look_for(filters).await;
+        let found = found.map_err(|e| e.at_start("a look at the stream").to_string())?;
+        let sequence = |position: Option<Position>| position.map_or(0, |at| at.sequence);
+        let (first, last) = (sequence(found.first), sequence(found.last));
+        Ok(StreamShare { messages: found.messages, first, last })
+    }
+}
+
+/// What the stream still has of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamShare {
+    /// How many messages.
+    pub messages: u64,
+    /// The sequence of the first one; 0 where there is none.
+    pub first: u64,
+    /// The sequence of the last one; 0 where there is none.
+    pub last: u64,
 }
 
 /// Why nothing can be said.
@@ -73,6 +130,8 @@ pub struct RowStory {
     pub row: Option<Vec<(String, Option<String>)>>,
     /// Why the row could not be looked for.
     pub not_read: Option<String>,
+    /// What the stream still has of it, or why that is not known; `None` where NATS was not asked.
+    pub in_stream: Option<Result<StreamShare, String>>,
 }
 
 /// The schema of the table that the state file got last.
@@ -126,8 +185,13 @@ pub async fn why(
         )));
     }
     let mut destination = (driver.open)(&Target::unclaimed(settings)).await?;
-    let mut story =
-        RowStory { streams: Vec::new(), letters: Vec::new(), row: None, not_read: None };
+    let mut story = RowStory {
+        streams: Vec::new(),
+        letters: Vec::new(),
+        row: None,
+        not_read: None,
+        in_stream: None,
+    };
     if let Some(kept) = destination.letter_box() {
         let is_of_row = |letter: &KeptLetter| {
             letter.label.table == *table
@@ -236,6 +300,12 @@ pub fn to_json(question: &RowQuestion, story: &RowStory, shows_values: bool) -> 
         "table": question.table, "key": question.key,
         "at_destination": story.row.is_some(), "not_read": story.not_read,
         "streams": story.streams.iter().map(view).collect::<Vec<_>>(),
+        "in_stream": story.in_stream.as_ref().map(|share| match share {
+            Ok(StreamShare { messages, first, last }) => json!({
+                "messages": messages, "first_sequence": first, "last_sequence": last, "error": null,
+            }),
+            Err(why) => json!({"messages": null, "error": why}),
+        }),
         "dead_letters": story.letters.iter()
             .map(|letter| super::letters::to_json(letter, None)).collect::<Vec<_>>(),
     });

@@ -2,22 +2,74 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use eds::clock::now_s;
-use eds::pipeline::progress::{HeldCounts, Phase, Snapshot, StatusNotice};
+use eds::pipeline::progress::{HeldCounts, ImportStatus, Phase, Snapshot, StatusNotice};
+use eds::status::desk::{Desk, PageAction, ShownLetter};
 use eds::status::exposition::Exposition;
 use eds::status::moment::{ServerFacts, WorkerCounts};
 use eds::status::{StatusServer, StatusSource};
+use secrecy::SecretString;
 use serde_json::json;
 
 use crate::services::browser::Browser;
+use crate::services::eventually;
 
 const WIDE: (u32, u32) = (1280, 1000);
 const NARROW: (u32, u32) = (390, 844);
 
 /// A source that tells what a test wants.
 #[derive(Default)]
-struct Scripted(Mutex<Snapshot>);
+struct Scripted(Mutex<Snapshot>, Option<Arc<ScriptedDesk>>);
+
+/// A desk that notes what it is to do.
+struct ScriptedDesk {
+    token: Option<SecretString>,
+    done: Mutex<Vec<PageAction>>,
+}
+
+const TOKEN: &str = "a token of enough bytes";
+
+impl ScriptedDesk {
+    fn new(token: Option<&str>) -> Arc<ScriptedDesk> {
+        let token = token.map(|token| SecretString::from(token.to_owned()));
+        Arc::new(ScriptedDesk { token, done: Mutex::default() })
+    }
+
+    fn done(&self) -> Vec<PageAction> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl Desk for ScriptedDesk {
+    async fn letters(&self) -> Result<Vec<ShownLetter>, String> {
+        let letter = |letter: u64, table: &str| ShownLetter {
+            consumer: "eds-shop".into(),
+            letter,
+            table: table.into(),
+            kind: "refused",
+            reason: "value too long for type character varying(20) (22001): <b>name</b>".into(),
+            since_unix: now_s() - 60 * letter,
+        };
+        Ok(vec![letter(1, "table_0005"), letter(2, "")])
+    }
+
+    fn actions(&self) -> &'static [&'static str] {
+        &["retry", "pause", "import"]
+    }
+
+    async fn act(&self, action: PageAction) -> Result<String, String> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push(action);
+        Ok("it is done soon".into())
+    }
+
+    fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
+    }
+}
 
 impl Scripted {
     fn change(&self, change: impl FnOnce(&mut Snapshot)) {
@@ -53,6 +105,10 @@ impl StatusSource for Scripted {
     fn hang(&self) -> Option<String> {
         None
     }
+
+    fn desk(&self) -> Option<Arc<dyn Desk>> {
+        self.1.clone().map(|desk| desk as Arc<dyn Desk>)
+    }
 }
 
 async fn server(source: &Arc<Scripted>, port: u16) -> StatusServer {
@@ -61,7 +117,11 @@ async fn server(source: &Arc<Scripted>, port: u16) -> StatusServer {
 }
 
 fn scripted(tables: u64) -> Arc<Scripted> {
-    let source = Arc::new(Scripted::default());
+    scripted_with(tables, None)
+}
+
+fn scripted_with(tables: u64, desk: Option<Arc<ScriptedDesk>>) -> Arc<Scripted> {
+    let source = Arc::new(Scripted(Mutex::default(), desk));
     source.change(|snapshot| {
         snapshot.state = Phase::CaughtUp;
         snapshot.consumer = "eds-shop".into();
@@ -130,7 +190,7 @@ async fn a_browser_shows_each_state_and_its_end() {
     browser.until("document.querySelectorAll('#problems li').length === 1");
     browser.until("document.querySelectorAll('tr.held').length === 0");
     source.change(|snapshot| snapshot.state = Phase::Paused);
-    browser.until(&headline("Paused by somebody at HQ"));
+    browser.until(&headline("Paused by somebody"));
     browser.picture("paused-narrow");
 
     assert_eq!(browser.complaints(), Vec::<String>::new());
@@ -181,5 +241,75 @@ async fn a_thousand_tables_stay_usable() {
                    !(e.textContent.trim() || e.labels?.length || e.ariaLabel || \
                    e.getAttribute('aria-labelledby'))).length";
     assert_eq!(browser.value(unnamed), json!(0), "everything that is reached has a name");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+/// A source with two dead letters, and an import under way.
+fn importing(desk: Arc<ScriptedDesk>) -> Arc<Scripted> {
+    let source = scripted_with(12, Some(desk));
+    source.change(|snapshot| {
+        snapshot.dead_letters_waiting = 2;
+        snapshot.import = Some(ImportStatus {
+            since_unix: now_s() - 100,
+            tables: 12,
+            tables_done: 4,
+            rows: 1_234_567,
+            fraction: 0.41,
+            now: vec!["table_0003".into(), "table_0007".into()],
+        });
+    });
+    source
+}
+
+/// Dead letters and an import are shown to everybody; what can be done about them only where there
+/// is a token, and only who has it does it.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_has_the_token_acts() {
+    let source = importing(ScriptedDesk::new(None));
+    let reads_only = server(&source, 0).await;
+    let mut browser = Browser::open(&format!("http://{}/ui", reads_only.address), WIDE);
+    browser.until("document.querySelectorAll('#letter-list li').length === 2");
+    browser.until("document.getElementById('import-text').textContent.startsWith('41 %')");
+    let hidden = "[...document.querySelectorAll('.do,#token')].every(e => e.offsetParent === null)";
+    assert_eq!(browser.value(hidden), json!(true), "nothing is said of actions");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+
+    let desk = ScriptedDesk::new(Some(TOKEN));
+    let source = importing(desk.clone());
+    let acts = server(&source, 0).await;
+    let mut browser = Browser::open(&format!("http://{}/ui", acts.address), WIDE);
+    browser.until("document.querySelectorAll('#letter-list button').length === 2");
+    assert_eq!(browser.value("document.querySelectorAll('#letter-list b').length"), json!(0));
+    let said =
+        |text: &str| format!("document.getElementById('said').textContent.includes({text:?})");
+    browser.value("document.querySelector('#letter-list button').click()");
+    browser.until(&said("Give the token first"));
+    browser.value("document.getElementById('token').value = 'another token of many bytes'");
+    browser.value("document.getElementById('pause').click()");
+    browser.until(&said("this is not the token"));
+    assert_eq!(desk.done(), Vec::new());
+    // The browser tells of the refusal, too.
+    assert_eq!(browser.complaints().len(), 1);
+    browser.value(&format!("document.getElementById('token').value = {TOKEN:?}"));
+    for click in [
+        "document.querySelector('#letter-list button').click()",
+        "document.getElementById('pause').click()",
+        "document.getElementById('import-table').value = 'table_0003', \
+         document.getElementById('import-go').click()",
+    ] {
+        let before = desk.done().len();
+        browser.value(click);
+        eventually("it is done", Duration::from_secs(20), async || desk.done().len() > before)
+            .await;
+        browser.until(&said("Ordered: it is done soon"));
+    }
+    let retry = PageAction::Retry { consumer: "eds-shop".into(), letter: 1 };
+    let import = PageAction::Import { table: "table_0003".into() };
+    assert_eq!(desk.done(), [retry, PageAction::Pause, import]);
+    browser.picture("actions-wide");
+    browser.resize(NARROW.0, NARROW.1);
+    browser.until("document.documentElement.scrollWidth <= 390");
+    browser.value("document.getElementById('h-letters').scrollIntoView()");
+    browser.picture("actions-narrow");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }

@@ -370,6 +370,7 @@ fn the_demo_finds_every_table_equal() {
             eds(&[&["demo", "--for", "2s", "--rate", "500", "--no-nats"], url].concat());
         assert!(code == 0 && out.contains("Every table is equal"), "{out}\n{err}");
         assert!(out.contains("Without NATS: the shop feeds the pipeline directly."), "{out}");
+        assert_eq!(out.contains("The first rows of \"payment\" there:"), url.is_empty(), "{out}");
     }
 }
 

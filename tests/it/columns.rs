@@ -114,6 +114,64 @@ async fn rows_that_are_marked_as_deleted_are_not_compared() {
     }
 }
 
+/// An import without the option brings rows back that were marked, whether it replaces the table or
+/// adds to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_an_import_brings_are_not_marked() {
+    let schemas = json!({"people": people("1", &[])});
+    for args in [&[][..], &["--no-delete"]] {
+        let export = ExportDir::new();
+        let file = export.path().join("people.db");
+        let url = format!("sqlite://{}", file.display());
+        let deleted = json!({"operation": "DELETE", "table": "people", "modelVersion": "1",
+            "key": ["b"], "mvccTimestamp": "1720732611000000000.0000000000"});
+        let journal = format!("{}\n{deleted}\n", person("b", "1", 1));
+        let soft = ["--deletes", "soft"];
+        let output = replay_in(export.path(), &url, &schemas, &journal, &soft);
+        assert!(output.status.success(), "{}", said(&output));
+        let db = rusqlite::Connection::open(&file).unwrap_or_else(|e| panic!("{e}"));
+        let is_marked = || -> bool {
+            let sql = "SELECT _eds_deleted_at IS NOT NULL FROM people WHERE id = 'b'";
+            db.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|e| panic!("{e}"))
+        };
+        assert!(is_marked());
+        export.rows(1, "people", &[person("b", "1", 2)["after"].clone()]);
+        export.import(&url, &schemas, args);
+        assert!(!is_marked(), "{args:?}");
+    }
+}
+
+/// Rows of one table are by one set of rules: an import that was cut off does not go on by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_goes_on_by_the_rules_that_it_began_with() {
+    let export = ExportDir::new();
+    let url = format!("sqlite://{}", export.path().join("people.db").display());
+    let schemas = json!({"people": people("1", &[])});
+    let row = |id: &str| person(id, "1", 1)["after"].to_string();
+    export.file(1, "people", &[row("b")]);
+    export.file(2, "people", &["no row".into(), row("c")]);
+    let rules = rules(export.path());
+    let cut_off = export.run(&url, &schemas, &refs(&rules));
+    assert!(!cut_off.status.success(), "{}", said(&cut_off));
+    let key = export.path().join("key");
+    let write_key = |text: &str| std::fs::write(&key, text).unwrap_or_else(|e| panic!("{e}"));
+    let others: [(&str, &[&str]); 3] = [
+        ("another key of enough bytes", &[]),
+        (KEY, &["--types", "people.n=text"]),
+        (KEY, &["--add-columns", "version"]),
+    ];
+    for (key, more) in others {
+        write_key(key);
+        let refused =
+            export.run(&url, &schemas, &[&refs(&rules), more, &["--skip-bad-rows", "1"]].concat());
+        assert!(said(&refused).contains("other rules about columns"), "{}", said(&refused));
+    }
+    write_key(KEY);
+    let told =
+        export.import(&url, &schemas, &[&refs(&rules)[..], &["--skip-bad-rows", "1"]].concat());
+    assert!(told.contains("resuming"), "{told}");
+}
+
 /// The configuration file is enough; what is wrong in it is said.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_configuration_names_columns_for_every_command() {

@@ -240,13 +240,37 @@ fn each_setting_names_where_it_is_from() {
     }
 }
 
+/// The settings that operations.md shows are shown so, column by column.
+#[test]
+fn the_document_shows_the_settings_that_are_printed() {
+    let text = documents().into_iter().find(|file| file.path == "docs/operations.md");
+    let text = text.map(|file| file.text).unwrap_or_default();
+    let (_, block) = text.split_once("$ EDS_PORT=9100 eds ").unwrap_or_else(|| panic!("{text}"));
+    let mut lines = block.lines();
+    let line = lines.next().unwrap_or_default();
+    let shell = CommandPlace::new();
+    let config = "token = \"t\"\nserver_id = \"s\"\nurl = \"postgres://eds:s3cret@db/shop\"\n";
+    shell.write("data/config.toml", config);
+    let printed = shell.run(line, &[("EDS_PORT", "9100")]);
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    let cells = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let printed: Vec<String> = printed.lines().map(cells).collect();
+    let shown: Vec<String> = lines.take_while(|line| *line != "```").map(cells).collect();
+    assert!(shown.len() > 4, "{shown:?}");
+    for line in shown.iter().filter(|line| *line != "…") {
+        assert!(printed.contains(line), "{line} is not in {printed:#?}");
+    }
+}
+
 /// The Go program's variable of the port goes on working; an empty one says nothing, and neither
 /// does what Kubernetes sets for a service that is called eds.
 #[test]
 fn variables_that_say_nothing_are_passed_over() {
     let shell = CommandPlace::new();
     assert_eq!(shell.settings("", &[("PORT", "11")])["port"], "11 < PORT");
-    let service = [("EDS_PORT", "tcp://10.0.0.1:8080"), ("EDS_TABLES", "")];
+    assert_eq!(shell.settings("", &[("PORT", "")])["port"], "8080 < default");
+    assert_eq!(shell.settings("", &[("EDS_PORT", ""), ("PORT", "11")])["port"], "11 < PORT");
+    let service = [("EDS_PORT", "tcp://10.0.0.1:8080"), ("EDS_TABLES", ""), ("PORT", "")];
     let settings = shell.settings("", &service);
     assert_eq!((&*settings["port"], &*settings["tables"]), ("8080 < default", " < default"));
     let output = shell.run("config show", &[("EDS_PORT", "http")]);

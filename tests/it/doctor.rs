@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::services::eds::{Eds, binary, data_of, schema, upsert};
 use crate::services::nats::Nats;
+use crate::services::site::Site;
 use crate::services::{free_port, postgres};
 
 const COMPANY: &str = "c1";
@@ -336,4 +337,23 @@ async fn a_stream_that_lost_what_comes_next_is_found() {
     deep.is_only("retention", &words);
     let info = stream.get_info().await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(info.state.consumer_count, 0);
+}
+
+/// A server learns whether it could update itself; without that it streams all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_place_of_releases_is_asked() {
+    let site = Site::new("doctor-releases", 89).await;
+    let ask = async |url: &str| {
+        let words = ["doctor", "--check", "releases", "--release-url", url];
+        let output = site.run(&words).await;
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = ask("http://127.0.0.1:1/releases?token=s3cret").await;
+    assert!(code == Some(0) && said.starts_with("not checked  releases"), "{said}");
+    site.enroll().await;
+    let (code, said) = ask("http://127.0.0.1:1/releases?token=s3cret").await;
+    assert!(code == Some(0) && said.starts_with("warning      releases"), "{said}");
+    assert!(said.contains("cannot be reached") && !said.contains("s3cret"), "{said}");
+    let (code, said) = ask(site.hq.url()).await;
+    assert!(code == Some(0) && said.starts_with("ok           releases"), "{said}");
 }

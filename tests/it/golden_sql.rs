@@ -73,8 +73,12 @@ fn common(renderer: &Renderer) -> Vec<String> {
         renderer.adopt_dead_letters(),
         renderer.advance_checkpoint(),
         widened(renderer),
+        renderer.read_page(&schema, false, 2_000).0,
+        renderer.read_page(&schema, true, 2_000).0,
+        renderer.read_keys(&schema, 2),
     ]
     .into_iter()
+    .chain(renderer.dialect.read_back.concerns.map(on_one_line))
     .chain(renderer.create_as_of(AS_OF))
     .collect()
 }

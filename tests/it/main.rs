@@ -48,3 +48,4 @@ mod tidy;
 mod tls;
 mod trouble;
 mod verify;
+mod webhook;

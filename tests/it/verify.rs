@@ -19,6 +19,8 @@ use crate::services::mysql::{self, Flavour};
 use crate::services::nats::Nats;
 use crate::services::postgres;
 use crate::services::scene::{COMPANIES, Keeper, assert_equal, publish};
+use crate::services::snowflake;
+use crate::services::tds::FakeSqlServer;
 
 /// The exports are so much older than the messages that the stream is beyond them at once.
 const AGO_NS: u64 = 60_000_000_000;
@@ -29,6 +31,7 @@ struct ComparedPlace {
     shop: Shop,
     url: String,
     eds: Eds,
+    creds: PathBuf,
 }
 
 /// What a run said.
@@ -75,13 +78,15 @@ impl VerifySaid {
 impl ComparedPlace {
     async fn new(url: String, seed: u64, name: &str) -> ComparedPlace {
         let nats = Nats::start().await;
+        // `eds why` looks with a second one.
+        nats.allow_consumers(3).await;
         let mut shop = Shop::new(seed, ShopOptions { rows: 2_000, repeats: 0 });
         shop.begin_now();
         let ago = shop.version().nanos - AGO_NS;
         shop.begin_at(ago);
         let creds = nats.server_creds(name, COMPANIES, None);
         let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
-        let mut place = ComparedPlace { nats, shop, url, eds };
+        let mut place = ComparedPlace { nats, shop, url, eds, creds };
         place.eds.begin();
         publish(&place.nats, &mut place.shop, 3_000).await;
         // What is older than the export is there: only so much older are its messages not.
@@ -155,6 +160,7 @@ impl ComparedPlace {
         let mut command = Command::new(binary());
         command.env("EDS_URL", &self.url).args(["why", "--json", "customer", id]);
         command.arg("--data-dir").arg(self.eds.data_dir());
+        command.args(["--server", &self.nats.url(), "--creds"]).arg(&self.creds);
         let output = command.output().unwrap_or_else(|e| panic!("{e}"));
         let said = data_of(&output.stdout).pop().unwrap_or_else(|| panic!("{output:?}"));
         assert_eq!((said["at_destination"].as_bool(), &said["values"]), (Some(true), &Value::Null));
@@ -164,6 +170,10 @@ impl ComparedPlace {
             (&stream["last_change"]["applied"], &stream["held"]),
             (&true.into(), &Value::Null)
         );
+        let share = &said["in_stream"];
+        assert!(share["messages"].as_u64() > Some(0) && share["error"].is_null(), "{said}");
+        let last = stream["last_change"]["sequence"].as_u64();
+        assert_eq!(share["last_sequence"].as_u64(), last, "{said}");
     }
 
     /// What `ids` of a table have become by hand is found, and nothing else; then it is repaired.
@@ -188,7 +198,7 @@ impl ComparedPlace {
 
 /// Changes, takes away and adds rows of `customer`, given six ids of it; answers how each differs.
 fn by_hand(ids: &[String]) -> (Vec<String>, Vec<(String, &'static str)>) {
-    let [a, b, c, d, e, f] = ids else { panic!("six ids: {ids:?}") };
+    let [a, b, c, d, e, f, ..] = ids else { panic!("six ids: {ids:?}") };
     let statements = vec![
         format!("UPDATE customer SET {{companyId}} = 'another' WHERE id IN ('{a}', '{b}')"),
         format!("DELETE FROM customer WHERE id IN ('{c}', '{d}')"),
@@ -208,7 +218,7 @@ fn by_hand(ids: &[String]) -> (Vec<String>, Vec<(String, &'static str)>) {
     (statements, differ)
 }
 
-const IDS: &str = "SELECT id FROM customer ORDER BY id LIMIT 6";
+const IDS: &str = "SELECT id FROM customer ORDER BY id LIMIT 7";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_is_compared_and_repaired() {
@@ -273,7 +283,13 @@ async fn sqlite_is_compared_and_repaired() {
     let ids = |sql: &str| -> rusqlite::Result<Vec<String>> {
         db.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
     };
-    let (statements, differ) = by_hand(&ids(IDS).unwrap_or_else(|e| panic!("{e}")));
+    let ids = ids(IDS).unwrap_or_else(|e| panic!("{e}"));
+    let (mut statements, mut differ) = by_hand(&ids);
+    // A row that is marked as deleted is missing; the repair takes the mark away.
+    statements.push("ALTER TABLE customer ADD COLUMN _eds_deleted_at TEXT".into());
+    statements
+        .push(format!("UPDATE customer SET _eds_deleted_at = 'then' WHERE id = '{}'", ids[6]));
+    differ.push((ids[6].clone(), "missing"));
     for sql in statements {
         let sql = sql.replace("{companyId}", "companyId").replace("concat('~', id)", "'~' || id");
         db.execute_batch(&sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
@@ -283,6 +299,79 @@ async fn sqlite_is_compared_and_repaired() {
     let reports = check::sqlite(&place.shop, &path).unwrap_or_else(|e| panic!("{e}"));
     let wrong: Vec<String> = reports.iter().filter(|r| !r.is_equal()).map(check::line).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The stand-in for SQL Server keeps its tables in a file of SQLite.
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_server_is_compared_and_repaired() {
+    let server = FakeSqlServer::start();
+    let mut place = ComparedPlace::new(server.url("verify"), 75, "verify-t").await;
+    place.nothing_is_reported_while_changes_go_on().await;
+    let path = server.file("verify");
+    let db = rusqlite::Connection::open(&path).unwrap_or_else(|e| panic!("{e}"));
+    let ids = |sql: &str| -> rusqlite::Result<Vec<String>> {
+        db.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
+    };
+    let (statements, differ) = by_hand(&ids(IDS).unwrap_or_else(|e| panic!("{e}")));
+    for sql in statements {
+        let sql = sql.replace("{companyId}", "companyId").replace("concat('~', id)", "'~' || id");
+        db.execute_batch(&sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+    let differ: Vec<(&str, &str)> = differ.iter().map(|(id, what)| (id.as_str(), *what)).collect();
+    place.exactly_these_are_found_and_repaired(&differ).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snowflake_is_compared_and_repaired() {
+    let server = snowflake::shared();
+    let database = server.database();
+    let url = server.url(&database, "&freshness=0");
+    let mut place = ComparedPlace::new(url, 76, "verify-f").await;
+    place.nothing_is_reported_while_changes_go_on().await;
+    let ids =
+        server.sql(&database, &IDS.replace("customer", "\"customer\"").replace("id", "\"id\""));
+    let ids: Vec<String> = ids.into_iter().flatten().flatten().collect();
+    let (statements, differ) = by_hand(&ids);
+    for sql in statements {
+        let sql = sql.replace("{companyId}", "\"companyId\"").replace("customer", "\"customer\"");
+        let sql = sql.replace(" id ", " \"id\" ").replace("(id)", "(\"id\")");
+        server.sql(&database, &sql.replace("concat('~', id)", "'~' || \"id\""));
+    }
+    let differ: Vec<(&str, &str)> = differ.iter().map(|(id, what)| (id.as_str(), *what)).collect();
+    place.exactly_these_are_found_and_repaired(&differ).await;
+}
+
+/// Neither what was read nor what was found is lost by a kill.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_goes_on_where_it_was_cut_off() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let path = dir.path().join("shop.db").display().to_string();
+    let mut place = ComparedPlace::new(format!("sqlite://{path}"), 77, "verify-c").await;
+    place.eds.catch_up();
+    publish(&place.nats, &mut place.shop, 300).await;
+    place.eds.catch_up();
+    let db = rusqlite::Connection::open(&path).unwrap_or_else(|e| panic!("{e}"));
+    let changed = "UPDATE customer SET companyId = 'another' WHERE id = \
+                   (SELECT min(id) FROM customer) RETURNING id";
+    let id: String =
+        db.query_row(changed, [], |row| row.get(0)).unwrap_or_else(|e| panic!("{changed}: {e}"));
+    let export = place.export("export-1");
+    let log = dir.path().join("verify.log");
+    let slow = Running::start(place.command(&export, &["--rate", "300"]), log);
+    slow.until_log("\"customer\" is compared", Duration::from_secs(60)).await;
+    slow.kill();
+    let kept = place.eds.data_dir().join("verify.db");
+    assert!(kept.exists());
+    let said = place.verify(&export, &[]).await;
+    let wanted = BTreeSet::from([("customer".to_owned(), id, "different".to_owned())]);
+    assert_eq!((said.code, &said.differences), (Some(1), &wanted), "{}", said.text);
+    assert!(said.text.contains("going on with the comparison"), "{}", said.text);
+    assert!(!said.text.contains("\"customer\" is compared"), "{}", said.text);
+    assert!(!kept.exists());
+    // Another one begins at the start.
+    let again = place.verify(&export, &[]).await;
+    assert!(again.text.contains("\"customer\" is compared"), "{}", again.text);
+    assert_eq!(again.differences, wanted, "{}", again.text);
 }
 
 /// An export that is newer than the stream proves nothing wrong, and a running EDS is not written

@@ -166,3 +166,33 @@ fn types_are_words_and_numbers() -> Result<(), BadColumnRule> {
     assert!(!typed("t.n=bigint")?.hides());
     Ok(())
 }
+
+/// An import that goes on under other rules would have rows of both in one table.
+#[test]
+fn rules_that_leave_other_rows_or_columns_have_another_text() -> Result<(), BadColumnRule> {
+    let keyed = |key: &str| {
+        let key = SecretString::from(key.to_owned());
+        ColumnRules::new(&[], &names(&["t.n"]), Some(&key))
+    };
+    let typed = |types: &str| ColumnRules::default().with_types(&[types.to_owned()]);
+    let stamped = |deleted_at, version| {
+        let stamps = AddedStamps { deleted_at, version, ..AddedStamps::default() };
+        ColumnRules::default().adding(stamps)
+    };
+    let all = [
+        ColumnRules::default(),
+        rules(&["t.n"], &[]),
+        rules(&["t.ssn"], &[]),
+        keyed(KEY)?,
+        keyed("another key of enough bytes")?,
+        typed("t.n=bigint")?,
+        typed("t.n=integer")?,
+        stamped(true, false),
+        stamped(false, true),
+    ];
+    let texts: BTreeSet<Option<String>> = all.iter().map(ColumnRules::text).collect();
+    assert_eq!(texts.len(), all.len());
+    assert_eq!(keyed(KEY)?.text(), rules(&[], &["t.n"]).text());
+    assert!(!format!("{texts:?}").contains(KEY));
+    Ok(())
+}

@@ -7,6 +7,10 @@ mod hq;
 mod nats;
 #[cfg(feature = "server")]
 mod releases;
+#[cfg(feature = "jetstream")]
+mod ui;
+#[cfg(all(feature = "http", feature = "jetstream"))]
+mod webhook;
 #[cfg(feature = "server")]
 mod worker_words;
 
@@ -26,6 +30,8 @@ use super::columns::ColumnArgs;
 use super::exit::Exit;
 use crate::change::columns::ColumnRules;
 use crate::change::filter::TableFilter;
+#[cfg(feature = "http")]
+use crate::config::Config;
 #[cfg(feature = "jetstream")]
 use crate::feed::jetstream::api::AckPolicy;
 #[cfg(not(feature = "http"))]
@@ -46,6 +52,12 @@ pub use hq::{ApiKey, HqAccess};
 pub use nats::named_servers;
 #[cfg(feature = "server")]
 pub use releases::Releases;
+#[cfg(feature = "jetstream")]
+pub use ui::UiToken;
+#[cfg(feature = "server")]
+pub use webhook::WEBHOOK_VARIABLE;
+#[cfg(all(feature = "http", feature = "jetstream"))]
+pub use webhook::WebhookArgs;
 #[cfg(feature = "server")]
 pub use worker_words::worker_words;
 
@@ -167,6 +179,12 @@ impl To {
         }
     }
 
+    /// Where the schemas are published, where that is a URL, which may hold a token.
+    #[cfg(feature = "server")]
+    pub fn schema_url(&self) -> Option<&str> {
+        self.schema.as_deref().filter(|place| place.contains("://"))
+    }
+
     /// What becomes of other consumers' checkpoints in the destination.
     fn adoption(&self) -> Adoption {
         match self.adopt_checkpoint.as_deref() {
@@ -197,6 +215,16 @@ pub fn schemas_of(place: &str) -> Result<SchemaSource, Exit> {
     return Ok(SchemaSource::Url(Http::new().map_err(Exit::Failed)?, place.to_owned()));
     #[cfg(not(feature = "http"))]
     Err(no_http())
+}
+
+/// What the configuration in the data directory says. Where a file is in its place, whoever opens
+/// the directory says so.
+#[cfg(feature = "http")]
+pub fn configured(global: &Global) -> Result<Config, Exit> {
+    match global.data_dir.is_file() {
+        true => Ok(Config::default()),
+        false => Ok(Config::read(&global.data_dir)?),
+    }
 }
 
 #[cfg(not(feature = "http"))]
@@ -237,6 +265,11 @@ pub struct Streaming {
     /// Address of that port; other machines reach it only if you change this
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     pub bind: IpAddr,
+    #[command(flatten)]
+    pub ui: UiToken,
+    #[cfg(feature = "http")]
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
     /// Take at most this long to end after a signal; what is not written then is redelivered
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = crate::duration::parse)]
     pub stop_timeout: Duration,
@@ -281,6 +314,9 @@ impl Streaming {
             bind: self.bind,
             port: self.port,
             serves_status: true,
+            ui_token: self.ui.token()?,
+            #[cfg(feature = "http")]
+            webhook: self.webhook.webhook(&configured(global)?)?,
             flush_hang_max: self.flush_hang_max,
             ack: match self.ack {
                 Ack::All => AckPolicy::All,

@@ -6,9 +6,9 @@ use clap::{ArgMatches, Args, Command};
 
 use super::{Global, Streaming};
 
-/// Arguments that no worker gets: secrets and HQ's address go through the pipe, the others are for
-/// the supervisor to choose at each start of a worker.
-const NOT_PASSED_ON: [&str; 8] = [
+/// Arguments that no worker gets: secrets and HQ's address go through the pipe, as a URL of schemas
+/// does; the others are for the supervisor to choose at each start of a worker.
+const NOT_PASSED_ON: [&str; 11] = [
     "url",
     "url-file",
     "api-url",
@@ -17,6 +17,9 @@ const NOT_PASSED_ON: [&str; 8] = [
     "data-dir",
     "log-file-sink",
     "stop-timeout",
+    "ui-token-file",
+    "webhook",
+    "webhook-after",
 ];
 
 /// The arguments of a server that are its workers' too, as one `--flag=value` for each that has a
@@ -30,6 +33,9 @@ pub fn worker_words(server: &ArgMatches) -> Vec<OsString> {
             continue;
         };
         for value in server.get_raw(argument.get_id().as_str()).into_iter().flatten() {
+            if flag == "schema" && value.to_string_lossy().contains("://") {
+                continue;
+            }
             let mut word = OsString::from(format!("--{flag}="));
             word.push(value);
             words.push(word);

@@ -134,6 +134,22 @@ impl<C: Connection> SqlDestination<C> {
         }
     }
 
+    /// The same batch, by which rows lose the mark of those that are deleted, where their table has
+    /// it and the batch says nothing of it.
+    fn clearing_marks(&self, batch: &Arc<Batch>) -> Arc<Batch> {
+        let unmarked = |group: &TableGroup| {
+            let schema = self.renderer.known.clearing_mark(&group.schema)?;
+            Some(TableGroup { schema: Arc::new(schema), ..group.clone() })
+        };
+        let groups: Vec<Option<TableGroup>> = batch.groups.iter().map(unmarked).collect();
+        if groups.iter().all(Option::is_none) {
+            return batch.clone();
+        }
+        let groups = groups.into_iter().zip(&batch.groups);
+        let groups = groups.map(|(new, own)| new.unwrap_or_else(|| own.clone())).collect();
+        Arc::new(Batch::clone(batch).with_groups(groups))
+    }
+
     /// Whether the batch can be sent as a whole.
     fn pipelines(&self, batch: &Batch) -> bool {
         self.renderer.dialect.pipelines && batch.is_plain()
@@ -263,6 +279,7 @@ impl<C: Connection> SqlDestination<C> {
 #[async_trait]
 impl<C: Connection> Destination for SqlDestination<C> {
     async fn apply(&mut self, batch: &Arc<Batch>) -> Result<(), Failure> {
+        let batch = &self.clearing_marks(batch);
         let written = match self.launch(batch).await {
             Ok(Launch::UnderWay) => self.land().await,
             Ok(Launch::Declined) => {
@@ -282,6 +299,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
         if !self.pipelines(batch) {
             return Ok(Launch::Declined);
         }
+        let batch = &self.clearing_marks(batch);
         self.prepare(batch).await?;
         if self.under_way.is_empty() {
             self.roll_back_pending().await?;
@@ -361,7 +379,7 @@ impl<C: Connection> Destination for SqlDestination<C> {
     }
 
     fn row_reader(&mut self) -> Option<&mut dyn RowReader> {
-        self.renderer.dialect.read_back.is_some().then_some(self as &mut dyn RowReader)
+        Some(self)
     }
 
     async fn tables(&mut self) -> Result<Tables, Failure> {

@@ -72,8 +72,8 @@ pub struct Dialect {
     pub unindexable_code: Option<&'static str>,
     /// The error code of ADD COLUMN where the column exists already.
     pub duplicate_column_code: &'static str,
-    /// How rows are read back to be compared; `None` where they cannot be.
-    pub read_back: Option<ReadBack>,
+    /// How rows are read back to be compared.
+    pub read_back: ReadBack,
     /// What the view about the age of rows needs; `None` where there is no such view.
     pub as_of: Option<AsOf>,
 }

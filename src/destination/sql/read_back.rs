@@ -15,24 +15,51 @@ use crate::destination::{
 /// How one database shows values as texts, from which the same value can be read again.
 #[derive(Debug)]
 pub struct ReadBack {
-    /// The statements that begin a transaction in which all reads see the same rows.
+    /// The statements that begin a transaction in which all reads see the same rows; none where
+    /// each statement is read by itself.
     pub begin: &'static [&'static str],
     /// The text of a column, given its quoted name and what it holds.
     pub text: fn(&str, Holds) -> String,
     /// The text with `=` in front, and an empty text for NULL.
     pub join: fn(&str) -> String,
+    /// The end of a query that answers so many rows at most.
+    pub limit: fn(usize) -> String,
+    /// The digits of which the text of a floating-point number is sure; `None` where it has them
+    /// all.
+    pub float_digits: Option<u32>,
     /// Lists what a person should know of tables before rows are written: the table, or nothing
     /// where it is about all of them; `problem` where no row can be written; what; the cure.
-    /// Parameter: schema.
-    pub concerns: &'static str,
+    /// Parameter: schema. `None` where there is nothing of the kind.
+    pub concerns: Option<&'static str>,
 }
 
 /// What stands in front of every text that is not NULL.
 const PRESENT: char = '=';
 
 impl Renderer {
+    /// Reads the first rows in the order of the key. `is_behind`: those behind the key that the
+    /// parameters say, whose columns are answered, one for each parameter.
+    pub fn read_page(
+        &self,
+        schema: &TableSchema,
+        is_behind: bool,
+        rows_max: usize,
+    ) -> (String, Vec<usize>) {
+        let mut named = Vec::new();
+        let behind = if is_behind { self.behind_key(schema, &mut named) } else { String::new() };
+        let limit = (self.dialect.read_back.limit)(rows_max);
+        let which = format!("{behind} ORDER BY {} {limit}", self.list(schema.key_columns()));
+        (self.read_rows(schema, &which), named)
+    }
+
+    /// Reads the rows of `count` keys, which the parameters say.
+    pub fn read_keys(&self, schema: &TableSchema, count: usize) -> String {
+        self.read_rows(schema, &self.of_keys(schema, count))
+    }
+
     /// Selects rows behind a key, or those of `keys` keys.
-    fn read_rows(&self, schema: &TableSchema, read_back: &ReadBack, which: &str) -> String {
+    fn read_rows(&self, schema: &TableSchema, which: &str) -> String {
+        let read_back = &self.dialect.read_back;
         let contents = self.contents(schema, &schema.columns);
         let columns = schema.columns.iter().zip(contents);
         let texts: Vec<String> = columns
@@ -99,12 +126,6 @@ impl Renderer {
 }
 
 impl<C: Connection> SqlDestination<C> {
-    fn read_back(&self) -> Result<&'static ReadBack, Failure> {
-        let dialect = self.renderer.dialect;
-        let refused = || Failure::misconfigured(format!("{} cannot be read back", dialect.name));
-        dialect.read_back.as_ref().ok_or_else(refused)
-    }
-
     async fn stored(
         &mut self,
         sql: &str,
@@ -138,7 +159,7 @@ impl<C: Connection> RowReader for SqlDestination<C> {
     }
 
     async fn concerns(&mut self) -> Result<Vec<TableConcern>, Failure> {
-        let sql = self.read_back()?.concerns;
+        let Some(sql) = self.renderer.dialect.read_back.concerns else { return Ok(Vec::new()) };
         let place = self.renderer.namespace.clone();
         let schema = place.schema.clone().unwrap_or_default();
         let listed = self.connection.texts(sql, &[schema.as_str().into()]).await?;
@@ -155,16 +176,22 @@ impl<C: Connection> RowReader for SqlDestination<C> {
 
     async fn begin_snapshot(&mut self) -> Result<(), Failure> {
         self.roll_back_pending().await?;
-        for statement in self.read_back()?.begin {
+        for statement in self.renderer.dialect.read_back.begin {
             self.connection.execute(statement).await?;
         }
         Ok(())
     }
 
     async fn end_snapshot(&mut self) -> Result<(), Failure> {
-        self.connection.execute("ROLLBACK").await?;
+        if !self.renderer.dialect.read_back.begin.is_empty() {
+            self.connection.execute("ROLLBACK").await?;
+        }
         self.dirty = false;
         Ok(())
+    }
+
+    fn float_digits(&self) -> Option<u32> {
+        self.renderer.dialect.read_back.float_digits
     }
 
     async fn page(
@@ -174,14 +201,7 @@ impl<C: Connection> RowReader for SqlDestination<C> {
         rows_max: usize,
     ) -> Result<Vec<StoredRow>, Failure> {
         let renderer = &self.renderer;
-        let mut named = Vec::new();
-        let behind = match after {
-            Some(_) => renderer.behind_key(schema, &mut named),
-            None => String::new(),
-        };
-        let which =
-            format!("{behind} ORDER BY {} LIMIT {rows_max}", renderer.list(schema.key_columns()));
-        let sql = renderer.read_rows(schema, self.read_back()?, &which);
+        let (sql, named) = renderer.read_page(schema, after.is_some(), rows_max);
         let after = after.unwrap_or_default();
         let parameters: Vec<Parameter> = named
             .iter()
@@ -199,8 +219,7 @@ impl<C: Connection> RowReader for SqlDestination<C> {
             return Ok(Vec::new());
         }
         let renderer = &self.renderer;
-        let which = renderer.of_keys(schema, keys.len());
-        let sql = renderer.read_rows(schema, self.read_back()?, &which);
+        let sql = renderer.read_keys(schema, keys.len());
         let one = |key: &Vec<String>| {
             let values = key.iter().enumerate();
             values.map(|(column, text)| renderer.key_parameter(schema, column, text)).collect()

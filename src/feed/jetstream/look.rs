@@ -33,6 +33,17 @@ pub struct StreamLook {
     pub first: Option<Position>,
 }
 
+/// What the stream still has of some subjects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SubjectLook {
+    /// How many messages.
+    pub messages: u64,
+    /// The oldest of them.
+    pub first: Option<Position>,
+    /// The newest of them.
+    pub last: Option<Position>,
+}
+
 /// What a look says about the stream in which a position was reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StreamFound {
@@ -104,6 +115,30 @@ impl Api {
             false => self.first_message(sequence).await?,
         };
         Ok(StreamLook { end, first })
+    }
+
+    /// What the stream still has of messages whose subjects match one of `filters`.
+    pub async fn look_for(&self, filters: Vec<String>) -> Result<SubjectLook, ApiError> {
+        let mut found = SubjectLook { messages: 0, first: None, last: None };
+        // Both at a time may be one more than the account allows.
+        for (policy, is_first) in [(DeliverPolicy::All, true), (DeliverPolicy::Last, false)] {
+            let config = look_config(policy, None);
+            let config = match &filters[..] {
+                [one] => ConsumerConfig { filter_subject: one.clone(), ..config },
+                _ => ConsumerConfig { filter_subjects: filters.clone(), ..config },
+            };
+            let info = self.create_in_place(&config).await?;
+            let position = match info.num_pending {
+                0 => Ok(None),
+                _ => self.pull_one(&config.name).await.map(Some),
+            };
+            let _ = self.delete(&config.name).await;
+            match is_first {
+                true => (found.messages, found.first) = (info.num_pending, position?),
+                false => found.last = position?,
+            }
+        }
+        Ok(found)
     }
 
     /// The first message that the stream has at `sequence` or after it.

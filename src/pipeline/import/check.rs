@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::order::{described, references};
 use super::swap::how;
-use super::{ImportPlan, TablePlan, loader};
+use super::{ImportPlan, TablePlan, clearing_marks, loader};
 use crate::destination::import::SwapMethod;
 use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
@@ -61,6 +61,7 @@ pub async fn check(
     destination: &mut dyn Destination,
     plan: &ImportPlan,
 ) -> Result<Vec<TableCheck>, Failure> {
+    let plan = &clearing_marks(destination, plan.clone()).await?;
     let tables = destination.tables().await?;
     let references = references(destination, plan).await?;
     let mut checks = Vec::new();

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::ImportPlan;
 use crate::destination::import::FileProgress;
+use crate::pipeline::progress::ImportStatus;
+
+/// Tables that are named while they are loaded.
+const BUSY_NAMED_MAX: usize = 5;
 
 /// One table's numbers.
 #[derive(Clone, Debug, Default)]
@@ -143,6 +147,27 @@ impl Counts {
     /// Bytes that were received, less those that have to come again.
     pub fn bytes_downloaded(&self) -> u64 {
         u64::try_from(*self.downloaded.lock().unwrap_or_else(PoisonError::into_inner)).unwrap_or(0)
+    }
+
+    /// All of it in one, for who looks from far; `since_unix`: when the import began.
+    pub fn status(&self, since_unix: u64) -> ImportStatus {
+        let tables = self.tables();
+        let sum = |of: fn(&TableCount) -> f64| tables.values().map(of).sum::<f64>();
+        let files = sum(|count| count.files.max(1) as f64);
+        let done = sum(|count| {
+            let before = count.files_done.saturating_sub(count.files_done_here) as f64;
+            before + count.fraction() * (count.files.max(1) as f64 - before)
+        });
+        let is_busy = |count: &TableCount| count.started.is_some() && !count.is_done();
+        let busy = tables.iter().filter(|(_, count)| is_busy(count));
+        ImportStatus {
+            since_unix,
+            tables: tables.len() as u64,
+            tables_done: tables.values().filter(|count| count.is_done()).count() as u64,
+            rows: tables.values().map(|count| count.rows).sum(),
+            fraction: if files > 0.0 { done / files } else { 0.0 },
+            now: busy.take(BUSY_NAMED_MAX).map(|(name, _)| name.clone()).collect(),
+        }
     }
 
     /// The counts of all tables by name, as they are now.

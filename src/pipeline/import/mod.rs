@@ -264,6 +264,20 @@ pub async fn check_ours(
     Ok(())
 }
 
+/// The plan by which rows lose the mark of those that are deleted, where their tables have it.
+async fn clearing_marks(
+    destination: &mut dyn Destination,
+    plan: ImportPlan,
+) -> Result<ImportPlan, Failure> {
+    let there = destination.tables().await?;
+    let unmarked = |table: TablePlan| match there.clearing_mark(&table.schema) {
+        Some(schema) => TablePlan { schema: Arc::new(schema), ..table },
+        None => table,
+    };
+    let tables = plan.tables.into_iter().map(unmarked).collect();
+    Ok(ImportPlan { tables, ..plan })
+}
+
 /// Refuses tables whose rows could not be replaced in any order, and warns of foreign keys that
 /// need rows of tables that are not imported.
 async fn check_references(
@@ -330,6 +344,7 @@ pub async fn run(parts: ImportDeps) -> Result<Report, ImportError> {
     let ImportDeps { plan, connect, abilities, source, counts, stop } = parts;
     let mut main = connect().await?;
     check_ours(&mut *main, &plan).await?;
+    let plan = clearing_marks(&mut *main, plan).await?;
     check_references(&mut *main, &plan).await?;
     let tables: Vec<LoadedTable> = plan
         .tables

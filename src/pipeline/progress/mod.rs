@@ -15,7 +15,7 @@ use crate::destination::{Failure, FailureKind};
 use metrics::{RunMetrics, gauge};
 use pending::PendingTimes;
 pub use snapshot::{
-    HeldCounts, OTHER_TABLES, Phase, Snapshot, StatusNotice, TABLES_MAX, TableCounts,
+    HeldCounts, ImportStatus, OTHER_TABLES, Phase, Snapshot, StatusNotice, TABLES_MAX, TableCounts,
 };
 
 /// The metrics as the heartbeat to HQ has them.
@@ -434,6 +434,11 @@ impl Progress {
         let named = held.iter().map(|(table, counts)| (&**table, counts));
         self.metrics.held(named.take(TABLES_MAX));
         self.inner().snapshot.held = held;
+    }
+
+    /// An import is under way, or not any more.
+    pub fn importing(&self, import: Option<ImportStatus>) {
+        self.inner().snapshot.import = import;
     }
 
     /// The counts at this moment.

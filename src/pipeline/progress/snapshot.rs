@@ -114,6 +114,24 @@ pub struct HeldCounts {
     pub bytes: u64,
 }
 
+/// An import that is under way.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImportStatus {
+    /// Since when, Unix seconds.
+    pub since_unix: u64,
+    /// Its tables; 0 until the export is there.
+    pub tables: u64,
+    /// Those that are loaded.
+    pub tables_done: u64,
+    /// Rows that are loaded.
+    pub rows: u64,
+    /// How much of the loading is done, from 0 to 1.
+    pub fraction: f64,
+    /// The tables that are being loaded, a few of them.
+    pub now: Vec<String>,
+}
+
 /// Something that failed, or that somebody should know.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -182,6 +200,8 @@ pub struct Snapshot {
     pub tables: BTreeMap<String, TableCounts>,
     /// The tables that cannot be written now, whose changes wait.
     pub held: BTreeMap<String, HeldCounts>,
+    /// The import that is under way, if one is.
+    pub import: Option<ImportStatus>,
 }
 
 impl Snapshot {

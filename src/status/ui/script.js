@@ -8,7 +8,8 @@ const SILENCE_MAX_MS = 5000;
 const numbers = new Intl.NumberFormat("en");
 
 const state = { tables: new Map(), held: {}, points: [], rows: new Map(), sort: { key: "name", down: false },
-  filter: "", now: 0, heardAt: Date.now(), isOrderOld: true };
+  filter: "", now: 0, heardAt: Date.now(), isOrderOld: true, actions: [], isPaused: false,
+  letters: { waiting: -1, asked: 0 } };
 
 // Writes only what changed, so that a thousand rows cost nothing while nothing happens.
 function setText(element, text) {
@@ -197,6 +198,92 @@ function showSetup(status) {
   });
 }
 
+function showImport(running) {
+  byId("import").hidden = !running;
+  if (!running) return;
+  const { tables, tables_done: done, rows, fraction } = running;
+  byId("import-bar").value = fraction;
+  const now = running.now.length ? `; now ${running.now.join(", ")}` : "";
+  setText(byId("import-text"), tables === 0 ? `The export is waited for, for ${age(state.now - running.since_unix)}.`
+    : `${Math.floor(fraction * 100)} %: ${numbers.format(rows)} rows, ${done} of ${tables} tables${now}`);
+}
+
+// Dead letters are read from the destination, so that they are asked for only when their number changes.
+function askLetters(status) {
+  const { letters } = state;
+  const waiting = status.dead_letters_waiting;
+  byId("letters-part").hidden = waiting === 0;
+  if (waiting === 0 || (waiting === letters.waiting && state.now - letters.asked < 60)) {
+    letters.waiting = waiting;
+    return;
+  }
+  letters.waiting = waiting;
+  letters.asked = state.now;
+  fetch("ui/letters").then((answer) => answer.json()).then(showLetters).catch(() => {
+    letters.waiting = -1;
+  });
+}
+
+function showLetters({ letters, error }) {
+  setText(byId("letter-count"), letters.length < state.letters.waiting ? `(the last ${letters.length} of ${state.letters.waiting})` : `(${letters.length})`);
+  setText(byId("letters-error"), error ? `They cannot be read: ${error}` : "");
+  byId("letters-error").hidden = !error;
+  byId("letter-list").replaceChildren(...letters.map((letter) => {
+    const item = element("li");
+    const name = `${letter.letter} ${letter.table || "(no table)"}`;
+    item.append(element("strong", "", name), element("span", "quiet", `${letter.kind}, ${ago(letter.since_unix)}`), element("p", "", letter.reason));
+    if (state.actions.includes("retry")) {
+      const button = element("button", "do", "Retry");
+      button.type = "button";
+      button.setAttribute("aria-label", `Retry dead letter ${name}`);
+      button.addEventListener("click", () => act({ action: "retry", consumer: letter.consumer, letter: letter.letter }));
+      item.append(button);
+    }
+    return item;
+  }));
+}
+
+function showActions(status) {
+  const actions = status.actions || [];
+  if (actions.join() !== state.actions.join()) {
+    state.actions = actions;
+    state.letters.waiting = -1;
+  }
+  byId("actions").hidden = actions.length === 0;
+  byId("pause").hidden = !actions.includes("pause");
+  byId("import-part").hidden = !actions.includes("import");
+  state.isPaused = status.state.name === "paused";
+  setText(byId("pause"), state.isPaused ? "Go on" : "Pause");
+  const names = byId("table-names");
+  if (names.children.length !== state.rows.size) {
+    names.replaceChildren(...Array.from(state.rows.keys(), (name) => {
+      const option = element("option");
+      option.value = name;
+      return option;
+    }));
+  }
+}
+
+// The token stays in this page: it is kept nowhere, and sent with each action only.
+async function act(action) {
+  const token = byId("token").value.trim();
+  const said = (text) => setText(byId("said"), text);
+  if (!token) {
+    said("Give the token first.");
+    byId("token").focus();
+    return;
+  }
+  said("…");
+  try {
+    const headers = { Authorization: `Bearer ${token}` };
+    const answer = await fetch("ui/actions", { method: "POST", headers, body: JSON.stringify(action) });
+    const told = await answer.json();
+    said(told.error ? `Nothing was done: ${told.error}` : `Ordered: ${told.said}`);
+  } catch {
+    said("EDS did not answer: whether anything was done is not known.");
+  }
+}
+
 let events = 0;
 function show(status) {
   state.now = status.at_unix;
@@ -206,6 +293,9 @@ function show(status) {
   showProblems(status.problems);
   showFlow(status);
   showTables(status, events % 10 === 0);
+  showImport(status.import);
+  showActions(status);
+  askLetters(status);
   showWarnings(status.warnings);
   showSetup(status);
   events += 1;
@@ -242,5 +332,7 @@ byId("filter").addEventListener("input", (event) => {
   state.filter = event.target.value.trim().toLowerCase();
   showOrder();
 });
+byId("pause").addEventListener("click", () => act({ action: state.isPaused ? "unpause" : "pause" }));
+byId("import-go").addEventListener("click", () => act({ action: "import", table: byId("import-table").value.trim() }));
 setInterval(showSilence, 1000);
 connect();

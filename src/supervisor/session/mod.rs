@@ -26,6 +26,7 @@ use super::{ServerFailure, Supervisor};
 use crate::hq::nats::{Heartbeat, HqConnection, Metrics, PackedTime, Stats};
 use crate::machine;
 use crate::signals::OsSignal;
+use crate::status::desk::PageAction;
 use notices::DestinationTest;
 use renewal::Renewal;
 use update::{Fetching, UPDATE_WAIT_MAX, Update};
@@ -103,6 +104,7 @@ enum TaskOutcome {
 /// What the session waits for.
 enum SessionEvent {
     Signal(OsSignal),
+    Order(PageAction),
     Child(ChildEvent),
     Task(TaskOutcome),
     /// `None`: there will be no more notifications.
@@ -162,6 +164,7 @@ impl SessionLoop<'_> {
         tokio::select! {
             biased;
             signal = self.supervisor.signals.next() => SessionEvent::Signal(signal),
+            Some(order) = self.supervisor.orders.recv() => SessionEvent::Order(order),
             event = next_child_event(&mut self.child) => SessionEvent::Child(event),
             Some(outcome) = self.tasks.next(), if !self.tasks.is_empty() => {
                 SessionEvent::Task(outcome)
@@ -183,6 +186,7 @@ impl SessionLoop<'_> {
                 return Some(Ending::Shutdown);
             }
             SessionEvent::Signal(OsSignal::Reload) => return self.reload().await,
+            SessionEvent::Order(order) => self.on_order(order).await,
             SessionEvent::Child(event) => return self.on_child_event(event).await,
             SessionEvent::Task(outcome) => return self.on_task(outcome).await,
             SessionEvent::Notice(Some(message)) => return self.on_notice(message).await,

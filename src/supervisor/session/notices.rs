@@ -15,6 +15,7 @@ use crate::destination::options::masked;
 use crate::destination::{Driver, Settings};
 use crate::hq::nats::outcome_fields;
 use crate::hq::notice::{self, Notice};
+use crate::status::desk::PageAction;
 use crate::worker::pipe::WorkerCommand;
 
 /// A destination that HQ wants the server to use, and the request that HQ waits for.
@@ -43,8 +44,8 @@ impl SessionLoop<'_> {
         match notice {
             Notice::Ping { subject } => self.connection.say(subject, "pong".into()).await,
             Notice::Restart => return self.restart().await,
-            Notice::Pause => self.pause(true).await,
-            Notice::Unpause => self.pause(false).await,
+            Notice::Pause => self.pause_for_hq(true).await,
+            Notice::Unpause => self.pause_for_hq(false).await,
             Notice::Shutdown { message, deleted } => {
                 return Some(self.shut_down(&message, deleted));
             }
@@ -75,10 +76,37 @@ impl SessionLoop<'_> {
         failed
     }
 
-    /// Pauses the worker or lets it go on, and those after it, too.
-    async fn pause(&mut self, pause: bool) {
+    /// Does what somebody wants at the status page. What comes of it the page shows.
+    pub(super) async fn on_order(&mut self, order: PageAction) {
+        match order {
+            PageAction::Pause | PageAction::Unpause => {
+                let pause = order == PageAction::Pause;
+                info!("somebody at the status page {}", if pause { "pauses" } else { "unpauses" });
+                self.pause(pause, OnDone::Nothing).await;
+            }
+            PageAction::Import { table } => {
+                info!("somebody at the status page imports table {table:?}");
+                let tables = vec![table];
+                let command = |id| WorkerCommand::Import { id, schema_only: false, tables };
+                if !self.command(OnDone::Nothing, command).await {
+                    warn!("nothing can be imported: this server has no worker now");
+                }
+            }
+            // That is for whoever streams, which hears of it by itself.
+            PageAction::Retry { .. } => {}
+        }
+    }
+
+    async fn pause_for_hq(&mut self, pause: bool) {
         let action = if pause { "pause" } else { "unpause" };
         info!("HQ asks to {action}");
+        if !self.pause(pause, OnDone::Respond(action)).await {
+            self.respond(action, &Ok(None)).await;
+        }
+    }
+
+    /// Pauses the worker or lets it go on, and those after it, too. False if there is none now.
+    async fn pause(&mut self, pause: bool, on_done: OnDone) -> bool {
         self.supervisor.paused_since = match (pause, self.supervisor.paused_since) {
             (true, None) => Some(now_ns()),
             (true, since) => since,
@@ -88,9 +116,7 @@ impl SessionLoop<'_> {
             true => WorkerCommand::Pause { id },
             false => WorkerCommand::Unpause { id },
         };
-        if !self.command(OnDone::Respond(action), command).await {
-            self.respond(action, &Ok(None)).await;
-        }
+        self.command(on_done, command).await
     }
 
     /// `deleted`: the server's identity is void, so that the next start must not use it.
@@ -163,7 +189,7 @@ impl SessionLoop<'_> {
     async fn import(&mut self, backfill: bool) {
         info!("HQ asks for an import{}", if backfill { "" } else { " of the tables' shapes" });
         self.status("import").await;
-        let command = |id| WorkerCommand::Import { id, schema_only: !backfill };
+        let command = |id| WorkerCommand::Import { id, schema_only: !backfill, tables: Vec::new() };
         if !self.command(OnDone::Respond("import"), command).await {
             let why = "this server has no destination yet: configure it first";
             self.respond("import", &Err(why.into())).await;

@@ -34,6 +34,8 @@ pub(super) enum OnDone {
     Upload,
     /// Nothing is written to the session's directory any more.
     CloseSession(OldSession),
+    /// A new program's worker that begins paused streams nothing; it has shown that it works.
+    BegunPaused,
     /// Nobody waits for it.
     Nothing,
 }
@@ -69,6 +71,7 @@ impl SessionLoop<'_> {
     pub(super) async fn start_child(&mut self) -> Option<Ending> {
         self.next_start.at = None;
         let options = &self.supervisor.options;
+        self.supervisor.desk.destination(options.url.clone());
         let Some(url) = options.url.clone() else {
             let why = "this server has no destination yet: configure one at HQ; it takes effect \
                        here at once";
@@ -83,6 +86,7 @@ impl SessionLoop<'_> {
             token: options.token.clone(),
             api_url: Some(options.api_url.clone()),
             servers: Some(options.servers.clone()).filter(|urls| has_login(urls)),
+            schema: options.schema_url.clone(),
         };
         let words = self.worker_words();
         let board = options.board.clone();
@@ -95,7 +99,7 @@ impl SessionLoop<'_> {
             Err(how) => return self.on_failed_start(how).await,
         }
         if self.supervisor.paused_since.is_some() {
-            self.command(OnDone::Nothing, |id| WorkerCommand::Pause { id }).await;
+            self.command(OnDone::BegunPaused, |id| WorkerCommand::Pause { id }).await;
         }
         None
     }
@@ -212,10 +216,8 @@ impl SessionLoop<'_> {
                 self.upload(outcome.ok().flatten());
             }
             Some(OnDone::CloseSession(old)) => return self.on_left(old, outcome.map(drop)).await,
-            // A new program's worker that begins paused streams nothing; it has shown that it
-            // works.
-            Some(OnDone::Nothing) => return self.confirm_update().await,
-            None => {}
+            Some(OnDone::BegunPaused) => return self.confirm_update().await,
+            Some(OnDone::Nothing) | None => {}
         }
         None
     }
@@ -303,7 +305,7 @@ impl SessionLoop<'_> {
                     self.respond(action, &Err("the worker failed".into())).await;
                 }
                 OnDone::CloseSession(old) => self.close_session(old),
-                OnDone::Upload | OnDone::Nothing => {}
+                OnDone::Upload | OnDone::BegunPaused | OnDone::Nothing => {}
             }
         }
     }

@@ -244,6 +244,9 @@ pub async fn deleted_rows_stay_where_they_are_marked(database: &dyn Database) {
         // Hard again: what is deleted from now on is gone, and the columns stay.
         table.run(&[table.delete("a", 13, Value::Null)], &["--add-columns", "version,applied-at"]);
         table.has(&again[1..]).await;
+        // Whoever writes a row that is marked takes the mark away, whatever becomes of deletions.
+        table.run(&[table.insert("b", 14)], &["--add-columns", "version,applied-at"]);
+        table.has(&[&[("b", 14, None, 14)], &again[2..]].concat()).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod consumer;
 mod crashes;
+mod desk;
 mod faults;
 mod life;
 mod notices;

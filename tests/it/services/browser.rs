@@ -81,6 +81,8 @@ impl Browser {
             );
             let answer: Value = serde_json::from_slice(&answer).unwrap_or_else(|e| panic!("{e}"));
             match answer["method"].as_str() {
+                // A recommendation is no complaint.
+                Some("Log.entryAdded") if answer["params"]["entry"]["level"] == "verbose" => {}
                 Some("Runtime.exceptionThrown" | "Log.entryAdded") => {
                     self.complaints.push(answer["params"].to_string());
                 }

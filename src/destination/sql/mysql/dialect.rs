@@ -71,21 +71,25 @@ pub const MYSQL: Dialect = Dialect {
         field: |column, field| format!("JSON_UNQUOTE(JSON_EXTRACT({column}, '$.{field}'))"),
         number: |text| format!("CAST({text} AS SIGNED)"),
     }),
-    read_back: Some(ReadBack {
+    read_back: ReadBack {
         begin: &[
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
         ],
         text: |column, _| format!("CAST({column} AS CHAR)"),
         join: |text| format!("COALESCE(CONCAT('=', {text}), '')"),
-        concerns: "SELECT CAST(EVENT_OBJECT_TABLE AS CHAR), '', \
+        limit: |rows| format!("LIMIT {rows}"),
+        float_digits: None,
+        concerns: Some(
+            "SELECT CAST(EVENT_OBJECT_TABLE AS CHAR), '', \
                    CONCAT('it has triggers, which run for each row and may refuse it: ', \
                    GROUP_CONCAT(TRIGGER_NAME ORDER BY TRIGGER_NAME SEPARATOR ', ')), \
                    'keep them cheap, or DROP TRIGGER' \
                    FROM information_schema.TRIGGERS \
                    WHERE EVENT_OBJECT_SCHEMA = COALESCE(NULLIF(?, ''), DATABASE()) \
                    GROUP BY EVENT_OBJECT_TABLE ORDER BY 1",
-    }),
+        ),
+    },
 };
 
 /// MariaDB 10.6 or later: MySQL but for collations, and it can skip a column that exists.

@@ -70,7 +70,7 @@ pub const POSTGRES: Dialect = Dialect {
         field: |column, field| format!("({column}::json ->> '{field}')"),
         number: |text| format!("{text}::bigint"),
     }),
-    read_back: Some(ReadBack {
+    read_back: ReadBack {
         begin: &[
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             // All digits of a double, whatever the server's default is.
@@ -84,6 +84,8 @@ pub const POSTGRES: Dialect = Dialect {
             _ => format!("{column}::text"),
         },
         join: |text| format!("COALESCE('=' || {text}, '')"),
-        concerns: include_str!("concerns.sql"),
-    }),
+        limit: |rows| format!("LIMIT {rows}"),
+        float_digits: None,
+        concerns: Some(include_str!("concerns.sql")),
+    },
 };

@@ -1,9 +1,11 @@
 //! How Snowflake writes SQL.
 
+use crate::destination::Holds;
 use crate::destination::shape::{NameLimit, NameUnit, TableLimits};
 use crate::destination::sql::dialect::{
     Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen,
 };
+use crate::destination::sql::read_back::ReadBack;
 use crate::destination::sql::types;
 
 /// Snowflake, with the types that the predecessor of EDS created. Primary keys are declared, but
@@ -60,5 +62,20 @@ pub const SNOWFLAKE: Dialect = Dialect {
     unindexable_code: None,
     duplicate_column_code: "001430",
     as_of: None,
-    read_back: None,
+    read_back: ReadBack {
+        // A statement reads all rows of one moment.
+        begin: &[],
+        text: |column, holds| match holds {
+            Holds::Text | Holds::Word => column.to_owned(),
+            // Whatever the session's format is.
+            Holds::Time => format!("TO_VARCHAR({column}, 'YYYY-MM-DD HH24:MI:SS.FF6')"),
+            // VARIANT, above all.
+            Holds::Anything => format!("TO_JSON(TO_VARIANT({column}))"),
+            _ => format!("TO_VARCHAR({column})"),
+        },
+        join: |text| format!("COALESCE('=' || {text}, '')"),
+        limit: |rows| format!("LIMIT {rows}"),
+        float_digits: Some(15),
+        concerns: None,
+    },
 };

@@ -95,7 +95,7 @@ pub const SQLITE: Dialect = Dialect {
         field: |column, field| format!("json_extract({column}, '$.{field}')"),
         number: |text| format!("CAST({text} AS INTEGER)"),
     }),
-    read_back: Some(ReadBack {
+    read_back: ReadBack {
         // In WAL mode whoever reads stands in nobody's way.
         begin: &["BEGIN"],
         // As text a double has fifteen digits only.
@@ -106,11 +106,15 @@ pub const SQLITE: Dialect = Dialect {
             )
         },
         join: |text| format!("COALESCE('=' || {text}, '')"),
-        concerns: "SELECT tbl_name, '', 'it has triggers, which run for each row and may refuse \
+        limit: |rows| format!("LIMIT {rows}"),
+        float_digits: None,
+        concerns: Some(
+            "SELECT tbl_name, '', 'it has triggers, which run for each row and may refuse \
                    it: ' || group_concat(name, ', '), 'keep them cheap, or DROP TRIGGER' \
                    FROM sqlite_master WHERE type = 'trigger' AND ?1 IS NOT NULL \
                    GROUP BY tbl_name ORDER BY 1",
-    }),
+        ),
+    },
 };
 
 /// Prepared statements that are kept.

@@ -1,9 +1,11 @@
 //! How SQL Server writes SQL.
 
+use crate::destination::Holds;
 use crate::destination::shape::{NameLimit, NameUnit, TableLimits};
 use crate::destination::sql::dialect::{
     Create, Dialect, FenceOrder, Keys, Merge, NotNull, Rename, Widen,
 };
+use crate::destination::sql::read_back::ReadBack;
 use crate::destination::sql::types;
 
 /// A text of a key that is compared character by character.
@@ -84,5 +86,28 @@ pub const SQLSERVER: Dialect = Dialect {
     unindexable_code: None,
     duplicate_column_code: "2705",
     as_of: None,
-    read_back: None,
+    read_back: ReadBack {
+        // READ COMMITTED: what moves between two rows is looked at again, and a database need not
+        // allow SNAPSHOT.
+        begin: &[],
+        text: |column, holds| match holds {
+            Holds::Text | Holds::Word => column.to_owned(),
+            // All digits of a double.
+            Holds::Float => format!("CONVERT(NVARCHAR(MAX), {column}, 3)"),
+            // What is neither EDS's nor a number may be a time: in one form, whatever the language.
+            Holds::Anything => format!("CONVERT(NVARCHAR(MAX), {column}, 126)"),
+            _ => format!("CONVERT(NVARCHAR(MAX), {column})"),
+        },
+        join: |text| format!("COALESCE(N'=' + {text}, N'')"),
+        limit: |rows| format!("OFFSET 0 ROWS FETCH NEXT {rows} ROWS ONLY"),
+        float_digits: None,
+        concerns: Some(
+            "SELECT OBJECT_NAME(r.parent_id), N'', \
+             CONCAT(N'it has the trigger ', r.name, N', which runs for each statement and may \
+             refuse rows'), N'keep it cheap, or DROP TRIGGER' \
+             FROM sys.triggers AS r INNER JOIN sys.tables AS t ON t.object_id = r.parent_id \
+             WHERE r.is_disabled = 0 AND \
+             SCHEMA_NAME(t.schema_id) = COALESCE(NULLIF(@P1, N''), SCHEMA_NAME()) ORDER BY r.name",
+        ),
+    },
 };

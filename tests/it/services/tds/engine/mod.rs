@@ -4,6 +4,7 @@
 mod catalog;
 pub mod collation;
 mod dialect;
+mod read_back;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -121,8 +122,14 @@ impl TdsEngine {
         let sql = translated.as_str();
         let words = sql.split(' ').take(3).collect();
         let statement = TdsStatement { sql, words, parameters };
-        let families: [fn(&mut TdsEngine, &TdsStatement<'_>) -> TdsAttempt; 5] =
-            [Self::transaction, Self::question, Self::definition, Self::change, Self::record];
+        let families: [fn(&mut TdsEngine, &TdsStatement<'_>) -> TdsAttempt; 6] = [
+            Self::transaction,
+            Self::question,
+            Self::definition,
+            Self::change,
+            Self::record,
+            Self::read_back,
+        ];
         for family in families {
             if let Some(answer) = family(self, &statement)? {
                 return Ok(answer);
