@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::storm::PublishedEvents;
 use super::targets::StormTarget;
-use crate::kafka::{assert_equal, identity};
+use crate::kafka::identity;
 use crate::services::Server;
 use crate::services::eventhubs::{EventHubs, PeerHabits};
 use crate::services::s3::Seaweed;
@@ -136,7 +136,6 @@ impl StormTarget for HubTarget {
         let arrived = lasts(&mut found.iter().map(|event| parsed(&event.body)));
         let stale = wanted.iter().filter(|(row, id)| arrived.get(*row) != Some(id)).count();
         assert_eq!(stale, 0, "rows end with another event");
-        assert_equal(&published.shop, found.iter().map(|event| parsed(&event.body)).collect());
         println!("{} repeats", found.len() - there.len());
     }
 }

@@ -3,7 +3,6 @@
 
 mod copies;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::faults::{StormFault, StormFaults, draw};
 use super::poison::poison;
 use super::source::{SchemaSite, StormSource};
-use super::targets::StormTarget;
+use super::targets::{EventCounts, StormTarget};
 use crate::services::disks::Disks;
 use crate::services::eds::{Eds, Running};
 use crate::services::proxy::Proxy;
@@ -33,9 +32,8 @@ pub struct PublishedEvents {
     pub stream: Vec<Vec<u8>>,
     /// Messages that have to be dead letters in the end.
     pub letters: usize,
-    /// Ids of events whose files were there and are gone, as an older copy of the folder was put
-    /// back.
-    pub taken_away: BTreeSet<Vec<u8>>,
+    /// Events whose files were there and are gone, as an older copy of the folder was put back.
+    pub taken_away: EventCounts,
 }
 
 /// A shop, NATS, a destination, an `eds` between them, wires that can be cut and disks that can be
@@ -94,7 +92,7 @@ impl ChaosScene {
                 events: 0,
                 stream: Vec::new(),
                 letters: 0,
-                taken_away: BTreeSet::new(),
+                taken_away: EventCounts::new(),
             },
             faults: StormFaults::default(),
             target,

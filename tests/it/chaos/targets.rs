@@ -1,6 +1,6 @@
 //! Where the events of a storm arrive, and how what arrived is compared with what was published.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -75,9 +75,9 @@ pub trait StormTarget {
         false
     }
 
-    /// Ids of the events in its files, where these can be told: then copies of them are put back
-    /// without EDS's position, too.
-    fn ids(&self, _place: &Path) -> Option<BTreeSet<Vec<u8>>> {
+    /// Ids of the events in its files, and how often each is there, where these can be told: then
+    /// copies of them are put back without EDS's position, too.
+    fn ids(&self, _place: &Path) -> Option<EventCounts> {
         None
     }
 
@@ -211,9 +211,9 @@ impl StormTarget for FilesTarget {
     fn files(&self) -> Option<PathBuf> {
         Some(self.dir.path().to_owned())
     }
-    fn ids(&self, place: &Path) -> Option<BTreeSet<Vec<u8>>> {
-        let ids = || finished(place).into_values().flatten().map(|l| id_of(l.as_bytes()).to_vec());
-        (self.form == FilesForm::Ndjson).then(|| ids().collect())
+    fn ids(&self, place: &Path) -> Option<EventCounts> {
+        let lines = || finished(place).into_values().flatten();
+        (self.form == FilesForm::Ndjson).then(|| counts(lines().map(String::into_bytes)))
     }
     async fn check(&self, published: &PublishedEvents, place: &Path) {
         match self.form {
@@ -240,15 +240,25 @@ impl StormTarget for FilesTarget {
     }
 }
 
-/// Each event is there, as often as it is in the stream. One that was in files which were taken
-/// away need not be.
+/// How often events are there, by their ids.
+pub type EventCounts = BTreeMap<Vec<u8>, usize>;
+
+fn counts(events: impl Iterator<Item = impl AsRef<[u8]>>) -> EventCounts {
+    let mut counts = EventCounts::new();
+    events.for_each(|event| *counts.entry(id_of(event.as_ref()).to_vec()).or_default() += 1);
+    counts
+}
+
+/// Each event is there as often as it is in the stream, but for those whose files were taken away.
 fn assert_each_once(published: &PublishedEvents, lines: &[&String]) {
-    let there: BTreeSet<&[u8]> = lines.iter().map(|line| id_of(line.as_bytes())).collect();
-    let (found, lacking): (Vec<&[u8]>, Vec<&[u8]>) =
-        published.stream.iter().map(|event| id_of(event)).partition(|id| there.contains(id));
-    let missing = lacking.iter().filter(|id| !published.taken_away.contains(**id)).count();
-    assert_eq!(missing, 0, "of {} events are missing", published.stream.len());
-    assert_eq!(lines.len(), found.len(), "lines for so many events");
+    let (there, expected) = (counts(lines.iter()), counts(published.stream.iter()));
+    let of = |counts: &EventCounts, id: &Vec<u8>| counts.get(id).copied().unwrap_or(0);
+    let missing = expected
+        .iter()
+        .filter(|(id, times)| of(&there, id) + of(&published.taken_away, id) < **times)
+        .count();
+    let doubled = there.iter().filter(|(id, times)| of(&expected, id) < **times).count();
+    assert_eq!((missing, doubled), (0, 0), "of {} events", published.stream.len());
 }
 
 /// The event's own id, from its text.

@@ -44,7 +44,7 @@ pub trait Keeper: Send + Sync {
     async fn answers(&self) -> bool {
         true
     }
-    /// Its columns become wider by themselves.
+    /// Its columns become wider by themselves, and what was in them is read back as it was.
     fn widens(&self) -> bool {
         true
     }
@@ -172,7 +172,10 @@ impl Keeper for Snowflake {
     fn disturb(&mut self, database: &str, disturbed: bool) -> bool {
         let shares = match disturbed {
             true => {
-                json!({"expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.01, "steal": 0.05})
+                json!({
+                    "expire": 0.02, "throttle": 0.03, "lose": 0.03, "slow": 0.05, "forget": 0.01,
+                    "steal": 0.05,
+                })
             }
             false => json!({}),
         };
@@ -203,6 +206,10 @@ impl Keeper for FakeSqlServer {
     }
     fn data(&self) -> Option<PathBuf> {
         Some(self.directory().to_owned())
+    }
+    /// What the stand-in keeps of a decimal is text.
+    fn widens(&self) -> bool {
+        false
     }
     fn disturb(&mut self, _: &str, disturbed: bool) -> bool {
         match disturbed {

@@ -69,7 +69,10 @@ impl ChaosScene {
             }
             Some(_) => {
                 let after = self.target.ids(&self.place()).unwrap_or_default();
-                self.published.taken_away.extend(before.difference(&after).cloned());
+                for (id, times) in before {
+                    let gone = times.saturating_sub(after.get(&id).copied().unwrap_or(0));
+                    *self.published.taken_away.entry(id).or_default() += gone;
+                }
             }
             None => {}
         }
