@@ -175,9 +175,9 @@ pub trait SqlCatalog: Send {
     /// the source's table `only`. In the latter case the catalog reads no other table.
     ///
     /// Called at start, after reconnects and by imports for all; after a
-    /// [`FailureKind::SchemaMismatch`] and after schema changes for the tables that it is about. The
-    /// batch in hand waits for it. These tables may have changed since the last call, so the driver
-    /// forgets the statements and temporary tables that it has prepared for them.
+    /// [`FailureKind::SchemaMismatch`] and after schema changes for the tables that it is about.
+    /// The batch in hand waits for it. These tables may have changed since the last call, so the
+    /// driver forgets the statements and temporary tables that it has prepared for them.
     async fn columns(
         &mut self,
         renderer: &Renderer,

@@ -1,4 +1,4 @@
-//! What is read of the catalog, and when: all tables at a start, and one where only one has changed.
+//! What is read of the catalog: all tables at a start, and one where only one has changed.
 
 use eds::destination::Migration;
 use serde_json::{Value, json};

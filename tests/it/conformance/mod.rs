@@ -125,7 +125,8 @@ fn instant(text: &str) -> String {
 macro_rules! conformance {
     ($($name:ident => $fresh:expr;)*) => {
         $(mod $name {
-            use super::{catalog, columns, databases, letters, promises, shapes, texts, values, widening};
+            use super::{catalog, columns, databases, letters, promises, shapes, texts};
+            use super::{values, widening};
             conformance!(@cases $fresh;
                 texts_of_every_kind_arrive_unchanged => texts::arrive_unchanged,
                 keys_are_told_apart => texts::keys_are_told_apart,
