@@ -15,6 +15,8 @@ const ALL: [&str; 4] = ["--locked", "--no-default-features", "--features", "full
 /// what is tested, and nothing is compiled a second time to be looked at.
 const BY_CLIPPY: [(&str, &str); 2] =
     [("RUSTC_WORKSPACE_WRAPPER", "clippy-driver"), ("CLIPPY_ARGS", "-Dwarnings")];
+/// Parts of EDS that are looked at by themselves beside the tests; [`lint`] looks at each feature.
+const PARTS: [&str; 4] = ["", "demo", "jetstream,postgres", "server"];
 /// The Windows that is checked.
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
 /// Tests that run at once. Most of them wait for servers and timers, so there are more than cores.
@@ -57,18 +59,23 @@ pub fn lasting(group: &str, args: &[&str]) -> TaskResult {
 pub fn lint() -> TaskResult {
     let clippy: &[&str] = &["clippy", "--workspace", "--all-targets"];
     run("cargo", &[clippy, &ALL[..], &["--", "-D", "warnings"]].concat())?;
+    let each = ["hack", "clippy", "--locked", "-p", "eds", "--each-feature"];
+    let composed = ["--exclude-features", "default,full,vendored", "--", "-D", "warnings"];
+    run(&services::tool("cargo-hack"), &[&each[..], &composed[..]].concat())?;
     lint_beside_tests()
 }
 
-/// What of [`lint`] is left once the tests were [compiled by clippy](BY_CLIPPY).
+/// What of [`lint`] is left once the tests were [compiled by clippy](BY_CLIPPY), but for the
+/// features alone: on a slow machine they take longer than the tests.
 pub fn lint_beside_tests() -> TaskResult {
     run("cargo", &["fmt", "--all", "--check"])?;
     tsql()?;
     let deny = services::tool("cargo-deny");
     run(&deny, &["check", "bans", "licenses", "sources"])?;
-    let each = ["hack", "clippy", "--locked", "-p", "eds", "--each-feature"];
-    let composed = ["--exclude-features", "default,full,vendored", "--", "-D", "warnings"];
-    run(&services::tool("cargo-hack"), &[&each[..], &composed[..]].concat())?;
+    for part in PARTS {
+        let features = ["--locked", "-p", "eds", "--no-default-features", "--features", part];
+        run("cargo", &[&["clippy"], &features[..], &["--", "-D", "warnings"]].concat())?;
+    }
     windows()
 }
 
