@@ -263,8 +263,8 @@ def special(session, sql):
         rows = [[d, s, t, c, n + 1] for (d, s, t), columns in keys.items() if d == session.database and s == found[1].replace('""', '"') for n, c in enumerate(columns)]
         return shaped(KEY_COLUMNS, rows)
     if found := re.fullmatch(r'SHOW PRIMARY KEYS IN TABLE "((?:[^"]|"")*)"\."((?:[^"]|"")*)"', sql):
-        place = (session.database, *(name.replace('""', '"') for name in found.groups()))
-        return shaped(KEY_COLUMNS, [[*place, c, n + 1] for n, c in enumerate(keys.get(place, []))])
+        table = (session.database, *(name.replace('""', '"') for name in found.groups()))
+        return shaped(KEY_COLUMNS, [[*table, c, n + 1] for n, c in enumerate(keys.get(table, []))])
     return None
 
 
