@@ -175,7 +175,7 @@ async fn pages_are_bounded_and_say_where_they_may_load_from() {
     }
     let mut pages: Vec<OpenPage> = (0..32).map(|_| OpenPage::open(&address)).collect();
     pages.iter_mut().for_each(|page| assert!(page.next().is_some()));
-    eventually_ok(Duration::from_secs(10), async || {
+    eventually_ok(Duration::from_secs(60), async || {
         let (head, _) = get(&address, "/ui/events").await;
         head.contains("503").then_some(()).ok_or(head)
     })
