@@ -199,7 +199,7 @@ async def result(request: Request):
 def answered(session, number, body):
     """What the statement comes to; a request that is known comes to what it came to."""
     with lock:
-        if sessions.get(session.token) is not session:
+        if is_down.is_set():
             return {"success": False, "code": "390111", "message": "Session no longer exists. New login required to access the service.", "data": None}
         if number not in answers:
             answers[number] = outcome(session, body)
