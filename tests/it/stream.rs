@@ -66,6 +66,10 @@ async fn whatever_happens(server: &mut dyn Keeper) {
     let eds = Eds::stream(&nats, &creds, &url, &schemas).with(&["--consumer-suffix", "restarted"]);
     eds.begin();
     let running = eds.start(&["--until-caught-up"]);
+    eventually("it streams", Duration::from_secs(60), async || {
+        running.log().contains("streaming eds-")
+    })
+    .await;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(700)).await;
         if let Some(mut old) = nats.server.take() {

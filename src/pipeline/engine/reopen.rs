@@ -16,6 +16,9 @@ use crate::state::StateError;
 
 /// A feed that was lost sooner than that after its opening is opened again with growing waits.
 const OPEN_IS_STABLE: Duration = Duration::from_secs(10);
+/// For how long the first opening is tried again. The feed answered a moment before: what is away
+/// now is being restarted.
+const FIRST_OPENING_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How often in its life a process takes the feed back from others. Two with destinations of their
 /// own could do so for ever.
 const TAKEN_BACK_MAX: u32 = 4;
@@ -57,20 +60,33 @@ impl Engine {
         if self.reopenings.opened_at.elapsed() > OPEN_IS_STABLE {
             self.reopenings.backoff = Backoff::default();
         }
+        let opened = self.open_until(None).await;
+        self.progress.streaming();
+        opened
+    }
+
+    /// Opens the feed for the first time in this run.
+    pub(super) async fn open_first_feed(&mut self) -> Result<(), Halt> {
+        let opened = self.open_until(Some(Instant::now() + FIRST_OPENING_WAIT_MAX)).await;
+        self.reopenings.backoff = Backoff::default();
+        opened
+    }
+
+    /// Opens the feed; tries again while it is away, until `deadline` where there is one.
+    async fn open_until(&mut self, deadline: Option<Instant>) -> Result<(), Halt> {
         loop {
             sleep(self.reopenings.backoff.next(&self.options.consumer)).await;
             match self.open_feed().await {
-                Err(Halt::Feed(FeedError::Unavailable(why))) => {
+                Err(Halt::Feed(FeedError::Unavailable(why)))
+                    if deadline.is_none_or(|deadline| Instant::now() < deadline) =>
+                {
                     self.progress.waiting("feed", &why);
                     let tries = self.reopenings.backoff.tries();
                     if tries < 4 || tries.is_multiple_of(20) {
                         warn!("the feed cannot be opened: {why}; trying again");
                     }
                 }
-                other => {
-                    self.progress.streaming();
-                    return other;
-                }
+                other => return other,
             }
         }
     }

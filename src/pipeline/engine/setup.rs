@@ -43,7 +43,8 @@ impl EngineDeps {
 
 impl Engine {
     /// Connects to the destination, finds the position, opens the feed there. Fails at once where
-    /// something is away or wrong: whoever starts a program wants to know.
+    /// something is away or wrong, as whoever starts a program wants to know, and soon where the
+    /// feed went away since.
     pub async fn start(mut deps: EngineDeps) -> Result<Engine, Halt> {
         let acknowledged = deps.feed.acknowledged().await?;
         deps.registry = deps.registry.with_columns(deps.options.columns.clone());
@@ -105,7 +106,7 @@ impl Engine {
     async fn open_first(mut self, start: &StartPosition) -> Result<Engine, Halt> {
         self.settle();
         self.load_recent();
-        self.open_feed().await?;
+        self.open_first_feed().await?;
         match start {
             StartPosition::After { .. } => {}
             StartPosition::Since { began, source, .. } => {
@@ -157,7 +158,7 @@ impl Engine {
         self.load_recent();
         match self.positions.open_at().after == Some(opened) {
             true => Ok(()),
-            false => self.open_feed().await,
+            false => self.open_first_feed().await,
         }
     }
 }

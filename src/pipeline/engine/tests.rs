@@ -64,6 +64,8 @@ struct EngineScene {
     /// destination, if `is_claimed`.
     taken: AtomicUsize,
     is_claimed: AtomicBool,
+    /// How often the feed is away when it is to be opened.
+    away: AtomicUsize,
     /// How often the feed was asked whether anything is pending.
     idle_asked: AtomicUsize,
     /// The destination fails as long as that is in the future.
@@ -89,6 +91,7 @@ impl EngineScene {
             time_ns: AtomicI64::new(0),
             taken: AtomicUsize::new(0),
             is_claimed: AtomicBool::new(false),
+            away: AtomicUsize::default(),
             idle_asked: AtomicUsize::new(0),
             fails_until: Mutex::default(),
             progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
@@ -183,6 +186,10 @@ impl Feed for Script {
     async fn open(&mut self, at: OpenAt) -> Result<Opened, FeedError> {
         if self.next.is_some() && self.after_last == AfterLast::EndsForGood {
             return Err(FeedError::Misconfigured("it can be read only once".into()));
+        }
+        let counts_down = |n: usize| n.checked_sub(1);
+        if self.scene.away.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counts_down).is_ok() {
+            return Err(FeedError::Unavailable("it is being restarted".into()));
         }
         if self.scene.taken.load(Ordering::Relaxed) > 0 {
             self.scene.taken.fetch_sub(1, Ordering::Relaxed);
@@ -358,6 +365,17 @@ async fn a_stop_does_not_cut_a_batch_that_has_to_end_where_it_once_ended() {
     assert_eq!(began.elapsed(), stop_after, "nothing is waited for");
     assert_eq!((scene.position(), scene.rows()), (None, 0));
     assert_eq!(scene.state.intent("test").unwrap_or_else(|e| panic!("{e}")), Some(beyond));
+}
+
+/// What answered when the run began and is away a moment later is being restarted.
+#[tokio::test(start_paused = true)]
+async fn the_first_opening_is_tried_again_but_not_for_ever() {
+    let away = Err(Halt::Feed(FeedError::Unavailable("it is being restarted".into())));
+    for (times, expected) in [(5, Ok(End::CaughtUp)), (1_000, away)] {
+        let scene = EngineScene::new(usize::MAX);
+        scene.away.store(times, Ordering::Relaxed);
+        assert_eq!(scene.run(one_by_one(), AfterLast::Idles, None).await, expected);
+    }
 }
 
 /// Of two that start at once, one may have the feed and the other the destination.
