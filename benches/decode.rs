@@ -1,5 +1,8 @@
 //! EDS's decoder beside serde_json over the same events. Run by `cargo x bench decode`.
 
+#[allow(dead_code)]
+mod figure;
+
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -7,6 +10,7 @@ use bytes::Bytes;
 use eds::change::decode::ColumnOrder;
 use eds::change::{Decoder, TableSchema};
 use eds::sandbox::shop::{Shop, ShopOptions};
+use figure::Figure;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -53,6 +57,15 @@ fn main() {
                 schema.columns.iter().filter(|c| after.contains_key(&*c.name)).count()
             })
         });
+        Figure {
+            what: &format!("decoding, {table}"),
+            reached: format!("{own:.0}/s"),
+            beside: "serde_json",
+            other: format!("{library:.0}/s"),
+            ratio: own / library,
+            peak_mib: None,
+        }
+        .add();
         println!("| {table} | {bytes} | {own:.0} | {library:.0} | {:.2} |", own / library);
     }
 }

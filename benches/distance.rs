@@ -7,11 +7,14 @@ mod services;
 
 #[allow(dead_code)]
 mod cost;
+#[allow(dead_code)]
+mod figure;
 
 use std::time::{Duration, Instant};
 
 use cost::peak_mib;
 use eds::sandbox::shop::{Shop, ShopOptions};
+use figure::Figure;
 use mysql_async::prelude::Queryable;
 use services::eds::{Eds, Running};
 use services::mysql::{Flavour, MySql};
@@ -123,6 +126,27 @@ async fn measure(name: &str, server: Looked, events: usize) {
         let peak_mib = peak_mib(running.pid());
         running.kill();
         let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+        if ms > 0 {
+            Figure {
+                what: &format!("{name}, a backlog through {ms} ms each way"),
+                reached: format!("{rate:.0}/s"),
+                beside: "the same through 0 ms",
+                other: format!("{near:.0}/s"),
+                ratio: rate / near,
+                peak_mib: Some(peak_mib),
+            }
+            .add();
+            let (least, own) = (ms as f64 * 2.0, at(50).as_secs_f64() * 1e3);
+            Figure {
+                what: &format!("{name}, idle: p50 through {ms} ms each way"),
+                reached: format!("{own:.1} ms"),
+                beside: "one round trip",
+                other: format!("{least:.0} ms"),
+                ratio: least / own,
+                peak_mib: None,
+            }
+            .add();
+        }
         println!(
             "| {name} | {ms} ms | {rate:.0} | {:.2} | {:.1?} | {:.1?} | {peak_mib:.0} MiB |",
             rate / near,

@@ -7,6 +7,8 @@
 #[allow(dead_code)]
 mod services;
 
+mod figure;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use eds::destination::sql::sqlite::SQLITE;
 use eds::sandbox::check;
 use eds::sandbox::export::{self, Choice};
 use eds::sandbox::shop::{Shop, ShopOptions};
+use figure::{Figure, per_second};
 use futures::{StreamExt, pin_mut};
 use services::mysql::{Flavour, MySql};
 use services::postgres::Postgres;
@@ -112,6 +115,15 @@ impl Bench {
     }
 
     fn report(&self, server: &str, cost: &ImportCost, own: f64) {
+        Figure {
+            what: &format!("{server}, import"),
+            reached: per_second(self.rows, cost.seconds),
+            beside: "its own loader",
+            other: per_second(self.rows, own),
+            ratio: own / cost.seconds,
+            peak_mib: Some(cost.peak_mib),
+        }
+        .add();
         let rate = |seconds: f64| self.rows as f64 / seconds;
         println!(
             "| {server} | {:.0} | {:.2} of {:.0} | {:.0} MiB |",

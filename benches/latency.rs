@@ -5,9 +5,13 @@
 #[allow(dead_code)]
 mod services;
 
+#[allow(dead_code)]
+mod figure;
+
 use std::time::{Duration, Instant};
 
 use eds::sandbox::shop::{Shop, ShopOptions};
+use figure::Figure;
 use services::eds::Eds;
 use services::nats::Nats;
 use services::postgres::Postgres;
@@ -52,24 +56,44 @@ async fn main() {
         }
         let _ = ack.await;
     }
-    show("publish to visible", waits);
-    show("a bare commit of one row", bare_commits(&client).await);
+    let bare = bare_commits(&client).await;
+    for (what, percent) in
+        [("PostgreSQL, idle: p50 from publication to sight", 50), ("the same, p99", 99)]
+    {
+        let (own, commit) = (at(&waits, percent), at(&bare, percent));
+        Figure {
+            what,
+            reached: format!("{:.1} ms", own.as_secs_f64() * 1e3),
+            beside: "a bare commit of one row",
+            other: format!("{:.1} ms", commit.as_secs_f64() * 1e3),
+            ratio: commit.as_secs_f64() / own.as_secs_f64(),
+            peak_mib: None,
+        }
+        .add();
+    }
+    show("publish to visible", &waits);
+    show("a bare commit of one row", &bare);
     let before = cpu_ticks(running.pid());
     tokio::time::sleep(REST).await;
     let used = (cpu_ticks(running.pid()) - before) as f64 / 100.0;
     println!("at rest: {:.2} % of a core over {REST:?}", used / REST.as_secs_f64() * 100.0);
 }
 
-fn show(what: &str, mut waits: Vec<Duration>) {
-    waits.sort();
-    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+fn show(what: &str, waits: &[Duration]) {
     println!(
         "{what}: p50 {:.1?}, p90 {:.1?}, p99 {:.1?} of {}",
-        at(50),
-        at(90),
-        at(99),
+        at(waits, 50),
+        at(waits, 90),
+        at(waits, 99),
         waits.len()
     );
+}
+
+/// The wait that so many percent did not pass.
+fn at(waits: &[Duration], percent: usize) -> Duration {
+    let mut sorted = waits.to_vec();
+    sorted.sort();
+    sorted[(sorted.len() - 1) * percent / 100]
 }
 
 /// What the database alone takes on this machine.

@@ -10,7 +10,7 @@ use crate::{TaskResult, root, run, run_with, services};
 
 /// Everything, with the machine's OpenSSL: building one from source takes minutes, and only
 /// releases need it.
-const ALL: [&str; 4] = ["--locked", "--no-default-features", "--features", "full"];
+pub const ALL: [&str; 4] = ["--locked", "--no-default-features", "--features", "full"];
 /// Lets clippy compile what belongs to the project, and no warning pass: what it has looked at is
 /// what is tested, and nothing is compiled a second time to be looked at.
 const BY_CLIPPY: [(&str, &str); 2] =

