@@ -293,6 +293,12 @@ impl Event {
     /// writes, in the contract's order, each value byte for byte as it came.
     pub fn stored(&self) -> String {
         let mut out = String::with_capacity(self.payload.len() + 16);
+        self.store_into(&mut out);
+        out
+    }
+
+    /// Appends what [`Event::stored`] returns.
+    pub fn store_into(&self, out: &mut String) {
         out.push_str("{\"operation\":\"");
         out.push_str(self.operation.as_str());
         out.push('"');
@@ -305,7 +311,6 @@ impl Event {
             }
         }
         out.push('}');
-        out
     }
 
     /// The value of a field as the Go program writes it; `None` where it leaves the field out.

@@ -121,7 +121,7 @@ fn encoded(change: &Change) -> Result<(String, Vec<u8>), Failure> {
                 .build(),
         )
         .application_properties(
-            ApplicationProperties::builder().insert("objectId", names.subject(&names.key)).build(),
+            ApplicationProperties::builder().insert("objectId", names.object_id()).build(),
         )
         .data(change.event.stored().into_bytes())
         .build();

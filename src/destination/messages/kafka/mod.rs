@@ -15,7 +15,6 @@ use async_trait::async_trait;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::{FutureProducer, Producer, PurgeConfig};
 
 use super::{ABILITIES, Names};
 use crate::change::{Batch, Change};
@@ -25,7 +24,7 @@ use crate::destination::{Destination, Driver, Failure, Settings, Target};
 use client::{
     ClientErrors, Cluster, METADATA_WAIT_MAX, ProducerLimits, REQUEST_WAIT_MAX, TOPIC_WAIT_MAX,
 };
-use deliver::{Sender, Undelivered};
+use deliver::{Outbox, Sender, Undelivered};
 use tail::PositionHeader;
 
 /// Kafka.
@@ -95,7 +94,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     // admin client it is polled, and so learns why a login or TLS fails.
     let first_limit = configured.unwrap_or(MESSAGE_BYTES_MAX);
     let limits = |message_bytes| ProducerLimits { message_bytes, alone: false };
-    let first = producer(&cluster, &errors, limits(first_limit))?;
+    let first = outbox(&cluster, &errors, limits(first_limit))?;
     let asking = first.clone();
     let (partitions, cluster_id) = in_thread(&cluster, &errors, move |cluster, errors| {
         let partitions = count_partitions(&asking, cluster, errors)?;
@@ -110,12 +109,12 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         _ => None,
     };
     let message_bytes_max = asked.unwrap_or(first_limit);
-    let producer = match message_bytes_max == first_limit {
+    let outbox = match message_bytes_max == first_limit {
         true => first,
-        false => producer(&cluster, &errors, limits(message_bytes_max))?,
+        false => outbox(&cluster, &errors, limits(message_bytes_max))?,
     };
     Ok(Box::new(Topic {
-        producer,
+        outbox,
         cluster,
         cluster_id,
         errors,
@@ -132,12 +131,12 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
 /// Ids that images and their documentation give to every cluster: they tell none apart.
 const WELL_KNOWN_CLUSTERS: [&str; 2] = ["5L6g3nShT-eMCtK--X86sw", "MkU3OEVBNTcwNTJENDM2Qk"];
 
-fn producer(
+fn outbox(
     cluster: &Cluster,
     errors: &ClientErrors,
     limits: ProducerLimits,
-) -> Result<FutureProducer<ClientErrors>, Failure> {
-    cluster.producer_config(limits).create_with_context(errors.clone()).map_err(|e| unusable(&e))
+) -> Result<Outbox, Failure> {
+    Outbox::new(cluster, errors, limits).map_err(|e| unusable(&e))
 }
 
 /// Reads `kafka://host:port,host:port/topic`.
@@ -190,7 +189,7 @@ async fn topic_limit(cluster: &Cluster, errors: &ClientErrors) -> Result<Option<
 /// How many partitions the topic has. Blocks the thread. A topic that does not exist is created by
 /// the question, if the broker does such things.
 fn count_partitions(
-    producer: &FutureProducer<ClientErrors>,
+    outbox: &Outbox,
     cluster: &Cluster,
     errors: &ClientErrors,
 ) -> Result<u32, Failure> {
@@ -198,7 +197,7 @@ fn count_partitions(
     loop {
         let waited = started.elapsed();
         let is_late = waited > REQUEST_WAIT_MAX;
-        match producer.client().fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
+        match outbox.client().fetch_metadata(Some(&cluster.topic), METADATA_WAIT_MAX) {
             Ok(metadata) => match partitions_of(&metadata, &cluster.topic) {
                 Ok(partitions) => return Ok(partitions),
                 Err(error) if waited > TOPIC_WAIT_MAX || !is_being_created(error) => {
@@ -235,7 +234,7 @@ fn is_being_created(error: RDKafkaErrorCode) -> bool {
 }
 
 struct Topic {
-    producer: FutureProducer<ClientErrors>,
+    outbox: Outbox,
     cluster: Cluster,
     /// The name that the brokers give their cluster; `None` where they give none.
     cluster_id: Option<String>,
@@ -255,7 +254,8 @@ struct Topic {
     alone: bool,
 }
 
-/// A change as it is sent.
+/// A change as it is sent. One is filled with the next change once it was sent.
+#[derive(Default)]
 struct PendingMessage {
     /// The change's index in the batch.
     index: u32,
@@ -264,18 +264,27 @@ struct PendingMessage {
     value: String,
     /// `None` for a row of an import, which has no place in the stream.
     position: Option<PositionHeader>,
+    position_text: String,
 }
 
 impl PendingMessage {
-    fn of(index: u32, change: &Change, is_streamed: bool) -> PendingMessage {
+    /// Makes it that of a change; `position`: none, where it has no place in the stream.
+    fn fill(
+        &mut self,
+        (index, change): (u32, &Change),
+        position: Option<PositionHeader>,
+        consumer: &str,
+    ) {
+        let PendingMessage { key, partition_key, value, position_text, .. } = self;
+        [&mut *key, partition_key, value, position_text].into_iter().for_each(String::clear);
         let names = Names::of_event(change);
-        PendingMessage {
-            index,
-            key: names.subject(&change.event.id()),
-            partition_key: names.partition_key(),
-            value: change.event.stored(),
-            position: is_streamed.then(|| PositionHeader::of(change.position)),
+        names.write_subject(&change.event.id(), key);
+        names.write_partition_key(partition_key);
+        change.event.store_into(value);
+        if let Some(position) = position {
+            position.write(consumer, position_text);
         }
+        (self.index, self.position) = (index, position);
     }
 
     fn size(&self) -> usize {
@@ -284,9 +293,9 @@ impl PendingMessage {
 }
 
 impl Topic {
-    fn has(&self, message: &PendingMessage) -> bool {
+    fn has(&self, position: Option<PositionHeader>) -> bool {
         let written = self.written.as_ref();
-        message.position.is_some_and(|position| written.is_some_and(|w| w.contains(&position)))
+        position.is_some_and(|position| written.is_some_and(|w| w.contains(&position)))
     }
 
     /// Fails with the changes whose messages the topic does not take: before anything is sent, so
@@ -296,8 +305,10 @@ impl Topic {
         let may_be_larger =
             |change: &Change| PARTS_TIMES * change.event.payload().len() + FIXED_BYTES_MAX > max;
         let large = batch.ordered().filter(|(_, change)| may_be_larger(change));
+        let mut message = PendingMessage::default();
         let sizes = large.map(|(index, change)| {
-            (index, PendingMessage::of(index, change, !batch.is_import()).size())
+            message.fill((index, change), None, &self.consumer);
+            (index, message.size())
         });
         let culprits: Vec<(u32, String)> = sizes
             .filter(|(_, size)| *size > max)
@@ -312,9 +323,9 @@ impl Topic {
     /// on goes by the new number.
     async fn refresh_partitions(&mut self) -> Result<(), Failure> {
         if self.partitions_counted_at.elapsed() > PARTITIONS_COUNT_INTERVAL {
-            let producer = self.producer.clone();
+            let outbox = self.outbox.clone();
             let counted = in_thread(&self.cluster, &self.errors, move |cluster, errors| {
-                count_partitions(&producer, cluster, errors)
+                count_partitions(&outbox, cluster, errors)
             });
             self.partitions = counted.await??;
             self.partitions_counted_at = Instant::now();
@@ -336,22 +347,27 @@ impl Topic {
 
     /// A client that has met a fatal error does nothing any more, and one that has failed may still
     /// send: another one takes its place.
-    async fn renew_producer(&mut self) -> Result<(), Failure> {
-        if !self.is_unsure && self.producer.client().fatal_error().is_none() {
+    async fn renew_client(&mut self) -> Result<(), Failure> {
+        if self.outbox.has_open() {
+            (self.written, self.is_unsure) = (None, true);
+        }
+        if !self.is_unsure && !self.outbox.has_ended() {
             return Ok(());
         }
         tracing::debug!("the Kafka client is made anew");
         let limits = ProducerLimits { message_bytes: self.message_bytes_max, alone: self.alone };
-        let old =
-            std::mem::replace(&mut self.producer, producer(&self.cluster, &self.errors, limits)?);
-        end(old).await
+        let new = outbox(&self.cluster, &self.errors, limits)?;
+        std::mem::replace(&mut self.outbox, new).end().await
     }
 
     /// What becomes of a failed delivery. The topic may take a request of one message where it
     /// refused one of many: each then travels alone, until the next connection. A message that is
     /// too large alone is the one that cannot be stored.
     fn judge(&mut self, batch: &Batch, undelivered: Undelivered) -> Failure {
-        let Undelivered { index, size, error } = undelivered;
+        let Undelivered { message, error } = undelivered;
+        let Some((index, size)) = message else {
+            return self.cluster.failure(&error, &self.errors);
+        };
         let event = &batch.change(index).event;
         let event = format!("event {:?} of table {:?}", event.id(), event.table());
         let topic = &self.cluster.topic;
@@ -375,23 +391,25 @@ impl Topic {
 
     /// Sends what the topic does not have of the batch.
     async fn deliver_missing(&mut self, batch: &Batch) -> Result<(), Failure> {
-        self.renew_producer().await?;
+        self.renew_client().await?;
         if self.written.is_none() {
             self.written = Some(self.find_written(batch).await?);
         }
         self.check_sizes(batch)?;
         // One after the other: the client sends the first while the next are made.
-        let messages = batch
-            .ordered()
-            .map(|(index, change)| PendingMessage::of(index, change, !batch.is_import()))
-            .filter(|message| !self.has(message));
-        let sender = Sender {
-            producer: &self.producer,
-            cluster: &self.cluster,
-            consumer: &self.consumer,
-            partitions: self.partitions,
+        let is_streamed = !batch.is_import();
+        let position = |change: &Change| is_streamed.then(|| PositionHeader::of(change.position));
+        let mut missing = batch.ordered().filter(|(_, change)| !self.has(position(change)));
+        let next = |message: &mut PendingMessage| {
+            let next = missing.next();
+            next.is_some_and(|(index, change)| {
+                message.fill((index, change), position(change), &self.consumer);
+                true
+            })
         };
-        let Err(undelivered) = sender.deliver(messages).await else { return Ok(()) };
+        let sender =
+            Sender { outbox: &self.outbox, cluster: &self.cluster, partitions: self.partitions };
+        let Err(undelivered) = sender.deliver(next).await else { return Ok(()) };
         // The topic itself has to say what arrived.
         (self.written, self.is_unsure) = (None, true);
         Err(self.judge(batch, undelivered))
@@ -420,15 +438,6 @@ impl Destination for Topic {
     }
 
     async fn close(self: Box<Self>) -> Result<(), Failure> {
-        end(self.producer).await
+        self.outbox.end().await
     }
-}
-
-/// Ends a producer. What is still on its way ends with it; whoever goes on searches the topic for
-/// it.
-async fn end(producer: FutureProducer<ClientErrors>) -> Result<(), Failure> {
-    producer.purge(PurgeConfig::default().queue().inflight());
-    tokio::task::spawn_blocking(move || drop(producer))
-        .await
-        .map_err(|e| Failure::unavailable(e.to_string()))
 }

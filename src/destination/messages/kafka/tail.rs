@@ -2,6 +2,7 @@
 //! from the ends of the partitions.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -35,9 +36,9 @@ impl PositionHeader {
         PositionHeader { sequence: position.sequence, time_ns: position.time_ns }
     }
 
-    /// The header's text. It names the consumer, because others may write to the same topic.
-    pub fn written(self, consumer: &str) -> String {
-        format!("{} {} {consumer}", self.sequence, self.time_ns)
+    /// Appends the header's text. It names the consumer, because others may write to the same topic.
+    pub fn write(self, consumer: &str, out: &mut String) {
+        let _ = write!(out, "{} {} {consumer}", self.sequence, self.time_ns);
     }
 
     fn read(text: &str, consumer: &str) -> Option<PositionHeader> {
@@ -211,7 +212,8 @@ mod tests {
     fn a_position_reads_back_for_its_own_consumer_only() {
         let position =
             PositionHeader::of(Position { sequence: 7, time_ns: 1_700_000_000_000_000_000 });
-        let text = position.written("eds-one two");
+        let mut text = String::new();
+        position.write("eds-one two", &mut text);
         assert_eq!(PositionHeader::read(&text, "eds-one two"), Some(position));
         assert_eq!(PositionHeader::read(&text, "eds-one"), None);
         assert_eq!(PositionHeader::read("7", "eds"), None);
