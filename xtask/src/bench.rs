@@ -12,7 +12,8 @@ use crate::ci::ALL;
 use crate::services;
 
 /// What `cargo x bench` runs without a name, in the order of the page.
-const COMPARED: [&str; 6] = ["stream", "changes", "import", "latency", "distance", "decode"];
+const COMPARED: [&str; 7] =
+    ["stream", "changes", "import", "verify", "latency", "distance", "decode"];
 const PAGE: &str = "docs/benchmarks.md";
 const PICTURE: &str = "docs/benchmarks.svg";
 /// What is between these lines of the page is written by [`all`].

@@ -27,8 +27,8 @@ const HELP: &str = "cargo x <task>
   chaos [SECONDS]  services, then storms of faults over real servers, each that long
   fuzz [SECONDS]   everything that reads foreign bytes, each that long
   bench            services, then all comparisons; writes docs/benchmarks.md and its picture
-  bench NAME [N]   services, then a benchmark: stream, changes, import, latency,
-                   distance, decode, postgres_paths, mysql_paths, sqlite_paths";
+  bench NAME [N]   services, then a benchmark: stream, changes, import, verify,
+                   latency, distance, decode, postgres_paths, mysql_paths, sqlite_paths";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
