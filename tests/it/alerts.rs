@@ -5,17 +5,14 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::Value;
 
-use crate::health::{address, get};
-use crate::services::eds::Eds;
-use crate::services::nats::Nats;
+use crate::health::{WatchedStream, address, get};
 use crate::services::postgres::Postgres;
 use crate::services::prometheus::Prometheus;
-use crate::services::scene::{COMPANIES, publish};
+use crate::services::scene::publish;
 use crate::services::site::Site;
-use crate::services::{eventually, eventually_ok, installed};
+use crate::services::{eventually_ok, installed};
 
 /// Their names are the Go program's, and stay.
 const OF_UPSTREAM: [&str; 1] = ["eds_total_events"];
@@ -134,20 +131,8 @@ fn each_alert_fires_when_it_should() {
 /// fires, and every question of the dashboard has an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_fires_its_alert_and_its_end_resolves_it() {
-    let nats = Nats::start().await;
-    let mut server = Postgres::start().await;
-    let (_, url) = server.database().await;
-    let mut shop = Shop::new(61, ShopOptions::default());
-    let creds = nats.server_creds("p1", COMPANIES, None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
-    eds.begin();
-    publish(&nats, &mut shop, 300).await;
-    let running = eds.start(&[]);
-    eventually("it has caught up", Duration::from_secs(60), async || {
-        nats.consumer("eds-p1").await.2 >= 300
-    })
-    .await;
-    let address = address(&running.log()).unwrap_or_else(|| panic!("{}", running.log()));
+    let WatchedStream { nats, mut server, mut shop, running, address, eds: _eds } =
+        WatchedStream::start("p1", 61, 300).await;
     let prometheus = Prometheus::start(&address, &impatient_rules());
     let is = async |expression: &str, expected: &str| {
         eventually_ok(Duration::from_secs(60), async || {

@@ -6,7 +6,7 @@ use eds::sandbox::shop::{Shop, ShopOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::services::eds::Eds;
+use crate::services::eds::{Eds, Running};
 use crate::services::eventually;
 use crate::services::nats::Nats;
 use crate::services::postgres::Postgres;
@@ -17,6 +17,38 @@ use crate::services::scene::{COMPANIES, publish};
 pub fn address(log: &str) -> Option<String> {
     let rest = log.split("status at http://").last().filter(|_| log.contains("status at"))?;
     rest.split('/').next().map(str::to_owned)
+}
+
+/// An EDS that streams a shop's changes into PostgreSQL, and is watched over HTTP.
+pub struct WatchedStream {
+    pub nats: Nats,
+    pub server: Postgres,
+    pub shop: Shop,
+    pub running: Running,
+    /// Where it tells its status.
+    pub address: String,
+    /// Its directories live as long.
+    pub eds: Eds,
+}
+
+impl WatchedStream {
+    /// It has applied so many changes.
+    pub async fn start(name: &str, seed: u64, changes: u64) -> WatchedStream {
+        let (nats, server) = (Nats::start().await, Postgres::start().await);
+        let (_, url) = server.database().await;
+        let mut shop = Shop::new(seed, ShopOptions::default());
+        let creds = nats.server_creds(name, COMPANIES, None);
+        let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
+        eds.begin();
+        publish(&nats, &mut shop, changes).await;
+        let running = eds.start(&[]);
+        eventually("it has caught up", Duration::from_secs(60), async || {
+            nats.consumer(&format!("eds-{name}")).await.2 >= changes
+        })
+        .await;
+        let address = address(&running.log()).unwrap_or_else(|| panic!("{}", running.log()));
+        WatchedStream { nats, server, shop, running, address, eds }
+    }
 }
 
 /// Status line and body.
@@ -32,20 +64,8 @@ pub async fn get(address: &str, path: &str) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_metrics_and_status_tell_how_it_goes() {
-    let nats = Nats::start().await;
-    let mut server = Postgres::start().await;
-    let (_, url) = server.database().await;
-    let mut shop = Shop::new(51, ShopOptions::default());
-    let creds = nats.server_creds("h1", COMPANIES, None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
-    eds.begin();
-    publish(&nats, &mut shop, 500).await;
-    let running = eds.start(&[]);
-    eventually("it has caught up", Duration::from_secs(30), async || {
-        nats.consumer("eds-h1").await.2 >= 500
-    })
-    .await;
-    let address = address(&running.log()).unwrap_or_else(|| panic!("{}", running.log()));
+    let WatchedStream { nats, mut server, mut shop, running, address, eds: _eds } =
+        WatchedStream::start("h1", 51, 500).await;
     let address = address.as_str();
     let ok = ("HTTP/1.1 200 OK".to_owned(), "OK".to_owned());
     for path in ["/", "/readyz", "/livez", "/health", "/healthz"] {

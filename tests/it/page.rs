@@ -4,14 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use eds::sandbox::shop::{Shop, ShopOptions};
 use serde_json::{Value, json};
 
-use crate::health::{address, get};
-use crate::services::eds::{Eds, binary};
-use crate::services::nats::Nats;
-use crate::services::postgres::Postgres;
-use crate::services::scene::{COMPANIES, publish};
+use crate::health::{WatchedStream, address, get};
+use crate::services::eds::binary;
+use crate::services::scene::publish;
 use crate::services::site::Site;
 use crate::services::{eventually, eventually_ok};
 
@@ -62,20 +59,8 @@ fn problem(status: &Value) -> &str {
 /// last.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_page_hears_of_changes_and_of_an_outage_and_its_end() {
-    let nats = Nats::start().await;
-    let mut server = Postgres::start().await;
-    let (_, url) = server.database().await;
-    let mut shop = Shop::new(71, ShopOptions::default());
-    let creds = nats.server_creds("u1", COMPANIES, None);
-    let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map());
-    eds.begin();
-    publish(&nats, &mut shop, 200).await;
-    let running = eds.start(&[]);
-    eventually("it has caught up", Duration::from_secs(60), async || {
-        nats.consumer("eds-u1").await.2 >= 200
-    })
-    .await;
-    let address = address(&running.log()).unwrap_or_else(|| panic!("{}", running.log()));
+    let WatchedStream { nats, mut server, mut shop, running, address, eds: _eds } =
+        WatchedStream::start("u1", 71, 200).await;
     let opened = Instant::now();
     let mut page = OpenPage::open(&address);
     let first = page.until(|status| status["state"]["name"] == "caught_up");
