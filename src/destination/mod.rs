@@ -242,8 +242,8 @@ pub struct KeptChunk {
 pub enum Claim {
     /// At start: raise the epoch, so that an older process can no longer commit.
     Acquire,
-    /// After a reconnect or a lost answer: only read, and fail with `Fenced` where another process
-    /// has raised the epoch.
+    /// After a reconnect or a lost answer: read what is recorded once nothing of this process is
+    /// about to be, and fail with `Fenced` where another process has raised the epoch.
     Verify,
 }
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use eds::change::Position;
+use eds::destination::catalog::DRIVERS;
 use eds::destination::sql::SessionTag;
+use eds::destination::{Claim, Epoch, Settings, Target};
 
 use crate::services::scene::Scene;
-use crate::services::{eventually, send};
+use crate::services::{eventually, postgres, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_was_replaced_while_it_slept_commits_nothing_more() {
@@ -116,4 +119,34 @@ async fn a_session_that_a_predecessor_left_hanging_is_ended() {
     assert!(!log.contains("trying again"), "{log}");
     assert!(hanging.batch_execute("COMMIT").await.is_err(), "the hanging session was ended");
     scene.assert_equal().await;
+}
+
+/// An earlier session of a process is at its COMMIT when the next one asks how far it came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_under_way_is_awaited_before_the_checkpoint_is_read() {
+    let server = postgres::shared();
+    let (database, url) = server.database().await;
+    let (settings, driver) = Settings::parse(&url, DRIVERS).unwrap_or_else(|e| panic!("{e}"));
+    let target = Target {
+        settings,
+        consumer: "eds-f5".into(),
+        epoch: Epoch::default(),
+        companies: "*".into(),
+        rules: None,
+    };
+    let connect = async || (driver.open)(&target).await.unwrap_or_else(|e| panic!("{e}"));
+    let mut first = connect().await;
+    let nothing = first.checkpoint(Claim::Acquire).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(nothing, None);
+    let committing = server.connect(&database).await;
+    let moves = "BEGIN; UPDATE _eds_checkpoint SET stream_sequence = 7, stream_time_ns = 1";
+    committing.batch_execute(moves).await.unwrap_or_else(|e| panic!("{e}"));
+    let commit = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        committing.batch_execute("COMMIT").await.unwrap_or_else(|e| panic!("{e}"));
+    };
+    let mut next = connect().await;
+    let (found, ()) = tokio::join!(next.checkpoint(Claim::Verify), commit);
+    let found = found.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(found, Some(Position { sequence: 7, time_ns: 1 }));
 }

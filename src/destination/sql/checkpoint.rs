@@ -39,6 +39,12 @@ pub(super) fn void_commit() -> Failure {
     Failure::unavailable("another session ended the transaction before it was committed")
 }
 
+fn changes_too_fast(consumer: &str) -> Failure {
+    Failure::unavailable(format!(
+        "the checkpoint of {consumer} changes faster than it can be taken"
+    ))
+}
+
 impl<C: Connection> SqlDestination<C> {
     /// The checkpoints of all consumers.
     pub(super) async fn read_records(&mut self) -> Result<Vec<Recorded>, Failure> {
@@ -93,7 +99,7 @@ impl<C: Connection> SqlDestination<C> {
                     // before the position is read.
                     self.connection.terminate_sessions(self.session_tag(epoch)).await?;
                     self.connection.tag_session(self.session_tag(epoch)).await?;
-                    Ok(self.read_checkpoint().await?.and_then(|row| row.position))
+                    Ok(self.settled_checkpoint().await?.and_then(|row| row.position))
                 }
                 Some(CheckpointRow { epoch, .. }) if epoch > self.epoch.get() => {
                     let text = format!(
@@ -112,6 +118,31 @@ impl<C: Connection> SqlDestination<C> {
                 }
             },
         }
+    }
+
+    /// This consumer's row once nobody is about to change it: a session that was ended may be at
+    /// its COMMIT, for which an update waits that leaves the row as it is.
+    async fn settled_checkpoint(&mut self) -> Result<Option<CheckpointRow>, Failure> {
+        let consumer = self.consumer.clone();
+        let mut before = self.read_checkpoint().await?;
+        for _ in 0..TAKE_TRIES_MAX {
+            let Some(row) = before else { return Ok(None) };
+            let parameters = [
+                row.epoch.into(),
+                self.companies.as_str().into(),
+                consumer.as_str().into(),
+                row.epoch.into(),
+                row.sequence().into(),
+            ];
+            // How many rows it changes says nothing: MySQL counts none.
+            self.connection.change(&self.renderer.take_checkpoint(), &parameters).await?;
+            let now = self.read_checkpoint().await?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+        Err(changes_too_fast(&consumer))
     }
 
     /// Raises the epoch above the recorded one and above the one that this process held.
@@ -136,9 +167,7 @@ impl<C: Connection> SqlDestination<C> {
         consumer: &str,
         takeover: Takeover,
     ) -> Result<Option<CheckpointRow>, Failure> {
-        let mut failure = Failure::unavailable(format!(
-            "the checkpoint of {consumer} changes faster than it can be taken"
-        ));
+        let mut failure = changes_too_fast(consumer);
         for _ in 0..TAKE_TRIES_MAX {
             let found = self.read_checkpoint_of(consumer).await?;
             if takeover == Takeover::Acquire {

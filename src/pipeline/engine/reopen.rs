@@ -56,7 +56,7 @@ impl Engine {
     }
 
     async fn open_where_destination_is(&mut self) -> Result<(), Halt> {
-        self.confirm_destination().await?;
+        self.resume_from_destination().await?;
         if self.reopenings.opened_at.elapsed() > OPEN_IS_STABLE {
             self.reopenings.backoff = Backoff::default();
         }
@@ -91,8 +91,9 @@ impl Engine {
         }
     }
 
-    /// Nothing is pending from here on: all that is not durable comes again.
-    async fn confirm_destination(&mut self) -> Result<(), Halt> {
+    /// Goes on from where the destination is: nothing is pending from here on, all that is not
+    /// durable comes again, and the memory of rows is that of then.
+    async fn resume_from_destination(&mut self) -> Result<(), Halt> {
         self.drop_pending();
         let Some(applier) = self.apply.applier() else { return Ok(()) };
         let confirmed = applier.confirm().await?;
@@ -132,7 +133,7 @@ impl Engine {
             return Err(FeedError::Taken(why).into());
         }
         self.reopenings.taken_back += 1;
-        self.confirm_destination().await?;
+        self.resume_from_destination().await?;
         warn!("another EDS has the consumer, but not the destination: the consumer is made anew");
         Ok(())
     }
