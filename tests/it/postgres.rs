@@ -1,11 +1,12 @@
 //! What PostgreSQL holds after values, shapes and errors of every kind, read back with a client of
 //! its own.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::services::eds::{replay, replay_in, schema, upsert};
+use crate::services::eds::{binary, data_of, replay, replay_in, schema, upsert};
+use crate::services::pgbouncer::PgBouncer;
 use crate::services::postgres;
 
 fn assert_success(output: &Output) {
@@ -299,4 +300,31 @@ async fn a_unix_socket_leads_to_the_server() {
     let client = server.connect(&name).await;
     let rows = client.query("SELECT id FROM t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(rows.len(), 2);
+}
+
+/// A pool in session mode is as good as the server; one in transaction mode is named before
+/// anything is written, by a start and by the doctor.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_shares_sessions_is_named() {
+    let server = postgres::shared();
+    let (database, _) = server.database().await;
+    let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
+    let events = [upsert("t", "1", json!({"id": "a", "n": 1}))];
+    let shared = PgBouncer::start(server, "transaction").await.url(&database);
+    let refused = replay(&shared, &schemas, &events, &[]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("a pooler in transaction mode") && said.contains("[EDS-308]"), "{said}");
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    let mut doctor = Command::new(binary());
+    doctor.env("EDS_URL", &shared).args(["doctor", "--json", "--check", "destination"]);
+    let found = data_of(&doctor.output().unwrap_or_else(|e| panic!("{e}")).stdout);
+    assert!(found.iter().any(|found| found["code"] == "EDS-308"), "{found:?}");
+    let client = server.connect(&database).await;
+    let tables = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = 'public'";
+    assert!(client.query(tables, &[]).await.is_ok_and(|rows| rows.is_empty()));
+
+    let own = PgBouncer::start(server, "session").await;
+    assert_success(&replay(&own.url(&database), &schemas, &events, &[]));
+    let rows = client.query("SELECT id FROM t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["a"]);
 }

@@ -34,6 +34,7 @@ pub fn install() -> TaskResult {
     let system = || {
         openssl()
             .and_then(|()| postgres())
+            .and_then(|()| pgbouncer())
             .and_then(|()| mariadb())
             .and_then(|()| mysql())
             .and_then(|()| packagers())
@@ -220,6 +221,13 @@ fn postgres() -> TaskResult {
              later) are needed",
         )
     }
+}
+
+fn pgbouncer() -> TaskResult {
+    if works("/usr/sbin/pgbouncer", "--version") {
+        return Ok(());
+    }
+    package("pgbouncer", "PgBouncer is not installed: /usr/sbin/pgbouncer is needed")
 }
 
 fn mariadb() -> TaskResult {

@@ -13,6 +13,7 @@ pub mod kafka;
 pub mod mysql;
 pub mod nats;
 pub mod nats_cluster;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod prometheus;
 pub mod proxy;

@@ -66,6 +66,14 @@ fn as_postgres_within(disks: Option<&Disks>) -> Command {
     command
 }
 
+/// Whoever [`as_postgres`] starts may read and write all that is in `dir`.
+pub fn give_to_postgres(dir: &Path) {
+    if is_root() {
+        let owned = Command::new("chown").args(["-R", "postgres"]).arg(dir).status();
+        assert!(owned.is_ok_and(|s| s.success()), "chown to postgres");
+    }
+}
+
 impl Postgres {
     /// A server with a small disk, and the directory of that; `None` where the system lets nobody
     /// make one.
@@ -101,10 +109,7 @@ impl Postgres {
         std::fs::write(dir.path().join("password"), PASSWORD).unwrap_or_else(|e| panic!("{e}"));
         std::fs::create_dir(&data).unwrap_or_else(|e| panic!("{e}"));
         let disks = if on_disk { Disks::on(&[&data], "postgres") } else { None };
-        if is_root() {
-            let owned = Command::new("chown").args(["-R", "postgres"]).arg(dir.path()).status();
-            assert!(owned.is_ok_and(|s| s.success()), "chown to postgres");
-        }
+        give_to_postgres(dir.path());
         let made = as_postgres_within(disks.as_ref())
             .arg(programs().join("initdb"))
             .args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "-D"])

@@ -18,6 +18,10 @@ const RAISED: &str = "P0001";
 /// The function of the server that RAISE runs, whatever code it was given.
 const RAISE_ROUTINE: &str = "exec_stmt_raise";
 
+/// What EDS cannot work through.
+pub const SHARED_SESSION: &str = "a pooler in transaction mode shares the session with others; connect to the server itself, \
+     or to a pool in session mode";
+
 /// What SQLSTATEs mean. The messages of classes 22, 23, 54 and P0 may quote values of rows.
 const RULES: &[CodeRule] = &[
     CodeRule::own_message(
@@ -88,13 +92,8 @@ const RULES: &[CodeRule] = &[
         Codes::States(&["25006"]),
     )
     .helped_by(HelpCode::DestinationReadOnly),
-    CodeRule::with_reason(
-        Unavailable,
-        "a pooler in transaction mode shares the session with others; connect to the server \
-         itself, or to a pool in session mode",
-        Codes::States(&["26000", "42P05"]),
-    )
-    .helped_by(HelpCode::Pooler),
+    CodeRule::with_reason(Unavailable, SHARED_SESSION, Codes::States(&["26000", "42P05"]))
+        .helped_by(HelpCode::Pooler),
     CodeRule::own_message(
         Unavailable,
         "the session or the server ends, or lacks memory or connections; EDS connects until it \

@@ -9,6 +9,7 @@ mod flight;
 pub mod import;
 mod login;
 mod options;
+mod pooler;
 pub mod rows;
 mod tls;
 
@@ -66,6 +67,9 @@ pub const DRIVER: Driver = Driver {
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     let settings = &target.settings;
     let (client, wire) = login::connect(settings).await?;
+    if target.epoch.get() == 0 {
+        pooler::refuse_shared_sessions(&client, settings).await?;
+    }
     let namespace = Namespace::new(settings, Some(login::schema(&client, settings).await?));
     let connection = PostgresConnection {
         round_trip: flight::round_trip(&client).await?,
