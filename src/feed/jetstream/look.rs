@@ -127,7 +127,11 @@ impl Api {
                 [one] => ConsumerConfig { filter_subject: one.clone(), ..config },
                 _ => ConsumerConfig { filter_subjects: filters.clone(), ..config },
             };
-            let info = self.create_in_place(&config).await?;
+            // Whoever asks waits for the answer: only our own first one is sure to go away.
+            let info = match is_first {
+                true => self.create(&config).await?,
+                false => self.create_in_place(&config).await?,
+            };
             let position = match info.num_pending {
                 0 => Ok(None),
                 _ => self.pull_one(&config.name).await.map(Some),
