@@ -123,6 +123,22 @@ impl Http {
         built.send().await.map_err(no_answer)
     }
 
+    /// Posts JSON once, with these headers; the status of the answer. An error does not show the
+    /// address.
+    pub async fn post_once(
+        &self,
+        url: &str,
+        headers: &[(String, SecretString)],
+        body: String,
+    ) -> Result<StatusCode, String> {
+        let json = self.client.post(url).header("Content-Type", "application/json");
+        let built = headers
+            .iter()
+            .fold(json, |built, (name, value)| built.header(name, value.expose_secret()));
+        let response = built.timeout(REQUEST_WAIT_MAX).body(body).send().await;
+        response.map(|response| response.status()).map_err(no_answer)
+    }
+
     /// Requests `url` once, from byte `from` on; the server may ignore that. The caller reads the
     /// body.
     pub async fn fetch(&self, url: &str, from: u64) -> reqwest::Result<Response> {

@@ -21,6 +21,7 @@ use crate::hq::enrolment::enrol;
 use crate::logs::LogFiles;
 use crate::machine;
 use crate::state::DataDirError;
+use crate::status::otlp::{self, Otlp};
 use crate::status::{StatusBoard, serve_when_free, webhook};
 use crate::supervisor::{
     GivenOptions, ServerEnd, ServerFailure, ServerOptions, Supervisor, server_lock,
@@ -144,6 +145,7 @@ impl ServerSettings {
         if let Some(hook) = self.streaming.webhook.webhook(&config)? {
             probes.spawn(webhook::watch(board.clone(), hook));
         }
+        probes.spawn(otlp::export_if_asked(board.clone(), Otlp::of_environment()));
         let options = self.options(global, config, worker_words, logs)?;
         *has_begun = true;
         let lock = server_lock(&global.data_dir).map_err(DataDirError::Lock)?;

@@ -64,6 +64,68 @@ fn escaped(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
+/// A sample, taken apart.
+pub struct Series<'s> {
+    /// The family's name, for parts of a histogram with `_bucket`, `_sum` or `_count` behind it.
+    pub name: &'s str,
+    /// Names and values of its labels.
+    pub labels: Vec<(String, String)>,
+    /// The sample.
+    pub value: f64,
+}
+
+impl Family {
+    /// The metric's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it says, for people.
+    pub fn help(&self) -> &str {
+        &self.help
+    }
+
+    /// What its samples are.
+    pub fn kind(&self) -> FamilyKind {
+        self.kind
+    }
+
+    /// Its samples.
+    pub fn series(&self) -> impl Iterator<Item = Series<'_>> {
+        self.samples.iter().map(|(series, value)| {
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            Series { name, labels: labels_of(labels), value: *value }
+        })
+    }
+}
+
+/// Labels as they are written, up to the closing brace.
+fn labels_of(mut written: &str) -> Vec<(String, String)> {
+    let mut labels = Vec::new();
+    while let Some((name, quoted)) = written.split_once("=\"") {
+        let (value, rest) = unescaped(quoted);
+        labels.push((name.to_owned(), value));
+        written = rest.strip_prefix(',').unwrap_or(rest);
+    }
+    labels
+}
+
+/// What is before the closing quotation mark, and what is behind it.
+fn unescaped(quoted: &str) -> (String, &str) {
+    let (mut value, mut characters) = (String::new(), quoted.char_indices());
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => match characters.next() {
+                Some((_, 'n')) => value.push('\n'),
+                escaped => value.extend(escaped.map(|(_, character)| character)),
+            },
+            _ => value.push(character),
+        }
+    }
+    (value, "")
+}
+
 /// What a process says to Prometheus.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Exposition {
@@ -99,6 +161,11 @@ impl Exposition {
             }
         }
         read
+    }
+
+    /// All families.
+    pub fn families(&self) -> &[Family] {
+        &self.families
     }
 
     /// With this family, in place of one of its name.

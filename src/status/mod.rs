@@ -8,6 +8,8 @@ mod history;
 mod host;
 mod listener;
 pub mod moment;
+#[cfg(feature = "http")]
+pub mod otlp;
 mod page;
 mod process;
 pub mod top;
@@ -310,11 +312,17 @@ async fn ready(State(shared): State<Arc<StatusState>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<StatusState>>) -> Response {
-    let mut all = shared.source.metrics();
+    let all = all_metrics(&*shared.source).to_string();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], all).into_response()
+}
+
+/// What is counted, what is true at this moment, and what the system knows of this process.
+fn all_metrics(source: &dyn StatusSource) -> Exposition {
+    let mut all = source.metrics();
     let own = process::families("process_");
-    let moment = moment::families(&shared.source.snapshot(), &shared.source.facts());
+    let moment = moment::families(&source.snapshot(), &source.facts());
     moment.into_iter().chain(own).for_each(|family| all.put(family));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], all.to_string()).into_response()
+    all
 }
 
 async fn status(State(shared): State<Arc<StatusState>>) -> Response {

@@ -23,6 +23,8 @@ use crate::feed::jetstream::{JetStream, JetStreamSettings, STREAM};
 use crate::pipeline::{Engine, Progress};
 use crate::state::DataDir;
 #[cfg(feature = "http")]
+use crate::status::otlp::{self, Otlp};
+#[cfg(feature = "http")]
 use crate::status::webhook::{self, Webhook};
 use crate::status::{OwnStatus, StatusServer};
 
@@ -55,6 +57,9 @@ pub struct StreamRequest {
     /// Where alerts are posted to, by whoever serves the status.
     #[cfg(feature = "http")]
     pub webhook: Option<Webhook>,
+    /// Where metrics are sent to, by whoever serves the status.
+    #[cfg(feature = "http")]
+    pub otlp: Result<Option<Otlp>, String>,
     /// A flush that takes longer hangs.
     pub flush_hang_max: Duration,
     /// Whether one acknowledgement stands for all messages before it.
@@ -118,6 +123,8 @@ impl StreamRequest {
                 if let Some(hook) = self.webhook.clone() {
                     watch.spawn(webhook::watch(source.clone(), hook));
                 }
+                #[cfg(feature = "http")]
+                watch.spawn(otlp::export_if_asked(source.clone(), self.otlp.clone()));
                 let started = StatusServer::start(self.bind, self.port, source).await;
                 Some(started.map_err(RunError::setup)?)
             }

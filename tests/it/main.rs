@@ -28,6 +28,7 @@ mod kafka;
 mod kafka_trouble;
 mod mysql;
 mod newcomer;
+mod otlp;
 mod packaging;
 mod page;
 mod parquet;

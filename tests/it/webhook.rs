@@ -1,9 +1,5 @@
 //! Alerts are posted as they fire and resolve, whatever becomes of the receiver.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use eds::sandbox::shop::{Shop, ShopOptions};
@@ -12,6 +8,7 @@ use serde_json::Value;
 use crate::services::eds::Eds;
 use crate::services::nats::Nats;
 use crate::services::postgres::Postgres;
+use crate::services::receiver::Receiver;
 use crate::services::scene::{COMPANIES, publish};
 use crate::services::site::Site;
 use crate::services::{eventually, eventually_ok};
@@ -19,67 +16,26 @@ use crate::services::{eventually, eventually_ok};
 /// What the URL of the receiver holds, and nothing may show.
 const SECRET: &str = "Zk7qWv9tXr";
 
-/// Takes what is posted, after the answers that a test wants first.
-struct Receiver {
-    url: String,
-    told: Arc<Mutex<Vec<Value>>>,
+fn path() -> String {
+    format!("/hooks/{SECRET}?token={SECRET}")
 }
 
-impl Receiver {
-    fn start(first_answers: &[&'static str]) -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
-        let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let mut answers: VecDeque<&str> = first_answers.iter().copied().collect();
-        let kept = told.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                let mut reader =
-                    BufReader::new(stream.try_clone().unwrap_or_else(|e| panic!("{e}")));
-                let (mut length, mut line) = (0, String::new());
-                while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
-                    let header = line.to_lowercase();
-                    if let Some(n) = header.strip_prefix("content-length:") {
-                        length = n.trim().parse().unwrap_or(0);
-                    }
-                    line.clear();
-                }
-                let mut body = vec![0; length];
-                let _ = reader.read_exact(&mut body);
-                let status = answers.pop_front().unwrap_or("200 OK");
-                if status.starts_with('2') {
-                    let event = serde_json::from_slice(&body).unwrap_or_default();
-                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-                }
-                let answer =
-                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                let _ = stream.write_all(answer.as_bytes());
-            }
-        });
-        Receiver { url: format!("http://{address}/hooks/{SECRET}?token={SECRET}"), told }
-    }
-
-    fn told(&self) -> Vec<Value> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits for an event of the alert.
-    async fn until(&self, event: &str, alert: &str) -> Value {
-        eventually_ok(Duration::from_secs(90), async || {
-            let told = self.told();
-            let found = told.iter().find(|one| one["event"] == event && one["alert"] == alert);
-            found.cloned().ok_or(format!("{told:?}"))
-        })
-        .await
-    }
+/// Waits for an event of the alert.
+async fn until(receiver: &Receiver, event: &str, alert: &str) -> Value {
+    eventually_ok(Duration::from_secs(90), async || {
+        let told = receiver.told();
+        let found = told.iter().find(|one| one["event"] == event && one["alert"] == alert);
+        found.cloned().ok_or(format!("{told:?}"))
+    })
+    .await
 }
 
 /// A database is away and comes back: the alert fires and resolves, each once, though the receiver
 /// does not take the first tries. The stream goes on meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_posted_and_so_is_its_end() {
-    let receiver = Receiver::start(&["503 Service Unavailable", "500 Internal Server Error"]);
+    let receiver =
+        Receiver::start(&path(), &["503 Service Unavailable", "500 Internal Server Error"]);
     let nats = Nats::start().await;
     let mut server = Postgres::start().await;
     let (_, url) = server.database().await;
@@ -98,12 +54,12 @@ async fn an_outage_is_posted_and_so_is_its_end() {
         gone.stop();
     }
     publish(&nats, &mut shop, 20).await;
-    let fired = receiver.until("fired", "EdsNotStreaming").await;
+    let fired = until(&receiver, "fired", "EdsNotStreaming").await;
     assert_eq!((&fired["severity"], &fired["version"]), (&"critical".into(), &1.into()));
     assert!(fired["reason"].as_str().unwrap_or_default().contains("PostgreSQL"), "{fired}");
     assert_eq!(fired["eds"]["consumer"], "eds-w1", "{fired}");
     server.run(&[]).await;
-    let resolved = receiver.until("resolved", "EdsNotStreaming").await;
+    let resolved = until(&receiver, "resolved", "EdsNotStreaming").await;
     assert_eq!((&resolved["key"], &resolved["since"]), (&fired["key"], &fired["since"]));
     eventually("it has caught up", Duration::from_secs(60), async || {
         nats.consumer("eds-w1").await.2 >= 120

@@ -137,7 +137,7 @@ fn about_machine() -> String {
         ("kernel", first("uname", &["-sr"])),
         ("Rust", first("rustc", &["--version"])),
         ("PostgreSQL", first("psql", &["--version"])),
-        ("NATS", first(&services::nats(), &["--version"])),
+        ("NATS", first(&services::nats().display().to_string(), &["--version"])),
         ("commit", first("git", &["rev-parse", "--short", "HEAD"])),
     ];
     let mut text = String::from("| machine | |\n| --- | --- |\n");

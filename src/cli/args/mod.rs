@@ -40,6 +40,8 @@ use crate::help::HelpCode;
 use crate::http::Http;
 use crate::pipeline::{Adoption, LetterOptions, OnRejected, SchemaChange, WhenFull};
 use crate::registry::SchemaSource;
+#[cfg(all(feature = "http", feature = "jetstream"))]
+use crate::status::otlp::Otlp;
 #[cfg(feature = "jetstream")]
 use crate::worker::nats_login;
 use crate::worker::run::ApplyRequest;
@@ -317,6 +319,8 @@ impl Streaming {
             ui_token: self.ui.token()?,
             #[cfg(feature = "http")]
             webhook: self.webhook.webhook(&configured(global)?)?,
+            #[cfg(feature = "http")]
+            otlp: Otlp::of_environment(),
             flush_hang_max: self.flush_hang_max,
             ack: match self.ack {
                 Ack::All => AckPolicy::All,

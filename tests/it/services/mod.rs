@@ -17,6 +17,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod prometheus;
 pub mod proxy;
+pub mod receiver;
 pub mod s3;
 pub mod scene;
 pub mod site;

@@ -5,6 +5,7 @@ use crate::conformance::Database;
 /// Something that keeps table `t` from being written, or from taking a change.
 pub struct TableTrouble {
     pub name: &'static str,
+    /// What EDS must not see half done is one text: it would make what is missing meanwhile.
     begin: &'static [&'static str],
     end: &'static [&'static str],
     /// The table has to wait, and cannot be mended by EDS itself.
@@ -61,8 +62,8 @@ pub const POSTGRES: &[TableTrouble] = &[
     ),
     TableTrouble::new(
         "a column of another type",
-        &["ALTER TABLE t RENAME COLUMN n TO old", "ALTER TABLE t ADD COLUMN n uuid"],
-        &["ALTER TABLE t DROP COLUMN n", "ALTER TABLE t RENAME COLUMN old TO n"],
+        &["ALTER TABLE t RENAME COLUMN n TO old; ALTER TABLE t ADD COLUMN n uuid"],
+        &["ALTER TABLE t DROP COLUMN n; ALTER TABLE t RENAME COLUMN old TO n"],
     ),
     TableTrouble::mended(
         "not null added",
@@ -87,8 +88,8 @@ pub const MYSQL: &[TableTrouble] = &[
     ),
     TableTrouble::new(
         "a column that is computed",
-        &["ALTER TABLE t CHANGE n old BIGINT", "ALTER TABLE t ADD COLUMN n BIGINT AS (1)"],
-        &["ALTER TABLE t DROP COLUMN n", "ALTER TABLE t CHANGE old n BIGINT"],
+        &["ALTER TABLE t CHANGE n old BIGINT, ADD COLUMN n BIGINT AS (1)"],
+        &["ALTER TABLE t DROP COLUMN n, CHANGE old n BIGINT"],
     ),
     TableTrouble::new(
         "a unique index, in which new rows are one",
@@ -110,8 +111,9 @@ pub const SQLITE: &[TableTrouble] = &[
     ),
     TableTrouble::new(
         "a view in its place",
-        &["ALTER TABLE t RENAME TO elsewhere", "CREATE VIEW t AS SELECT * FROM elsewhere"],
-        &["DROP VIEW t", "ALTER TABLE elsewhere RENAME TO t"],
+        &["BEGIN; ALTER TABLE t RENAME TO elsewhere; CREATE VIEW t AS SELECT * FROM elsewhere; \
+           COMMIT"],
+        &["BEGIN; DROP VIEW t; ALTER TABLE elsewhere RENAME TO t; COMMIT"],
     ),
 ];
 
@@ -124,8 +126,9 @@ pub const SQLSERVER: &[TableTrouble] = &[
     ),
     TableTrouble::new(
         "a view in its place",
-        &["ALTER TABLE t RENAME TO elsewhere", "CREATE VIEW t AS SELECT * FROM elsewhere"],
-        &["DROP VIEW t", "ALTER TABLE elsewhere RENAME TO t"],
+        &["BEGIN; ALTER TABLE t RENAME TO elsewhere; CREATE VIEW t AS SELECT * FROM elsewhere; \
+           COMMIT"],
+        &["BEGIN; DROP VIEW t; ALTER TABLE elsewhere RENAME TO t; COMMIT"],
     ),
     TableTrouble::new(
         "a lock",
