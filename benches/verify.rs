@@ -120,7 +120,7 @@ struct VerifyCost {
 
 /// What `eds verify` found: rows of each kind.
 #[derive(PartialEq, Debug)]
-struct Found {
+struct VerifyFound {
     code: Option<i32>,
     by_kind: BTreeMap<String, u64>,
     repaired: u64,
@@ -205,7 +205,7 @@ impl Compared {
         };
         let ((output, took), changes) = tokio::join!(ended, changes);
         let peak_kib = watched.join().unwrap_or_default();
-        let found = Found::of(output.status.code(), &output.stdout);
+        let found = VerifyFound::of(output.status.code(), &output.stdout);
         assert_eq!((found.code, found.by_kind.len()), (Some(0), 0), "{found:?}");
         running.stop();
         self.eds.catch_up();
@@ -216,13 +216,13 @@ impl Compared {
         let export = self.export("export-2");
         let found = |args: &[&str]| {
             let output = self.verify(&export, args).output().unwrap_or_else(|e| panic!("{e}"));
-            Found::of(output.status.code(), &output.stdout)
+            VerifyFound::of(output.status.code(), &output.stdout)
         };
         let kinds: BTreeMap<String, u64> =
             BY_HAND.into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect();
         let by_hand: u64 = kinds.values().sum();
-        let nothing = Found { code: Some(0), by_kind: BTreeMap::new(), repaired: 0 };
-        assert_eq!(found(&[]), Found { code: Some(1), by_kind: kinds, repaired: 0 });
+        let nothing = VerifyFound { code: Some(0), by_kind: BTreeMap::new(), repaired: 0 };
+        assert_eq!(found(&[]), VerifyFound { code: Some(1), by_kind: kinds, repaired: 0 });
         let repaired = found(&["--repair", "--delete-extra"]);
         assert_eq!((repaired.code, repaired.repaired), (Some(0), by_hand));
         assert_eq!(found(&[]), nothing);
@@ -260,8 +260,8 @@ impl Compared {
     }
 }
 
-impl Found {
-    fn of(code: Option<i32>, stdout: &[u8]) -> Found {
+impl VerifyFound {
+    fn of(code: Option<i32>, stdout: &[u8]) -> VerifyFound {
         let (differences, tables): (Vec<Value>, Vec<Value>) =
             data_of(stdout).into_iter().partition(|line| line["type"] == "difference");
         let mut by_kind = BTreeMap::new();
@@ -270,7 +270,7 @@ impl Found {
             *by_kind.entry(kind).or_default() += 1;
         }
         let repaired = tables.iter().filter_map(|table| table["repaired"].as_u64()).sum();
-        Found { code, by_kind, repaired }
+        VerifyFound { code, by_kind, repaired }
     }
 }
 

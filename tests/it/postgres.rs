@@ -310,7 +310,8 @@ async fn a_pooler_that_shares_sessions_is_named() {
     let (database, _) = server.database().await;
     let schemas = json!({"t": schema("t", "1", json!({"n": {"type": "integer"}}))});
     let events = [upsert("t", "1", json!({"id": "a", "n": 1}))];
-    let shared = PgBouncer::start(server, "transaction").await.url(&database);
+    let pooler = PgBouncer::start(server, "transaction").await;
+    let shared = pooler.url(&database);
     let refused = replay(&shared, &schemas, &events, &[]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("a pooler in transaction mode") && said.contains("[EDS-308]"), "{said}");

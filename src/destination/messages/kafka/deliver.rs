@@ -50,7 +50,7 @@ fn is_consequence(error: &KafkaError) -> bool {
 
 /// What a client tells of the messages that it was given, by their numbers in the batch.
 #[derive(Clone)]
-pub struct Answers {
+pub struct DeliveryAnswers {
     errors: ClientErrors,
     shared: Arc<SharedAnswers>,
 }
@@ -93,7 +93,7 @@ impl SharedAnswers {
     }
 }
 
-impl ClientContext for Answers {
+impl ClientContext for DeliveryAnswers {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = ClientErrors::ENABLE_REFRESH_OAUTH_TOKEN;
 
     fn generate_oauth_token(
@@ -112,7 +112,7 @@ impl ClientContext for Answers {
     }
 }
 
-impl ProducerContext for Answers {
+impl ProducerContext for DeliveryAnswers {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, number: usize) {
@@ -127,7 +127,7 @@ impl ProducerContext for Answers {
 /// A client that sends, and what it tells.
 #[derive(Clone)]
 pub struct Outbox {
-    producer: Arc<ThreadedProducer<Answers>>,
+    producer: Arc<ThreadedProducer<DeliveryAnswers>>,
     answers: Arc<SharedAnswers>,
 }
 
@@ -138,14 +138,14 @@ impl Outbox {
         errors: &ClientErrors,
         limits: ProducerLimits,
     ) -> Result<Outbox, KafkaError> {
-        let answers = Answers { errors: errors.clone(), shared: Arc::default() };
+        let answers = DeliveryAnswers { errors: errors.clone(), shared: Arc::default() };
         let shared = answers.shared.clone();
         let producer = cluster.producer_config(limits).create_with_context(answers)?;
         Ok(Outbox { producer: Arc::new(producer), answers: shared })
     }
 
     /// The client, to be asked.
-    pub fn client(&self) -> &Client<Answers> {
+    pub fn client(&self) -> &Client<DeliveryAnswers> {
         self.producer.client()
     }
 
@@ -212,7 +212,8 @@ impl Sender<'_> {
     /// `has_failed`: the client did not take a message.
     async fn answered(&self, has_failed: bool) -> Result<Option<FailedMessage>, Undelivered> {
         let answers = &self.outbox.answers;
-        let (mut cause_known_by, mut open_before) = (None, usize::MAX);
+        let mut open_before = answers.open.load(Ordering::Acquire);
+        let mut cause_known_by = None;
         loop {
             let told = answers.told.notified();
             let open = answers.open.load(Ordering::Acquire);

@@ -36,7 +36,8 @@ impl PositionHeader {
         PositionHeader { sequence: position.sequence, time_ns: position.time_ns }
     }
 
-    /// Appends the header's text. It names the consumer, because others may write to the same topic.
+    /// Appends the header's text. It names the consumer, because others may write to the same
+    /// topic.
     pub fn write(self, consumer: &str, out: &mut String) {
         let _ = write!(out, "{} {} {consumer}", self.sequence, self.time_ns);
     }
