@@ -20,7 +20,7 @@ const PARTS: [&str; 4] = ["", "demo", "jetstream,postgres", "server"];
 /// The Windows that is checked.
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
 /// Tests that run at once. Most of them wait for servers and timers, so there are more than cores.
-const TEST_THREADS: &str = "8";
+const TEST_THREADS: &str = "6";
 
 /// `cargo test` with all features.
 pub fn test(args: &[&str]) -> TaskResult {
