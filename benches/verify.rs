@@ -28,7 +28,7 @@ use services::scene::{COMPANIES, Keeper, publish};
 /// Changes that are published while rows are compared, in a second.
 const CHANGES_PER_SECOND: u64 = 2_000;
 /// So many are published at once.
-const PUBLISHED_AT_ONCE: usize = 200;
+const PUBLISHED_AT_ONCE: u64 = 200;
 /// How much older the export is than what is published: the stream is beyond it at once.
 const AGO_NS: u64 = 60_000_000_000;
 const ROWS_PER_FILE: usize = 20_000;
@@ -192,7 +192,7 @@ impl Compared {
             let mut changes = 0;
             while !over.load(Ordering::Relaxed) {
                 publish(nats, shop, PUBLISHED_AT_ONCE).await;
-                changes += PUBLISHED_AT_ONCE as u64;
+                changes += PUBLISHED_AT_ONCE;
                 let due = Duration::from_millis(changes * 1_000 / CHANGES_PER_SECOND);
                 tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
             }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{HeaderValue, RETRY_AFTER};
+use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep};
@@ -72,9 +73,20 @@ pub struct Http {
 impl Http {
     /// A client with no connections yet; an error if the machine has no TLS.
     pub fn new() -> Result<Http, String> {
+        Http::redirected(Policy::default())
+    }
+
+    /// One that takes a redirect for the answer: what is posted, and the keys beside it, are for
+    /// the address that was named and for no other.
+    pub fn without_redirects() -> Result<Http, String> {
+        Http::redirected(Policy::none())
+    }
+
+    fn redirected(policy: Policy) -> Result<Http, String> {
         let agent = concat!("Shopmonkey EDS Server/", env!("CARGO_PKG_VERSION"));
         let client = reqwest::Client::builder()
             .user_agent(agent)
+            .redirect(policy)
             .connect_timeout(REQUEST_WAIT_MAX)
             .read_timeout(REQUEST_WAIT_MAX)
             .build();
@@ -131,10 +143,13 @@ impl Http {
         headers: &[(String, SecretString)],
         body: String,
     ) -> Result<StatusCode, String> {
-        let json = self.client.post(url).header("Content-Type", "application/json");
-        let built = headers
-            .iter()
-            .fold(json, |built, (name, value)| built.header(name, value.expose_secret()));
+        let mut built = self.client.post(url).header("Content-Type", "application/json");
+        for (name, value) in headers {
+            let mut value = HeaderValue::from_str(value.expose_secret())
+                .map_err(|_| format!("the value of the header {name:?} cannot be sent"))?;
+            value.set_sensitive(true);
+            built = built.header(name, value);
+        }
         let response = built.timeout(REQUEST_WAIT_MAX).body(body).send().await;
         response.map(|response| response.status()).map_err(no_answer)
     }

@@ -12,11 +12,11 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::exposition::{Exposition, Family, FamilyKind, Series};
+use super::webhook::masked;
 use super::{StatusSource, all_metrics};
 use crate::clock::now_ns;
 use crate::http::Http;
 use crate::pipeline::progress::Snapshot;
-use crate::secret::place;
 
 /// Between two exports, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -125,11 +125,11 @@ pub async fn export_if_asked(source: Arc<dyn StatusSource>, asked: Result<Option
 
 /// Sends the metrics again and again, without end.
 async fn export(source: Arc<dyn StatusSource>, otlp: Otlp) {
-    let http = match Http::new() {
+    let http = match Http::without_redirects() {
         Ok(http) => http,
         Err(why) => return warn!("metrics are not sent: {why}"),
     };
-    let (place, began_ns) = (place(&otlp.endpoint), now_ns());
+    let (place, began_ns) = (masked(&otlp.endpoint), now_ns());
     info!("metrics are sent to {place}");
     let mut turns = interval_at(Instant::now() + otlp.interval, otlp.interval);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);

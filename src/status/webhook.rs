@@ -70,7 +70,7 @@ pub fn masked(url: &str) -> String {
 
 /// Watches, and posts, without end.
 pub async fn watch(source: Arc<dyn StatusSource>, hook: Webhook) {
-    let http = match Http::new() {
+    let http = match Http::without_redirects() {
         Ok(http) => http,
         Err(why) => return warn!("alerts are not posted: {why}"),
     };

@@ -33,7 +33,7 @@ const STDERR_WAIT_MAX: Duration = Duration::from_secs(2);
 const EVENTS_MAX: usize = 256;
 
 /// Variables that the worker does not inherit: it gets their values through the pipe.
-const SECRET_VARIABLES: [&str; 15] = [
+const SECRET_VARIABLES: [&str; 17] = [
     "EDS_API_KEY",
     "EDS_API_KEY_FILE",
     "EDS_SCHEMA",
@@ -45,7 +45,9 @@ const SECRET_VARIABLES: [&str; 15] = [
     "EDS_WEBHOOK_FILE",
     "EDS_URL",
     "EDS_URL_FILE",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
     "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
     "SM_APIKEY",
     "SM_APIKEY_FILE",

@@ -141,12 +141,24 @@ async fn a_commit_under_way_is_awaited_before_the_checkpoint_is_read() {
     let committing = server.connect(&database).await;
     let moves = "BEGIN; UPDATE _eds_checkpoint SET stream_sequence = 7, stream_time_ns = 1";
     committing.batch_execute(moves).await.unwrap_or_else(|e| panic!("{e}"));
+    let looking = server.connect(&database).await;
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND \
+                 wait_event_type = 'Lock'";
     let commit = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually("the next one waits", Duration::from_secs(60), async || {
+            looking.query(waits, &[]).await.is_ok_and(|rows| !rows.is_empty())
+        })
+        .await;
         committing.batch_execute("COMMIT").await.unwrap_or_else(|e| panic!("{e}"));
     };
-    let mut next = connect().await;
-    let (found, ()) = tokio::join!(next.checkpoint(Claim::Verify), commit);
-    let found = found.unwrap_or_else(|e| panic!("{e}"));
+    // It asks again where that takes longer than it waits for a lock.
+    let ask = async {
+        loop {
+            if let Ok(found) = connect().await.checkpoint(Claim::Verify).await {
+                return found;
+            }
+        }
+    };
+    let (found, ()) = tokio::join!(ask, commit);
     assert_eq!(found, Some(Position { sequence: 7, time_ns: 1 }));
 }

@@ -93,56 +93,50 @@ impl<C: Connection> SqlDestination<C> {
                 self.make_own_tables().await?;
                 self.acquire().await
             }
-            Claim::Verify => match self.read_checkpoint().await? {
-                Some(CheckpointRow { epoch, .. }) if epoch == self.epoch.get() => {
-                    // An earlier session of this process may still be committing: it is ended
-                    // before the position is read.
-                    self.connection.terminate_sessions(self.session_tag(epoch)).await?;
-                    self.connection.tag_session(self.session_tag(epoch)).await?;
-                    Ok(self.settled_checkpoint().await?.and_then(|row| row.position))
-                }
-                Some(CheckpointRow { epoch, .. }) if epoch > self.epoch.get() => {
-                    let text = format!(
-                        "another EDS has taken over {} in this destination, or an import has \
-                         replaced its tables (its epoch is {epoch}, ours was {}): this one ends",
-                        self.consumer,
-                        self.epoch.get()
-                    );
-                    Err(Failure::new(FailureKind::Fenced, text))
-                }
+            Claim::Verify => self.verify().await,
+        }
+    }
+
+    /// The recorded position, once nothing of this process is about to move it: an earlier session
+    /// is ended, and an update that changes nothing waits for what it may be committing.
+    async fn verify(&mut self) -> Result<Option<Position>, Failure> {
+        let (mine, mut before) = (self.epoch.get(), None);
+        for _ in 0..TAKE_TRIES_MAX {
+            let row = match self.read_checkpoint().await? {
+                Some(row) if row.epoch == mine => row,
+                Some(row) if row.epoch > mine => return Err(self.taken_over(row.epoch)),
                 // The destination was restored to a time before this process acquired its epoch,
                 // or its tables were recreated.
                 _ => {
                     self.make_own_tables().await?;
-                    self.acquire().await
+                    return self.acquire().await;
                 }
-            },
-        }
-    }
-
-    /// This consumer's row once nobody is about to change it: a session that was ended may be at
-    /// its COMMIT, for which an update waits that leaves the row as it is.
-    async fn settled_checkpoint(&mut self) -> Result<Option<CheckpointRow>, Failure> {
-        let consumer = self.consumer.clone();
-        let mut before = self.read_checkpoint().await?;
-        for _ in 0..TAKE_TRIES_MAX {
-            let Some(row) = before else { return Ok(None) };
-            let parameters = [
-                row.epoch.into(),
-                self.companies.as_str().into(),
-                consumer.as_str().into(),
-                row.epoch.into(),
-                row.sequence().into(),
-            ];
+            };
+            if before == Some(row) {
+                return Ok(row.position);
+            }
+            if before.is_none() {
+                self.connection.terminate_sessions(self.session_tag(mine)).await?;
+                self.connection.tag_session(self.session_tag(mine)).await?;
+            }
+            let (companies, consumer) = (self.companies.as_str(), self.consumer.as_str());
+            let (mine, sequence) = (Parameter::from(mine), Parameter::from(row.sequence()));
+            let parameters = [mine.clone(), companies.into(), consumer.into(), mine, sequence];
             // How many rows it changes says nothing: MySQL counts none.
             self.connection.change(&self.renderer.take_checkpoint(), &parameters).await?;
-            let now = self.read_checkpoint().await?;
-            if now == before {
-                return Ok(now);
-            }
-            before = now;
+            before = Some(row);
         }
-        Err(changes_too_fast(&consumer))
+        Err(changes_too_fast(&self.consumer))
+    }
+
+    fn taken_over(&self, epoch: i64) -> Failure {
+        let text = format!(
+            "another EDS has taken over {} in this destination, or an import has replaced its \
+             tables (its epoch is {epoch}, ours was {}): this one ends",
+            self.consumer,
+            self.epoch.get()
+        );
+        Failure::new(FailureKind::Fenced, text)
     }
 
     /// Raises the epoch above the recorded one and above the one that this process held.

@@ -207,13 +207,20 @@ impl HeldTables {
             self.next_number = self.next_number.max(chunk.number + 1);
             let Some(held) = self.tables.get_mut(&chunk.label.table) else { continue };
             held.is_tried = false;
-            // After a reconnect the destination may have told of it already.
-            if held.chunks.back().is_none_or(|last| last.number < chunk.number) {
-                held.chunks.push_back(KeptChunk {
-                    number: chunk.number,
-                    applied: 0,
-                    label: chunk.label.clone(),
-                });
+            held.chunks.push_back(KeptChunk {
+                number: chunk.number,
+                applied: 0,
+                label: chunk.label.clone(),
+            });
+        }
+    }
+
+    /// The destination was found to keep these, or what an earlier try made of them; it has told of
+    /// that.
+    pub fn found(&mut self, chunks: &[HeldChunk]) {
+        for chunk in chunks {
+            if let Some(held) = self.tables.get_mut(&chunk.label.table) {
+                held.is_tried = false;
             }
         }
     }
@@ -351,8 +358,8 @@ mod tests {
         held.hold("t", reason("a lock"), (now, 7));
         let chunks = held.chunks_of("t", vec![body(2), body(3)], 0);
         held.kept(&chunks);
-        // A reconnect tells of the same once more.
-        held.kept(&chunks);
+        // A reconnect has told of the same already.
+        held.found(&chunks);
         let numbers: Vec<u64> = chunks.iter().map(|chunk| chunk.number).collect();
         assert_eq!((numbers, held.bytes()), (vec![0, 1], 4));
         assert_eq!(held.next(now, false, true), None);

@@ -12,7 +12,7 @@ use super::{Applier, ApplyOutcome, WriteAttempt, answered, flushed};
 use crate::backoff::Backoff;
 use crate::change::batch::LetterChanges;
 use crate::change::dead_letter::RejectKind;
-use crate::change::{Batch, Change, DeadLetter, Position};
+use crate::change::{Batch, Change, DeadLetter, NumberedLetter, Position};
 use crate::destination::{CheckpointIn, Destination, Failure, FailureKind, KeptLetter, LetterBox};
 use crate::help::HelpCode;
 use crate::pipeline::dead_letter::{LetterBook, OnRejected, WhenFull};
@@ -113,7 +113,23 @@ impl Applier {
         if changes.is_empty() {
             return;
         }
-        for numbered in &changes.added {
+        self.tell_of(&changes.added);
+        self.book.committed(changes);
+        self.report_letters();
+    }
+
+    /// What the book has of the letters that the batch was to make.
+    pub(super) fn letters_found(&mut self, changes: &LetterChanges) {
+        let is_there = |made: &&NumberedLetter| {
+            let kept = self.book.of_use(made.number);
+            kept.is_some_and(|kept| kept.position == made.letter.position)
+        };
+        let there: Vec<NumberedLetter> = changes.added.iter().filter(is_there).cloned().collect();
+        self.tell_of(&there);
+    }
+
+    fn tell_of(&self, made: &[NumberedLetter]) {
+        for numbered in made {
             let DeadLetter { table, kind, reason, subject, position, .. } = &numbered.letter;
             warn!(
                 subject,
@@ -125,8 +141,6 @@ impl Applier {
             );
             self.progress.dead_letter(table, *kind, reason);
         }
-        self.book.committed(changes);
-        self.report_letters();
     }
 
     /// Why the run ends before the letter, where the user wants that.
@@ -274,9 +288,9 @@ impl Applier {
         let mode = self.options.abilities.write_mode;
         while let Some(next) = attempt.next(mode, &self.checkpoint, &self.held, &self.book) {
             match self.try_once(&mut attempt, &next).await? {
-                WriteAttempt::Done => {
+                done @ (WriteAttempt::Done | WriteAttempt::Found) => {
                     attempt.succeeded(&next);
-                    self.done(&next.batch);
+                    self.done(&next.batch, &done);
                 }
                 WriteAttempt::Again | WriteAttempt::NoRoom => {}
                 WriteAttempt::Refused(why) => return tried(LetterOutcome::Refused(why)),

@@ -115,6 +115,9 @@ pub struct Applier {
 /// What one try to write a piece came to.
 enum WriteAttempt {
     Done,
+    /// A new connection found it done. It may be an earlier try that was committed late, of which
+    /// other changes had become dead letters or were kept: that is read already.
+    Found,
     /// Try what is to be written next again.
     Again,
     /// What was tried are changes that are kept, and are kept on.
@@ -301,9 +304,9 @@ impl Applier {
                 }
             };
             match tried {
-                WriteAttempt::Done => {
+                done @ (WriteAttempt::Done | WriteAttempt::Found) => {
                     job.attempt.succeeded(&next);
-                    self.done(&next.batch);
+                    self.done(&next.batch, &done);
                     *kept += next.batch.held.len();
                 }
                 WriteAttempt::Again

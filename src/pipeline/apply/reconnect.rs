@@ -36,13 +36,13 @@ impl Applier {
         if found.is_some_and(|at| self.behind == Behind::Maybe(at)) {
             self.behind = Behind::Applied;
             attempt.narrowing.take();
-            return Ok(WriteAttempt::Done);
+            return Ok(WriteAttempt::Found);
         }
         Ok(match self.checkpoint.compare(found, next.batch.through) {
             CheckpointFound::Unchanged => WriteAttempt::Again,
             CheckpointFound::Committed => {
                 attempt.narrowing.take();
-                WriteAttempt::Done
+                WriteAttempt::Found
             }
             CheckpointFound::Rewound => {
                 self.checkpoint.reset(found);

@@ -251,9 +251,9 @@ impl Applier {
                 return self.wait_for_letter_room(table).await;
             }
             match self.try_once(&mut attempt, &next).await? {
-                WriteAttempt::Done => {
+                done @ (WriteAttempt::Done | WriteAttempt::Found) => {
                     attempt.succeeded(&next);
-                    self.done(&next.batch);
+                    self.done(&next.batch, &done);
                     if let Some(release) = next.batch.release {
                         self.held.released(table, release, Instant::now());
                     }

@@ -148,7 +148,7 @@ impl Applier {
         let behind = sent.as_ref().map(|sent| sent.batch.through);
         let other = self.conclude(former, Some(failure), behind).await?;
         if std::mem::take(&mut self.behind) == Behind::Applied {
-            return self.finish(job, sent.map(|sent| (sent, WriteAttempt::Done))).await;
+            return self.finish(job, sent.map(|sent| (sent, WriteAttempt::Found))).await;
         }
         if let Some(sent) = sent {
             job.attempt.narrowing.put_back(sent.piece);

@@ -148,16 +148,21 @@ impl Applier {
         answered(&self.progress, self.link.get()?.read_again(&tables)).await
     }
 
-    /// The piece is durable.
-    pub(super) fn done(&mut self, batch: &Batch) {
+    /// The piece is durable, as this try wrote it or was found.
+    pub(super) fn done(&mut self, batch: &Batch, how: &WriteAttempt) {
         if batch.release.is_none() && batch.letters.retried.is_none() {
             self.checkpoint.after_commit(batch.through);
         }
-        if !batch.held.is_empty() {
+        if matches!(how, WriteAttempt::Found) {
+            self.held.found(&batch.held);
+            self.letters_found(&batch.letters);
+        } else {
             self.held.kept(&batch.held);
+            self.letters_committed(&batch.letters);
+        }
+        if !batch.held.is_empty() {
             self.report_held();
         }
-        self.letters_committed(&batch.letters);
         for group in &batch.groups {
             self.rejects.stored(&group.schema.table);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+use super::start::StartPosition;
 use super::states::FeedState;
 use super::{Engine, Halt};
 use crate::backoff::Backoff;
@@ -60,34 +61,52 @@ impl Engine {
         if self.reopenings.opened_at.elapsed() > OPEN_IS_STABLE {
             self.reopenings.backoff = Backoff::default();
         }
-        let opened = self.open_until(None).await;
-        self.progress.streaming();
-        opened
-    }
-
-    /// Opens the feed for the first time in this run.
-    pub(super) async fn open_first_feed(&mut self) -> Result<(), Halt> {
-        let opened = self.open_until(Some(Instant::now() + FIRST_OPENING_WAIT_MAX)).await;
-        self.reopenings.backoff = Backoff::default();
-        opened
-    }
-
-    /// Opens the feed; tries again while it is away, until `deadline` where there is one.
-    async fn open_until(&mut self, deadline: Option<Instant>) -> Result<(), Halt> {
         loop {
             sleep(self.reopenings.backoff.next(&self.options.consumer)).await;
             match self.open_feed().await {
-                Err(Halt::Feed(FeedError::Unavailable(why)))
-                    if deadline.is_none_or(|deadline| Instant::now() < deadline) =>
-                {
-                    self.progress.waiting("feed", &why);
-                    let tries = self.reopenings.backoff.tries();
-                    if tries < 4 || tries.is_multiple_of(20) {
-                        warn!("the feed cannot be opened: {why}; trying again");
-                    }
+                Err(Halt::Feed(FeedError::Unavailable(why))) => self.waits_for_feed(&why),
+                other => {
+                    self.progress.streaming();
+                    return other;
                 }
-                other => return other,
             }
+        }
+    }
+
+    /// Opens the feed for the first time in this run, and learns where it begins. Returns whether
+    /// it is open, which it is not where the run is to stop.
+    pub(super) async fn open_first_feed(&mut self, start: &StartPosition) -> Result<bool, Halt> {
+        let deadline = Instant::now() + FIRST_OPENING_WAIT_MAX;
+        let mut stop = self.stop.clone();
+        let opening = async {
+            loop {
+                sleep(self.reopenings.backoff.next(&self.options.consumer)).await;
+                match self.begin_at(start).await {
+                    Err(Halt::Feed(FeedError::Unavailable(why))) if Instant::now() < deadline => {
+                        self.waits_for_feed(&why);
+                    }
+                    other => return other,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => {
+                self.begin_stop();
+                Ok(false)
+            }
+            opened = opening => {
+                self.reopenings.backoff = Backoff::default();
+                opened.map(|()| true)
+            }
+        }
+    }
+
+    fn waits_for_feed(&self, why: &str) {
+        self.progress.waiting("feed", why);
+        let tries = self.reopenings.backoff.tries();
+        if tries < 4 || tries.is_multiple_of(20) {
+            warn!("the feed cannot be opened: {why}; trying again");
         }
     }
 

@@ -106,13 +106,8 @@ impl Engine {
     async fn open_first(mut self, start: &StartPosition) -> Result<Engine, Halt> {
         self.settle();
         self.load_recent();
-        self.open_first_feed().await?;
-        match start {
-            StartPosition::After { .. } => {}
-            StartPosition::Since { began, source, .. } => {
-                self.begin_since(*began, *source).await?;
-            }
-            StartPosition::FeedDecides => self.begin_where_opened().await?,
+        if !self.open_first_feed(start).await? {
+            return Ok(self);
         }
         // Where nothing is saved, a crash leaves no place from which the memory of rows could see
         // the stream again.
@@ -126,6 +121,16 @@ impl Engine {
         }));
         self.progress.streaming();
         Ok(self)
+    }
+
+    /// Opens the feed and learns where it begins. May be repeated.
+    pub(super) async fn begin_at(&mut self, start: &StartPosition) -> Result<(), Halt> {
+        self.open_feed().await?;
+        match start {
+            StartPosition::After { .. } => Ok(()),
+            StartPosition::Since { began, source, .. } => self.begin_since(*began, *source).await,
+            StartPosition::FeedDecides => self.begin_where_opened().await,
+        }
     }
 
     /// The feed chose where to begin: from now on that is known.
@@ -158,7 +163,7 @@ impl Engine {
         self.load_recent();
         match self.positions.open_at().after == Some(opened) {
             true => Ok(()),
-            false => self.open_first_feed().await,
+            false => self.open_feed().await,
         }
     }
 }

@@ -376,6 +376,11 @@ async fn the_first_opening_is_tried_again_but_not_for_ever() {
         scene.away.store(times, Ordering::Relaxed);
         assert_eq!(scene.run(one_by_one(), AfterLast::Idles, None).await, expected);
     }
+    let scene = EngineScene::new(usize::MAX);
+    scene.away.store(1_000, Ordering::Relaxed);
+    let (began, stop_after) = (Instant::now(), Duration::from_secs(5));
+    let stopped = scene.run(one_by_one(), AfterLast::Idles, Some(stop_after)).await;
+    assert_eq!((stopped, began.elapsed()), (Ok(End::Stopped), stop_after));
 }
 
 /// Of two that start at once, one may have the feed and the other the destination.

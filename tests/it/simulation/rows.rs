@@ -222,7 +222,12 @@ impl Destination for FaultyRows {
             let offered = batch.offered().map(|i| batch.change(i).position.sequence);
             let (through, offered) = (batch.through.sequence, offered.collect::<Vec<_>>());
             let (held, release) = (batch.held.len(), batch.release);
-            format!("writes rows through {through}: {offered:?}, holds {held}, {release:?}")
+            let added = batch.letters.added.iter().map(|l| (l.number, l.letter.position.sequence));
+            let (added, superseded) = (added.collect::<Vec<_>>(), &batch.letters.superseded);
+            let letters = format!("letters {added:?} made, {superseded:?} superseded");
+            format!(
+                "writes rows through {through}: {offered:?}, holds {held}, {release:?}, {letters}"
+            )
         });
         self.world.step("rows: apply").await;
         self.alive()?;
@@ -385,6 +390,7 @@ impl LetterBox for FaultyRows {
     async fn drop_letters(&mut self, consumer: &str, numbers: &[u64]) -> Result<(), Failure> {
         self.world.step("rows: drop letters").await;
         self.alive()?;
+        self.world.note(|| format!("drops letters {numbers:?}"));
         self.inner.drop_letters(consumer, numbers).await
     }
 }

@@ -85,6 +85,34 @@ impl SharedAnswers {
         }
     }
 
+    /// Waits until nothing is open any more, or until it is known what a failure began with.
+    /// `has_failed`: the client did not take a message.
+    async fn answered(&self, has_failed: bool) -> Result<Option<FailedMessage>, Undelivered> {
+        let mut cause_known_by = None;
+        loop {
+            let told = self.told.notified();
+            let open = self.open.load(Ordering::Acquire);
+            let is_cause = self.failed().as_ref().map(|failed| failed.is_cause);
+            if is_cause == Some(true) || open == 0 {
+                return Ok(self.failed().take());
+            }
+            let is_failed = has_failed || is_cause.is_some();
+            let until = match is_failed {
+                true => *cause_known_by.get_or_insert_with(|| Instant::now() + CAUSE_WAIT_MAX),
+                false => Instant::now() + DELIVERY_WAIT_MAX,
+            };
+            if timeout_at(until, told).await.is_ok() {
+                continue;
+            }
+            let still_open = self.open.load(Ordering::Acquire);
+            match self.failed().take() {
+                None if !is_failed && still_open < open => {}
+                None if !is_failed => return Err(Undelivered::timed_out()),
+                failed => return Ok(failed),
+            }
+        }
+    }
+
     /// One that is open is so no more.
     fn close(&self) {
         if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -197,7 +225,7 @@ impl Sender<'_> {
                 break;
             }
         }
-        let failed = self.answered(first.is_some()).await?;
+        let failed = answers.answered(first.is_some()).await?;
         let began_with = match (failed, first) {
             (Some(failed), None) => (failed.number, failed.error),
             (Some(failed), Some(_)) if failed.is_cause => (failed.number, failed.error),
@@ -206,35 +234,6 @@ impl Sender<'_> {
         };
         let (number, error) = began_with;
         Err(Undelivered { message: sent.get(number).copied(), error })
-    }
-
-    /// Waits until nothing is open any more, or until it is known what a failure began with.
-    /// `has_failed`: the client did not take a message.
-    async fn answered(&self, has_failed: bool) -> Result<Option<FailedMessage>, Undelivered> {
-        let answers = &self.outbox.answers;
-        let mut open_before = answers.open.load(Ordering::Acquire);
-        let mut cause_known_by = None;
-        loop {
-            let told = answers.told.notified();
-            let open = answers.open.load(Ordering::Acquire);
-            let is_cause = answers.failed().as_ref().map(|failed| failed.is_cause);
-            if is_cause == Some(true) || open == 0 {
-                return Ok(answers.failed().take());
-            }
-            let is_failed = has_failed || is_cause.is_some();
-            let until = match is_failed {
-                true => *cause_known_by.get_or_insert_with(|| Instant::now() + CAUSE_WAIT_MAX),
-                false => Instant::now() + DELIVERY_WAIT_MAX,
-            };
-            if timeout_at(until, told).await.is_ok() {
-                continue;
-            }
-            match answers.failed().take() {
-                None if !is_failed && open < open_before => open_before = open,
-                None if !is_failed => return Err(Undelivered::timed_out()),
-                failed => return Ok(failed),
-            }
-        }
     }
 
     /// Gives the client the message with this number. Waits while its queue is full.
@@ -291,6 +290,25 @@ fn fnv1a(text: impl Iterator<Item = u8>) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A slow broker takes its time; one that takes nothing for a minute does not.
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_fails_where_nothing_is_confirmed_for_a_minute() {
+        let answers = SharedAnswers::default();
+        let confirm = async |pause: Duration| {
+            for _ in 0..4 {
+                tokio::time::sleep(pause).await;
+                answers.close();
+            }
+        };
+        answers.open.store(4, Ordering::Release);
+        let (slow, ()) = tokio::join!(answers.answered(false), confirm(Duration::from_secs(40)));
+        assert!(slow.is_ok_and(|failed| failed.is_none()));
+        answers.open.store(4, Ordering::Release);
+        let began = Instant::now();
+        assert!(answers.answered(false).await.is_err());
+        assert_eq!(began.elapsed(), DELIVERY_WAIT_MAX);
+    }
 
     #[test]
     fn partitions_are_those_of_the_contract() {

@@ -293,11 +293,6 @@ impl PendingMessage {
 }
 
 impl Topic {
-    fn has(&self, position: Option<PositionHeader>) -> bool {
-        let written = self.written.as_ref();
-        position.is_some_and(|position| written.is_some_and(|w| w.contains(&position)))
-    }
-
     /// Fails with the changes whose messages the topic does not take: before anything is sent, so
     /// that nothing overtakes what is left out. Of nearly all changes their own size tells enough.
     fn check_sizes(&self, batch: &Batch) -> Result<(), Failure> {
@@ -399,7 +394,11 @@ impl Topic {
         // One after the other: the client sends the first while the next are made.
         let is_streamed = !batch.is_import();
         let position = |change: &Change| is_streamed.then(|| PositionHeader::of(change.position));
-        let mut missing = batch.ordered().filter(|(_, change)| !self.has(position(change)));
+        // Should this call be given up, only the topic knows what arrived.
+        let written = self.written.take().unwrap_or_default();
+        self.is_unsure = true;
+        let has = |position: Option<PositionHeader>| position.is_some_and(|p| written.contains(&p));
+        let mut missing = batch.ordered().filter(|(_, change)| !has(position(change)));
         let next = |message: &mut PendingMessage| {
             let next = missing.next();
             next.is_some_and(|(index, change)| {
@@ -410,8 +409,6 @@ impl Topic {
         let sender =
             Sender { outbox: &self.outbox, cluster: &self.cluster, partitions: self.partitions };
         let Err(undelivered) = sender.deliver(next).await else { return Ok(()) };
-        // The topic itself has to say what arrived.
-        (self.written, self.is_unsure) = (None, true);
         Err(self.judge(batch, undelivered))
     }
 }

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio::task::JoinHandle;
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::{Client, Config};
 
 use super::failure::{failure, refused_connection};
 use super::options::{hosts, server_settings};
-use super::{EXAMPLE, tls};
+use super::{EXAMPLE, Wire, tls};
 use crate::destination::sql::LOCK_WAIT_MAX;
 use crate::destination::{Failure, Settings};
 
@@ -37,7 +36,7 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 const SILENCE_MAX: &str = "60s";
 
 /// A connection, and the task that moves its bytes.
-pub async fn connect(settings: &Settings) -> Result<(Client, JoinHandle<()>), Failure> {
+pub async fn connect(settings: &Settings) -> Result<(Client, Wire), Failure> {
     let port = settings.port.unwrap_or(PORT);
     let mut config = config(settings, port)?;
     let (asked, connector) = tls::connector(settings)?;
@@ -47,10 +46,10 @@ pub async fn connect(settings: &Settings) -> Result<(Client, JoinHandle<()>), Fa
     let refused = |e: tokio_postgres::Error| refused_connection(&e, settings, port);
     let (client, wire) = if mode == SslMode::Disable {
         let (client, wire) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
-        (client, tokio::spawn(async move { drop(wire.await) }))
+        (client, Wire(tokio::spawn(async move { drop(wire.await) })))
     } else {
         let (client, wire) = config.connect(connector).await.map_err(refused)?;
-        (client, tokio::spawn(async move { drop(wire.await) }))
+        (client, Wire(tokio::spawn(async move { drop(wire.await) })))
     };
     set_up(&client).await?;
     Ok((client, wire))

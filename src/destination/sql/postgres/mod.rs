@@ -75,7 +75,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
         round_trip: flight::round_trip(&client).await?,
         client: Arc::new(client),
         flights: Flights::default(),
-        wire: Wire(wire),
+        wire,
         namespace: namespace.clone(),
         statements: LruCache::new(STATEMENTS_MAX),
         stages: Stages { made: LruCache::new(STAGES_MAX), number: 0 },

@@ -1,15 +1,20 @@
 //! Whether a pooler between EDS and the server gives its sessions to others.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::failure::SHARED_SESSION;
-use super::{Wire, login};
+use super::login;
 use crate::destination::{Failure, Settings};
 use crate::help::HelpCode;
 
 /// What tells a session of the server from all others. A session may always see itself.
 const SESSION: &str = "SELECT pid::text || ' ' || backend_start::text FROM \
                        pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()";
+/// How long a second client is waited for: a pool in session mode may have no other session.
+const SECOND_WAIT_MAX: Duration = Duration::from_secs(3);
 /// A pooler that is busy may give two clients two sessions for a moment.
 const LOOKS: usize = 3;
 
@@ -18,18 +23,24 @@ const LOOKS: usize = 3;
 /// EDS another one without its temporary tables. Where there is no room for a second client
 /// nothing is known.
 pub async fn refuse_shared_sessions(client: &Client, settings: &Settings) -> Result<(), Failure> {
-    let Ok((other, wire)) = login::connect(settings).await else { return Ok(()) };
-    let _wire = Wire(wire);
+    if !timeout(SECOND_WAIT_MAX, is_shared(client, settings)).await.unwrap_or(false) {
+        return Ok(());
+    }
+    // The session is others', and so are its settings again.
+    let _ = client.batch_execute("RESET ALL").await;
+    let text = format!("between EDS and {settings}, {SHARED_SESSION}");
+    Err(Failure::misconfigured(text).with_help(HelpCode::Pooler))
+}
+
+async fn is_shared(client: &Client, settings: &Settings) -> bool {
+    let Ok((other, _wire)) = login::connect(settings).await else { return false };
     for _ in 0..LOOKS {
         let (own, others) = (session(client).await, session(&other).await);
         if own.is_some() && own == others {
-            // The session is others', and so are its settings again.
-            let _ = client.batch_execute("RESET ALL").await;
-            let text = format!("between EDS and {settings}, {SHARED_SESSION}");
-            return Err(Failure::misconfigured(text).with_help(HelpCode::Pooler));
+            return true;
         }
     }
-    Ok(())
+    false
 }
 
 /// The session that the next statement gets. `None` where the server does not tell. Asked without
