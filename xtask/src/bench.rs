@@ -1,4 +1,5 @@
-//! Benchmarks: one by itself, or all of them as one table of ratios with its picture.
+//! Benchmarks: one by itself, or those that compare EDS with something else, from whose figures
+//! docs/benchmarks.md and its picture are made.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -14,9 +15,13 @@ use crate::services;
 /// What `cargo x bench` runs without a name, in the order of the page.
 const COMPARED: [&str; 7] =
     ["stream", "changes", "import", "verify", "latency", "distance", "decode"];
+/// Measures these again, and leaves the rest of the page as it is.
+const AGAIN: &str = "--again";
 const PAGE: &str = "docs/benchmarks.md";
 const PICTURE: &str = "docs/benchmarks.svg";
-/// What is between these lines of the page is written by [`all`].
+/// The figures from which both are made, a line each.
+const FIGURES: &str = "docs/benchmarks.tsv";
+/// What is between these lines of the page is made.
 const MARKS: (&str, &str) = ("<!-- figures -->\n", "<!-- end of figures -->\n");
 /// Of the picture, in its own units: a line for each figure, and what a ratio of 1 is long.
 const LINE_HEIGHT: usize = 22;
@@ -25,12 +30,13 @@ const WIDTH_OF_ONE: f64 = 200.0;
 /// A ratio is drawn up to here.
 const RATIO_MAX: f64 = 2.0;
 
-/// `cargo x bench [NAME [ARGS]]`.
+/// `cargo x bench`, `cargo x bench NAME [ARGS]`, `cargo x bench --again NAME…`.
 pub fn bench(args: &[&str]) -> TaskResult {
     services::openssl()?;
     services::install()?;
     match args.split_first() {
-        None => all(),
+        None => measure(&COMPARED),
+        Some((&AGAIN, names)) => measure(names),
         Some((name, rest)) => one(name, rest, &[]),
     }
 }
@@ -40,8 +46,12 @@ fn one(name: &str, args: &[&str], environment: &[(&str, &str)]) -> TaskResult {
     run_with(environment, "cargo", &words)
 }
 
-/// A line that a benchmark has added.
+/// A line of [`FIGURES`]. The first two parts are about the run, the others what the benchmark has
+/// added.
 struct Measured {
+    bench: String,
+    /// When, where and with what it was measured, for people.
+    run: String,
     what: String,
     reached: String,
     beside: String,
@@ -50,26 +60,35 @@ struct Measured {
     peak: String,
 }
 
-fn all() -> TaskResult {
-    let file = root().join("target/figures.tsv");
-    let _ = fs::remove_file(&file);
-    let path = file.display().to_string();
-    let mut text = about_machine();
-    let mut figures = Vec::new();
-    for name in COMPARED {
+/// Runs these, and makes the page and the picture anew.
+fn measure(names: &[&str]) -> TaskResult {
+    let (figures, added) = (root().join(FIGURES), root().join("target/figures.tsv"));
+    for name in names {
+        if !COMPARED.contains(name) {
+            return Err(format!("{name} compares EDS with nothing; {} do", COMPARED.join(", ")));
+        }
+        let _ = fs::remove_file(&added);
         let begun = Instant::now();
-        one(name, &[], &[("EDS_BENCH_FIGURES", &path)])?;
+        one(name, &[], &[("EDS_BENCH_FIGURES", &added.display().to_string())])?;
         println!("{name} took {:.0?}\n", begun.elapsed());
-        let added = read(&file)?;
-        let _ = write!(text, "\n## {name}\n\n{}", table(&added[figures.len()..]));
-        figures = added;
+        let run = about_run();
+        let new = read(&added)?;
+        let new = new.lines().map(|line| format!("{name}\t{run}\t{line}"));
+        let kept = fs::read_to_string(&figures).unwrap_or_default();
+        let others = kept.lines().filter(|line| line.split('\t').next() != Some(name));
+        let all: Vec<String> = others.map(str::to_owned).chain(new).collect();
+        save(&figures, &(all.join("\n") + "\n"))?;
     }
-    save(&root().join(PICTURE), &picture(&figures))?;
+    let all = parsed(&read(&figures)?)?;
+    save(&root().join(PICTURE), &picture(&all))?;
     let page = root().join(PAGE);
-    let before = fs::read_to_string(&page).map_err(|e| format!("{PAGE}: {e}"))?;
-    save(&page, &between_marks(&before, &text)?)?;
-    println!("{text}\n{PAGE} and {PICTURE} are written");
+    save(&page, &between_marks(&read(&page)?, &sections(&all))?)?;
+    println!("{PAGE} and {PICTURE} are made of {FIGURES}");
     Ok(())
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn save(path: &Path, text: &str) -> TaskResult {
@@ -80,18 +99,26 @@ fn between_marks(page: &str, text: &str) -> Result<String, String> {
     let (begin, end) = MARKS;
     let parts = page.split_once(begin).and_then(|(head, rest)| Some((head, rest.split_once(end)?)));
     let (head, (_, tail)) = parts.ok_or_else(|| format!("{PAGE} has no lines {begin}{end}"))?;
-    Ok(format!("{head}{begin}{text}\n{end}{tail}"))
+    Ok(format!("{head}{begin}{text}{end}{tail}"))
 }
 
-fn read(file: &Path) -> Result<Vec<Measured>, String> {
-    let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    text.lines().map(|line| measured(line).ok_or_else(|| format!("no figure: {line}"))).collect()
+/// The figures in the order of [`COMPARED`].
+fn parsed(text: &str) -> Result<Vec<Measured>, String> {
+    let all: Result<Vec<Measured>, String> = text
+        .lines()
+        .map(|line| measured(line).ok_or_else(|| format!("{FIGURES}: no figure: {line}")))
+        .collect();
+    let mut all = all?;
+    all.sort_by_key(|figure| COMPARED.iter().position(|name| *name == figure.bench));
+    Ok(all)
 }
 
 fn measured(line: &str) -> Option<Measured> {
     let parts: Vec<&str> = line.split('\t').collect();
-    let [what, reached, beside, other, ratio, peak] = parts[..] else { return None };
+    let [bench, run, what, reached, beside, other, ratio, peak] = parts[..] else { return None };
     Some(Measured {
+        bench: bench.into(),
+        run: run.into(),
         what: what.into(),
         reached: reached.into(),
         beside: beside.into(),
@@ -101,50 +128,48 @@ fn measured(line: &str) -> Option<Measured> {
     })
 }
 
-fn table(figures: &[Measured]) -> String {
-    let mut text = String::from(
-        "| what | EDS | beside | its figure | ratio | peak memory |\n| --- | --- | --- | --- | --- \
-         | --- |\n",
-    );
-    for Measured { what, reached, beside, other, ratio, peak } in figures {
-        let _ =
-            writeln!(text, "| {what} | {reached} | {beside} | {other} | **{ratio:.2}** | {peak} |");
+/// A table for each benchmark, under its name.
+fn sections(figures: &[Measured]) -> String {
+    let mut text = String::new();
+    for of_one in figures.chunk_by(|a, b| a.bench == b.bench) {
+        let Measured { bench, run, .. } = &of_one[0];
+        let _ = write!(
+            text,
+            "\n## {bench}\n\n{run}.\n\n| what | EDS | beside | its figure | ratio | peak memory \
+             |\n| --- | --- | --- | --- | --- | --- |\n"
+        );
+        for Measured { what, reached, beside, other, ratio, peak, .. } in of_one {
+            let _ = writeln!(
+                text,
+                "| {what} | {reached} | {beside} | {other} | **{ratio:.2}** | {peak} |"
+            );
+        }
     }
-    text
+    text + "\n"
 }
 
-/// The machine and the versions of what takes part, as a table.
-fn about_machine() -> String {
+/// When, where and with what something was measured.
+fn about_run() -> String {
     let first = |program: &str, args: &[&str]| {
         let said = output(Command::new(program).args(args)).unwrap_or_default();
-        said.lines().next().unwrap_or("not found").trim().to_owned()
-    };
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named = |key: &str| {
-        cpu.lines().find(|l| l.starts_with(key)).and_then(|l| l.split_once(':')).map(|(_, v)| v)
+        said.lines().next().unwrap_or("?").trim().to_owned()
     };
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib: u64 = memory
         .lines()
-        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
         .unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let lines = [
-        ("date", first("date", &["-u", "+%Y-%m-%d"])),
-        ("processor", named("model name").unwrap_or(env::consts::ARCH).trim().to_owned()),
-        ("cores", cores.to_string()),
-        ("memory", format!("{} GiB", kib >> 20)),
-        ("kernel", first("uname", &["-sr"])),
-        ("Rust", first("rustc", &["--version"])),
-        ("PostgreSQL", first("psql", &["--version"])),
-        ("NATS", first(&services::nats().display().to_string(), &["--version"])),
-        ("commit", first("git", &["rev-parse", "--short", "HEAD"])),
-    ];
-    let mut text = String::from("| machine | |\n| --- | --- |\n");
-    for (name, value) in lines {
-        let _ = writeln!(text, "| {name} | {value} |");
-    }
-    text
+    format!(
+        "{} at commit {}: {cores} cores ({}) and {} GiB, {}, {}, {}",
+        first("date", &["-u", "+%Y-%m-%d"]),
+        first("git", &["rev-parse", "--short", "HEAD"]),
+        env::consts::ARCH,
+        kib >> 20,
+        first("rustc", &["--version"]),
+        first("psql", &["--version"]),
+        first(&services::nats().display().to_string(), &["--version"])
+    )
 }
 
 /// The ratios as bars, with a line at 1.
@@ -191,17 +216,17 @@ mod tests {
 
     #[test]
     fn figures_are_read_drawn_and_put_where_they_belong() {
-        let one = measured("a < b\t10/s\tit\t20/s\t0.50\t").unwrap_or_else(|| panic!("a figure"));
-        assert!(table(&[one]).ends_with("| a < b | 10/s | it | 20/s | **0.50** |  |\n"));
-        let one = measured("a < b\t10/s\tit\t20/s\t0.50\t7 MiB").unwrap_or_else(|| panic!("one"));
-        assert!(picture(&[one]).contains(">a &lt; b / it</text>"));
-        assert!(measured("a\t10/s\tit\t20/s\tmany\t").is_none());
+        let text = "latency\tthen\tp50\t1 ms\tit\t2 ms\t2.00\t\n\
+            stream\tnow\ta < b\t10/s\tit\t20/s\t0.50\t7 MiB\n";
+        let all = parsed(text).unwrap_or_else(|e| panic!("{e}"));
+        let made = sections(&all);
+        assert!(made.starts_with("\n## stream\n\nnow.\n\n| what "), "{made}");
+        assert!(made.contains("| a < b | 10/s | it | 20/s | **0.50** | 7 MiB |\n\n## latency\n"));
+        assert!(picture(&all).contains(">a &lt; b / it</text>"));
+        assert!(parsed("stream\tnow\ta\t10/s\tit\t20/s\tmany\t\n").is_err());
         let (begin, end) = MARKS;
         let page = format!("before\n{begin}old\n{end}after\n");
-        assert_eq!(
-            between_marks(&page, "new\n"),
-            Ok(format!("before\n{begin}new\n\n{end}after\n"))
-        );
+        assert_eq!(between_marks(&page, "new\n"), Ok(format!("before\n{begin}new\n{end}after\n")));
         assert!(between_marks("no marks", "new\n").is_err());
     }
 }

@@ -26,7 +26,8 @@ const HELP: &str = "cargo x <task>
   ci               services, tests and lint; prints how long each step took
   chaos [SECONDS]  services, then storms of faults over real servers, each that long
   fuzz [SECONDS]   everything that reads foreign bytes, each that long
-  bench            services, then all comparisons; writes docs/benchmarks.md and its picture
+  bench [--again NAME...]
+                   services, then all comparisons, or these; writes docs/benchmarks.md
   bench NAME [N]   services, then a benchmark: stream, changes, import, verify,
                    latency, distance, decode, postgres_paths, mysql_paths, sqlite_paths";
 
