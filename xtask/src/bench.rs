@@ -130,7 +130,7 @@ fn measured(line: &str) -> Option<Measured> {
 
 /// A table for each benchmark, under its name.
 fn sections(figures: &[Measured]) -> String {
-    let mut text = String::new();
+    let mut text = String::from("\n![the ratios as bars](benchmarks.svg)\n");
     for of_one in figures.chunk_by(|a, b| a.bench == b.bench) {
         let Measured { bench, run, .. } = &of_one[0];
         let _ = write!(
@@ -220,7 +220,7 @@ mod tests {
             stream\tnow\ta < b\t10/s\tit\t20/s\t0.50\t7 MiB\n";
         let all = parsed(text).unwrap_or_else(|e| panic!("{e}"));
         let made = sections(&all);
-        assert!(made.starts_with("\n## stream\n\nnow.\n\n| what "), "{made}");
+        assert!(made.contains("(benchmarks.svg)\n\n## stream\n\nnow.\n\n| what "), "{made}");
         assert!(made.contains("| a < b | 10/s | it | 20/s | **0.50** | 7 MiB |\n\n## latency\n"));
         assert!(picture(&all).contains(">a &lt; b / it</text>"));
         assert!(parsed("stream\tnow\ta\t10/s\tit\t20/s\tmany\t\n").is_err());
