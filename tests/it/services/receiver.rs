@@ -34,6 +34,10 @@ impl Receiver {
                     head += &line.to_lowercase();
                     line.clear();
                 }
+                // Somebody looks whether the port is free.
+                if head.is_empty() {
+                    continue;
+                }
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
                 let mut body = vec![0; length.and_then(|n| n.trim().parse().ok()).unwrap_or(0)];
                 let _ = reader.read_exact(&mut body);
