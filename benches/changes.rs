@@ -8,6 +8,7 @@
 mod services;
 
 mod cost;
+#[allow(dead_code)]
 mod figure;
 
 use std::sync::Arc;
@@ -20,7 +21,6 @@ use eds::change::{Batch, Change, Decoder, Position, TableSchema};
 use eds::destination::catalog::DRIVERS;
 use eds::destination::{Settings, Target};
 use eds::sandbox::shop::{Shop, ShopOptions};
-use figure::{Figure, per_second};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -77,15 +77,9 @@ async fn line(
     let schemas = Shop::new(1, ShopOptions::default()).schema_map();
     let cost =
         run(&Eds::stream(&nats, &creds, url, &schemas), &["--restart", "--until-caught-up"]).await;
-    Figure {
-        what: &format!("{destination}, {table}"),
-        reached: per_second(made.len(), cost.seconds),
-        beside: who,
-        other: per_second(made.len(), seconds),
-        ratio: seconds / cost.seconds,
-        peak_mib: Some(cost.peak_mib),
-    }
-    .add();
+    let rate = |seconds: f64| made.len() as f64 / seconds;
+    let what = format!("{destination}, {table}");
+    figure::rates((&what, who), rate(cost.seconds), rate(seconds), Some(cost.peak_mib));
     let events = made.len() as f64;
     println!(
         "| {destination} | {table} | {:.0} | {:.2} of {:.0} | {who} | {:.0} MiB | {:.1} µs |",

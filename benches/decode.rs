@@ -10,7 +10,6 @@ use bytes::Bytes;
 use eds::change::decode::ColumnOrder;
 use eds::change::{Decoder, TableSchema};
 use eds::sandbox::shop::{Shop, ShopOptions};
-use figure::Figure;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -57,15 +56,7 @@ fn main() {
                 schema.columns.iter().filter(|c| after.contains_key(&*c.name)).count()
             })
         });
-        Figure {
-            what: &format!("decoding, {table}"),
-            reached: format!("{own:.0}/s"),
-            beside: "serde_json",
-            other: format!("{library:.0}/s"),
-            ratio: own / library,
-            peak_mib: None,
-        }
-        .add();
+        figure::rates((&format!("decoding, {table}"), "serde_json"), own, library, None);
         println!("| {table} | {bytes} | {own:.0} | {library:.0} | {:.2} |", own / library);
     }
 }

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use cost::peak_mib;
 use eds::sandbox::shop::{Shop, ShopOptions};
-use figure::Figure;
 use mysql_async::prelude::Queryable;
 use services::eds::{Eds, Running};
 use services::mysql::{Flavour, MySql};
@@ -127,25 +126,10 @@ async fn measure(name: &str, server: Looked, events: usize) {
         running.kill();
         let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
         if ms > 0 {
-            Figure {
-                what: &format!("{name}, a backlog through {ms} ms each way"),
-                reached: format!("{rate:.0}/s"),
-                beside: "the same through 0 ms",
-                other: format!("{near:.0}/s"),
-                ratio: rate / near,
-                peak_mib: Some(peak_mib),
-            }
-            .add();
-            let (least, own) = (ms as f64 * 2.0, at(50).as_secs_f64() * 1e3);
-            Figure {
-                what: &format!("{name}, idle: p50 through {ms} ms each way"),
-                reached: format!("{own:.1} ms"),
-                beside: "one round trip",
-                other: format!("{least:.0} ms"),
-                ratio: least / own,
-                peak_mib: None,
-            }
-            .add();
+            let what = format!("{name}, a backlog through {ms} ms each way");
+            figure::rates((&what, "the same through 0 ms"), rate, near, Some(peak_mib));
+            let what = format!("{name}, idle: p50 through {ms} ms each way");
+            figure::waits((&what, "one round trip"), at(50), Duration::from_millis(2 * ms));
         }
         println!(
             "| {name} | {ms} ms | {rate:.0} | {:.2} | {:.1?} | {:.1?} | {peak_mib:.0} MiB |",

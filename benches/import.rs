@@ -7,6 +7,9 @@
 #[allow(dead_code)]
 mod services;
 
+#[allow(dead_code)]
+mod cost;
+#[allow(dead_code)]
 mod figure;
 
 use std::fs::File;
@@ -15,6 +18,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cost::peak_mib;
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Decoder, TableSchema, json};
@@ -26,7 +30,6 @@ use eds::destination::sql::sqlite::SQLITE;
 use eds::sandbox::check;
 use eds::sandbox::export::{self, Choice};
 use eds::sandbox::shop::{Shop, ShopOptions};
-use figure::{Figure, per_second};
 use futures::{StreamExt, pin_mut};
 use services::mysql::{Flavour, MySql};
 use services::postgres::Postgres;
@@ -115,16 +118,10 @@ impl Bench {
     }
 
     fn report(&self, server: &str, cost: &ImportCost, own: f64) {
-        Figure {
-            what: &format!("{server}, import"),
-            reached: per_second(self.rows, cost.seconds),
-            beside: "its own loader",
-            other: per_second(self.rows, own),
-            ratio: own / cost.seconds,
-            peak_mib: Some(cost.peak_mib),
-        }
-        .add();
         let rate = |seconds: f64| self.rows as f64 / seconds;
+        let what = format!("{server}, import");
+        let compared = (&*what, "its own loader");
+        figure::rates(compared, rate(cost.seconds), rate(own), Some(cost.peak_mib));
         println!(
             "| {server} | {:.0} | {:.2} of {:.0} | {:.0} MiB |",
             rate(cost.seconds),
@@ -148,22 +145,16 @@ impl Bench {
             .arg(data.path())
             .spawn()
             .unwrap_or_else(|e| panic!("{e}"));
-        let mut peak_kib = 0;
+        let mut peak = 0f64;
         let status = loop {
             if let Ok(Some(status)) = child.try_wait() {
                 break status;
             }
-            let text =
-                std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-            let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            peak_kib = peak_kib.max(
-                line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok())
-                    .unwrap_or(0),
-            );
+            peak = peak.max(peak_mib(child.id()));
             std::thread::sleep(Duration::from_millis(20));
         };
         assert!(status.success());
-        ImportCost { seconds: started.elapsed().as_secs_f64(), peak_mib: peak_kib as f64 / 1024.0 }
+        ImportCost { seconds: started.elapsed().as_secs_f64(), peak_mib: peak }
     }
 
     fn assert_equal(&self, found: &[(usize, u64)]) {

@@ -11,7 +11,6 @@ mod figure;
 use std::time::{Duration, Instant};
 
 use eds::sandbox::shop::{Shop, ShopOptions};
-use figure::Figure;
 use services::eds::Eds;
 use services::nats::Nats;
 use services::postgres::Postgres;
@@ -60,16 +59,8 @@ async fn main() {
     for (what, percent) in
         [("PostgreSQL, idle: p50 from publication to sight", 50), ("the same, p99", 99)]
     {
-        let (own, commit) = (at(&waits, percent), at(&bare, percent));
-        Figure {
-            what,
-            reached: format!("{:.1} ms", own.as_secs_f64() * 1e3),
-            beside: "a bare commit of one row",
-            other: format!("{:.1} ms", commit.as_secs_f64() * 1e3),
-            ratio: commit.as_secs_f64() / own.as_secs_f64(),
-            peak_mib: None,
-        }
-        .add();
+        let compared = (what, "a bare commit of one row");
+        figure::waits(compared, at(&waits, percent), at(&bare, percent));
     }
     show("publish to visible", &waits);
     show("a bare commit of one row", &bare);

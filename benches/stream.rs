@@ -7,6 +7,7 @@
 mod services;
 
 mod cost;
+#[allow(dead_code)]
 mod figure;
 
 use std::sync::Arc;
@@ -25,7 +26,6 @@ use eds::destination::sql::postgres::encode::{COPY_HEADER, COPY_TRAILER, put_fie
 use eds::destination::sql::postgres::rows::{stage_columns, upsert_from};
 use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::shop::{Shop, ShopOptions};
-use figure::{Figure, per_second};
 use futures::{SinkExt, pin_mut};
 use mysql_async::prelude::Queryable;
 use services::eds::Eds;
@@ -85,15 +85,9 @@ async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
         .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(there, Some(events as i64), "EDS wrote every row");
     let bare = bare_mysql(&server, &schema, &made).await;
-    Figure {
-        what: &format!("{flavour:?}, {table}"),
-        reached: per_second(events, cost.seconds),
-        beside: "a bare client on one connection",
-        other: per_second(events, bare),
-        ratio: bare / cost.seconds,
-        peak_mib: Some(cost.peak_mib),
-    }
-    .add();
+    let (what, rate) = (format!("{flavour:?}, {table}"), |seconds: f64| events as f64 / seconds);
+    let compared = (&*what, "a bare client on one connection");
+    figure::rates(compared, rate(cost.seconds), rate(bare), Some(cost.peak_mib));
     println!(
         "| {flavour:?} | {table} | {:.0} | {:.2} of {:.0} | {:.0} MiB | {:.1} µs |",
         events as f64 / cost.seconds,
@@ -180,20 +174,13 @@ async fn measure(table: &str, events: usize) {
 
     let one = bare(&server, &schema, &payloads, 1).await;
     let two = bare(&server, &schema, &payloads, 2).await;
+    let rate = |seconds: f64| events as f64 / seconds;
+    let what = format!("PostgreSQL, {table}");
     for (seconds, beside) in
         [(one, "a bare client on one connection"), (two, "a bare client on two connections")]
     {
-        Figure {
-            what: &format!("PostgreSQL, {table}"),
-            reached: per_second(events, cost.seconds),
-            beside,
-            other: per_second(events, seconds),
-            ratio: seconds / cost.seconds,
-            peak_mib: Some(cost.peak_mib),
-        }
-        .add();
+        figure::rates((&what, beside), rate(cost.seconds), rate(seconds), Some(cost.peak_mib));
     }
-    let rate = |seconds: f64| events as f64 / seconds;
     println!(
         "| {table} | {bytes} | {:.0} | {:.2} of {:.0} | {:.2} of {:.0} | {:.0} MiB | {:.1} µs |",
         rate(cost.seconds),

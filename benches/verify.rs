@@ -6,6 +6,9 @@
 #[allow(dead_code)]
 mod services;
 
+#[allow(dead_code)]
+mod cost;
+#[allow(dead_code)]
 mod figure;
 
 use std::collections::BTreeMap;
@@ -14,9 +17,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cost::peak_mib;
 use eds::sandbox::export::{self, Choice};
 use eds::sandbox::shop::{Shop, ShopOptions};
-use figure::{Figure, per_second};
 use mysql_async::prelude::Queryable;
 use serde_json::Value;
 use services::eds::{Eds, binary, data_of};
@@ -181,7 +184,7 @@ impl Compared {
         let pid = child.id();
         let over = AtomicBool::new(false);
         let begun = Instant::now();
-        let watched = std::thread::spawn(move || highest_peak(pid));
+        let watched = std::thread::spawn(move || highest_peak_mib(pid));
         let waited = tokio::task::spawn_blocking(move || {
             let output = child.wait_with_output().unwrap_or_else(|e| panic!("{e}"));
             (output, begun.elapsed())
@@ -204,12 +207,12 @@ impl Compared {
             ended
         };
         let ((output, took), changes) = tokio::join!(ended, changes);
-        let peak_kib = watched.join().unwrap_or_default();
+        let peak_mib = watched.join().unwrap_or_default();
         let found = VerifyFound::of(output.status.code(), &output.stdout);
         assert_eq!((found.code, found.by_kind.len()), (Some(0), 0), "{found:?}");
         running.stop();
         self.eds.catch_up();
-        VerifyCost { seconds: took.as_secs_f64(), peak_mib: peak_kib as f64 / 1024.0, changes }
+        VerifyCost { seconds: took.as_secs_f64(), peak_mib, changes }
     }
 
     fn what_was_changed_by_hand_is_found_and_repaired(&self) {
@@ -239,16 +242,10 @@ impl Compared {
     }
 
     fn report(&self, server: &str, cost: &VerifyCost, own: f64) {
-        Figure {
-            what: &format!("{server}, verify while {CHANGES_PER_SECOND} changes/s stream"),
-            reached: per_second(self.rows, cost.seconds),
-            beside: "SELECT * into nothing",
-            other: per_second(self.rows, own),
-            ratio: own / cost.seconds,
-            peak_mib: Some(cost.peak_mib),
-        }
-        .add();
         let rate = |seconds: f64| self.rows as f64 / seconds;
+        let what = format!("{server}, verify while {CHANGES_PER_SECOND} changes/s stream");
+        let compared = (&*what, "SELECT * into nothing");
+        figure::rates(compared, rate(cost.seconds), rate(own), Some(cost.peak_mib));
         println!(
             "| {server} | {:.0} | {:.2} of {:.0} | {:.0} MiB | {} |",
             rate(cost.seconds),
@@ -274,19 +271,15 @@ impl VerifyFound {
     }
 }
 
-/// Waits for the end of a process; the most memory that it had, in KiB.
-fn highest_peak(pid: u32) -> u64 {
-    let mut highest = 0;
-    while let Some(peak) = peak_kib(pid) {
-        highest = peak;
+/// Waits for the end of a process; the most memory that it had.
+fn highest_peak_mib(pid: u32) -> f64 {
+    let mut highest = 0.0;
+    loop {
+        // It has none once it has ended.
+        match peak_mib(pid) {
+            0.0 => return highest,
+            peak => highest = peak,
+        }
         std::thread::sleep(Duration::from_millis(50));
     }
-    highest
-}
-
-/// The most memory that a process had so far; `None` where it has ended.
-fn peak_kib(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
 }
