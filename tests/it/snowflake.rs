@@ -227,11 +227,24 @@ async fn forty_thousand_events_end_equal_whatever_happens() {
     assert_equal(&shop, &server, &database).await;
     let (unacknowledged, undelivered, _) = nats.consumer("eds-sf").await;
     assert_eq!((unacknowledged, undelivered), (0, 0));
-    let statements = server.statements(&database);
-    assert!(
-        statements.iter().any(|(sql, _)| sql.starts_with("SELECT SYSTEM$ABORT_TRANSACTION")),
-        "transactions of lost sessions are ended"
+}
+
+/// Snowflake keeps the transaction of a session that is gone open, with its locks; EDS ends it, and
+/// nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_transaction_of_a_lost_session_is_ended() {
+    let server = shared();
+    let database = server.database();
+    server.disturb(&database, json!({"forget_open": true}));
+    let output = replay(&server.url(&database, ""), &words(), &[word(1, "hello")], &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        server.sql(&database, "SELECT \"word\" FROM \"words\""),
+        [[Some("hello".to_owned())]]
     );
+    let statements = server.statements(&database);
+    let ended = statements.iter().filter(|(sql, _)| sql.starts_with("SELECT SYSTEM$ABORT")).count();
+    assert_eq!(ended, 1, "{statements:?}");
 }
 
 /// EDS replaces a session that ended while it was idle, without a warning.

@@ -7,6 +7,7 @@ POST /test/sql.
 """
 
 import base64
+import collections
 import faulthandler
 import gzip
 import hashlib
@@ -38,7 +39,7 @@ fake = FakeSnow()
 lock = threading.RLock()
 numbers, kinds = itertools.count(1), itertools.cycle(range(4))
 users, sessions, faults, keys, answers, results, chunks, places = {}, {}, {}, {}, {}, {}, {}, {}
-statements = []
+statements = collections.defaultdict(lambda: collections.deque(maxlen=5000))
 KEY_COLUMNS = ["database_name", "schema_name", "table_name", "column_name", "key_sequence"]
 is_down = threading.Event()
 
@@ -169,7 +170,7 @@ async def query(request: Request):
         return refused("390112", "Your session has expired. Please login again.")
     if due(plan, "throttle"):
         return Response("slow down", status_code=secrets.choice([429, 503]), headers={"Retry-After": "0"})
-    if due(plan, "forget"):
+    if due(plan, "forget") or (session.transaction and plan.pop("forget_open", False)):
         # The session is gone, and nobody ends its transaction.
         sessions.pop(session.token, None)
         return refused("390111", "Session no longer exists. New login required to access the service.")
@@ -209,8 +210,7 @@ def answered(session, number, body):
 def outcome(session, body):
     sql, bindings = body["sqlText"], body.get("bindings") or {}
     parameters = [bindings[str(n)]["value"] if bindings[str(n)]["type"] == "TEXT" else int(bindings[str(n)]["value"]) for n in range(1, len(bindings) + 1)]
-    statements.append({"database": session.database, "sql": sql, "tag": body["parameters"]["QUERY_TAG"]})
-    del statements[:-5000]
+    statements[session.database].append({"sql": sql, "tag": body["parameters"]["QUERY_TAG"]})
     try:
         if session.aborted and sql != "COMMIT":
             session.aborted = False
@@ -420,7 +420,7 @@ def while_up(handler):
 
 async def test_statements(request: Request):
     database = request.query_params["database"].upper()
-    return JSONResponse([s for s in statements if s["database"] == database])
+    return JSONResponse(list(statements[database]))
 
 
 async def test_sql(request: Request):
