@@ -229,15 +229,25 @@ impl Eds {
         running.kill();
     }
 
-    /// Lets it stream and kills it, so many times, each after so many milliseconds as `rng` draws.
+    /// Starts and kills it, so many times, each after so many milliseconds as `rng` draws. Every
+    /// second of these times, the first included, begins where it streams, so that a slow machine
+    /// does not kill beginnings only.
     pub async fn kill_at_random(
         &self,
         times: u32,
         mut rng: fastrand::Rng,
         after_ms: std::ops::Range<u64>,
     ) {
-        for _ in 0..times {
-            let running = self.start(&["--restart=false"]);
+        for n in 0..times {
+            let mut running = self.start(&["--restart=false"]);
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while n % 2 == 0
+                && running.is_running()
+                && !running.log().contains("streaming eds-")
+                && Instant::now() < deadline
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             tokio::time::sleep(Duration::from_millis(rng.u64(after_ms.clone()))).await;
             running.kill();
         }
