@@ -28,7 +28,7 @@ async fn a_wire_that_breaks_loses_nothing() {
     let (wire, url) = far(&scene).await;
     scene.publish(12_000).await;
     let running = scene.eds.start(&["--restart", "--url", &url]);
-    running.until_log("streaming eds-", Duration::from_secs(60)).await;
+    running.until_streaming().await;
     for _ in 0..6 {
         sleep(Duration::from_millis(250)).await;
         wire.cut();

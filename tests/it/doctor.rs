@@ -171,7 +171,7 @@ async fn nothing_is_wrong_with_what_is_well_and_nothing_is_left_behind() {
 
     // Beside a running one, which is not disturbed.
     let running = place.eds.start(&[]);
-    running.until_log("streaming eds-", std::time::Duration::from_secs(60)).await;
+    running.until_streaming().await;
     let said = place.doctor().await;
     assert_eq!(said.code, Some(0), "{}", said.text);
     assert!(said.lines("ok", "data-dir")[0].contains("used by a running EDS (process"));

@@ -102,7 +102,7 @@ impl EndToEnd {
             .with(&["--data-dir", &data_dir])
             .with(&latency);
         let running = eds.start(&["--restart=false"]);
-        running.until_log("streaming eds-", Duration::from_secs(60)).await;
+        running.until_streaming().await;
         EndToEnd { nats, running, _eds: eds, _data_dir: dir }
     }
 

@@ -272,12 +272,12 @@ async fn of_two_processes_the_former_ends() {
     let eds = || Eds::stream(&scene.nats, &creds, &url, &scene.shop.schema_map());
     let (former, latter) = (eds(), eds());
     let former = former.start(&["--restart"]);
-    former.until_log("streaming eds-", Duration::from_secs(30)).await;
+    former.until_streaming().await;
     send(former.pid(), "STOP");
     // Its last pull ends after five seconds.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let latter = latter.start(&["--restart"]);
-    latter.until_log("streaming eds-", Duration::from_secs(30)).await;
+    latter.until_streaming().await;
     send(former.pid(), "CONT");
     // Two that read one consumer notice it as soon as messages come.
     publish(&scene.nats, &mut scene.shop, 50).await;

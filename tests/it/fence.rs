@@ -25,10 +25,7 @@ async fn a_process_that_was_replaced_while_it_slept_commits_nothing_more() {
     send(older.pid(), "STOP");
     scene.publish(4_000).await;
     let newer = new.start(&[]);
-    eventually("the newer one has taken over", Duration::from_secs(60), async || {
-        newer.log().contains("streaming eds-")
-    })
-    .await;
+    newer.until_streaming().await;
     scene.until_idle().await;
     scene.assert_equal().await;
     send(older.pid(), "CONT");
@@ -75,10 +72,7 @@ async fn a_second_one_started_by_mistake_ends_and_the_first_goes_on() {
     let second = scene.another();
     scene.eds.begin();
     let mut first = scene.eds.start(&[]);
-    eventually("the first streams", Duration::from_secs(30), async || {
-        first.log().contains("streaming eds-")
-    })
-    .await;
+    first.until_streaming().await;
     let ended = second.start(&[]).wait(Duration::from_secs(60));
     assert!(
         !ended.status.success() && ended.log.contains("another EDS is reading"),

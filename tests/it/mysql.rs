@@ -338,10 +338,7 @@ async fn a_session_that_a_predecessor_left_hanging_is_ended() {
         eds.catch_up();
         // Asleep within a transaction: a stopped process, its connection open.
         let mut older = eds.start(&[]);
-        eventually("it streams", Duration::from_secs(30), async || {
-            older.log().contains("streaming eds-")
-        })
-        .await;
+        older.until_streaming().await;
         let mut admin = server.connect(&database).await;
         run(&mut admin, "LOCK TABLES _eds_checkpoint READ").await;
         publish(&nats, &mut shop, 1_000).await;

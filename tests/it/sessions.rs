@@ -50,7 +50,7 @@ async fn is_waited_for(server: &impl Demoted, seed: u64, code: &str) {
     publish(&nats, &mut shop, 500).await;
     eds.catch_up();
     let running = eds.start(&["--restart=false"]);
-    running.until_log("streaming eds-", Duration::from_secs(60)).await;
+    running.until_streaming().await;
     server.only_reads(true).await;
     publish(&nats, &mut shop, 500).await;
     running.until_log(&format!("({code})"), Duration::from_secs(60)).await;

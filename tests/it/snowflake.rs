@@ -283,10 +283,7 @@ async fn what_may_be_unacknowledged_bounds_the_wait() {
         Eds::stream(&nats, &creds, &server.url(&database, "&freshness=4m"), &shop.schema_map())
             .with(&["--maxAckPending", "250"]);
     let running = eds.start(&["--restart"]);
-    eventually("it streams", Duration::from_secs(60), async || {
-        running.log().contains("streaming eds-")
-    })
-    .await;
+    running.until_streaming().await;
     until_idle(&nats, "eds-bound").await;
     assert!(running.stop().status.success());
     assert_equal(&shop, &server, &database).await;

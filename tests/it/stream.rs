@@ -66,7 +66,7 @@ async fn whatever_happens(server: &mut dyn Keeper) {
     let eds = Eds::stream(&nats, &creds, &url, &schemas).with(&["--consumer-suffix", "restarted"]);
     eds.begin();
     let running = eds.start(&["--until-caught-up"]);
-    running.until_log("streaming eds-", Duration::from_secs(60)).await;
+    running.until_streaming().await;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(700)).await;
         if let Some(mut old) = nats.server.take() {
@@ -93,7 +93,7 @@ async fn what_was_delivered_before_a_kill_is_back_at_once() {
     scene.eds.begin();
     let client = scene.server.connect(&scene.database).await;
     let running = scene.eds.start(&[]);
-    running.until_log("streaming eds-", Duration::from_secs(30)).await;
+    running.until_streaming().await;
     // Whoever holds the checkpoint keeps every batch from being committed.
     client
         .batch_execute("BEGIN; LOCK TABLE _eds_checkpoint IN ACCESS EXCLUSIVE MODE")

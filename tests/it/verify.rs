@@ -14,7 +14,6 @@ use mysql_async::prelude::Queryable;
 use serde_json::Value;
 
 use crate::services::eds::{Eds, Running, binary, data_of};
-use crate::services::eventually;
 use crate::services::mysql::{self, Flavour};
 use crate::services::nats::Nats;
 use crate::services::postgres;
@@ -119,10 +118,7 @@ impl ComparedPlace {
 
     async fn streaming(&self) -> Running {
         let running = self.eds.start(&["--restart=false"]);
-        eventually("it streams", Duration::from_secs(30), async || {
-            running.log().contains("streaming eds-")
-        })
-        .await;
+        running.until_streaming().await;
         running
     }
 

@@ -35,7 +35,7 @@ impl Flowing {
         let eds = environment.iter().fold(eds, |eds, (key, value)| eds.env(key, value));
         eds.begin();
         let running = eds.start(&[]);
-        running.until_log("streaming eds-", Duration::from_secs(60)).await;
+        running.until_streaming().await;
         Flowing { nats, eds, running, file, shop, _dir: dir }
     }
 

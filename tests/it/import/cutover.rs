@@ -117,10 +117,7 @@ async fn a_server_that_streams_meanwhile_ends_and_loses_nothing() {
         let place = Place::new(server, 42, "cutover-r").await;
         place.changes(1_000).await;
         let mut running = place.eds.start(&["--restart"]);
-        eventually("it streams", Duration::from_secs(30), async || {
-            running.log().contains("streaming eds-")
-        })
-        .await;
+        running.until_streaming().await;
         place.import_among_changes(&[]).await;
         place.changes(50).await;
         eventually("the server has ended", Duration::from_secs(60), async || !running.is_running())

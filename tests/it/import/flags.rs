@@ -225,10 +225,7 @@ async fn an_import_beside_a_running_server_is_refused() {
     let creds = nats.server_creds("i37", COMPANIES, None);
     let eds = Eds::stream(&nats, &creds, &url, &importing.shop().schema_map());
     let running = eds.start(&["--restart"]);
-    crate::services::eventually("it streams", std::time::Duration::from_secs(30), async || {
-        running.log().contains("streaming eds-")
-    })
-    .await;
+    running.until_streaming().await;
     let output = importing.run(&url, &["--data-dir", &eds.data_dir().display().to_string()]).await;
     assert!(
         said(&output).contains(&format!("in use by another EDS (process {})", running.pid())),

@@ -108,10 +108,7 @@ async fn an_old_script_runs_unchanged() {
     let latency = ["--minPendingLatency", "1ms", "--maxPendingLatency", "1ms", "--no-restart"];
     let words = [&["server"][..], &common, &from_nats, &latency].concat();
     let server = Running::start(command(dir, &words), dir.join("server.log"));
-    eventually("it streams", Duration::from_secs(30), async || {
-        server.log().contains("streaming eds-dev into sqlite")
-    })
-    .await;
+    server.until_log("streaming eds-dev into sqlite", Duration::from_secs(30)).await;
     // What changes after the import is newer than it.
     shop.begin_now();
     nats.publish(&mut shop, 200).await;

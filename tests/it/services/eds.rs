@@ -313,6 +313,11 @@ impl Running {
         .await;
     }
 
+    /// Waits until it streams.
+    pub async fn until_streaming(&self) {
+        self.until_log("streaming eds-", Duration::from_secs(60)).await;
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|s| s.is_none())
     }
