@@ -3,19 +3,10 @@
 //! memory. Run by `cargo x bench changes [EVENTS]`; all figures are of one run on one machine, so
 //! only the ratios mean anything.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
-mod cost;
-#[allow(dead_code)]
-mod figure;
-
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cost::{events_of, run};
 use eds::change::decode::ColumnOrder;
 use eds::change::{Batch, Change, Decoder, Position, TableSchema};
 use eds::destination::catalog::DRIVERS;
@@ -24,15 +15,17 @@ use eds::sandbox::shop::{Shop, ShopOptions};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
-use services::eds::Eds;
-use services::eventhubs::EventHubs;
-use services::kafka::Kafka;
-use services::nats::Nats;
 use tempfile::TempDir;
 
-#[tokio::main]
-async fn main() {
-    let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(100_000);
+use crate::cost::{events_of, run};
+use crate::figure;
+use crate::services::eds::Eds;
+use crate::services::eventhubs::EventHubs;
+use crate::services::kafka::Kafka;
+use crate::services::nats::Nats;
+
+pub async fn bench(args: &[String]) {
+    let events = args.iter().find_map(|a| a.parse().ok()).unwrap_or(100_000);
     println!("{events} events of each kind; all servers and clients share this machine\n");
     println!(
         "| destination | table | EDS events/s | of | reach | peak memory | CPU per event |\n| --- \

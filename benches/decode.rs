@@ -1,8 +1,5 @@
 //! EDS's decoder beside serde_json over the same events. Run by `cargo x bench decode`.
 
-#[allow(dead_code)]
-mod figure;
-
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -12,6 +9,8 @@ use eds::change::{Decoder, TableSchema};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::figure;
 
 #[derive(Deserialize)]
 #[allow(dead_code)]
@@ -28,7 +27,7 @@ struct SerdeEnvelope<'a> {
     after: Option<HashMap<&'a str, &'a RawValue>>,
 }
 
-fn main() {
+pub fn bench() {
     let mut shop = Shop::new(1, ShopOptions::default());
     println!(
         "| table | bytes | EDS events/s | serde_json events/s | ratio |\n| --- | --- | --- | \

@@ -1,25 +1,18 @@
 //! A database that is far away: a backlog and an idle stream through a wire that delays everything
 //! by 0, 2, 20 and 100 ms in each direction. Run by `cargo x bench distance [EVENTS]`.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
-#[allow(dead_code)]
-mod cost;
-#[allow(dead_code)]
-mod figure;
-
 use std::time::{Duration, Instant};
 
-use cost::peak_mib;
 use eds::sandbox::shop::{Shop, ShopOptions};
 use mysql_async::prelude::Queryable;
-use services::eds::{Eds, Running};
-use services::mysql::{Flavour, MySql};
-use services::nats::Nats;
-use services::postgres::Postgres;
-use services::proxy::Proxy;
+
+use crate::cost::peak_mib;
+use crate::figure;
+use crate::services::eds::{Eds, Running};
+use crate::services::mysql::{Flavour, MySql};
+use crate::services::nats::Nats;
+use crate::services::postgres::Postgres;
+use crate::services::proxy::Proxy;
 
 const DELAYS_MS: [u64; 4] = [0, 2, 20, 100];
 /// Changes whose way is timed, one after the other.
@@ -76,15 +69,14 @@ impl Look {
     }
 }
 
-#[tokio::main]
-async fn main() {
-    let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(100_000);
+pub async fn bench(args: &[String]) {
+    let events = args.iter().find_map(|a| a.parse().ok()).unwrap_or(100_000);
     println!("{events} events of twelve tables; all on this machine\n");
     println!(
         "| server | delay each way | events/s | of 0 ms | idle p50 | idle p99 | peak memory |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    let only = std::env::args().nth(2).unwrap_or_default();
+    let only = args.get(1).cloned().unwrap_or_default();
     if only.is_empty() || only == "postgres" {
         measure("PostgreSQL", Looked::Postgres(Postgres::start().await), events).await;
     }
@@ -146,10 +138,7 @@ async fn publish(nats: &Nats, shop: &mut Shop, events: usize) {
 }
 
 async fn streaming(running: &Running) {
-    services::eventually("it streams", Duration::from_secs(60), async || {
-        running.log().contains("streaming eds-")
-    })
-    .await;
+    running.until_streaming().await;
 }
 
 /// From publishing a change to its being there, of changes that come one by one.

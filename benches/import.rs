@@ -3,22 +3,12 @@
 //! import [ORDERS] [SERVER …]`; all figures are of one run on one machine, so only the ratios mean
 //! anything.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
-#[allow(dead_code)]
-mod cost;
-#[allow(dead_code)]
-mod figure;
-
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cost::peak_mib;
 use eds::change::decode::ColumnOrder;
 use eds::change::value::{self, Value};
 use eds::change::{Decoder, TableSchema, json};
@@ -31,9 +21,13 @@ use eds::sandbox::check;
 use eds::sandbox::export::{self, Choice};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::{StreamExt, pin_mut};
-use services::mysql::{Flavour, MySql};
-use services::postgres::Postgres;
 use tempfile::TempDir;
+
+use crate::cost::peak_mib;
+use crate::figure;
+use crate::services::eds::binary;
+use crate::services::mysql::{Flavour, MySql};
+use crate::services::postgres::Postgres;
 
 /// Rows of one file of the export.
 const ROWS_PER_FILE: usize = 50_000;
@@ -53,9 +47,7 @@ struct ImportCost {
     peak_mib: f64,
 }
 
-#[tokio::main]
-async fn main() {
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+pub async fn bench(args: &[String]) {
     let orders: usize = args.iter().find_map(|a| a.parse().ok()).unwrap_or(200_000);
     let chosen = |name: &str| {
         args.iter().all(|a| a.parse::<usize>().is_ok()) || args.iter().any(|a| a == name)
@@ -135,7 +127,7 @@ impl Bench {
     fn eds(&self, url: &str) -> ImportCost {
         let started = Instant::now();
         let data = TempDir::new().unwrap_or_else(|e| panic!("{e}"));
-        let mut child = Command::new(services::eds::binary())
+        let mut child = Command::new(binary())
             .env("EDS_URL", url)
             .args(["import", "--no-confirm", "--silent", "--dir"])
             .arg(self.dir.path().join("export"))
@@ -259,7 +251,7 @@ impl Bench {
         use mysql_async::prelude::Queryable;
         let server = MySql::start(flavour).await;
         let (database, url) = server.database().await;
-        services::scene::Keeper::allow_imports(&server, &database).await;
+        crate::services::scene::Keeper::allow_imports(&server, &database).await;
         let cost = self.eds(&url);
         let mut conn = server.connect(&database).await;
         let mut found = Vec::new();

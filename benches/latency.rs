@@ -1,37 +1,28 @@
 //! An idle system: from publishing a change to its being visible in PostgreSQL, and the CPU that
 //! EDS takes at rest. Run by `cargo x bench latency`.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
-#[allow(dead_code)]
-mod figure;
-
 use std::time::{Duration, Instant};
 
 use eds::sandbox::shop::{Shop, ShopOptions};
-use services::eds::Eds;
-use services::nats::Nats;
-use services::postgres::Postgres;
+
+use crate::figure;
+use crate::services::eds::Eds;
+use crate::services::nats::Nats;
+use crate::services::postgres::Postgres;
 
 const CHANGES: usize = 300;
 /// Between two looks at the destination: more often, and looking would be what is measured.
 const POLL: Duration = Duration::from_micros(500);
 const REST: Duration = Duration::from_secs(20);
 
-#[tokio::main]
-async fn main() {
+pub async fn bench() {
     let (server, nats) = (Postgres::start().await, Nats::start().await);
     let (database, url) = server.database().await;
     let mut shop = Shop::new(1, ShopOptions::default());
     let creds = nats.server_creds("latency", &["c0", "c1", "c2"], None);
     let eds = Eds::stream(&nats, &creds, &url, &shop.schema_map()).with(&["--restart"]);
     let running = eds.start(&[]);
-    services::eventually("it streams", Duration::from_secs(30), async || {
-        running.log().contains("streaming eds-")
-    })
-    .await;
+    running.until_streaming().await;
     let client = server.connect(&database).await;
     let visible = client
         .prepare("SELECT stream_sequence FROM _eds_checkpoint")

@@ -1,10 +1,6 @@
 //! Ways to get wide rows into MySQL and MariaDB; docs/decisions/0006 shows a run. Run by `cargo x
 //! bench mysql_paths`. Every way gets the same JSON tokens and has to encode them itself.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -21,7 +17,8 @@ use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Value as Wire};
-use services::mysql::{Flavour, MySql};
+
+use crate::services::mysql::{Flavour, MySql};
 
 /// Rows that each way writes per measurement, in transactions of [`BATCH`] rows.
 const ROWS: usize = 20_000;
@@ -39,8 +36,7 @@ enum Way {
     JsonTable,
 }
 
-#[tokio::main]
-async fn main() {
+pub async fn bench() {
     println!(
         "rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}; and what the \
          prepared statements cost the server\n"

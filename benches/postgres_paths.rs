@@ -2,10 +2,6 @@
 //! shows a run. Run by `cargo x bench postgres_paths`. Every way gets the same JSON tokens and has
 //! to encode them itself.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -23,15 +19,15 @@ use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::future::try_join_all;
 use futures::{SinkExt, pin_mut};
-use services::postgres::Postgres;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Statement};
+
+use crate::services::postgres::Postgres;
 
 /// Rows that each way writes per measurement, in batches.
 const ROWS: usize = 10_000;
 
-#[tokio::main]
-async fn main() {
+pub async fn bench() {
     let server = Postgres::start().await;
     println!("rows per second, insert / update, of {ROWS} rows (300 where a batch is one row)\n");
     println!(

@@ -16,7 +16,7 @@ use rusqlite::types::Value as Bound;
 const ROWS: usize = 50_000;
 const BATCH: usize = 5_000;
 
-fn main() {
+pub fn bench() {
     println!("rows per second, insert / update, of {ROWS} rows in transactions of {BATCH}\n");
     println!(
         "| columns | one statement a row | 10 rows a statement | JSON parameter |\n| --- | --- | \

@@ -2,19 +2,10 @@
 //! beforehand. Run by `cargo x bench stream [EVENTS]`; all figures are of one run on one machine,
 //! so only the ratios mean anything.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
-mod cost;
-#[allow(dead_code)]
-mod figure;
-
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use cost::{events_of, run};
 use eds::change::decode::ColumnOrder;
 use eds::change::{Change, Decoder, Position, TableSchema, value};
 use eds::destination::Holds;
@@ -28,17 +19,19 @@ use eds::destination::sql::render::{Namespace, Renderer};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use futures::{SinkExt, pin_mut};
 use mysql_async::prelude::Queryable;
-use services::eds::Eds;
-use services::mysql::{Flavour, MySql};
-use services::nats::Nats;
-use services::postgres::Postgres;
 use tokio_postgres::Client;
+
+use crate::cost::{events_of, run};
+use crate::figure;
+use crate::services::eds::Eds;
+use crate::services::mysql::{Flavour, MySql};
+use crate::services::nats::Nats;
+use crate::services::postgres::Postgres;
 
 const ROWS_PER_UPSERT: usize = 5_000;
 
-#[tokio::main]
-async fn main() {
-    let events = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(200_000);
+pub async fn bench(args: &[String]) {
+    let events = args.iter().find_map(|a| a.parse().ok()).unwrap_or(200_000);
     println!(
         "{events} events of each kind; PostgreSQL, nats-server and all clients share this machine\n"
     );

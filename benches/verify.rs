@@ -2,31 +2,24 @@
 //! same tables into nothing. What was changed by hand has to be found exactly, and repaired. Run by
 //! `cargo x bench verify [ROWS]`.
 
-#[path = "../tests/it/services/mod.rs"]
-#[allow(dead_code)]
-mod services;
-
-#[allow(dead_code)]
-mod cost;
-#[allow(dead_code)]
-mod figure;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cost::peak_mib;
 use eds::sandbox::export::{self, Choice};
 use eds::sandbox::shop::{Shop, ShopOptions};
 use mysql_async::prelude::Queryable;
 use serde_json::Value;
-use services::eds::{Eds, binary, data_of};
-use services::mysql::{Flavour, MySql};
-use services::nats::Nats;
-use services::postgres::Postgres;
-use services::scene::{COMPANIES, Keeper, publish};
+
+use crate::cost::peak_mib;
+use crate::figure;
+use crate::services::eds::{Eds, binary, data_of};
+use crate::services::mysql::{Flavour, MySql};
+use crate::services::nats::Nats;
+use crate::services::postgres::Postgres;
+use crate::services::scene::{COMPANIES, Keeper, publish};
 
 /// Changes that are published while rows are compared, in a second.
 const CHANGES_PER_SECOND: u64 = 2_000;
@@ -38,9 +31,8 @@ const ROWS_PER_FILE: usize = 20_000;
 /// What people change in `customer`: columns of 100 rows, and 50 rows fewer and 50 more.
 const BY_HAND: [(&str, u64); 3] = [("different", 100), ("missing", 50), ("extra", 50)];
 
-#[tokio::main]
-async fn main() {
-    let rows = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(1_000_000);
+pub async fn bench(args: &[String]) {
+    let rows = args.iter().find_map(|a| a.parse().ok()).unwrap_or(1_000_000);
     println!("{rows} rows; {CHANGES_PER_SECOND} changes a second stream meanwhile\n");
     println!(
         "| server | EDS rows/s | of reading into nothing | peak memory | changes meanwhile |\n| \

@@ -42,7 +42,7 @@ pub fn bench(args: &[&str]) -> TaskResult {
 }
 
 fn one(name: &str, args: &[&str], environment: &[(&str, &str)]) -> TaskResult {
-    let words = [&["bench"], &ALL[..], &["--bench", name, "--"], args].concat();
+    let words = [&["bench"], &ALL[..], &["--bench", "bench", "--", name], args].concat();
     run_with(environment, "cargo", &words)
 }
 
