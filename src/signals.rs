@@ -149,12 +149,6 @@ impl OsSignals {
     pub async fn next(&mut self) -> OsSignal {
         self.0.recv().await.unwrap_or(OsSignal::End)
     }
-
-    /// Waits for a signal that says to end. Drops the others: it is for times without a worker that
-    /// could be restarted. Cancel safe.
-    pub async fn end(&mut self) {
-        while self.next().await != OsSignal::End {}
-    }
 }
 
 /// Becomes true at a signal that says to end, SIGHUP included; a second one ends the program at

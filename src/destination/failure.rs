@@ -108,7 +108,8 @@ impl Failure {
     /// Whether a row that another one refers to is missing, or still referred to: it passes once
     /// the rows of another table have come.
     pub fn is_of_foreign_key(&self) -> bool {
-        const CODES: [&str; 8] = ["23503", "1216", "1217", "1451", "1452", "1761", "547", "787"];
+        const CODES: [&str; 9] =
+            ["23503", "23001", "1216", "1217", "1451", "1452", "1761", "547", "787"];
         self.code.as_deref().is_some_and(|code| CODES.contains(&code))
     }
 

@@ -104,7 +104,7 @@ impl CheckpointStore {
 
     /// The checkpoint after a batch up to `through`.
     pub fn end_of(&self, through: Position) -> Position {
-        match self.sent.or(self.recorded.filter(|_| !self.is_of_other_stream)) {
+        match self.sent.or(self.written_through()) {
             Some(before) => before.advanced_to(through),
             None => through,
         }
@@ -128,6 +128,12 @@ impl CheckpointStore {
     /// The checkpoint as it was last read or written.
     pub fn recorded(&self) -> Option<Position> {
         self.recorded
+    }
+
+    /// How far the stream that is read now is written; `None` where nothing of it is, whatever was
+    /// recorded of another one or before it was read from its start again.
+    pub fn written_through(&self) -> Option<Position> {
+        self.recorded.filter(|_| !self.is_of_other_stream)
     }
 
     /// How far a batch goes of which parts may have been written already; the next batch has to end
@@ -298,6 +304,19 @@ mod tests {
         store.before_write(at(9))?;
         store.after_commit(at(9));
         assert_eq!((store.recorded(), store.unconfirmed_through()), (Some(at(9)), None));
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_recorded_of_another_stream_says_nothing_about_this_one()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let state = State::in_memory()?;
+        let mut store = in_state_file(&state);
+        store.after_commit(at(1_000));
+        store.begin_other_stream();
+        assert_eq!((store.recorded(), store.written_through()), (Some(at(1_000)), None));
+        store.after_commit(at(7));
+        assert_eq!(store.written_through(), Some(at(7)));
         Ok(())
     }
 

@@ -116,7 +116,7 @@ impl ReleaseSource {
             return Err(format!("{version:?} is not a version such as 1.2.3"));
         }
         let url = format!("{}/download/v{version}/{}", self.url, archive_name());
-        let late = |_| format!("{url} was not downloaded within {DOWNLOAD_WAIT_MAX:?}");
+        let late = |_| format!("{} was not downloaded within {DOWNLOAD_WAIT_MAX:?}", place(&url));
         let (signature, archive) =
             timeout(DOWNLOAD_WAIT_MAX, self.download(&url)).await.map_err(late)??;
         let mut name = to.file_name().unwrap_or_default().to_owned();

@@ -247,7 +247,8 @@ mod tests {
         }
         if is_broken {
             snapshot.state = Phase::Waiting("PostgreSQL: connection\x1b[2J refused".into());
-            snapshot.last_error = Some(StatusNotice { at_unix: 999_880, text: "x".into() });
+            snapshot.last_error =
+                Some(StatusNotice { at_unix: 999_880, text: "x".into(), times: 1 });
             snapshot.counts_of("customer").1.dead_letters = 2;
             let held = HeldCounts { changes: 17, since_unix: 1, ..HeldCounts::default() };
             snapshot.held.insert("invoice".into(), held);

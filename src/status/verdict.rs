@@ -154,7 +154,8 @@ mod tests {
         assert!(paused[0].starts_with("Note: Paused by somebody"), "{paused:?}");
         let waiting = || in_state(Phase::Waiting("the database is away\nand a detail".into()));
         assert_eq!(said(&waiting(), &none), ["Note: EDS waits: the database is away"]);
-        let error = Some(StatusNotice { at_unix: 7, text: "the database is away".into() });
+        let error =
+            Some(StatusNotice { at_unix: 7, text: "the database is away".into(), times: 1 });
         let failing = Snapshot { last_error: error, ..waiting() };
         assert_eq!(
             said(&failing, &none),

@@ -75,7 +75,7 @@ impl Desk for ServerDesk {
             PageAction::Import { table } if table.is_empty() || table.contains(',') => {
                 return Err("name one table".into());
             }
-            PageAction::Import { table } => format!("table {table:?} is imported"),
+            PageAction::Import { table } => format!("table {table:?} is imported if a worker runs"),
         };
         let ordered = self.orders.try_send(action);
         ordered.map(|()| said).map_err(|_| "the server is busy: try again in a minute".into())

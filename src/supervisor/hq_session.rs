@@ -2,6 +2,7 @@
 //! of what HQ, or a proxy before it, answers: only HQ's own word that the server is gone ends it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subscriber;
@@ -10,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::open_sessions::OpenSessions;
-use super::session_dir::SessionDir;
+use super::session_dir::{self, SessionDir};
 use super::{ServerFailure, ServerOptions, Supervisor, uploads};
 use crate::backoff::{Backoff, Waits};
 use crate::clock;
@@ -25,6 +26,8 @@ use crate::http::Http;
 use crate::logs::LogFiles;
 use crate::pipeline::progress::Phase;
 use crate::secret::mask_url;
+use crate::signals::OsSignal;
+use crate::status::StatusBoard;
 use crate::worker::nats_login;
 
 /// Between two requests for a session while HQ gives none.
@@ -35,6 +38,8 @@ pub const CONFLICT_WAIT: Duration = Duration::from_secs(5);
 /// Between two tries to connect to NATS.
 const CONNECT_WAITS: Waits =
     Waits { at_once: false, first: Duration::from_millis(250), longest: Duration::from_secs(15) };
+/// Between two signs of life while there is no session.
+const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// Credentials are replaced that long before they expire, or a quarter of their remaining life if
 /// that is shorter.
 const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(10 * 60);
@@ -49,6 +54,8 @@ pub struct OpenedSession {
     pub creds: Option<SecretString>,
     /// Who the server is at NATS.
     pub identity: Identity,
+    /// HQ, as the server that has this session: it may be enrolled as another one meanwhile.
+    hq: Hq,
 }
 
 /// A session that HQ has opened, and the connection over which it is heard.
@@ -83,6 +90,8 @@ pub struct SessionOpener {
     servers: String,
     nats_ca: Option<PathBuf>,
     sessions: OpenSessions,
+    /// Where it is shown that NATS is waited for, while there is no worker that could show more.
+    board: Option<Arc<StatusBoard>>,
 }
 
 /// A session that another one has followed, or that ends with the server.
@@ -91,12 +100,13 @@ pub struct OldSession {
     pub id: String,
     /// Its files.
     pub dir: SessionDir,
+    /// HQ, as the server that had it.
+    pub hq: Hq,
 }
 
 /// What sessions are ended with; it works beside everything else.
 #[derive(Clone)]
 pub struct SessionCloser {
-    hq: Hq,
     http: Http,
     sessions: OpenSessions,
     keep_logs: bool,
@@ -104,16 +114,25 @@ pub struct SessionCloser {
 
 impl OpenedSession {
     /// Creates the session's directory with its credentials.
-    fn create(data_dir: &std::path::Path, session: &Session) -> Result<OpenedSession, String> {
+    fn create(
+        data_dir: &std::path::Path,
+        session: &Session,
+        hq: Hq,
+    ) -> Result<OpenedSession, String> {
         let path = data_dir.join(&session.id);
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
         let dir = SessionDir::create(data_dir, &session.id).map_err(failed)?;
         let id = session.id.clone();
         let Some((identity, creds)) = session.login()? else {
-            return Ok(OpenedSession { id, dir, creds: None, identity: Identity::local() });
+            return Ok(OpenedSession { id, dir, creds: None, identity: Identity::local(), hq });
         };
         dir.write_creds(creds.expose_secret()).map_err(failed)?;
-        Ok(OpenedSession { id, dir, creds: Some(creds), identity })
+        Ok(OpenedSession { id, dir, creds: Some(creds), identity, hq })
+    }
+
+    /// It is over.
+    pub fn into_old(self) -> OldSession {
+        OldSession { id: self.id, dir: self.dir, hq: self.hq }
     }
 
     /// When the session has to be renewed because its credentials expire.
@@ -174,7 +193,7 @@ impl SessionOpener {
             NoSession::Refused(e) => NotBegun::Refused(e.to_string()),
             NoSession::Gone(e) => NotBegun::Gone(e.to_string()),
         })?;
-        match OpenedSession::create(&self.data_dir, &session) {
+        match OpenedSession::create(&self.data_dir, &session, self.hq.clone()) {
             Ok(opened) => Ok(opened),
             Err(why) => {
                 self.give_back(&session.id).await;
@@ -185,7 +204,7 @@ impl SessionOpener {
 
     async fn ask(&self, driver: Option<&DriverMeta>) -> Result<Session, NoSession> {
         let session = hq::start(&self.hq, &self.server_id, &self.companies, driver).await?;
-        self.sessions.begun(&session.id);
+        self.sessions.begun(&self.server_id, &session.id);
         Ok(session)
     }
 
@@ -209,7 +228,10 @@ impl SessionOpener {
         loop {
             match HqConnection::connect(&servers, &opened.id).await {
                 Ok(connected) => return Ok(connected),
-                Err(FeedError::Unavailable(why)) => warn!("{why}; trying again"),
+                Err(FeedError::Unavailable(why)) => {
+                    warn!("{why}; trying again");
+                    self.board.iter().for_each(|board| board.fails(&why));
+                }
                 Err(FeedError::Misconfigured(why) | FeedError::Taken(why)) => return Err(why),
             }
             sleep(backoff.next_exact()).await;
@@ -232,7 +254,7 @@ impl SessionCloser {
     }
 
     async fn report(&self, old: &OldSession) -> Result<(), String> {
-        let uploads = self.sessions.end(&self.hq, &old.id).await?;
+        let uploads = self.sessions.end(&old.hq, &old.id).await?;
         self.sessions.forget(&old.id);
         if let (Some(url), Some(text)) = (&uploads.error_url, old.dir.read_stderr()) {
             uploads::send_text(&self.http, url, &text).await?;
@@ -269,12 +291,12 @@ impl Supervisor {
             servers: options.servers.clone(),
             nats_ca: options.nats_ca.clone(),
             sessions: self.sessions.clone(),
+            board: None,
         }
     }
 
     pub(super) fn closer(&self) -> SessionCloser {
         SessionCloser {
-            hq: self.hq.clone(),
             http: self.http.clone(),
             sessions: self.sessions.clone(),
             keep_logs: self.options.keep_logs,
@@ -287,22 +309,43 @@ impl Supervisor {
     pub(super) async fn first_session(&mut self) -> Result<Option<BegunSession>, ServerFailure> {
         let mut outage = Backoff::new(OUTAGE_WAITS);
         loop {
-            let board = &self.options.board;
+            let board = self.options.board.clone();
             board.without_worker(Phase::Waiting("there is no session with HQ yet".into()));
-            let opener = self.opener();
-            let begun = tokio::select! {
-                begun = opener.begin(driver_of(&self.options)) => begun,
-                () = self.signals.end() => return Ok(None),
-            };
-            let wait = match begun {
-                Ok(begun) => {
+            let opener = SessionOpener { board: Some(board), ..self.opener() };
+            let driver = driver_of(&self.options);
+            let told = match self.unless_told(Box::pin(opener.begin(driver))).await {
+                Ok(Ok(begun)) => {
                     self.session_given();
                     return Ok(Some(begun));
                 }
-                Err(no) => self.after_refusal(no, &mut outage)?,
+                Ok(Err(no)) => {
+                    let wait = self.after_refusal(no, &mut outage)?;
+                    self.unless_told(sleep(wait)).await.err()
+                }
+                Err(told) => Some(told),
             };
-            if self.is_told_to_end(wait).await {
-                return Ok(None);
+            match told {
+                Some(OsSignal::End) => return Ok(None),
+                Some(OsSignal::Reload) => {
+                    self.reread();
+                    // What was begun with another identity, or half way, is of no use.
+                    session_dir::remove_leftovers(&self.options.data_dir);
+                    outage = Backoff::new(OUTAGE_WAITS);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Waits for `done`, and comes round meanwhile; what a signal says comes first.
+    async fn unless_told<T>(&mut self, done: impl Future<Output = T>) -> Result<T, OsSignal> {
+        let mut done = std::pin::pin!(done);
+        loop {
+            tokio::select! {
+                biased;
+                signal = self.signals.next() => return Err(signal),
+                done = &mut done => return Ok(done),
+                () = sleep(TURN_INTERVAL) => self.options.board.turn(),
             }
         }
     }

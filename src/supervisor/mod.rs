@@ -169,6 +169,9 @@ pub struct Supervisor {
     was_ready: bool,
     /// Since when HQ has paused the server, Unix nanoseconds.
     paused_since: Option<i64>,
+    /// HQ's destination could not be saved: it counts as long as this process, whatever the
+    /// configuration says.
+    is_unsaved: bool,
     /// Why no session begins.
     no_session: Complaint,
     started: Instant,
@@ -212,6 +215,7 @@ impl Supervisor {
             stop: StopClock::new(options.stop_timeout),
             was_ready: false,
             paused_since: options.paused.then(now_ns),
+            is_unsaved: false,
             no_session: Complaint::NONE,
             started: Instant::now(),
             options,
@@ -281,11 +285,7 @@ impl Supervisor {
         if timeout(self.stop.left_for(StopStep::Farewell), ended).await.is_err() {
             warn!("the end was not fully reported to HQ in time; the next start makes up for it");
         }
-    }
-
-    /// Waits for `wait`; returns early with true if a signal says to end.
-    async fn is_told_to_end(&mut self, wait: Duration) -> bool {
-        self.options.board.turn();
-        timeout(wait, self.signals.end()).await.is_ok()
+        // Credentials of a session that was only half begun are removed, too.
+        session_dir::remove_leftovers(&self.options.data_dir);
     }
 }

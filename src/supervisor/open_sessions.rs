@@ -83,10 +83,14 @@ impl OpenSessions {
         self.book().file.open.iter().map(|session| session.id.clone()).collect()
     }
 
-    /// HQ has opened session `id`.
-    pub fn begun(&self, id: &str) {
+    /// HQ has opened session `id` for server `server_id`. Those of another identity, which this
+    /// server had before, are none that stand in this one's way.
+    pub fn begun(&self, server_id: &str, id: &str) {
         let mut book = self.book();
         book.had_one = true;
+        if book.file.server_id != server_id {
+            book.file = SessionsFile { server_id: server_id.to_owned(), open: Vec::new() };
+        }
         book.file.open.push(OpenSession { id: id.to_owned(), errored: false });
         let over = book.file.open.len().saturating_sub(OPEN_MAX);
         book.file.open.drain(..over);
@@ -161,15 +165,18 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let sessions = OpenSessions::read(dir.path(), "s");
         assert!(!sessions.had_one());
-        sessions.begun("one");
-        sessions.begun("two");
+        sessions.begun("s", "one");
+        sessions.begun("s", "two");
         let again = OpenSessions::read(dir.path(), "s");
         assert!(again.had_one() && again.ids() == ["one", "two"]);
         assert!(again.book().file.open.iter().all(|session| session.errored));
         let other = OpenSessions::read(dir.path(), "t");
         assert!(!other.had_one() && other.ids().is_empty());
-        (0..OPEN_MAX).for_each(|n| sessions.begun(&format!("more{n}")));
+        (0..OPEN_MAX).for_each(|n| sessions.begun("s", &format!("more{n}")));
         assert!(sessions.ids().len() == OPEN_MAX && !sessions.ids().contains(&"two".to_owned()));
+        sessions.begun("t", "of another identity");
+        let enrolled_again = OpenSessions::read(dir.path(), "t");
+        assert!(enrolled_again.had_one() && enrolled_again.ids() == ["of another identity"]);
         std::fs::write(dir.path().join(FILE_NAME), "{")?;
         assert!(!OpenSessions::read(dir.path(), "s").had_one());
         Ok(())

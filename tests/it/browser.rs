@@ -210,7 +210,7 @@ async fn a_thousand_tables_stay_usable() {
     let source = scripted(1_000);
     source.change(|snapshot| {
         snapshot.counts_of(EVIL).1.upserts = 9_999;
-        snapshot.warnings.push_back(StatusNotice { at_unix: now_s(), text: EVIL.into() });
+        snapshot.warnings.push_back(StatusNotice::now(EVIL));
     });
     let server = server(&source, 0).await;
     let mut browser = Browser::open(&format!("http://{}/ui", server.address), WIDE);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::codes::of_schema_step;
 use super::connection::{Connection, Fence, ListedColumn, fence_lost};
@@ -27,6 +27,8 @@ pub struct SqlDestination<C> {
     pub(super) epoch: Epoch,
     /// Columns of short texts, with their tables, that could not be widened.
     pub(super) words: BTreeSet<(String, String)>,
+    /// Columns that stay NOT NULL, with their tables, as EDS may not alter them.
+    strict: BTreeSet<(String, String)>,
     /// A transaction was begun and neither committed nor known to be rolled back.
     pub(super) dirty: bool,
     /// The batches under way, the oldest first.
@@ -45,6 +47,7 @@ impl<C: Connection> SqlDestination<C> {
             companies: target.companies.clone(),
             epoch: target.epoch.clone(),
             words: BTreeSet::new(),
+            strict: BTreeSet::new(),
             dirty: false,
             under_way: VecDeque::new(),
             failed: None,
@@ -106,7 +109,8 @@ impl<C: Connection> SqlDestination<C> {
     fn shaped(&self, listed: Vec<ListedColumn>) -> Tables {
         let mut tables: BTreeMap<String, (TableShape, BTreeMap<i64, String>)> = BTreeMap::new();
         for listed in listed {
-            let stays = self.words.contains(&(listed.table.clone(), listed.column.clone()));
+            let named = (listed.table.clone(), listed.column.clone());
+            let (stays, is_left) = (self.words.contains(&named), self.strict.contains(&named));
             let (shape, keys) = tables.entry(listed.table).or_default();
             if listed.key > 0 {
                 keys.insert(listed.key, listed.column.clone());
@@ -117,7 +121,7 @@ impl<C: Connection> SqlDestination<C> {
                     false => (self.renderer.dialect.holds)(&listed.declared),
                 },
                 declared: listed.declared,
-                takes_null: listed.takes_null,
+                takes_null: listed.takes_null || is_left,
                 has_default: listed.has_default,
             };
             shape.columns.insert(listed.column, column);
@@ -270,7 +274,15 @@ impl<C: Connection> SqlDestination<C> {
                 }
             };
             let sql = self.renderer.drop_not_null(table, column, &definition);
-            self.connection.execute(&sql).await?;
+            match self.connection.execute(&sql).await {
+                // Rows with values there can be written all the same; one without is refused.
+                Err(failure) if failure.kind == FailureKind::Misconfigured => {
+                    let cure = "until that is made by somebody who may, rows without a value wait";
+                    warn!("table {table:?}: column {column:?} stays NOT NULL: {failure}; {cure}");
+                    self.strict.insert((table.to_owned(), column.clone()));
+                }
+                done => done?,
+            }
         }
         Ok(())
     }

@@ -314,7 +314,7 @@ impl Applier {
                 | WriteAttempt::Refused(_)
                 | WriteAttempt::NotNow(_) => {}
                 WriteAttempt::NoRoom => {
-                    let durable = self.checkpoint.recorded();
+                    let durable = self.checkpoint.written_through();
                     return Ok(Some(ApplyOutcome::NoRoom(job.into_rest(), durable)));
                 }
                 WriteAttempt::DestinationRewound(position) => {

@@ -17,6 +17,7 @@ use pending::PendingTimes;
 pub use snapshot::{
     HeldCounts, ImportStatus, OTHER_TABLES, Phase, Snapshot, StatusNotice, TABLES_MAX, TableCounts,
 };
+use tracing::info;
 
 /// The metrics as the heartbeat to HQ has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +99,11 @@ impl RunState {
     /// Everything works.
     fn works(&mut self, state: Phase) {
         self.snapshot.state = state;
-        self.snapshot.last_error = None;
+        if let Some(error) = self.snapshot.last_error.take() {
+            let lasted = now_s().saturating_sub(error.at_unix);
+            let what = error.text.lines().next().unwrap_or_default();
+            info!("it works again, after {lasted} s: {what}");
+        }
     }
 }
 

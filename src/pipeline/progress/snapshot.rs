@@ -140,12 +140,14 @@ pub struct StatusNotice {
     pub at_unix: u64,
     /// What, for people.
     pub text: String,
+    /// How often that was said; `at_unix` is of the last time.
+    pub times: u64,
 }
 
 impl StatusNotice {
     /// Of this moment.
     pub fn now(text: &str) -> StatusNotice {
-        StatusNotice { at_unix: now_s(), text: text.to_owned() }
+        StatusNotice { at_unix: now_s(), text: text.to_owned(), times: 1 }
     }
 }
 
@@ -261,7 +263,10 @@ impl Snapshot {
             self.tables.insert(table.clone(), own.after(counts));
         }
         for warning in former.warnings.iter().rev() {
-            self.warnings.push_front(warning.clone());
+            match self.warnings.iter_mut().find(|known| known.text == warning.text) {
+                Some(known) => known.times += warning.times,
+                None => self.warnings.push_front(warning.clone()),
+            }
         }
         self.forget_warnings();
         self
@@ -275,9 +280,14 @@ impl Snapshot {
         self.last_error = Some(StatusNotice { at_unix: since, ..notice });
     }
 
-    /// Somebody should know this.
+    /// Somebody should know this. What was said before moves to the end, so that one trouble does
+    /// not push all others out.
     pub fn warn(&mut self, text: &str) {
-        self.warnings.push_back(StatusNotice::now(text));
+        let mut notice = StatusNotice::now(text);
+        if let Some(known) = self.warnings.iter().position(|known| known.text == text) {
+            notice.times += self.warnings.remove(known).map_or(0, |known| known.times);
+        }
+        self.warnings.push_back(notice);
         self.forget_warnings();
     }
 
@@ -324,8 +334,19 @@ mod tests {
     }
 
     #[test]
+    fn a_warning_that_is_repeated_is_counted() {
+        let mut former = Snapshot::default();
+        ["refused", "other"].iter().for_each(|text| former.warn(text));
+        let mut now = Snapshot::default();
+        ["refused", "full", "refused"].iter().for_each(|text| now.warn(text));
+        let all = now.after(&former);
+        let told: Vec<(&str, u64)> = all.warnings.iter().map(|w| (&*w.text, w.times)).collect();
+        assert_eq!(told, [("other", 1), ("full", 1), ("refused", 3)]);
+    }
+
+    #[test]
     fn what_fails_again_and_again_fails_since_the_first_time() {
-        let first = StatusNotice { at_unix: 7, text: "refused".into() };
+        let first = StatusNotice { at_unix: 7, text: "refused".into(), times: 1 };
         let mut snapshot = Snapshot { last_error: Some(first), ..Snapshot::default() };
         snapshot.fails("timed out");
         let error = snapshot.last_error.clone().unwrap_or_default();

@@ -164,7 +164,7 @@ function showTables(status, isMinute) {
 
 function showWarnings(warnings) {
   const list = byId("warnings");
-  const texts = warnings.map((warning) => `${warning.at_unix} ${warning.text}`).join("\n");
+  const texts = warnings.map((warning) => `${warning.at_unix} ${warning.times} ${warning.text}`).join("\n");
   if (list.dataset.shown === texts) return;
   list.dataset.shown = texts;
   list.replaceChildren(...warnings.slice().reverse().map((warning) => {
@@ -172,7 +172,7 @@ function showWarnings(warnings) {
     const at = new Date(warning.at_unix * 1000);
     const time = element("time", "", at.toLocaleString());
     time.dateTime = at.toISOString();
-    item.append(time, warning.text);
+    item.append(time, warning.times > 1 ? `${warning.text} (${numbers.format(warning.times)} times)` : warning.text);
     return item;
   }));
   byId("no-warnings").hidden = warnings.length > 0;

@@ -81,8 +81,8 @@ pub async fn serve(supervisor: &mut Supervisor, begun: BegunSession) -> (Ending,
         None => session.run().await,
     };
     session.close(&ending).await;
-    let SessionLoop { opened: OpenedSession { id, dir, .. }, .. } = session;
-    (ending, OldSession { id, dir })
+    let SessionLoop { opened, .. } = session;
+    (ending, opened.into_old())
 }
 
 /// What a task that ran beside the session came to.

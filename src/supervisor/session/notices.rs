@@ -162,6 +162,7 @@ impl SessionLoop<'_> {
             let unsaved = Config::write(&options.data_dir, &entries).err();
             unsaved.map(|e| format!("{e}: it is forgotten at the end of this process"))
         });
+        self.supervisor.is_unsaved |= matches!(&saved, Ok(Some(_)));
         if let Ok(Some(remark)) = &saved {
             warn!("{remark}");
         }
@@ -191,7 +192,10 @@ impl SessionLoop<'_> {
         self.status("import").await;
         let command = |id| WorkerCommand::Import { id, schema_only: !backfill, tables: Vec::new() };
         if !self.command(OnDone::Respond("import"), command).await {
-            let why = "this server has no destination yet: configure it first";
+            let why = match self.supervisor.options.url {
+                None => "this server has no destination yet: configure it first",
+                Some(_) => "the worker does not run now, and is started again: order it then",
+            };
             self.respond("import", &Err(why.into())).await;
         }
     }

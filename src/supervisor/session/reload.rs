@@ -3,6 +3,7 @@
 
 use tracing::{info, warn};
 
+use super::super::Supervisor;
 use super::{Ending, SessionLoop};
 use crate::config::Config;
 use crate::hq::{Hq, api_of};
@@ -11,12 +12,28 @@ use crate::worker::nats_login::servers;
 impl SessionLoop<'_> {
     /// Reads the configuration and starts a worker that has it.
     pub(super) async fn reload(&mut self) -> Option<Ending> {
+        match self.supervisor.reread()? {
+            Reread::SameServer => {}
+            Reread::OtherServer => self.renewal.want("this server has another identity at HQ"),
+        }
+        self.restart_child().await
+    }
+}
+
+/// Who the server is at HQ after its configuration was read again.
+pub enum Reread {
+    /// The one it was.
+    SameServer,
+    /// Another one: its session is none of this one.
+    OtherServer,
+}
+
+impl Supervisor {
+    /// Reads the configuration; `None` if it cannot be read, and stays as it was.
+    pub(in crate::supervisor) fn reread(&mut self) -> Option<Reread> {
         info!("the configuration is read again");
-        match Config::read(&self.supervisor.options.data_dir) {
-            Ok(config) => {
-                self.take_up(config);
-                self.restart_child().await
-            }
+        match Config::read(&self.options.data_dir) {
+            Ok(config) => Some(self.take_up(config)),
             Err(e) => {
                 warn!("{e}; it stays as it was");
                 None
@@ -24,12 +41,15 @@ impl SessionLoop<'_> {
         }
     }
 
-    fn take_up(&mut self, config: Config) {
-        let options = &mut self.supervisor.options;
+    fn take_up(&mut self, config: Config) -> Reread {
+        let options = &mut self.options;
         let given = options.given;
-        options.update_strategy = config.update_strategy;
-        if !given.url {
-            options.url = config.url;
+        // What HQ configured and the file could not take counts as long as this process.
+        if !self.is_unsaved {
+            options.update_strategy = config.update_strategy;
+            if !given.url {
+                options.url = config.url;
+            }
         }
         if !given.keep_logs {
             options.keep_logs = config.keep_logs;
@@ -57,11 +77,10 @@ impl SessionLoop<'_> {
         if !given.servers {
             options.servers = servers(None, Some(&options.api_url));
         }
-        if other_identity {
-            let options = &self.supervisor.options;
-            self.supervisor.hq =
-                Hq::new(self.supervisor.http.clone(), &options.api_url, options.token.clone());
-            self.renewal.want("this server has another identity at HQ");
+        if !other_identity {
+            return Reread::SameServer;
         }
+        self.hq = Hq::new(self.http.clone(), &self.options.api_url, self.options.token.clone());
+        Reread::OtherServer
     }
 }

@@ -118,7 +118,7 @@ impl SessionLoop<'_> {
         self.heartbeats = 0;
         let last = std::mem::replace(&mut self.opened, opened);
         let continues = last.is_continued_by(&self.opened);
-        let old = OldSession { id: last.id, dir: last.dir };
+        let old = last.into_old();
         if self.child.is_none() {
             self.next_start.hurry();
             self.close_session(old);
@@ -164,7 +164,8 @@ impl SessionLoop<'_> {
         let data_dir = &self.supervisor.options.data_dir;
         let leftovers = self.supervisor.leftovers.iter().map(|id| {
             info!("session {id} was left open by an earlier run and is ended");
-            OldSession { id: id.clone(), dir: SessionDir::of(data_dir, id) }
+            let hq = self.supervisor.hq.clone();
+            OldSession { id: id.clone(), dir: SessionDir::of(data_dir, id), hq }
         });
         let leftovers: Vec<OldSession> = leftovers.collect();
         leftovers.into_iter().for_each(|old| self.close_session(old));

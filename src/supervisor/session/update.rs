@@ -108,7 +108,7 @@ impl SessionLoop<'_> {
     /// Starts the new program's worker: once that streams, the program takes the old one's place.
     async fn try_out(&mut self, version: String, lock: Lock) -> Option<Ending> {
         let has_destination = self.supervisor.options.url.is_some();
-        self.end_child(self.supervisor.stop.restart_wait()).await;
+        self.replace_child().await;
         let staged = Swap::staging(&self.supervisor.program);
         let until = Instant::now() + UPDATE_WAIT_MAX;
         self.update = Some(Update { version, staged, until, _lock: lock });
@@ -143,6 +143,7 @@ impl SessionLoop<'_> {
         if let Some(mut child) = self.child.take() {
             child.kill().await;
         }
+        self.leave_commands("the worker was replaced").await;
         let _ = std::fs::remove_file(staged);
         self.not_upgraded(&version, &format!("{why}; the old program goes on")).await;
         self.start_child().await

@@ -148,9 +148,15 @@ impl SessionLoop<'_> {
 
     /// Ends the worker and starts one, as somebody wants it; failures before do not count.
     pub(super) async fn restart_child(&mut self) -> Option<Ending> {
-        self.end_child(self.supervisor.stop.restart_wait()).await;
+        self.replace_child().await;
         self.next_start = NextStart::default();
         self.start_child().await
+    }
+
+    /// Ends the worker, as another one is to follow: nothing comes of what it was told to do.
+    pub(super) async fn replace_child(&mut self) {
+        self.end_child(self.supervisor.stop.restart_wait()).await;
+        self.leave_commands("the worker was replaced").await;
     }
 
     /// Sends the worker the command that `command` makes of a number; `on_done` follows its answer.
@@ -235,7 +241,7 @@ impl SessionLoop<'_> {
             let code = exit_codes::FAILED;
             return Some(Ending::Failed(ServerFailure::Worker { code, text }));
         }
-        self.leave_commands().await;
+        self.leave_commands("the worker failed").await;
         let healthy_for = child.ready.map(|since| since.elapsed());
         if healthy_for.is_some_and(|time| time >= HEALTHY_AFTER) {
             self.next_start = NextStart::default();
@@ -298,12 +304,14 @@ impl SessionLoop<'_> {
 
     /// Nothing comes of what a worker that has ended was told to do; a session that it was to leave
     /// is left.
-    async fn leave_commands(&mut self) {
+    pub(super) async fn leave_commands(&mut self, why: &str) {
         for (_, on_done) in std::mem::take(&mut self.commands) {
             match on_done {
-                OnDone::Respond(action) => {
-                    self.respond(action, &Err("the worker failed".into())).await;
+                // The next worker begins that way.
+                OnDone::Respond(action @ ("pause" | "unpause")) => {
+                    self.respond(action, &Ok(None)).await;
                 }
+                OnDone::Respond(action) => self.respond(action, &Err(why.to_owned())).await,
                 OnDone::CloseSession(old) => self.close_session(old),
                 OnDone::Upload | OnDone::BegunPaused | OnDone::Nothing => {}
             }

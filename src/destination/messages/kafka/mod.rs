@@ -392,7 +392,10 @@ impl Topic {
         }
         self.check_sizes(batch)?;
         // One after the other: the client sends the first while the next are made.
-        let is_streamed = !batch.is_import();
+        // The position of a letter that is retried is an old one: among the last messages it would
+        // say that an unfinished batch is wholly behind it, and a consumer that skips what it has
+        // seen would skip it.
+        let is_streamed = !batch.is_import() && batch.letters.retried.is_none();
         let position = |change: &Change| is_streamed.then(|| PositionHeader::of(change.position));
         // Should this call be given up, only the topic knows what arrived.
         let written = self.written.take().unwrap_or_default();

@@ -127,6 +127,11 @@ const RULES: &[CodeRule] = &[
     CodeRule::with_reason(Rejected, "a check of the table fails", Codes::Numbers(&[3819, 4025])),
     CodeRule::with_reason(
         Rejected,
+        "no partition of the table is for this value",
+        Codes::Numbers(&[1525, 1526]),
+    ),
+    CodeRule::with_reason(
+        Rejected,
         "the row is too large for InnoDB, which has 8,126 bytes for it in a page and 65,535 for \
          all columns but long texts; where it is the table that is refused, shorter VARCHARs or \
          fewer columns cure it",

@@ -198,7 +198,7 @@ fn session_settings(dialect: &Dialect) -> String {
     format!(
         "SET SESSION autocommit = 1, \
          time_zone = '+00:00', \
-         sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION{mode}', \
+         sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION{mode}', \
          sql_safe_updates = 0, \
          wait_timeout = {IDLE_MAX_SECONDS}, \
          {more}"

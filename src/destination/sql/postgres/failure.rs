@@ -18,6 +18,10 @@ const RAISED: &str = "P0001";
 /// The function of the server that RAISE runs, whatever code it was given.
 const RAISE_ROUTINE: &str = "exec_stmt_raise";
 
+/// Classes of codes that are about the session or the server where they end the session, and about
+/// one statement where they do not.
+const OF_STATEMENTS: [&str; 3] = ["08 (ERROR)", "53 (ERROR)", "57 (ERROR)"];
+
 /// What EDS cannot work through.
 pub const SHARED_SESSION: &str = "a pooler in transaction mode shares the session with others; connect to the server itself, \
      or to a pool in session mode";
@@ -95,6 +99,12 @@ const RULES: &[CodeRule] = &[
     CodeRule::with_reason(Unavailable, SHARED_SESSION, Codes::States(&["26000", "42P05"]))
         .helped_by(HelpCode::Pooler),
     CodeRule::own_message(
+        TableUnavailable,
+        "the session goes on: another server, which a trigger or a foreign table of yours asks, or \
+         room that one statement lacks",
+        Codes::States(&OF_STATEMENTS),
+    ),
+    CodeRule::own_message(
         Unavailable,
         "the session or the server ends, or lacks memory or connections; EDS connects until it \
          works",
@@ -148,8 +158,18 @@ const RULES: &[CodeRule] = &[
 /// The rule for an error of this code. `ends_session`: the server ends the session with it.
 /// `raised`: PL/pgSQL's RAISE has made it, so that the code may be any.
 fn rule(code: &str, ends_session: bool, raised: bool) -> &'static CodeRule {
-    let codes = [ErrorCode::State(code), ErrorCode::State(RAISED)];
-    match listed_rule(RULES, &codes[..1 + usize::from(raised)]) {
+    let class = code.get(..2).unwrap_or_default();
+    let of_statement =
+        OF_STATEMENTS.iter().find(|listed| !ends_session && listed.starts_with(class));
+    let listed = match (of_statement, raised) {
+        (Some(_), true) => listed_rule(RULES, &[ErrorCode::State(RAISED)]),
+        (Some(listed), false) => {
+            listed_rule(RULES, &[ErrorCode::State(code), ErrorCode::State(listed)])
+        }
+        (None, true) => listed_rule(RULES, &[ErrorCode::State(code), ErrorCode::State(RAISED)]),
+        (None, false) => listed_rule(RULES, &[ErrorCode::State(code)]),
+    };
+    match listed {
         Some(rule) => rule,
         None if ends_session => &CodeRule::OTHER_OF_SERVER,
         None => &CodeRule::OTHER,
@@ -275,6 +295,7 @@ mod tests {
                 (&[state("57014")], TableUnavailable),
                 (&[state("55000")], TableUnavailable),
                 (&[state("XX000")], TableUnavailable),
+                (&[state("08001"), state("08 (ERROR)")], TableUnavailable),
                 (&[state("25006")], Unavailable),
                 (&[state("26000")], Unavailable),
                 (&[state("08006")], Unavailable),
@@ -307,6 +328,11 @@ mod tests {
         assert_eq!(kind("XX000", true, false), Unavailable);
         assert_eq!(kind("ZZ001", false, true), Rejected);
         assert_eq!(kind("40001", false, true), TableUnavailable);
+        for code in ["08001", "53200", "57P05"] {
+            assert_eq!(kind(code, true, false), Unavailable, "{code}");
+            assert_eq!(kind(code, false, false), TableUnavailable, "{code}");
+            assert_eq!(kind(code, false, true), Rejected, "{code}");
+        }
     }
 
     #[test]

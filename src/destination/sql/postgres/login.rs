@@ -104,11 +104,13 @@ fn config(settings: &Settings, port: u16) -> Result<Config, Failure> {
 }
 
 /// Settings that not every version has: what an administrator has set for the role is meant for
-/// people, and policies that hide rows make statements fail instead of skipping these rows.
+/// people, policies that hide rows make statements fail instead of skipping these rows, and where
+/// a column becomes text its numbers keep every digit and its times have one form.
 const OWN_SETTINGS: &str = "\
     SELECT set_config(own.name, own.value, false) \
     FROM (VALUES ('transaction_timeout', '0'), ('idle_session_timeout', '0'), \
-    ('row_security', 'off'), ('standard_conforming_strings', 'on')) AS own (name, value) \
+    ('row_security', 'off'), ('standard_conforming_strings', 'on'), \
+    ('extra_float_digits', '1'), ('DateStyle', 'ISO, YMD')) AS own (name, value) \
     JOIN pg_catalog.pg_settings USING (name)";
 
 /// How long statements wait for a lock.

@@ -260,6 +260,19 @@ impl SqlSession for SqliteConnection {
     }
 }
 
+/// Views and virtual tables are named without their columns: those of a view whose table is gone,
+/// and of a table whose module is not there, cannot be read, and the statement would fail for all.
+const COLUMNS: &str = "\
+    SELECT m.name, c.name, c.\"notnull\" = 0, c.pk, NULL, \
+    c.dflt_value IS NOT NULL OR c.hidden <> 0, c.type \
+    FROM sqlite_schema m, pragma_table_xinfo(m.name) c \
+    WHERE m.type = 'table' AND m.rootpage > 0 AND c.hidden <> 1 \
+    AND m.name = coalesce(?1, m.name) \
+    UNION ALL \
+    SELECT m.name, '', 1, 0, CASE m.type WHEN 'view' THEN 'view' ELSE 'virtual table' END, 1, '' \
+    FROM sqlite_schema m \
+    WHERE m.type IN ('table', 'view') AND m.rootpage = 0 AND m.name = coalesce(?1, m.name)";
+
 #[async_trait]
 impl SqlCatalog for SqliteConnection {
     async fn columns(
@@ -270,18 +283,10 @@ impl SqlCatalog for SqliteConnection {
         let place = renderer.namespace.clone();
         let only = only.map(|table| renderer.listed_name(table));
         self.with(move |db| {
-            let sql = "\
-                SELECT m.name, c.name, c.\"notnull\" = 0, c.pk, m.type = 'view', \
-                c.dflt_value IS NOT NULL OR c.hidden <> 0, c.type \
-                FROM sqlite_schema m, pragma_table_xinfo(m.name) c \
-                WHERE m.type IN ('table', 'view') AND c.hidden <> 1 \
-                AND m.name = coalesce(?1, m.name)";
-            let mut statement = db.prepare_cached(sql).map_err(|e| failure(&e))?;
+            let mut statement = db.prepare_cached(COLUMNS).map_err(|e| failure(&e))?;
             let read = |row: &rusqlite::Row<'_>| {
-                let write_blocker = row.get::<_, bool>(4)?.then(|| {
-                    "it is a view; use ?prefix= for \
-                    tables of EDS's own, or rename it"
-                        .to_owned()
+                let write_blocker = row.get::<_, Option<String>>(4)?.map(|what| {
+                    format!("it is a {what}; use ?prefix= for tables of EDS's own, or rename it")
                 });
                 let listed = |table| -> rusqlite::Result<ListedColumn> {
                     Ok(ListedColumn {

@@ -58,6 +58,12 @@ const RULES: &[CodeRule] = &[
     )
     .helped_by(HelpCode::TableShape),
     CodeRule::own_message(
+        Misconfigured,
+        "a column that cannot be altered: computed, a rowversion, an identity, or of the period of \
+         a temporal table",
+        Codes::Numbers(&[4928, 8147, 13599]),
+    ),
+    CodeRule::own_message(
         TableUnavailable,
         "more or larger columns than a table takes (1,024 columns, 8,060 bytes a row without long \
          texts), or a key that is too long (900 bytes)",
@@ -106,8 +112,9 @@ const RULES: &[CodeRule] = &[
     CodeRule::with_reason(
         Rejected,
         "not of the column's type",
-        Codes::Numbers(&[241, 242, 245, 295, 8114, 13609]),
+        Codes::Numbers(&[235, 241, 242, 245, 295, 8114, 8169, 13609]),
     ),
+    CodeRule::with_reason(Rejected, "not XML as the column takes it", Codes::Range(9_400, 9_499)),
     CodeRule::with_reason(
         Rejected,
         "another row has the same value in a unique index, or a key that its collation takes for \
