@@ -15,7 +15,7 @@ use crate::change::dead_letter::RejectKind;
 use crate::change::value::rfc3339;
 use crate::destination::KeptLetter;
 use crate::help::HelpCode;
-use crate::worker::letters::{LetterAccess, LetterError, LetterFilter, to_json};
+use crate::worker::letters::{LetterAccess, LetterError, LetterFilter, LetterUse, to_json};
 
 #[derive(Args)]
 pub struct Dlq {
@@ -98,9 +98,9 @@ struct Which {
 }
 
 impl Which {
-    async fn open(&self, global: &Global) -> Result<LetterAccess, Exit> {
+    async fn open(&self, global: &Global, use_of: LetterUse) -> Result<LetterAccess, Exit> {
         let (settings, driver) = global.destination(&self.place)?;
-        Ok(LetterAccess::open(&global.data_dir, &settings, driver).await?)
+        Ok(LetterAccess::open(&global.data_dir, &settings, driver, use_of).await?)
     }
 
     fn filter(&self) -> LetterFilter {
@@ -163,7 +163,11 @@ impl Dlq {
         if matches!(self.what, DlqTask::Show { .. }) && which.letters.is_empty() {
             return Err(Exit::Usage("say which: eds dlq show LETTER".into()));
         }
-        let mut access = which.open(global).await?;
+        let use_of = match self.what {
+            DlqTask::Retry { dry_run: false, .. } => LetterUse::Order,
+            _ => LetterUse::Look,
+        };
+        let mut access = which.open(global, use_of).await?;
         let done = self.what.run(&mut access, printer).await;
         access.close().await;
         done

@@ -44,10 +44,15 @@ impl Health {
                 printer.row(|| json!({"path": path, "answer": answer}), || answer.to_owned());
                 Ok(())
             }
-            _ => Err(Exit::failed(
-                HelpCode::NotServing,
-                format!("{path} answers {status}: {}", body.trim()),
-            )),
+            _ => {
+                let answer = body.trim().lines().next().unwrap_or_default();
+                let answer = match answer.starts_with('<') {
+                    true => "what answers there is no EDS; --port names the right one",
+                    false => answer,
+                };
+                let text = format!("{path} answers {status}: {answer}");
+                Err(Exit::failed(HelpCode::NotServing, text))
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::config::Config;
+use crate::destination::Access;
 use crate::help::HelpCode;
 use crate::import::{
     FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput, TimeOffset,
@@ -110,7 +111,11 @@ impl Import {
         let config = Config::read(&global.data_dir)?;
         let (destination, driver) = self.place.destination(config.url())?;
         let request = ImportRequest::new(destination, driver);
-        request.test().await?;
+        let access = match self.validate_only || self.dry_run || self.check {
+            true => Access::Rehearse,
+            false => Access::Write,
+        };
+        request.test(access).await?;
         if self.validate_only {
             info!("{} can be used", request.destination);
             return Ok(());

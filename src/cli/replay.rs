@@ -10,10 +10,11 @@ use super::args::To;
 use super::exit::Exit;
 use super::{Global, logging};
 use crate::feed::journal::Journal;
-use crate::pipeline::{Adoption, Progress};
+use crate::pipeline::{Adoption, End, Progress};
+use crate::registry::{Registry, SchemaSource};
 use crate::signals::stop_on_signal;
-use crate::state::DataDir;
-use crate::worker::run::{self, RunError, RunSpec};
+use crate::state::{DataDir, State};
+use crate::worker::run::{self, ApplyRequest, RunError, RunSpec};
 
 #[derive(Args)]
 pub struct Replay {
@@ -32,8 +33,21 @@ impl Replay {
         let mut request = self.to.request(&global, None)?;
         let feed = Box::new(Journal::new(&self.journal)?);
         // Standard input has no position to go on from, nor has a pipe.
-        request.restart |= feed.is_read_once();
+        let is_read_once = feed.is_read_once();
+        // What is said where it is told to end before the journal does.
+        let goes_on = match (is_read_once || self.dry_run, request.restart) {
+            (true, _) => ", before the journal's end",
+            (false, true) => "; without --restart the same command goes on there",
+            (false, false) => "; the same command goes on there",
+        };
+        request.restart |= is_read_once;
         request.adoption = Adoption::Without;
+        if let Some(name) = unknown_table(&request).await {
+            return Err(Exit::Usage(format!(
+                "--tables names table {name:?}, which the schemas lack: is it spelled as the \
+                 source spells it?"
+            )));
+        }
         let consumer = consumer(&self.journal, &feed)?;
         let progress = Arc::new(Progress::new().map_err(RunError::setup)?);
         let spec = RunSpec {
@@ -55,9 +69,30 @@ impl Replay {
                 position.sequence
             );
         }
-        run::finish(engine, &progress, self.dry_run).await?;
-        Ok(())
+        match run::finish(engine, &progress, self.dry_run).await? {
+            End::CaughtUp => Ok(()),
+            // Whoever removes the journal afterwards has to know that it was not read to its end.
+            End::Stopped => {
+                let line = progress.snapshot().stream_sequence;
+                Err(Exit::Failed(format!("stopped at line {line}{goes_on}")))
+            }
+        }
     }
+}
+
+/// A table that the user names and that a file of schemas lacks, where rows need a schema: all
+/// changes would be passed over, and be behind the journal's position from then on. HQ may know of
+/// older tables than it lists.
+async fn unknown_table(request: &ApplyRequest) -> Option<String> {
+    let needs_schemas = (request.driver.abilities)(&request.destination).needs_schemas();
+    let is_file = matches!(request.schemas, SchemaSource::File(_));
+    if !needs_schemas || !is_file || request.tables.names().next().is_none() {
+        return None;
+    }
+    let state = State::in_memory().ok()?;
+    let all = Registry::new(request.schemas.clone(), state).current().await.ok()?;
+    let is_unknown = |name: &&String| !all.iter().any(|schema| *schema.table == **name);
+    request.tables.names().find(is_unknown).cloned()
 }
 
 /// Whose position it is: the journal's, by name and content.

@@ -99,6 +99,12 @@ impl Loader for DryRun {
     async fn finish_load(&mut self, _schema: &Arc<TableSchema>) -> Result<u64, Failure> {
         Ok(0)
     }
+    async fn row_refusal(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+        match self.inner.loader() {
+            Some(loader) => loader.row_refusal(schema).await,
+            None => Ok(None),
+        }
+    }
     async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
         match self.inner.loader() {
             Some(loader) => loader.swap_blocker(schema).await,

@@ -157,6 +157,15 @@ pub trait Loader: Send {
     /// are loaded meanwhile. It may take hours, and the swap waits for it.
     async fn finish_load(&mut self, schema: &Arc<TableSchema>) -> Result<u64, Failure>;
 
+    /// Why rows of this schema could not be written to the table that is there: a column of a type
+    /// that values of its kind are not turned into.
+    ///
+    /// Called once for each table that is there and needs no step, on the main connection, before
+    /// anything is loaded. Changes nothing.
+    async fn row_refusal(&mut self, _schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
     /// Why the old table cannot be replaced: what depends on it and would be lost.
     ///
     /// Called once for each table before each try of `swap_in`, on the main connection, when

@@ -324,13 +324,17 @@ impl Driver {
     }
 
     /// Opens the destination and closes it: whether it can be used.
-    pub async fn test(&self, settings: &Settings) -> Result<(), Failure> {
-        self.identity(settings).await.map(drop)
+    pub async fn test(&self, settings: &Settings, access: Access) -> Result<(), Failure> {
+        self.identity(settings, access).await.map(drop)
     }
 
     /// Opens the destination, and closes it once it has said who it is.
-    pub async fn identity(&self, settings: &Settings) -> Result<Option<String>, Failure> {
-        let target = Target::unclaimed(settings);
+    pub async fn identity(
+        &self,
+        settings: &Settings,
+        access: Access,
+    ) -> Result<Option<String>, Failure> {
+        let target = Target { access, ..Target::unclaimed(settings) };
         let asked = tokio::time::timeout(TEST_WAIT_MAX, async {
             let opened = (self.open)(&target).await?;
             let identity = opened.identity();
@@ -357,6 +361,20 @@ pub struct Target {
     pub companies: String,
     /// The user's rules; they may choose the path of an object.
     pub rules: Option<Arc<Validator>>,
+    /// What may be made of the place itself by opening it.
+    pub access: Access,
+}
+
+/// What opening a destination may make of a place that has no server: a file of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Access {
+    /// What is missing is made, and what is there is set up for writing.
+    #[default]
+    Write,
+    /// It stays as it is; one that is missing is an error.
+    AsItIs,
+    /// It stays as it is; one that is missing counts as empty.
+    Rehearse,
 }
 
 impl Target {
@@ -368,7 +386,13 @@ impl Target {
             epoch: Epoch::default(),
             companies: String::new(),
             rules: None,
+            access: Access::Write,
         }
+    }
+
+    /// The same for a caller that looks at what is there.
+    pub fn as_it_is(settings: &Settings) -> Target {
+        Target { access: Access::AsItIs, ..Target::unclaimed(settings) }
     }
 }
 

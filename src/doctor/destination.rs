@@ -9,8 +9,8 @@ use super::nats::unknown_as;
 use super::{Doctor, DoctorCheck, DoctorRequest, Finding, OwnPosition, Resource};
 use crate::change::TableSchema;
 use crate::destination::{
-    CheckpointIn, Destination, Failure, KeptLetter, LetterBox, SchemaMode, Settings, TableConcern,
-    Tables, Target,
+    Access, CheckpointIn, Destination, Failure, KeptLetter, LetterBox, SchemaMode, Settings,
+    TableConcern, Tables, Target,
 };
 use crate::help::HelpCode;
 use crate::pipeline::migrate;
@@ -84,7 +84,8 @@ impl Doctor {
             if let Some(why) = stays_closed(&apply.destination, deep) {
                 return Err(Finding::skipped(check, why));
             }
-            let target = Target::unclaimed(&apply.destination);
+            let unclaimed = Target::unclaimed(&apply.destination);
+            let target = Target { access: Access::Rehearse, ..unclaimed };
             let opened = (apply.driver.open)(&target).await.map_err(|e| refused(check, &e))?;
             self.destination = Resource::Ready(opened);
         }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::change::{TableSchema, Version};
 use crate::clock::now_ns;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{CheckpointIn, Destination, Target, WriteMode};
+use crate::destination::{Access, CheckpointIn, Destination, Target, WriteMode};
 use crate::help::HelpCode;
 use crate::hq::Hq;
 use crate::hq::export_job as job;
@@ -55,9 +55,9 @@ pub fn concluded(checks: &[TableCheck]) -> Result<(), ImportFailure> {
 
 impl ImportRequest {
     /// Whether the destination can be used.
-    pub async fn test(&self) -> Result<(), ImportFailure> {
+    pub async fn test(&self, access: Access) -> Result<(), ImportFailure> {
         self.driver
-            .test(&self.destination)
+            .test(&self.destination, access)
             .await
             .map_err(|failure| ImportFailure::Refused(failure.to_string()))
     }
@@ -73,7 +73,7 @@ impl ImportRequest {
     async fn state(&self, data: &DataDir) -> Result<State, ImportFailure> {
         let unusable = |e: StateError| ImportFailure::Failed(e.to_string());
         let identity = match self.abilities().checkpoint_in {
-            CheckpointIn::StateFile => self.driver.identity(&self.destination).await,
+            CheckpointIn::StateFile => self.driver.identity(&self.destination, self.access()).await,
             CheckpointIn::Destination => Ok(None),
         };
         let identity = identity.map_err(|failure| ImportFailure::Refused(failure.text))?;
@@ -113,8 +113,9 @@ impl ImportRequest {
     }
 
     fn connect(&self, state: &State) -> Connect {
-        let target = Target { rules: self.rules.clone(), ..Target::unclaimed(&self.destination) };
         let (driver, state, dry_run) = (self.driver, state.clone(), self.writes_nothing());
+        let (access, rules) = (self.access(), self.rules.clone());
+        let target = Target { rules, access, ..Target::unclaimed(&self.destination) };
         let write_mode = self.abilities().write_mode;
         Arc::new(move || {
             let (target, state) = (target.clone(), state.clone());

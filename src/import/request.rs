@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::change::ColumnRules;
 use crate::change::filter::TableFilter;
-use crate::destination::{Abilities, Driver, Settings, WriteMode};
+use crate::destination::{Abilities, Access, Driver, Settings, WriteMode};
 use crate::hq::Hq;
 use crate::hq::export_job::ExportRequest;
 use crate::pipeline::import::{Counts, ImportPlan, Mode, TablePlan};
@@ -176,6 +176,11 @@ impl ImportRequest {
     /// Whether the destination only looks on.
     pub(super) fn writes_nothing(&self) -> bool {
         self.dry_run || self.check
+    }
+
+    /// What may be made of the destination's place by opening it.
+    pub(super) fn access(&self) -> Access {
+        if self.writes_nothing() { Access::Rehearse } else { Access::Write }
     }
 
     /// What the user has to agree to first, where rows are going to be replaced: `tables` is how

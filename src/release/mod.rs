@@ -17,7 +17,7 @@ use crate::clock;
 use crate::http::Http;
 use crate::secret::place;
 use key::verify;
-pub use swap::{Probation, Swap};
+pub use swap::{FileStamp, Probation, Swap};
 pub use version::is_older;
 
 /// The OpenPGP key that releases are signed with, armored. Whoever publishes releases of their own

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
@@ -33,6 +34,21 @@ pub struct Swap {
     starts: u32,
     #[serde(skip)]
     note: PathBuf,
+}
+
+/// What tells a file from another one that takes its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileStamp {
+    bytes: u64,
+    modified: SystemTime,
+}
+
+impl FileStamp {
+    /// Of the file that has this name now; `None` where it cannot be asked.
+    pub fn of(file: &Path) -> Option<FileStamp> {
+        let found = std::fs::metadata(file).ok()?;
+        Some(FileStamp { bytes: found.len(), modified: found.modified().ok()? })
+    }
 }
 
 /// What a start finds.
@@ -64,6 +80,15 @@ fn sha256(file: &Path) -> std::io::Result<String> {
     }
 }
 
+/// A copy with the same stamp.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::copy(from, to)?;
+    let modified = std::fs::metadata(from)?.modified()?;
+    // Where a copy cannot be opened, its stamp is of now: it is another file then.
+    let _ = File::options().append(true).open(to).map(|copy| copy.set_modified(modified));
+    Ok(())
+}
+
 /// `eds` → `eds.previous`
 fn beside(program: &Path, word: &str) -> PathBuf {
     let mut name = program.file_name().unwrap_or_default().to_owned();
@@ -92,13 +117,14 @@ impl Swap {
 
     /// Puts the program at [`Swap::staging`] in the place of `program` and notes in `data_dir` that
     /// it has to show itself as a server. At every moment there is a program in that place, except
-    /// on Windows. If `program` is `unproven` itself, the one before it stays the one to go back
-    /// to.
+    /// on Windows. If `program` is `unproven` itself, or another server has put it there since this
+    /// one `began` with what was there, the one before it stays the one to go back to.
     pub fn make(
         program: &Path,
         version: &str,
         data_dir: &Path,
         unproven: Option<&Swap>,
+        began: Option<FileStamp>,
     ) -> std::io::Result<Swap> {
         let swap = Swap {
             program: program.to_owned(),
@@ -108,18 +134,21 @@ impl Swap {
             starts: 0,
             note: data_dir.join(NOTE),
         };
-        let unproven = unproven.filter(|_| swap.previous.exists());
-        let aside =
-            if unproven.is_some() { beside(program, ".failed") } else { swap.previous.clone() };
+        // What another server went on from is what this one began with, too.
+        let is_of_others = began.is_some()
+            && FileStamp::of(program) != began
+            && FileStamp::of(&swap.previous) == began;
+        let stays = is_of_others || (unproven.is_some() && swap.previous.exists());
+        let unproven = unproven.filter(|_| stays);
+        let aside = if stays { beside(program, ".failed") } else { swap.previous.clone() };
         let _ = std::fs::remove_file(&aside);
         if cfg!(windows) {
             // Windows lets a running program be renamed and not be replaced.
             swap.write_note()?;
             std::fs::rename(program, &aside)?;
         } else {
-            if unproven.is_none() {
-                std::fs::hard_link(program, &aside)
-                    .or_else(|_| std::fs::copy(program, &aside).map(drop))?;
+            if !stays {
+                std::fs::hard_link(program, &aside).or_else(|_| copy(program, &aside))?;
                 sync_names(program);
             }
             // Only now is the previous program the one to go back to.
@@ -240,7 +269,8 @@ mod tests {
 
         fn swap(&self, new: &str, unproven: Option<&Swap>) -> std::io::Result<Swap> {
             std::fs::write(Swap::staging(&self.program), new)?;
-            Swap::make(&self.program, "2.0.0", self.dir.path(), unproven)
+            let began = FileStamp::of(&self.program);
+            Swap::make(&self.program, "2.0.0", self.dir.path(), unproven, began)
         }
 
         fn start(&self) -> Probation {
@@ -261,7 +291,7 @@ mod tests {
     fn a_program_that_never_shows_itself_is_replaced_by_the_old_one() -> std::io::Result<()> {
         let folder = Folder::new()?;
         // What was staged is gone: nothing is swapped, and nothing has to be shown.
-        let missing = Swap::make(&folder.program, "2.0.0", folder.dir.path(), None);
+        let missing = Swap::make(&folder.program, "2.0.0", folder.dir.path(), None, None);
         assert!(missing.is_err() && folder.has()? == "old");
         assert!(matches!(folder.start(), Probation::Over));
 
@@ -311,6 +341,30 @@ mod tests {
         assert_eq!(folder.has()?, "worse");
         (0..STARTS_MAX).for_each(|_| drop(folder.lasting()));
         assert!(matches!(folder.start(), Probation::Failed(_, Ok(()))) && folder.has()? == "old");
+        Ok(())
+    }
+
+    /// Two servers run one program file; the second is updated while the first one's new program
+    /// has not shown itself.
+    #[test]
+    fn what_another_server_has_put_there_is_never_gone_back_to() -> std::io::Result<()> {
+        let folder = Folder::new()?;
+        let began = FileStamp::of(&folder.program);
+        drop(folder.swap("theirs", None)?);
+        std::fs::write(Swap::staging(&folder.program), "ours")?;
+        drop(Swap::make(&folder.program, "2.0.0", folder.dir.path(), None, began)?);
+        (0..STARTS_MAX).for_each(|_| drop(folder.lasting()));
+        assert!(matches!(folder.start(), Probation::Failed(_, Ok(()))) && folder.has()? == "old");
+
+        // A person has installed another program since the server began: that is gone back to.
+        std::fs::write(beside(&folder.program, ".previous"), "ancient")?;
+        let began = FileStamp::of(&folder.program);
+        std::fs::write(&folder.program, "installed by hand")?;
+        std::fs::write(Swap::staging(&folder.program), "ours")?;
+        drop(Swap::make(&folder.program, "2.0.0", folder.dir.path(), None, began)?);
+        (0..STARTS_MAX).for_each(|_| drop(folder.lasting()));
+        assert!(matches!(folder.start(), Probation::Failed(_, Ok(()))));
+        assert_eq!(folder.has()?, "installed by hand");
         Ok(())
     }
 

@@ -262,7 +262,8 @@ mod tests {
             board.report(report(Phase::Streaming, None));
             board.report(report(Phase::Streaming, None));
             assert_eq!(told(&board), is(worker * 7));
-            assert_eq!(board.snapshot().warnings.len() as u64, worker);
+            let warnings = board.snapshot().warnings;
+            assert_eq!(warnings.iter().map(|warning| warning.times).sum::<u64>(), worker);
             board.worker_failed("the worker was killed");
             assert_eq!(told(&board), is(worker * 7));
         }

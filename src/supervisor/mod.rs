@@ -28,7 +28,7 @@ use crate::clock::now_ns;
 use crate::hq::Hq;
 use crate::http::Http;
 use crate::logs::LogFiles;
-use crate::release::{ReleaseSource, Swap};
+use crate::release::{FileStamp, ReleaseSource, Swap};
 use crate::signals::{OsSignal, OsSignals};
 use crate::state::{Lock, LockError};
 use crate::status::StatusBoard;
@@ -154,6 +154,8 @@ pub struct Supervisor {
     options: ServerOptions,
     /// This program's file, and the worker's.
     program: PathBuf,
+    /// What that file was when the server began.
+    began: Option<FileStamp>,
     hq: Hq,
     http: Http,
     signals: OsSignals,
@@ -203,6 +205,7 @@ impl Supervisor {
         let desk = Arc::new(desk);
         options.board.open_desk(desk.clone());
         Ok(Supervisor {
+            began: FileStamp::of(&program),
             program,
             hq,
             http,

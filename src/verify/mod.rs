@@ -209,7 +209,7 @@ pub async fn verify(
 impl Comparison {
     /// Opens the destination, and what is known of its stream.
     async fn begin(request: VerifyRequest) -> Result<Comparison, VerifyError> {
-        let target = Target::unclaimed(&request.destination);
+        let target = Target::as_it_is(&request.destination);
         let mut destination = (request.driver.open)(&target).await?;
         let title = request.driver.title;
         let Some(reader) = destination.row_reader() else {

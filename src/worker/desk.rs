@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use super::letters::{LetterAccess, LetterFilter};
+use super::letters::{LetterAccess, LetterFilter, LetterUse};
 use crate::destination::{Driver, Settings};
 use crate::status::desk::{Desk, LETTERS_SHOWN_MAX, PageAction, ShownLetter};
 
@@ -56,7 +56,8 @@ async fn open(
     settings: &Settings,
     driver: &'static Driver,
 ) -> Result<LetterAccess, String> {
-    LetterAccess::open(data_dir, settings, driver).await.map_err(|e| e.to_string())
+    let access = LetterAccess::open(data_dir, settings, driver, LetterUse::Serve).await;
+    access.map_err(|e| e.to_string())
 }
 
 /// The desk of a process that streams by itself: it can retry dead letters.

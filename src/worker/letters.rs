@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::change::dead_letter::{LetterLabel, RejectKind};
 use crate::change::value::rfc3339;
 use crate::destination::{
-    CheckpointIn, Destination, Driver, Failure, KeptLetter, LetterBox, Settings, Target,
+    Access, CheckpointIn, Destination, Driver, Failure, KeptLetter, LetterBox, Settings, Target,
 };
 use crate::pipeline::state_letters::StateLetters;
 use crate::state::letters::LetterOrder;
@@ -79,6 +79,17 @@ enum LetterKeeper {
     State(StateLetters),
 }
 
+/// Who wants to have the letters, and so what may be missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LetterUse {
+    /// A person who looks: nothing is made, and a destination that is not there is an error.
+    Look,
+    /// A person who orders them to be tried again, which the state file keeps: it is made.
+    Order,
+    /// A server of whose destination there may be nothing yet.
+    Serve,
+}
+
 /// The dead letters of a destination, and the orders of a data directory.
 pub struct LetterAccess {
     keeper: LetterKeeper,
@@ -92,17 +103,22 @@ impl LetterAccess {
         data_dir: &Path,
         settings: &Settings,
         driver: &'static Driver,
+        use_of: LetterUse,
     ) -> Result<LetterAccess, LetterError> {
-        let file = State::open(data_dir)?;
+        let (file, access) = match use_of {
+            LetterUse::Look => (State::open_if_there(data_dir)?, Access::AsItIs),
+            LetterUse::Order => (State::open(data_dir)?, Access::AsItIs),
+            LetterUse::Serve => (State::open(data_dir)?, Access::Rehearse),
+        };
         let (place, kept_in) = (settings.place(), (driver.abilities)(settings).checkpoint_in);
         // A URL with other brokers may lead to a destination that is known; only that can say so.
         let is_new = kept_in == CheckpointIn::StateFile && !file.has_met(&place)?;
-        let identity = if is_new { driver.identity(settings).await? } else { None };
+        let identity = if is_new { driver.identity(settings, access).await? } else { None };
         let state = file.of_destination(&place, identity.as_deref())?;
         let keeper = match kept_in {
             CheckpointIn::StateFile => LetterKeeper::State(StateLetters::new(state.clone())),
             CheckpointIn::Destination => {
-                let target = Target::unclaimed(settings);
+                let target = Target { access, ..Target::unclaimed(settings) };
                 LetterKeeper::Destination((driver.open)(&target).await?)
             }
         };

@@ -11,7 +11,8 @@ use crate::change::ColumnRules;
 use crate::change::filter::TableFilter;
 use crate::destination::dry_run::DryRun;
 use crate::destination::{
-    CheckpointIn, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target, WriteMode,
+    Access, CheckpointIn, Destination, Driver, Epoch, Failure, FailureKind, Settings, Target,
+    WriteMode,
 };
 use crate::feed::{Feed, FeedError};
 use crate::help::HelpCode;
@@ -153,6 +154,7 @@ pub async fn start(
         epoch: Epoch::default(),
         companies: spec.companies.clone(),
         rules: request.rules.clone(),
+        access: if data.is_dry_run() { Access::Rehearse } else { Access::Write },
     };
     let (state, first) = met(data, &target, driver).await?;
     let predecessor = predecessor(data, &state, &spec).map_err(RunError::setup)?;
@@ -283,11 +285,16 @@ pub async fn finish(engine: Engine, progress: &Progress, dry_run: bool) -> Resul
     } else {
         String::new()
     };
+    let left_out = match done.filtered {
+        0 => String::new(),
+        events => format!(", {events} of them left out as you asked"),
+    };
     let events = done.done - done.seen_before;
     match dry_run {
-        true => info!("dry run of {events} events{dead}: nothing was written"),
+        true => info!("dry run of {events} events{left_out}{dead}: nothing was written"),
         false => info!(
-            "done: {events} events in {} batches{dead}; the destination is at stream sequence {}",
+            "done: {events} events{left_out} in {} batches{dead}; the destination is at stream \
+             sequence {}",
             done.batches, done.stream_sequence
         ),
     }

@@ -184,7 +184,7 @@ pub async fn why(
             names.join(", ")
         )));
     }
-    let mut destination = (driver.open)(&Target::unclaimed(settings)).await?;
+    let mut destination = (driver.open)(&Target::as_it_is(settings)).await?;
     let mut story = RowStory {
         streams: Vec::new(),
         letters: Vec::new(),
@@ -256,7 +256,7 @@ async fn held(
     let Some(label) = labels.into_iter().find(|label| label.table == question.table) else {
         return Ok(None);
     };
-    let target = Target { consumer: stream.consumer.clone(), ..Target::unclaimed(settings) };
+    let target = Target { consumer: stream.consumer.clone(), ..Target::as_it_is(settings) };
     let mut own = (driver.open)(&target).await?;
     let mut waiting = 0;
     for chunk in own.kept().await?.iter().filter(|chunk| chunk.label.table == question.table) {

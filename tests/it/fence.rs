@@ -5,7 +5,7 @@ use std::time::Duration;
 use eds::change::Position;
 use eds::destination::catalog::DRIVERS;
 use eds::destination::sql::SessionTag;
-use eds::destination::{Claim, Epoch, Settings, Target};
+use eds::destination::{Access, Claim, Epoch, Settings, Target};
 
 use crate::services::scene::Scene;
 use crate::services::{eventually, postgres, send};
@@ -127,6 +127,7 @@ async fn a_commit_under_way_is_awaited_before_the_checkpoint_is_read() {
         epoch: Epoch::default(),
         companies: "*".into(),
         rules: None,
+        access: Access::Write,
     };
     let connect = async || (driver.open)(&target).await.unwrap_or_else(|e| panic!("{e}"));
     let mut first = connect().await;

@@ -42,6 +42,7 @@ mod services;
 mod sessions;
 mod simulation;
 mod snowflake;
+mod sqlite;
 mod sqlserver;
 mod stream;
 mod takeover;

@@ -329,3 +329,38 @@ async fn a_pooler_that_shares_sessions_is_named() {
     let rows = client.query("SELECT id FROM t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["a"]);
 }
+
+/// A column that somebody has made NOT NULL, and that EDS may not alter, holds up no row that has a
+/// value for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn not_null_that_eds_may_not_drop_is_of_rows_without_a_value() {
+    let server = postgres::shared();
+    let (name, url) = server.database().await;
+    let client = server.connect(&name).await;
+    let schemas = json!({"t": schema("t", "1", json!({"word": {"type": "string"}}))});
+    let word = |id: &str, word: Value| upsert("t", "1", json!({"id": id, "word": word}));
+    assert_success(&replay(&url, &schemas, &[word("a", json!("x"))], &[]));
+    let role = format!("writer_of_{name}");
+    let made = format!(
+        "ALTER TABLE t ALTER word SET DEFAULT '', ALTER word SET NOT NULL; \
+         CREATE ROLE {role} LOGIN PASSWORD '{}'; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}",
+        postgres::PASSWORD
+    );
+    client.batch_execute(&made).await.unwrap_or_else(|e| panic!("{e}"));
+    let url = url.replace("//postgres:", &format!("//{role}:"));
+    let output = replay(&url, &schemas, &[word("b", json!("y"))], &[]);
+    assert_success(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("column \"word\" stays NOT NULL"), "{said}");
+    let rows = "SELECT string_agg(id || word, ' ' ORDER BY id) FROM t";
+    let found = async || {
+        let row = client.query_one(rows, &[]).await.unwrap_or_else(|e| panic!("{e}"));
+        row.get::<_, String>(0)
+    };
+    assert_eq!(found().await, "ax by");
+    let output = replay(&url, &schemas, &[word("c", Value::Null)], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("table \"t\" is held") && said.contains("23502"), "{said}");
+    assert_eq!(found().await, "ax by");
+}

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::services::eds::{Eds, replay, schema, upsert};
 use crate::services::eventually;
-use crate::services::mysql::{Flavour, MySql};
+use crate::services::mysql::{self, Flavour, MySql};
 use crate::services::nats::Nats;
 use crate::services::postgres::{self, PASSWORD, Postgres};
 use crate::services::scene::{COMPANIES, Keeper, assert_equal, publish};
@@ -155,4 +155,26 @@ async fn a_role_may_have_the_right_to_write_rows_only() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let rows = admin.query("SELECT id FROM t", &[]).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(rows.len(), 2);
+}
+
+/// 0 is a key like any other, also where the column counts by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_zero_stays_zero_in_mysql() {
+    for flavour in [Flavour::MySql, Flavour::MariaDb] {
+        let server = mysql::shared(flavour);
+        let (name, url) = server.database().await;
+        let mut admin = server.connect(&name).await;
+        let made = "CREATE TABLE t (id BIGINT AUTO_INCREMENT PRIMARY KEY, n BIGINT)";
+        admin.query_drop(made).await.unwrap_or_else(|e| panic!("{e}"));
+        let columns = json!({"id": {"type": "integer"}, "n": {"type": "integer"}});
+        let schemas = json!({"t": schema("t", "1", columns)});
+        let events = [1, 2].map(|n| upsert("t", "1", json!({"id": 0, "n": n})));
+        for event in events {
+            let output = replay(&url, &schemas, &[event], &["--adopt", "t"]);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let rows: Vec<(i64, i64)> =
+            admin.query("SELECT id, n FROM t").await.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(rows, [(0, 2)], "{flavour:?}");
+    }
 }

@@ -338,6 +338,18 @@ pub trait BulkLoader: RowWriter {
         Ok(0)
     }
 
+    /// Why rows of this schema could not be written to the table that is there, as its columns are
+    /// of types that values are not turned into.
+    ///
+    /// Called once for each table that is there, before anything is loaded, outside a transaction.
+    async fn row_refusal(
+        &mut self,
+        _renderer: &Renderer,
+        _schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
     /// Why the old table cannot be replaced by the loaded one: what depends on it and would be
     /// lost, or where they differ.
     ///

@@ -141,7 +141,7 @@ impl Engine {
                 NextStep::GiveUp => {
                     warn!(
                         "the destination did not finish its last batch within \
-                         {SHUTDOWN_WAIT_MAX:?}; its changes are redelivered at the next start"
+                         {SHUTDOWN_WAIT_MAX:?}; its changes come again at the next start"
                     );
                     return Ok(End::Stopped);
                 }

@@ -1,6 +1,8 @@
 //! Keeps the memory of recent rows in the state file. It only eases the next start: what fails here
 //! is reported, and the run goes on.
 
+use std::time::{Duration, Instant};
+
 use tracing::warn;
 
 use crate::change::Position;
@@ -14,12 +16,17 @@ pub struct SavedRecent {
     /// Something is saved. Without that a crash would leave no position from which the memory could
     /// see the rows again.
     is_saved: bool,
+    /// When it was last said that nothing can be saved.
+    said_at: Option<Instant>,
 }
+
+/// Between two mentions that nothing can be saved.
+const MENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 impl SavedRecent {
     /// The memory of `consumer` in the state file.
     pub fn new(state: State, consumer: &str) -> SavedRecent {
-        SavedRecent { state, consumer: consumer.to_owned(), is_saved: false }
+        SavedRecent { state, consumer: consumer.to_owned(), is_saved: false, said_at: None }
     }
 
     /// The memory of rows as of what is durable: what was received since and dropped is not in it.
@@ -72,8 +79,13 @@ impl SavedRecent {
     pub fn save_if_due(&mut self, recent: &mut Recent, through: Option<Position>) {
         if (!self.is_saved || recent.unsaved() >= UNSAVED_MAX)
             && let Err(e) = self.save(recent, through)
+            && self.said_at.is_none_or(|at| at.elapsed() >= MENTION_INTERVAL)
         {
-            warn!("{e}");
+            self.said_at = Some(Instant::now());
+            warn!(
+                "{e}; until there is room in the data directory, a next start reads more of the \
+                 stream again"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::order::{described, references};
 use super::swap::how;
-use super::{ImportPlan, TablePlan, clearing_marks, loader};
+use super::{ImportPlan, TablePlan, clearing_marks, loader, row_refusal};
 use crate::destination::import::SwapMethod;
 use crate::destination::{Destination, Failure, Tables};
 use crate::pipeline::migrate;
@@ -79,6 +79,7 @@ pub async fn check(
             (SwapMethod::UpsertRows, _) => TableFate::Upserted,
         };
         let (steps, mut problems) = planned(&tables, plan, table);
+        problems.extend(row_refusal(destination, &tables, &table.schema).await?);
         if references.circle.iter().any(|key| key.table == name) {
             problems.extend(references.refuse_circle().err().map(|failure| failure.text));
         }

@@ -26,7 +26,7 @@ use crate::backoff::Backoff;
 use crate::change::cutover::TableSnapshot;
 use crate::change::{ColumnRules, TableSchema, Version};
 use crate::destination::import::{FileProgress, JobStatus, LoadedTable};
-use crate::destination::{Abilities, Destination, Failure, FailureKind, Loader, Migration};
+use crate::destination::{Abilities, Destination, Failure, FailureKind, Loader, Migration, Tables};
 use crate::export::ExportFile;
 use crate::validator::Validator;
 pub use check::{TableCheck, TableFate};
@@ -261,7 +261,27 @@ pub async fn check_ours(
     {
         migrate::check_ours(&tables, &table.schema)?;
     }
+    for TablePlan { schema, .. } in &plan.tables {
+        if let Some(why) = row_refusal(destination, &tables, schema).await? {
+            return Err(Failure::misconfigured(why).of_table(&schema.table));
+        }
+    }
     Ok(())
+}
+
+/// Why rows could not be written to the table that is there, which hours of loading would end with
+/// otherwise. A table that changes first is not looked at.
+async fn row_refusal(
+    destination: &mut dyn Destination,
+    tables: &Tables,
+    schema: &Arc<TableSchema>,
+) -> Result<Option<String>, Failure> {
+    let is_as_it_stays = tables.get(&schema.table).is_some()
+        && migrate::plan(tables, schema).is_ok_and(|steps| steps.is_empty());
+    match destination.loader() {
+        Some(loader) if is_as_it_stays => loader.row_refusal(schema).await,
+        _ => Ok(None),
+    }
 }
 
 /// The plan by which rows lose the mark of those that are deleted, where their tables have it.

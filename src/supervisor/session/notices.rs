@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::destination::catalog::DRIVERS;
 use crate::destination::form::{self, Filled};
 use crate::destination::options::masked;
-use crate::destination::{Driver, Settings};
+use crate::destination::{Access, Driver, Settings};
 use crate::hq::nats::outcome_fields;
 use crate::hq::notice::{self, Notice};
 use crate::status::desk::PageAction;
@@ -137,7 +137,7 @@ impl SessionLoop<'_> {
         self.tasks.push(Box::pin(async move {
             let outcome = match Settings::parse(test.url.expose_secret(), DRIVERS) {
                 Ok((settings, driver)) => {
-                    driver.test(&settings).await.map_err(|failure| failure.text)
+                    driver.test(&settings, Access::Write).await.map_err(|failure| failure.text)
                 }
                 Err(e) => Err(e.to_string()),
             };
@@ -162,7 +162,9 @@ impl SessionLoop<'_> {
             let unsaved = Config::write(&options.data_dir, &entries).err();
             unsaved.map(|e| format!("{e}: it is forgotten at the end of this process"))
         });
-        self.supervisor.is_unsaved |= matches!(&saved, Ok(Some(_)));
+        if let Ok(unsaved) = &saved {
+            self.supervisor.is_unsaved = unsaved.is_some();
+        }
         if let Ok(Some(remark)) = &saved {
             warn!("{remark}");
         }

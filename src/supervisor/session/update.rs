@@ -124,9 +124,9 @@ impl SessionLoop<'_> {
             self.supervisor.keep_program();
             return None;
         };
-        let Supervisor { program, options, .. } = &*self.supervisor;
+        let Supervisor { program, began, options, .. } = &*self.supervisor;
         let unproven = options.unproven.as_ref();
-        if let Err(e) = Swap::make(program, &version, &options.data_dir, unproven) {
+        if let Err(e) = Swap::make(program, &version, &options.data_dir, unproven, *began) {
             let _ = std::fs::remove_file(staged);
             let why = format!("{} cannot be replaced: {e}", program.display());
             self.not_upgraded(&version, &why).await;

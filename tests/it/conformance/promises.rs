@@ -7,7 +7,7 @@ use eds::change::decode::ColumnOrder;
 use eds::change::{Batch, Change, Decoder, Position, TableSchema, compact};
 use eds::destination::catalog::DRIVERS;
 use eds::destination::{
-    Claim, Destination, Epoch, Failure, FailureKind, Migration, Settings, Target,
+    Access, Claim, Destination, Epoch, Failure, FailureKind, Migration, Settings, Target,
 };
 use serde_json::{Value, json};
 
@@ -34,6 +34,7 @@ impl Process {
             epoch: self.epoch.clone(),
             companies: "*".into(),
             rules: None,
+            access: Access::Write,
         };
         (driver.open)(&target).await.unwrap_or_else(|e| panic!("{e}"))
     }

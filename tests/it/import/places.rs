@@ -257,3 +257,20 @@ async fn what_was_loaded_beside_an_old_table_is_not_loaded_again() {
         assert!(checked.contains("t  is exchanged"), "{checked}");
     }
 }
+
+/// What the rows of the export could not be turned into is known before hours of loading.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_takes_no_text_is_found_before_anything_is_loaded() {
+    let server = postgres::shared();
+    let (database, url) = server.database().await;
+    let client = server.connect(&database).await;
+    run(&client, "CREATE TABLE t (id text PRIMARY KEY, n bigint, b uuid)").await;
+    let (export, schemas) = (export(&["t"]), schemas(&["t"], false));
+    let checked = export.run(&url, &schemas, &["--adopt", "t", "--check"]);
+    assert!(!checked.status.success() && said(&checked).contains("uuid"), "{}", said(&checked));
+    let refused = export.run(&url, &schemas, &["--adopt", "t"]);
+    let said = said(&refused);
+    assert!(!refused.status.success() && said.contains("table \"t\": PostgreSQL"), "{said}");
+    let staged = "SELECT count(*)::text FROM pg_class WHERE relname LIKE '\\_eds\\_new%'";
+    assert_eq!(text(&client, staged).await, "0");
+}

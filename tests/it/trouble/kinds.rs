@@ -52,6 +52,16 @@ pub const POSTGRES: &[TableTrouble] = &[
         &["DO $$ BEGIN EXECUTE format('ALTER TABLE t OWNER TO %I', current_database()); END $$"],
     ),
     TableTrouble::new(
+        "another server that a trigger asks is away",
+        &[
+            "CREATE EXTENSION dblink",
+            "CREATE FUNCTION far() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS \
+           'BEGIN PERFORM dblink_connect(''host=127.0.0.1 port=1''); RETURN NEW; END'",
+            "CREATE TRIGGER far BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION far()",
+        ],
+        &["DROP TRIGGER far ON t", "DROP FUNCTION far", "DROP EXTENSION dblink"],
+    ),
+    TableTrouble::new(
         "every row refused by a trigger that says it is busy",
         &[
             "CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS \

@@ -255,6 +255,10 @@ impl<C: Connection> Loader for SqlDestination<C> {
         self.connection.finish_load(&self.renderer, schema, &staged(schema), exchanges).await
     }
 
+    async fn row_refusal(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
+        self.connection.row_refusal(&self.renderer, schema).await
+    }
+
     async fn swap_blocker(&mut self, schema: &Arc<TableSchema>) -> Result<Option<String>, Failure> {
         let tables = self.tables().await?;
         let Some(shape) = tables.get(&schema.table) else { return Ok(None) };

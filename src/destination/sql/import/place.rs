@@ -129,14 +129,16 @@ impl<C: Connection> SqlDestination<C> {
         self.connection.defer_constraints().await?;
         for Placement { schema, .. } in merged {
             for statement in self.renderer.merge_staged(schema, &staged(schema)) {
-                self.connection.execute(&statement).await?;
+                let merged = self.connection.execute(&statement).await;
+                merged.map_err(|failure| named(&schema.table, failure))?;
             }
         }
         for Placement { schema, .. } in
             merged.iter().rev().filter(|p| p.how == SwapMethod::ReplaceRows)
         {
             let delete = self.renderer.delete_missing(schema, &staged(schema));
-            self.connection.execute(&delete).await?;
+            let deleted = self.connection.execute(&delete).await;
+            deleted.map_err(|failure| named(&schema.table, failure))?;
         }
         self.connection.limit_lock_wait(STREAM_LOCK_WAIT_MAX).await
     }
@@ -259,4 +261,12 @@ fn exchange_renames(exchanged: &[Placement], existing: &Tables) -> Vec<(String, 
         renames.push((new, name));
     }
     renames
+}
+
+/// The failure with its table, where it says none.
+fn named(table: &str, failure: Failure) -> Failure {
+    match failure.table {
+        None => Failure { text: format!("table {table:?}: {}", failure.text), ..failure },
+        Some(_) => failure,
+    }
 }

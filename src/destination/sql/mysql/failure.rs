@@ -315,6 +315,7 @@ mod tests {
                 (&[number(1062), state("23000")], Rejected),
                 (&[number(3819), state("HY000")], Rejected),
                 (&[number(1118), state("42000")], Rejected),
+                (&[number(1526), state("HY000")], Rejected),
                 (&[number(1153), state("08S01")], Rejected),
                 (&[number(3140), state("22032")], Rejected),
                 (&[number(3157), state("22032")], Rejected),

@@ -16,7 +16,7 @@ use crate::destination::import::{ForeignKey, staged};
 use crate::destination::sql::import::statements::key_name;
 use crate::destination::sql::render::Renderer;
 use crate::destination::sql::{BulkLoader, STREAM_LOCK_WAIT_MAX};
-use crate::destination::{Failure, Holds};
+use crate::destination::{Failure, FailureKind, Holds};
 
 /// What depends on a table and would be lost if the new table, if there is one, took its place; and
 /// where the two differ. Parameters: schema, table, new table, columns of the source that take
@@ -55,6 +55,9 @@ const HAS_KEY: &str = "\
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
     WHERE n.nspname = $1 AND c.relname = $2)";
+
+/// The codes of a value that is not turned into the type of its column.
+const MISTYPED: [&str; 3] = ["42804", "42846", "42883"];
 
 /// The shortest wait for a lock; none at all would be one without limit.
 const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
@@ -143,6 +146,33 @@ impl BulkLoader for PostgresConnection {
             false => Vec::new(),
         };
         finish_load(&self.client, renderer, schema, staged, copied).await
+    }
+
+    /// PostgreSQL looks at the types as soon as a statement is prepared.
+    async fn row_refusal(
+        &mut self,
+        renderer: &Renderer,
+        schema: &TableSchema,
+    ) -> Result<Option<String>, Failure> {
+        let contents = renderer.contents(schema, &schema.columns);
+        let nulls: Vec<String> = schema
+            .columns
+            .iter()
+            .zip(contents)
+            .map(|(column, contents)| {
+                format!("CAST(NULL AS {})", stage_type(column.kind, contents))
+            })
+            .collect();
+        let upsert = renderer.upsert(schema, &format!("SELECT {}", nulls.join(", ")));
+        match self.client.prepare(&upsert).await.map_err(|e| failure(&e)) {
+            Ok(_) => Ok(None),
+            Err(refused) if MISTYPED.iter().any(|code| refused.has_code(code)) => {
+                Ok(Some(refused.text))
+            }
+            Err(broken) if broken.kind == FailureKind::Unavailable => Err(broken),
+            // A table without a key gets one, and where it is exchanged no row is upserted.
+            Err(_) => Ok(None),
+        }
     }
 
     async fn swap_blocker(

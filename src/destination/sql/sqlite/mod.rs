@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rusqlite::params_from_iter;
 use rusqlite::types::ToSqlOutput;
+use rusqlite::{OpenFlags, params_from_iter};
 
 use failure::{DUPLICATE_COLUMN, failure, failure_of_row};
 
@@ -26,7 +26,9 @@ use crate::change::{Batch, Change, Column};
 use crate::destination::form::{FormField, encoded_path};
 use crate::destination::settings::path_url;
 use crate::destination::shape::{NameLimit, TableLimits};
-use crate::destination::{Abilities, Destination, Driver, Failure, FailureKind, Holds, Target};
+use crate::destination::{
+    Abilities, Access, Destination, Driver, Failure, FailureKind, Holds, Target,
+};
 
 /// `sqlite://…`: a file on this machine.
 pub const DRIVER: Driver = Driver {
@@ -121,8 +123,8 @@ pub const SQLITE: Dialect = Dialect {
 const STATEMENTS_MAX: usize = 128;
 
 async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
-    let path = target.settings.path.clone();
-    let connection = blocking(move || connect(Path::new(&path))).await?;
+    let (path, access) = (target.settings.path.clone(), target.access);
+    let connection = blocking(move || connect(Path::new(&path), access)).await?;
     let renderer = Renderer::new(&SQLITE, Namespace::new(&target.settings, None));
     Ok(Box::new(SqlDestination::new(
         SqliteConnection { connection: Lent::new(connection, "SQLite") },
@@ -131,7 +133,7 @@ async fn open(target: &Target) -> Result<Box<dyn Destination>, Failure> {
     )))
 }
 
-fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
+fn connect(path: &Path, access: Access) -> Result<rusqlite::Connection, Failure> {
     let shown = path.display();
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.is_dir() {
@@ -148,10 +150,23 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, Failure> {
             Failure::misconfigured(format!("{shown} cannot be used as an SQLite file: {other}"))
         }
     };
-    let connection = rusqlite::Connection::open(path).map_err(failed)?;
+    let connection = match (access, path.exists()) {
+        (Access::Write, _) => rusqlite::Connection::open(path),
+        (Access::AsItIs, false) => {
+            return Err(Failure::misconfigured(format!("there is no SQLite file {shown}")));
+        }
+        (Access::Rehearse, false) => rusqlite::Connection::open_in_memory(),
+        (Access::AsItIs | Access::Rehearse, true) => {
+            let as_it_is = OpenFlags::default() & !OpenFlags::SQLITE_OPEN_CREATE;
+            rusqlite::Connection::open_with_flags(path, as_it_is)
+        }
+    };
+    let connection = connection.map_err(failed)?;
     connection.busy_timeout(LOCK_WAIT_MAX).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    if access == Access::Write {
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    }
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     // A table that is dropped would delete the rows that refer to it; the source sends deletions.
     connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
