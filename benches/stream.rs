@@ -78,11 +78,15 @@ async fn measure_mysql(flavour: Flavour, table: &str, events: usize) {
         .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(there, Some(events as i64), "EDS wrote every row");
     let bare = bare_mysql(&server, &schema, &made).await;
-    let (what, rate) = (format!("{flavour:?}, {table}"), |seconds: f64| events as f64 / seconds);
+    let server = match flavour {
+        Flavour::MySql => "MySQL",
+        Flavour::MariaDb => "MariaDB",
+    };
+    let (what, rate) = (format!("{server}, {table}"), |seconds: f64| events as f64 / seconds);
     let compared = (&*what, "a bare client on one connection");
     figure::rates(compared, rate(cost.seconds), rate(bare), Some(cost.peak_mib));
     println!(
-        "| {flavour:?} | {table} | {:.0} | {:.2} of {:.0} | {:.0} MiB | {:.1} µs |",
+        "| {server} | {table} | {:.0} | {:.2} of {:.0} | {:.0} MiB | {:.1} µs |",
         events as f64 / cost.seconds,
         bare / cost.seconds,
         events as f64 / bare,

@@ -27,6 +27,8 @@ const MARKS: (&str, &str) = ("<!-- figures -->\n", "<!-- end of figures -->\n");
 const LINE_HEIGHT: usize = 22;
 const LABEL_WIDTH: usize = 430;
 const WIDTH_OF_ONE: f64 = 200.0;
+/// Columns of a document.
+const LINE_MAX: usize = 120;
 /// A ratio is drawn up to here.
 const RATIO_MAX: f64 = 2.0;
 
@@ -133,6 +135,7 @@ fn sections(figures: &[Measured]) -> String {
     let mut text = String::from("\n![the ratios as bars](benchmarks.svg)\n");
     for of_one in figures.chunk_by(|a, b| a.bench == b.bench) {
         let Measured { bench, run, .. } = &of_one[0];
+        let run = wrapped(run);
         let _ = write!(
             text,
             "\n## {bench}\n\n{run}.\n\n| what | EDS | beside | its figure | ratio | peak memory \
@@ -146,6 +149,22 @@ fn sections(figures: &[Measured]) -> String {
         }
     }
     text + "\n"
+}
+
+/// The words in lines that are as long as a document's may be.
+fn wrapped(words: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in words.split(' ') {
+        match lines.last_mut() {
+            // A dot follows the last word.
+            Some(line) if line.len() + 1 + word.len() < LINE_MAX => {
+                *line += if line.is_empty() { "" } else { " " };
+                *line += word;
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// When, where and with what something was measured.
