@@ -14,7 +14,7 @@ use crate::change::filter::TableFilter;
 use crate::change::{Batch, Cutover, Position};
 use crate::destination::memory::{self, MemoryDestination, SharedStore, Store};
 use crate::destination::{
-    Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, FailureKind, Migration,
+    Abilities, CheckpointIn, Claim, Destination, Epoch, Failure, FailureKind, LetterBox, Migration,
     OpenFuture, Tables,
 };
 use crate::feed::{Acknowledged, Delivery, Encoding, Feed, FeedError, OpenAt, Opened, Signal};
@@ -68,6 +68,8 @@ struct EngineScene {
     away: AtomicUsize,
     /// How often the feed was asked whether anything is pending.
     idle_asked: AtomicUsize,
+    /// The first message is no event, and no dead letter may be kept.
+    is_first_bad: AtomicBool,
     /// The destination fails as long as that is in the future.
     fails_until: Mutex<Option<Instant>>,
     progress: Arc<Progress>,
@@ -93,6 +95,7 @@ impl EngineScene {
             is_claimed: AtomicBool::new(false),
             away: AtomicUsize::default(),
             idle_asked: AtomicUsize::new(0),
+            is_first_bad: AtomicBool::new(false),
             fails_until: Mutex::default(),
             progress: Arc::new(Progress::new().unwrap_or_else(|e| panic!("{e}"))),
         })
@@ -122,6 +125,10 @@ impl EngineScene {
             Box::pin(async move { Ok(Box::new(opened) as Box<dyn Destination>) })
         };
         let schemas = SchemaSource::Fixed(Arc::new(RwLock::new(vec![SCHEMA.to_owned()].into())));
+        let mut options = options(abilities, after_last == AfterLast::Idles);
+        if self.is_first_bad.load(Ordering::Relaxed) {
+            options.letters.limits.letters_max = 0;
+        }
         let deps = EngineDeps {
             feed: Box::new(Script { scene: self.clone(), next: None, after_last }),
             open: Box::new(open),
@@ -129,7 +136,7 @@ impl EngineScene {
             state: self.state.clone(),
             predecessor: Predecessor::Nobody,
             progress: self.progress.clone(),
-            options: options(abilities, after_last == AfterLast::Idles),
+            options,
             stop,
         };
         let run = async { Engine::start(deps).await?.run().await };
@@ -217,16 +224,20 @@ impl Feed for Script {
             };
         }
         self.next = Some(sequence + 1);
+        let is_bad = sequence == 1 && self.scene.is_first_bad.load(Ordering::Relaxed);
         into.push(Delivery {
             position: Position {
                 sequence,
                 time_ns: self.scene.time_ns.load(Ordering::Relaxed),
             },
             subject: String::new(),
-            payload: format!(
-                r#"{{"operation":"INSERT","table":"a","modelVersion":"1","after":{{"id":"{sequence}"}}}}"#
-            )
-            .into(),
+            payload: match is_bad {
+                true => "no event".into(),
+                false => format!(
+                    r#"{{"operation":"INSERT","table":"a","modelVersion":"1","after":{{"id":"{sequence}"}}}}"#
+                )
+                .into(),
+            },
             encoding: Encoding::Json,
             pending: Some(MESSAGES + 1 - sequence),
         });
@@ -285,6 +296,10 @@ impl Destination for Restored {
         self.inner.tables().await
     }
 
+    fn letter_box(&mut self) -> Option<&mut dyn LetterBox> {
+        self.inner.letter_box()
+    }
+
     async fn migrate(&mut self, step: &Migration) -> Result<(), Failure> {
         self.inner.migrate(step).await
     }
@@ -315,6 +330,23 @@ async fn times_of_a_stream_that_was_recreated_decide_nothing() {
     assert_eq!(scene.rows(), MESSAGES as usize);
     let position = scene.store.lock().position;
     assert_eq!(position, Some(Position { sequence: MESSAGES, time_ns: 5 }));
+}
+
+/// The checkpoint of a stream that is no more says nothing about how far this one is written, also
+/// where the first change of this one has to wait for room.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_room_in_another_stream_is_not_acknowledged() {
+    let scene = EngineScene::new(usize::MAX);
+    scene.is_first_bad.store(true, Ordering::Relaxed);
+    // One letter may be kept in any case.
+    assert_eq!(scene.run(one_by_one(), AfterLast::Ends, None).await, Ok(End::CaughtUp));
+    assert_eq!(scene.acknowledged.swap(0, Ordering::Relaxed), MESSAGES);
+    scene.recreated.store(true, Ordering::Relaxed);
+    scene.time_ns.store(5, Ordering::Relaxed);
+    let stop_after = Some(Duration::from_secs(5));
+    let ended = scene.run(one_by_one(), AfterLast::IsSilent, stop_after).await;
+    assert_eq!(ended, Ok(End::Stopped));
+    assert_eq!(scene.acknowledged.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
