@@ -213,12 +213,17 @@ impl<C: Connection> SqlDestination<C> {
     /// The update that moves the checkpoint to the end of the batch, if it is still as this process
     /// left it.
     pub(super) fn fence(&self, batch: &Batch) -> Fence {
+        self.fence_to(batch.through, batch.after)
+    }
+
+    /// The fence that moves the checkpoint from `after` to `through`.
+    pub(super) fn fence_to(&self, through: Position, after: Option<Position>) -> Fence {
         let parameters = [
-            (batch.through.sequence as i64).into(),
-            batch.through.time_ns.into(),
+            (through.sequence as i64).into(),
+            through.time_ns.into(),
             self.consumer.as_str().into(),
             self.epoch.get().into(),
-            (batch.after.map_or(0, |p| p.sequence) as i64).into(),
+            (after.map_or(0, |p| p.sequence) as i64).into(),
         ];
         Fence { sql: self.renderer.advance_checkpoint(), parameters }
     }

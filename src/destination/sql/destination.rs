@@ -207,6 +207,16 @@ impl<C: Connection> SqlDestination<C> {
                 }
                 Ok(advanced)
             }
+            FenceOrder::CheckpointLocked => {
+                let held = self.fence_to(batch.after.unwrap_or_default(), batch.after);
+                let locked = self.connection.change(&held.sql, &held.parameters).await?;
+                if locked != 1 {
+                    return Ok(locked);
+                }
+                self.write_groups(batch).await?;
+                self.write_kept(batch).await?;
+                self.connection.change(&fence.sql, &fence.parameters).await
+            }
         }
     }
 

@@ -87,6 +87,9 @@ pub enum FenceOrder {
     /// and nothing is written in vain where another process has taken over. Needed where an upsert
     /// is not one atomic statement, or keys are not enforced.
     CheckpointFirst,
+    /// The same, and it moves with the last statement: what a trigger commits in between is not
+    /// beyond it.
+    CheckpointLocked,
 }
 
 /// How CREATE TABLE skips a table that exists.

@@ -85,6 +85,27 @@ async fn errors_that_pass_are_survived() {
     }
 }
 
+/// A trigger that commits ends the transaction of the batch in its middle: what comes behind it in
+/// the batch is written all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_commits_takes_nothing_from_other_tables() {
+    let server = FakeSqlServer::start();
+    let text = || json!({"text": {"type": "string"}});
+    let schemas = json!({"t": schema("t", "1", text()), "z": schema("z", "1", text())});
+    let mut all = events(10, "x");
+    all.extend((0..10).map(|n| upsert("z", "1", json!({"id": format!("{n:04}"), "text": "z"}))));
+    let first: Vec<Value> = all.iter().step_by(10).cloned().collect();
+    assert!(replay(&server.url("commits"), &schemas, &first, &[]).status.success());
+    server.inject(Fault::Commits("INSERT INTO [dbo].[t]"));
+    let output = replay(&server.url("commits"), &schemas, &all, &["--minPendingLatency", "300ms"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("dead letter"), "{said}");
+    for table in ["t", "z"] {
+        let found = rows(&server, "commits", &format!("SELECT id, text FROM {table}"));
+        assert_eq!(found.len(), 10, "{table}: {said}");
+    }
+}
+
 /// A unique index of the customer's: the row that breaks it becomes a dead letter, and nothing
 /// shows its value.
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,7 @@ pub const SQLSERVER: Dialect = Dialect {
     keys: Keys::BeforeLoad,
     rename: Rename::Procedure,
     has_schemas: true,
-    fence: FenceOrder::CheckpointFirst,
+    fence: FenceOrder::CheckpointLocked,
     commit_may_be_void: false,
     pipelines: false,
     lock_wait_code: Some("1222"),

@@ -29,6 +29,8 @@ pub enum Fault {
     CutBefore(&'static str),
     /// The connection is cut after the statement was run: its answer is lost.
     CutAfter(&'static str),
+    /// A trigger commits: what the transaction has written so far stays, and it is over.
+    Commits(&'static str),
 }
 
 #[derive(Default)]
@@ -183,7 +185,10 @@ impl TdsShared {
     fn fault(&self, sql: &str) -> Option<Fault> {
         let mut faults = lock(&self.faults);
         let meets = |fault: &Fault| {
-            let (Fault::Error(text, _) | Fault::CutBefore(text) | Fault::CutAfter(text)) = fault;
+            let (Fault::Error(text, _)
+            | Fault::CutBefore(text)
+            | Fault::CutAfter(text)
+            | Fault::Commits(text)) = fault;
             sql.split(";\n").any(|statement| statement.starts_with(text))
                 || sql.contains(&format!(" FROM {text}"))
         };
@@ -237,6 +242,11 @@ async fn session(stream: TcpStream, shared: &TdsShared) -> std::io::Result<()> {
             Some(Fault::Error(_, code)) => {
                 engine.roll_back();
                 vec![Err(Refused::new(code, "an error that was ordered"))]
+            }
+            Some(Fault::Commits(_)) => {
+                let _ = engine.run(&sql, &parameters);
+                let _ = engine.run("COMMIT", &[]);
+                vec![Err(Refused::new(3609, "The transaction ended in the trigger."))]
             }
             _ => engine.run(&sql, &parameters),
         });
