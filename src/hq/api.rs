@@ -58,6 +58,17 @@ pub enum HqError {
     },
 }
 
+impl HqError {
+    /// The same without what names the one request: two of the same say the same.
+    pub fn without_request(&self) -> HqError {
+        let mut same = self.clone();
+        if let HqError::Refused { request, .. } | HqError::Form { request, .. } = &mut same {
+            request.clear();
+        }
+        same
+    }
+}
+
 /// The form of every answer of HQ.
 #[derive(Deserialize)]
 struct HqEnvelope<T> {

@@ -19,9 +19,9 @@ use crate::destination::Settings;
 use crate::destination::catalog::DRIVERS;
 use crate::feed::FeedError;
 use crate::feed::jetstream::identity::Identity;
-use crate::hq::Hq;
 use crate::hq::nats::HqConnection;
 use crate::hq::session::{self as hq, DriverMeta, NoSession, Session};
+use crate::hq::{Hq, HqError};
 use crate::http::Http;
 use crate::logs::LogFiles;
 use crate::pipeline::progress::Phase;
@@ -68,13 +68,39 @@ pub struct BegunSession {
     pub notices: Subscriber,
 }
 
-/// Why no session begins, for people.
+/// Something to complain about, for people.
+#[derive(Debug)]
+pub struct NotBegunReason {
+    text: String,
+    /// The same without what is of one request only: what is the same is not said again and again.
+    lasting: String,
+}
+
+impl From<String> for NotBegunReason {
+    fn from(text: String) -> NotBegunReason {
+        NotBegunReason { lasting: text.clone(), text }
+    }
+}
+
+impl From<HqError> for NotBegunReason {
+    fn from(error: HqError) -> NotBegunReason {
+        NotBegunReason { text: error.to_string(), lasting: error.without_request().to_string() }
+    }
+}
+
+impl NotBegunReason {
+    fn and(self, more: &str) -> NotBegunReason {
+        NotBegunReason { text: self.text + more, lasting: self.lasting + more }
+    }
+}
+
+/// Why no session begins.
 #[derive(Debug)]
 pub enum NotBegun {
     /// Another try may succeed; with the least wait before it.
-    Later(String, Duration),
+    Later(NotBegunReason, Duration),
     /// HQ does not accept this server now.
-    Refused(String),
+    Refused(NotBegunReason),
     /// HQ itself says that the server is no more.
     Gone(String),
 }
@@ -172,7 +198,7 @@ impl SessionOpener {
                 self.give_back(&opened.id).await;
                 opened.dir.remove_creds();
                 opened.dir.remove_if_empty(false);
-                Err(NotBegun::Later(why, Duration::ZERO))
+                Err(NotBegun::Later(why.into(), Duration::ZERO))
             }
         }
     }
@@ -185,19 +211,20 @@ impl SessionOpener {
             answer = self.ask(driver).await;
         }
         let session = answer.map_err(|e| match e {
-            NoSession::Conflict(e) => NotBegun::Later(
-                format!("{e}: another server runs for this id; this one waits until it ends"),
-                CONFLICT_WAIT,
-            ),
-            NoSession::Unavailable(e) => NotBegun::Later(e.to_string(), Duration::ZERO),
-            NoSession::Refused(e) => NotBegun::Refused(e.to_string()),
+            NoSession::Conflict(e) => {
+                const WHAT: &str =
+                    ": another server runs for this id; this one waits until it ends";
+                NotBegun::Later(NotBegunReason::from(e).and(WHAT), CONFLICT_WAIT)
+            }
+            NoSession::Unavailable(e) => NotBegun::Later(e.into(), Duration::ZERO),
+            NoSession::Refused(e) => NotBegun::Refused(e.into()),
             NoSession::Gone(e) => NotBegun::Gone(e.to_string()),
         })?;
         match OpenedSession::create(&self.data_dir, &session, self.hq.clone()) {
             Ok(opened) => Ok(opened),
             Err(why) => {
                 self.give_back(&session.id).await;
-                Err(NotBegun::Later(why, Duration::ZERO))
+                Err(NotBegun::Later(why.into(), Duration::ZERO))
             }
         }
     }
@@ -356,7 +383,7 @@ impl Supervisor {
         no: NotBegun,
         outage: &mut Backoff,
     ) -> Result<Duration, ServerFailure> {
-        const CURE: &str = "is this server still enrolled? `eds enroll CODE` enrols it again";
+        const CURE: &str = "; is this server still enrolled? `eds enroll CODE` enrols it again";
         let (why, least) = match no {
             NotBegun::Gone(why) => {
                 return Err(ServerFailure::Refused(format!(
@@ -364,13 +391,14 @@ impl Supervisor {
                 )));
             }
             NotBegun::Refused(why) if !self.sessions.had_one() => {
-                return Err(ServerFailure::Refused(format!("{why}; {CURE}")));
+                return Err(ServerFailure::Refused(why.and(CURE).text));
             }
-            NotBegun::Refused(why) => (format!("{why}; {CURE}"), Duration::ZERO),
+            NotBegun::Refused(why) => (why.and(CURE), Duration::ZERO),
             NotBegun::Later(why, least) => (why, least),
         };
         let wait = if least > Duration::ZERO { least } else { outage.next_exact() };
-        if self.no_session.is_due(&why) {
+        if self.no_session.is_due(&why.lasting) {
+            let why = why.text;
             warn!("{why}; HQ is asked again in {wait:?}, and then at least once a minute");
         }
         Ok(wait)

@@ -9,7 +9,7 @@ mod sessions;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -213,12 +213,19 @@ impl SandboxHq {
     }
 }
 
+/// Another one for each request, as HQ has it.
+fn request_id() -> String {
+    static REQUESTS: AtomicU64 = AtomicU64::new(1);
+    format!("req-{}", REQUESTS.fetch_add(1, Ordering::Relaxed))
+}
+
 fn answer(status: StatusCode, body: &Value) -> Response {
+    let id = request_id();
     (
         status,
         [
             (header::CONTENT_TYPE, "application/json"),
-            (header::HeaderName::from_static("x-request-id"), "req-1"),
+            (header::HeaderName::from_static("x-request-id"), id.as_str()),
         ],
         body.to_string(),
     )
