@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use super::EngineOptions;
@@ -149,7 +149,8 @@ impl Applier {
         let ours = options.adopt.iter().cloned().collect();
         let wanted: Vec<_> =
             schemas.iter().filter(|s| options.filter.takes(&s.table)).cloned().collect();
-        let connecting = open();
+        // Each connects when it is waited for.
+        let mut looks: Vec<_> = (0..TAKEN_OVER_LOOKS).map(|_| open()).collect();
         let mut applier = Applier {
             open,
             link: DestinationLink::Up(Box::new(opened)),
@@ -168,7 +169,10 @@ impl Applier {
             progress,
         };
         if let Err(failure) = applier.bring_up(&wanted).await {
-            return Err(taken_over(connecting, &applier.checkpoint).await.unwrap_or(failure));
+            if failure.kind != FailureKind::Unavailable {
+                looks.truncate(1);
+            }
+            return Err(taken_over(looks, &applier.checkpoint).await.unwrap_or(failure));
         }
         Ok((applier, records))
     }
@@ -453,16 +457,33 @@ async fn flushed<T>(
     answered(progress, call).await
 }
 
+/// How often a start whose session was ended looks whether another process has taken over: that one
+/// ends the session first, and raises the epoch then.
+const TAKEN_OVER_LOOKS: u32 = 5;
+/// Before each look but the first.
+const TAKEN_OVER_WAIT: Duration = Duration::from_millis(500);
+
 /// Whether a start failed because another process, which started at the same time, has ended this
 /// one's session; that failure.
-async fn taken_over(connecting: OpenFuture<'_>, checkpoint: &CheckpointStore) -> Option<Failure> {
+async fn taken_over(
+    looks: Vec<OpenFuture<'static>>,
+    checkpoint: &CheckpointStore,
+) -> Option<Failure> {
     if !checkpoint.has_fence() {
         return None;
     }
-    let mut destination = connecting.await.ok()?;
-    checkpoint
-        .verify(&mut *destination)
-        .await
-        .err()
-        .filter(|failure| failure.kind == FailureKind::Fenced)
+    for (number, connecting) in looks.into_iter().enumerate() {
+        if number > 0 {
+            sleep(TAKEN_OVER_WAIT).await;
+        }
+        let found = match connecting.await {
+            Ok(mut destination) => checkpoint.verify(&mut *destination).await.map(drop),
+            Err(failure) => Err(failure),
+        };
+        match found {
+            Err(failure) if failure.kind == FailureKind::Fenced => return Some(failure),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    None
 }
