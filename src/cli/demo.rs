@@ -16,7 +16,7 @@ use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
 use crate::change::TableSchema;
 use crate::change::filter::TableFilter;
-use crate::destination::{Access, Settings, StoredRow, Target};
+use crate::destination::{Settings, StoredRow, Target};
 use crate::help::HelpCode;
 use crate::pipeline::progress::Snapshot;
 use crate::pipeline::{Adoption, LetterOptions, Progress, SchemaChange};
@@ -255,7 +255,7 @@ impl Demo {
             },
             ..ImportRequest::new(destination.clone(), driver)
         };
-        request.test(Access::Write).await?;
+        request.test(crate::destination::Access::Write).await?;
         let data = DataDir::take(&target.data_dir, false)?;
         request.prepare(&data).await?.run(stop_on_signal()).await?;
         printer.line("");
