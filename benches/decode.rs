@@ -1,6 +1,7 @@
 //! EDS's decoder beside serde_json over the same events. Run by `cargo x bench decode`.
 
 use std::collections::HashMap;
+use std::hint::black_box;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use serde_json::value::RawValue;
 use crate::figure;
 
 #[derive(Deserialize)]
-#[allow(dead_code)]
 struct SerdeEnvelope<'a> {
     operation: &'a str,
     table: &'a str,
@@ -51,7 +51,9 @@ pub fn bench() {
         let library = rate(&payloads, |payload| {
             let envelope: SerdeEnvelope<'_> =
                 serde_json::from_slice(payload).unwrap_or_else(|e| panic!("{e}"));
-            envelope.after.map_or(0, |after| {
+            let SerdeEnvelope { operation, table, key, model_version, before, after } = envelope;
+            black_box((operation, table, key, model_version, before));
+            after.map_or(0, |after| {
                 schema.columns.iter().filter(|c| after.contains_key(&*c.name)).count()
             })
         });

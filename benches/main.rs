@@ -9,6 +9,7 @@ mod import;
 mod latency;
 mod mysql_paths;
 mod postgres_paths;
+// The tests have more of them than the benchmarks need.
 #[path = "../tests/it/services/mod.rs"]
 #[allow(dead_code)]
 mod services;

@@ -255,7 +255,7 @@ impl Demo {
             },
             ..ImportRequest::new(destination.clone(), driver)
         };
-        request.test(crate::destination::Access::Write).await?;
+        request.test().await?;
         let data = DataDir::take(&target.data_dir, false)?;
         request.prepare(&data).await?.run(stop_on_signal()).await?;
         printer.line("");

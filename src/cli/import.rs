@@ -14,7 +14,6 @@ use super::output::{JsonFlag, Printer};
 use super::{Global, logging};
 use crate::change::filter::TableFilter;
 use crate::config::Config;
-use crate::destination::Access;
 use crate::help::HelpCode;
 use crate::import::{
     FilesFrom, ImportRequest, LOADERS_DEFAULT, PreparedImport, ProgressOutput, TimeOffset,
@@ -110,12 +109,12 @@ impl Import {
     async fn import(&self, global: &Global, printer: &mut Printer) -> Result<(), Exit> {
         let config = Config::read(&global.data_dir)?;
         let (destination, driver) = self.place.destination(config.url())?;
-        let request = ImportRequest::new(destination, driver);
-        let access = match self.validate_only || self.dry_run || self.check {
-            true => Access::Rehearse,
-            false => Access::Write,
+        let request = ImportRequest {
+            dry_run: self.dry_run || self.validate_only,
+            check: self.check,
+            ..ImportRequest::new(destination, driver)
         };
-        request.test(access).await?;
+        request.test().await?;
         if self.validate_only {
             info!("{} can be used", request.destination);
             return Ok(());
@@ -161,7 +160,6 @@ impl Import {
             rules: global.rules()?,
             columns: self.columns.rules(global)?,
             schema_only: self.schema_only,
-            dry_run: self.dry_run,
             mode: if self.no_delete { Mode::Keep } else { Mode::Replace },
             keep_files: self.no_cleanup,
             loaders: if self.single { 1 } else { self.parallel },
@@ -172,7 +170,6 @@ impl Import {
             bad_rows_max: self.skip_bad_rows,
             ignored_columns: self.ignore_columns.iter().cloned().collect(),
             adopt: self.adopt.clone(),
-            check: self.check,
             output: match (global.silent, self.output.json) {
                 (true, _) => ProgressOutput::Silent,
                 (false, true) => ProgressOutput::Log,

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::change::{TableSchema, Version};
 use crate::clock::now_ns;
 use crate::destination::dry_run::DryRun;
-use crate::destination::{Access, CheckpointIn, Destination, Target, WriteMode};
+use crate::destination::{CheckpointIn, Destination, Target, WriteMode};
 use crate::help::HelpCode;
 use crate::hq::Hq;
 use crate::hq::export_job as job;
@@ -55,9 +55,9 @@ pub fn concluded(checks: &[TableCheck]) -> Result<(), ImportFailure> {
 
 impl ImportRequest {
     /// Whether the destination can be used.
-    pub async fn test(&self, access: Access) -> Result<(), ImportFailure> {
+    pub async fn test(&self) -> Result<(), ImportFailure> {
         self.driver
-            .test(&self.destination, access)
+            .test(&self.destination, self.access())
             .await
             .map_err(|failure| ImportFailure::Refused(failure.to_string()))
     }

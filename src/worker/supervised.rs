@@ -18,7 +18,6 @@ use super::supervisor_pipe::{EventSender, SupervisorPipe};
 use crate::backoff::Backoff;
 use crate::change::filter::TableFilter;
 use crate::clock::now_s;
-use crate::destination::Access;
 use crate::hq::Hq;
 use crate::hq::nats::Metrics;
 use crate::http::Http;
@@ -370,7 +369,7 @@ impl WorkerContext {
         };
         let (counts, since_unix) = (request.counts.clone(), now_s());
         let imported = async {
-            request.test(Access::Write).await?;
+            request.test().await?;
             request.prepare(&self.stream.data).await?.run(stop).await.map(drop)
         };
         tokio::select! {

@@ -3,10 +3,10 @@
 
 use tracing::{info, warn};
 
-use super::super::Supervisor;
 use super::{Ending, SessionLoop};
 use crate::config::Config;
 use crate::hq::{Hq, api_of};
+use crate::supervisor::Supervisor;
 use crate::worker::nats_login::servers;
 
 impl SessionLoop<'_> {

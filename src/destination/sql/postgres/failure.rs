@@ -161,15 +161,14 @@ fn rule(code: &str, ends_session: bool, raised: bool) -> &'static CodeRule {
     let class = code.get(..2).unwrap_or_default();
     let of_statement =
         OF_STATEMENTS.iter().find(|listed| !ends_session && listed.starts_with(class));
-    let listed = match (of_statement, raised) {
-        (Some(_), true) => listed_rule(RULES, &[ErrorCode::State(RAISED)]),
-        (Some(listed), false) => {
-            listed_rule(RULES, &[ErrorCode::State(code), ErrorCode::State(listed)])
-        }
-        (None, true) => listed_rule(RULES, &[ErrorCode::State(code), ErrorCode::State(RAISED)]),
-        (None, false) => listed_rule(RULES, &[ErrorCode::State(code)]),
+    let state = ErrorCode::State;
+    let codes: &[ErrorCode<'_>] = match (of_statement, raised) {
+        (Some(_), true) => &[state(RAISED)],
+        (Some(listed), false) => &[state(code), state(listed)],
+        (None, true) => &[state(code), state(RAISED)],
+        (None, false) => &[state(code)],
     };
-    match listed {
+    match listed_rule(RULES, codes) {
         Some(rule) => rule,
         None if ends_session => &CodeRule::OTHER_OF_SERVER,
         None => &CodeRule::OTHER,
